@@ -1,0 +1,206 @@
+"""Many clips: decoding and asking overlap, each outcome goes to the journal at once, the files are written from it."""
+
+import asyncio
+import contextlib
+import fnmatch
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from asl_triton.errors import AslTritonError, ServerError, VideoError
+from asl_triton.journal import Failure, Journal, Outcome
+from asl_triton.predictions import Ranking, Recognition
+from asl_triton.recognizer import AsyncRecognizer
+from asl_triton.sinks import SINKS, Explained, Sink
+from asl_triton.video import EXTENSIONS
+
+JOURNAL = "journal.jsonl"
+ERRORS = "errors.jsonl"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip of a batch: its file, and the name that results know it by."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a batch ended. `stopped` says why it ended before its last clip, if it did."""
+
+    recognised: int
+    failures: tuple[Failure, ...]
+    not_tried: int
+    seconds: float
+    files: tuple[Path, ...]
+    stopped: str | None = None
+
+
+def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
+    """The videos in a folder and below, by name, or the one file: by extension, or by a pattern such as `*_front.mp4`.
+
+    Hidden files and folders are left out.
+
+    Raises:
+        VideoError: there is no such folder, or no video in it.
+    """
+    if folder.is_file():
+        return [Clip(folder, printable(folder.name))]
+    if not folder.is_dir():
+        raise VideoError(f"there is no folder {folder}")
+    clips = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in files:
+            path = Path(parent, file)
+            name = path.relative_to(folder).as_posix()
+            wanted = fnmatch.fnmatch(file, glob) or fnmatch.fnmatch(name, glob) if glob else is_video(path)
+            if wanted and not file.startswith("."):
+                clips.append(Clip(path, printable(name)))
+    if not clips:
+        what = f"file that matches {glob!r}" if glob else f"video ({', '.join(EXTENSIONS)})"
+        raise VideoError(f"there is no {what} in {folder} or its sub-folders")
+    return sorted(clips, key=lambda clip: clip.name)
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is named as a video is."""
+    return path.suffix.lower() in EXTENSIONS
+
+
+def printable(name: str) -> str:
+    """A file's name as text, also where its bytes are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def run(
+    recognizer: Callable[[], AsyncRecognizer],
+    clips: Sequence[Clip],
+    output: Path,
+    formats: Sequence[str],
+    ranking: Ranking,
+    *,
+    clips_at_once: int,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+) -> Summary:
+    """Recognise clips, `clips_at_once` at a time, and write `OUTPUT/results.<format>` and `errors.jsonl`.
+
+    Each outcome goes to the journal as soon as it is known, then to `on_outcome`; a clip that cannot be read or
+    answered is a `Failure`. Where the server goes away, the disk fills or Ctrl-C comes, what is known is still written,
+    and the summary says why it stopped. `recognizer` is called inside the event loop.
+
+    Raises:
+        AslTritonError: the server or its model cannot be used, or nothing can be written. Where outcomes are known but
+            the files cannot be written, the journal stays, and the message names it.
+    """
+    began_s = time.perf_counter()
+    with Journal(output / JOURNAL) as journal:
+        try:
+            stopped = asyncio.run(recognise(recognizer, clips, journal, ranking, clips_at_once, on_outcome))
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+        except AslTritonError as exc:
+            if not len(journal):
+                journal.discard()
+                raise
+            stopped = str(exc)
+        try:
+            files = write_results(journal.outcomes(), output, formats)
+        except AslTritonError as exc:
+            raise AslTritonError(f"{exc}. The {len(journal)} outcomes so far are in {journal.path}") from exc
+        failures = tuple(outcome for outcome in journal.outcomes() if isinstance(outcome, Failure))
+        known = len(journal)
+        journal.discard()
+    return Summary(
+        recognised=known - len(failures),
+        failures=failures,
+        not_tried=len(clips) - known,
+        seconds=time.perf_counter() - began_s,
+        files=files,
+        stopped=stopped,
+    )
+
+
+async def recognise(
+    make_recognizer: Callable[[], AsyncRecognizer],
+    clips: Sequence[Clip],
+    journal: Journal,
+    ranking: Ranking,
+    clips_at_once: int,
+    on_outcome: Callable[[Outcome], None],
+) -> str | None:
+    """Recognise clips into the journal; returns why it stopped before the last one, if the server went away."""
+    waiting = iter(clips)
+    stopped: list[str] = []
+
+    async def work() -> None:
+        for clip in waiting:
+            if stopped:
+                return
+            try:
+                outcome: Outcome = await recognizer.recognize(
+                    clip.path,
+                    top_k=ranking.top_k,
+                    vocabulary=ranking.vocabulary,
+                    min_confidence=ranking.min_confidence,
+                    name=clip.name,
+                )
+            except AslTritonError as exc:
+                if isinstance(exc, ServerError) and await is_away(recognizer):
+                    stopped.append(str(exc))
+                    return
+                outcome = Failure(clip.name, str(exc))
+            journal.append(outcome)
+            on_outcome(outcome)
+
+    async with make_recognizer() as recognizer:
+        ranking.class_ids((await recognizer.model()).labels)  # a wrong server or vocabulary is told before any clip
+        workers = [asyncio.create_task(work()) for _ in range(min(clips_at_once, len(clips)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+    return stopped[0] if stopped else None
+
+
+async def is_away(recognizer: AsyncRecognizer) -> bool:
+    """Whether the server answers no more, to anything."""
+    try:
+        await recognizer.transport.server_version()
+    except ServerError:
+        return True
+    return False
+
+
+def write_results(outcomes: Iterable[Outcome], output: Path, formats: Sequence[str]) -> tuple[Path, ...]:
+    """Write `results.<format>` for each format, and `errors.jsonl` where there are failures: the paths written.
+
+    Raises:
+        AslTritonError: a file cannot be written.
+    """
+    errors = output / ERRORS
+    sinks: list[Sink] = [SINKS[name](output / f"results.{name}") for name in formats]
+    failures: list[Failure] = []
+    with contextlib.ExitStack() as stack:
+        for sink in sinks:
+            stack.enter_context(sink)
+        for outcome in outcomes:
+            if isinstance(outcome, Recognition):
+                for sink in sinks:
+                    sink.write(outcome)
+            else:
+                failures.append(outcome)
+    with Explained(errors):
+        if failures:
+            lines = [json.dumps({"video": failure.video, "error": failure.error}) + "\n" for failure in failures]
+            errors.write_text("".join(lines), encoding="utf-8")
+        else:
+            errors.unlink(missing_ok=True)  # of a run before
+    return tuple(sink.path for sink in sinks) + ((errors,) if failures else ())

@@ -1,0 +1,54 @@
+"""The command line, `asl-triton`: one file a command in `commands/`; errors become a sentence and an exit code here."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from asl_triton.commands.batch import batch
+from asl_triton.commands.doctor import doctor
+from asl_triton.commands.export import export
+from asl_triton.commands.fetch import fetch
+from asl_triton.commands.models import models
+from asl_triton.commands.serve import serve
+from asl_triton.errors import AslTritonError
+
+app = typer.Typer(
+    help="Sign-language recognition as a service: clips of a signer in, ranked ASL glosses out.",
+    epilog="Exit codes: 0 all done; 1 nothing could be done, and why; 2 wrong usage; 3 some clips failed, the others "
+    "are written.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (fetch, export, serve, batch, doctor, models):  # in the order a newcomer needs them
+    app.command()(command)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        typer.echo(f"asl-triton {version('asl-triton')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool | None, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = None,
+) -> None:
+    """The options before a command."""
+
+
+def main() -> None:
+    """Run the command line: what a user, a file or a server did wrong ends in a sentence and exit code 1."""
+    try:
+        app()
+    except AslTritonError as exc:
+        Console(stderr=True).print(f"[red]Error:[/] {escape(str(exc))}", soft_wrap=True, highlight=False)
+        sys.exit(1)

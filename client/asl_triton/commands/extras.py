@@ -1,0 +1,18 @@
+"""The packages that only some installs have: imported when their command runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from asl_triton.errors import AslTritonError
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Turn a module that is missing inside the block into the sentence that names the extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        raise AslTritonError(
+            f"this command needs the Python module {exc.name!r}, which is not installed: "
+            f"pip install 'asl-triton[{name}]'"
+        ) from exc

@@ -1,0 +1,27 @@
+"""Options that several commands share, word for word."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RepositoryOption = Annotated[Path, typer.Option(help="The model repository: what Triton serves.")]
+ServerOption = Annotated[
+    str, typer.Option("--server", envvar="ASL_TRITON_SERVER", help="Triton's gRPC address: host:port.")
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Which recogniser to ask. Not needed where only one is served.")
+]
+TlsOption = Annotated[bool, typer.Option("--tls", help="Speak TLS, trusting this machine's authorities.")]
+TlsCaOption = Annotated[Path | None, typer.Option("--tls-ca", help="Speak TLS, trusting this authority (PEM).")]
+TlsCertOption = Annotated[Path | None, typer.Option("--tls-cert", help="Our certificate, for mutual TLS (PEM).")]
+TlsKeyOption = Annotated[Path | None, typer.Option("--tls-key", help="The certificate's private key (PEM).")]
+ApiKeyOption = Annotated[
+    str | None,
+    typer.Option("--api-key", envvar="ASL_TRITON_API_KEY", help="Sent as the header triton-grpc-protocol-api-key."),
+]
+TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for one answer.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+LocalOption = Annotated[
+    bool, typer.Option("--local", help="Start a Triton on --repository for the length of this command.")
+]

@@ -1,0 +1,33 @@
+"""The errors of asl-triton. Every message says what happened, to which file or model, and what to do next.
+
+AslTritonError
+├── VideoError       a clip could not be read, or is beyond a limit
+├── ServerError      no answer from the server: away, overloaded, too slow, or it refused the caller
+├── ContractError    the served model is not one we can talk to
+├── CheckpointError  a checkpoint could not be read, or is of another network
+└── LabelsError      labels that do not fit: wrong number, empty, twice the same
+"""
+
+
+class AslTritonError(Exception):
+    """Root of all errors that asl-triton raises for what a caller, a file or a server did."""
+
+
+class VideoError(AslTritonError):
+    """A clip could not be read, or is beyond a limit."""
+
+
+class ServerError(AslTritonError):
+    """The server gave no answer: away, overloaded, too slow, or it refused the caller."""
+
+
+class ContractError(AslTritonError):
+    """The served model is not one that asl-triton can talk to."""
+
+
+class CheckpointError(AslTritonError):
+    """A checkpoint could not be read, or holds another network than I3D."""
+
+
+class LabelsError(AslTritonError):
+    """Labels that do not fit the checkpoint or the served model."""

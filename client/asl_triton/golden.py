@@ -1,0 +1,64 @@
+"""The golden clip: one that anyone can render again, bit by bit, to ask a served model for an answer that is known."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from asl_triton.errors import ContractError
+from asl_triton.presets import INPUT_SIZE
+
+GOLDEN_FRAMES = 32
+TILE = 16  # pixels
+
+
+def render_golden(num_frames: int = GOLDEN_FRAMES) -> npt.NDArray[np.uint8]:
+    """Tiles of colour that fade into one another and drift: uint8 RGB (T, 224, 224, 3), by integer arithmetic alone."""
+    tiles = INPUT_SIZE // TILE
+    t, y, x, c = np.meshgrid(
+        np.arange(num_frames, dtype=np.int64), np.arange(tiles), np.arange(tiles), np.arange(3), indexing="ij"
+    )
+    phase = 37 * x + 59 * y + 83 * c + (x * y) % 7 * 29 + t * (3 + (x + 2 * y + c) % 5)
+    fade = np.abs(phase % 510 - 255)  # a triangle wave, 0 to 255
+    frames: npt.NDArray[np.uint8] = fade.astype(np.uint8).repeat(TILE, axis=1).repeat(TILE, axis=2)
+    return frames  # (T, 14, 14, 3) -> (T, 224, 224, 3)
+
+
+@dataclass(frozen=True)
+class GoldenAnswer:
+    """What a checkpoint answers to the golden clip: `golden.npz` of a model folder.
+
+    `logits` (C,) are those of the network as trained, in float32; `served_logits` (C,) those of the exported model on
+    the machine that exported it. `tolerance` is how far, in logits, another machine's kernels may stray.
+    """
+
+    logits: npt.NDArray[np.float32]
+    served_logits: npt.NDArray[np.float32]
+    num_frames: int
+    tolerance: float
+
+    def save(self, path: Path) -> None:
+        """Write it as a `.npz`."""
+        np.savez(
+            path,
+            logits=self.logits,
+            served_logits=self.served_logits,
+            num_frames=self.num_frames,
+            tolerance=self.tolerance,
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "GoldenAnswer":
+        """Read what `save` wrote.
+
+        Raises:
+            ContractError: no such file, or not a golden answer.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(
+                    arrays["logits"], arrays["served_logits"], int(arrays["num_frames"]), float(arrays["tolerance"])
+                )
+        except (OSError, ValueError, KeyError, EOFError) as exc:
+            raise ContractError(f"{path} is no golden answer ({exc}): export the model again") from exc

@@ -1,0 +1,98 @@
+"""The journal of a batch: one line a clip, on disk as soon as it is known."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from asl_triton.errors import AslTritonError
+from asl_triton.predictions import Prediction, Recognition
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A clip that was not recognised, and why."""
+
+    video: str
+    error: str
+
+
+Outcome = Recognition | Failure
+
+
+class Journal:
+    """Outcomes appended to a file, in the order they come, and read back in the order of their clips.
+
+    A line is whole or not there: what a full disk cuts off is taken back, and the lines before stay.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offsets: dict[str, int] = {}  # of a clip's line
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> "Journal":
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("w+b", buffering=0)
+        except OSError as exc:
+            raise AslTritonError(
+                f"cannot write to {self.path.parent}: {exc.strerror or exc}. Choose another folder with --output"
+            ) from exc
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        assert self._file is not None
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def discard(self) -> None:
+        """Delete the file: what it held is written elsewhere, or there was nothing."""
+        self.path.unlink(missing_ok=True)
+
+    def append(self, outcome: Outcome) -> None:
+        """Write one outcome.
+
+        Raises:
+            AslTritonError: the disk is full or gone; what was written before is whole.
+        """
+        assert self._file is not None
+        line = json.dumps(dataclasses.asdict(outcome)).encode() + b"\n"
+        start = self._file.seek(0, os.SEEK_END)
+        try:
+            written = self._file.write(line)
+            if written != len(line):  # the disk took a part: the next write says why
+                self._file.write(line[written or 0 :])
+        except OSError as exc:
+            self._file.truncate(start)
+            raise AslTritonError(
+                f"cannot write {self.path}: {exc.strerror or exc}. Make room, or choose another --output"
+            ) from exc
+        self._offsets[outcome.video] = start
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """What was appended, by the clips' names."""
+        assert self._file is not None
+        with self.path.open("rb") as lines:
+            for video in sorted(self._offsets):
+                lines.seek(self._offsets[video])
+                yield parsed(json.loads(lines.readline()))
+
+
+def parsed(line: dict[str, object]) -> Outcome:
+    """An outcome of its JSON object."""
+    if "error" in line:
+        return Failure(**line)  # type: ignore[arg-type]
+    predictions: list[dict[str, object]] = line.pop("predictions")  # type: ignore[assignment]
+    warnings: list[str] = line.pop("warnings")  # type: ignore[assignment]
+    return Recognition(
+        predictions=tuple(Prediction(**p) for p in predictions),  # type: ignore[arg-type]
+        warnings=tuple(warnings),
+        **line,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,44 @@
+"""Glosses in files: one a line, or WLASL's class list of index, tab, gloss."""
+
+from collections import Counter
+from pathlib import Path
+
+from asl_triton.errors import LabelsError
+
+MAX_LABELS_BYTES = 16 * 2**20
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Read glosses in class order: one a line, or `index<TAB>gloss` with the indices counting from 0.
+
+    Raises:
+        LabelsError: the file cannot be read, is not text, is empty, has an empty line or names a gloss twice.
+    """
+    try:
+        if path.stat().st_size > MAX_LABELS_BYTES:
+            raise LabelsError(f"{path} is larger than {MAX_LABELS_BYTES // 2**20} MiB: not a list of glosses")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as exc:
+        raise LabelsError(
+            f"cannot read the labels {path}: {exc.strerror or exc}. Name a file of one gloss a line"
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise LabelsError(f"the labels {path} are not UTF-8 text: name a file of one gloss a line") from exc
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise LabelsError(f"the labels {path} are empty: name a file of one gloss a line")
+    if all("\t" in line for line in lines):
+        rows = [line.split("\t", 1) for line in lines]
+        for number, (index, _) in enumerate(rows):
+            if index.strip() != str(number):
+                raise LabelsError(f"{path}, line {number + 1}: the index is {index!r}, and {number} was expected")
+        lines = [gloss for _, gloss in rows]
+    labels = tuple(line.strip() for line in lines)
+    if "" in labels:
+        raise LabelsError(f"{path}, line {labels.index('') + 1} is empty: every class needs a gloss")
+    gloss, times = Counter(labels).most_common(1)[0]
+    if times > 1:
+        at = [str(n + 1) for n, label in enumerate(labels) if label == gloss]
+        raise LabelsError(f"{path} names {gloss!r} {times} times (lines {', '.join(at[:5])}): each class is one gloss")
+    return labels

@@ -1,0 +1,151 @@
+"""Preset: the one place that says how a checkpoint was trained, and so how its clips must be prepared and scored.
+
+The exporter writes a preset as JSON into the served model's parameter `asl_triton.preset`; the client reads it from
+there and never guesses.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from asl_triton.errors import ContractError
+
+Colour = Literal["RGB", "BGR"]
+Frames = Literal["clip", "window"]
+StepPooling = Literal["max", "mean", "mean-positions"]
+WindowPooling = Literal["max", "mean"]
+Score = Literal["sigmoid", "softmax"]
+
+INPUT_SIZE = 224  # height and width, in pixels, of what every recogniser eats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How clips are prepared for a checkpoint, and how its logits become confidences.
+
+    Resizing, per frame: a shorter side below `min_side` is scaled up to it; then, where the original height or width
+    is above `square_above`, the frame becomes `square` x `square`, aspect ignored; then the centre `INPUT_SIZE`
+    square is cut out.
+    """
+
+    name: str
+    frame_rate: float | None = None  # frames per second asked for; None takes the clip's own
+    min_side: int = 0  # pixels; 0 never scales up
+    square: int | None = None  # pixels; None never squares
+    square_above: int = 0  # pixels
+    colour: Colour = "RGB"  # the order the weights expect
+    value_range: tuple[float, float] = (-1.0, 1.0)  # of 0 and 255, as the weights expect
+    frames: Frames = "clip"  # a request carries the whole clip, or windows of exactly `window_frames`
+    step_pooling: StepPooling = "max"  # over time, in the network; "mean-positions" averages before the steps do
+    window_pooling: WindowPooling = "max"
+    score: Score = "sigmoid"
+    min_frames: int = 9  # shorter clips repeat their last frame
+    max_frames: int = 300  # longer clips are windowed even where the whole clip is the rule
+    window_frames: int = 64
+    stride_frames: int = 32
+
+    def __post_init__(self) -> None:
+        for field, values in _CHOICES.items():
+            if getattr(self, field) not in values:
+                raise ContractError(f"preset {self.name!r}: {field} is {getattr(self, field)!r}, not one of {values}")
+        if self.square is not None and self.square < INPUT_SIZE:
+            raise ContractError(f"preset {self.name!r}: square is {self.square}, less than the input's {INPUT_SIZE}")
+        if self.square is None and self.min_side < INPUT_SIZE:
+            raise ContractError(f"preset {self.name!r}: without square, min_side must be {INPUT_SIZE} or more")
+        if not 1 <= self.stride_frames <= self.window_frames <= self.max_frames:
+            raise ContractError(f"preset {self.name!r}: wants 1 <= stride_frames <= window_frames <= max_frames")
+        if self.min_frames > self.window_frames:
+            raise ContractError(f"preset {self.name!r}: min_frames is above window_frames")
+        if self.frame_rate is not None and not 0 < self.frame_rate <= 1000:
+            raise ContractError(f"preset {self.name!r}: frame_rate is {self.frame_rate}, not within 0 to 1000")
+        if not self.value_range[0] < self.value_range[1]:
+            raise ContractError(f"preset {self.name!r}: value_range must rise, not {self.value_range}")
+
+    def to_json(self) -> str:
+        """The preset as one JSON object, every field in it."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Preset":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ContractError: not JSON, an unknown or missing field, a value of another type or outside its choices.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError as exc:
+            raise ContractError(f"a preset must be a JSON object, and this is not JSON: {text[:60]!r}") from exc
+        if not isinstance(values, dict) or not isinstance(values.get("name"), str):
+            raise ContractError(f"a preset must be a JSON object with a name, not {text[:60]!r}")
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        for field, value in values.items():
+            if field not in known:
+                raise ContractError(
+                    f"preset {values['name']!r} has the field {field!r}, which this asl-triton does not know: "
+                    "upgrade it (pip install -U asl-triton), or export the model again with this version"
+                )
+            _check_type(values["name"], field, value)
+        if isinstance(values.get("value_range"), list):
+            values["value_range"] = tuple(float(v) for v in values["value_range"])
+        return cls(**values)
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "colour": get_args(Colour),
+    "frames": get_args(Frames),
+    "step_pooling": get_args(StepPooling),
+    "window_pooling": get_args(WindowPooling),
+    "score": get_args(Score),
+}
+_INTEGERS = {"min_side", "square_above", "min_frames", "max_frames", "window_frames", "stride_frames"}
+
+
+def _check_type(name: str, field: str, value: Any) -> None:
+    def is_number(v: Any) -> bool:
+        return isinstance(v, int | float) and not isinstance(v, bool)
+
+    if field in _INTEGERS:
+        good = is_number(value) and value == int(value) and value >= 0
+    elif field == "square":
+        good = value is None or (is_number(value) and value == int(value))
+    elif field == "frame_rate":
+        good = value is None or is_number(value)
+    elif field == "value_range":
+        good = isinstance(value, list) and len(value) == 2 and all(is_number(v) for v in value)
+    else:
+        good = isinstance(value, str)
+    if not good:
+        raise ContractError(f"preset {name!r}: {field} cannot be {value!r}")
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        # WLASL's training loader, code/I3D/datasets/nslt_dataset.py; training was per-class binary cross-entropy.
+        Preset(name="wlasl", min_side=226, square=256, square_above=256, colour="BGR"),
+        # WLASL's test loader, code/I3D/datasets/nslt_dataset_all.py, for clips already at 256 pixels.
+        Preset(name="wlasl-test", min_side=226, colour="BGR"),
+        # Albanie, Varol et al. 2020 (gulvarol/bsl1k): demo/demo.py and evaluate.py.
+        Preset(
+            name="bsl1k",
+            frame_rate=25.0,
+            square=256,
+            value_range=(-0.5, 0.5),
+            frames="window",
+            step_pooling="mean-positions",
+            window_pooling="mean",
+            score="softmax",
+        ),
+        # The earlier project, ASL_Inference's inference.py: what WLASL's weights were not trained on.
+        Preset(
+            name="asl-inference",
+            square=INPUT_SIZE,
+            value_range=(0.0, 1.0),
+            step_pooling="mean",
+            window_pooling="mean",
+            score="softmax",
+        ),
+    )
+}

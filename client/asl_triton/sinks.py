@@ -1,0 +1,171 @@
+"""One writer a format. A file is written beside its name and renamed when whole: the one before stays till then."""
+
+import csv
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from asl_triton.errors import AslTritonError
+from asl_triton.predictions import Recognition
+
+ROWS_A_GROUP = 10_000
+COLUMNS = pa.schema(
+    [
+        ("video", pa.string()),
+        ("rank", pa.int32()),
+        ("gloss", pa.string()),
+        ("class_id", pa.int32()),
+        ("confidence", pa.float64()),
+        ("logit", pa.float32()),
+        ("unsure", pa.bool_()),
+        ("num_frames", pa.int32()),
+        ("duration_s", pa.float64()),
+        ("model", pa.string()),
+    ]
+)
+
+
+def rows(recognition: Recognition) -> Iterator[dict[str, Any]]:
+    """A recognition as rows of `COLUMNS`, one a rank."""
+    for prediction in recognition.predictions:
+        yield {
+            "video": recognition.video,
+            **dataclasses.asdict(prediction),
+            "unsure": recognition.unsure,
+            "num_frames": recognition.num_frames,
+            "duration_s": round(recognition.duration_s, 3),
+            "model": recognition.model,
+        }
+
+
+class Sink(ABC):
+    """A file of recognitions: a context manager that puts the file in place when its block ends well.
+
+    Raises:
+        AslTritonError: the file cannot be written; none is left under its name but the one before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._partial = path.with_name(f".{path.name}.part")
+
+    def __enter__(self) -> "Sink":
+        with self._explained():
+            self._open(self._partial)
+        return self
+
+    def write(self, recognition: Recognition) -> None:
+        """Add one recognition."""
+        with self._explained():
+            self._write(recognition)
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            with self._explained():
+                self._close()
+                if kind is None:
+                    self._partial.replace(self.path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _explained(self) -> "Explained":
+        return Explained(self.path)
+
+    @abstractmethod
+    def _open(self, path: Path) -> None: ...
+
+    @abstractmethod
+    def _write(self, recognition: Recognition) -> None: ...
+
+    @abstractmethod
+    def _close(self) -> None: ...
+
+
+class Explained:
+    """Turns an operating system's error into a sentence about the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        if isinstance(exc, OSError):
+            raise AslTritonError(
+                f"cannot write {self.path}: {exc.strerror or exc}. Make room, or choose another --output"
+            ) from exc
+
+
+class LineSink(Sink):
+    """A sink of text."""
+
+    def _open(self, path: Path) -> None:
+        self._file: IO[str] = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+
+    def _close(self) -> None:
+        self._file.close()
+
+
+class TextSink(LineSink):
+    """The layout of the earlier project, ASL_Inference: its lines end in CR LF, and the last one has no end."""
+
+    def _open(self, path: Path) -> None:
+        super()._open(path)
+        self._first = True
+
+    def _write(self, recognition: Recognition) -> None:
+        lines = [f"Video: {recognition.video}"]
+        lines += [f"{p.rank}. {p.gloss:<20} ({p.confidence:.2%})" for p in recognition.predictions]
+        self._file.write(("" if self._first else "\r\n\r\n") + "\r\n".join(lines))
+        self._first = False
+
+
+class CsvSink(LineSink):
+    """A row a clip and rank."""
+
+    def _open(self, path: Path) -> None:
+        super()._open(path)
+        self._rows = csv.DictWriter(self._file, COLUMNS.names)
+        self._rows.writeheader()
+
+    def _write(self, recognition: Recognition) -> None:
+        self._rows.writerows(rows(recognition))
+
+
+class JsonLinesSink(LineSink):
+    """A line a clip: the whole `Recognition`."""
+
+    def _write(self, recognition: Recognition) -> None:
+        self._file.write(json.dumps(dataclasses.asdict(recognition)) + "\n")
+
+
+class ParquetSink(Sink):
+    """The rows of the CSV, typed."""
+
+    def _open(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, COLUMNS)
+        self._rows: list[dict[str, Any]] = []
+
+    def _write(self, recognition: Recognition) -> None:
+        self._rows += rows(recognition)
+        if len(self._rows) >= ROWS_A_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._rows, COLUMNS))
+        self._rows = []
+
+    def _close(self) -> None:
+        if self._rows:
+            self._flush()
+        self._writer.close()
+
+
+SINKS: dict[str, type[Sink]] = {"txt": TextSink, "csv": CsvSink, "jsonl": JsonLinesSink, "parquet": ParquetSink}

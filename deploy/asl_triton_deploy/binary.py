@@ -1,0 +1,166 @@
+"""The `tritonserver` of this machine: the one on PATH, else the one inside the nvidia-pytriton wheel."""
+
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import asl_triton
+from asl_triton.errors import AslTritonError
+
+# NVIDIA's images keep their backends here wherever `tritonserver` is linked to.
+IMAGE_BACKENDS = Path("/opt/tritonserver/backends")
+# The wheel's libraries are those of Ubuntu 22.04.
+WHEEL_GLIBC = (2, 35)
+CONTAINER = "nvcr.io/nvidia/tritonserver:26.11-py3"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides which Triton can run here."""
+
+    search_path: str
+    system: str
+    architecture: str
+    glibc: tuple[int, ...]
+    python: str
+    numpy: str | None
+    wheel: Path | None
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """This machine and this Python environment; nothing of the wheel is imported."""
+        libc, libc_version = platform.libc_ver()
+        spec = find_spec("pytriton")
+        locations = spec.submodule_search_locations if spec is not None else None
+        return cls(
+            search_path=os.environ.get("PATH", os.defpath),
+            system=platform.system(),
+            architecture=platform.machine(),
+            glibc=tuple(int(part) for part in libc_version.split(".")) if libc == "glibc" else (),
+            python=f"{sys.version_info.major}.{sys.version_info.minor}",
+            numpy=_installed("numpy"),
+            wheel=Path(locations[0]) / "tritonserver" if locations else None,
+        )
+
+
+@dataclass(frozen=True)
+class TritonBinary:
+    """A `tritonserver` and how to start it: `python_backend` are the files of a backend folder to lay out for it."""
+
+    path: Path
+    config_name: str | None
+    backends: Path | None = None
+    python_backend: tuple[Path, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_wheel(self) -> bool:
+        """Whether this is the wheel's old Triton, which is for development only."""
+        return bool(self.python_backend)
+
+    def options(self, folder: Path) -> list[str]:
+        """The options that say where the backends are and which configuration fits them.
+
+        The wheel's backend folder is laid out at `folder`, by links: Triton wants the stub beside the backend.
+        """
+        backends = self.backends
+        if self.python_backend:
+            backends = folder
+            (folder / "python").mkdir(parents=True)
+            for file in self.python_backend:
+                (folder / "python" / file.name).symlink_to(file)
+        options = [f"--backend-directory={backends}"] if backends is not None else []
+        return options + ([f"--model-config-name={self.config_name}"] if self.config_name is not None else [])
+
+
+def find_binary(machine: Machine, repository: Path) -> TritonBinary:
+    """The Triton to run on `machine`.
+
+    Raises AslTritonError, which says what to install or which container serves `repository`, where there is none.
+    """
+    on_path = shutil.which("tritonserver", path=machine.search_path)
+    if on_path is not None and machine.system == "Linux":
+        return _installed_binary(Path(on_path))
+    if (machine.system, machine.architecture) != ("Linux", "x86_64") or machine.glibc < WHEEL_GLIBC:
+        raise AslTritonError(
+            "this machine has no `tritonserver`, and the one that pip can install runs on Linux x86-64 with glibc "
+            f"2.35 or newer only; with Docker and an NVIDIA GPU, this does the same: {container_command(repository)}"
+        )
+    return _wheel_binary(machine)
+
+
+def container_command(repository: Path) -> str:
+    """The command that serves `repository` with NVIDIA's container."""
+    ports = " ".join(f"-p 127.0.0.1:{port}:{port}" for port in (8000, 8001, 8002))
+    return (
+        f"docker run --rm --gpus all --shm-size 1g {ports} -v {repository.absolute()}:/models:ro "
+        f"{CONTAINER} tritonserver --model-repository=/models"
+    )
+
+
+def _installed_binary(path: Path) -> TritonBinary:
+    beside = path.resolve().parent.parent / "backends"
+    backends = next((folder for folder in (beside, IMAGE_BACKENDS) if folder.is_dir()), None)
+    has_pytorch = backends is not None and (backends / "pytorch").is_dir()
+    return TritonBinary(path, None if has_pytorch else "wheel", backends)
+
+
+def _wheel_binary(machine: Machine) -> TritonBinary:
+    if machine.wheel is None or not (machine.wheel / "bin" / "tritonserver").is_file():
+        raise AslTritonError("this machine has no `tritonserver`: pip install 'asl-triton[serve]'")
+    if machine.numpy is not None and int(machine.numpy.split(".")[0]) >= 2:
+        raise AslTritonError(
+            f"NumPy {machine.numpy} is installed, with which the wheel's Triton answers empty tensors and no error: "
+            "pip install 'numpy<2'"
+        )
+    stub = machine.wheel / "python_backend_stubs" / machine.python / "triton_python_backend_stub"
+    if not stub.is_file():
+        known = sorted((path.name for path in stub.parent.parent.iterdir()), key=lambda name: int(name.split(".")[1]))
+        raise AslTritonError(
+            f"the wheel's Triton does not run models on Python {machine.python}: "
+            f"install asl-triton in an environment with one of {', '.join(known)}"
+        )
+    backend = machine.wheel / "backends" / "python"
+    return TritonBinary(
+        path=machine.wheel / "bin" / "tritonserver",
+        config_name="wheel",
+        python_backend=(backend / "libtriton_python.so", backend / "triton_python_backend_utils.py", stub),
+        environment=_wheel_environment(machine),
+    )
+
+
+def _wheel_environment(machine: Machine) -> dict[str, str]:
+    """What lets the binary find its libraries, and the stub this environment's Python and packages."""
+    assert machine.wheel is not None
+    site_packages = machine.wheel.parents[1]
+    packages = [
+        str(site_packages),
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        # Where asl_triton is when it is installed for development.
+        str(Path(asl_triton.__file__).parents[1]),
+    ]
+    return {
+        "LD_LIBRARY_PATH": _joined([str(site_packages / "nvidia_pytriton.libs")], "LD_LIBRARY_PATH"),
+        "PATH": _joined([str(Path(sys.executable).parent)], "PATH"),
+        "PYTHONPATH": _joined(packages, "PYTHONPATH"),
+    }
+
+
+def _joined(first: list[str], variable: str) -> str:
+    inherited = os.environ.get(variable, "").split(os.pathsep)
+    return os.pathsep.join(dict.fromkeys(part for part in (*first, *inherited) if part))
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,142 @@
+"""The Triton that `asl-triton serve --detach` leaves running: one a user and machine, remembered in a file."""
+
+import fcntl
+import json
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from asl_triton.errors import AslTritonError, ServerError
+from asl_triton_deploy.keeper import STOP_TIMEOUT_S
+from asl_triton_deploy.local import POLL_S, LocalTriton
+
+
+@dataclass(frozen=True)
+class RunningTriton:
+    """A Triton that is up. Process `pid` stops it on SIGTERM; `started` tells it from a later one of that number."""
+
+    pid: int
+    started: str
+    address: str
+    http_address: str
+    metrics_address: str
+    repository: str
+    models: list[str]
+    log: str
+
+    def is_running(self) -> bool:
+        """Whether the process is still the one that was started."""
+        return process_start(self.pid) == self.started
+
+
+def detach(server: LocalTriton) -> RunningTriton:
+    """Start `server`, leave it running in the background and remember it.
+
+    Raises ServerError when one is running already, and what starting raises.
+    """
+    with _locked_state() as state_path:
+        running = _read(state_path)
+        if running is not None:
+            raise ServerError(
+                f"a detached Triton already runs at {running.address} with {running.repository}: "
+                "stop it with `asl-triton serve --stop`"
+            )
+        with server:
+            detached = describe(server)
+            _write(state_path, detached)
+            server.detach()
+        return detached
+
+
+def stop_detached() -> RunningTriton | None:
+    """Stop the detached Triton and return when none of its processes is left; None when there is none."""
+    with _locked_state() as state_path:
+        running = _read(state_path)
+        if running is not None:
+            with suppress(ProcessLookupError):
+                os.kill(running.pid, signal.SIGTERM)
+            deadline = time.monotonic() + STOP_TIMEOUT_S
+            while running.is_running():
+                if time.monotonic() > deadline:
+                    raise ServerError(
+                        f"the detached Triton (process {running.pid}) does not stop: see its log, {running.log}"
+                    )
+                time.sleep(POLL_S)
+        state_path.unlink(missing_ok=True)
+        return running
+
+
+def describe(server: LocalTriton) -> RunningTriton:
+    """What a program or a later command needs to know of a server that is up."""
+    started = process_start(server.keeper_pid)
+    if started is None:
+        raise ServerError(f"Triton ended as soon as it was ready: see its log, {server.log_path}")
+    return RunningTriton(
+        pid=server.keeper_pid,
+        started=started,
+        address=server.address,
+        http_address=server.http_address,
+        metrics_address=server.metrics_address,
+        repository=str(server.repository.absolute()),
+        models=server.models,
+        log=str(server.log_path),
+    )
+
+
+def state_folder() -> Path:
+    """The user's folder for what has to outlive a command: the state of a detached Triton, and logs."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "asl-triton"
+
+
+def process_start(pid: int) -> str | None:
+    """When a process started: the boot, and clock ticks since then. None when it is gone or waits to be collected."""
+    try:
+        # pid (name) state ppid ...: the name may hold anything, so count from its closing bracket.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    state, start_ticks = fields[0], fields[19]
+    return None if state in "ZX" else f"{boot} {start_ticks}"
+
+
+@contextmanager
+def _locked_state() -> Iterator[Path]:
+    """The file that remembers this machine's detached Triton, while no other command may change it."""
+    folder = state_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (folder / "serve.lock").open("w")
+    except OSError as exc:
+        raise AslTritonError(
+            f"cannot write to {folder}, where a detached Triton is remembered: {exc.strerror}"
+        ) from exc
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise ServerError(
+                "another `asl-triton serve` is starting or stopping the detached Triton: wait for it"
+            ) from exc
+        # A home folder may be shared by machines.
+        yield folder / f"serve-{platform.node()}.json"
+
+
+def _read(state_path: Path) -> RunningTriton | None:
+    try:
+        detached = RunningTriton(**json.loads(state_path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    return detached if detached.is_running() else None
+
+
+def _write(state_path: Path, detached: RunningTriton) -> None:
+    unfinished = state_path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(asdict(detached)), encoding="utf-8")
+    unfinished.replace(state_path)

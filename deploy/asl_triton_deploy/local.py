@@ -1,0 +1,211 @@
+"""A Triton on this machine, without Docker: started, ready, stopped."""
+
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from asl_triton.errors import AslTritonError, ServerError
+from asl_triton_deploy.binary import Machine, find_binary
+from asl_triton_deploy.keeper import Keeper
+from asl_triton_deploy.model_folders import find_models, lay_out
+from asl_triton_deploy.options import server_options
+from asl_triton_deploy.ports import claim_ports, ipv4_address, reachable
+from asl_triton_deploy.readiness import explain, is_ready, last_error, model_states, server_name, tail
+
+POLL_S = 0.05
+
+
+class LocalTriton:
+    """A Triton that serves the models of `repository` while the `with` block runs, and no process of it after that.
+
+    A port that is None is a free one. `models` names those to load, all where it is None. Without `log_path` the log
+    is a temporary file, which stays only when something went wrong. The block begins when every model answers.
+
+    Raises AslTritonError for a repository that cannot be served and for a machine without Triton, ServerError when
+    Triton does not come up.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        host: str = "127.0.0.1",
+        grpc_port: int | None = None,
+        http_port: int | None = None,
+        metrics_port: int | None = None,
+        log_path: Path | None = None,
+        startup_timeout_s: float = 120.0,
+        models: Sequence[str] | None = None,
+    ) -> None:
+        self.repository = repository
+        self.host = host
+        self.startup_timeout_s = startup_timeout_s
+        self.models: list[str] = []
+        self.from_wheel = False
+        self.pid = 0
+        self._wanted_ports = {"gRPC": grpc_port, "HTTP": http_port, "metrics": metrics_port}
+        self._wanted_models = models
+        self._wanted_log = log_path
+        self._bound_to = ""
+        self._ports: dict[str, int] = {}
+        self._log_path = Path()
+        self._models_folder = Path()
+        self._name = f"asl-triton-{secrets.token_hex(8)}"
+        self._keeper: Keeper | None = None
+
+    @property
+    def address(self) -> str:
+        """Where clients find gRPC, as `host:port`."""
+        return self._address("gRPC")
+
+    @property
+    def http_address(self) -> str:
+        """Where clients find HTTP, as `host:port`."""
+        return self._address("HTTP")
+
+    @property
+    def metrics_address(self) -> str:
+        """Where Prometheus finds `/metrics`, as `host:port`."""
+        return self._address("metrics")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether other machines may reach it."""
+        return not self._bound_to.startswith("127.")
+
+    @property
+    def keeper_pid(self) -> int:
+        """The process that stops Triton on SIGTERM, and that ends when nothing of Triton is left."""
+        return self._running().pid
+
+    @property
+    def log_path(self) -> Path:
+        """The log of Triton and of its models."""
+        return self._log_path
+
+    def __enter__(self) -> "LocalTriton":
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> "LocalTriton":
+        """Start Triton and return when every model answers."""
+        if self._keeper is not None:
+            raise RuntimeError("this LocalTriton is running")
+        repository = self.repository.absolute()
+        binary = find_binary(Machine.here(), repository)
+        models = find_models(repository, self._wanted_models)
+        for model in models:
+            model.check(binary.config_name)
+        self._bound_to = ipv4_address(self.host)
+        self._ports = claim_ports(self._bound_to, self._wanted_ports)
+        self.models = [model.name for model in models]
+        self.from_wheel = binary.is_wheel
+        self._log_path = _new_log(self._wanted_log)
+        folder = Path(tempfile.mkdtemp(prefix="asl-triton-"))
+        try:
+            self._models_folder = folder / "models"
+            lay_out(models, self._models_folder)
+            options = server_options(self._models_folder, self._bound_to, self._ports, self._name)
+            command = [str(binary.path), *binary.options(folder / "backends"), *options]
+            self._keeper = Keeper(command, binary.environment, folder, self._name, self._log_path)
+            self.pid = self._keeper.triton_pid
+            self._wait_until_ready(self._keeper)
+        except BaseException:
+            self._end()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return self
+
+    def wait(self) -> NoReturn:
+        """Wait while Triton runs; raise ServerError when it ends by itself."""
+        keeper = self._running()
+        keeper.has_ended(None)
+        error = self._death(f"Triton ended by itself, {keeper.how_it_ended()}")
+        self._end()
+        raise error
+
+    def stop(self) -> None:
+        """Stop Triton and return when none of its processes is left; nothing when it is not running."""
+        if self._keeper is None:
+            return
+        self._end()
+        if self._wanted_log is None:
+            self._log_path.unlink(missing_ok=True)
+
+    def detach(self) -> None:
+        """Let Triton outlive this process and the `with` block; `keeper_pid` stops it from then on."""
+        try:
+            self._running().stay()
+        except BrokenPipeError:
+            self.wait()
+        self._keeper = None
+
+    def _running(self) -> Keeper:
+        if self._keeper is None:
+            raise RuntimeError("this LocalTriton is not running")
+        return self._keeper
+
+    def _address(self, protocol: str) -> str:
+        if not self._ports:
+            raise RuntimeError("a LocalTriton has addresses once it is started")
+        return f"{reachable(self._bound_to)}:{self._ports[protocol]}"
+
+    def _wait_until_ready(self, keeper: Keeper) -> None:
+        host, port = reachable(self._bound_to), self._ports["HTTP"]
+        deadline = time.monotonic() + self.startup_timeout_s
+        while time.monotonic() < deadline:
+            if keeper.has_ended(POLL_S):
+                why = self._in_callers_terms(last_error(self._log()))
+                raise self._death(f"Triton ended while it started, {keeper.how_it_ended(why)}")
+            # Somebody else's Triton may have taken the port meanwhile.
+            states = model_states(host, port) if server_name(host, port) == self._name else None
+            if states is None or any(model.state == "LOADING" for model in states):
+                continue
+            failed = [model for model in states if model.state != "READY"]
+            if failed:
+                names = "1 model" if len(states) == 1 else f"{len(failed)} of {len(states)} models"
+                why = self._in_callers_terms(explain(failed, self._log()))
+                raise ServerError(f"Triton could not load {names}: {why}. Its log is {self._log_path}")
+            if is_ready(host, port):
+                return
+        raise ServerError(
+            f"Triton was not ready after {self.startup_timeout_s:g} seconds: give it more time, or see what it waits "
+            f"for in its log, {self._log_path}, which ends:\n{tail(self._log())}"
+        )
+
+    def _death(self, what: str) -> ServerError:
+        return ServerError(f"{what}. Its log, {self._log_path}, ends:\n{tail(self._log())}")
+
+    def _log(self) -> str:
+        return self._log_path.read_text(encoding="utf-8", errors="replace")
+
+    def _in_callers_terms(self, text: str) -> str:
+        return text.replace(str(self._models_folder), str(self.repository))
+
+    def _end(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.stop()
+
+
+def _new_log(wanted: Path | None) -> Path:
+    if wanted is None:
+        number, path = tempfile.mkstemp(prefix="asl-triton-", suffix=".log")
+        os.close(number)
+        return Path(path)
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        wanted.write_bytes(b"")
+    except OSError as exc:
+        raise AslTritonError(f"cannot write the log {wanted}: {exc.strerror}") from exc
+    return wanted.absolute()

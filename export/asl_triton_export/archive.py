@@ -1,0 +1,41 @@
+"""One file out of a zip that came from the net."""
+
+import fnmatch
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from asl_triton.errors import CheckpointError
+
+MAX_MEMBER_BYTES = 512 * 2**20  # nine times an I3D of 2000 classes
+BLOCK_BYTES = 2**20
+
+
+def extract_member(archive: Path, pattern: str, target: Path) -> None:
+    """Write the one member whose file name matches `pattern` to `target`, in whichever folder of the zip it is.
+
+    No path in the archive is ever used on this machine, and no more is unpacked than `MAX_MEMBER_BYTES`.
+
+    Raises:
+        CheckpointError: not a zip, broken, too large, or without exactly one such member.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            found = [m for m in opened.infolist() if fnmatch.fnmatchcase(PurePosixPath(m.filename).name, pattern)]
+            if len(found) != 1:
+                names = ", ".join(member.filename for member in found or opened.infolist()[:5]) or "nothing"
+                raise CheckpointError(
+                    f"{archive} holds {len(found)} files like {pattern}, and one was expected (it has {names})"
+                )
+            with opened.open(found[0]) as source, target.open("wb") as file:
+                size = 0
+                while block := source.read(BLOCK_BYTES):
+                    size += len(block)
+                    if size > MAX_MEMBER_BYTES:
+                        raise CheckpointError(
+                            f"{found[0].filename} in {archive} unpacks to more than {MAX_MEMBER_BYTES // 2**20} MiB: "
+                            "no checkpoint of I3D does"
+                        )
+                    file.write(block)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as exc:
+        raise CheckpointError(f"{archive} is no readable zip ({exc})") from exc

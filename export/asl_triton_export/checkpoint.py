@@ -1,0 +1,244 @@
+"""Checkpoints: files of weights to networks, with every mismatch explained."""
+
+import hashlib
+import pickle
+import re
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from asl_triton.errors import CheckpointError, LabelsError
+from asl_triton.labels import read_labels
+from asl_triton.presets import Preset
+from asl_triton_export.i3d import I3D, STEM_CHANNELS
+
+STEM_KEY = "Conv3d_1a_7x7.conv3d.weight"
+CLASSIFIER_KEY = "logits.conv3d.weight"
+KINETICS_CLASSES = 400
+MAX_CLASSES = 100_000
+MAX_WIDTH = 4.0
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An I3D state dict with what its shapes say of the network."""
+
+    path: Path
+    sha256: str
+    state: dict[str, Tensor]
+    num_classes: int
+    channels: int
+    width: float
+
+    def network(self) -> I3D:
+        """The network as trained, in float32, ready to infer."""
+        net = I3D(self.num_classes, self.channels, self.width)
+        net.load_state_dict(self.state)
+        return net.eval()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checkpoint with what belongs to it: a folder of `weights.*`, `labels.txt` and `preset.json`, or a bare file."""
+
+    weights: Path
+    labels: Path | None = None
+    preset: Preset | None = None
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Look at a checkpoint file or bundle folder, without loading the weights.
+
+    Raises:
+        CheckpointError: neither; the folder has no `weights.*` or several.
+        ContractError: its `preset.json` is not a preset.
+    """
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint {path}: fetch one (asl-triton fetch) or name its file")
+    if not path.is_dir():
+        return Bundle(path)
+    weights = sorted(p for p in path.glob("weights.*") if p.suffix in WEIGHT_SUFFIXES)
+    if len(weights) != 1:
+        found = ", ".join(p.name for p in weights) or "none"
+        raise CheckpointError(
+            f"the folder {path} is no checkpoint bundle: it must hold one file of weights "
+            f"(weights.safetensors or weights.pt), and these were found: {found}"
+        )
+    labels, preset = path / "labels.txt", path / "preset.json"
+    return Bundle(
+        weights[0],
+        labels if labels.exists() else None,
+        Preset.from_json(preset.read_text(encoding="utf-8")) if preset.exists() else None,
+    )
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Load an I3D checkpoint: `.safetensors`, or a PyTorch file of a state dict, bare, under `state_dict`, or with
+    `module.` before every key.
+
+    Number of classes, input channels and width come from the shapes. No code in the file is ever run.
+
+    Raises:
+        CheckpointError: the file cannot be read safely, or is of another network; the message says which key.
+    """
+    state = _strip(path, _read(path))
+    stem, classifier = state.get(STEM_KEY), state.get(CLASSIFIER_KEY)
+    if stem is None or classifier is None:
+        some = ", ".join(sorted(state)[:3]) or "nothing"
+        raise CheckpointError(
+            f"{path} is no I3D checkpoint: it has no {STEM_KEY if stem is None else CLASSIFIER_KEY} (it holds {some}, "
+            f"... {len(state)} tensors). An I3D by Piergiaj's port, as WLASL and bsl1k publish, is what can be loaded; "
+            "another network goes in as TorchScript"
+        )
+    if stem.ndim != 5 or classifier.ndim != 5:
+        raise CheckpointError(
+            f"{path} is no I3D checkpoint: {STEM_KEY} has the shape {list(stem.shape)} and {CLASSIFIER_KEY} "
+            f"{list(classifier.shape)}; five axes each were expected"
+        )
+    num_classes, channels, width = classifier.shape[0], stem.shape[1], stem.shape[0] / STEM_CHANNELS
+    if not 1 <= num_classes <= MAX_CLASSES or not 0 < width <= MAX_WIDTH or not 1 <= channels <= 16:
+        raise CheckpointError(
+            f"{path} holds an I3D of {num_classes} classes, {channels} input channels and {stem.shape[0]} stem "
+            f"channels: beyond what is ever trained ({MAX_CLASSES} classes, 16, {int(STEM_CHANNELS * MAX_WIDTH)})"
+        )
+    with torch.device("meta"):
+        expected = I3D(num_classes, channels, width).state_dict()
+    # BatchNorm's counters: old PyTorch versions do not save them, some save another shape, and nothing here reads them.
+    state |= {
+        key: torch.zeros_like(t, device="cpu") for key, t in expected.items() if key.endswith("num_batches_tracked")
+    }
+    _explain_mismatch(path, state, expected)
+    state = {key: state[key].float() if state[key].is_floating_point() else state[key] for key in expected}
+    for key, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{path}: {key} holds values that are not finite; the training diverged, or the file is broken"
+            )
+    return Checkpoint(path, sha256(path), state, num_classes, channels, width)
+
+
+def read_labels_for(checkpoint: Checkpoint, path: Path) -> tuple[str, ...]:
+    """Read the labels of a checkpoint: as many as it has classes.
+
+    Raises:
+        LabelsError: another number, or the file cannot be read.
+    """
+    labels = read_labels(path)
+    if len(labels) == checkpoint.num_classes:
+        return labels
+    counts = f"{checkpoint.path} has {checkpoint.num_classes} classes, and {path} {len(labels)} glosses"
+    if checkpoint.num_classes == KINETICS_CLASSES:
+        raise LabelsError(
+            f"this looks like a Kinetics checkpoint of 400 classes, your labels are {len(labels)}: {counts}"
+        )
+    if len(labels) > checkpoint.num_classes:
+        raise LabelsError(
+            f"{counts}. If this is WLASL's class list and the checkpoint WLASL-{checkpoint.num_classes}, its first "
+            f"{checkpoint.num_classes} lines are the vocabulary: "
+            f"head -n {checkpoint.num_classes} {path.name} > labels.txt"
+        )
+    raise LabelsError(f"{counts}: name the list that this checkpoint was trained with")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> object:
+    try:
+        if path.stat().st_size == 0:
+            raise CheckpointError(f"{path} is empty: fetch or copy it again")
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        if zipfile.is_zipfile(path):
+            _refuse_zip_bomb(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch speaks of its own file formats
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as exc:
+        raise CheckpointError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    except pickle.UnpicklingError as exc:
+        found = re.search(r"GLOBAL (\S+)", str(exc))
+        if found:
+            raise CheckpointError(
+                f"{path} is a pickle that wants to run code ({found[1]}), which is never done: "
+                "save the state dict alone (torch.save(net.state_dict(), ...)) or as .safetensors"
+            ) from exc
+        raise CheckpointError(f"{path} is no PyTorch checkpoint: name a .pt state dict or a .safetensors file") from exc
+    except MemoryError as exc:
+        raise CheckpointError(f"{path} asks for more memory than there is: it is broken, or no checkpoint") from exc
+    except (
+        RuntimeError,
+        ValueError,
+        EOFError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        zipfile.BadZipFile,
+    ) as exc:
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise CheckpointError(f"{path} is broken or no checkpoint ({reason[:160]}): fetch or copy it again") from exc
+    except Exception as exc:
+        if type(exc).__module__.startswith("safetensors"):
+            raise CheckpointError(f"{path} is broken or no safetensors file ({exc}): fetch or copy it again") from exc
+        raise
+
+
+def _refuse_zip_bomb(path: Path) -> None:
+    """PyTorch stores its zip entries uncompressed, so a file that unpacks to more than its size is no checkpoint."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > 2 * path.stat().st_size + 2**20:
+        raise CheckpointError(
+            f"{path} is {path.stat().st_size:,} bytes that unpack to {unpacked:,}: no PyTorch checkpoint is "
+            "compressed, so it was not opened"
+        )
+
+
+def _strip(path: Path, content: object) -> dict[str, Tensor]:
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict: save net.state_dict()")
+    state = {}
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path} is no state dict: {str(key)[:60]!r} holds a {type(value).__name__}, not a tensor. "
+                "Save net.state_dict(), bare or under 'state_dict'"
+            )
+        state[key.removeprefix("module.")] = value
+    return state
+
+
+def _explain_mismatch(path: Path, state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    missing = [key for key in expected if key not in state]
+    if missing:
+        raise CheckpointError(
+            f"{path} is no I3D checkpoint: {missing[0]} is missing ({len(missing)} tensors in all), "
+            f"shape {list(expected[missing[0]].shape)} expected"
+        )
+    unknown = [key for key in state if key not in expected]
+    if unknown:
+        raise CheckpointError(
+            f"{path} is of another network: {unknown[0]} is not in I3D ({len(unknown)} tensors in all)"
+        )
+    for key, tensor in expected.items():
+        if key in state and state[key].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: {key} has the shape {list(state[key].shape)}, and {list(tensor.shape)} was expected "
+                "from the width of the first convolution"
+            )

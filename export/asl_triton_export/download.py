@@ -1,0 +1,245 @@
+"""Files from the net: downloads that go on where they broke off, and that say how to get a file by hand."""
+
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import gdown
+import httpx
+import requests
+from gdown.exceptions import DownloadError, FileURLRetrievalError
+
+from asl_triton.errors import AslTritonError
+
+TIMEOUT_S = 30.0  # without a single byte
+ATTEMPTS = 5  # in one call; another one is made only where the one before brought something
+DRIVE_RETRIES = 2  # gdown's, which waits some seconds before each
+
+OnBytes = Callable[[str, int, int | None], None]  # file name, bytes so far, bytes in all where the server says
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file on the net, and the name it gets here."""
+
+    url: str
+    filename: str
+    num_bytes: int | None = None  # about, to tell a person beforehand
+    on_drive: bool = False  # Google Drive hands files out behind a page of its own, which gdown gets past
+
+
+def ignore(*_: object) -> None:
+    """Report to nobody."""
+
+
+def download(remote: Remote, folder: Path, *, force: bool = False, on_bytes: OnBytes = ignore) -> Path:
+    """Put a file into `folder`, whole, and return its path. A file that lies there already is taken as it is.
+
+    What came before a connection broke stays beside it as a `.part` and is not asked for again. Where the server says
+    which version of the file it is, two versions are never mixed; gdown looks for that within one call only, so what
+    comes from Google Drive must be of a kind that shows it (a zip's checksums do).
+
+    Raises:
+        AslTritonError: the file could not be had; the message says how to get it by hand.
+    """
+    target = folder / remote.filename
+    if target.exists() and not force:
+        return target
+    part = target.with_name(f"{target.name}.part")
+    with _explained(remote, target):
+        folder.mkdir(parents=True, exist_ok=True)
+        if force:
+            _forget(part)
+        receive = _from_drive if remote.on_drive else _from_web
+        receive(remote.url, part, lambda done, total: on_bytes(remote.filename, done, total))
+        with part.open("rb") as file:
+            head = file.read(512).lstrip().lower()
+        if head.startswith((b"<!doctype html", b"<html")):
+            _forget(part)
+            raise _WebPageError
+        part.replace(target)
+        _forget(part)
+    return target
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes of ours from downloading into the same folder meanwhile (not on Windows).
+
+    Raises:
+        AslTritonError: one already does, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as exc:
+        raise AslTritonError(f"cannot write into {folder}: {exc.strerror or exc}. Name another folder") from exc
+    with file:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise AslTritonError(
+                    f"another asl-triton fetch is downloading into {folder}: wait for it to end, then run this again"
+                ) from exc
+        yield
+
+
+class _WebPageError(Exception):
+    """A page to look at came instead of the file."""
+
+
+def _from_web(url: str, part: Path, on_bytes: Callable[[int, int | None], None]) -> None:
+    # Compressed on the way, the bytes could not be counted, nor taken up in the middle.
+    with httpx.Client(follow_redirects=True, timeout=TIMEOUT_S, headers={"Accept-Encoding": "identity"}) as client:
+        for attempt in range(1, ATTEMPTS + 1):
+            had = _size(part)
+            try:
+                return _receive(client, url, part, on_bytes)
+            except httpx.TransportError:
+                if attempt == ATTEMPTS or _size(part) <= had:
+                    raise
+
+
+def _receive(client: httpx.Client, url: str, part: Path, on_bytes: Callable[[int, int | None], None]) -> None:
+    """One request, into `part`; `part.tag` keeps what the server calls this version of the file, for If-Range."""
+    tag = part.with_name(f"{part.name}.tag")
+    done = _size(part) if tag.exists() else 0
+    headers = {"Range": f"bytes={done}-", "If-Range": tag.read_text(encoding="latin-1")} if done else {}
+    with client.stream("GET", url, headers=headers) as response:
+        content_range = response.headers.get("content-range", "")
+        if done and response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if content_range == f"bytes */{done}":
+                return  # the last byte had come, and the program ended before it could say so
+            _forget(part)
+            return _receive(client, url, part, on_bytes)
+        response.raise_for_status()
+        if response.url.scheme == "http" and httpx.URL(url).scheme == "https":
+            raise httpx.UnsupportedProtocol(f"it redirects to {response.url}, which is not encrypted")
+        if response.headers.get("content-type", "").startswith("text/html"):
+            raise _WebPageError
+        resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
+        if resumed and not content_range.startswith(f"bytes {done}-"):
+            _forget(part)
+            raise httpx.RemoteProtocolError(f"another part of the file came than asked for ({content_range})")
+        if not resumed:
+            _forget(part)
+            done = 0
+            if version := _version(response):
+                tag.write_text(version, encoding="latin-1")
+        total = _total(response, done)
+        with part.open("ab" if resumed else "wb") as file:
+            for block in response.iter_bytes():
+                file.write(block)
+                done += len(block)
+                on_bytes(done, total)
+        if total is not None and done < total:
+            raise httpx.RemoteProtocolError(f"the connection ended at {done:,} of {total:,} bytes")
+
+
+def _version(response: httpx.Response) -> str:
+    """The name of this version of the file, where it is one that If-Range takes: a strong ETag, or a date."""
+    etag: str = response.headers.get("etag", "")
+    return etag if etag.startswith('"') else response.headers.get("last-modified", "")
+
+
+def _total(response: httpx.Response, offset: int) -> int | None:
+    length = response.headers.get("content-length", "")
+    if not length.isdecimal() or response.headers.get("content-encoding", "identity") != "identity":
+        return None
+    return offset + int(length)
+
+
+def _from_drive(url: str, part: Path, on_bytes: Callable[[int, int | None], None]) -> None:
+    """Download by gdown, whose unfinished files are called `NAME????????.part`; `part` is there when all of it is."""
+    received = part.with_suffix(".drive")
+    unfinished = f"{received.name}????????.part"
+    had = sum(_size(path) for path in part.parent.glob(unfinished))
+    try:
+        _gdown(url, received, on_bytes)
+    except FileURLRetrievalError:
+        raise
+    except DownloadError:
+        if not had or sum(_size(path) for path in part.parent.glob(unfinished)) > had:
+            raise
+        # What is here cannot be gone on with: the file changed, the server will not, or two runs left one each.
+        _forget(part)
+        _gdown(url, received, on_bytes)
+    received.replace(part)
+
+
+def _gdown(url: str, target: Path, on_bytes: Callable[[int, int | None], None]) -> None:
+    gdown.download(
+        url,
+        str(target),
+        quiet=True,
+        resume=True,
+        use_cookies=False,
+        progress=on_bytes,
+        timeout=TIMEOUT_S,
+        retries=DRIVE_RETRIES,
+    )
+
+
+@contextmanager
+def _explained(remote: Remote, target: Path) -> Iterator[None]:
+    """Turn what goes wrong on the way into a sentence: httpx's errors, gdown's, those of its requests, the disk's."""
+    by_hand = f"open it in a browser, save the file as {target} and run this again"
+    kept = "what came so far is kept: run this again to go on from there"
+    try:
+        yield
+    except _WebPageError as exc:
+        raise AslTritonError(
+            f"{remote.url} answered with a web page instead of the file (a login, a quota, a proxy?): {by_hand}"
+        ) from exc
+    except FileURLRetrievalError as exc:
+        raise AslTritonError(
+            f"Google Drive does not hand out {remote.url} to programs now (too many people took it lately, or it is "
+            f"no longer shared): try again in a day, or {by_hand}"
+        ) from exc
+    except (httpx.HTTPStatusError, requests.HTTPError) as exc:
+        status = 0 if exc.response is None else exc.response.status_code
+        raise AslTritonError(f"{_refusal(remote.url, status)}, or {by_hand}") from exc
+    except (httpx.HTTPError, httpx.InvalidURL, requests.RequestException, DownloadError) as exc:
+        raise AslTritonError(
+            f"the download of {remote.url} broke off ({_reason(exc)}); {kept}. "
+            f"Is there a way to the internet? If not from here, {by_hand}"
+        ) from exc
+    except OSError as exc:
+        if exc.errno == errno.ENOSPC:
+            raise AslTritonError(f"the disk is full: {target} needs room. {kept.capitalize()}") from exc
+        raise AslTritonError(f"cannot write {target}: {exc.strerror or exc}. Name another folder") from exc
+    except (KeyError, AssertionError) as exc:  # how gdown answers a page that it does not know
+        raise AslTritonError(f"gdown cannot make out what {remote.url} answered: {by_hand}") from exc
+
+
+def _reason(exc: BaseException) -> str:
+    """The first cause in a few words: what is wrapped around it repeats the URL."""
+    while exc.__context__ is not None:
+        exc = exc.__context__
+    reason = getattr(exc, "strerror", None) or next(iter(str(exc).splitlines()), "") or type(exc).__name__
+    return str(reason).rstrip(".")
+
+
+def _refusal(url: str, status: int) -> str:
+    if status in (404, 410):
+        return f"{url} is no longer there ({status}): see whether a newer asl-triton knows where it went"
+    if status in (401, 403, 407, 451):
+        return f"{url} was refused ({status}): try from another network"
+    return f"{url} is not being handed out now ({status}): try again later"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _forget(part: Path) -> None:
+    """Remove an unfinished file, whichever way it came."""
+    drive = part.with_suffix(".drive")
+    for path in (part, part.with_name(f"{part.name}.tag"), drive, *part.parent.glob(f"{drive.name}????????.part")):
+        path.unlink(missing_ok=True)

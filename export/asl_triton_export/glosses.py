@@ -1,0 +1,100 @@
+"""Glosses as the authors of checkpoints publish them: WLASL's class list, and bsl1k's pickle, of which no code runs."""
+
+import pickle
+from collections import OrderedDict, defaultdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from asl_triton.errors import LabelsError
+from asl_triton.labels import read_labels
+
+GlossFormat = Literal["class-list", "info-pickle"]
+
+MAX_PICKLE_BYTES = 256 * 2**20
+
+# What a pickle may name. NumPy's functions are asked of NumPy: versions 1 and 2 keep them in different places.
+_RECONSTRUCT: Any = np.zeros(1).__reduce__()[0]
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+_FROM_BUFFER: Any = np.zeros(1).__reduce_ex__(5)[0]
+_ALLOWED: dict[tuple[str, str], Any] = {
+    **{("builtins", kind.__name__): kind for kind in (dict, frozenset, int, list, set)},
+    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "defaultdict"): defaultdict,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    **{
+        (f"numpy.{core}.{module}", name): function
+        for core in ("core", "_core")
+        for module, name, function in (
+            ("multiarray", "_reconstruct", _RECONSTRUCT),
+            ("multiarray", "scalar", _SCALAR),
+            ("numeric", "_frombuffer", _FROM_BUFFER),
+        )
+    },
+}
+
+
+def read_glosses(path: Path, kind: GlossFormat, num_classes: int) -> tuple[str, ...]:
+    """The glosses of a checkpoint's classes, in order.
+
+    A `class-list` is WLASL's `index<TAB>gloss`, whose first k lines are the vocabulary of WLASL-k; an `info-pickle` is
+    bsl1k's `info.pkl`, whose `words` are the glosses.
+
+    Raises:
+        LabelsError: the file cannot be read, or has not as many glosses; of a pickle: it names anything but plain
+            containers, strings and NumPy arrays.
+    """
+    if kind == "class-list":
+        glosses = read_labels(path)[:num_classes]
+    else:
+        content = read_plain_pickle(path)
+        words = content.get("words") if isinstance(content, dict) else None
+        words = words.tolist() if isinstance(words, np.ndarray) else words
+        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+            raise LabelsError(f"{path} has no list of glosses under 'words'")
+        glosses = tuple(words)
+    if len(glosses) != num_classes:
+        raise LabelsError(f"{path} has {len(glosses)} glosses, and {num_classes} were expected")
+    return glosses
+
+
+def read_plain_pickle(path: Path) -> object:
+    """What a pickle from the net holds, if that is plain containers, strings, numbers and NumPy arrays only.
+
+    Raises:
+        LabelsError: it names anything else (the message says what), or is no pickle.
+    """
+    try:
+        if path.stat().st_size > MAX_PICKLE_BYTES:
+            raise LabelsError(f"{path} is larger than {MAX_PICKLE_BYTES // 2**20} MiB: not a list of glosses")
+        with path.open("rb") as file:
+            # Latin-1 is how NumPy arrays that Python 2 pickled are read.
+            return _PlainUnpickler(file, encoding="latin1").load()
+    except OSError as exc:
+        raise LabelsError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    except _ForbiddenError as exc:
+        raise LabelsError(
+            f"{path} is a pickle that names {exc}, which could run code: only plain containers, strings and NumPy "
+            "arrays are read from the net"
+        ) from exc
+    except LabelsError:
+        raise
+    except Exception as exc:  # a broken pickle can raise anything
+        raise LabelsError(f"{path} is no pickle, or a broken one ({type(exc).__name__}: {str(exc)[:80]})") from exc
+
+
+class _ForbiddenError(Exception):
+    """A pickle names something that is not allowed; the argument is its full name."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise _ForbiddenError(f"{module}.{name}") from None
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _ForbiddenError(f"the persistent object {str(pid)[:40]!r}")

@@ -1,0 +1,164 @@
+"""I3D, the inflated Inception network, as it is trained.
+
+Carreira & Zisserman, "Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset", CVPR 2017
+(arXiv:1705.07750), figure 3. Module names are those of the PyTorch port that WLASL's and bsl1k's checkpoints were
+trained with (`Conv3d_1a_7x7.conv3d.weight`, `Mixed_3b.b1a.bn.running_mean`, ...), so their state dicts load as they
+are. Padding is TensorFlow's 'same': how much, and on which side, depends on each axis's length at every stride-2
+stage, so the answer is exact for any number of frames from 9 on.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MIN_FRAMES = 9  # the least that leaves the two time positions one step averages
+FEATURE_CHANNELS = 1024  # at width 1
+STEM_CHANNELS = 64  # at width 1; read back from a checkpoint's shapes to learn its width
+
+# Output channels of a Mixed block's branches: b0 (1x1x1), b1a -> b1b, b2a -> b2b (1x1x1 -> 3x3x3), b3b (after a pool).
+MIXED = {
+    "Mixed_3b": (64, 96, 128, 16, 32, 32),
+    "Mixed_3c": (128, 128, 192, 32, 96, 64),
+    "Mixed_4b": (192, 96, 208, 16, 48, 64),
+    "Mixed_4c": (160, 112, 224, 24, 64, 64),
+    "Mixed_4d": (128, 128, 256, 24, 64, 64),
+    "Mixed_4e": (112, 144, 288, 32, 64, 64),
+    "Mixed_4f": (256, 160, 320, 32, 128, 128),
+    "Mixed_5b": (256, 160, 320, 32, 128, 128),
+    "Mixed_5c": (384, 192, 384, 48, 128, 128),
+}
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the network answers: `step_logits` (N, S, C) and `features`, the last block's activations, (N, F, T/8)."""
+
+    step_logits: Tensor
+    features: Tensor
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels of a layer at a width multiplier: at least one."""
+    return max(1, round(channels * width))
+
+
+def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's 'same' padding of one axis: (before, after)."""
+    total = max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
+    return total // 2, total - total // 2
+
+
+def pad_same(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
+    """Zero-pad the last three axes of (N, C, T, H, W) as 'same' asks for."""
+    pads: list[int] = []
+    for axis in (4, 3, 2):  # F.pad counts from the last axis
+        pads += same_padding(x.shape[axis], kernel[axis - 2], stride[axis - 2])
+    return F.pad(x, pads)
+
+
+class Unit3D(nn.Module):
+    """Convolution with 'same' padding, BatchNorm (eps 0.001), ReLU."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> None:
+        super().__init__()
+        self.conv3d = nn.Conv3d(channels_in, channels_out, kernel, stride, bias=False)
+        self.bn = nn.BatchNorm3d(channels_out, eps=0.001, momentum=0.01)
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv3d(pad_same(x, self.kernel, self.stride))))
+
+
+class MaxPool3dSame(nn.Module):
+    """Max pooling with 'same' padding by zeros (its inputs come out of a ReLU)."""
+
+    def __init__(self, kernel: Triple, stride: Triple) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool3d(pad_same(x, self.kernel, self.stride), self.kernel, self.stride)
+
+
+class Mixed(nn.Module):
+    """An inflated Inception block: four branches side by side, concatenated over channels."""
+
+    def __init__(self, channels_in: int, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        b0, b1a, b1b, b2a, b2b, b3b = channels
+        self.b0 = Unit3D(channels_in, b0, (1, 1, 1))
+        self.b1a = Unit3D(channels_in, b1a, (1, 1, 1))
+        self.b1b = Unit3D(b1a, b1b, (3, 3, 3))
+        self.b2a = Unit3D(channels_in, b2a, (1, 1, 1))
+        self.b2b = Unit3D(b2a, b2b, (3, 3, 3))
+        self.b3a = MaxPool3dSame((3, 3, 3), (1, 1, 1))
+        self.b3b = Unit3D(channels_in, b3b, (1, 1, 1))
+        self.channels_out = b0 + b1b + b2b + b3b
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = [self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))]
+        return torch.cat(branches, dim=1)
+
+
+class Logits(nn.Module):
+    """The classifier: one 1x1x1 convolution with a bias."""
+
+    def __init__(self, channels_in: int, num_classes: int) -> None:
+        super().__init__()
+        self.conv3d = nn.Conv3d(channels_in, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3d(x)  # type: ignore[no-any-return]
+
+
+class I3D(nn.Module):
+    """I3D for clips of 9 frames or more.
+
+    `width` multiplies every layer's channels; 1.0 is the published network. `forward` takes normalised clips,
+    float (N, channels, T, H, W), and answers with an `Output`: S = max(ceil(T / 8) - 1, 1) steps.
+    """
+
+    def __init__(self, num_classes: int, channels: int = 3, width: float = 1.0, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.num_classes, self.channels, self.width = num_classes, channels, width
+        stem, stem_3x3 = scaled(STEM_CHANNELS, width), scaled(192, width)
+        self.Conv3d_1a_7x7 = Unit3D(channels, stem, (7, 7, 7), (2, 2, 2))
+        self.MaxPool3d_2a_3x3 = MaxPool3dSame((1, 3, 3), (1, 2, 2))
+        self.Conv3d_2b_1x1 = Unit3D(stem, stem, (1, 1, 1))
+        self.Conv3d_2c_3x3 = Unit3D(stem, stem_3x3, (3, 3, 3))
+        self.MaxPool3d_3a_3x3 = MaxPool3dSame((1, 3, 3), (1, 2, 2))
+        channels_in = stem_3x3
+        for name, published in MIXED.items():
+            block = Mixed(channels_in, tuple(scaled(c, width) for c in published))
+            setattr(self, name, block)
+            channels_in = block.channels_out
+        self.MaxPool3d_4a_3x3 = MaxPool3dSame((3, 3, 3), (2, 2, 2))
+        self.MaxPool3d_5a_2x2 = MaxPool3dSame((2, 2, 2), (2, 2, 2))
+        self.dropout = nn.Dropout(dropout)
+        self.logits = Logits(channels_in, num_classes)
+
+    def forward(self, x: Tensor) -> Output:
+        x = self.Conv3d_1a_7x7(x)  # (N, 3, T, H, W) -> (N, 64, T/2, H/2, W/2)
+        x = self.MaxPool3d_2a_3x3(x)
+        x = self.Conv3d_2b_1x1(x)
+        x = self.Conv3d_2c_3x3(x)
+        x = self.MaxPool3d_3a_3x3(x)
+        x = self.Mixed_3c(self.Mixed_3b(x))
+        x = self.MaxPool3d_4a_3x3(x)
+        x = self.Mixed_4f(self.Mixed_4e(self.Mixed_4d(self.Mixed_4c(self.Mixed_4b(x)))))
+        x = self.MaxPool3d_5a_2x2(x)
+        x = self.Mixed_5c(self.Mixed_5b(x))  # (N, 1024, T/8, H/32, W/32)
+        features = x.mean(dim=(3, 4))  # (N, 1024, T/8): the original's 7x7 average at 224 x 224
+        steps = average_neighbours(features)
+        step_logits = self.logits(self.dropout(steps)[..., None, None])  # (N, C, S, 1, 1)
+        return Output(step_logits[..., 0, 0].transpose(1, 2), features)
+
+
+def average_neighbours(features: Tensor) -> Tensor:
+    """(N, F, T/8) -> (N, F, S): each step is the mean of two neighbours in time; a single position stays."""
+    return (features[..., 1:] + features[..., :-1]) / 2 if features.shape[-1] > 1 else features

@@ -1,0 +1,169 @@
+"""The model folder that Triton serves: TorchScript, both configs, labels and the golden answer, written whole."""
+
+import contextlib
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asl_triton.errors import AslTritonError, CheckpointError
+from asl_triton.golden import GoldenAnswer, render_golden
+from asl_triton.presets import Preset
+from asl_triton_export.checkpoint import CLASSIFIER_KEY, Checkpoint
+from asl_triton_export.i3d import I3D
+from asl_triton_export.model_config import ServedNetwork, model_config, write_config
+from asl_triton_export.serving import ServedI3D
+
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Input = Literal["uint8", "fp32"]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# How far the exported network may be from the trained one, in parts of the spread of its logits: rounding of weights
+# and activations through 57 layers gives 1e-5, 0.5 % and 3 % with the reference checkpoint.
+MAX_DEVIATION = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1}
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote, and how the exported network compares with the trained one on the golden clip."""
+
+    folder: Path
+    precision: str
+    max_difference: float  # logits
+    spread: float  # logits, from the least to the greatest of the trained network's
+    same_best: bool
+
+
+def export_model(
+    checkpoint: Checkpoint,
+    labels: tuple[str, ...],
+    preset: Preset,
+    repository: Path,
+    name: str,
+    *,
+    precision: Precision = "fp32",
+    input_type: Input = "uint8",
+    force: bool = False,
+) -> ExportReport:
+    """Write `repository/name` whole: to a temporary sibling, compared with the trained network, then renamed.
+
+    Raises:
+        AslTritonError: the name is not usable, the folder exists and `force` is not given, or it cannot be written.
+        CheckpointError: not an RGB network, or the exported one answers differently from the trained one.
+    """
+    if not MODEL_NAME.fullmatch(name):
+        raise AslTritonError(
+            f"{name!r} cannot name a model: use letters, digits, '_', '-' and '.', beginning with a letter or digit"
+        )
+    if checkpoint.channels != 3:
+        raise CheckpointError(
+            f"{checkpoint.path} takes {checkpoint.channels} input channels (optical flow?): only RGB is served"
+        )
+    if precision == "auto":
+        precision = fastest_precision()
+    net = checkpoint.network()
+    served = ServedI3D(net, preset, DTYPES[precision], normalised_input=input_type == "fp32").eval()
+    with written_whole(repository, name, force) as folder:
+        (folder / "1").mkdir()
+        model_path = folder / "1" / "model.pt"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is what Triton's backend loads
+            torch.jit.script(served).save(model_path)
+            answer, report = compare(
+                net, model_path, preset, precision, folder=repository / name, input_type=input_type
+            )
+        answer.save(folder / "golden.npz")
+        (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+        shutil.copyfile(Path(__file__).with_name("wheel_model.py"), folder / "1" / "model.py")
+        network = ServedNetwork(
+            name=name,
+            num_classes=checkpoint.num_classes,
+            num_features=checkpoint.state[CLASSIFIER_KEY].shape[1],
+            preset=preset,
+            precision=precision,
+            input_type=input_type,
+            checkpoint_sha256=checkpoint.sha256,
+        )
+        write_config(model_config(network, "pytorch"), folder / "config.pbtxt")
+        write_config(model_config(network, "python"), folder / "configs" / "wheel.pbtxt")
+    return report
+
+
+def fastest_precision() -> Precision:
+    """fp16 where there is an NVIDIA GPU, bf16 where the processor multiplies it natively, else fp32."""
+    if torch.cuda.is_available():
+        return "fp16"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def compare(
+    net: I3D, model_path: Path, preset: Preset, precision: str, input_type: str, folder: Path
+) -> tuple[GoldenAnswer, ExportReport]:
+    """Ask the trained network and the saved TorchScript for the golden clip.
+
+    Raises:
+        CheckpointError: they differ by more than rounding explains.
+    """
+    pixels = render_golden()
+    clip = normalise(torch.from_numpy(pixels), preset)
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        output = net(clip)
+        trained = pool_steps(net, output.step_logits, output.features, preset)[0].numpy()
+        frames = clip if input_type == "fp32" else torch.from_numpy(pixels)[None]
+        answer = torch.jit.load(model_path)(frames)[0][0].numpy()
+    difference = float(np.abs(answer - trained).max())
+    spread = float(trained.max() - trained.min())
+    if not difference <= MAX_DEVIATION[precision] * max(spread, 1.0):
+        raise CheckpointError(
+            f"the exported network answers differently from the trained one: by {difference:.3g} where logits spread "
+            f"over {spread:.3g}; nothing was written. Try --precision fp32"
+        )
+    tolerance = max(2 * difference, 1e-3 * max(spread, 1.0))
+    report = ExportReport(folder, precision, difference, spread, bool(answer.argmax() == trained.argmax()))
+    return GoldenAnswer(trained, answer, len(pixels), tolerance), report
+
+
+def normalise(frames: Tensor, preset: Preset) -> Tensor:
+    """uint8 RGB (T, H, W, 3) as the weights expect it: float32 (1, 3, T, H, W)."""
+    low, high = preset.value_range
+    if preset.colour == "BGR":
+        frames = frames.flip(-1)
+    return (frames.float() / 255 * (high - low) + low).permute(3, 0, 1, 2)[None]
+
+
+def pool_steps(net: I3D, step_logits: Tensor, features: Tensor, preset: Preset) -> Tensor:
+    """The trained network's logits of a clip (N, C), pooled over time as the preset says."""
+    if preset.step_pooling == "max":
+        return step_logits.amax(dim=1)
+    if preset.step_pooling == "mean":
+        return step_logits.mean(dim=1)
+    return net.logits(features.mean(dim=2)[..., None, None, None]).flatten(1)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def written_whole(repository: Path, name: str, force: bool) -> Iterator[Path]:
+    """A folder to fill that becomes `repository/name` at the end of the block, or vanishes if the block raises."""
+    target = repository / name
+    if target.exists() and not force:
+        raise AslTritonError(f"{target} exists: give --force to replace it, or another --name")
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        # Outside what Triton looks at until the rename: a folder with no config of its own.
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=repository) as scratch:
+            folder = Path(scratch) / name
+            folder.mkdir()
+            yield folder
+            if target.exists():
+                target.rename(Path(scratch) / "replaced")
+            folder.rename(target)
+    except OSError as exc:
+        raise AslTritonError(f"cannot write {target}: {exc.strerror or exc}") from exc

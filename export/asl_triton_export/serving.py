@@ -1,0 +1,182 @@
+"""I3D as it is served: the same function as `i3d.I3D`, rebuilt for speed and made ready for TorchScript.
+
+What differs from the trained network, each without changing the answer beyond rounding:
+
+- BatchNorm is folded into the convolutions; the range and colour order that the weights expect are folded into the
+  first one, so uint8 RGB comes in. Its 'same' padding is the raw value that normalises to zero.
+- The first convolution sees a fourth channel of zeros: matrix units want multiples of four.
+- The three 1x1x1 convolutions of a Mixed block that read the same input are one.
+- After a ReLU, zero padding and max pooling's own (minus infinity) are the same, so no copy is padded but the first.
+- Max pooling goes axis by axis with element-wise maxima: PyTorch's own also writes an int64 index for each element.
+- Memory is channels-last; the mean over space, the classifier and the pooling over time stay in float32.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asl_triton.presets import Preset
+from asl_triton_export.i3d import I3D, MIXED, Logits, Unit3D
+
+
+def max_of_three(x: Tensor, axis: int) -> Tensor:
+    """Max pooling of kernel 3, stride 1 and 'same' padding along one axis of non-negative (N, C, T, H, W)."""
+    length = x.size(axis)
+    out = x.clone()
+    if length > 1:
+        head, tail = out.narrow(axis, 0, length - 1), out.narrow(axis, 1, length - 1)
+        torch.maximum(head, x.narrow(axis, 1, length - 1), out=head)
+        torch.maximum(tail, x.narrow(axis, 0, length - 1), out=tail)
+    return out
+
+
+def halve_by_three(x: Tensor, axis: int) -> Tensor:
+    """Max pooling of kernel 3, stride 2 and 'same' padding along one axis: the padding's side depends on parity."""
+    x = x.transpose(axis, 4)
+    even, odd = x[..., 0::2], x[..., 1::2]
+    pairs = odd.size(4)
+    if even.size(4) == pairs:  # even length, padded after: (0 1 2) (2 3 4) ... (n-2 n-1 -)
+        out = torch.maximum(even, odd)
+        head = out.narrow(4, 0, pairs - 1)
+        torch.maximum(head, even.narrow(4, 1, pairs - 1), out=head)
+    else:  # odd length, padded on both sides: (- 0 1) (1 2 3) ... (n-2 n-1 -)
+        out = even.clone()
+        head, tail = out.narrow(4, 0, pairs), out.narrow(4, 1, pairs)
+        torch.maximum(head, odd, out=head)
+        torch.maximum(tail, odd, out=tail)
+    return out.transpose(axis, 4)
+
+
+class Conv(nn.Module):
+    """Convolution of stride 1 and odd kernel with a bias, 'same' padding inside the operator, and ReLU."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.padding = [k // 2 for k in weight.shape[2:]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv3d(x, self.weight, self.bias, padding=self.padding).relu_()
+
+
+class Mixed(nn.Module):
+    """A Mixed block whose three entry convolutions are one."""
+
+    def __init__(self, entry: Conv, b1b: Conv, b2b: Conv, b3b: Conv) -> None:
+        super().__init__()
+        self.entry, self.b1b, self.b2b, self.b3b = entry, b1b, b2b, b3b
+        b1, b2 = b1b.weight.shape[1], b2b.weight.shape[1]
+        self.split: list[int] = [entry.weight.shape[0] - b1 - b2, b1, b2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        b0, b1, b2 = self.entry(x).split(self.split, dim=1)
+        pooled = max_of_three(max_of_three(max_of_three(x, 4), 3), 2)
+        return torch.cat([b0, self.b1b(b1), self.b2b(b2), self.b3b(pooled)], dim=1)
+
+
+class ServedI3D(nn.Module):
+    """I3D from the wire to the logits: `forward(frames) -> (logits, step_logits, features)`, all float32.
+
+    `frames` is uint8 RGB (N, T, 224, 224, 3); with `normalised_input`, float32 (N, 3, T, 224, 224) in the preset's
+    colour order and range. `logits` (N, C), `step_logits` (N, S, C) with S = max(ceil(T / 8) - 1, 1), `features`
+    (N, F): the last block's activations, mean over time and space.
+    """
+
+    stem_kernel: Final[int] = 7
+    stem_channels: Final[int] = 4  # RGB and one of zeros
+    pixel_scale: Final[float] = 128.0  # pixels are divided by it: a power of two, so exact, and right for float16
+    normalised_input: Final[bool]
+    step_pooling: Final[str]
+    pixel_offset: Final[float]
+
+    def __init__(self, net: I3D, preset: Preset, dtype: torch.dtype, *, normalised_input: bool = False) -> None:
+        super().__init__()
+        self.normalised_input = normalised_input
+        self.step_pooling = preset.step_pooling
+        low, high = preset.value_range
+        self.pixel_offset = -low * 255.0 / (high - low)  # the pixel that normalises to zero, as padding does
+
+        weight, bias = fold_batch_norm(net.Conv3d_1a_7x7)
+        if not normalised_input:
+            weight = weight * ((high - low) / 255.0 * self.pixel_scale)
+            if preset.colour == "BGR":
+                weight = weight.flip(1)
+        weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, self.stem_channels - weight.shape[1]))
+        self.stem = as_conv(weight, bias, dtype)
+        self.conv_2b = as_conv(*fold_batch_norm(net.Conv3d_2b_1x1), dtype)
+        self.conv_2c = as_conv(*fold_batch_norm(net.Conv3d_2c_3x3), dtype)
+        blocks = {name: as_mixed(net.get_submodule(name), dtype) for name in MIXED}
+        self.mixed_3 = nn.Sequential(*(block for name, block in blocks.items() if name.startswith("Mixed_3")))
+        self.mixed_4 = nn.Sequential(*(block for name, block in blocks.items() if name.startswith("Mixed_4")))
+        self.mixed_5 = nn.Sequential(*(block for name, block in blocks.items() if name.startswith("Mixed_5")))
+        assert isinstance(net.logits, Logits)
+        self.classifier = nn.Linear(net.logits.conv3d.in_channels, net.num_classes)
+        self.classifier.load_state_dict(
+            {"weight": net.logits.conv3d.weight.detach().flatten(1), "bias": net.logits.conv3d.bias.detach()}
+        )
+        self.requires_grad_(False)
+
+    def pad_clip(self, frames: Tensor) -> Tensor:
+        """Frames as the stem eats them: channels-last (N, 4, T', H', W') with the stem's 'same' padding around."""
+        if self.normalised_input:
+            x = frames.permute(0, 2, 3, 4, 1).to(self.stem.weight.dtype)  # (N, C, T, H, W) -> (N, T, H, W, C)
+        else:
+            x = (frames.to(self.stem.weight.dtype) - self.pixel_offset) / self.pixel_scale
+        pads = [0, self.stem_channels - x.size(4)]
+        for axis in (3, 2, 1):
+            total = self.stem_kernel - 2 + x.size(axis) % 2
+            pads += [total // 2, total - total // 2]
+        return F.pad(x, pads).permute(0, 4, 1, 2, 3)  # (N, T, H, W, C) -> (N, C, T, H, W)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = F.conv3d(self.pad_clip(frames), self.stem.weight, self.stem.bias, stride=2)
+        x = halve_by_three(halve_by_three(x, 3), 4).relu_()  # the maximum of a ReLU is the ReLU of the maximum
+        x = self.conv_2c(self.conv_2b(x))
+        x = halve_by_three(halve_by_three(x, 3), 4)
+        x = self.mixed_3(x)
+        odd = [x.size(2) % 2, x.size(3) % 2, x.size(4) % 2]  # an odd axis is padded on both sides, an even one after
+        x = F.max_pool3d(x, 3, 2, odd, 1, True)
+        x = self.mixed_4(x)
+        x = F.max_pool3d(x, 2, 2, 0, 1, True)
+        x = self.mixed_5(x)
+        positions = x.float().mean(dim=(3, 4)).transpose(1, 2)  # (N, F, T/8, 7, 7) -> (N, T/8, F)
+        steps = positions
+        if positions.size(1) > 1:
+            steps = (positions[:, 1:] + positions[:, :-1]) / 2
+        step_logits = self.classifier(steps)
+        features = positions.mean(dim=1)
+        if self.step_pooling == "max":
+            logits = step_logits.amax(dim=1)
+        elif self.step_pooling == "mean":
+            logits = step_logits.mean(dim=1)
+        else:
+            logits = self.classifier(features)
+        return logits, step_logits, features
+
+
+def fold_batch_norm(unit: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of one convolution that answers as a unit's convolution and BatchNorm do (in float64)."""
+    assert isinstance(unit, Unit3D)
+    assert unit.bn.running_mean is not None and unit.bn.running_var is not None
+    scale = unit.bn.weight.double() / torch.sqrt(unit.bn.running_var.double() + unit.bn.eps)
+    weight = unit.conv3d.weight.double() * scale[:, None, None, None, None]
+    bias = unit.bn.bias.double() - unit.bn.running_mean.double() * scale
+    return weight.detach(), bias.detach()
+
+
+def as_conv(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Conv:
+    """A served convolution of these, channels-last."""
+    return Conv(weight.to(dtype).contiguous(memory_format=torch.channels_last_3d), bias.to(dtype))
+
+
+def as_mixed(block: nn.Module, dtype: torch.dtype) -> Mixed:
+    """A served Mixed block of a trained one."""
+    folded = {name: fold_batch_norm(block.get_submodule(name)) for name in ("b0", "b1a", "b2a", "b1b", "b2b", "b3b")}
+    entry = [folded[name] for name in ("b0", "b1a", "b2a")]
+    return Mixed(
+        as_conv(torch.cat([weight for weight, _ in entry]), torch.cat([bias for _, bias in entry]), dtype),
+        *(as_conv(*folded[name], dtype) for name in ("b1b", "b2b", "b3b")),
+    )

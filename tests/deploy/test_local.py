@@ -1,0 +1,197 @@
+"""A real Triton: what it serves, and how it starts, fails and stops."""
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+
+from asl_triton.errors import AslTritonError, ServerError
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_deploy.ports import claim_ports
+
+from .conftest import SUMMING, Family, ask, write_model
+
+CLIP_BYTES = 64 * 224 * 224 * 3
+FAILING = r"""
+class TritonPythonModel:
+    def initialize(self, args):
+        raise ValueError("weights\nare cut off")
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    repository = tmp_path_factory.mktemp("served")
+    write_model(repository, "summing")
+    write_model(repository, "other")
+    write_model(repository, "unwanted", "raise RuntimeError('this one is not to be loaded')")
+    write_model(repository, ".half-written", "raise RuntimeError('nor is a hidden one')")
+    (repository / "README.md").touch()
+    (repository / "no-model").mkdir()
+    with LocalTriton(repository, models=["summing", "other"]) as running:
+        yield running
+
+
+def test_answers_on_three_chosen_ports_of_loopback(server: LocalTriton) -> None:
+    addresses = [server.address, server.http_address, server.metrics_address]
+    assert len(set(addresses)) == 3
+    assert all(address.startswith("127.0.0.1:") for address in addresses)
+    assert ask(server.address, "summing", 10) == 10
+    with urlopen(f"http://{server.http_address}/v2/health/ready") as response:
+        assert response.status == 200
+    with urlopen(f"http://{server.metrics_address}/metrics") as response:
+        assert b"nv_inference_request_success" in response.read()
+
+
+def test_is_bound_to_no_other_address(server: LocalTriton) -> None:
+    port = int(server.address.rpartition(":")[2])
+    with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+        other.connect(("127.0.0.2", port))
+
+
+def test_only_the_named_models_are_loaded(server: LocalTriton) -> None:
+    with tritonclient.grpc.InferenceServerClient(server.address) as client:
+        index = client.get_model_repository_index(as_json=True)["models"]
+    assert sorted(model["name"] for model in index) == ["other", "summing"]
+    assert server.models == ["summing", "other"]
+
+
+def test_two_clips_in_one_request_fit_into_shared_memory(server: LocalTriton) -> None:
+    assert ask(server.address, "summing", 2 * CLIP_BYTES) == 2 * CLIP_BYTES
+
+
+def test_callers_can_neither_map_memory_nor_load_models(server: LocalTriton) -> None:
+    with tritonclient.grpc.InferenceServerClient(server.address) as client:
+        with pytest.raises(InferenceServerException, match="restricted"):
+            client.register_system_shared_memory("frames", "/anything", 16)
+        with pytest.raises(InferenceServerException, match="not allowed"):
+            client.load_model("unwanted")
+
+
+def test_two_servers_run_at_once(server: LocalTriton, repository: Path) -> None:
+    with LocalTriton(repository) as second:
+        assert ask(second.address, "summing", 7) == 7
+        assert ask(server.address, "summing", 8) == 8
+        assert not set(Family.of(second.keeper_pid).shared_memory()) & set(Family.of(server.keeper_pid).shared_memory())
+    assert ask(server.address, "summing", 9) == 9
+
+
+def test_unfinished_models_of_an_exporter_are_ignored(repository: Path) -> None:
+    write_model(repository, ".tmp-wlasl", "raise RuntimeError('half a model')")
+    with LocalTriton(repository) as server:
+        assert server.models == ["summing"]
+
+
+def test_stop_leaves_nothing_and_may_be_repeated(repository: Path, temporary: Callable[[], list[str]]) -> None:
+    with LocalTriton(repository) as server:
+        family = Family.of(server.keeper_pid)
+        family.assert_complete()
+        server.stop()
+        family.assert_gone()
+        server.stop()
+    assert temporary() == []
+
+
+def test_a_log_that_was_asked_for_stays(repository: Path, tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "triton.log"
+    with LocalTriton(repository, log_path=log) as server:
+        assert server.log_path == log
+    assert "successfully loaded 'summing'" in log.read_text()
+
+
+def test_a_server_that_was_killed_is_told_of_and_leaves_nothing(repository: Path, tmp_path: Path) -> None:
+    log = tmp_path / "triton.log"
+    with LocalTriton(repository, log_path=log) as server:
+        family = Family.of(server.keeper_pid)
+        os.kill(server.pid, signal.SIGKILL)
+        with pytest.raises(ServerError, match=rf"killed by SIGKILL. Its log, {log}, ends:\n") as failure:
+            server.wait()
+    assert "Started Metrics Service" in str(failure.value)
+    family.assert_gone()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import not_installed", "ModuleNotFoundError: No module named 'not_installed'"),
+        ("def broken(:", r"SyntaxError: invalid syntax \(model.py, line 1\)"),
+        (FAILING, "ValueError: weights are cut off"),
+        ("import os; os._exit(1)", "Stub process .* is not healthy"),
+    ],
+)
+def test_a_model_that_fails_is_named_with_its_reason(
+    repository: Path, temporary: Callable[[], list[str]], code: str, reason: str
+) -> None:
+    write_model(repository, "broken", code)
+    server = LocalTriton(repository)
+    with pytest.raises(ServerError, match=rf"could not load 1 of 2 models: broken: {reason}\. Its log is ") as failure:
+        server.start()
+    assert "\n" not in str(failure.value)
+    # The log is all that stays.
+    assert temporary() == [server.log_path.name]
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ('backend: "python"\nbogus: 1', '2:6: .* no field named "bogus"'),
+        ('name: "another"\nbackend: "python"', "directory name must equal model name"),
+    ],
+)
+def test_a_config_that_is_refused_is_named_with_its_reason(repository: Path, config: str, reason: str) -> None:
+    (repository / "summing" / "configs" / "wheel.pbtxt").write_text(config)
+    with pytest.raises(ServerError, match=rf"could not load 1 model: summing: .*{reason}"):
+        LocalTriton(repository).start()
+
+
+def test_a_model_that_never_loads_ends_at_the_timeout(repository: Path, temporary: Callable[[], list[str]]) -> None:
+    write_model(repository, "endless", "import threading; threading.Event().wait()")
+    server = LocalTriton(repository, startup_timeout_s=1.5)
+    with pytest.raises(ServerError, match=r"not ready after 1\.5 seconds") as failure:
+        server.start()
+    assert "loading: endless:1" in str(failure.value)
+    assert temporary() == [server.log_path.name]
+
+
+def test_a_port_that_is_lost_while_starting_is_told(repository: Path, tmp_path: Path) -> None:
+    """Ports are looked at first, but somebody, here a model, may take one while the models load."""
+    port = claim_ports("127.0.0.1", {"HTTP": None})["HTTP"]
+    write_model(repository, "thief", f"import socket\nsocket = socket.create_server(('127.0.0.1', {port}))\n{SUMMING}")
+    told = (
+        rf"ended while it started, with exit code 1: failed to start HTTP service: .*127.0.0.1:{port}' already in use"
+    )
+    with pytest.raises(ServerError, match=told):
+        LocalTriton(repository, http_port=port, log_path=tmp_path / "triton.log").start()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"models": ["wlasl"]}, "holds no model 'wlasl': it holds summing"),
+        ({"grpc_port": 70_000}, "70000 is not a port"),
+        ({"grpc_port": 20_001, "http_port": 20_001}, "port 20001 is given twice"),
+        ({"host": "203.0.113.7"}, "cannot bind to 203.0.113.7: not an address of this machine"),
+        ({"host": "::1"}, "cannot bind to '::1': not a host name or IPv4 address"),
+        ({"log_path": Path("/proc/no/such/log")}, "cannot write the log /proc/no/such/log"),
+    ],
+)
+def test_wrong_options_are_one_sentence(
+    repository: Path, temporary: Callable[[], list[str]], options: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(AslTritonError, match=sentence) as failure:
+        LocalTriton(repository, **options).start()  # type: ignore[arg-type]
+    assert "\n" not in str(failure.value)
+    assert temporary() == []
+
+
+def test_a_busy_port_is_one_sentence(repository: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        with pytest.raises(ServerError, match=f"port {port} on 127.0.0.1 is in use.*--metrics-port"):
+            LocalTriton(repository, metrics_port=port).start()

@@ -1,0 +1,96 @@
+"""A real HTTP server on this machine that misbehaves on demand."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Served:
+    """One file and how it is handed out."""
+
+    content: bytes
+    etag: str | None = '"v1"'
+    takes_ranges: bool = True
+    content_type: str = "application/octet-stream"
+    status: int = 200
+    location: str | None = None
+    cuts: list[int] = field(default_factory=list)  # bytes after which one request each breaks off
+    stall_after: int | None = None  # bytes after which a request waits until the server ends
+
+
+@dataclass
+class FileServer:
+    """What is served, and what was asked for: (path, Range header) of every request."""
+
+    url: str
+    files: dict[str, Served] = field(default_factory=dict)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    ending: threading.Event = field(default_factory=threading.Event)
+
+    def ranges(self, path: str) -> list[str | None]:
+        """The Range headers of the requests for a path."""
+        return [asked for name, asked in self.requests if name == path]
+
+
+@contextmanager
+def serving() -> Iterator[FileServer]:
+    """Serve on a free port of 127.0.0.1 for the block."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = self.headers["Range"]
+            state.requests.append((self.path, asked))
+            served = state.files.get(self.path, Served(b"nothing here", status=404, content_type="text/html"))
+            content, start = served.content, 0
+            if served.status == 200 and asked and served.takes_ranges:
+                start = int(asked.removeprefix("bytes=").removesuffix("-"))
+                if self.headers["If-Range"] not in (None, served.etag):
+                    start = 0
+            if start >= len(content) > 0 and start:
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206 if start else served.status)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            if served.location:
+                self.send_header("Location", served.location)
+            if served.etag:
+                self.send_header("ETag", served.etag)
+            self.send_header("Content-Type", served.content_type)
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            end = len(content)
+            if served.cuts:
+                end = min(end, start + served.cuts.pop(0))
+            if served.stall_after is not None:
+                self.wfile.write(content[start : served.stall_after])
+                self.wfile.flush()
+                state.ending.wait(30)
+                return
+            self.wfile.write(content[start:end])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            pass  # a client that went away
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        state = FileServer(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield state
+        finally:
+            state.ending.set()
+            server.shutdown()
+            thread.join()

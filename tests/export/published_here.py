@@ -1,0 +1,73 @@
+"""Small published weights on a server of this machine, in the forms of WLASL's and of bsl1k's."""
+
+import dataclasses
+import io
+import pickle
+import zipfile
+
+import torch
+from file_server import FileServer, Served
+
+from asl_triton_export.download import Remote
+from asl_triton_export.i3d import I3D
+from asl_triton_export.weights import PUBLISHED, Weights
+
+GLOSSES = ("book", "drink", "computer", "before", "chair", "go", "clothes", "who")
+MEMBERS = {
+    size: f"archived/asl{size}/FINAL_nslt_{size}_iters=896_top1=65.89_top5=84.11_top10=89.92.pt" for size in (3, 5)
+}
+
+
+def checkpoint_bytes(num_classes: int, prefix: str = "", wrapped: bool = False) -> bytes:
+    """A small I3D's state dict as `torch.save` writes it."""
+    state = {f"{prefix}{key}": value for key, value in I3D(num_classes, width=1 / 32).state_dict().items()}
+    file = io.BytesIO()
+    torch.save({"epoch": 50, "arch": "InceptionI3d", "state_dict": state} if wrapped else state, file)
+    return file.getvalue()
+
+
+def zip_bytes(members: dict[str, bytes]) -> bytes:
+    """A zip of these members."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def info_bytes(words: object) -> bytes:
+    """A pickle like bsl1k's `info.pkl`."""
+    return pickle.dumps({"words": words, "videos": {"name": ["a.mp4"], "word_id": [0]}}, protocol=4)
+
+
+def publish(server: FileServer) -> dict[str, Weights]:
+    """Serve `bsl1k` of 4 classes, `wlasl5` and `wlasl3`, and return their catalogue."""
+    archive = {name: checkpoint_bytes(size) for size, name in MEMBERS.items()}
+    archive |= {name.replace(".pt", ".ini"): b"[config]" for name in MEMBERS.values()}
+    archive |= {"__MACOSX/archived/asl5/._FINAL_nslt_5_iters.pt": b"resource fork"}
+    server.files |= {
+        "/archive": Served(zip_bytes(archive)),
+        "/classes": Served("".join(f"{i}\t{gloss}\n" for i, gloss in enumerate(GLOSSES)).encode()),
+        "/model": Served(checkpoint_bytes(4, prefix="module.", wrapped=True)),
+        "/info": Served(info_bytes(list(GLOSSES[:4]))),
+    }
+    bsl1k = dataclasses.replace(
+        PUBLISHED["bsl1k-wlasl2000"],
+        name="bsl1k",
+        num_classes=4,
+        checkpoint=Remote(f"{server.url}/model", "model.pth.tar"),
+        glosses=Remote(f"{server.url}/info", "info.pkl"),
+    )
+    wlasl = [
+        dataclasses.replace(
+            PUBLISHED["wlasl100"],
+            name=f"wlasl{size}",
+            num_classes=size,
+            sha256=None,
+            member=f"FINAL_nslt_{size}_*.pt",
+            checkpoint=Remote(f"{server.url}/archive", "archive.zip", on_drive=True),
+            glosses=Remote(f"{server.url}/classes", "classes.txt"),
+        )
+        for size in MEMBERS
+    ]
+    return {weights.name: weights for weights in (bsl1k, *wlasl)}
