@@ -22,6 +22,7 @@ from asl_triton_export.weights import PUBLISHED, Weights
 
 BUNDLE_FILES = ("weights.pt", "labels.txt", "preset.json", "README.txt")
 DOWNLOADS = ".downloads"  # beside the bundles
+FETCHED_BY = ", fetched by asl-triton"  # how README.txt's first line ends: such a folder may be replaced
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,13 @@ def _is_there(folder: Path, weights: Weights, force: bool) -> bool:
         return False
     readme = folder / "README.txt"
     strangers = [p.name for p in folder.iterdir() if p.name not in BUNDLE_FILES] if folder.is_dir() else [folder.name]
-    if strangers or not readme.is_file():
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    first_line = text.partition("\n")[0]
+    if strangers or not first_line.endswith(FETCHED_BY):
         raise AslTritonError(
-            f"{folder} is there and was not fetched by asl-triton ({strangers[0] if strangers else 'no README.txt'}): "
+            f"{folder} is there and was not fetched by asl-triton ({(strangers or ['another README.txt'])[0]}): "
             "move it away, or name another folder with --to"
         )
-    first_line = readme.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
     if force:
         return False
     if first_line == _title(weights) and all((folder / file).is_file() for file in BUNDLE_FILES):
@@ -125,7 +127,7 @@ def _fill(bundle: Path, weights: Weights, source: Path, glosses: Path) -> None:
         read_labels_for(checkpoint, bundle / "labels.txt")
     if weights.member is None:
         try:
-            os.link(source, bundle / "weights.pt")  # the download is let go when the bundle is in its place
+            os.link(source.resolve(), bundle / "weights.pt")  # the download is let go when the bundle is in its place
         except OSError:
             shutil.copyfile(source, bundle / "weights.pt")
     (bundle / "preset.json").write_text(PRESETS[weights.preset].to_json() + "\n", encoding="utf-8")
@@ -156,7 +158,7 @@ def _published(weights: Weights, remote: Remote, path: Path, bundle: Path) -> It
 
 
 def _title(weights: Weights) -> str:
-    return f"{weights.name}, fetched by asl-triton"
+    return weights.name + FETCHED_BY
 
 
 def _readme(weights: Weights, sha256: str) -> str:

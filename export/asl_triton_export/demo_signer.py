@@ -31,6 +31,8 @@ SLOWEST = 1.5  # a sign is never drawn out longer than this to fill a clip; rest
 SUPERSAMPLING = 2
 LEFT_HANDED_SHARE = 0.15
 MAX_SHAKE = 0.005  # of the picture's height
+SAMPLE_GLOSSES = ("book", "drink", "hello", "help", "home", "mother", "thank you", "where")
+SAMPLE_SEED = 2_000_000  # far from those that the demo checkpoint is trained on
 CODECS = {".mp4": "vp09", ".webm": "VP90", ".avi": "MJPG"}
 
 
@@ -241,3 +243,15 @@ def _gesture(head: Head, moments: Floats, share: Floats) -> Floats:
 def _ramp(moments: Floats, start: float, end: float) -> Floats:
     u = np.clip((moments - start) / (end - start), 0, 1)
     return np.asarray(u * u * (3 - 2 * u))
+
+
+if __name__ == "__main__":
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Render sample clips of the demo signer.")
+    parser.add_argument("folder", type=Path, help="where the clips go; made if it is not there")
+    parser.add_argument("--signs", nargs="*", default=list(SAMPLE_GLOSSES), help="glosses; a few if not given")
+    parser.add_argument("--seed", type=int, default=SAMPLE_SEED, help="who signs, where and how")
+    arguments = parser.parse_args()
+    for clip_path in render_demo(arguments.folder, [find_sign(gloss) for gloss in arguments.signs], [arguments.seed]):
+        print(clip_path)

@@ -220,8 +220,8 @@ def _explained(remote: Remote, target: Path) -> Iterator[None]:
 
 def _reason(exc: BaseException) -> str:
     """The first cause in a few words: what is wrapped around it repeats the URL."""
-    while exc.__context__ is not None:
-        exc = exc.__context__
+    while (inner := exc.__cause__ or exc.__context__) is not None:
+        exc = inner
     reason = getattr(exc, "strerror", None) or next(iter(str(exc).splitlines()), "") or type(exc).__name__
     return str(reason).rstrip(".")
 

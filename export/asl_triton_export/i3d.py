@@ -135,7 +135,7 @@ class I3D(nn.Module):
         channels_in = stem_3x3
         for name, published in MIXED.items():
             block = Mixed(channels_in, tuple(scaled(c, width) for c in published))
-            setattr(self, name, block)
+            self.add_module(name, block)
             channels_in = block.channels_out
         self.MaxPool3d_4a_3x3 = MaxPool3dSame((3, 3, 3), (2, 2, 2))
         self.MaxPool3d_5a_2x2 = MaxPool3dSame((2, 2, 2), (2, 2, 2))
@@ -148,15 +148,21 @@ class I3D(nn.Module):
         x = self.Conv3d_2b_1x1(x)
         x = self.Conv3d_2c_3x3(x)
         x = self.MaxPool3d_3a_3x3(x)
-        x = self.Mixed_3c(self.Mixed_3b(x))
+        x = self.mixed(x, "3b", "3c")
         x = self.MaxPool3d_4a_3x3(x)
-        x = self.Mixed_4f(self.Mixed_4e(self.Mixed_4d(self.Mixed_4c(self.Mixed_4b(x)))))
+        x = self.mixed(x, "4b", "4c", "4d", "4e", "4f")
         x = self.MaxPool3d_5a_2x2(x)
-        x = self.Mixed_5c(self.Mixed_5b(x))  # (N, 1024, T/8, H/32, W/32)
+        x = self.mixed(x, "5b", "5c")  # (N, 1024, T/8, H/32, W/32)
         features = x.mean(dim=(3, 4))  # (N, 1024, T/8): the original's 7x7 average at 224 x 224
         steps = average_neighbours(features)
         step_logits = self.logits(self.dropout(steps)[..., None, None])  # (N, C, S, 1, 1)
         return Output(step_logits[..., 0, 0].transpose(1, 2), features)
+
+    def mixed(self, x: Tensor, *blocks: str) -> Tensor:
+        """Some Mixed blocks, one after another."""
+        for block in blocks:
+            x = self.get_submodule(f"Mixed_{block}")(x)
+        return x
 
 
 def average_neighbours(features: Tensor) -> Tensor:

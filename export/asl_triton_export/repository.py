@@ -115,7 +115,7 @@ def compare(
     """
     pixels = render_golden()
     clip = normalise(torch.from_numpy(pixels), preset)
-    with torch.inference_mode(), torch.jit.optimized_execution(False):
+    with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         output = net(clip)
         trained = pool_steps(net, output.step_logits, output.features, preset)[0].numpy()
         frames = clip if input_type == "fp32" else torch.from_numpy(pixels)[None]

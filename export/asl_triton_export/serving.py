@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asl_triton.presets import Preset
-from asl_triton_export.i3d import I3D, MIXED, Logits, Unit3D
+from asl_triton_export.i3d import I3D, MIXED, Unit3D
 
 
 def max_of_three(x: Tensor, axis: int) -> Tensor:
@@ -112,11 +112,9 @@ class ServedI3D(nn.Module):
         self.mixed_3 = nn.Sequential(*(block for name, block in blocks.items() if name.startswith("Mixed_3")))
         self.mixed_4 = nn.Sequential(*(block for name, block in blocks.items() if name.startswith("Mixed_4")))
         self.mixed_5 = nn.Sequential(*(block for name, block in blocks.items() if name.startswith("Mixed_5")))
-        assert isinstance(net.logits, Logits)
+        state = net.logits.conv3d.state_dict()
         self.classifier = nn.Linear(net.logits.conv3d.in_channels, net.num_classes)
-        self.classifier.load_state_dict(
-            {"weight": net.logits.conv3d.weight.detach().flatten(1), "bias": net.logits.conv3d.bias.detach()}
-        )
+        self.classifier.load_state_dict({"weight": state["weight"].flatten(1), "bias": state["bias"]})
         self.requires_grad_(False)
 
     def pad_clip(self, frames: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ import pickle
 import zipfile
 
 import torch
-from file_server import FileServer, Served
 
 from asl_triton_export.download import Remote
 from asl_triton_export.i3d import I3D
 from asl_triton_export.weights import PUBLISHED, Weights
+
+from .file_server import FileServer, Served
 
 GLOSSES = ("book", "drink", "computer", "before", "chair", "go", "clothes", "who")
 MEMBERS = {

@@ -3,8 +3,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from file_server import FileServer, Served, serving
-from published_here import GLOSSES, MEMBERS, checkpoint_bytes, info_bytes, publish, zip_bytes
 
 from asl_triton.errors import AslTritonError, CheckpointError
 from asl_triton.presets import PRESETS
@@ -13,6 +11,9 @@ from asl_triton_export import download as download_module
 from asl_triton_export.bundle import BUNDLE_FILES, fetch
 from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
 from asl_triton_export.weights import Weights
+
+from .file_server import FileServer, Served, serving
+from .published_here import GLOSSES, MEMBERS, checkpoint_bytes, info_bytes, publish, zip_bytes
 
 Catalogue = dict[str, Weights]
 
@@ -107,12 +108,15 @@ def test_failed_force_leaves_the_old_bundle(catalogue: Catalogue, server: FileSe
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_folder_of_somebody_else_is_never_replaced(force: bool, catalogue: Catalogue, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["thesis.tex", "README.txt", "weights.pt"])
+def test_folder_of_somebody_else_is_never_replaced(
+    file: str, force: bool, catalogue: Catalogue, tmp_path: Path
+) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(AslTritonError, match=r"thesis\.tex.*--to"):
+    (tmp_path / "mine" / file).write_text("years of work")
+    with pytest.raises(AslTritonError, match=r"was not fetched by asl-triton.*--to"):
         fetch("bsl1k", tmp_path / "mine", force=force, catalogue=catalogue)
-    assert names(tmp_path / "mine") == {"thesis.tex"}
+    assert names(tmp_path / "mine") == {file}
 
 
 def test_file_in_the_way_is_a_sentence(catalogue: Catalogue, tmp_path: Path) -> None:

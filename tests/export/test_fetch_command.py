@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import typer
-from file_server import FileServer, serving
-from published_here import publish
 from rich.console import Console
 from typer.testing import CliRunner
 
 from asl_triton.commands.fetch import fetch, shown
 from asl_triton.errors import AslTritonError
 from asl_triton_export.weights import PUBLISHED
+
+from .file_server import FileServer, serving
+from .published_here import publish
 
 app = typer.Typer()
 app.command()(fetch)

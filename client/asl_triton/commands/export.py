@@ -17,7 +17,11 @@ Input = Literal["uint8", "fp32"]
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A .pt or .safetensors file, or a bundle folder (as `asl-triton fetch` leaves it).")
+        Path,
+        typer.Argument(
+            help="A .pt or .safetensors file, a bundle folder (as `asl-triton fetch` leaves it), "
+            "or `demo`: the twenty signs of the demo signer."
+        ),
     ],
     labels: Annotated[
         Path | None,
@@ -54,7 +58,8 @@ def export(
     The network is folded for speed, saved as TorchScript, loaded again, compared with the network as trained, and
     only then put into the model repository.
 
-        asl-triton export weights/bsl1k-wlasl2000
+        asl-triton export demo
+        asl-triton export weights/bsl1k-wlasl2000 --precision auto
         asl-triton export FINAL_nslt_2000.pt --labels wlasl_class_list.txt --name i3d_wlasl2000 --precision fp16
     """
     console = Console()

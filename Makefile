@@ -1,0 +1,50 @@
+# Everything runs in .venv. `make demo` and `make test` set up what is missing; `make help` lists the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+# `make demo` shows the demo signer; with your own: make demo CHECKPOINT=... LABELS=... VIDEOS=...
+CHECKPOINT ?= demo
+LABELS ?=
+VIDEOS ?= demo/clips
+PRECISION ?= auto
+
+.PHONY: help setup demo test lint format bench clean
+.DEFAULT_GOAL := help
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+setup: $(STAMP) ## Make .venv and install everything into it
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, and this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP) ## Clips -> model -> Triton -> glosses, in one go
+	@test '$(VIDEOS)' != demo/clips || $(BIN)/python -m asl_triton_export.demo_signer demo/clips
+	$(BIN)/asl-triton export '$(CHECKPOINT)' $(if $(LABELS),--labels '$(LABELS)') --name recogniser \
+		--precision $(PRECISION) --repository demo/model_repository --force
+	$(BIN)/asl-triton batch '$(VIDEOS)' --local --repository demo/model_repository \
+		--output demo/results --format txt,csv,jsonl,parquet
+
+test: $(STAMP) ## Every test; live ones start a real Triton
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Let ruff rewrite
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## Speed and memory, as ratios in one run
+	$(BIN)/python -m tests.benchmarks
+
+clean: ## Remove what the demo and the tests wrote
+	rm -rf demo .pytest_cache .mypy_cache .ruff_cache

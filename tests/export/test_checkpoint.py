@@ -1,0 +1,156 @@
+"""Checkpoint files, good and bad: each bad one ends in one sentence that says which key or file."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from asl_triton.errors import AslTritonError, CheckpointError, LabelsError
+from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
+from tests.networks import GLOSSES, save_checkpoint, save_labels, small_network
+
+
+def state() -> dict[str, torch.Tensor]:
+    return small_network().state_dict()
+
+
+def without_counters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+
+
+class Intruder:
+    """Pickles as a call of os.mkdir."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> object:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("form", [
+    lambda path: torch.save(state(), path),
+    lambda path: torch.save({"module." + k: v for k, v in state().items()}, path),
+    lambda path: torch.save({"epoch": 3, "state_dict": {"module." + k: v for k, v in state().items()}}, path),
+    lambda path: torch.save(without_counters(state()), path),
+    lambda path: torch.save({k: v.half() for k, v in state().items()}, path),
+    lambda path: torch.save(state(), path, _use_new_zipfile_serialization=False),
+], ids=["bare", "module", "state_dict", "no-counters", "half", "legacy"])  # fmt: skip
+def test_every_form_of_a_state_dict_loads(tmp_path: Path, form: Callable[[Path], None]) -> None:
+    path = tmp_path / "weights.pt"
+    form(path)
+    checkpoint = load_checkpoint(path)
+    assert (checkpoint.num_classes, checkpoint.channels, checkpoint.width) == (len(GLOSSES), 3, 1 / 16)
+    assert torch.allclose(checkpoint.network().logits.conv3d.weight, state()["logits.conv3d.weight"], atol=1e-2)
+
+
+def test_safetensors_load(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({k: v.contiguous() for k, v in state().items()}, path)
+    assert load_checkpoint(path).num_classes == len(GLOSSES)
+
+
+@pytest.mark.parametrize("width", [1 / 16, 1 / 4, 1 / 2])
+def test_width_is_read_from_the_shapes(tmp_path: Path, width: float) -> None:
+    assert load_checkpoint(save_checkpoint(tmp_path / "w.pt", width=width)).width == width
+
+
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(50_000_000))
+
+
+def changed(key: str, value: torch.Tensor) -> Callable[[Path], None]:
+    return lambda path: torch.save(state() | {key: value}, path)
+
+
+def removed(key: str) -> Callable[[Path], None]:
+    return lambda path: torch.save({k: v for k, v in state().items() if k != key}, path)
+
+
+BAD = {
+    "missing": (lambda path: None, "cannot read"),
+    "empty": (lambda path: path.touch(), "is empty"),
+    "text": (lambda path: path.write_text("these are not weights\n" * 9), "no PyTorch checkpoint"),
+    "zip-bomb": (bomb, "unpack to"),
+    "zip": (
+        lambda path: zipfile.ZipFile(path, "w").writestr("a.txt", "hello"),
+        "no PyTorch checkpoint, or a broken one",
+    ),
+    "code": (lambda path: torch.save({"a": Intruder(path.with_name("pwned"))}, path), "wants to run code"),
+    "bare-pickle": (
+        lambda path: path.write_bytes(pickle.dumps(Intruder(path.with_name("pwned")))),
+        "no PyTorch checkpoint",
+    ),
+    "cut": (
+        lambda path: (torch.save(state(), path), os.truncate(path, 40_000)),
+        "no PyTorch checkpoint, or a broken one",
+    ),
+    "a-list": (lambda path: torch.save([torch.zeros(3)], path), "holds a list"),
+    "not-tensors": (lambda path: torch.save({"epoch": 3}, path), "'epoch' holds a int"),
+    "other-network": (lambda path: torch.save(torch.nn.Conv2d(3, 8, 3).state_dict(), path), "no I3D checkpoint"),
+    "i3d-and-more": (changed("fc.weight", torch.zeros(3)), "fc.weight is not in I3D"),
+    "a-key-less": (removed("Mixed_4c.b1b.bn.weight"), "Mixed_4c.b1b.bn.weight is missing"),
+    "a-shape-off": (changed("Mixed_3b.b0.conv3d.weight", torch.zeros(5, 12, 1, 1, 1)), r"\[5, 12, 1, 1, 1\], and"),
+    "two-axes": (changed("logits.conv3d.weight", torch.zeros(7, 64)), "five axes"),
+    "nan": (changed("Mixed_5c.b0.bn.bias", torch.full((24,), torch.nan)), "not finite"),
+    "huge": (changed("Conv3d_1a_7x7.conv3d.weight", torch.zeros(1).expand(10**6, 3, 7, 7, 7)), "beyond what"),
+}
+
+
+@pytest.mark.parametrize(("make", "says"), BAD.values(), ids=BAD.keys())
+def test_bad_checkpoint_is_one_sentence(tmp_path: Path, make: Callable[[Path], object], says: str) -> None:
+    path = tmp_path / "bad.pt"
+    make(path)
+    with pytest.raises(CheckpointError, match=says) as raised:
+        load_checkpoint(path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_broken_safetensors_are_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    path.write_text("not tensors")
+    with pytest.raises(CheckpointError, match="no safetensors file, or a broken one"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(("num_classes", "glosses", "says"), [
+    (7, 5, "has 7 classes, and .* 5 glosses: name the list"),
+    (7, 20, "its first 7 lines are the vocabulary"),
+    (400, 7, "looks like a Kinetics checkpoint of 400 classes, your labels are 7"),
+])  # fmt: skip
+def test_labels_of_the_wrong_length_are_explained(tmp_path: Path, num_classes: int, glosses: int, says: str) -> None:
+    checkpoint = load_checkpoint(save_checkpoint(tmp_path / "w.pt", num_classes=num_classes))
+    labels = save_labels(tmp_path / "labels.txt", tuple(f"gloss {n}" for n in range(glosses)))
+    with pytest.raises(LabelsError, match=says):
+        read_labels_for(checkpoint, labels)
+
+
+def test_bundle_brings_its_labels_and_preset(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "weights.pt")
+    save_labels(tmp_path / "labels.txt")
+    (tmp_path / "preset.json").write_text('{"name": "mine", "square": 256}')
+    bundle = open_bundle(tmp_path)
+    assert bundle.preset is not None and bundle.preset.name == "mine"
+    assert bundle.labels == tmp_path / "labels.txt"
+    assert open_bundle(tmp_path / "weights.pt").labels is None
+
+
+@pytest.mark.parametrize("files", [[], ["weights.pt", "weights.safetensors"]])
+def test_folder_without_one_file_of_weights_is_refused(tmp_path: Path, files: list[str]) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match="no checkpoint bundle"):
+        open_bundle(tmp_path)
+
+
+def test_checkpoint_that_is_not_there_says_where_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(AslTritonError, match="asl-triton fetch"):
+        open_bundle(tmp_path / "nowhere.pt")

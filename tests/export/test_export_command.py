@@ -1,0 +1,46 @@
+"""`asl-triton export` as it is typed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.networks import save_checkpoint, save_labels
+
+
+def export(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "asl_triton", "export", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_export_says_what_it_wrote_and_what_comes_next(tmp_path: Path) -> None:
+    checkpoint, labels = save_checkpoint(tmp_path / "FINAL_nslt_7.pt"), save_labels(tmp_path / "labels.txt")
+    done = export(checkpoint, "--labels", labels, "--repository", tmp_path / "models")
+    assert done.returncode == 0, done.stderr
+    assert "FINAL_nslt_7: 7 glosses, fp32" in done.stdout
+    assert "asl-triton serve" in done.stdout
+    assert (tmp_path / "models" / "FINAL_nslt_7" / "config.pbtxt").exists()
+
+
+@pytest.mark.parametrize(("arguments", "says", "code"), [
+    (["weights.pt"], "Give --labels", 1),
+    (["weights.pt", "--labels", "nowhere.txt"], "cannot read the labels", 1),
+    (["nowhere.pt", "--labels", "labels.txt"], "there is no checkpoint", 1),
+    (["labels.txt", "--labels", "labels.txt"], "no PyTorch checkpoint", 1),
+    (["weights.pt", "--labels", "labels.txt", "--preset", "wlasI"], "neither a preset", 1),
+    (["weights.pt", "--labels", "labels.txt", "--name", "a b"], "cannot name a model", 1),
+    (["weights.pt", "--labels", "labels.txt", "--precision", "int3"], "Invalid value", 2),
+    ([], "Missing argument", 2),
+])  # fmt: skip
+def test_bad_input_is_a_sentence_and_an_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str, code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(tmp_path / "weights.pt")
+    save_labels(tmp_path / "labels.txt")
+    done = export(*arguments)
+    assert done.returncode == code
+    assert says in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "model_repository").exists()

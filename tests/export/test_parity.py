@@ -1,0 +1,121 @@
+"""The trained network and every export of it against the original's answers, `shared/reference/expected.npz`."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asl_triton.clips import crops, windows
+from asl_triton.presets import PRESETS
+from asl_triton.video import open_video
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.i3d import I3D
+from asl_triton_export.repository import normalise
+from asl_triton_export.serving import ServedI3D
+
+Noise = Callable[[int], np.ndarray]
+CLIPS = ("07068", "07069")  # 68 and 30 frames: the second is odd after its halvings
+
+
+@pytest.fixture(scope="module")
+def net(reference_checkpoint: Path) -> I3D:
+    return load_checkpoint(reference_checkpoint).network()
+
+
+@pytest.fixture(scope="module")
+def served(net: I3D) -> Callable[[str, str], torch.nn.Module]:
+    """The exported network of a preset and precision, through TorchScript."""
+    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+    @cache
+    def build(preset: str, precision: str) -> torch.nn.Module:
+        return torch.jit.script(ServedI3D(net, PRESETS[preset], dtypes[precision]).eval())
+
+    return build
+
+
+def ask(model: torch.nn.Module, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (C,) and step logits (S, C) of one clip, uint8 RGB (T, 224, 224, 3)."""
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        logits, step_logits, _ = model(torch.from_numpy(frames)[None])
+    return logits[0].numpy(), step_logits[0].numpy()
+
+
+def read_clip(shared_folder: Path, clip: str, preset: str) -> np.ndarray:
+    """The crops of a real clip: uint8 RGB (T, 224, 224, 3)."""
+    with open_video(shared_folder / "wlasl" / "videos" / f"{clip}.mp4") as video:
+        return np.stack([crop.image for crop in crops(video, PRESETS[preset], max_frames=1000)])
+
+
+@pytest.mark.parametrize("num_frames", [9, 16, 33, 65])
+def test_the_network_as_trained_answers_as_the_original(
+    net: I3D, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int
+) -> None:
+    with torch.inference_mode():
+        output = net(normalise(torch.from_numpy(noise(num_frames)), PRESETS["wlasl"]))
+    assert np.abs(output.step_logits[0].numpy() - expected[f"noise{num_frames}/wlasl"]).max() <= 1e-3
+
+
+def test_every_array_of_the_reference_is_compared(expected: Mapping[str, np.ndarray]) -> None:
+    answers = {key for key in expected if key.count("/") == 1}
+    assert answers == {f"noise{t}/{p}" for t, p in NOISE} | {f"{c}/{p}" for c in CLIPS for p in CLIP_PRESETS} | {
+        f"noise{t}/bsl1k" for t in WINDOWED
+    }
+
+
+NOISE = [
+    (9, "wlasl"),
+    (16, "wlasl"),
+    (16, "asl-inference"),
+    (33, "wlasl"),
+    (64, "wlasl"),
+    (65, "wlasl"),
+    (100, "wlasl"),
+]
+CLIP_PRESETS = ("wlasl", "wlasl-test", "asl-inference")
+WINDOWED = (40, 64, 100)
+
+
+@pytest.mark.parametrize(("num_frames", "preset"), NOISE)
+def test_float32_export_answers_as_the_original_on_noise(
+    served, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int, preset: str
+) -> None:
+    _, step_logits = ask(served(preset, "fp32"), noise(num_frames))
+    assert np.abs(step_logits - expected[f"noise{num_frames}/{preset}"]).max() <= 1e-3
+
+
+@pytest.mark.parametrize("num_frames", WINDOWED)
+def test_float32_export_answers_as_the_original_in_windows(
+    served, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int
+) -> None:
+    cut = windows(iter(noise(num_frames)), PRESETS["bsl1k"])
+    logits = np.stack([ask(served("bsl1k", "fp32"), window.frames)[0] for window in cut])
+    assert np.abs(logits - expected[f"noise{num_frames}/bsl1k"]).max() <= 1e-3
+
+
+@pytest.mark.parametrize("preset", CLIP_PRESETS)
+@pytest.mark.parametrize("clip", CLIPS)
+def test_float32_export_answers_as_the_original_on_real_clips(
+    served, shared_folder: Path, expected: Mapping[str, np.ndarray], clip: str, preset: str
+) -> None:
+    frames = read_clip(shared_folder, clip, preset)
+    wanted = expected[f"{clip}/{preset}"]
+    logits, step_logits = ask(served(preset, "fp32"), frames)
+    assert np.abs(step_logits - wanted).max() <= 1e-3
+    pooled = wanted.mean(axis=0) if preset == "asl-inference" else wanted.max(axis=0)
+    assert np.abs(logits - pooled).max() <= 1e-3
+
+
+@pytest.mark.parametrize(("precision", "in_common"), [("fp16", 9), ("bf16", 8)])
+@pytest.mark.parametrize("clip", CLIPS)
+def test_half_precision_ranks_as_the_original_on_real_clips(
+    served, shared_folder: Path, expected: Mapping[str, np.ndarray], clip: str, precision: str, in_common: int
+) -> None:
+    logits, _ = ask(served("wlasl", precision), read_clip(shared_folder, clip, "wlasl"))
+    wanted = expected[f"{clip}/wlasl"].max(axis=0)
+    print(f"{clip} {precision}: off by {np.abs(logits - wanted).max():.3f} of {np.ptp(wanted):.1f}")
+    assert logits.argmax() == wanted.argmax()
+    assert len(set(np.argsort(-logits)[:10]) & set(np.argsort(-wanted)[:10])) >= in_common
