@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import fnmatch
-import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from asl_triton.errors import AslTritonError, ServerError, VideoError
 from asl_triton.journal import Failure, Journal, Outcome
 from asl_triton.predictions import Ranking, Recognition
 from asl_triton.recognizer import AsyncRecognizer
-from asl_triton.sinks import SINKS, Explained, Sink
+from asl_triton.sinks import SINKS, Explained, JsonLinesSink, Sink
 from asl_triton.video import EXTENSIONS
 
 JOURNAL = "journal.jsonl"
@@ -74,8 +74,9 @@ def is_video(path: Path) -> bool:
 
 
 def printable(name: str) -> str:
-    """A file's name as text, also where its bytes are not UTF-8."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file's name as text on one line, also where its bytes are not UTF-8, or are meant for a terminal."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", text)
 
 
 def run(
@@ -92,23 +93,23 @@ def run(
 
     Each outcome goes to the journal as soon as it is known, then to `on_outcome`; a clip that cannot be read or
     answered is a `Failure`. Where the server goes away, the disk fills or Ctrl-C comes, what is known is still written,
-    and the summary says why it stopped. `recognizer` is called inside the event loop.
+    and the summary says why it stopped; where nothing is known yet, the files of an earlier run stay as they are.
 
     Raises:
         AslTritonError: the server or its model cannot be used, or nothing can be written. Where outcomes are known but
             the files cannot be written, the journal stays, and the message names it.
+        KeyboardInterrupt: Ctrl-C before the first outcome.
     """
     began_s = time.perf_counter()
     with Journal(output / JOURNAL) as journal:
+        stopped = None
         try:
-            stopped = asyncio.run(recognise(recognizer, clips, journal, ranking, clips_at_once, on_outcome))
-        except KeyboardInterrupt:
-            stopped = "interrupted"
-        except AslTritonError as exc:
+            asyncio.run(recognise(recognizer, clips, journal, ranking, clips_at_once, on_outcome))
+        except (AslTritonError, KeyboardInterrupt) as exc:
             if not len(journal):
                 journal.discard()
                 raise
-            stopped = str(exc)
+            stopped = str(exc) or "interrupted"
         try:
             files = write_results(journal.outcomes(), output, formats)
         except AslTritonError as exc:
@@ -133,15 +134,16 @@ async def recognise(
     ranking: Ranking,
     clips_at_once: int,
     on_outcome: Callable[[Outcome], None],
-) -> str | None:
-    """Recognise clips into the journal; returns why it stopped before the last one, if the server went away."""
+) -> None:
+    """Recognise clips into the journal.
+
+    Raises:
+        ServerError: the server went away.
+    """
     waiting = iter(clips)
-    stopped: list[str] = []
 
     async def work() -> None:
         for clip in waiting:
-            if stopped:
-                return
             try:
                 outcome: Outcome = await recognizer.recognize(
                     clip.path,
@@ -152,8 +154,7 @@ async def recognise(
                 )
             except AslTritonError as exc:
                 if isinstance(exc, ServerError) and await is_away(recognizer):
-                    stopped.append(str(exc))
-                    return
+                    raise
                 outcome = Failure(clip.name, str(exc))
             journal.append(outcome)
             on_outcome(outcome)
@@ -167,7 +168,6 @@ async def recognise(
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-    return stopped[0] if stopped else None
 
 
 async def is_away(recognizer: AsyncRecognizer) -> bool:
@@ -186,7 +186,7 @@ def write_results(outcomes: Iterable[Outcome], output: Path, formats: Sequence[s
         AslTritonError: a file cannot be written.
     """
     errors = output / ERRORS
-    sinks: list[Sink] = [SINKS[name](output / f"results.{name}") for name in formats]
+    sinks: list[Sink[Recognition]] = [SINKS[name](output / f"results.{name}") for name in formats]
     failures: list[Failure] = []
     with contextlib.ExitStack() as stack:
         for sink in sinks:
@@ -197,10 +197,11 @@ def write_results(outcomes: Iterable[Outcome], output: Path, formats: Sequence[s
                     sink.write(outcome)
             else:
                 failures.append(outcome)
-    with Explained(errors):
-        if failures:
-            lines = [json.dumps({"video": failure.video, "error": failure.error}) + "\n" for failure in failures]
-            errors.write_text("".join(lines), encoding="utf-8")
-        else:
+    if failures:
+        with JsonLinesSink[Failure](errors) as errors_sink:
+            for failure in failures:
+                errors_sink.write(failure)
+    else:
+        with Explained(errors):
             errors.unlink(missing_ok=True)  # of a run before
     return tuple(sink.path for sink in sinks) + ((errors,) if failures else ())

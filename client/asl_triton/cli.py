@@ -1,5 +1,6 @@
 """The command line, `asl-triton`: one file a command in `commands/`; errors become a sentence and an exit code here."""
 
+import io
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -10,6 +11,7 @@ from rich.markup import escape
 
 from asl_triton.commands.batch import batch
 from asl_triton.commands.doctor import doctor
+from asl_triton.commands.evaluate import evaluate
 from asl_triton.commands.export import export
 from asl_triton.commands.fetch import fetch
 from asl_triton.commands.models import models
@@ -25,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (fetch, export, serve, batch, doctor, models):  # in the order a newcomer needs them
+for command in (fetch, export, serve, batch, evaluate, doctor, models):  # in the order a newcomer needs them
     app.command()(command)
 
 
@@ -47,6 +49,9 @@ def options(
 
 def main() -> None:
     """Run the command line: what a user, a file or a server did wrong ends in a sentence and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no batch
     try:
         app()
     except AslTritonError as exc:

@@ -64,6 +64,15 @@ def at_rate(frames: Iterable[Frame], frame_rate: float, max_frames: int) -> Iter
 
 def crop(image_bgr: Image, preset: Preset) -> Image:
     """One frame, BGR (H, W, 3), resized and cropped as the preset says: RGB (224, 224, 3)."""
+    image = resize(image_bgr, preset)
+    height, width = image.shape[:2]
+    top, left = round((height - INPUT_SIZE) / 2), round((width - INPUT_SIZE) / 2)
+    centre = image[top : top + INPUT_SIZE, left : left + INPUT_SIZE]
+    return np.ascontiguousarray(centre[..., ::-1])  # BGR -> RGB
+
+
+def resize(image_bgr: Image, preset: Preset) -> Image:
+    """One frame, BGR (H, W, 3), at the size that the preset crops from: 224 or more a side."""
     height, width = image_bgr.shape[:2]
     image = image_bgr
     if min(height, width) < preset.min_side:
@@ -73,10 +82,7 @@ def crop(image_bgr: Image, preset: Preset) -> Image:
         image = resized(image, scale=scale)
     if preset.square is not None and max(height, width) > preset.square_above:
         image = resized(image, size=preset.square)
-    height, width = image.shape[:2]
-    top, left = round((height - INPUT_SIZE) / 2), round((width - INPUT_SIZE) / 2)
-    centre = image[top : top + INPUT_SIZE, left : left + INPUT_SIZE]
-    return np.ascontiguousarray(centre[..., ::-1])  # BGR -> RGB
+    return image
 
 
 def resized(image: Image, *, scale: float | None = None, size: int | None = None) -> Image:
@@ -100,7 +106,10 @@ def windows(images: Iterator[Image], preset: Preset) -> Iterator[Window]:
         yield from sliding(chain(consumed(held), images), preset.window_frames, preset.stride_frames)
     elif held:
         held.extend([held[-1]] * (least - len(held)))
-        yield Window(0, np.stack(held))
+        frames = np.empty((len(held), *held[0].shape), np.uint8)
+        for place, image in enumerate(consumed(held)):  # and not `stack`: the clip is held once, not twice
+            frames[place] = image
+        yield Window(0, frames)
 
 
 def consumed(held: deque[Image]) -> Iterator[Image]:
@@ -127,5 +136,8 @@ def normalised(frames_thwc: Image, preset: Preset) -> npt.NDArray[np.float32]:
     """uint8 RGB (T, H, W, 3) in the preset's colour order and range: float32 (3, T, H, W)."""
     low, high = preset.value_range
     ordered = frames_thwc[..., ::-1] if preset.colour == "BGR" else frames_thwc
-    scaled = ordered.astype(np.float32) / 255 * (high - low) + low
-    return np.ascontiguousarray(scaled.transpose(3, 0, 1, 2), dtype=np.float32)  # (T, H, W, C) -> (C, T, H, W)
+    values = np.ascontiguousarray(ordered.transpose(3, 0, 1, 2), dtype=np.float32)  # (T, H, W, C) -> (C, T, H, W)
+    values /= 255
+    values *= high - low
+    values += low
+    return values

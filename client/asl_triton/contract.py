@@ -29,6 +29,11 @@ class ServedModel:
     checkpoint_sha256: str
     exporter: str
 
+    @property
+    def bytes_a_value(self) -> int:
+        """Of the input's datatype."""
+        return 1 if self.datatype == "UINT8" else 4
+
     def tensor(self, frames_thwc: Image) -> Array:
         """uint8 RGB crops (T, 224, 224, 3) as this model's input takes them, with a batch axis."""
         return (frames_thwc if self.datatype == "UINT8" else normalised(frames_thwc, self.preset))[None]
@@ -79,7 +84,10 @@ async def read_model(transport: Transport, model: str | None = None) -> ServedMo
         LabelsError: it has no labels, or not one for each class.
     """
     description = await choose(transport, model)
-    preset = Preset.from_json(description.parameters[PRESET_PARAMETER])
+    try:
+        preset = Preset.from_json(description.parameters[PRESET_PARAMETER])
+    except ContractError as exc:
+        raise ContractError(f"{description.name} on {transport.address}: {exc}") from exc
     num_classes = check_tensors(description, transport.address)
     served = ServedModel(
         name=description.name,

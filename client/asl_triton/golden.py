@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -56,9 +57,10 @@ class GoldenAnswer:
             ContractError: no such file, or not a golden answer.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file:
+                arrays = np.load(file, allow_pickle=False)
                 return cls(
                     arrays["logits"], arrays["served_logits"], int(arrays["num_frames"]), float(arrays["tolerance"])
                 )
-        except (OSError, ValueError, KeyError, EOFError) as exc:
+        except (OSError, ValueError, TypeError, LookupError, EOFError, BadZipFile) as exc:
             raise ContractError(f"{path} is no golden answer ({exc}): export the model again") from exc

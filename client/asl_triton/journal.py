@@ -32,7 +32,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._offsets: dict[str, int] = {}  # of a clip's line
+        self._lines: list[tuple[str, int]] = []  # a clip's name, and where its line starts
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> "Journal":
@@ -50,7 +50,7 @@ class Journal:
         self._file.close()
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._lines)
 
     def discard(self) -> None:
         """Delete the file: what it held is written elsewhere, or there was nothing."""
@@ -74,14 +74,14 @@ class Journal:
             raise AslTritonError(
                 f"cannot write {self.path}: {exc.strerror or exc}. Make room, or choose another --output"
             ) from exc
-        self._offsets[outcome.video] = start
+        self._lines.append((outcome.video, start))
 
     def outcomes(self) -> Iterator[Outcome]:
         """What was appended, by the clips' names."""
         assert self._file is not None
         with self.path.open("rb") as lines:
-            for video in sorted(self._offsets):
-                lines.seek(self._offsets[video])
+            for _, start in sorted(self._lines):
+                lines.seek(start)
                 yield parsed(json.loads(lines.readline()))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from asl_triton.errors import LabelsError
+from asl_triton.errors import AslTritonError, LabelsError
 from asl_triton.presets import Preset
 
 Logits = npt.NDArray[np.float32]
@@ -61,9 +61,9 @@ class Ranking:
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}: ask for one gloss or more")
+            raise AslTritonError(f"top_k is {self.top_k}: ask for one gloss or more")
         if not 0 <= self.min_confidence <= 1:
-            raise ValueError(f"min_confidence is {self.min_confidence}: it goes from 0 to 1")
+            raise AslTritonError(f"min_confidence is {self.min_confidence}: it goes from 0 to 1")
 
     def class_ids(self, labels: Sequence[str]) -> npt.NDArray[np.intp]:
         """The classes that may be ranked, ascending.

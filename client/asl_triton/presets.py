@@ -17,6 +17,7 @@ StepPooling = Literal["max", "mean", "mean-positions"]
 WindowPooling = Literal["max", "mean"]
 Score = Literal["sigmoid", "softmax"]
 
+LARGEST = 10_000  # of the numbers in a preset: frames, pixels, frames per second
 INPUT_SIZE = 224  # height and width, in pixels, of what every recogniser eats
 
 
@@ -71,7 +72,7 @@ class Preset:
         """Read what `to_json` wrote.
 
         Raises:
-            ContractError: not JSON, an unknown or missing field, a value of another type or outside its choices.
+            ContractError: not JSON, no name, an unknown field, a value of another type or outside its choices.
         """
         try:
             values = json.loads(text)
@@ -79,7 +80,7 @@ class Preset:
             raise ContractError(f"a preset must be a JSON object, and this is not JSON: {text[:60]!r}") from exc
         if not isinstance(values, dict) or not isinstance(values.get("name"), str):
             raise ContractError(f"a preset must be a JSON object with a name, not {text[:60]!r}")
-        known = {field.name: field for field in dataclasses.fields(cls)}
+        known = {field.name for field in dataclasses.fields(cls)}
         for field, value in values.items():
             if field not in known:
                 raise ContractError(
@@ -87,7 +88,7 @@ class Preset:
                     "upgrade it (pip install -U asl-triton), or export the model again with this version"
                 )
             _check_type(values["name"], field, value)
-        if isinstance(values.get("value_range"), list):
+        if "value_range" in values:
             values["value_range"] = tuple(float(v) for v in values["value_range"])
         return cls(**values)
 
@@ -104,12 +105,15 @@ _INTEGERS = {"min_side", "square_above", "min_frames", "max_frames", "window_fra
 
 def _check_type(name: str, field: str, value: Any) -> None:
     def is_number(v: Any) -> bool:
-        return isinstance(v, int | float) and not isinstance(v, bool)
+        return isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= LARGEST
+
+    def is_whole(v: Any) -> bool:
+        return is_number(v) and isinstance(v, int) and v >= 0
 
     if field in _INTEGERS:
-        good = is_number(value) and value == int(value) and value >= 0
+        good = is_whole(value)
     elif field == "square":
-        good = value is None or (is_number(value) and value == int(value))
+        good = value is None or is_whole(value)
     elif field == "frame_rate":
         good = value is None or is_number(value)
     elif field == "value_range":

@@ -5,13 +5,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from types import TracebackType
 from typing import Any, TypeVar
 
+import numpy as np
+
 from asl_triton.clips import Window, crops, windows
 from asl_triton.contract import FRAMES, LOGITS, ServedModel, read_model
+from asl_triton.errors import ContractError
+from asl_triton.memory import CROPS_A_REQUEST, WINDOWS_AHEAD, CropBudget, crops_held
 from asl_triton.predictions import DEFAULT_TOP_K, Logits, Ranking, Recognition, pool, rank
 from asl_triton.transport import (
     DEFAULT_IN_FLIGHT,
@@ -21,9 +25,7 @@ from asl_triton.transport import (
     Security,
     Transport,
 )
-from asl_triton.video import Limits, Source, open_video
-
-WINDOWS_AHEAD = 4  # of one clip, asked about at once: a long video is never held whole
+from asl_triton.video import Limits, Source, Video, open_video
 
 T = TypeVar("T")
 
@@ -32,7 +34,8 @@ class AsyncRecognizer:
     """Asks a served recogniser what is signed in a clip.
 
     `model` may be left out where only one recogniser is served. Clips may be asked about at the same time; at most
-    `in_flight` requests are. Close it, or use it in an `async with` block.
+    `in_flight` of them are under way, fewer where they are long: memory is bounded by 64 frames for each. Close it, or
+    use it in an `async with` block.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class AsyncRecognizer:
         self.priority = priority
         self._name = model
         self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        self._clips = asyncio.Semaphore(in_flight)  # that are open
+        self._budget = CropBudget(in_flight * CROPS_A_REQUEST)
         self._served: ServedModel | None = None
         self._reading = asyncio.Lock()
 
@@ -86,10 +91,14 @@ class AsyncRecognizer:
         ranking = Ranking(top_k, vocabulary, min_confidence)
         served = await self.model()
         ranking.class_ids(served.labels)  # a wrong vocabulary is told before a clip is decoded
-        began_s = time.perf_counter()
-        with await self._decode(open_video, video, self.limits, name) as opened:
-            cut = windows((c.image for c in crops(opened, served.preset, self.limits.max_frames)), served.preset)
-            window_logits, decode_s = await self._ask_all(served, cut)
+        async with self._clips:
+            with await self._open(video, name) as opened:
+                held = crops_held(opened, served.preset) * served.bytes_a_value
+                async with self._budget.share(held):
+                    began_s = time.perf_counter()
+                    images = (c.image for c in crops(opened, served.preset, self.limits.max_frames))
+                    window_logits, decode_s = await self._ask_all(served, windows(images, served.preset))
+                    wait_s = time.perf_counter() - began_s - decode_s
         predictions = rank(pool(window_logits, served.preset), served.labels, served.preset, ranking)
         return Recognition(
             video=opened.name,
@@ -100,7 +109,7 @@ class AsyncRecognizer:
             duration_s=opened.duration_s,
             num_windows=len(window_logits),
             decode_s=decode_s,
-            wait_s=time.perf_counter() - began_s - decode_s,
+            wait_s=wait_s,
             warnings=tuple(opened.warnings),
         )
 
@@ -117,28 +126,50 @@ class AsyncRecognizer:
     ) -> None:
         await self.close()
 
+    async def _open(self, video: Source, name: str | None) -> Video:
+        opening = self._decoders.submit(open_video, video, self.limits, name)
+        try:
+            return await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(close_what_came)
+            raise
+
     async def _ask_all(self, served: ServedModel, cut: Iterator[Window]) -> tuple[list[Logits], float]:
         """Ask about each window as soon as it is cut: their logits in order, and the seconds that cutting took."""
         asked: list[asyncio.Task[Logits]] = []
+        pending: set[asyncio.Task[Logits]] = set()
         decode_s = 0.0
         try:
             while True:
-                began_s = time.perf_counter()
-                window = await self._decode(next, cut, None)
-                decode_s += time.perf_counter() - began_s
+                window, seconds = await self._decode(timed_next, cut)
+                decode_s += seconds
                 if window is None:
                     return await asyncio.gather(*asked), decode_s
                 asked.append(asyncio.create_task(self._ask(served, window)))
-                if len(pending := [task for task in asked if not task.done()]) >= WINDOWS_AHEAD:
-                    await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                pending.add(asked[-1])
+                if len(pending) == WINDOWS_AHEAD:
+                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()  # one that failed ends the clip
         finally:
             for task in asked:
                 task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
 
     async def _ask(self, served: ServedModel, window: Window) -> Logits:
         tensor = served.tensor(window.frames)
         answers = await self.transport.infer(served.name, {FRAMES: tensor}, [LOGITS], self.priority)
         logits: Logits = answers[LOGITS][0]
+        if logits.shape != (len(served.labels),):
+            raise ContractError(
+                f"{served.name} on {self.transport.address} answered with {logits.size} logits for "
+                f"{len(served.labels)} glosses: it was changed meanwhile; try again"
+            )
+        if not np.isfinite(logits).all():
+            raise ContractError(
+                f"{served.name} on {self.transport.address} answered with logits that are no numbers: its weights are "
+                "damaged, or beyond its precision; export it again with --precision fp32"
+            )
         return logits
 
     async def _decode(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -164,19 +195,16 @@ class Recognizer:
         priority: int = 0,
         transport: Transport | None = None,
     ) -> None:
-        async def make() -> AsyncRecognizer:  # its locks belong to the loop that it is made in
-            return AsyncRecognizer(
-                server,
-                model=model,
-                security=security,
-                timeout_s=timeout_s,
-                in_flight=in_flight,
-                limits=limits,
-                priority=priority,
-                transport=transport,
-            )
-
-        self._asynchronous = run(make())
+        self._asynchronous = AsyncRecognizer(
+            server,
+            model=model,
+            security=security,
+            timeout_s=timeout_s,
+            in_flight=in_flight,
+            limits=limits,
+            priority=priority,
+            transport=transport,
+        )
 
     def model(self) -> ServedModel:
         """As `AsyncRecognizer.model`."""
@@ -207,6 +235,18 @@ class Recognizer:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def close_what_came(opening: Future[Video]) -> None:
+    """Close a video that was opened for nobody."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+
+
+def timed_next(cut: Iterator[Window]) -> tuple[Window | None, float]:
+    """The next window, or None behind the last, and the seconds that cutting it took."""
+    began_s = time.perf_counter()
+    return next(cut, None), time.perf_counter() - began_s
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -1,5 +1,6 @@
 """One writer a format. A file is written beside its name and renamed when whole: the one before stays till then."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -7,13 +8,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asl_triton.errors import AslTritonError
+from asl_triton.journal import Failure
 from asl_triton.predictions import Recognition
+
+T = TypeVar("T", Recognition, Failure)
 
 ROWS_A_GROUP = 10_000
 COLUMNS = pa.schema(
@@ -45,8 +49,8 @@ def rows(recognition: Recognition) -> Iterator[dict[str, Any]]:
         }
 
 
-class Sink(ABC):
-    """A file of recognitions: a context manager that puts the file in place when its block ends well.
+class Sink(ABC, Generic[T]):
+    """A file of recognitions, or of failures: a context manager that puts the file in place when its block ends well.
 
     Raises:
         AslTritonError: the file cannot be written; none is left under its name but the one before.
@@ -56,23 +60,25 @@ class Sink(ABC):
         self.path = path
         self._partial = path.with_name(f".{path.name}.part")
 
-    def __enter__(self) -> "Sink":
+    def __enter__(self) -> "Sink[T]":
         with self._explained():
             self._open(self._partial)
         return self
 
-    def write(self, recognition: Recognition) -> None:
-        """Add one recognition."""
+    def write(self, outcome: T) -> None:
+        """Add one."""
         with self._explained():
-            self._write(recognition)
+            self._write(outcome)
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         try:
-            with self._explained():
-                self._close()
-                if kind is None:
+            if kind is None:
+                with self._explained():
+                    self._close()
                     self._partial.replace(self.path)
         finally:
+            with contextlib.suppress(OSError):  # the disk is full, and the file not wanted
+                self._abandon()
             self._partial.unlink(missing_ok=True)
 
     def _explained(self) -> "Explained":
@@ -82,10 +88,15 @@ class Sink(ABC):
     def _open(self, path: Path) -> None: ...
 
     @abstractmethod
-    def _write(self, recognition: Recognition) -> None: ...
+    def _write(self, outcome: T) -> None: ...
 
     @abstractmethod
-    def _close(self) -> None: ...
+    def _close(self) -> None:
+        """Write what is left, and close the file."""
+
+    @abstractmethod
+    def _abandon(self) -> None:
+        """Close the file if it is open, whole or not."""
 
 
 class Explained:
@@ -103,7 +114,7 @@ class Explained:
             ) from exc
 
 
-class LineSink(Sink):
+class LineSink(Sink[T]):
     """A sink of text."""
 
     def _open(self, path: Path) -> None:
@@ -112,8 +123,11 @@ class LineSink(Sink):
     def _close(self) -> None:
         self._file.close()
 
+    def _abandon(self) -> None:
+        self._file.close()
 
-class TextSink(LineSink):
+
+class TextSink(LineSink[Recognition]):
     """The layout of the earlier project, ASL_Inference: its lines end in CR LF, and the last one has no end."""
 
     def _open(self, path: Path) -> None:
@@ -127,7 +141,7 @@ class TextSink(LineSink):
         self._first = False
 
 
-class CsvSink(LineSink):
+class CsvSink(LineSink[Recognition]):
     """A row a clip and rank."""
 
     def _open(self, path: Path) -> None:
@@ -139,18 +153,19 @@ class CsvSink(LineSink):
         self._rows.writerows(rows(recognition))
 
 
-class JsonLinesSink(LineSink):
-    """A line a clip: the whole `Recognition`."""
+class JsonLinesSink(LineSink[T]):
+    """A line a clip: the whole `Recognition`, or `Failure`."""
 
-    def _write(self, recognition: Recognition) -> None:
-        self._file.write(json.dumps(dataclasses.asdict(recognition)) + "\n")
+    def _write(self, outcome: T) -> None:
+        self._file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
 
 
-class ParquetSink(Sink):
+class ParquetSink(Sink[Recognition]):
     """The rows of the CSV, typed."""
 
     def _open(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, COLUMNS)
+        self._file = path.open("wb")  # not Arrow's own, which takes UTF-8 names alone
+        self._writer = pq.ParquetWriter(self._file, COLUMNS)
         self._rows: list[dict[str, Any]] = []
 
     def _write(self, recognition: Recognition) -> None:
@@ -166,6 +181,16 @@ class ParquetSink(Sink):
         if self._rows:
             self._flush()
         self._writer.close()
+        self._file.close()
+
+    def _abandon(self) -> None:
+        self._writer.is_open = False  # or it would write on when it is deleted
+        self._file.close()
 
 
-SINKS: dict[str, type[Sink]] = {"txt": TextSink, "csv": CsvSink, "jsonl": JsonLinesSink, "parquet": ParquetSink}
+SINKS: dict[str, type[Sink[Recognition]]] = {
+    "txt": TextSink,
+    "csv": CsvSink,
+    "jsonl": JsonLinesSink,
+    "parquet": ParquetSink,
+}

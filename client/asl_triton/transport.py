@@ -4,6 +4,9 @@ gRPC's own exceptions are mapped to `AslTritonError` here and nowhere else.
 """
 
 import asyncio
+import os
+import re
+import ssl
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -14,10 +17,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import tenacity
-import tritonclient.grpc.aio as grpc_client
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from asl_triton.errors import AslTritonError, ContractError, ServerError
+
+# gRPC speaks to the terminal, and reads this when it is imported; what it has to say becomes our error.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+import tritonclient.grpc.aio as grpc_client
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 Array = npt.NDArray[Any]
 
@@ -26,10 +32,12 @@ DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_IN_FLIGHT = 8  # requests; gRPC cancels some where hundreds are
 BULK_PRIORITY = 2  # behind the requests that somebody waits for
 RETRIES = 4
-MAX_BACKOFF_S = 2.0
+MIN_BACKOFF_S, MAX_BACKOFF_S = 0.1, 2.0
+ADDRESS = re.compile(r"(?!https?:)\S+:\d+|unix:\S+")
+THIS_MACHINE = re.compile(r"(localhost|127\.[\d.]+|\[::1\]):\d+")
 MAX_MESSAGE_BYTES = 2**31 - 1
 KEEPALIVE_MS = 60_000
-NOT_GRPC = ("http1", "HTTP/1", "GOAWAY", "frame", "settings")  # what gRPC says of a server that speaks something else
+TOO_LARGE = "larger than max"  # in what gRPC says of a message beyond a limit
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,22 @@ class Security:
         for path in (self.tls_ca, self.tls_cert, self.tls_key):
             if path is not None and not path.is_file():
                 raise AslTritonError(f"there is no file {path} to speak TLS with")
+        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
+            raise AslTritonError("the API key (--api-key) must be letters, digits and signs of ASCII, without spaces")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # gRPC would only say that no server answers
+        try:
+            if self.tls_ca is not None:
+                context.load_verify_locations(self.tls_ca)
+        except OSError as exc:
+            raise AslTritonError(f"{self.tls_ca} (--tls-ca) holds no certificate in PEM: {exc}") from exc
+        try:
+            if self.tls_cert is not None:
+                context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # gRPC takes no encrypted key
+        except OSError as exc:
+            raise AslTritonError(
+                f"{self.tls_cert} (--tls-cert) and {self.tls_key} (--tls-key) are no certificate in PEM and its "
+                f"unencrypted key: {exc}"
+            ) from exc
 
     @property
     def is_tls(self) -> bool:
@@ -137,6 +161,10 @@ class GrpcTransport:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         in_flight: int = DEFAULT_IN_FLIGHT,
     ) -> None:
+        if not ADDRESS.fullmatch(address):
+            raise ServerError(
+                f"{address!r} is no server's address: name host:port, such as {DEFAULT_SERVER} (--server)"
+            )
         self.address = address
         self.security = security or Security()
         self.timeout_s = timeout_s
@@ -158,6 +186,11 @@ class GrpcTransport:
                     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                    # gRPC's own first pause, a second, is longer than all of ours.
+                    ("grpc.initial_reconnect_backoff_ms", int(MIN_BACKOFF_S * 1000)),
+                    ("grpc.min_reconnect_backoff_ms", int(MIN_BACKOFF_S * 1000)),
+                    ("grpc.max_reconnect_backoff_ms", int(MAX_BACKOFF_S * 1000)),
+                    ("grpc.enable_http_proxy", int(not THIS_MACHINE.fullmatch(self.address))),
                     ("grpc.lb_policy_name", "round_robin"),
                 ],
             )
@@ -195,21 +228,13 @@ class GrpcTransport:
     ) -> dict[str, Array]:
         asked = [grpc_client.InferRequestedOutput(name) for name in outputs]
         result = await self._infer(model, inputs, asked, priority)
-        answers = {name: result.as_numpy(name) for name in outputs}
-        for name, answer in answers.items():
-            if answer is None or answer.size == 0:
-                raise ContractError(
-                    f"{model} on {self.address} answered with an empty {name}. Where it runs on Triton's Python "
-                    "backend, that Python has NumPy 2, which this Triton cannot read: pip install 'numpy<2' there"
-                )
-        return answers
+        return {name: self._array(result, model, name) for name in outputs}
 
     async def classify(self, model: str, inputs: Mapping[str, Array], output: str, count: int) -> list[tuple[int, str]]:
         result = await self._infer(model, inputs, [grpc_client.InferRequestedOutput(output, class_count=count)], 0)
-        rows = result.as_numpy(output)
         ranked = []
-        for row in [] if rows is None else rows.reshape(-1):
-            _score, index, *label = row.decode("utf-8").split(":", 2)
+        for row in self._array(result, model, output).reshape(-1):
+            _score, index, *label = row.decode("utf-8", "replace").split(":", 2)
             ranked.append((int(index), label[0] if label else ""))
         return ranked
 
@@ -244,7 +269,7 @@ class GrpcTransport:
         request_id = uuid.uuid4().hex
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(is_worth_retrying),
-            wait=tenacity.wait_random_exponential(multiplier=0.2, max=MAX_BACKOFF_S),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, min=MIN_BACKOFF_S, max=MAX_BACKOFF_S),
             stop=tenacity.stop_after_attempt(RETRIES),
             reraise=True,
         )
@@ -254,6 +279,15 @@ class GrpcTransport:
                     return await self._client.infer(
                         model, tensors, outputs=outputs, request_id=request_id, priority=priority, **self._call
                     )
+
+    def _array(self, result: Any, model: str, name: str) -> Array:
+        array: Array | None = result.as_numpy(name)
+        if array is None or array.size == 0:
+            raise ContractError(
+                f"{model} on {self.address} answered with an empty {name}. Where it runs on Triton's Python backend, "
+                "that Python has NumPy 2, which this Triton cannot read: pip install 'numpy<2' there"
+            )
+        return array
 
     @asynccontextmanager
     async def _mapped(self, model: str = "", request_id: str = "") -> AsyncIterator[None]:
@@ -269,7 +303,7 @@ def is_worth_retrying(exc: BaseException) -> bool:
     return (
         isinstance(exc, InferenceServerException)
         and (exc.status() or "").removeprefix("StatusCode.") in ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
-        and "restricted" not in str(exc.message())
+        and not any(words in str(exc.message()) for words in ("restricted", TOO_LARGE))
     )
 
 
@@ -282,6 +316,11 @@ def explained(
     asked = f" (request {request_id})" if request_id else ""
     if "restricted" in said or status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return ServerError(f"the server at {address} refused the call: give the right --api-key ({said})")
+    if TOO_LARGE in said:
+        return ServerError(
+            f"the server at {address}, or a proxy before it, takes no requests as large as {model}'s{asked}: {said}. "
+            "Raise its limit on the size of gRPC messages"
+        )
     if (status == "UNAVAILABLE" and "queue size" in said) or status == "RESOURCE_EXHAUSTED":
         return ServerError(f"{model} on {address} is too busy{asked}: {said}. Try again later, or add servers")
     if status == "DEADLINE_EXCEEDED" or "Request timeout expired" in said:
@@ -291,14 +330,22 @@ def explained(
         )
     if status in ("NOT_FOUND", "INVALID_ARGUMENT") or "unknown model" in said:
         return ContractError(f"{model or 'the model'} on {address} cannot answer this{asked}: {said}")
-    if status == "UNAVAILABLE" and any(word in said for word in NOT_GRPC):
+    if status == "UNIMPLEMENTED":
+        return ServerError(f"what answers at {address} is no Triton: name another (--server host:port). [{said}]")
+    if "handshak" in said or "Verification" in said:
         return ServerError(
-            f"what answers at {address} does not speak gRPC: name Triton's gRPC port (8001 by default, not HTTP's 8000)"
+            f"no TLS with {address}: give the authority that signed its certificate (--tls-ca), name it as the "
+            f"certificate does, or leave TLS out where it has none. [{said}]"
+        )
+    if status == "UNAVAILABLE" and "Socket closed" in said:
+        return ServerError(
+            f"the server at {address} closed the connection{asked}: it stopped, or this is not Triton's gRPC port "
+            f"(8001; 8000 is HTTP's), or it wants TLS (--tls, --tls-ca) or a certificate of ours (--tls-cert). [{said}]"
         )
     if status == "UNAVAILABLE":
         return ServerError(
-            f"no server answers at {address}: start one (asl-triton serve) or name another (--server host:port). "
-            f"[{said[:200]}]"
+            f"no server answers at {address}: start one (asl-triton serve), or name another's gRPC port "
+            f"(--server host:8001; 8000 is HTTP's). [{said[:200]}]"
         )
     return ServerError(f"{model or 'the server'} on {address} failed{asked}: {said}")
 

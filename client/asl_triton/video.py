@@ -3,6 +3,8 @@
 import io
 import math
 import os
+import stat
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +15,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from asl_triton.container import container_of, is_cut
 from asl_triton.errors import VideoError
 
-Source = str | os.PathLike[str] | bytes | BinaryIO
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 Image = npt.NDArray[np.uint8]
 
 EXTENSIONS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
@@ -41,16 +44,22 @@ class Frame:
 
 @dataclass
 class Video:
-    """An open video; iterate over it once for its frames. Close it, or use it in a `with` block."""
+    """An open video; iterate over it once for its frames. Close it, or use it in a `with` block.
+
+    It may be closed while another thread reads it: the reading ends with the frame that it is at.
+    """
 
     name: str
     capture: cv2.VideoCapture
+    stream: BinaryIO  # what `capture` may be reading from, which crashes where that goes first
     limits: Limits
     frame_rate: float
-    declared_frames: int  # as the container says; 0 where it does not
+    declared_frames: int  # as the container says, which may be an estimate; 0 where it does not
+    is_cut: bool = False  # the file ends before its container does
     warnings: list[str] = field(default_factory=list)  # what went wrong without stopping the reading
     num_frames: int = 0  # read so far
     duration_s: float = 0.0  # of the frames read so far
+    _reading: threading.Lock = field(default_factory=threading.Lock)
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames in order.
@@ -59,37 +68,42 @@ class Video:
             VideoError: not one frame can be decoded, or more frames come than the limit.
         """
         time_s = -1 / self.frame_rate
-        while True:
-            try:
-                more, image = self.capture.read()
-            except cv2.error as exc:
-                self.warnings.append(f"decoding stopped after frame {self.num_frames}: {exc.err}")
-                break
-            if not more or image is None:
-                break
+        while (read := self._read()) is not None:
+            image, stamp_s = read
             if self.num_frames == self.limits.max_frames:
                 raise VideoError(
-                    f"{self.name} has more than {self.limits.max_frames} frames, the limit: cut it shorter"
+                    f"{self.name} has more than {self.limits.max_frames:,} frames, the limit: cut it shorter"
                 )
-            stamp_s = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             first = self.num_frames == 0
             # Without a timestamp, or with one that does not rise, a frame follows the one before at the usual rate.
             rises = math.isfinite(stamp_s) and (stamp_s > time_s or first)
             time_s = max(stamp_s, 0.0) if rises else time_s + 1 / self.frame_rate
             self.num_frames += 1
             self.duration_s = time_s + 1 / self.frame_rate
-            yield Frame(as_bgr(image.astype(np.uint8, copy=False)), time_s)
+            yield Frame(image, time_s)
         if self.num_frames == 0:
-            raise VideoError(f"{self.name} has a video stream, but not one frame of it can be decoded: is it cut off?")
-        missing = self.declared_frames - self.num_frames
-        if missing > max(2, self.declared_frames // 50):  # some containers only estimate their length
-            self.warnings.append(
-                f"cut off or damaged: {self.num_frames} of {self.declared_frames} frames could be read"
-            )
+            what = "is cut off or damaged: not one frame of it can be decoded. Copy or record it again"
+            raise VideoError(f"{self.name} {what}")
+        if self.is_cut:
+            self.warnings.append(f"cut off: the file ends too early, after {self.num_frames} frames that can be read")
+
+    def _read(self) -> tuple[Image, float] | None:
+        """The next frame, BGR, and its timestamp in seconds; None behind the last."""
+        with self._reading:
+            try:
+                more, image = self.capture.read()
+            except cv2.error as exc:
+                self.warnings.append(f"damaged: decoding stopped after frame {self.num_frames} ({exc.err})")
+                return None
+            if not more:
+                return None
+            return image.astype(np.uint8, copy=False), self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
 
     def close(self) -> None:
         """Release the decoder."""
-        self.capture.release()
+        with self._reading:
+            self.capture.release()
+            self.stream.close()
 
     def __enter__(self) -> "Video":
         return self
@@ -107,74 +121,87 @@ def open_video(source: Source, limits: Limits | None = None, name: str | None = 
         VideoError: there is no such file, it is not a video, has no video stream, or is beyond a limit.
     """
     limits = limits or Limits()
-    # FFmpeg speaks to the terminal; what it has to say becomes our error.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    cv2.setLogLevel(0)
-    one_thread = [cv2.CAP_PROP_N_THREADS, 1]  # clips are decoded side by side
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         name = name or str(path)
-        check_file(path, limits)
-        # Absolute, so that FFmpeg takes no name for a protocol or an option.
-        capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, one_thread)
+        stream: BinaryIO = open_file(path, name)
     else:
-        data = source if isinstance(source, bytes) else source.read(limits.max_bytes + 1)
+        path = None
         name = name or "the video"
-        check_size(name, len(data), limits)
-        try:
-            stream: Any = io.BytesIO(data)  # OpenCV's stubs want a class of its own, its code any such object
-            capture = cv2.VideoCapture(stream, cv2.CAP_FFMPEG, one_thread)
-        except cv2.error as exc:
-            raise VideoError(not_a_video(name)) from exc
+        stream = io.BytesIO(source.read(limits.max_bytes + 1) if hasattr(source, "read") else source)
+    try:
+        return open_stream(stream, path, name, limits)
+    except BaseException:
+        stream.close()
+        raise
+
+
+def open_file(path: Path, name: str) -> BinaryIO:
+    """Open a file for reading, or say what is wrong with it."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise VideoError(f"{name} is a folder, not a video: `asl-triton batch` takes folders")
+        if not stat.S_ISREG(mode):  # a pipe would be waited for without end
+            raise VideoError(f"{name} is no regular file: name a video file")
+        return path.open("rb")
+    except FileNotFoundError as exc:
+        raise VideoError(f"there is no file {name}") from exc
+    except (OSError, ValueError) as exc:
+        raise VideoError(f"cannot read {name}: {exc.strerror if isinstance(exc, OSError) else exc}") from exc
+
+
+def open_stream(stream: BinaryIO, path: Path | None, name: str, limits: Limits) -> Video:
+    """Open what `stream` reads: the file at `path`, or bytes in memory where that is None."""
+    size = stream.seek(0, io.SEEK_END)
+    if size == 0:
+        raise VideoError(f"{name} is empty (0 bytes): copy or record it again")
+    if size > limits.max_bytes:
+        raise VideoError(f"{name} is larger than {limits.max_bytes:,} bytes, the limit: cut or compress it first")
+    container = container_of(stream)
+    if container is None:
+        raise VideoError(
+            f"{name} cannot be read as a video: it is something else. "
+            f"Containers that are read: {', '.join(e.removeprefix('.') for e in EXTENSIONS)}"
+        )
+    cut = is_cut(stream, container)
+    stream.seek(0)
+    capture = open_capture(stream, path)
     if not capture.isOpened():
-        raise VideoError(not_a_video(name))
+        what = (
+            "the file is cut off" if cut else "it is audio only, damaged, or coded in a way that FFmpeg does not know"
+        )
+        raise VideoError(f"{name} cannot be read as a video: {what}. Copy, record or convert it again")
     width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
     if width * height > limits.max_pixels:
         capture.release()
         raise VideoError(
             f"{name} is {width} x {height} pixels, beyond the limit of {limits.max_pixels:,}: scale it down first"
         )
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # off by default, whatever OpenCV's documentation says
     rate = capture.get(cv2.CAP_PROP_FPS)
     declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return Video(
         name,
         capture,
+        stream,
         limits,
         frame_rate=rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_FRAME_RATE,
         declared_frames=int(declared) if math.isfinite(declared) and declared > 0 else 0,
+        is_cut=cut,
     )
 
 
-def check_file(path: Path, limits: Limits) -> None:
-    """Refuse what is no readable file of an allowed size."""
-    try:
-        if path.is_dir():
-            raise VideoError(f"{path} is a folder, not a video: `asl-triton batch` takes folders")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-    except FileNotFoundError as exc:
-        raise VideoError(f"there is no file {path}") from exc
-    except (OSError, ValueError) as exc:
-        raise VideoError(f"cannot read {path}: {exc.strerror if isinstance(exc, OSError) else exc}") from exc
-    check_size(str(path), size, limits)
-
-
-def check_size(name: str, size: int, limits: Limits) -> None:
-    """Refuse no bytes, and too many."""
-    if size == 0:
-        raise VideoError(f"{name} is empty (0 bytes): copy or record it again")
-    if size > limits.max_bytes:
-        raise VideoError(f"{name} is larger than {limits.max_bytes:,} bytes, the limit: cut or compress it first")
-
-
-def not_a_video(name: str) -> str:
-    """The sentence for what no decoder opens."""
-    return (
-        f"{name} cannot be read as a video: it is audio only, cut off, damaged, or of another kind. "
-        f"Containers that are read: {', '.join(e.removeprefix('.') for e in EXTENSIONS)}"
-    )
-
-
-def as_bgr(image: Image) -> Image:
-    """Grey frames of some decoders as BGR."""
-    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR).astype(np.uint8, copy=False) if image.ndim == 2 else image
+def open_capture(stream: BinaryIO, path: Path | None) -> cv2.VideoCapture:
+    """OpenCV's decoder of a file or, where `path` is None, of a stream in memory."""
+    # FFmpeg speaks to the terminal; what it has to say becomes our error.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.setLogLevel(0)
+    one_thread = [cv2.CAP_PROP_N_THREADS, 1]  # clips are decoded side by side
+    if path is None:
+        in_memory: Any = stream  # OpenCV's stubs want a class of its own, its code any such object
+        return cv2.VideoCapture(in_memory, cv2.CAP_FFMPEG, one_thread)
+    file = str(path.absolute())  # so that FFmpeg takes no name for a protocol or an option
+    if any("\ud800" <= letter <= "\udfff" for letter in file):  # OpenCV crashes on names that are not UTF-8
+        file = f"/dev/fd/{stream.fileno()}"
+    return cv2.VideoCapture(file, cv2.CAP_FFMPEG, one_thread)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from asl_triton.errors import CheckpointError, LabelsError
@@ -161,25 +162,25 @@ def sha256(path: Path) -> str:
 
 def _read(path: Path) -> object:
     try:
-        if path.stat().st_size == 0:
-            raise CheckpointError(f"{path} is empty: fetch or copy it again")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise CheckpointError(f"{path} is empty: fetch or copy it again")
+    except OSError as exc:
+        raise CheckpointError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
         if zipfile.is_zipfile(path):
             _refuse_zip_bomb(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch speaks of its own file formats
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as exc:
-        raise CheckpointError(f"cannot read {path}: {exc.strerror or exc}") from exc
     except MemoryError as exc:
         raise CheckpointError(f"{path} asks for more memory than there is: it is broken, or no checkpoint") from exc
     except CheckpointError:
         raise
     except Exception as exc:  # what a file of any other kind makes the readers of pickles, zips and tensors raise
-        code = re.search(r"Unsupported global: GLOBAL (\S+)", str(exc))
+        code = re.search(r"(?i)unsupported (?:global: )?GLOBAL (\S+)", str(exc))
         if code:
             raise CheckpointError(
                 f"{path} is a pickle that wants to run code ({code[1]}), which is never done: "

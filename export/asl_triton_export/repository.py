@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from asl_triton.errors import AslTritonError, CheckpointError
-from asl_triton.golden import GoldenAnswer, render_golden
+from asl_triton.golden import GOLDEN_FRAMES, GoldenAnswer, render_golden
 from asl_triton.presets import Preset
 from asl_triton_export.checkpoint import CLASSIFIER_KEY, Checkpoint
 from asl_triton_export.i3d import I3D
 from asl_triton_export.model_config import ServedNetwork, model_config, write_config
 from asl_triton_export.serving import ServedI3D
+from asl_triton_export.torchscript import Script
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 Input = Literal["uint8", "fp32"]
@@ -60,10 +61,7 @@ def export_model(
         AslTritonError: the name is not usable, the folder exists and `force` is not given, or it cannot be written.
         CheckpointError: not an RGB network, or the exported one answers differently from the trained one.
     """
-    if not MODEL_NAME.fullmatch(name):
-        raise AslTritonError(
-            f"{name!r} cannot name a model: use letters, digits, '_', '-' and '.', beginning with a letter or digit"
-        )
+    check_name(name)
     if checkpoint.channels != 3:
         raise CheckpointError(
             f"{checkpoint.path} takes {checkpoint.channels} input channels (optical flow?): only RGB is served"
@@ -81,9 +79,6 @@ def export_model(
             answer, report = compare(
                 net, model_path, preset, precision, folder=repository / name, input_type=input_type
             )
-        answer.save(folder / "golden.npz")
-        (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-        shutil.copyfile(Path(__file__).with_name("wheel_model.py"), folder / "1" / "model.py")
         network = ServedNetwork(
             name=name,
             num_classes=checkpoint.num_classes,
@@ -93,9 +88,54 @@ def export_model(
             input_type=input_type,
             checkpoint_sha256=checkpoint.sha256,
         )
-        write_config(model_config(network, "pytorch"), folder / "config.pbtxt")
-        write_config(model_config(network, "python"), folder / "configs" / "wheel.pbtxt")
+        write_beside_model(folder, network, labels, answer)
     return report
+
+
+def export_script(
+    script: Script, labels: tuple[str, ...], preset: Preset, repository: Path, name: str, *, force: bool = False
+) -> Path:
+    """Write `repository/name` whole for a network that is TorchScript already; returns the folder.
+
+    Raises:
+        AslTritonError: the name is not usable, the folder exists and `force` is not given, or it cannot be written.
+    """
+    check_name(name)
+    logits = script.golden_logits
+    tolerance = 1e-3 * max(float(logits.max() - logits.min()), 1.0)
+    network = ServedNetwork(
+        name=name,
+        num_classes=len(labels),
+        num_features=script.num_features,
+        preset=preset,
+        precision=script.precision,
+        input_type="uint8",
+        checkpoint_sha256=script.sha256,
+    )
+    with written_whole(repository, name, force) as folder:
+        (folder / "1").mkdir()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            script.module.save(folder / "1" / "model.pt")
+        write_beside_model(folder, network, labels, GoldenAnswer(logits, logits, GOLDEN_FRAMES, tolerance))
+    return repository / name
+
+
+def check_name(name: str) -> None:
+    """Refuse what Triton or a file system cannot call a model."""
+    if not MODEL_NAME.fullmatch(name):
+        raise AslTritonError(
+            f"{name!r} cannot name a model: use letters, digits, '_', '-' and '.', beginning with a letter or digit"
+        )
+
+
+def write_beside_model(folder: Path, network: ServedNetwork, labels: tuple[str, ...], answer: GoldenAnswer) -> None:
+    """Write everything of a model folder but the network."""
+    answer.save(folder / "golden.npz")
+    (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+    shutil.copyfile(Path(__file__).with_name("wheel_model.py"), folder / "1" / "model.py")
+    write_config(model_config(network, "pytorch"), folder / "config.pbtxt")
+    write_config(model_config(network, "python"), folder / "configs" / "wheel.pbtxt")
 
 
 def fastest_precision() -> Precision:
@@ -141,12 +181,12 @@ def normalise(frames: Tensor, preset: Preset) -> Tensor:
 
 
 def pool_steps(net: I3D, step_logits: Tensor, features: Tensor, preset: Preset) -> Tensor:
-    """The trained network's logits of a clip (N, C), pooled over time as the preset says."""
+    """The network's logits of a clip (N, C), pooled over time as the preset says."""
     if preset.step_pooling == "max":
         return step_logits.amax(dim=1)
     if preset.step_pooling == "mean":
         return step_logits.mean(dim=1)
-    return net.logits(features.mean(dim=2)[..., None, None, None]).flatten(1)  # type: ignore[no-any-return]
+    return net.logits(net.dropout(features.mean(dim=2))[..., None, None, None]).flatten(1)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager

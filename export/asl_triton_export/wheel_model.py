@@ -11,6 +11,8 @@ from collections import defaultdict
 import torch
 import triton_python_backend_utils as pb_utils
 
+FRAMES_A_FORWARD = 512  # more are forwarded in turns: a full batch of the longest clips took 6 GB in float32
+
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -29,6 +31,7 @@ class TritonPythonModel:
         alike = defaultdict(list)
         for index, tensor in enumerate(frames):
             alike[tensor.shape[1:]].append(index)
+        time = 1 if frames[0].dtype == torch.uint8 else 2  # (N, T, H, W, C), or classic (N, C, T, H, W)
         responses = [None] * len(requests)
         for indices in alike.values():
             sizes = [frames[i].shape[0] for i in indices]
@@ -36,7 +39,9 @@ class TritonPythonModel:
                 # Optimised execution would specialise, and so compile, for each new length.
                 with torch.inference_mode(), torch.jit.optimized_execution(False):
                     batch = frames[indices[0]] if len(indices) == 1 else torch.cat([frames[i] for i in indices])
-                    answers = [answer.cpu().split(sizes) for answer in self.model(batch.to(self.device))]
+                    parts = batch.split(max(1, FRAMES_A_FORWARD // batch.shape[time]))
+                    outputs = zip(*(self.model(part.to(self.device)) for part in parts), strict=True)
+                    answers = [torch.cat(output).cpu().split(sizes) for output in outputs]
             except RuntimeError as exc:
                 for i in indices:
                     responses[i] = pb_utils.InferenceResponse(error=pb_utils.TritonError(f"the network failed: {exc}"))

@@ -113,7 +113,7 @@ def show(summary: Summary, recognitions: list[Recognition], console: Console) ->
     table.add_column("best gloss")
     table.add_column("confidence", justify="right")
     table.add_column("then", style="dim")
-    for recognition in sorted(recognitions, key=lambda r: r.video):
+    for recognition in recognitions:
         unsure = " (unsure)" if recognition.unsure else ""
         table.add_row(
             escape(recognition.video),

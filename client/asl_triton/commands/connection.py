@@ -36,5 +36,6 @@ class Connection:
         return GrpcTransport(address, security=self.security, timeout_s=self.timeout_s, in_flight=in_flight)
 
     def recognizer(self, address: str, model: str | None, in_flight: int, priority: int = 0) -> AsyncRecognizer:
-        """A recognizer that asks there. Made in a running event loop."""
-        return AsyncRecognizer(model=model, priority=priority, transport=self.transport(address, in_flight))
+        """A recognizer that asks there."""
+        transport = self.transport(address, in_flight)
+        return AsyncRecognizer(model=model, in_flight=in_flight, priority=priority, transport=transport)

@@ -9,6 +9,7 @@ from rich.console import Console
 from asl_triton.commands.extras import extra
 from asl_triton.commands.options import RepositoryOption
 from asl_triton.errors import AslTritonError, LabelsError
+from asl_triton.labels import read_labels
 from asl_triton.presets import PRESETS, Preset
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -17,12 +18,21 @@ Input = Literal["uint8", "fp32"]
 
 def export(
     checkpoint: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            help="A .pt or .safetensors file, a bundle folder (as `asl-triton fetch` leaves it), "
-            "or `demo`: the twenty signs of the demo signer."
+            help="A .pt or .safetensors file, a bundle folder (as `asl-triton fetch` and `finetune` leave it), "
+            "or `demo`: the twenty signs of the demo signer.",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    torchscript: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a checkpoint, any other network as TorchScript: forward(frames uint8 (N, T, 224, 224, 3) "
+            "RGB) -> (logits (N, C), step_logits (N, S, C), features (N, F)), float32, S = max(ceil(T / 8) - 1, 1). "
+            "Needs --labels and --preset."
+        ),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -56,13 +66,28 @@ def export(
     """Turn a checkpoint into a model that Triton serves.
 
     The network is folded for speed, saved as TorchScript, loaded again, compared with the network as trained, and
-    only then put into the model repository.
+    only then put into the model repository. A network that is not I3D goes in as TorchScript: it is asked for the
+    golden clip, alone, in a batch and at another length, and its answers are held against the signature.
 
         asl-triton export demo
         asl-triton export weights/bsl1k-wlasl2000 --precision auto
         asl-triton export FINAL_nslt_2000.pt --labels wlasl_class_list.txt --name i3d_wlasl2000 --precision fp16
+        asl-triton export --torchscript r2plus1d.pt --labels labels.txt --preset preset.json
     """
+    if (checkpoint is None) == (torchscript is None):
+        raise typer.BadParameter(
+            "Missing argument 'CHECKPOINT': name a checkpoint, or another network with --torchscript FILE."
+            if checkpoint is None
+            else "A checkpoint and --torchscript are two networks: name one."
+        )
     console = Console()
+    if torchscript is not None:
+        if precision != "fp32" or input != "uint8":
+            option = "--precision" if precision != "fp32" else "--input"
+            raise AslTritonError(f"{option} is for checkpoints: a TorchScript file is served as it is")
+        export_torchscript(torchscript, labels, preset, repository, name, force, console)
+        return
+    assert checkpoint is not None
     with extra("export"):
         from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
         from asl_triton_export.repository import export_model
@@ -97,6 +122,34 @@ def export(
         f"logits spread over {report.spread:.3g}; the best class is {'the same' if report.same_best else 'another'}.",
         soft_wrap=True,
     )
+    console.print(f"Next: asl-triton serve --repository {repository}", soft_wrap=True)
+
+
+def export_torchscript(
+    path: Path,
+    labels: Path | None,
+    preset: str | None,
+    repository: Path,
+    name: str | None,
+    force: bool,
+    console: Console,
+) -> None:
+    """The command, for a network that is TorchScript already."""
+    with extra("export"):
+        from asl_triton_export.repository import export_script
+        from asl_triton_export.torchscript import load_script
+
+    if labels is None or preset is None:
+        raise AslTritonError(
+            f"{path} says nothing of its glosses and its clips: give --labels with one gloss a line, in class order, "
+            f"and --preset with how it was trained ({', '.join(PRESETS)}, or a JSON file)"
+        )
+    glosses, prepared = read_labels(labels), read_preset(preset)
+    name = name or model_name(path)
+    with console.status("Asking the network for the golden clip"):
+        script = load_script(path, len(glosses), prepared)
+        folder = export_script(script, glosses, prepared, repository, name, force=force)
+    console.print(f"[bold]{name}[/]: {len(glosses)} glosses, {script.precision}, in {folder}", soft_wrap=True)
     console.print(f"Next: asl-triton serve --repository {repository}", soft_wrap=True)
 
 

@@ -1,5 +1,6 @@
 """How far a batch is: a bar on a terminal, a line now and then elsewhere."""
 
+import bisect
 import time
 from types import TracebackType
 
@@ -22,7 +23,7 @@ LINE_EVERY_S = 10.0
 
 
 class ClipProgress:
-    """Counts outcomes on standard error; `shown` keeps the first of them for a table."""
+    """Counts outcomes on standard error; `shown` keeps the first of them by name, for a table."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -50,8 +51,9 @@ class ClipProgress:
         self.done += 1
         if not isinstance(outcome, Recognition):
             self.failed += 1
-        elif len(self.shown) < ROWS_SHOWN:
-            self.shown.append(outcome)
+        else:
+            bisect.insort(self.shown, outcome, key=lambda recognition: recognition.video)
+            del self.shown[ROWS_SHOWN:]
         now_s = time.monotonic()
         rate = self.done / max(now_s - self._began_s, 1e-3)
         self._bar.update(self._task, completed=self.done, rate=f"{rate:.1f}/s" + self._failures())

@@ -1,0 +1,121 @@
+"""Fake servers, and what recognisers answer there."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from asl_triton.presets import PRESETS, Preset
+from asl_triton.transport import Array, FakeTransport, ModelDescription, TensorSpec
+
+GLOSSES = ("book", "drink", "hello", "help", "home", "mother")
+Answer = Callable[[Array], Sequence[float] | Array]
+
+
+def described(
+    preset: Preset = PRESETS["wlasl"], name: str = "signs", datatype: str = "UINT8", **parameters: str
+) -> ModelDescription:
+    """A recogniser of `GLOSSES` as Triton describes it."""
+    frames = (-1, -1, 224, 224, 3) if datatype == "UINT8" else (-1, 3, -1, 224, 224)
+    return ModelDescription(
+        name=name,
+        version="1",
+        inputs={"FRAMES__0": TensorSpec(datatype, frames)},
+        outputs={
+            "LOGITS__0": TensorSpec("FP32", (-1, len(GLOSSES))),
+            "STEP_LOGITS__1": TensorSpec("FP32", (-1, -1, len(GLOSSES))),
+            "FEATURES__2": TensorSpec("FP32", (-1, 1024)),
+        },
+        parameters={"asl_triton.preset": preset.to_json(), "asl_triton.precision": "fp32", **parameters},
+        labelled=frozenset({"LOGITS__0"}),
+        max_batch_size=8,
+    )
+
+
+def in_order(_tensor: Array) -> Sequence[float]:
+    """Logits that rank the glosses in class order."""
+    return [float(-c) for c in range(len(GLOSSES))]
+
+
+def fake(preset: Preset = PRESETS["wlasl"], answer: Answer = in_order, datatype: str = "UINT8") -> FakeTransport:
+    """A server with one recogniser, `signs`; `answer` gives the logits (6,) to its input without the batch axis."""
+    return faking(FakeTransport, preset, answer, datatype)
+
+
+def faking(
+    kind: type[FakeTransport],
+    preset: Preset = PRESETS["wlasl"],
+    answer: Answer = in_order,
+    datatype: str = "UINT8",
+) -> FakeTransport:
+    """The same, on a fake of one's own kind."""
+    return kind({"signs": described(preset, datatype=datatype)}, GLOSSES, answering(answer))
+
+
+def answering(answer: Answer) -> Callable[[str, Mapping[str, Array]], Mapping[str, Array]]:
+    """What a `FakeTransport` wants, of a function from frames to logits."""
+
+    def outputs(_model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        return {"LOGITS__0": np.asarray(answer(inputs["FRAMES__0"][0]), np.float32)[None]}
+
+    return outputs
+
+
+@dataclass
+class LastFirst(FakeTransport):
+    """Answers to `together` requests at once, the last one first."""
+
+    together: int = 4
+    held: list[asyncio.Event] = field(default_factory=list)
+
+    async def infer(
+        self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], priority: int = 0
+    ) -> dict[str, Array]:
+        answer = await super().infer(model, inputs, outputs, priority)
+        turn = asyncio.Event()
+        self.held.append(turn)
+        if len(self.held) == self.together:
+            self.held.pop().set()
+        await turn.wait()
+        if self.held:
+            self.held.pop().set()
+        return answer
+
+
+@dataclass
+class Gauge(FakeTransport):
+    """Counts how many requests are under way at once."""
+
+    at_once: int = 0
+    most_at_once: int = 0
+
+    async def infer(
+        self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], priority: int = 0
+    ) -> dict[str, Array]:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            for _ in range(20):  # time for others to come
+                await asyncio.sleep(0)
+            return await super().infer(model, inputs, outputs, priority)
+        finally:
+            self.at_once -= 1
+
+
+@dataclass
+class Stuck(FakeTransport):
+    """Never answers an inference; tells when one has come, and when it was given up."""
+
+    come: Callable[[], None] = lambda: None
+    given_up: Callable[[], None] = lambda: None
+
+    async def infer(
+        self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], priority: int = 0
+    ) -> dict[str, Array]:
+        self.come()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.given_up()
+        raise AssertionError("nobody sets that event")

@@ -1,0 +1,166 @@
+"""`batch`, `models` and `doctor` as they are typed: what they print, and their exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from asl_triton.commands.progress import ROWS_SHOWN, ClipProgress
+from asl_triton.journal import Failure
+from asl_triton.predictions import Prediction, Recognition
+from tests.client import videos
+from tests.client.grpc_server import GLOSSES, Triton, serving
+from tests.command_line import asl_triton
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def triton() -> Iterator[Triton]:
+    with serving(Triton()) as served:
+        yield served
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in ("b.mp4", "a.mp4"):
+        videos.clip(folder / name, num_frames=9)
+    return folder
+
+
+def test_batch_that_ends_well_is_0(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    output = tmp_path / "out"
+    options = ["--server", triton.address, "--output", output, "--format", "TXT, csv,csv", "--top-k", 2]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 0, done.told
+    assert sorted(path.name for path in output.iterdir()) == ["results.csv", "results.txt"]
+    assert done.out.index("a.mp4") < done.out.index("b.mp4")
+    assert "2 recognised in" in done.out and "help" in done.out
+
+
+def test_batch_with_a_clip_that_fails_is_3_and_says_so_for_programs(
+    triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (clips / "text.mp4").write_bytes(videos.TEXT)
+    done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out", "--json")
+    summary = json.loads(done.out)
+    assert done.code == 3
+    assert (summary["recognised"], summary["not_tried"], summary["stopped"]) == (2, 0, None)
+    assert [failure["video"] for failure in summary["failures"]] == ["text.mp4"]
+    assert summary["files"] == [
+        str(tmp_path / "out" / name) for name in ("results.csv", "results.jsonl", "errors.jsonl")
+    ]
+
+
+def test_batch_that_the_server_leaves_is_3(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    def leave(_frames: np.ndarray) -> np.ndarray:
+        if len(triton.asked) > 2:
+            triton.ready = False
+            raise ValueError("the server is shutting down")
+        return np.zeros(len(GLOSSES), np.float32)
+
+    triton.logits = leave
+    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 3
+    assert "stopped before the end" in done.out and "1 recognised, 1 not tried" in done.out
+
+
+@pytest.mark.parametrize("wrong", ["text", "nothing"])
+def test_batch_that_recognises_nothing_is_1(triton: Triton, tmp_path: Path, capsys: Capture, wrong: str) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    if wrong == "text":
+        (folder / "text.mp4").write_bytes(videos.TEXT)
+    done = asl_triton(capsys, "batch", folder, "--server", triton.address, "--output", tmp_path / "out")
+    assert done.code == 1
+    assert ("1 failed" if wrong == "text" else "there is no video") in done.told
+
+
+@pytest.mark.parametrize(("options", "code", "says"), [
+    (["--format", "xlsx"], 2, "xlsx is not among txt, csv, jsonl, parquet"),
+    (["--format", ","], 2, "nothing is not among"),
+    (["--top-k", "0"], 2, "top-k"),
+    (["--min-confidence", "2"], 2, "min-confidence"),
+    (["--min-confidence", "nan"], 2, "min-confidence"),
+    (["--in-flight", "0"], 2, "in-flight"),
+    (["--vocabulary", "nowhere.txt"], 1, "cannot read the labels nowhere.txt"),
+    (["--tls-cert", "nowhere.pem"], 1, "needs both the certificate"),
+    (["--api-key", "two words"], 1, "--api-key"),
+    (["--server", "localhost"], 1, "name host:port"),
+], ids=str)  # fmt: skip
+def test_wrong_wish_is_a_sentence(
+    clips: Path, tmp_path: Path, capsys: Capture, options: list[str], code: int, says: str
+) -> None:
+    done = asl_triton(capsys, "batch", clips, "--output", tmp_path / "out", *options)
+    assert done.code == code
+    assert says in done.told
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+def test_name_that_the_terminal_cannot_show_ends_no_batch(triton: Triton, clips: Path, tmp_path: Path) -> None:
+    (clips / "a.mp4").rename(clips / "🤟.mp4")
+    options = ["--server", triton.address, "--output", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "asl_triton", "batch", clips, *options],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\U0001f91f.mp4" in done.stdout
+
+
+def test_models_lists_what_is_served(triton: Triton, capsys: Capture) -> None:
+    done = asl_triton(capsys, "models", "--server", triton.address, "--json")
+    (model,) = json.loads(done.out)
+    assert (model["name"], model["labels"], model["preset"]["name"], model["datatype"]) == (
+        "signs",
+        4,
+        "wlasl",
+        "UINT8",
+    )
+    assert "signs" in asl_triton(capsys, "models", "--server", triton.address).out
+    assert asl_triton(capsys, "models", "--server", triton.address, "--labels").out.split() == list(GLOSSES)
+    assert json.loads(asl_triton(capsys, "models", "--server", triton.address, "--labels", "--json").out) == [*GLOSSES]
+    assert asl_triton(capsys, "models", "--server", triton.address, "--model", "nobody").code == 1
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_doctor_says_whether_all_is_well(triton: Triton, capsys: Capture, empty: bool, tmp_path: Path) -> None:
+    triton.empty = empty
+    options = ["--server", triton.address, "--repository", tmp_path]
+    done = asl_triton(capsys, "doctor", *options)
+    assert done.code == int(empty)
+    assert ("pip install 'numpy<2'" in done.told) == empty
+    checks = json.loads(asl_triton(capsys, "doctor", *options, "--json").out)
+    assert checks["well"] != empty
+    states = {check["name"]: check["state"] for check in checks["checks"]}
+    assert states["signs: numpy" if empty else "signs: contract"] == ("failed" if empty else "ok")
+
+
+def test_server_that_refuses_is_told_with_its_remedy(
+    triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    triton.faults = [(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header")]
+    done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out")
+    assert done.code == 1
+    assert "refused the call: give the right --api-key" in done.told
+
+
+def test_rows_shown_are_the_first_by_name() -> None:
+    predictions = (Prediction(1, "book", 0, 0.9, 2.0),)
+    with ClipProgress(100) as progress:
+        for n in reversed(range(100)):
+            progress.advance(Recognition(f"{n:03}.mp4", "signs", predictions, False, 9, 0.4, 1, 0, 0))
+        progress.advance(Failure("x.mp4", "empty"))
+    assert [recognition.video for recognition in progress.shown] == [f"{n:03}.mp4" for n in range(ROWS_SHOWN)]
+    assert (progress.done, progress.failed) == (101, 1)

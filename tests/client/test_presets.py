@@ -1,0 +1,86 @@
+"""How a checkpoint was trained, as data: the four that ship, to and from JSON, and what is no preset."""
+
+import dataclasses
+import json
+
+import pytest
+
+from asl_triton.errors import ContractError
+from asl_triton.presets import PRESETS, Preset
+
+
+@pytest.mark.parametrize(("name", "fields"), [
+    ("wlasl", {"frame_rate": None, "min_side": 226, "square": 256, "square_above": 256, "colour": "BGR",
+               "value_range": (-1, 1), "frames": "clip", "step_pooling": "max", "window_pooling": "max",
+               "score": "sigmoid"}),
+    ("wlasl-test", {"frame_rate": None, "min_side": 226, "square": None, "colour": "BGR", "value_range": (-1, 1),
+                    "frames": "clip", "step_pooling": "max", "window_pooling": "max", "score": "sigmoid"}),
+    ("bsl1k", {"frame_rate": 25, "min_side": 0, "square": 256, "square_above": 0, "colour": "RGB",
+               "value_range": (-0.5, 0.5), "frames": "window", "step_pooling": "mean-positions",
+               "window_pooling": "mean", "score": "softmax"}),
+    ("asl-inference", {"frame_rate": None, "min_side": 0, "square": 224, "square_above": 0, "colour": "RGB",
+                       "value_range": (0, 1), "frames": "clip", "step_pooling": "mean", "window_pooling": "mean",
+                       "score": "softmax"}),
+])  # fmt: skip
+def test_shipped_preset_is_as_the_checkpoints_were_trained(name: str, fields: dict[str, object]) -> None:
+    preset = dataclasses.asdict(PRESETS[name])
+    assert {field: preset[field] for field in fields} == fields
+    lengths = ("min_frames", "max_frames", "window_frames", "stride_frames")
+    assert [preset[field] for field in lengths] == [9, 300, 64, 32]
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_preset_comes_back_from_json_as_it_was(preset: Preset) -> None:
+    assert Preset.from_json(preset.to_json()) == preset
+    assert set(json.loads(preset.to_json())) == {field.name for field in dataclasses.fields(Preset)}
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("", "not JSON"), ("wlasl", "not JSON"), ("[1]", "JSON object with a name"), ("{}", "JSON object with a name"),
+    ('{"name": 5}', "JSON object with a name"),
+])  # fmt: skip
+def test_text_that_is_no_preset_is_a_sentence(text: str, says: str) -> None:
+    with pytest.raises(ContractError, match=says):
+        Preset.from_json(text)
+
+
+@pytest.mark.parametrize(("fields", "says"), [
+    ('"future": 1', "'future', which this asl-triton does not know: upgrade it"),
+    ('"colour": "CMYK"', "colour is 'CMYK', not one of"),
+    ('"colour": 5', "colour cannot be 5"),
+    ('"score": null', "score cannot be None"),
+    ('"frames": "some"', "frames is 'some'"),
+    ('"step_pooling": "min"', "step_pooling is 'min'"),
+    ('"window_pooling": "min"', "window_pooling is 'min'"),
+    ('"min_frames": 9.0', "min_frames cannot be 9.0"),
+    ('"min_frames": true', "min_frames cannot be True"),
+    ('"min_frames": -1', "min_frames cannot be -1"),
+    ('"min_frames": "9"', "min_frames cannot be '9'"),
+    ('"min_frames": 65', "min_frames is above window_frames"),
+    ('"max_frames": 1e999', "max_frames cannot be inf"),
+    (f'"max_frames": {10**400}', "max_frames cannot be 1000"),
+    ('"max_frames": 10', "1 <= stride_frames <= window_frames <= max_frames"),
+    ('"stride_frames": 0', "1 <= stride_frames"),
+    ('"square": 100', "square is 100, less than"),
+    ('"square": 1000000', "square cannot be 1000000"),
+    ('"square": 256.5', "square cannot be 256.5"),
+    ('"square": null, "min_side": 100', "min_side must be 224 or more"),
+    ('"frame_rate": 0', "frame_rate is 0"),
+    ('"frame_rate": NaN', "frame_rate cannot be nan"),
+    ('"frame_rate": "25"', "frame_rate cannot be '25'"),
+    ('"value_range": [1, 0]', "value_range must rise"),
+    ('"value_range": [0, NaN]', "value_range cannot be"),
+    ('"value_range": [0]', "value_range cannot be"),
+    ('"value_range": 1', "value_range cannot be 1"),
+])  # fmt: skip
+def test_field_of_a_wrong_value_is_a_sentence(fields: str, says: str) -> None:
+    values = {**json.loads(PRESETS["wlasl"].to_json()), "name": "mine"}
+    text = json.dumps(values)[:-1] + f", {fields}}}"
+    with pytest.raises(ContractError, match="preset 'mine'") as raised:
+        Preset.from_json(text)
+    assert says in str(raised.value)
+
+
+def test_fields_that_are_left_out_have_defaults() -> None:
+    preset = Preset.from_json('{"name": "small", "square": 224, "value_range": [0, 1]}')
+    assert preset == Preset(name="small", square=224, value_range=(0.0, 1.0))

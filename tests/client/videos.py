@@ -1,0 +1,134 @@
+"""Real video files, odd ones among them: written by a static FFmpeg and by OpenCV."""
+
+import os
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+
+TEXT = b"this is no video\n" * 100
+PDF = b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<< /Type /Catalog >>\nendobj\n"
+CODECS = {".webm": "libvpx", ".avi": "mpeg4"}
+
+
+def ffmpeg(*arguments: str | os.PathLike[str]) -> None:
+    """Run FFmpeg; it overwrites."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-nostdin", "-y", *arguments]
+    subprocess.run(command, check=True)
+
+
+def clip(
+    path: Path,
+    num_frames: int = 25,
+    size: str = "64x48",
+    rate: str = "25",
+    filters: str = "null",
+    options: Iterable[str] = (),
+) -> Path:
+    """A moving test picture in the container that the path's extension says, coded as is usual there."""
+    codec = CODECS.get(path.suffix, "libx264")
+    source = ["-f", "lavfi", "-i", f"testsrc2=size={size}:rate={rate}", "-frames:v", str(num_frames), "-vf", filters]
+    ffmpeg(*source, "-c:v", codec, "-pix_fmt", "yuv420p", "-threads", "1", *options, path)
+    return path
+
+
+def levels(path: Path, values: Iterable[int], size: tuple[int, int] = (48, 64), rate: int = 25) -> Path:
+    """A clip (.mkv) of plain grey frames, one a value, stored without loss."""
+    raw = b"".join(bytes([value]) * size[0] * size[1] for value in values)
+    shape = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{size[1]}x{size[0]}", "-r", str(rate)]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", *shape, "-i", "-", "-c:v", "ffv1", path]
+    subprocess.run(command, input=raw, check=True)
+    return path
+
+
+def written_by_opencv(path: Path, frames_bgr: Iterable[np.ndarray], rate: float = 25.0) -> Path:
+    """An mp4 (MPEG-4 part 2) as `cv2.VideoWriter` leaves it."""
+    writer = None
+    for frame in frames_bgr:
+        height, width = frame.shape[:2]
+        writer = writer or cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
+        writer.write(frame)
+    assert writer is not None
+    writer.release()
+    return path
+
+
+def corners(path: Path) -> Path:
+    """A clip of 80 x 40 pixels: blue at its top left, red at its top right, white below."""
+    frame = np.full((40, 80, 3), 255, np.uint8)
+    frame[:20, :40], frame[:20, 40:] = (255, 0, 0), (0, 0, 255)
+    return written_by_opencv(path, [frame] * 10)
+
+
+def rotated(path: Path, source: Path, degrees: int) -> Path:
+    """The same pixels, with metadata that asks for a turn by so many degrees against the clock."""
+    ffmpeg("-display_rotation", str(degrees), "-i", source, "-c", "copy", path)
+    return path
+
+
+def uneven(path: Path, num_frames: int = 100) -> Path:
+    """Every frame n of a clip that is a multiple of 3, or has n % 7 above 4: a variable frame rate."""
+    return clip(path, num_frames, filters="select='not(mod(n,3))+gt(mod(n,7),4)'", options=["-fps_mode", "vfr"])
+
+
+def trimmed(path: Path, source: Path, start_s: float) -> Path:
+    """A clip without its beginning, as phones trim: the frames are all in the file, an edit list hides some."""
+    ffmpeg("-ss", str(start_s), "-i", source, "-c", "copy", path)
+    return path
+
+
+def faststart(path: Path, source: Path) -> Path:
+    """An mp4 with its index in front of its frames."""
+    ffmpeg("-i", source, "-c", "copy", "-movflags", "+faststart", path)
+    return path
+
+
+def cut(path: Path, source: Path, share: float = 0.5) -> Path:
+    """The first part of a file."""
+    content = source.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def audio_only(path: Path) -> Path:
+    """A container with a sound and no picture."""
+    ffmpeg("-f", "lavfi", "-i", "sine", "-t", "0.5", "-c:a", "aac", path)
+    return path
+
+
+def with_audio(path: Path, num_frames: int = 25, seconds: float = 2) -> Path:
+    """A clip whose sound goes on after its picture."""
+    picture = ["-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25", "-f", "lavfi", "-i", "sine"]
+    coded = ["-frames:v", str(num_frames), "-t", str(seconds), "-c:v", "libx264", "-c:a", "aac"]
+    ffmpeg(*picture, *coded, path)
+    return path
+
+
+def still(path: Path) -> Path:
+    """A JPEG picture, whatever the path says."""
+    coded, picture = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))
+    assert coded
+    path.write_bytes(picture.tobytes())
+    return path
+
+
+def huge(path: Path, size: str = "15360x8640") -> Path:
+    """One plain frame of many pixels in few bytes (.avi)."""
+    source = ["-f", "lavfi", "-i", f"color=size={size}:rate=5", "-frames:v", "1"]
+    ffmpeg(*source, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", path)
+    return path
+
+
+def playlist(path: Path, other: Path) -> Path:
+    """A text that FFmpeg would take for a list of other files to open."""
+    path.write_text(f"ffconcat version 1.0\nfile '{other}'\n")
+    return path
+
+
+def stream_playlist(path: Path, url: str) -> Path:
+    """A text that FFmpeg would take for a list of addresses to fetch."""
+    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{url}\n#EXT-X-ENDLIST\n")
+    return path

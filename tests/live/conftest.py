@@ -1,0 +1,105 @@
+"""Real Tritons over small networks, one a session each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from asl_triton.presets import PRESETS
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.repository import export_model
+from tests.networks import GLOSSES, save_checkpoint
+
+NO_RECOGNISER = """
+import torch
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer() for _ in requests]
+
+    def answer(self):
+        return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("SUM__0", torch.zeros(1))])
+"""
+NO_RECOGNISER_CONFIG = """
+backend: "python"
+max_batch_size: 0
+input [{ name: "FRAMES__0", data_type: TYPE_UINT8, dims: [-1] }]
+output [{ name: "SUM__0", data_type: TYPE_FP32, dims: [1] }]
+instance_group [{ kind: KIND_CPU }]
+"""
+
+
+def write_clip(path: Path, num_frames: int = 24, size: tuple[int, int] = (240, 320), seed: int = 0) -> Path:
+    """A real video file of moving blocks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25.0, (size[1], size[0]))
+    coarse = random.integers(0, 256, (num_frames // 8 + 2, 6, 8, 3)).astype(np.float32)
+    for t in range(num_frames):
+        mix = (t % 8) / 8
+        image = coarse[t // 8] * (1 - mix) + coarse[t // 8 + 1] * mix
+        writer.write(cv2.resize(image, (size[1], size[0])).astype(np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("weights") / "small.pt")
+
+
+@pytest.fixture(scope="session")
+def small_repository(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One recogniser of seven glosses, `small`."""
+    folder = tmp_path_factory.mktemp("small")
+    export_model(load_checkpoint(small_checkpoint), GLOSSES, PRESETS["wlasl"], folder, "small")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_triton(small_repository: Path) -> Iterator[LocalTriton]:
+    with LocalTriton(small_repository) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="session")
+def crowd_repository(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three recognisers, one of them with the classic input, and a model that is none."""
+    folder = tmp_path_factory.mktemp("crowd")
+    checkpoint = load_checkpoint(small_checkpoint)
+    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], folder, "first")
+    export_model(checkpoint, GLOSSES, PRESETS["bsl1k"], folder, "second", precision="bf16")
+    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], folder, "classic", input_type="fp32")
+    write_stranger(folder, "stranger")
+    return folder
+
+
+def write_stranger(repository: Path, name: str, config: str = NO_RECOGNISER_CONFIG, code: str = NO_RECOGNISER) -> None:
+    """A model that is no recogniser of ours."""
+    folder = repository / name
+    (folder / "configs").mkdir(parents=True)
+    (folder / "1").mkdir()
+    (folder / "1" / "model.pt").touch()
+    (folder / "1" / "model.py").write_text(code)
+    for path in (folder / "config.pbtxt", folder / "configs" / "wheel.pbtxt"):
+        path.write_text(f'name: "{name}"\n{config}')
+
+
+@pytest.fixture(scope="session")
+def crowd_triton(crowd_repository: Path) -> Iterator[LocalTriton]:
+    with LocalTriton(crowd_repository) as triton:
+        yield triton
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """A folder of three clips, one of them in a sub-folder."""
+    folder = tmp_path / "clips"
+    for number, name in enumerate(("a.mp4", "b.mp4", "deeper/c.mp4")):
+        write_clip(folder / name, num_frames=20 + 7 * number, seed=number)
+    return folder

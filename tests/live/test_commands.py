@@ -1,0 +1,311 @@
+"""`batch`, `models` and `doctor` against a real Triton, with what people do wrong."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asl_triton.clips import normalised
+from asl_triton.golden import render_golden
+from asl_triton.presets import PRESETS
+from asl_triton.recognizer import Recognizer
+from asl_triton.transport import BULK_PRIORITY, GrpcTransport
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_deploy.ports import claim_ports
+from tests.command_line import asl_triton
+from tests.live.conftest import NO_RECOGNISER, write_clip, write_stranger
+from tests.networks import GLOSSES
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_batch_writes_every_clip_in_the_order_of_their_names(
+    small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    output = tmp_path / "out"
+    done = asl_triton(capsys, "batch", clips, "--server", small_triton.address, "--output", output, "--top-k", 3)
+    assert done.code == 0, done.told
+    assert "3 recognised" in done.out
+    recognitions = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    assert [r["video"] for r in recognitions] == ["a.mp4", "b.mp4", "deeper/c.mp4"]
+    assert [r["num_frames"] for r in recognitions] == [20, 27, 34]
+    assert all(len(r["predictions"]) == 3 for r in recognitions)
+
+
+def test_same_clip_gets_the_same_answer_by_every_way(crowd_triton: LocalTriton, clips: Path) -> None:
+    path = clips / "a.mp4"
+    with Recognizer(crowd_triton.address, model="first") as recognizer:
+        from_path = recognizer.recognize(path, top_k=7)
+        from_bytes = recognizer.recognize(path.read_bytes(), top_k=7)
+        with path.open("rb") as file:
+            from_file = recognizer.recognize(file, top_k=7)
+    with Recognizer(crowd_triton.address, model="classic") as recognizer:
+        normalised_here = recognizer.recognize(path, top_k=7)
+    assert from_path.predictions == from_bytes.predictions == from_file.predictions
+    for ours, theirs in zip(from_path.predictions, normalised_here.predictions, strict=True):
+        assert ours.gloss == theirs.gloss
+        assert ours.logit == pytest.approx(theirs.logit, abs=1e-3)
+
+
+def test_requests_of_equal_length_join_in_one_execution(small_triton: LocalTriton) -> None:
+    frames = render_golden(16)[None]
+
+    async def ask_at_once() -> tuple[int, int]:
+        transport = GrpcTransport(small_triton.address)
+        before = await transport.statistics("small")
+        asked = [transport.infer("small", {"FRAMES__0": frames}, ["LOGITS__0"], BULK_PRIORITY) for _ in range(24)]
+        answers = await asyncio.gather(*asked)
+        after = await transport.statistics("small")
+        await transport.close()
+        assert all(np.allclose(a["LOGITS__0"], answers[0]["LOGITS__0"], atol=1e-4) for a in answers)
+        return after.requests - before.requests, after.executions - before.executions
+
+    requests, executions = asyncio.run(ask_at_once())
+    assert requests == 24
+    assert executions < requests
+
+
+def test_requests_of_unequal_lengths_are_answered_each_for_itself(crowd_triton: LocalTriton) -> None:
+    async def ask_at_once() -> None:
+        transport = GrpcTransport(crowd_triton.address)
+        lengths = [9, 16, 24, 9, 40, 16]
+        frames = [render_golden(length) for length in lengths]
+        ours = [transport.infer("first", {"FRAMES__0": f[None]}, ["STEP_LOGITS__1", "FEATURES__2"]) for f in frames]
+        tensors = [normalised(f, PRESETS["wlasl"])[None] for f in frames]
+        classic = [transport.infer("classic", {"FRAMES__0": t}, ["STEP_LOGITS__1", "FEATURES__2"]) for t in tensors]
+        answers = await asyncio.gather(*ours, *classic)
+        await transport.close()
+        for length, a, b in zip(lengths, answers[:6], answers[6:], strict=True):
+            assert a["STEP_LOGITS__1"].shape == (1, max(-(-length // 8) - 1, 1), len(GLOSSES))
+            assert np.allclose(a["STEP_LOGITS__1"], b["STEP_LOGITS__1"], atol=1e-3)
+            assert a["FEATURES__2"].shape == (1, 64)
+
+    asyncio.run(ask_at_once())
+
+
+def test_vocabulary_and_confidence_narrow_the_answer(
+    small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("home\nhelp\n")
+    output = tmp_path / "out"
+    options = ["--vocabulary", words, "--min-confidence", "1", "--format", "jsonl", "--output", output]
+    done = asl_triton(capsys, "batch", clips, "--server", small_triton.address, *options)
+    assert done.code == 0, done.told
+    assert "(unsure)" in done.out
+    for line in (output / "results.jsonl").read_text().splitlines():
+        recognition = json.loads(line)
+        assert recognition["unsure"]
+        assert {p["gloss"] for p in recognition["predictions"]} == {"home", "help"}
+
+
+def test_bad_clips_are_named_and_the_others_written(
+    small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (clips / "text.mp4").write_text("this is no video")
+    (clips / "empty.mov").touch()
+    output = tmp_path / "out"
+    done = asl_triton(capsys, "batch", clips, "--server", small_triton.address, "--output", output)
+    assert done.code == 3
+    assert "3 recognised, 2 failed" in done.out
+    errors = {e["video"]: e["error"] for e in map(json.loads, (output / "errors.jsonl").read_text().splitlines())}
+    assert "cannot be read as a video" in errors["text.mp4"]
+    assert "is empty" in errors["empty.mov"]
+    assert len((output / "results.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("num_frames", [1, 8, 9, 300, 301, 3000])
+def test_every_length_is_answered(small_triton: LocalTriton, tmp_path: Path, num_frames: int) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=num_frames, size=(64, 64))
+    with Recognizer(small_triton.address) as recognizer:
+        recognition = recognizer.recognize(clip)
+    assert recognition.num_frames == num_frames
+    assert recognition.num_windows == (1 if num_frames <= 300 else -(-(num_frames - 64) // 32) + 1)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (4320, 7680)])
+def test_smallest_and_largest_frames_are_answered(
+    small_triton: LocalTriton, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    with Recognizer(small_triton.address) as recognizer:
+        assert recognizer.recognize(write_clip(tmp_path / "clip.mp4", num_frames=9, size=size)).num_frames == 9
+
+
+@pytest.mark.parametrize("name", [
+    "two words.mp4", "it's \"quoted\".mp4", "signe 🤟 été.mp4", "-dash.mp4", "100%d.mp4", "[red]x[bold].mp4", "BIG.MP4",
+])  # fmt: skip
+def test_odd_names_are_kept(small_triton: LocalTriton, tmp_path: Path, capsys: Capture, name: str) -> None:
+    folder, output = tmp_path / "clips", tmp_path / "out"
+    write_clip(folder / "plain.mp4", num_frames=9, size=(64, 64)).rename(folder / name)
+    done = asl_triton(capsys, "batch", folder, "--server", small_triton.address, "--output", output)
+    assert done.code == 0, done.told
+    assert name in done.out
+    assert json.loads((output / "results.jsonl").read_text())["video"] == name
+
+
+def test_no_server_is_a_sentence(clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    (port,) = claim_ports("127.0.0.1", {"gRPC": None}).values()
+    for command in (["batch", clips, "--output", tmp_path / "out"], ["models"]):
+        done = asl_triton(capsys, *command, "--server", f"127.0.0.1:{port}")
+        assert done.code == 1
+        assert "no server answers at" in done.told and "asl-triton serve" in done.told
+    assert not (tmp_path / "out" / "results.csv").exists()
+
+
+def test_port_of_http_is_told_from_that_of_grpc(small_triton: LocalTriton, capsys: Capture) -> None:
+    done = asl_triton(capsys, "models", "--server", small_triton.http_address)
+    assert done.code == 1
+    assert "8001" in done.told
+
+
+def test_several_recognisers_ask_for_a_name(
+    crowd_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    options = ["--server", crowd_triton.address, "--output", tmp_path / "out"]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 1
+    assert "choose one with --model (classic, first, second)" in done.told
+    done = asl_triton(capsys, "batch", clips, "--model", "second", *options)
+    assert done.code == 0, done.told
+
+
+@pytest.mark.parametrize(("model", "says"), [
+    ("stranger", "is no recogniser"), ("nobody", "serves no model 'nobody'; its recognisers: classic, first, second"),
+])  # fmt: skip
+def test_model_that_is_not_ours_is_a_sentence(
+    crowd_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture, model: str, says: str
+) -> None:
+    options = ["--server", crowd_triton.address, "--output", tmp_path / "out", "--model", model]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 1
+    assert says in done.told
+
+
+def test_server_without_a_recogniser_is_a_sentence(clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    write_stranger(tmp_path / "models", "stranger")
+    with LocalTriton(tmp_path / "models") as triton:
+        done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out")
+        assert done.code == 1
+        assert "serves no recogniser (it serves stranger)" in done.told
+        assert asl_triton(capsys, "doctor", "--server", triton.address).code == 1
+
+
+def test_model_folder_without_its_network_is_a_sentence(
+    small_repository: Path, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    shutil.copytree(small_repository, tmp_path / "models")
+    (tmp_path / "models" / "small" / "1" / "model.pt").unlink()
+    options = ["--local", "--repository", tmp_path / "models", "--output", tmp_path / "out"]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 1
+    assert "model.pt" in done.told
+
+
+def test_folder_without_a_clip_is_a_sentence(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "empty").mkdir()
+    options = ["--server", small_triton.address, "--output", tmp_path / "out"]
+    done = asl_triton(capsys, "batch", tmp_path / "empty", *options)
+    assert done.code == 1
+    assert "there is no video" in done.told
+    assert asl_triton(capsys, "batch", tmp_path / "nowhere", *options).code == 1
+
+
+def test_output_that_cannot_be_written_is_a_sentence(
+    small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "file").touch()
+    options = ["--server", small_triton.address, "--output", tmp_path / "file" / "out"]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 1
+    assert "cannot write" in done.told
+
+
+@pytest.mark.parametrize("arguments", [["--format", "xml"], ["--top-k", "0"], ["--min-confidence", "2"], ["--nope"]])
+def test_wrong_usage_exits_with_2(clips: Path, capsys: Capture, arguments: list[str]) -> None:
+    assert asl_triton(capsys, "batch", clips, *arguments).code == 2
+
+
+def test_server_that_dies_under_way_leaves_what_is_known(small_repository: Path, tmp_path: Path) -> None:
+    folder, output = tmp_path / "clips", tmp_path / "out"
+    first = write_clip(folder / "000.mp4", num_frames=40, size=(128, 128))
+    for number in range(1, 400):
+        os.link(first, folder / f"{number:03}.mp4")
+    with LocalTriton(small_repository) as triton:
+        command = [sys.executable, "-m", "asl_triton", "batch", folder, "--server", triton.address, "--output", output]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+            journal = output / "journal.jsonl"
+            while running.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 5):
+                pass
+            triton.stop()
+            said = running.communicate(timeout=120)[0]
+    assert running.returncode == 3, said
+    assert "stopped before the end: no server answers" in " ".join(said.split())
+    results = [json.loads(line)["video"] for line in (output / "results.jsonl").read_text().splitlines()]
+    assert 5 <= len(results) < 400
+    assert results == sorted(results)
+
+
+def test_models_lists_what_is_served(crowd_triton: LocalTriton, capsys: Capture) -> None:
+    done = asl_triton(capsys, "models", "--server", crowd_triton.address, "--json")
+    assert done.code == 0
+    models = {
+        m["name"]: (m["labels"], m["preset"]["name"], m["precision"], m["datatype"]) for m in json.loads(done.out)
+    }
+    assert models == {
+        "classic": (7, "wlasl", "fp32", "FP32"),
+        "first": (7, "wlasl", "fp32", "UINT8"),
+        "second": (7, "bsl1k", "bf16", "UINT8"),
+    }
+    labels = asl_triton(capsys, "models", "--server", crowd_triton.address, "--model", "first", "--labels")
+    assert labels.out.splitlines() == list(GLOSSES)
+
+
+def test_doctor_finds_all_well(crowd_triton: LocalTriton, crowd_repository: Path, capsys: Capture) -> None:
+    done = asl_triton(capsys, "doctor", "--server", crowd_triton.address, "--repository", crowd_repository, "--json")
+    report = json.loads(done.out)
+    assert done.code == 0 and report["well"], report
+    golden = [check for check in report["checks"] if "golden" in check["name"]]
+    assert [check["state"] for check in golden] == ["ok"] * 3
+
+
+def test_doctor_notices_other_weights(
+    small_checkpoint: Path, small_triton: LocalTriton, small_repository: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    shutil.copytree(small_repository, tmp_path / "models")
+    golden = tmp_path / "models" / "small" / "golden.npz"
+    with np.load(golden) as arrays:
+        changed = dict(arrays)
+    changed["served_logits"] = changed["served_logits"][::-1]
+    np.savez(golden, **changed)
+    done = asl_triton(capsys, "doctor", "--server", small_triton.address, "--repository", tmp_path / "models")
+    assert done.code == 1
+    assert "the served weights are not those of this folder" in done.told
+
+
+def test_empty_answers_of_numpy_2_are_caught(
+    small_repository: Path, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    shutil.copytree(small_repository, tmp_path / "models")
+    empty = NO_RECOGNISER.replace("SUM__0", "LOGITS__0").replace("torch.zeros(1)", "torch.zeros(1, 0)")
+    (tmp_path / "models" / "small" / "1" / "model.py").write_text(empty)
+    with LocalTriton(tmp_path / "models") as triton:
+        done = asl_triton(capsys, "doctor", "--server", triton.address)
+        assert done.code == 1
+        assert "numpy<2" in done.told
+        done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out")
+        assert done.code == 1
+
+
+def test_labels_of_the_wrong_length_are_caught(small_repository: Path, tmp_path: Path, capsys: Capture) -> None:
+    shutil.copytree(small_repository, tmp_path / "models")
+    (tmp_path / "models" / "small" / "labels.txt").write_text("book\ndrink\n")
+    with LocalTriton(tmp_path / "models") as triton:
+        done = asl_triton(capsys, "models", "--server", triton.address)
+        assert done.code == 1
+        assert "have no label" in done.told

@@ -1,0 +1,226 @@
+"""`evaluate` against a real Triton: what it measures, writes and says, and what people do wrong."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asl_triton.presets import PRESETS
+from asl_triton.recognizer import Recognizer
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.repository import export_model
+from tests.command_line import Done, asl_triton
+from tests.live.conftest import write_clip
+from tests.networks import GLOSSES, save_checkpoint
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def gloss_folders(tmp_path: Path) -> Path:
+    """Four clips of three glosses, which the small network does not know by sight."""
+    folder = tmp_path / "glosses"
+    for number, name in enumerate(("book/a.mp4", "book/deeper/b.mp4", "drink/c.mp4", "thank you/d.mp4")):
+        write_clip(folder / name, num_frames=12 + number, size=(64, 64), seed=number)
+    return folder
+
+
+def evaluate(capsys: Capture, triton: LocalTriton, data: Path, output: Path, *more: object) -> Done:
+    """`asl-triton evaluate DATA` on a server."""
+    return asl_triton(capsys, "evaluate", data, "--server", triton.address, "--output", output, *more)
+
+
+def document(output: Path) -> dict[str, Any]:
+    """What `evaluation.json` holds."""
+    content: dict[str, Any] = json.loads((output / "evaluation.json").read_text())
+    return content
+
+
+def test_figures_are_those_of_the_model_asked_clip_by_clip(
+    small_triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--in-flight", 3)
+    assert done.code == 0, done.told
+    ranks, confidences = [], []
+    with Recognizer(small_triton.address) as recognizer:
+        for path in sorted(gloss_folders.rglob("*.mp4")):
+            recognition = recognizer.recognize(path, top_k=len(GLOSSES))
+            gloss = path.relative_to(gloss_folders).parts[0]
+            ranks.append(next(p.rank for p in recognition.predictions if p.gloss == gloss))
+            confidences.append(recognition.confidence)
+    found = document(tmp_path / "out")
+    assert [a["video"] for a in found["answers"]] == [
+        "book/a.mp4",
+        "book/deeper/b.mp4",
+        "drink/c.mp4",
+        "thank you/d.mp4",
+    ]
+    assert [a["rank"] for a in found["answers"]] == ranks
+    assert [a["confidence"] for a in found["answers"]] == pytest.approx(confidences)
+    assert found["per_instance"]["top1"] == sum(rank == 1 for rank in ranks) / 4
+    assert found["per_instance"]["top5"] == sum(rank <= 5 for rank in ranks) / 4
+    assert (found["clips"], found["classes"], found["vocabulary"], found["failed"]) == (4, 3, 7, 0)
+    assert found["model"]["preset"] == "wlasl" and len(found["model"]["checkpoint_sha256"]) == 64
+    assert "4 clips of 3 of 7 glosses scored" in done.told
+    assert (tmp_path / "out" / "evaluation.html").read_text().startswith("<!doctype html>")
+
+
+def test_json_is_printed_for_programs(
+    small_triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--json")
+    assert done.code == 0
+    assert json.loads(done.out) == document(tmp_path / "out")
+
+
+def test_merging_every_gloss_makes_every_answer_right(
+    small_triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    merge = tmp_path / "merge.txt"
+    merge.write_text(", ".join(GLOSSES) + "\n")
+    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--merge", merge)
+    assert done.code == 0, done.told
+    found = document(tmp_path / "out")
+    assert found["per_instance"]["top1"] == 1 and found["vocabulary"] == 1
+    assert found["merged"] == [" / ".join(GLOSSES)]
+
+
+def test_broken_clips_are_named_and_the_others_scored(
+    small_triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for broken in ("home/only.mp4", "book/text.mp4"):
+        (gloss_folders / broken).parent.mkdir(exist_ok=True)
+        (gloss_folders / broken).write_text("this is no video")
+    (gloss_folders / "empty").mkdir()
+    write_clip(gloss_folders / "Book" / "e.mp4", num_frames=9, size=(64, 64))
+    write_clip(gloss_folders / "zebra" / "f.mp4", num_frames=9, size=(64, 64))
+    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "out")
+    assert done.code == 3
+    found = document(tmp_path / "out")
+    assert [failure["video"] for failure in found["failures"]] == ["book/text.mp4", "home/only.mp4"]
+    assert "home" not in {row["gloss"] for row in found["by_class"]}
+    assert found["unknown_glosses"] == ["zebra"]
+    assert "failed home/only.mp4: home/only.mp4 cannot be read as a video" in done.told
+    assert "1 gloss folder has no video: empty" in done.told
+    assert "Book, book differ by case alone" in done.told
+    assert "5 clips of 3 of 7 glosses scored, 2 failed" in done.told
+
+
+def test_only_broken_clips_are_a_sentence(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "data" / "book").mkdir(parents=True)
+    (tmp_path / "data" / "book" / "a.mp4").touch()
+    done = evaluate(capsys, small_triton, tmp_path / "data", tmp_path / "out")
+    assert done.code == 1
+    assert "not one of the 1 clips could be read. The first: book/a.mp4 is empty" in done.told
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_clip_is_enough(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
+    write_clip(tmp_path / "data" / "book" / "a.mp4", num_frames=9, size=(64, 64))
+    done = evaluate(capsys, small_triton, tmp_path / "data", tmp_path / "out")
+    assert done.code == 0
+    assert "NaN" not in (tmp_path / "out" / "evaluation.json").read_text()
+
+
+def test_data_that_cannot_be_used_is_a_sentence(
+    small_triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    split, other, text = tmp_path / "split.json", tmp_path / "other.json", tmp_path / "text.json"
+    split.write_text('{"1": {"subset": "test", "action": [0, 1, -1]}}')
+    other.write_text('{"1": {"subset": "test", "action": [1999, 1, -1]}}')
+    text.write_text("no json")
+    (tmp_path / "none").mkdir()
+    for data, more, says in (
+        (tmp_path / "nowhere", [], "name a folder with one sub-folder a gloss, or a split JSON"),
+        (tmp_path / "none", [], "takes one sub-folder a gloss"),
+        (gloss_folders / "book", [], "of another vocabulary"),
+        (gloss_folders, ["--subset", "test"], "--subset is for a split JSON"),
+        (gloss_folders, ["--merge", text], "stands alone"),
+        (text, [], "is not JSON"),
+        (other, ["--videos", gloss_folders], "has 1 in class 1999, and there are labels for 7"),
+        (split, ["--videos", gloss_folders], "not one of the 1 videos"),
+        (split, [], "Name it (--videos)"),
+        (split, ["--subset", "dev"], "no video in the subset 'dev'"),
+    ):
+        done = evaluate(capsys, small_triton, data, tmp_path / "out", *more)
+        assert (done.code, says in done.told) == (1, True), done.told
+    assert evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--in-flight", 0).code == 2
+
+
+def test_output_that_cannot_be_written_is_a_sentence(
+    small_triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "file").touch()
+    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "file" / "out")
+    assert done.code == 1
+    assert "cannot write" in done.told
+
+
+def requests_answered(triton: LocalTriton) -> int:
+    """How many requests the model has answered."""
+    with urllib.request.urlopen(f"http://{triton.http_address}/v2/models/small/stats", timeout=60) as answer:
+        return int(json.load(answer)["model_stats"][0]["inference_stats"]["success"]["count"])
+
+
+def test_server_that_dies_under_way_leaves_what_is_known(small_repository: Path, tmp_path: Path) -> None:
+    first = write_clip(tmp_path / "data" / "book" / "000.mp4", num_frames=40, size=(128, 128))
+    for number in range(1, 400):
+        os.link(first, first.with_name(f"{number:03}.mp4"))
+    with LocalTriton(small_repository) as triton:
+        command = [sys.executable, "-m", "asl_triton", "evaluate", tmp_path / "data", "--server", triton.address]
+        command += ["--output", tmp_path / "out"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+            while running.poll() is None and requests_answered(triton) < 12:
+                time.sleep(0.05)
+            triton.stop()
+            said = running.communicate(timeout=120)[0]
+    assert running.returncode == 3, said
+    assert "stopped before the end: " in " ".join(said.split())
+    found = document(tmp_path / "out")
+    assert found["clips"] + found["failed"] + found["not_tried"] == 400
+    assert found["not_tried"] > 0 and found["failed"] < 10
+
+
+@pytest.fixture(scope="module")
+def hundred_triton(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """A small network under the labels of WLASL-100."""
+    lines = (shared_folder / "wlasl" / "wlasl_class_list.txt").read_text().splitlines()
+    labels = tuple(line.split("\t")[1] for line in lines[:100])
+    folder = tmp_path_factory.mktemp("hundred")
+    checkpoint = load_checkpoint(save_checkpoint(folder / "hundred.pt", num_classes=100))
+    export_model(checkpoint, labels, PRESETS["wlasl"], folder / "models", "hundred")
+    with LocalTriton(folder / "models") as triton:
+        yield triton
+
+
+def test_official_split_with_two_videos_scores_two_and_misses_2036(
+    hundred_triton: LocalTriton, shared_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    done = evaluate(capsys, hundred_triton, shared_folder / "wlasl" / "nslt_100.json", tmp_path / "out")
+    assert done.code == 0, done.told
+    assert "2 clips of 1 of 100 glosses scored, 2,036 missing" in done.told
+    assert "2 of train are of subsets that WLASL's checkpoints were trained on" in done.told
+    found = document(tmp_path / "out")
+    assert (found["clips"], found["missing"], len(found["missing_videos"])) == (2, 2036, 2036)
+    assert {a["gloss"] for a in found["answers"]} == {"book"}
+    assert "2,036 videos" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_subset_without_a_video_is_a_sentence(
+    hundred_triton: LocalTriton, shared_folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    split = shared_folder / "wlasl" / "nslt_100.json"
+    done = evaluate(capsys, hundred_triton, split, tmp_path / "out", "--subset", "test")
+    assert done.code == 1
+    assert "not one of the 258 videos" in done.told
+    done = evaluate(capsys, hundred_triton, split.with_name("nslt_2000.json"), tmp_path / "out")
+    assert done.code == 1
+    assert "of another vocabulary" in done.told

@@ -1,0 +1,70 @@
+"""The main job on the reference checkpoint: checkpoint, model repository, Triton, batch, the original's classes."""
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.command_line import asl_triton
+
+CLIPS = ("07068", "07069")
+
+
+@pytest.fixture(scope="module")
+def glosses(shared_folder: Path) -> list[str]:
+    lines = (shared_folder / "wlasl" / "wlasl_class_list.txt").read_text().splitlines()
+    return [line.split("\t")[1] for line in lines]
+
+
+def test_reference_checkpoint_ranks_the_ten_classes_of_the_original(
+    reference_checkpoint: Path,
+    shared_folder: Path,
+    expected: Mapping[str, np.ndarray],
+    glosses: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wlasl = shared_folder / "wlasl"
+    repository, output = tmp_path / "models", tmp_path / "results"
+    labels = wlasl / "wlasl_class_list.txt"
+    arguments = [reference_checkpoint, "--labels", labels, "--name", "i3d_reference", "--repository", repository]
+    exported = asl_triton(capsys, "export", *arguments)
+    assert exported.code == 0, exported.told
+
+    arguments = ["--local", "--repository", repository, "--format", "txt,csv,jsonl,parquet", "--output", output]
+    done = asl_triton(capsys, "batch", wlasl / "videos", *arguments)
+    assert done.code == 0, done.told
+    assert sorted(p.name for p in output.iterdir()) == [
+        "results.csv", "results.jsonl", "results.parquet", "results.txt"
+    ]  # fmt: skip
+
+    recognitions = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    assert [r["video"] for r in recognitions] == [f"{clip}.mp4" for clip in CLIPS]
+    for clip, recognition in zip(CLIPS, recognitions, strict=True):
+        logits = expected[f"{clip}/wlasl"].max(axis=0)
+        best = np.argsort(-logits)[:10]
+        assert [p["class_id"] for p in recognition["predictions"]] == best.tolist()
+        assert [p["gloss"] for p in recognition["predictions"]] == [glosses[c] for c in best]
+        assert np.abs(np.array([p["logit"] for p in recognition["predictions"]]) - logits[best]).max() <= 1e-3
+        assert recognition["num_frames"] == expected[f"{clip}/wlasl/num_frames"]
+
+    rows = list(csv.DictReader((output / "results.csv").open(newline="")))
+    assert [row["gloss"] for row in rows] == [p["gloss"] for r in recognitions for p in r["predictions"]]
+    assert pq.read_table(output / "results.parquet").column("gloss").to_pylist() == [row["gloss"] for row in rows]
+    assert_layout_of_the_earlier_project((output / "results.txt").read_bytes(), wlasl / "asl_inference_results.txt")
+
+
+def assert_layout_of_the_earlier_project(ours: bytes, theirs: Path) -> None:
+    """Every line of both files has one of three shapes, in the same order, with the same ends."""
+    line = rb"(?:Video: \S+|\d+\. .{20,} \(\d+\.\d\d%\)|)"
+    layout = re.compile(rb"(?:%s\r\n)*%s" % (line, line))
+    assert layout.fullmatch(theirs.read_bytes()), "the pattern is not that of the earlier project's file"
+    assert layout.fullmatch(ours)
+    starts = [re.match(rb"Video|\d+\.|", line)[0] for line in ours.split(b"\r\n")]  # type: ignore[index]
+    block = [b"Video", *(b"%d." % rank for rank in range(1, 11))]
+    assert starts == [*block, b"", *block]
