@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from asl_triton.batch import recognise
 from asl_triton.dataset import LabelledClip
-from asl_triton.errors import AslTritonError, LabelsError, VideoError
+from asl_triton.errors import AslTritonError, LabelsError
 from asl_triton.journal import Failure, Outcome
-from asl_triton.predictions import Recognition
+from asl_triton.predictions import Ranking, Recognition
 from asl_triton.recognizer import AsyncRecognizer
 
 BEST_KEPT = 10  # of a clip's ranking: the whole would be clips x classes
@@ -136,9 +137,10 @@ def ask(
             failures.append(outcome)
             on_outcome(outcome)
 
+    whole_ranking = Ranking(top_k=len(classes.of_gloss))
     stopped = None
     try:
-        asyncio.run(recognise(make_recognizer, clips, len(classes.of_gloss), clips_at_once, keep))
+        asyncio.run(recognise(make_recognizer, clips, whole_ranking, clips_at_once, keep))
     except (AslTritonError, KeyboardInterrupt) as exc:
         if not answers:
             raise
@@ -149,48 +151,3 @@ def ask(
         not_tried=len(clips) - len(answers) - len(failures),
         stopped=stopped,
     )
-
-
-async def recognise(
-    make_recognizer: Callable[[], AsyncRecognizer],
-    clips: Sequence[LabelledClip],
-    top_k: int,
-    clips_at_once: int,
-    keep: Callable[[LabelledClip, Outcome], None],
-) -> None:
-    """Hand the outcome of each clip to `keep`.
-
-    Raises:
-        AslTritonError: the server or its model went away.
-    """
-    waiting = iter(clips)
-
-    async def work() -> None:
-        for clip in waiting:
-            try:
-                outcome: Outcome = await recognizer.recognize(clip.path, top_k=top_k, name=clip.name)
-            except AslTritonError as exc:
-                if not isinstance(exc, VideoError) and await is_gone(recognizer):
-                    raise
-                outcome = Failure(clip.name, str(exc))
-            keep(clip, outcome)
-
-    async with make_recognizer() as recognizer:
-        await recognizer.model()  # a wrong server is told before any clip
-        workers = [asyncio.create_task(work()) for _ in range(min(clips_at_once, len(clips)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-
-
-async def is_gone(recognizer: AsyncRecognizer) -> bool:
-    """Whether the server answers no more, or no longer has the model: one that is stopping lets go of its models."""
-    try:
-        await recognizer.transport.server_version()
-        await recognizer.transport.describe((await recognizer.model()).name)
-    except AslTritonError:
-        return True
-    return False

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from asl_triton.errors import AslTritonError, ServerError, VideoError
+from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.journal import Failure, Journal, Outcome
 from asl_triton.predictions import Ranking, Recognition
 from asl_triton.recognizer import AsyncRecognizer
@@ -27,6 +28,9 @@ class Clip:
 
     path: Path
     name: str
+
+
+AnyClip = TypeVar("AnyClip", bound=Clip)
 
 
 @dataclass(frozen=True)
@@ -100,11 +104,16 @@ def run(
             the files cannot be written, the journal stays, and the message names it.
         KeyboardInterrupt: Ctrl-C before the first outcome.
     """
+
+    def keep(clip: Clip, outcome: Outcome) -> None:
+        journal.append(outcome)
+        on_outcome(outcome)
+
     began_s = time.perf_counter()
     with Journal(output / JOURNAL) as journal:
         stopped = None
         try:
-            asyncio.run(recognise(recognizer, clips, journal, ranking, clips_at_once, on_outcome))
+            asyncio.run(recognise(recognizer, clips, ranking, clips_at_once, keep))
         except (AslTritonError, KeyboardInterrupt) as exc:
             if not len(journal):
                 journal.discard()
@@ -129,16 +138,15 @@ def run(
 
 async def recognise(
     make_recognizer: Callable[[], AsyncRecognizer],
-    clips: Sequence[Clip],
-    journal: Journal,
+    clips: Sequence[AnyClip],
     ranking: Ranking,
     clips_at_once: int,
-    on_outcome: Callable[[Outcome], None],
+    keep: Callable[[AnyClip, Outcome], None],
 ) -> None:
-    """Recognise clips into the journal.
+    """Recognise clips, `clips_at_once` at a time, and hand the outcome of each to `keep` as soon as it is known.
 
     Raises:
-        ServerError: the server went away.
+        AslTritonError: the server or its model cannot be used, or went away; or what `keep` raises.
     """
     waiting = iter(clips)
 
@@ -153,11 +161,10 @@ async def recognise(
                     name=clip.name,
                 )
             except AslTritonError as exc:
-                if isinstance(exc, ServerError) and await is_away(recognizer):
+                if not isinstance(exc, VideoError) and await is_gone(recognizer):
                     raise
                 outcome = Failure(clip.name, str(exc))
-            journal.append(outcome)
-            on_outcome(outcome)
+            keep(clip, outcome)
 
     async with make_recognizer() as recognizer:
         ranking.class_ids((await recognizer.model()).labels)  # a wrong server or vocabulary is told before any clip
@@ -170,11 +177,12 @@ async def recognise(
             await asyncio.gather(*workers, return_exceptions=True)
 
 
-async def is_away(recognizer: AsyncRecognizer) -> bool:
-    """Whether the server answers no more, to anything."""
+async def is_gone(recognizer: AsyncRecognizer) -> bool:
+    """Whether the server answers no more, or no longer has the model: one that is stopping lets go of its models."""
     try:
         await recognizer.transport.server_version()
-    except ServerError:
+        await recognizer.transport.describe((await recognizer.model()).name)
+    except AslTritonError:
         return True
     return False
 

@@ -10,8 +10,8 @@ from asl_triton.video import Video
 
 WINDOWS_AHEAD = 4  # of one clip, asked about at once: a long video is never held whole
 # A crop is 150 kB, and gRPC holds four further copies of it while a request is under way: eight requests of so many
-# crops are 390 MB.
-CROPS_A_REQUEST = 64
+# crops are 290 MB.
+CROPS_A_REQUEST = 48
 
 
 class CropBudget:

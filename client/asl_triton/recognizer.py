@@ -34,7 +34,7 @@ class AsyncRecognizer:
     """Asks a served recogniser what is signed in a clip.
 
     `model` may be left out where only one recogniser is served. Clips may be asked about at the same time; at most
-    `in_flight` of them are under way, fewer where they are long: memory is bounded by 64 frames for each. Close it, or
+    `in_flight` of them are under way, fewer where they are long: memory is bounded by 48 frames for each. Close it, or
     use it in an `async with` block.
     """
 
