@@ -44,6 +44,9 @@ def crops_held(video: Video, preset: Preset) -> int:
     if video.declared_frames == 0:
         return most
     crops = video.declared_frames * (preset.frame_rate / video.frame_rate if preset.frame_rate else 1)
-    if preset.frames == "window" and crops > preset.window_frames:
-        crops *= preset.window_frames / preset.stride_frames  # windows overlap
-    return min(max(math.ceil(crops), preset.window_frames), most)
+    least = preset.min_frames
+    if preset.frames == "window":
+        least = preset.window_frames
+        if crops > preset.window_frames:
+            crops *= preset.window_frames / preset.stride_frames  # windows overlap
+    return min(max(math.ceil(crops), least), most)

@@ -74,7 +74,7 @@ def test_share_is_given_back_by_who_fails_or_is_cancelled() -> None:
 
 
 @pytest.mark.parametrize(("preset", "num_frames", "rate", "crops"), [
-    (WLASL, 9, "25", 64), (WLASL, 100, "25", 100), (WLASL, 300, "25", 300), (WLASL, 3000, "25", 300),
+    (WLASL, 1, "25", 9), (WLASL, 100, "25", 100), (WLASL, 300, "25", 300), (WLASL, 3000, "25", 300),
     (BSL1K, 50, "25", 64), (BSL1K, 64, "25", 64), (BSL1K, 80, "25", 160), (BSL1K, 80, "50", 64),
     (BSL1K, 40, "10", 200), (BSL1K, 3000, "25", 300),
 ], ids=lambda value: getattr(value, "name", value))  # fmt: skip

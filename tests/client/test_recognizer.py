@@ -193,7 +193,7 @@ def test_contract_is_read_once_for_clips_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("num_frames", "most"), [(9, 3), (200, 1), (400, 4)], ids=["short", "long", "windowed"])
 def test_clips_under_way_are_as_many_as_memory_is_meant_for(tmp_path: Path, num_frames: int, most: int) -> None:
-    # Three requests may hold 192 frames: three short clips, or one long, which asks about four windows at once.
+    # Three requests may hold 144 frames: three short clips, or one long, which asks about four windows at once.
     path = videos.clip(tmp_path / "clip.mp4", num_frames=num_frames, size="32x32")
     transport = faking(Gauge)
 
