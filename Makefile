@@ -9,7 +9,7 @@ LABELS ?=
 VIDEOS ?= demo/clips
 PRECISION ?= auto
 
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test lint format demo-checkpoint bench clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -42,6 +42,9 @@ lint: $(STAMP) ## ruff and mypy
 format: $(STAMP) ## Let ruff rewrite
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+demo-checkpoint: $(STAMP) ## Train the demo checkpoint from nothing: an hour or two on two cores
+	$(BIN)/python -m asl_triton_export.demo_training --to export/asl_triton_export/demo_checkpoint --held-out 20
 
 bench: $(STAMP) ## Speed and memory, as ratios in one run
 	$(BIN)/python -m tests.benchmarks

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from asl_triton.errors import AslTritonError, VideoError
+from asl_triton.errors import AslTritonError, ServerError, VideoError
 from asl_triton.journal import Failure, Journal, Outcome
 from asl_triton.predictions import Ranking, Recognition
 from asl_triton.recognizer import AsyncRecognizer
@@ -146,7 +146,7 @@ async def recognise(
     """Recognise clips, `clips_at_once` at a time, and hand the outcome of each to `keep` as soon as it is known.
 
     Raises:
-        AslTritonError: the server or its model cannot be used, or went away; or what `keep` raises.
+        AslTritonError: the server or its model cannot be used. ServerError: it went away. And what `keep` raises.
     """
     waiting = iter(clips)
 
@@ -162,7 +162,7 @@ async def recognise(
                 )
             except AslTritonError as exc:
                 if not isinstance(exc, VideoError) and await is_gone(recognizer):
-                    raise
+                    raise ServerError(f"the server went away, or took its model out of service: {exc}") from exc
                 outcome = Failure(clip.name, str(exc))
             keep(clip, outcome)
 

@@ -195,7 +195,7 @@ def test_server_that_goes_away_stops_the_batch_and_what_is_known_is_written(
     assert isinstance(transport, Mortal)
     transport.answers = 5
     summary = batch(transport, named(clip, 100), tmp_path, clips_at_once=clips_at_once)
-    assert summary.stopped == "no server answers at fake:8001"
+    assert summary.stopped is not None and "went away" in summary.stopped
     assert 1 <= summary.recognised <= 5
     assert summary.recognised + summary.not_tried == 100
     assert len(lines(tmp_path / "results.jsonl")) == summary.recognised

@@ -183,7 +183,7 @@ def test_server_that_dies_under_way_leaves_what_is_known(small_repository: Path,
             triton.stop()
             said = running.communicate(timeout=120)[0]
     assert running.returncode == 3, said
-    assert "stopped before the end: " in " ".join(said.split())
+    assert "stopped before the end: the server went away" in " ".join(said.split())
     found = document(tmp_path / "out")
     assert found["clips"] + found["failed"] + found["not_tried"] == 400
     assert found["not_tried"] > 0 and found["failed"] < 10
