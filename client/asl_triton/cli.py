@@ -14,6 +14,7 @@ from asl_triton.commands.doctor import doctor
 from asl_triton.commands.evaluate import evaluate
 from asl_triton.commands.export import export
 from asl_triton.commands.fetch import fetch
+from asl_triton.commands.finetune import finetune
 from asl_triton.commands.models import models
 from asl_triton.commands.serve import serve
 from asl_triton.errors import AslTritonError
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (fetch, export, serve, batch, evaluate, doctor, models):  # in the order a newcomer needs them
+for command in (fetch, export, serve, batch, evaluate, finetune, doctor, models):  # in the order a newcomer needs them
     app.command()(command)
 
 

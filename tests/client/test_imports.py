@@ -11,7 +11,8 @@ import pytest
 import asl_triton
 
 CLIENT = Path(asl_triton.__file__).parent
-OTHERS = ("asl_triton_export", "asl_triton_deploy", "asl_triton_ui", "torch", "gradio", "safetensors", "gdown", "httpx")
+OURS = ("asl_triton_export", "asl_triton_deploy", "asl_triton_ui")
+OTHERS = (*OURS, "torch", "lightning", "gradio", "safetensors", "gdown", "httpx")
 FILES = sorted(".".join(path.relative_to(CLIENT).with_suffix("").parts) for path in CLIENT.rglob("*.py"))
 # `export` has options that `finetune` takes over.
 SHARED_BY_COMMANDS = tuple(f"commands.{name}" for name in ("options", "extras", "progress", "connection", "export"))

@@ -31,6 +31,7 @@ def finetune(
     data: Annotated[
         Path,
         typer.Argument(
+            metavar="DATA",
             help="A folder with one sub-folder of clips a gloss, or a split JSON of WLASL (nslt_100.json).",
             show_default=False,
         ),
