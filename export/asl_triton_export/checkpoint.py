@@ -59,9 +59,9 @@ def open_bundle(path: Path) -> Bundle:
         CheckpointError: neither; the folder has no `weights.*` or several.
         ContractError: its `preset.json` is not a preset.
     """
+    if str(path) == DEMO:  # ./demo is a folder of that name
+        path = Path(__file__).parent / "demo_checkpoint"
     if not path.exists():
-        if str(path) == DEMO:
-            return open_bundle(Path(__file__).parent / "demo_checkpoint")
         raise CheckpointError(
             f"there is no checkpoint {path}: fetch one (asl-triton fetch), name its file, or take the one that comes "
             f"with asl-triton ({DEMO})"
