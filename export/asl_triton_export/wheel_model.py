@@ -11,7 +11,8 @@ from collections import defaultdict
 import torch
 import triton_python_backend_utils as pb_utils
 
-FRAMES_A_FORWARD = 512  # more are forwarded in turns: a full batch of the longest clips took 6 GB in float32
+# More frames are forwarded in turns: they fill the caches of a CPU, and the memory of a GPU.
+FRAMES_A_FORWARD = {"cpu": 64, "cuda": 512}
 
 
 class TritonPythonModel:
@@ -39,7 +40,7 @@ class TritonPythonModel:
                 # Optimised execution would specialise, and so compile, for each new length.
                 with torch.inference_mode(), torch.jit.optimized_execution(False):
                     batch = frames[indices[0]] if len(indices) == 1 else torch.cat([frames[i] for i in indices])
-                    parts = batch.split(max(1, FRAMES_A_FORWARD // batch.shape[time]))
+                    parts = batch.split(max(1, FRAMES_A_FORWARD[self.device.type] // batch.shape[time]))
                     outputs = zip(*(self.model(part.to(self.device)) for part in parts), strict=True)
                     answers = [torch.cat(output).cpu().split(sizes) for output in outputs]
             except RuntimeError as exc:

@@ -226,9 +226,10 @@ def show(rows: list[Row], memory: dict[int, float], console: Console) -> None:
             *("" if value is None else f"{value:.3f}" for value in others),
         )
     console.print(table)
-    bare, whole = rows[-3].seconds, rows[-1].seconds
+    bare, *whole = (r.seconds for r in rows[-3:])
     console.print(f"bare forward: {rows[1].seconds / bare:.1f} times as fast as the bare forward as trained")
-    console.print(f"whole path: {whole / bare - 1:+.0%} on the bare forward of the exported network")
+    more = " and ".join(f"{seconds / bare - 1:+.0%}" for seconds in whole)
+    console.print(f"whole path, in the order of the rows: {more} on the bare forward of the exported network")
     peaks = ", ".join(f"{peak:.0f} MB over {count} clips" for count, peak in memory.items())
     console.print(f"client's peak memory: {peaks}")
 

@@ -66,7 +66,7 @@ def test_signs_of_signers_never_trained_on_are_recognised(network: I3D, index: i
 
 @pytest.mark.parametrize("seed", [FIRST_HELD_OUT_SEED + 500, FIRST_HELD_OUT_SEED + 501])
 def test_signer_at_rest_is_no_sign(network: I3D, seed: int) -> None:
-    assert answer(network, idle(seed), seed).max() < 0.3
+    assert answer(network, idle(seed), seed).max() < 0.5
 
 
 def test_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
