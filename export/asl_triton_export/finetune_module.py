@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asl_triton.errors import AslTritonError
+from asl_triton.errors import CheckpointError
 from asl_triton.presets import Preset
 from asl_triton_export.finetune_recipe import Train
 from asl_triton_export.i3d import I3D, Output, average_neighbours
@@ -27,7 +27,7 @@ PLATEAU_LEAST = 1e-4  # an improvement by less than this share is none: PyTorch'
 TOP = 5
 
 
-class Diverged(AslTritonError):
+class Diverged(CheckpointError):
     """The loss is not a number any more."""
 
 
