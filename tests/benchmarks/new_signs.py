@@ -1,7 +1,7 @@
 """Ten signs that the demo checkpoint does not know, learnt from twelve clips each: how well, and in how many minutes.
 
     python -m tests.benchmarks.new_signs
-    python -m tests.benchmarks.new_signs --from weights/mine --held-out 5 --work /tmp/new-signs
+    python -m tests.benchmarks.new_signs --from weights/mine --held-out 5 --work new-signs
 
 Renders the clips, then types what a user would: `finetune --train head`, `export`, `evaluate --local`, through a real
 Triton, on clips with seeds that no training saw.
