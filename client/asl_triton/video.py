@@ -196,9 +196,7 @@ def open_capture(stream: BinaryIO, path: Path | None) -> cv2.VideoCapture:
     """OpenCV's decoder of a file or, where `path` is None, of a stream in memory."""
     # FFmpeg speaks to the terminal; what it has to say becomes our error.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    # OpenCV moved it: up to 4.11 it is here, in 4.14 there.
-    set_log_level: Any = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # type: ignore[attr-defined]
-    set_log_level(0)
+    cv2.setLogLevel(0)
     one_thread = [cv2.CAP_PROP_N_THREADS, 1]  # clips are decoded side by side
     if path is None:
         in_memory: Any = stream  # OpenCV's stubs want a class of its own, its code any such object
