@@ -9,7 +9,7 @@ LABELS ?=
 VIDEOS ?= demo/clips
 PRECISION ?= auto
 
-.PHONY: help setup demo test lint format demo-checkpoint bench clean
+.PHONY: help setup demo test lint format demo-checkpoint bench image-requirements audit clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -48,6 +48,24 @@ demo-checkpoint: $(STAMP) ## Train the demo checkpoint from nothing: an hour or 
 
 bench: $(STAMP) ## Speed and memory, as ratios in one run
 	$(BIN)/python -m tests.benchmarks
+
+image-requirements: $(STAMP) ## Lock what the images of deploy/ install, again
+	@for set in 'build deploy/requirements/build.in' \
+		'triton pyproject.toml deploy/requirements/tested.in' \
+		'ui pyproject.toml deploy/requirements/tested.in --extra ui --extra monitoring --extra tracing'; do \
+		set -- $$set; name=$$1; shift; \
+		$(BIN)/uv pip compile --quiet --upgrade --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
+			--generate-hashes --no-annotate --custom-compile-command 'make image-requirements' \
+			"$$@" --output-file deploy/requirements/$$name.txt || exit 1; \
+	done
+
+audit: $(STAMP) ## checkov over the images and what is deployed; it installs itself, for this once
+	rm -rf build/audit && mkdir -p build/audit
+	cp deploy/*.Dockerfile deploy/kubernetes/model-loader.yaml build/audit
+	for overlay in gpu cpu kserve; do \
+		$(BIN)/kubectl kustomize deploy/kubernetes/overlays/$$overlay > build/audit/$$overlay.yaml || exit 1; \
+	done
+	$(BIN)/uv tool run --from 'checkov==3.3.30' checkov --config-file deploy/.checkov.yaml --directory build/audit
 
 clean: ## Remove what the demo and the tests wrote
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache

@@ -3,6 +3,7 @@
 import os
 import platform
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,13 +13,14 @@ import cv2
 import numpy as np
 
 from asl_triton.contract import FRAMES, LOGITS, ServedModel, find_recognisers, read_model
-from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError
+from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError, VideoError
 from asl_triton.golden import GoldenAnswer, render_golden
 from asl_triton.transport import Transport
 
 State = Literal["ok", "warning", "failed"]
 # The server in NVIDIA's container 26.07, with the critical fixes of 2025 and 2026 (25.07 is 2.59, and one a month).
 SAFE_VERSION = (2, 71)
+RECOGNIZE_SIGN = "recognize_sign"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,22 @@ async def examine(transport: Transport, model: str | None, repository: Path | No
     for name in names:
         async for check in examine_model(transport, name, repository):
             yield check
+    with suppress(AslTritonError):  # whoever names a model may be refused the list of all
+        if RECOGNIZE_SIGN in await transport.model_names():
+            yield await check_recognize_sign(transport)
+
+
+async def check_recognize_sign(transport: Transport) -> Check:
+    """Whether the model that takes whole videos is alive: it refuses an empty one with a sentence."""
+    try:
+        await transport.infer(RECOGNIZE_SIGN, {"VIDEO": np.array([b""], np.object_)}, ["GLOSS"])
+    except (ContractError, VideoError) as exc:
+        if "VIDEO is empty" in str(exc) or "name one in the request" in str(exc):
+            return Check(RECOGNIZE_SIGN, "ok", "is there, and refuses an empty video")
+        return Check(RECOGNIZE_SIGN, "failed", str(exc), "see the server's log, and restart it")
+    except ServerError as exc:
+        return Check(RECOGNIZE_SIGN, "failed", str(exc), "see the server's log, and restart it")
+    return Check(RECOGNIZE_SIGN, "failed", "found a sign in an empty video", "it is not ours: see the model repository")
 
 
 def check_version(address: str, server_version: str) -> Check:

@@ -3,6 +3,7 @@
 AslTritonError
 ├── VideoError       a clip could not be read, or is beyond a limit
 ├── ServerError      no answer from the server: away, overloaded, too slow, or it refused the caller
+│   └── BusyError    it, or each of several, had no room for the request, or was stopping: it may be sent again later
 ├── ContractError    the served model is not one we can talk to
 ├── CheckpointError  a checkpoint could not be read, or is of another network
 └── LabelsError      labels that do not fit: wrong number, empty, twice the same
@@ -19,6 +20,10 @@ class VideoError(AslTritonError):
 
 class ServerError(AslTritonError):
     """The server gave no answer: away, overloaded, too slow, or it refused the caller."""
+
+
+class BusyError(ServerError):
+    """No server had room for the request, or all were stopping: the same request may be answered later."""
 
 
 class ContractError(AslTritonError):

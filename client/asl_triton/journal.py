@@ -7,21 +7,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from asl_triton.errors import AslTritonError
 from asl_triton.predictions import Prediction, Recognition
+from asl_triton.timeline import Segment, Timeline
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A clip that was not recognised, and why."""
+    """A clip that was not recognised, and why. `rejected`: the server had no room, so that it may be asked again."""
 
     video: str
     error: str
+    rejected: bool = False
 
 
 Outcome = Recognition | Failure
+AnyOutcome = Recognition | Timeline | Failure
 
 
 class Journal:
@@ -56,7 +59,7 @@ class Journal:
         """Delete the file: what it held is written elsewhere, or there was nothing."""
         self.path.unlink(missing_ok=True)
 
-    def append(self, outcome: Outcome) -> None:
+    def append(self, outcome: AnyOutcome) -> None:
         """Write one outcome.
 
         Raises:
@@ -76,7 +79,7 @@ class Journal:
             ) from exc
         self._lines.append((outcome.video, start))
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Iterator[AnyOutcome]:
         """What was appended, by the clips' names."""
         assert self._file is not None
         with self.path.open("rb") as lines:
@@ -85,14 +88,13 @@ class Journal:
                 yield parsed(json.loads(lines.readline()))
 
 
-def parsed(line: dict[str, object]) -> Outcome:
+def parsed(line: dict[str, Any]) -> AnyOutcome:
     """An outcome of its JSON object."""
     if "error" in line:
-        return Failure(**line)  # type: ignore[arg-type]
-    predictions: list[dict[str, object]] = line.pop("predictions")  # type: ignore[assignment]
-    warnings: list[str] = line.pop("warnings")  # type: ignore[assignment]
-    return Recognition(
-        predictions=tuple(Prediction(**p) for p in predictions),  # type: ignore[arg-type]
-        warnings=tuple(warnings),
-        **line,  # type: ignore[arg-type]
-    )
+        return Failure(**line)
+    line["warnings"] = tuple(line["warnings"])
+    if "segments" in line:
+        line["segments"] = tuple(Segment(**segment) for segment in line["segments"])
+        return Timeline(**line)
+    line["predictions"] = tuple(Prediction(**prediction) for prediction in line["predictions"])
+    return Recognition(**line)

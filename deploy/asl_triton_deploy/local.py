@@ -13,7 +13,7 @@ from typing import NoReturn
 from asl_triton.errors import AslTritonError, ServerError
 from asl_triton_deploy.binary import Machine, find_binary
 from asl_triton_deploy.keeper import Keeper
-from asl_triton_deploy.model_folders import find_models, lay_out
+from asl_triton_deploy.model_folders import lay_out, models_to_serve
 from asl_triton_deploy.options import server_options
 from asl_triton_deploy.ports import claim_ports, ipv4_address, reachable
 from asl_triton_deploy.readiness import explain, is_ready, last_error, model_states, server_name, tail
@@ -24,8 +24,9 @@ POLL_S = 0.05
 class LocalTriton:
     """A Triton that serves the models of `repository` while the `with` block runs, and no process of it after that.
 
-    A port that is None is a free one. `models` names those to load, all where it is None. Without `log_path` the log
-    is a temporary file, which stays only when something went wrong. The block begins when every model answers.
+    A port that is None is a free one. `models` names those to load, all where it is None. `recognize_sign` says whether
+    the two models that take whole videos are served beside them: those of the repository, or ours. Without `log_path`
+    the log is a temporary file, which stays only when something went wrong. The block begins when every model answers.
 
     Raises AslTritonError for a repository that cannot be served and for a machine without Triton, ServerError when
     Triton does not come up.
@@ -42,6 +43,7 @@ class LocalTriton:
         log_path: Path | None = None,
         startup_timeout_s: float = 120.0,
         models: Sequence[str] | None = None,
+        recognize_sign: bool = False,
     ) -> None:
         self.repository = repository
         self.host = host
@@ -51,6 +53,7 @@ class LocalTriton:
         self.pid = 0
         self._wanted_ports = {"gRPC": grpc_port, "HTTP": http_port, "metrics": metrics_port}
         self._wanted_models = models
+        self._recognize_sign = recognize_sign
         self._wanted_log = log_path
         self._bound_to = ""
         self._ports: dict[str, int] = {}
@@ -103,7 +106,7 @@ class LocalTriton:
             raise RuntimeError("this LocalTriton is running")
         repository = self.repository.absolute()
         binary = find_binary(Machine.here(), repository)
-        models = find_models(repository, self._wanted_models)
+        models = models_to_serve(repository, self._wanted_models, recognize_sign=self._recognize_sign)
         for model in models:
             model.check(binary.config_name)
         self._bound_to = ipv4_address(self.host)

@@ -8,7 +8,9 @@ from pathlib import Path
 from asl_triton.errors import AslTritonError
 
 # The file that each backend loads, in the version folder.
-MODEL_FILES = {"pytorch": "model.pt", "python": "model.py"}
+MODEL_FILES = {"pytorch": "model.pt", "openvino": "model.xml", "python": "model.py"}
+# The models that take whole videos. They are no recognisers, and come with asl-triton.
+SIGN_MODELS = ("recognize_sign", "recognize_sign_stream")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class ModelFolder:
                 f"{self.path} has no configs/wheel.pbtxt, and this Triton has no {backend} backend: "
                 "write the model again with `asl-triton export`"
             )
-        # The Python backend's model.py of a recogniser loads the same model.pt as the PyTorch backend.
+        # The Python backend's model.py of a recogniser loads the same file as the container's backend.
         for needed in (backend, backend_of(self.path / "config.pbtxt")):
             if needed in MODEL_FILES and not (version / MODEL_FILES[needed]).is_file():
                 raise AslTritonError(
@@ -86,6 +88,29 @@ def find_models(repository: Path, names: Sequence[str] | None) -> list[ModelFold
         if name not in found:
             raise AslTritonError(f"{repository} holds no model {name!r}: it holds {', '.join(found)}")
     return list(found.values()) if names is None else [found[name] for name in dict.fromkeys(names)]
+
+
+def models_to_serve(repository: Path, names: Sequence[str] | None, *, recognize_sign: bool) -> list[ModelFolder]:
+    """The models of `repository`, as `find_models`, with the sign models (ours where it has none) or without them.
+
+    Raises AslTritonError as `find_models` does, and where there is no other model than those.
+    """
+    found = find_models(repository, names)
+    own = {model.name: model for model in find_models(repository, None)}
+    others = [model for model in found if model.name not in SIGN_MODELS]
+    asked_for = [name for name in SIGN_MODELS if recognize_sign or name in (names or ())]
+    if not others and not (names and asked_for):
+        raise AslTritonError(
+            f"the model repository {repository} holds no recogniser to ask: make one with `asl-triton export`"
+        )
+    return others + [own.get(name) or ModelFolder(shipped_models() / name) for name in asked_for]
+
+
+def shipped_models() -> Path:
+    """The folder of the models that come with asl-triton: in the package, or in the checkout that it is used from."""
+    package = Path(__file__).parent
+    places = (package / "model_repository", package.parents[1] / "model_repository")
+    return next((place for place in places if (place / SIGN_MODELS[0]).is_dir()), places[0])
 
 
 def lay_out(models: Iterable[ModelFolder], folder: Path) -> None:

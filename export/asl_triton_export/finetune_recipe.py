@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from asl_triton_export.repository import Precision, fastest_precision
+from asl_triton_export.repository import fastest_precision
 
 Train = Literal["head", "last", "all"]
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -26,7 +26,7 @@ class Recipe:
     patience: int = 20  # epochs without a lower held-out loss
     views: int = 4  # segments of a clip that head-only training takes turns with
     held_out: float = 0.2  # of each gloss's clips in a folder
-    precision: Precision = "auto"
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     seed: int = 0
 
 

@@ -22,6 +22,9 @@ class TritonPythonModel:
         self.outputs = [output["name"] for output in config["output"]]
         gpu = args["model_instance_kind"] == "GPU"
         self.device = torch.device("cuda", int(args["model_instance_device_id"])) if gpu else torch.device("cpu")
+        instances = sum(group["count"] for group in config["instance_group"])
+        if not gpu and instances > 1:  # each is a process, and their threads would push each other off the cores
+            torch.set_num_threads(max(torch.get_num_threads() // instances, 1))
         path = os.path.join(args["model_repository"], args["model_version"], "model.pt")
         if not os.path.exists(path):
             raise pb_utils.TritonModelException(f"there is no {path}: export the model again")

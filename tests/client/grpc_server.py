@@ -93,19 +93,26 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
         frames = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(shape)[0]
         logits = np.asarray(self.logits(frames), np.float32)
         answer = service_pb2.ModelInferResponse(model_name="signs", model_version="1", id=request.id)
-        count = request.outputs[0].parameters["classification"].int64_param
-        if count:
-            order = np.argsort(-logits)[:count]
-            texts = [f"{logits[c]:f}:{c}:{GLOSSES[c]}".encode() for c in order]
-            contents = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
-            answer.outputs.add(name=request.outputs[0].name, datatype="BYTES", shape=[1, len(texts)])
-        else:
-            contents = logits.tobytes()
-            answer.outputs.add(name=request.outputs[0].name, datatype="FP32", shape=[1, len(logits)])
-        if self.empty:
-            answer.outputs[0].shape[:] = [0]
-            contents = b""
-        answer.raw_output_contents.append(contents)
+        for output in request.outputs:
+            if output.name not in ("LOGITS__0", "STEP_LOGITS__1"):
+                continue
+            count = output.parameters["classification"].int64_param
+            if count:
+                order = np.argsort(-logits)[:count]
+                texts = [f"{logits[c]:f}:{c}:{GLOSSES[c]}".encode() for c in order]
+                contents = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+                answer.outputs.add(name=output.name, datatype="BYTES", shape=[1, len(texts)])
+            elif output.name == "STEP_LOGITS__1":  # every step says what the clip does
+                steps = max(-(-len(frames) // 8) - 1, 1)
+                contents = logits.tobytes() * steps
+                answer.outputs.add(name=output.name, datatype="FP32", shape=[1, steps, len(logits)])
+            else:
+                contents = logits.tobytes()
+                answer.outputs.add(name=output.name, datatype="FP32", shape=[1, len(logits)])
+            if self.empty:
+                answer.outputs[-1].shape[:] = [0]
+                contents = b""
+            answer.raw_output_contents.append(contents)
         return answer
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from asl_triton.errors import AslTritonError
-from asl_triton.journal import Failure, Journal, Outcome
+from asl_triton.journal import AnyOutcome, Failure, Journal
 from asl_triton.predictions import Prediction, Recognition
+from asl_triton.timeline import Segment, Timeline
 from tests.client.conftest import Shrink
 
 
@@ -16,13 +17,16 @@ def recognition(video: str) -> Recognition:
 
 
 def test_outcomes_come_back_as_they_were_by_the_names_of_their_clips(tmp_path: Path) -> None:
-    outcomes: list[Outcome] = [
-        recognition("c.mp4"), Failure("b.mp4", "it is empty: 🤟"), recognition("a.mp4"), recognition("\udcff.mp4"),
+    segment = Segment("thank you", 3, 0.5, 1.25, 0.75, 1.0)
+    outcomes: list[AnyOutcome] = [
+        recognition("c.mp4"), Timeline("film.mp4", "signs", (segment, segment), 900, 36.0, 27, 0.1, 0.2, ("cut off",)),
+        Timeline("nothing.mp4", "signs", (), 900, 36.0, 27, 0.1, 0.2),
+        Failure("b.mp4", "it is empty: 🤟"), recognition("a.mp4"), recognition("\udcff.mp4"),
     ]  # fmt: skip
     with Journal(tmp_path / "new" / "journal.jsonl") as journal:
         for outcome in outcomes:
             journal.append(outcome)
-        assert len(journal) == 4
+        assert len(journal) == 6
         assert list(journal.outcomes()) == sorted(outcomes, key=lambda outcome: outcome.video)
         journal.append(Failure("a.mp4", "a second of the same name"))
         assert [outcome.video for outcome in journal.outcomes()][:2] == ["a.mp4", "a.mp4"]
@@ -31,7 +35,7 @@ def test_outcomes_come_back_as_they_were_by_the_names_of_their_clips(tmp_path: P
 def test_outcome_is_on_disk_when_append_returns(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal.jsonl") as journal:
         journal.append(Failure("a.mp4", "empty"))
-        assert (tmp_path / "journal.jsonl").read_text() == '{"video": "a.mp4", "error": "empty"}\n'
+        assert (tmp_path / "journal.jsonl").read_text() == '{"video": "a.mp4", "error": "empty", "rejected": false}\n'
     assert journal.path.exists()
     journal.discard()
     assert not journal.path.exists()

@@ -1,61 +1,33 @@
-"""Asking over gRPC: against a real server that refuses, is slow, is away, or is something else; with TLS and keys."""
+"""Asking over gRPC: against a real server that refuses, is slow, is away, or is something else."""
 
 import asyncio
-import shutil
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from asl_triton.errors import AslTritonError, ContractError, ServerError
+from asl_triton.errors import AslTritonError, BusyError, ContractError, ServerError
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer import Recognizer
-from asl_triton.transport import DEFAULT_SERVER, GrpcTransport, Security, TensorSpec, explained, is_worth_retrying
+from asl_triton.transport import GrpcTransport, TensorSpec, explained, is_worth_retrying
 from tests.client import videos
+from tests.client.asking import FRAMES, asked, inferred, version
 from tests.client.grpc_server import GLOSSES, Triton, serving
 
-T = TypeVar("T")
-FRAMES = {"FRAMES__0": np.zeros((1, 9, 224, 224, 3), np.uint8)}
 AWAY, BUSY, INVALID, RESTRICTED = (
     (grpc.StatusCode.UNAVAILABLE, "GOAWAY received"),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "no more room"),
     (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape for input 'FRAMES__0'"),
     (grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header 'triton-grpc-protocol-api-key'"),
 )
-
-
-def asked(
-    address: str, ask: Callable[[GrpcTransport], Awaitable[T]], security: Security | None = None, **options: Any
-) -> T:
-    """What a transport answers, and it is closed."""
-
-    async def go() -> T:
-        transport = GrpcTransport(address, security=security, **options)
-        try:
-            return await ask(transport)
-        finally:
-            await transport.close()
-
-    return asyncio.run(go())
-
-
-def inferred(address: str, security: Security | None = None, **options: Any) -> list[float]:
-    answers = asked(address, lambda t: t.infer("signs", FRAMES, ["LOGITS__0"]), security, **options)
-    return [float(logit) for logit in answers["LOGITS__0"][0]]
-
-
-def version(address: str, security: Security | None = None, **options: Any) -> str:
-    return asked(address, lambda transport: transport.server_version(), security, **options)
 
 
 @pytest.fixture
@@ -108,7 +80,7 @@ def test_request_that_finds_the_server_away_or_busy_is_sent_again(triton: Triton
     (AWAY, 4, ServerError, "no server answers at 127.0.0.1"),
     (BUSY, 4, ServerError, "signs on 127.0.0.1.* is too busy .*no more room. Try again later"),
     (INVALID, 1, ContractError, "signs on 127.0.0.1.* cannot answer this .*unexpected shape"),
-    (RESTRICTED, 1, ServerError, "refused the call: give the right --api-key"),
+    (RESTRICTED, 1, ServerError, r"refused the call .*it wants an API key \(--api-key\)"),
 ], ids=["away", "busy", "invalid", "restricted"])  # fmt: skip
 def test_fault_that_goes_on_is_a_sentence(
     triton: Triton, fault: tuple[Any, str], times: int, error: type[AslTritonError], says: str
@@ -117,6 +89,13 @@ def test_fault_that_goes_on_is_a_sentence(
     with pytest.raises(error, match=says):
         inferred(triton.address)
     assert len(triton.asked) == times
+
+
+def test_nothing_is_sent_again_where_refusals_are_measured(triton: Triton) -> None:
+    triton.faults = [BUSY]
+    with pytest.raises(ServerError, match="too busy"):
+        inferred(triton.address, resend=False)
+    assert len(triton.asked) == 1
 
 
 def test_server_that_comes_up_in_a_moment_is_reached() -> None:
@@ -163,19 +142,6 @@ def test_requests_under_way_are_bounded(triton: Triton) -> None:
 
     assert asked(triton.address, ask, in_flight=3) == 12
     assert triton.most_at_once == 3
-
-
-def test_key_is_sent_with_every_request(triton: Triton) -> None:
-    inferred(triton.address, Security(api_key="secret"))
-    inferred(triton.address)
-    assert [seen.get("triton-grpc-protocol-api-key") for seen in triton.asked] == ["secret", None]
-
-
-@pytest.mark.parametrize("key", ["", "two words", "line\n", "clé"])
-def test_key_that_cannot_be_sent_is_a_sentence(key: str) -> None:
-    with pytest.raises(AslTritonError, match="--api-key") as raised:
-        Security(api_key=key)
-    assert not key or key not in str(raised.value)
 
 
 def test_answer_without_content_names_its_cause(triton: Triton) -> None:
@@ -252,17 +218,6 @@ def test_nothing_that_listens_is_a_sentence(address: str, capfd: pytest.CaptureF
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("address", ["", "localhost", "http://localhost:8000", "a b:1", "localhost:port", ":"])
-def test_address_that_is_none_is_a_sentence(address: str) -> None:
-    with pytest.raises(ServerError, match=f"name host:port, such as {DEFAULT_SERVER}"):
-        GrpcTransport(address)
-
-
-@pytest.mark.parametrize("address", ["[::1]:8001", "10.0.0.1:8001", "dns:///triton:8001", "unix:/run/triton.sock"])
-def test_every_kind_of_address_is_taken(address: str) -> None:
-    assert GrpcTransport(address).address == address
-
-
 def test_proxy_is_not_asked_for_this_machine(triton: Triton, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -272,113 +227,25 @@ def test_proxy_is_not_asked_for_this_machine(triton: Triton, monkeypatch: pytest
         assert version(triton.address.replace("127.0.0.1", host)) == "2.80.0"
 
 
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority, another one, and keys that the first signed for the server and for us."""
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no `openssl` to make certificates with")
-    folder = tmp_path_factory.mktemp("keys")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    for name in ("authority", "other"):
-        subject = ["-subj", f"/CN={name}", "-days", "2"]
-        openssl("req", "-x509", *new_key, "-nodes", *subject, "-keyout", f"{name}.key", "-out", f"{name}.pem")
-    for name, address in (("server", "IP:127.0.0.1"), ("stranger", "DNS:elsewhere"), ("client", "DNS:client")):
-        (folder / "names").write_text(f"subjectAltName={address}")
-        openssl("req", *new_key, "-nodes", "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        signed = ["-CA", "authority.pem", "-CAkey", "authority.key", "-CAcreateserial", "-extfile", "names"]
-        openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-days", "2", "-out", f"{name}.pem")
-    openssl("ec", "-in", "client.key", "-aes128", "-passout", "pass:secret", "-out", "locked.key")
-    (folder / "text.pem").write_text("no certificate")
-    return folder
-
-
-def server_credentials(keys: Path, name: str = "server", mutual: bool = False) -> grpc.ServerCredentials:
-    pair = ((keys / f"{name}.key").read_bytes(), (keys / f"{name}.pem").read_bytes())
-    authority = (keys / "authority.pem").read_bytes() if mutual else None
-    return grpc.ssl_server_credentials([pair], authority, mutual)
-
-
-def security(keys: Path, ca: str | None = None, own: str | None = None) -> Security:
-    cert, key = (keys / f"{own}.pem", keys / f"{own}.key") if own else (None, None)
-    return Security(tls_ca=keys / f"{ca}.pem" if ca else None, tls_cert=cert, tls_key=key)
-
-
-def test_tls_with_the_right_authority_is_answered(keys: Path) -> None:
-    with serving(Triton(), credentials=server_credentials(keys)) as triton:
-        assert inferred(triton.address, security(keys, "authority")) == [0, 1, 2, 3]
-
-
-def test_mutual_tls_with_our_certificate_is_answered(keys: Path) -> None:
-    with serving(Triton(), credentials=server_credentials(keys, mutual=True)) as triton:
-        assert inferred(triton.address, security(keys, "authority", "client")) == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize(("server", "mutual", "ours", "says"), [
-    ("server", False, ("other", None), "no TLS with 127.0.0.1.*--tls-ca.*CERTIFICATE_VERIFY_FAILED"),
-    ("stranger", False, ("authority", None), "no TLS with 127.0.0.1.*name it as the certificate does"),
-    ("server", False, (None, None), "closed the connection.*wants TLS"),
-    ("server", True, ("authority", None), "closed the connection.*--tls-cert"),
-    ("server", True, ("authority", "other"), "closed the connection.*--tls-cert"),
-], ids=["wrong authority", "other name", "no TLS", "no certificate", "wrong certificate"])  # fmt: skip
-def test_tls_that_does_not_fit_is_a_sentence(
-    keys: Path, server: str, mutual: bool, ours: tuple[str | None, str | None], says: str
-) -> None:
-    with serving(Triton(), credentials=server_credentials(keys, server, mutual)) as triton:
-        with pytest.raises(ServerError, match=says):
-            version(triton.address, security(keys, *ours), timeout_s=10)
-        assert triton.asked == []
-
-
-def test_tls_to_a_server_without_is_a_sentence(keys: Path, triton: Triton) -> None:
-    for ours in (Security(tls=True), security(keys, "authority")):
-        with pytest.raises(ServerError, match=r"no TLS with 127.0.0.1.*leave TLS out"):
-            version(triton.address, ours)
-
-
-def test_what_grpc_says_of_it_stays_off_the_terminal(triton: Triton) -> None:
-    command = [sys.executable, "-m", "asl_triton", "models", "--tls", "--server", triton.address]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("Error: no TLS with 127.0.0.1") and done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(("options", "says"), [
-    ({"tls_ca": "nowhere.pem"}, "there is no file .*nowhere.pem to speak TLS with"),
-    ({"tls_ca": "text.pem"}, "text.pem .--tls-ca. holds no certificate in PEM"),
-    ({"tls_ca": "client.key"}, "client.key .--tls-ca. holds no certificate in PEM"),
-    ({"tls_cert": "client.pem"}, "needs both the certificate .--tls-cert. and its key .--tls-key."),
-    ({"tls_key": "client.key"}, "needs both the certificate .--tls-cert. and its key .--tls-key."),
-    ({"tls_cert": "client.pem", "tls_key": "server.key"}, "client.pem .* and .*server.key .* are no certificate"),
-    ({"tls_cert": "client.pem", "tls_key": "locked.key"}, "its unencrypted key"),
-    ({"tls_cert": "text.pem", "tls_key": "client.key"}, "are no certificate in PEM"),
-], ids=str)  # fmt: skip
-def test_key_file_that_is_none_is_told_before_the_server_is_asked(
-    keys: Path, options: dict[str, str], says: str
-) -> None:
-    with pytest.raises(AslTritonError, match=says):
-        Security(**{name: keys / file for name, file in options.items()})  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(("status", "message", "again", "error", "says"), [
     ("UNAVAILABLE", "failed to connect to all addresses", True, ServerError, "no server answers at here:1: start one"),
-    ("UNAVAILABLE", "Exceeds maximum queue size", True, ServerError, "signs on here:1 is too busy"),
+    ("UNAVAILABLE", "Exceeds maximum queue size", True, BusyError, "signs on here:1 is too busy"),
     ("UNAVAILABLE", "Socket closed", True, ServerError, "closed the connection"),
     ("UNAVAILABLE", "Tls handshake failed: BAD", True, ServerError, "no TLS with here:1"),
     ("UNAVAILABLE", "This protocol is restricted", False, ServerError, "--api-key"),
-    ("RESOURCE_EXHAUSTED", "too many", True, ServerError, "too busy"),
+    ("RESOURCE_EXHAUSTED", "too many", True, BusyError, "too busy"),
     ("RESOURCE_EXHAUSTED", "message larger than max (9 vs. 1)", False, ServerError, "takes no requests as large"),
     ("UNAUTHENTICATED", "who are you", False, ServerError, "--api-key"),
     ("PERMISSION_DENIED", "not you", False, ServerError, "--api-key"),
     ("DEADLINE_EXCEEDED", "Deadline Exceeded", False, ServerError, "no answer within 5 s"),
-    ("INTERNAL", "Request timeout expired", False, ServerError, "no answer within 5 s"),
+    ("UNAVAILABLE", "Request timeout expired", True, BusyError, "is too busy .*waited for longer than its queue"),
     ("NOT_FOUND", "Request for unknown model: 'signs' is not found", False, ContractError, "unknown model"),
     ("INVALID_ARGUMENT", "unexpected shape", False, ContractError, "cannot answer this .*: unexpected shape"),
     ("UNIMPLEMENTED", "Method not found!", False, ServerError, "no Triton"),
     ("INTERNAL", "CUDA  out of\nmemory", False, ServerError, "signs on here:1 failed .*: CUDA out of memory"),
+    ("UNAVAILABLE", "Server is stopping, scheduler ...", True, BusyError, "here:1 is stopping .request c0ffee"),
+    ("NOT_FOUND", "unknown model: 'signs' has no available versions", True, BusyError, "here:1 is stopping"),
+    ("CANCELLED", "CANCELLED", True, BusyError, "here:1 is stopping"),
     (None, "Channel is closed", False, ServerError, "signs on here:1 failed"),
 ])  # fmt: skip
 def test_status_becomes_a_sentence(

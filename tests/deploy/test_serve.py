@@ -27,7 +27,7 @@ except AslTritonError as exc:
     sys.exit(str(exc))
 """
 SERVE = [sys.executable, "-c", SERVE_ALONE]
-FREE_PORTS = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+FREE_PORTS = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--no-recognize-sign"]
 
 Serve = Callable[..., subprocess.CompletedProcess[str]]
 Foreground = tuple[subprocess.Popen[str], dict[str, Any]]
@@ -136,6 +136,7 @@ def test_a_detached_server_outlives_its_command_until_stopped(
 ) -> None:
     ports = claim_ports("127.0.0.1", dict.fromkeys(("grpc", "http", "metrics")))
     given = [part for protocol, port in ports.items() for part in (f"--{protocol}-port", port)]
+    given.append("--no-recognize-sign")
     ready = json.loads(serve("--repository", repository, *given, "--detach", "--json").stdout)
     family = Family.of(ready["pid"])
     family.assert_complete()

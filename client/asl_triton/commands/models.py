@@ -20,6 +20,7 @@ from asl_triton.commands.options import (
     TlsCertOption,
     TlsKeyOption,
     TlsOption,
+    TlsServerNameOption,
 )
 from asl_triton.contract import ServedModel, find_recognisers, read_model
 from asl_triton.errors import ContractError
@@ -34,6 +35,7 @@ def models(
     tls_ca: TlsCaOption = None,
     tls_cert: TlsCertOption = None,
     tls_key: TlsKeyOption = None,
+    tls_server_name: TlsServerNameOption = None,
     api_key: ApiKeyOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
     as_json: JsonOption = False,
@@ -43,7 +45,7 @@ def models(
     asl-triton models
     asl-triton models --model i3d_wlasl2000 --labels > glosses.txt
     """
-    connection = Connection(server, Security(tls, tls_ca, tls_cert, tls_key, api_key), timeout)
+    connection = Connection(server, Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name), timeout)
     served = asyncio.run(read_all(connection, model, only_one=labels))
     if labels:
         typer.echo(json.dumps(served[0].labels) if as_json else "\n".join(served[0].labels))

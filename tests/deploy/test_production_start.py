@@ -1,0 +1,198 @@
+"""The entry point of the Triton image, run as the image runs it: real processes, the wheel's real Triton."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from asl_triton.checksums import MANIFEST, write_checksums
+from asl_triton.errors import AslTritonError
+from asl_triton_deploy.binary import Machine, find_binary
+from asl_triton_deploy.production.__main__ import prepare
+from asl_triton_deploy.production.flags import FLAGS
+from asl_triton_deploy.readiness import is_ready, model_states
+from tests.deploy.conftest import ask, write_model
+from tests.deploy.container import contained
+
+KEY = "a-key-of-sixteen-signs"
+PORTS = ("http", "grpc", "metrics")
+
+
+@pytest.fixture
+def image(repository: Path, tmp_path: Path) -> dict[str, str]:
+    """The environment of a container: everything under `tmp_path` instead of under the root.
+
+    The wheel's Triton is on PATH, and the file of flags lacks what is newer than it: its own condition is turned off.
+    """
+    write_checksums(repository)
+    (tmp_path / "bin").mkdir()
+    binary = find_binary(Machine.here(), repository)
+    (tmp_path / "bin" / "tritonserver").symlink_to(binary.path)
+    newer = "{% if triton >= (2, 68) %}"
+    assert FLAGS.read_text().count(newer) == 1
+    (tmp_path / "triton.flags").write_text(FLAGS.read_text().replace(newer, "{% if false %}"))
+    return {
+        "PATH": f"{tmp_path / 'bin'}:{binary.environment['PATH']}",
+        "ASL_TRITON_API_KEY": KEY,
+        "ASL_TRITON_TLS": "off",
+        "ASL_TRITON_REPOSITORY": str(repository),
+        "ASL_TRITON_SERVED": str(tmp_path / "run" / "models"),
+        "ASL_TRITON_IMAGE_MODELS": str(tmp_path / "image_models"),
+        "ASL_TRITON_FLAGS": str(tmp_path / "triton.flags"),
+    }
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@contextmanager
+def running(image: Mapping[str, str], folder: Path) -> Iterator[tuple[psutil.Popen, list[int]]]:
+    """The entry point with what the wheel's Triton needs beside it, from ready on; and the ports of PORTS."""
+    binary = find_binary(Machine.here(), Path(image["ASL_TRITON_REPOSITORY"]))
+    ports = free_ports(3)
+    addresses = [
+        f"--{name}-{what}"
+        for name, port in zip(PORTS, ports, strict=True)
+        for what in ("address=127.0.0.1", f"port={port}")
+    ]
+    environment = {**binary.environment, **image}
+    command = [sys.executable, "-m", "asl_triton_deploy.production", *binary.options(folder / "backends"), *addresses]
+    with (folder / "log").open("wb") as log:
+        process = psutil.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        wait_until_ready(process, ports[0], folder / "log")
+        yield process, ports
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
+
+
+def test_listed_files_are_served_and_a_stop_is_orderly(image: dict[str, str], repository: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "image_models", "of_the_image")
+    # Not listed, and so not there: a model, and a version 2 that Triton would import and serve instead of version 1.
+    write_model(repository, "unlisted")
+    (repository / "summing" / "2").mkdir()
+    (repository / "summing" / "2" / "model.py").write_text(f"open({str(tmp_path / 'was_here')!r}, 'w')\n")
+    with running(image, tmp_path) as (process, (http, grpc, _metrics)):
+        # It became Triton: a signal to the container's first process reaches it.
+        assert Path(process.exe()).name == "tritonserver"
+        assert ask(f"127.0.0.1:{grpc}", "summing", 7) == 7
+        assert ask(f"127.0.0.1:{grpc}", "of_the_image", 5) == 5
+        # HTTP tells strangers nothing.
+        assert model_states("127.0.0.1", http) is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    served = sorted(path.name for path in (tmp_path / "run" / "models").glob("summing/*"))
+    assert served == ["1", "config.pbtxt", "configs"]
+    assert not (tmp_path / "was_here").exists()
+    assert "asl-triton: checked summing; of the image: of_the_image" in (tmp_path / "log").read_text()
+
+
+def test_it_serves_as_uid_1000_with_nothing_to_write_to(image: dict[str, str], tmp_path: Path) -> None:
+    binary = find_binary(Machine.here(), tmp_path)
+    options = binary.options(tmp_path / "backends")
+    (http, grpc, metrics), here = free_ports(3), str(tmp_path)
+    ports = [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
+    command = [sys.executable, "-m", "asl_triton_deploy.production", *options, *ports]
+    places = {**binary.environment, **image, "ASL_TRITON_SERVED": "/run/asl-triton/models"}
+    inside = {name: value.replace(here, "/mnt/given") for name, value in places.items()}
+    arguments = [part.replace(here, "/mnt/given") for part in command]
+    with contained(arguments, inside, tmp_path, tmp_path / "log") as process:
+        wait_until_ready(process, http, tmp_path / "log")
+        assert ask(f"127.0.0.1:{grpc}", "summing", 9) == 9
+        assert (process.uids().effective, process.name()) == (1000, "tritonserver")
+        process.terminate()
+        # The first process of a container gets no signal that it does not ask for.
+        process.wait(60)
+    assert "All models are stopped, unloading models" in (tmp_path / "log").read_text()
+
+
+def wait_until_ready(process: psutil.Process, http_port: int, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not is_ready("127.0.0.1", http_port):
+        assert process.is_running() and time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.05)
+
+
+def test_process_refuses_a_changed_model_in_one_sentence(image: dict[str, str], repository: Path) -> None:
+    change(repository)
+    command = [sys.executable, "-m", "asl_triton_deploy.production"]
+    done = subprocess.run(command, env=image, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"error: {repository}/summing/1/model.py is not the file that SHA256SUMS lists")
+    assert not Path(image["ASL_TRITON_SERVED"]).exists()
+
+
+def change(repository: Path) -> None:
+    """Somebody's line more in a model's code."""
+    with (repository / "summing" / "1" / "model.py").open("a") as code:
+        code.write("\nimport os\n")
+
+
+def refusal(image: Mapping[str, str]) -> str:
+    """The sentence with which `main` ends."""
+    with pytest.raises(AslTritonError) as refused:
+        prepare(image)
+    return str(refused.value)
+
+
+def test_model_copied_in_part_is_refused(image: dict[str, str], repository: Path) -> None:
+    (repository / "summing" / "config.pbtxt").unlink()
+    assert "SHA256SUMS lists summing/config.pbtxt, and there is no" in refusal(image)
+
+
+def test_checksums_are_the_operator_s_where_he_gives_some(
+    image: dict[str, str], repository: Path, tmp_path: Path
+) -> None:
+    # Whoever changes the volume changes its SHA256SUMS too.
+    shutil.move(repository / MANIFEST, tmp_path / MANIFEST)
+    change(repository)
+    write_checksums(repository)
+    assert "is not the file" in refusal({**image, "ASL_TRITON_CHECKSUMS": str(tmp_path / MANIFEST)})
+
+
+def test_repository_without_checksums_is_refused(image: dict[str, str], repository: Path) -> None:
+    (repository / MANIFEST).unlink()
+    assert "`asl-triton export` writes it" in refusal(image)
+
+
+def test_checksums_as_an_overlay_has_them_at_first_are_refused(image: dict[str, str]) -> None:
+    overlay = Path(__file__).parents[2] / "deploy" / "kubernetes" / "overlays" / "gpu" / MANIFEST
+    assert "lists no model" in refusal({**image, "ASL_TRITON_CHECKSUMS": str(overlay)})
+
+
+def test_missing_key_is_refused_before_models_are_copied(image: dict[str, str]) -> None:
+    assert "ASL_TRITON_API_KEY is missing" in refusal({**image, "ASL_TRITON_API_KEY": ""})
+    assert not Path(image["ASL_TRITON_SERVED"]).exists()
+
+
+def test_old_triton_is_refused(image: dict[str, str]) -> None:
+    sentence = refusal({**image, "TRITON_SERVER_VERSION": "2.60.0"})
+    assert "this is Triton 2.60.0, and NVIDIA's security bulletins" in sentence
+
+
+def test_version_that_is_none_is_refused(image: dict[str, str]) -> None:
+    assert "no version such as" in refusal({**image, "TRITON_SERVER_VERSION": "latest"})
+
+
+def test_machine_without_triton_is_told_so(image: dict[str, str], tmp_path: Path) -> None:
+    assert "there is no `tritonserver` on PATH" in refusal({**image, "PATH": str(tmp_path)})
+
+
+def test_scratch_folder_that_cannot_be_written(image: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "read_only").touch()
+    assert "cannot copy the models" in refusal({**image, "ASL_TRITON_SERVED": str(tmp_path / "read_only" / "models")})
