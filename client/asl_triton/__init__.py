@@ -7,27 +7,48 @@
 
 from importlib import metadata
 
-from asl_triton.errors import AslTritonError, CheckpointError, ContractError, LabelsError, ServerError, VideoError
+from asl_triton.errors import (
+    AslTritonError,
+    BusyError,
+    CheckpointError,
+    ContractError,
+    LabelsError,
+    ServerError,
+    VideoError,
+)
+from asl_triton.live import LiveEvent, LiveRecognizer, LiveRules, LiveSession, LiveState
 from asl_triton.predictions import Prediction, Recognition
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.recognizer import AsyncRecognizer, Recognizer
-from asl_triton.transport import Security
+from asl_triton.security import Security
+from asl_triton.timeline import Curve, Segment, Segmentation, Step, Timeline
 from asl_triton.video import Limits
 
 __all__ = [
     "PRESETS",
     "AslTritonError",
     "AsyncRecognizer",
+    "BusyError",
     "CheckpointError",
     "ContractError",
+    "Curve",
     "LabelsError",
     "Limits",
+    "LiveEvent",
+    "LiveRecognizer",
+    "LiveRules",
+    "LiveSession",
+    "LiveState",
     "Prediction",
     "Preset",
     "Recognition",
     "Recognizer",
     "Security",
+    "Segment",
+    "Segmentation",
     "ServerError",
+    "Step",
+    "Timeline",
     "VideoError",
 ]
 __version__ = metadata.version("asl-triton")

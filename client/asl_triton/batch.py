@@ -6,16 +6,18 @@ import fnmatch
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from asl_triton.errors import AslTritonError, ServerError, VideoError
-from asl_triton.journal import Failure, Journal, Outcome
+from asl_triton.contract import ServedModel
+from asl_triton.errors import AslTritonError, BusyError, ServerError, VideoError
+from asl_triton.journal import AnyOutcome, Failure, Journal, Outcome
 from asl_triton.predictions import Ranking, Recognition
 from asl_triton.recognizer import AsyncRecognizer
 from asl_triton.sinks import SINKS, Explained, JsonLinesSink, Sink
+from asl_triton.timeline import Timeline
 from asl_triton.video import EXTENSIONS
 
 JOURNAL = "journal.jsonl"
@@ -31,11 +33,13 @@ class Clip:
 
 
 AnyClip = TypeVar("AnyClip", bound=Clip)
+Known = TypeVar("Known", Recognition, Timeline)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a batch ended. `stopped` says why it ended before its last clip, if it did."""
+    """How a batch ended. `stopped` says why it ended before its last clip, if it did; `rejected` counts the failures
+    for which the server had no room."""
 
     recognised: int
     failures: tuple[Failure, ...]
@@ -43,6 +47,7 @@ class Summary:
     seconds: float
     files: tuple[Path, ...]
     stopped: str | None = None
+    rejected: int = 0
 
 
 def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
@@ -105,22 +110,44 @@ def run(
         KeyboardInterrupt: Ctrl-C before the first outcome.
     """
 
-    def keep(clip: Clip, outcome: Outcome) -> None:
-        journal.append(outcome)
-        on_outcome(outcome)
+    async def work(keep: Callable[[Clip, Outcome], None]) -> None:
+        await recognise(recognizer, clips, ranking, clips_at_once, keep)
 
+    def write(outcomes: Iterable[AnyOutcome]) -> tuple[Path, ...]:
+        return write_results(outcomes, output, formats)
+
+    return carry_out(work, write, output, num_clips=len(clips), on_outcome=on_outcome)
+
+
+def carry_out(
+    work: Callable[[Callable[[Clip, Known | Failure], None]], Coroutine[Any, Any, None]],
+    write: Callable[[Iterator[AnyOutcome]], tuple[Path, ...]],
+    output: Path,
+    *,
+    num_clips: int,
+    on_outcome: Callable[[Known | Failure], None],
+) -> Summary:
+    """Do `work`, which hands the outcome of each clip to what it is given, and at the end `write` files of all of them.
+
+    `run` says what becomes of outcomes; it and the timelines differ in what they ask and write.
+    """
     began_s = time.perf_counter()
     with Journal(output / JOURNAL) as journal:
+
+        def keep(clip: Clip, outcome: Known | Failure) -> None:
+            journal.append(outcome)
+            on_outcome(outcome)
+
         stopped = None
         try:
-            asyncio.run(recognise(recognizer, clips, ranking, clips_at_once, keep))
+            asyncio.run(work(keep))
         except (AslTritonError, KeyboardInterrupt) as exc:
             if not len(journal):
                 journal.discard()
                 raise
             stopped = str(exc) or "interrupted"
         try:
-            files = write_results(journal.outcomes(), output, formats)
+            files = write(journal.outcomes())
         except AslTritonError as exc:
             raise AslTritonError(f"{exc}. The {len(journal)} outcomes so far are in {journal.path}") from exc
         failures = tuple(outcome for outcome in journal.outcomes() if isinstance(outcome, Failure))
@@ -129,10 +156,11 @@ def run(
     return Summary(
         recognised=known - len(failures),
         failures=failures,
-        not_tried=len(clips) - known,
+        not_tried=num_clips - known,
         seconds=time.perf_counter() - began_s,
         files=files,
         stopped=stopped,
+        rejected=sum(failure.rejected for failure in failures),
     )
 
 
@@ -148,26 +176,46 @@ async def recognise(
     Raises:
         AslTritonError: the server or its model cannot be used. ServerError: it went away. And what `keep` raises.
     """
+
+    async def ask(recognizer: AsyncRecognizer, clip: AnyClip) -> Recognition:
+        return await recognizer.recognize(
+            clip.path,
+            top_k=ranking.top_k,
+            vocabulary=ranking.vocabulary,
+            min_confidence=ranking.min_confidence,
+            name=clip.name,
+        )
+
+    def check(served: ServedModel) -> None:
+        ranking.class_ids(served.labels)
+
+    await ask_about(make_recognizer, clips, ask, keep, check=check, clips_at_once=clips_at_once)
+
+
+async def ask_about(
+    make_recognizer: Callable[[], AsyncRecognizer],
+    clips: Sequence[AnyClip],
+    ask: Callable[[AsyncRecognizer, AnyClip], Awaitable[Known]],
+    keep: Callable[[AnyClip, Known | Failure], None],
+    *,
+    check: Callable[[ServedModel], None],
+    clips_at_once: int,
+) -> None:
+    """`ask` about each clip, as `recognise` does; `check` raises what is wrong for all clips, before the first."""
     waiting = iter(clips)
-
-    async def work() -> None:
-        for clip in waiting:
-            try:
-                outcome: Outcome = await recognizer.recognize(
-                    clip.path,
-                    top_k=ranking.top_k,
-                    vocabulary=ranking.vocabulary,
-                    min_confidence=ranking.min_confidence,
-                    name=clip.name,
-                )
-            except AslTritonError as exc:
-                if not isinstance(exc, VideoError) and await is_gone(recognizer):
-                    raise ServerError(f"the server went away, or took its model out of service: {exc}") from exc
-                outcome = Failure(clip.name, str(exc))
-            keep(clip, outcome)
-
     async with make_recognizer() as recognizer:
-        ranking.class_ids((await recognizer.model()).labels)  # a wrong server or vocabulary is told before any clip
+
+        async def work() -> None:
+            for clip in waiting:
+                try:
+                    outcome: Known | Failure = await ask(recognizer, clip)
+                except AslTritonError as exc:
+                    if not isinstance(exc, VideoError) and await is_gone(recognizer):
+                        raise ServerError(f"the server went away, or took its model out of service: {exc}") from exc
+                    outcome = Failure(clip.name, str(exc), rejected=isinstance(exc, BusyError))
+                keep(clip, outcome)
+
+        check(await recognizer.model())  # a wrong server or vocabulary is told before any clip
         workers = [asyncio.create_task(work()) for _ in range(min(clips_at_once, len(clips)))]
         try:
             await asyncio.gather(*workers)
@@ -187,13 +235,12 @@ async def is_gone(recognizer: AsyncRecognizer) -> bool:
     return False
 
 
-def write_results(outcomes: Iterable[Outcome], output: Path, formats: Sequence[str]) -> tuple[Path, ...]:
+def write_results(outcomes: Iterable[AnyOutcome], output: Path, formats: Sequence[str]) -> tuple[Path, ...]:
     """Write `results.<format>` for each format, and `errors.jsonl` where there are failures: the paths written.
 
     Raises:
         AslTritonError: a file cannot be written.
     """
-    errors = output / ERRORS
     sinks: list[Sink[Recognition]] = [SINKS[name](output / f"results.{name}") for name in formats]
     failures: list[Failure] = []
     with contextlib.ExitStack() as stack:
@@ -203,13 +250,23 @@ def write_results(outcomes: Iterable[Outcome], output: Path, formats: Sequence[s
             if isinstance(outcome, Recognition):
                 for sink in sinks:
                     sink.write(outcome)
-            else:
+            elif isinstance(outcome, Failure):
                 failures.append(outcome)
-    if failures:
-        with JsonLinesSink[Failure](errors) as errors_sink:
-            for failure in failures:
-                errors_sink.write(failure)
-    else:
-        with Explained(errors):
-            errors.unlink(missing_ok=True)  # of a run before
-    return tuple(sink.path for sink in sinks) + ((errors,) if failures else ())
+    return (*(sink.path for sink in sinks), *write_failures(failures, output))
+
+
+def write_failures(failures: Sequence[Failure], output: Path) -> tuple[Path, ...]:
+    """Write `errors.jsonl` where there are failures; where there are none, that of a run before goes.
+
+    Raises:
+        AslTritonError: it cannot be written, or deleted.
+    """
+    path = output / ERRORS
+    if not failures:
+        with Explained(path):
+            path.unlink(missing_ok=True)
+        return ()
+    with JsonLinesSink[Failure](path) as sink:
+        for failure in failures:
+            sink.write(failure)
+    return (path,)

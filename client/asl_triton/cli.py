@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from asl_triton.commands.batch import batch
+from asl_triton.commands.bench import bench
 from asl_triton.commands.doctor import doctor
 from asl_triton.commands.evaluate import evaluate
 from asl_triton.commands.export import export
@@ -17,6 +18,8 @@ from asl_triton.commands.fetch import fetch
 from asl_triton.commands.finetune import finetune
 from asl_triton.commands.models import models
 from asl_triton.commands.serve import serve
+from asl_triton.commands.ui import ui
+from asl_triton.commands.watch import watch
 from asl_triton.errors import AslTritonError
 
 app = typer.Typer(
@@ -28,7 +31,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (fetch, export, serve, batch, evaluate, finetune, doctor, models):  # in the order a newcomer needs them
+# In the order a newcomer needs them.
+for command in (fetch, export, serve, batch, watch, ui, evaluate, finetune, bench, doctor, models):
     app.command()(command)
 
 

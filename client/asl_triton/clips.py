@@ -14,6 +14,7 @@ from asl_triton.errors import VideoError
 from asl_triton.presets import INPUT_SIZE, Preset
 from asl_triton.video import Frame, Image
 
+POSITION_FRAMES = 8  # of a window, in one position of the network's temporal output; a step averages two neighbours
 MAX_SCALED_PIXELS = 7680 * 4320  # of a frame scaled up to `min_side`: only an absurd aspect ratio passes it
 
 
@@ -23,6 +24,20 @@ class Window:
 
     start: int
     frames: Image
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a window is in time: `start` counts in crops from the video's first; `num_frames` are the window's.
+
+    `edges_s` (K + 1,) says when each of its K crops begins to be shown, and when the last of them ends; K is below
+    `num_frames` where the last crop is repeated. `shot` is the number of the window's shot in a film (see `shots.py`).
+    """
+
+    start: int
+    num_frames: int
+    edges_s: npt.NDArray[np.float64]
+    shot: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +125,26 @@ def windows(images: Iterator[Image], preset: Preset) -> Iterator[Window]:
         for place, image in enumerate(consumed(held)):  # and not `stack`: the clip is held once, not twice
             frames[place] = image
         yield Window(0, frames)
+
+
+def spanned(cut: Iterable[Crop], preset: Preset, frame_rate: float) -> Iterator[tuple[Window, Span]]:
+    """The windows of crops, each with its place in time; `frame_rate` says how long the last crop is shown."""
+    times_s: deque[float] = deque()
+    first = 0  # the crop that times_s[0] is of
+
+    def images() -> Iterator[Image]:
+        for one in cut:
+            times_s.append(one.time_s)
+            yield one.image
+
+    for window in windows(images(), preset):
+        for _ in range(window.start - first):
+            times_s.popleft()
+        first = window.start
+        edges_s = list(islice(times_s, len(window.frames) + 1))
+        if len(edges_s) <= len(window.frames):  # and so no crop has come after it yet
+            edges_s.append(edges_s[-1] + 1 / (preset.frame_rate or frame_rate))
+        yield window, Span(window.start, len(window.frames), np.array(edges_s))
 
 
 def consumed(held: deque[Image]) -> Iterator[Image]:

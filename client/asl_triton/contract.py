@@ -38,6 +38,24 @@ class ServedModel:
         """uint8 RGB crops (T, 224, 224, 3) as this model's input takes them, with a batch axis."""
         return (frames_thwc if self.datatype == "UINT8" else normalised(frames_thwc, self.preset))[None]
 
+    def checked(self, logits: Array, steps: tuple[int, ...], address: str) -> Array:
+        """Logits (*steps, C) that this model answered with at `address`.
+
+        Raises:
+            ContractError: they are of another shape, or no numbers.
+        """
+        if logits.shape != (*steps, len(self.labels)):
+            raise ContractError(
+                f"{self.name} on {address} answered with {' x '.join(map(str, logits.shape))} logits for "
+                f"{len(self.labels)} glosses: it was changed meanwhile; try again"
+            )
+        if not np.isfinite(logits).all():
+            raise ContractError(
+                f"{self.name} on {address} answered with logits that are no numbers: its weights are damaged, or "
+                "beyond its precision; export it again with --precision fp32"
+            )
+        return logits
+
 
 async def find_recognisers(transport: Transport) -> list[ModelDescription]:
     """The models of the server that have our preset, sorted by name."""

@@ -5,13 +5,14 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from asl_triton.presets import Preset
+from asl_triton.presets import INPUT_SIZE, Preset
 from asl_triton.video import Video
 
 WINDOWS_AHEAD = 4  # of one clip, asked about at once: a long video is never held whole
 # A crop is 150 kB, and gRPC holds four further copies of it while a request is under way: eight requests of so many
 # crops are 290 MB.
 CROPS_A_REQUEST = 48
+CROP_VALUES = INPUT_SIZE * INPUT_SIZE * 3  # of one crop, a byte each where the input is UINT8
 
 
 class CropBudget:

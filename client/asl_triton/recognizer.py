@@ -2,21 +2,31 @@
 
 import asyncio
 import os
-import threading
-import time
-from collections.abc import Callable, Collection, Coroutine, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, TypeVar
 
-import numpy as np
-
-from asl_triton.clips import Window, crops, windows
-from asl_triton.contract import FRAMES, LOGITS, ServedModel, read_model
-from asl_triton.errors import ContractError
-from asl_triton.memory import CROPS_A_REQUEST, WINDOWS_AHEAD, CropBudget, crops_held
-from asl_triton.predictions import DEFAULT_TOP_K, Logits, Ranking, Recognition, pool, rank
+from asl_triton.admission import Admission
+from asl_triton.background import background_loop, iterate, run
+from asl_triton.clips import crops, spanned
+from asl_triton.contract import ServedModel, read_model
+from asl_triton.inquiry import Inquiry, stitched
+from asl_triton.predictions import DEFAULT_TOP_K, Ranking, Recognition, pool, rank
+from asl_triton.presets import Preset
+from asl_triton.sending import Send, Sending
+from asl_triton.shots import spanned_by_shots
+from asl_triton.stitching import Stitcher, windowed
+from asl_triton.timeline import (
+    Curve,
+    Segment,
+    Segmentation,
+    Segmenter,
+    Step,
+    Timeline,
+    curves_of,
+)
 from asl_triton.transport import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_SERVER,
@@ -25,9 +35,11 @@ from asl_triton.transport import (
     Security,
     Transport,
 )
-from asl_triton.video import Limits, Source, Video, open_video
+from asl_triton.video import FILM, Limits, Source, Video
 
-T = TypeVar("T")
+__all__ = ["AsyncRecognizer", "Recognizer", "background_loop", "run"]
+
+DEFAULT_CURVES = 5
 
 
 class AsyncRecognizer:
@@ -36,6 +48,9 @@ class AsyncRecognizer:
     `model` may be left out where only one recogniser is served. Clips may be asked about at the same time; at most
     `in_flight` of them are under way, fewer where they are long: memory is bounded by 48 frames for each. Close it, or
     use it in an `async with` block.
+
+    `send` is how `recognize` brings a clip to the server, with the same answer: its "frames", cropped here; the whole
+    "video" file, where the server has `recognize_sign`; or "auto", as `Sending` says. Steps and curves take frames.
     """
 
     def __init__(
@@ -48,26 +63,30 @@ class AsyncRecognizer:
         in_flight: int = DEFAULT_IN_FLIGHT,
         limits: Limits | None = None,
         priority: int = 0,
+        send: Send = "frames",
         transport: Transport | None = None,
     ) -> None:
         self.transport = transport or GrpcTransport(server, security=security, timeout_s=timeout_s, in_flight=in_flight)
         self.limits = limits or Limits()
+        self.film_limits = limits or FILM  # of a file that becomes a timeline
         self.priority = priority
         self._name = model
         self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
-        self._clips = asyncio.Semaphore(in_flight)  # that are open
-        self._budget = CropBudget(in_flight * CROPS_A_REQUEST)
+        self._admission = Admission(in_flight, self._decoders)
+        self._sending = Sending(
+            send, self.transport, self._admission, self.limits, priority=priority, threads=self._decoders
+        )
         self._served: ServedModel | None = None
         self._reading = asyncio.Lock()
 
-    async def model(self) -> ServedModel:
-        """The recogniser's contract, read from the server once.
+    async def model(self, *, again: bool = False) -> ServedModel:
+        """The recogniser's contract, read from the server once, and once more if `again`.
 
         Raises:
             ServerError, ContractError, LabelsError: the server is away, or serves nothing that fits.
         """
         async with self._reading:
-            if self._served is None:
+            if self._served is None or again:
                 self._served = await read_model(self.transport, self._name)
             return self._served
 
@@ -88,30 +107,144 @@ class AsyncRecognizer:
         Raises:
             VideoError: the clip cannot be read. ServerError, ContractError, LabelsError: as `model` does.
         """
-        ranking = Ranking(top_k, vocabulary, min_confidence)
+        ranking, video = Ranking(top_k, vocabulary, min_confidence), await self._sending.held(video)
+        served = await self.model()
+        ranking.class_ids(served.labels)  # a wrong vocabulary is told before a clip is opened
+        if await self._sending.takes(video, served, name):
+            return await self._sending.recognize(video, served, ranking, name)
+        recognition, _ = await self._recognize(video, ranking, name, curves=0)
+        return recognition
+
+    async def recognize_with_curves(
+        self,
+        video: Source,
+        *,
+        top_k: int = DEFAULT_TOP_K,
+        vocabulary: Collection[str] | None = None,
+        min_confidence: float = 0.0,
+        name: str | None = None,
+        curves: int = DEFAULT_CURVES,
+        on_start: Callable[[Inquiry], None] = lambda inquiry: None,
+    ) -> tuple[Recognition, tuple[Curve, ...]]:
+        """As `recognize`, with the confidences of the `curves` best glosses over time, of the same requests.
+
+        For clips: all steps are held until the end. `on_start` gets the inquiry when the clip's turn has come: who
+        looks at it now and then sees how far it is.
+        """
+        return await self._recognize(video, Ranking(top_k, vocabulary, min_confidence), name, curves, on_start)
+
+    async def _recognize(
+        self,
+        video: Source,
+        ranking: Ranking,
+        name: str | None,
+        curves: int,
+        on_start: Callable[[Inquiry], None] = lambda inquiry: None,
+    ) -> tuple[Recognition, tuple[Curve, ...]]:
         served = await self.model()
         ranking.class_ids(served.labels)  # a wrong vocabulary is told before a clip is decoded
-        async with self._clips:
-            with await self._open(video, name) as opened:
-                held = crops_held(opened, served.preset) * served.bytes_a_value
-                async with self._budget.share(held):
-                    began_s = time.perf_counter()
-                    images = (c.image for c in crops(opened, served.preset, self.limits.max_frames))
-                    window_logits, decode_s = await self._ask_all(served, windows(images, served.preset))
-                    wait_s = time.perf_counter() - began_s - decode_s
-        predictions = rank(pool(window_logits, served.preset), served.labels, served.preset, ranking)
-        return Recognition(
+        stitcher, steps, window_logits = Stitcher(served.preset), list[Step](), []
+        values = served.bytes_a_value
+        async with self._admission.open(video, self.limits, served.preset, name=name, bytes_a_value=values) as opened:
+            inquiry = self._inquiry(served, opened, served.preset)
+            on_start(inquiry)
+            async with aclosing(inquiry.answers(steps=curves > 0)) as answers:
+                async for answer in answers:
+                    window_logits.append(answer.logits)
+                    if answer.step_logits is not None:
+                        steps += stitcher.add(answer.span, answer.step_logits)
+            steps += stitcher.finish()
+        logits = pool(window_logits, served.preset)
+        predictions = rank(logits, served.labels, served.preset, ranking)
+        recognition = Recognition(
             video=opened.name,
             model=served.name,
             predictions=predictions,
-            unsure=predictions[0].confidence < min_confidence,
+            unsure=predictions[0].confidence < ranking.min_confidence,
             num_frames=opened.num_frames,
             duration_s=opened.duration_s,
-            num_windows=len(window_logits),
-            decode_s=decode_s,
-            wait_s=wait_s,
+            num_windows=inquiry.num_windows,
+            decode_s=inquiry.decode_s,
+            wait_s=inquiry.wait_s,
             warnings=tuple(opened.warnings),
         )
+        best = rank(logits, served.labels, served.preset, replace(ranking, top_k=curves)) if curves else ()
+        return recognition, curves_of(steps, served.labels, [prediction.class_id for prediction in best])
+
+    async def steps(
+        self, video: Source, *, window: int | None = None, stride: int | None = None, name: str | None = None
+    ) -> AsyncGenerator[Step, None]:
+        """The steps of a video of any length as they become known, in bounded memory: it is decoded while they come.
+
+        Windows of `window` frames, one every `stride`, are asked about; the preset says both if they are not given.
+        Close the iterator, with `contextlib.aclosing`, where you leave it early.
+
+        Raises:
+            VideoError: the video cannot be read. ServerError, ContractError, LabelsError: as `model` does.
+            AslTritonError: such windows cannot be.
+        """
+        served = await self.model()
+        preset = windowed(served.preset, window, stride)
+        async with (
+            self._film(video, name, served, preset) as opened,
+            aclosing(stitched(self._inquiry(served, opened, preset, film=True), preset)) as steps,
+        ):
+            async for step in steps:
+                yield step
+
+    async def timeline(
+        self,
+        video: Source,
+        *,
+        rules: Segmentation | None = None,
+        vocabulary: Collection[str] | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+        name: str | None = None,
+        on_segment: Callable[[Segment], None] = lambda segment: None,
+        on_progress: Callable[[float], None] = lambda share: None,
+    ) -> Timeline:
+        """Which signs are signed in a video of any length, and when: its `steps`, by the rules of `Segmentation`.
+
+        `vocabulary` looks for its glosses only. `on_segment` gets each segment as soon as it is known, `on_progress`
+        the share of the video that was read, 0 to 1, where its container tells its length.
+
+        Raises:
+            VideoError, ServerError, ContractError, LabelsError, AslTritonError: as `steps` and `recognize` do.
+        """
+        served = await self.model()
+        preset = windowed(served.preset, window, stride)
+        segmenter = Segmenter(served.labels, rules, Ranking(vocabulary=vocabulary).class_ids(served.labels).tolist())
+        segments: list[Segment] = []
+        async with self._film(video, name, served, preset) as opened:
+            inquiry = self._inquiry(served, opened, preset, film=True)
+            async with aclosing(stitched(inquiry, preset)) as steps:
+                async for step in steps:
+                    for segment in segmenter.push(step):
+                        segments.append(segment)
+                        on_segment(segment)
+                    on_progress(opened.share_read)
+        for segment in segmenter.finish():
+            segments.append(segment)
+            on_segment(segment)
+        return Timeline(
+            video=opened.name,
+            model=served.name,
+            segments=tuple(sorted(segments, key=lambda segment: segment.start_s)),
+            num_frames=opened.num_frames,
+            duration_s=opened.duration_s,
+            num_windows=inquiry.num_windows,
+            decode_s=inquiry.decode_s,
+            wait_s=inquiry.wait_s,
+            warnings=tuple(opened.warnings),
+        )
+
+    def _film(
+        self, video: Source, name: str | None, served: ServedModel, preset: Preset
+    ) -> AbstractAsyncContextManager[Video]:
+        """A video that may be longer than a clip, if it is a file: what is in memory already has a clip's limits."""
+        limits = self.film_limits if isinstance(video, str | os.PathLike) else self.limits
+        return self._admission.open(video, limits, preset, name=name, bytes_a_value=served.bytes_a_value)
 
     async def close(self) -> None:
         """Let go of the connection and the decoders."""
@@ -126,54 +259,10 @@ class AsyncRecognizer:
     ) -> None:
         await self.close()
 
-    async def _open(self, video: Source, name: str | None) -> Video:
-        opening = self._decoders.submit(open_video, video, self.limits, name)
-        try:
-            return await asyncio.wrap_future(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(close_what_came)
-            raise
-
-    async def _ask_all(self, served: ServedModel, cut: Iterator[Window]) -> tuple[list[Logits], float]:
-        """Ask about each window as soon as it is cut: their logits in order, and the seconds that cutting took."""
-        asked: list[asyncio.Task[Logits]] = []
-        pending: set[asyncio.Task[Logits]] = set()
-        decode_s = 0.0
-        try:
-            while True:
-                window, seconds = await self._decode(timed_next, cut)
-                decode_s += seconds
-                if window is None:
-                    return await asyncio.gather(*asked), decode_s
-                asked.append(asyncio.create_task(self._ask(served, window)))
-                pending.add(asked[-1])
-                if len(pending) == WINDOWS_AHEAD:
-                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        task.result()  # one that failed ends the clip
-        finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
-
-    async def _ask(self, served: ServedModel, window: Window) -> Logits:
-        tensor = served.tensor(window.frames)
-        answers = await self.transport.infer(served.name, {FRAMES: tensor}, [LOGITS], self.priority)
-        logits: Logits = answers[LOGITS][0]
-        if logits.shape != (len(served.labels),):
-            raise ContractError(
-                f"{served.name} on {self.transport.address} answered with {logits.size} logits for "
-                f"{len(served.labels)} glosses: it was changed meanwhile; try again"
-            )
-        if not np.isfinite(logits).all():
-            raise ContractError(
-                f"{served.name} on {self.transport.address} answered with logits that are no numbers: its weights are "
-                "damaged, or beyond its precision; export it again with --precision fp32"
-            )
-        return logits
-
-    async def _decode(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
+    def _inquiry(self, served: ServedModel, video: Video, preset: Preset, *, film: bool = False) -> Inquiry:
+        spans = spanned_by_shots if film else spanned
+        cut = spans(crops(video, preset, video.limits.max_frames), preset, video.frame_rate)
+        return Inquiry(self.transport, served, video, cut, priority=self.priority, decoders=self._decoders)
 
 
 class Recognizer:
@@ -193,6 +282,7 @@ class Recognizer:
         in_flight: int = DEFAULT_IN_FLIGHT,
         limits: Limits | None = None,
         priority: int = 0,
+        send: Send = "frames",
         transport: Transport | None = None,
     ) -> None:
         self._asynchronous = AsyncRecognizer(
@@ -203,12 +293,18 @@ class Recognizer:
             in_flight=in_flight,
             limits=limits,
             priority=priority,
+            send=send,
             transport=transport,
         )
 
-    def model(self) -> ServedModel:
+    @property
+    def asynchronous(self) -> AsyncRecognizer:
+        """What is behind this face. Its coroutines belong to `background_loop`: `run` them."""
+        return self._asynchronous
+
+    def model(self, *, again: bool = False) -> ServedModel:
         """As `AsyncRecognizer.model`."""
-        return run(self._asynchronous.model())
+        return run(self._asynchronous.model(again=again))
 
     def recognize(
         self,
@@ -226,6 +322,55 @@ class Recognizer:
             )
         )
 
+    def recognize_with_curves(
+        self,
+        video: Source,
+        *,
+        top_k: int = DEFAULT_TOP_K,
+        vocabulary: Collection[str] | None = None,
+        min_confidence: float = 0.0,
+        name: str | None = None,
+        curves: int = DEFAULT_CURVES,
+    ) -> tuple[Recognition, tuple[Curve, ...]]:
+        """As `AsyncRecognizer.recognize_with_curves`."""
+        return run(
+            self._asynchronous.recognize_with_curves(
+                video, top_k=top_k, vocabulary=vocabulary, min_confidence=min_confidence, name=name, curves=curves
+            )
+        )
+
+    def steps(
+        self, video: Source, *, window: int | None = None, stride: int | None = None, name: str | None = None
+    ) -> Iterator[Step]:
+        """As `AsyncRecognizer.steps`; what is left is given up when the iterator is closed, or let go of."""
+        return iterate(self._asynchronous.steps(video, window=window, stride=stride, name=name))
+
+    def timeline(
+        self,
+        video: Source,
+        *,
+        rules: Segmentation | None = None,
+        vocabulary: Collection[str] | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+        name: str | None = None,
+        on_segment: Callable[[Segment], None] = lambda segment: None,
+        on_progress: Callable[[float], None] = lambda share: None,
+    ) -> Timeline:
+        """As `AsyncRecognizer.timeline`; both functions are called in another thread."""
+        return run(
+            self._asynchronous.timeline(
+                video,
+                rules=rules,
+                vocabulary=vocabulary,
+                window=window,
+                stride=stride,
+                name=name,
+                on_segment=on_segment,
+                on_progress=on_progress,
+            )
+        )
+
     def close(self) -> None:
         """Let go of the connection and the decoders."""
         run(self._asynchronous.close())
@@ -235,33 +380,3 @@ class Recognizer:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-
-def close_what_came(opening: Future[Video]) -> None:
-    """Close a video that was opened for nobody."""
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()
-
-
-def timed_next(cut: Iterator[Window]) -> tuple[Window | None, float]:
-    """The next window, or None behind the last, and the seconds that cutting it took."""
-    began_s = time.perf_counter()
-    return next(cut, None), time.perf_counter() - began_s
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the process's one background event loop: gRPC's asyncio does not bear several."""
-    future = asyncio.run_coroutine_threadsafe(coroutine, background_loop())
-    try:
-        return future.result()
-    except BaseException:  # Ctrl-C among them: nothing goes on behind the caller's back
-        future.cancel()
-        raise
-
-
-@cache
-def background_loop() -> asyncio.AbstractEventLoop:
-    """The event loop of all sync faces, in a daemon thread of its own."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="asl-triton", daemon=True).start()
-    return loop

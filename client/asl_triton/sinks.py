@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from asl_triton.errors import AslTritonError
 from asl_triton.journal import Failure
 from asl_triton.predictions import Recognition
+from asl_triton.timeline import Timeline
 
-T = TypeVar("T", Recognition, Failure)
+T = TypeVar("T", Recognition, Timeline, Failure)
 
 ROWS_A_GROUP = 10_000
 COLUMNS = pa.schema(
@@ -50,7 +51,7 @@ def rows(recognition: Recognition) -> Iterator[dict[str, Any]]:
 
 
 class Sink(ABC, Generic[T]):
-    """A file of recognitions, or of failures: a context manager that puts the file in place when its block ends well.
+    """A file of recognitions, a timeline or failures: a context manager that puts it in place when its block ends well.
 
     Raises:
         AslTritonError: the file cannot be written; none is left under its name but the one before.

@@ -5,8 +5,9 @@ import math
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -22,6 +23,7 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 Image = npt.NDArray[np.uint8]
 
 EXTENSIONS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+DECLARED_EXCESS = 1.1  # a container's count of frames is an estimate: what it is over by little, reading tells
 DEFAULT_FRAME_RATE = 25.0  # frames per second, where a container gives neither timestamps nor a rate
 
 
@@ -32,6 +34,11 @@ class Limits:
     max_bytes: int = 2 * 2**30
     max_frames: int = 200_000
     max_pixels: int = 7680 * 4320  # of one frame: 8K
+    max_duration_s: float = math.inf
+
+
+# Of a file that becomes a timeline: it is read as a stream, and never held.
+FILM = Limits(max_bytes=2**40, max_frames=2_000_000)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,8 @@ class Video:
             # Without a timestamp, or with one that does not rise, a frame follows the one before at the usual rate.
             rises = math.isfinite(stamp_s) and (stamp_s > time_s or first)
             time_s = max(stamp_s, 0.0) if rises else time_s + 1 / self.frame_rate
+            if time_s > self.limits.max_duration_s:
+                raise too_long(self.name, self.limits)
             self.num_frames += 1
             self.duration_s = time_s + 1 / self.frame_rate
             yield Frame(image, time_s)
@@ -93,11 +102,20 @@ class Video:
             try:
                 more, image = self.capture.read()
             except cv2.error as exc:
+                if exc.code == cv2.Error.StsNoMem:
+                    raise VideoError(
+                        f"{self.name} takes more memory to decode than there is: scale it down, or convert it"
+                    ) from exc
                 self.warnings.append(f"damaged: decoding stopped after frame {self.num_frames} ({exc.err})")
                 return None
             if not more:
                 return None
             return image.astype(np.uint8, copy=False), self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+
+    @property
+    def share_read(self) -> float:
+        """How much of it was read, 0 to 1, as far as its container tells its length; 0 where it does not."""
+        return min(self.num_frames / self.declared_frames, 1.0) if self.declared_frames else 0.0
 
     def close(self) -> None:
         """Release the decoder."""
@@ -134,6 +152,25 @@ def open_video(source: Source, limits: Limits | None = None, name: str | None = 
     except BaseException:
         stream.close()
         raise
+
+
+def frames_at(source: Source, times_s: Sequence[float], limits: Limits | None = None) -> list[Frame]:
+    """The frames that are shown at these times, in the order given, in one pass that ends with the last of them.
+
+    Before the first frame it is the first, behind the last frame the last. Each time gets a frame of its own `time_s`.
+
+    Raises:
+        VideoError: as `open_video` does, or the video cannot be decoded.
+    """
+    shown: dict[int, Frame] = {}  # by the place in `times_s`
+    waiting = sorted(range(len(times_s)), key=lambda place: times_s[place], reverse=True)  # the soonest last
+    with open_video(source, limits) as video:
+        for frame, after in pairwise(chain(video, [None])):
+            while frame and waiting and (after is None or times_s[waiting[-1]] < after.time_s):
+                shown[waiting.pop()] = frame
+            if not waiting:
+                break
+    return [shown[place] for place in range(len(times_s))]
 
 
 def open_file(path: Path, name: str) -> BinaryIO:
@@ -181,15 +218,25 @@ def open_stream(stream: BinaryIO, path: Path | None, name: str, limits: Limits) 
     capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # off by default, whatever OpenCV's documentation says
     rate = capture.get(cv2.CAP_PROP_FPS)
     declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    frame_rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_FRAME_RATE
+    declared_frames = int(declared) if math.isfinite(declared) and declared > 0 else 0
+    if declared_frames / frame_rate > limits.max_duration_s * DECLARED_EXCESS:
+        capture.release()
+        raise too_long(name, limits)
     return Video(
         name,
         capture,
         stream,
         limits,
-        frame_rate=rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_FRAME_RATE,
-        declared_frames=int(declared) if math.isfinite(declared) and declared > 0 else 0,
+        frame_rate=frame_rate,
+        declared_frames=declared_frames,
         is_cut=cut,
     )
+
+
+def too_long(name: str, limits: Limits) -> VideoError:
+    """The sentence for a video beyond `max_duration_s`."""
+    return VideoError(f"{name} is longer than {limits.max_duration_s / 60:g} minutes, the limit: cut it shorter")
 
 
 def open_capture(stream: BinaryIO, path: Path | None) -> cv2.VideoCapture:

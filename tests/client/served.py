@@ -119,3 +119,25 @@ class Stuck(FakeTransport):
         finally:
             self.given_up()
         raise AssertionError("nobody sets that event")
+
+
+def fake_steps(answer: Callable[[Array], Array], preset: Preset = PRESETS["wlasl"]) -> FakeTransport:
+    """A server whose `answer` gives the step logits (S, 6) to its input (T, 224, 224, 3); its logits are their max."""
+
+    def outputs(_model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        steps = np.asarray(answer(inputs["FRAMES__0"][0]), np.float32)
+        return {"STEP_LOGITS__1": steps[None], "LOGITS__0": steps.max(axis=0)[None]}
+
+    return FakeTransport({"signs": described(preset)}, GLOSSES, outputs)
+
+
+def bright(frames: Array) -> Array:
+    """Step logits (S, 6) by the brightness of the 16 frames that each step covers: 100 is even, white is `book`.
+
+    Where all frames are bright the logit is 7.5, where all are dark it is -5; other glosses are never signed.
+    """
+    levels = frames[:, ::32, ::32].reshape(len(frames), -1).mean(axis=1)  # a few pixels are enough for plain frames
+    num_steps = max(-(-len(frames) // 8) - 1, 1)
+    logits = np.full((num_steps, len(GLOSSES)), -20.0)
+    logits[:, 0] = [(levels[8 * step : 8 * step + 16].mean() - 100) / 20 for step in range(num_steps)]
+    return logits

@@ -145,7 +145,9 @@ def test_clip_that_cannot_be_read_is_a_failure_and_the_others_are_written(tmp_pa
     assert (summary.recognised, summary.not_tried, summary.stopped) == (3, 0, None)
     assert [failure.video for failure in summary.failures] == ["nowhere.mp4", "🤟.mp4"]
     assert summary.files[-1] == output / "errors.jsonl"
-    assert lines(output / "errors.jsonl") == [{"video": f.video, "error": f.error} for f in summary.failures]
+    assert lines(output / "errors.jsonl") == [
+        {"video": f.video, "error": f.error, "rejected": False} for f in summary.failures
+    ]
     assert "there is no file nowhere.mp4" in summary.failures[0].error
     assert videos_of(output / "results.jsonl") == ["000.mp4", "002.mp4", "004.mp4"]
     assert batch(fake(), named(clip, 1), output).failures == ()

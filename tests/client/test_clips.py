@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from asl_triton.clips import Window, at_rate, crop, crops, normalised, windows
+from asl_triton.clips import Crop, Window, at_rate, crop, crops, normalised, spanned, windows
 from asl_triton.errors import VideoError
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.video import Frame, open_video
@@ -141,6 +141,23 @@ def test_longer_clip_is_windowed_and_the_last_window_ends_with_it(
     assert [window.start for window in found] == starts
     for window in found:
         assert numbers(window) == list(range(window.start, window.start + 64))
+
+
+@pytest.mark.parametrize(("preset", "count", "spans"), [
+    (WLASL, 5, [(0, 9, 5)]), (WLASL, 300, [(0, 300, 300)]),
+    (WLASL, 310, [(32 * n, 64, 64) for n in range(8)] + [(246, 64, 64)]),
+    (BSL1K, 20, [(0, 64, 20)]), (BSL1K, 100, [(0, 64, 64), (32, 64, 64), (36, 64, 64)]),
+], ids=str)  # fmt: skip
+def test_windows_have_the_times_of_their_crops(preset: Preset, count: int, spans: list[tuple[int, int, int]]) -> None:
+    times_s = np.cumsum([0] + [0.04 + 0.01 * (n % 3) for n in range(count - 1)])
+    images = [np.full((1, 1, 3), n % 256, np.uint8) for n in range(count)]
+    found = list(spanned((Crop(*pair) for pair in zip(images, times_s, strict=True)), preset, 25.0))
+    assert [(span.start, span.num_frames, len(span.edges_s) - 1) for _, span in found] == spans
+    for window, span in found:
+        shown = len(span.edges_s) - 1
+        assert window.start == span.start and window.frames[0, 0, 0, 0] == span.start % 256
+        assert span.edges_s[:shown] == pytest.approx(times_s[span.start : span.start + shown])
+        assert 0.03 < span.edges_s[-1] - span.edges_s[-2] < 0.07
 
 
 def test_no_frames_are_no_window() -> None:

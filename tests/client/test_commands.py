@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +11,14 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import typer.main
 
+from asl_triton.cli import app
+from asl_triton.commands import progress as progress_module
 from asl_triton.commands.progress import ROWS_SHOWN, ClipProgress
 from asl_triton.journal import Failure
 from asl_triton.predictions import Prediction, Recognition
+from asl_triton.timeline import Timeline
 from tests.client import videos
 from tests.client.grpc_server import GLOSSES, Triton, serving
 from tests.command_line import asl_triton
@@ -74,6 +79,42 @@ def test_batch_that_the_server_leaves_is_3(triton: Triton, clips: Path, tmp_path
     assert "stopped before the end" in done.out and "1 recognised, 1 not tried" in done.out
 
 
+def test_batch_counts_what_was_rejected(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    def fill_the_queue(_frames: np.ndarray) -> np.ndarray:
+        triton.faults = (
+            [(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")] * 4 if len(triton.asked) == 2 else []
+        )
+        return np.zeros(len(GLOSSES), np.float32)
+
+    triton.logits = fill_the_queue  # behind the labels, and the first clip
+    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 3
+    assert "1 recognised, 1 failed (1 rejected: the server was too busy)" in done.told
+    (failure,) = (json.loads(line) for line in (tmp_path / "out" / "errors.jsonl").read_text().splitlines())
+    assert (failure["video"], failure["rejected"]) == ("b.mp4", True)
+
+
+def test_timelines_are_written_and_shown(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    triton.logits = lambda frames: np.array([-5, 3, -5, -5], np.float32)
+    output = tmp_path / "out"
+    (clips / "text.mp4").write_bytes(videos.TEXT)
+    options = ["--server", triton.address, "--output", output, "--timeline", "--format", "vtt, EAF"]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 3, done.told
+    assert sorted(path.name for path in output.iterdir()) == [
+        "a.eaf", "a.vtt", "b.eaf", "b.vtt", "errors.jsonl",
+    ]  # fmt: skip
+    assert "2 recognised, 1 failed" in done.out
+    assert re.search(rf"a.mp4\s+1\s+0.4 s\s+{GLOSSES[1]}", done.out)
+    (clips / "text.mp4").unlink()
+    done = asl_triton(capsys, "batch", clips, *options, "--min-confidence", 0.99, "--json")
+    summary = json.loads(done.out)
+    assert done.code == 0 and summary["recognised"] == 2 and len(summary["files"]) == 4
+    assert "-->" not in (output / "a.vtt").read_text()
+    assert sorted(path.name for path in output.iterdir()) == ["a.eaf", "a.vtt", "b.eaf", "b.vtt"]
+
+
 @pytest.mark.parametrize("wrong", ["text", "nothing"])
 def test_batch_that_recognises_nothing_is_1(triton: Triton, tmp_path: Path, capsys: Capture, wrong: str) -> None:
     folder = tmp_path / "clips"
@@ -88,6 +129,13 @@ def test_batch_that_recognises_nothing_is_1(triton: Triton, tmp_path: Path, caps
 @pytest.mark.parametrize(("options", "code", "says"), [
     (["--format", "xlsx"], 2, "xlsx is not among txt, csv, jsonl, parquet"),
     (["--format", ","], 2, "nothing is not among"),
+    (["--format", "vtt"], 2, "vtt is not among txt, csv, jsonl, parquet"),
+    (["--timeline", "--format", "txt"], 2, "txt is not among csv, jsonl, vtt, eaf"),
+    (["--timeline", "--min-confidence", "0"], 2, "min_confidence is 0.0: for a timeline"),
+    (["--timeline", "--top-k", "3"], 2, "a timeline has one gloss a segment: leave it out"),
+    (["--window", "32"], 2, "only timelines have windows of one's own"),
+    (["--stride", "32"], 2, "only timelines have windows of one's own"),
+    (["--timeline", "--window", "0"], 2, "window"),
     (["--top-k", "0"], 2, "top-k"),
     (["--min-confidence", "2"], 2, "min-confidence"),
     (["--min-confidence", "nan"], 2, "min-confidence"),
@@ -153,7 +201,7 @@ def test_server_that_refuses_is_told_with_its_remedy(
     triton.faults = [(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header")]
     done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out")
     assert done.code == 1
-    assert "refused the call: give the right --api-key" in done.told
+    assert "refused the call" in done.told and "it wants an API key (--api-key)" in done.told
 
 
 def test_rows_shown_are_the_first_by_name() -> None:
@@ -164,3 +212,25 @@ def test_rows_shown_are_the_first_by_name() -> None:
         progress.advance(Failure("x.mp4", "empty"))
     assert [recognition.video for recognition in progress.shown] == [f"{n:03}.mp4" for n in range(ROWS_SHOWN)]
     assert (progress.done, progress.failed) == (101, 1)
+
+
+def test_progress_moves_within_a_long_clip(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "LINE_EVERY_S", 0.0)
+    with ClipProgress[Timeline](2) as progress:
+        progress.move("film.mp4", 0.25)
+        progress.advance(Timeline("film.mp4", "signs", (), 9, 0.4, 1, 0, 0))
+        progress.move("other.mp4", 0.5)
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first.startswith("0/2 clips and 25% of one, ") and second.startswith("1/2 clips, ")
+    assert third.startswith("1/2 clips and 50% of one, ")
+
+
+def test_every_command_that_asks_a_server_takes_the_same_options() -> None:
+    same = {"--tls", "--tls-ca", "--tls-cert", "--tls-key", "--tls-server-name", "--api-key", "--timeout"}
+    asking = []
+    for name, command in typer.main.get_group(app).commands.items():
+        options = {option for parameter in command.params for option in parameter.opts}
+        if "--server" in options:
+            asking.append(name)
+            assert same <= options, name
+    assert {"batch", "doctor", "evaluate", "models"} <= set(asking)

@@ -83,7 +83,7 @@ def test_no_recognition_is_a_whole_file(tmp_path: Path, name: str) -> None:
 def test_failures_are_lines_too(tmp_path: Path) -> None:
     with JsonLinesSink[Failure](tmp_path / "errors.jsonl") as sink:
         sink.write(Failure("a.mp4", "empty"))
-    assert (tmp_path / "errors.jsonl").read_text() == '{"video": "a.mp4", "error": "empty"}\n'
+    assert (tmp_path / "errors.jsonl").read_text() == '{"video": "a.mp4", "error": "empty", "rejected": false}\n'
 
 
 @pytest.mark.parametrize("name", SINKS)

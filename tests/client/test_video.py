@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from asl_triton.errors import VideoError
-from asl_triton.video import DEFAULT_FRAME_RATE, Limits, Video, open_video
+from asl_triton.video import DEFAULT_FRAME_RATE, Limits, Video, frames_at, open_video
 from tests.client import videos
 
 Make = Callable[[Path], Path]
@@ -282,3 +282,43 @@ def test_bytes_may_go_before_the_video_does(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "clip.mp4", num_frames=9)
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["9"] * 20, "")
+
+
+@pytest.mark.parametrize(("times_s", "levels"), [
+    ([0.0, 0.04, 0.5], [0, 10, 120]), ([0.5, -1, 0.079, 99, 0.5, 0.04], [120, 0, 10, 240, 120, 10]), ([], []),
+    ([99.0], [240]), ([0.959, 0.96, 0.961], [230, 240, 240]),
+], ids=str)  # fmt: skip
+def test_frames_shown_at_some_times_come_in_their_order(
+    tmp_path: Path, times_s: list[float], levels: list[int]
+) -> None:
+    path = videos.levels(tmp_path / "clip.mkv", range(0, 250, 10))
+    frames = frames_at(path, times_s)
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == levels
+    assert [frame.time_s for frame in frames] == pytest.approx([level / 250 for level in levels])
+
+
+def test_frames_of_what_is_no_video_are_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="there is no file"):
+        frames_at(tmp_path / "nowhere.mp4", [0.0])
+
+
+def test_share_that_is_read_is_told_where_the_container_tells_its_length(tmp_path: Path) -> None:
+    with open_video(videos.clip(tmp_path / "clip.mp4", num_frames=20)) as video:
+        assert [video.share_read for _ in video] == pytest.approx([n / 20 for n in range(1, 21)])
+    video.declared_frames = 0
+    assert video.share_read == 0
+
+
+def test_long_video_is_refused_before_it_is_decoded_where_its_container_tells_its_length(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "long.mp4", num_frames=50)  # of 2 seconds
+    with pytest.raises(VideoError, match=r"long.mp4 is longer than 0.02 minutes, the limit: cut it shorter"):
+        open_video(path, Limits(max_duration_s=1.2))
+    with open_video(path, Limits(max_duration_s=2.0)) as video:
+        assert len(list(video)) == 50
+
+
+def test_long_video_of_unknown_length_is_refused_where_the_limit_is_reached(tmp_path: Path) -> None:
+    with open_video(videos.clip(tmp_path / "long.mp4", num_frames=50), Limits(max_duration_s=1.9)) as video:
+        with pytest.raises(VideoError, match="longer than"):
+            list(video)
+        assert video.num_frames == 48

@@ -16,11 +16,16 @@ def export(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_export_says_what_it_wrote_and_what_comes_next(tmp_path: Path) -> None:
     checkpoint, labels = save_checkpoint(tmp_path / "FINAL_nslt_7.pt"), save_labels(tmp_path / "labels.txt")
-    done = export(checkpoint, "--labels", labels, "--repository", tmp_path / "models")
+    done = export(checkpoint, "--labels", labels, "--repository", tmp_path / "models", "--instances", 2)
     assert done.returncode == 0, done.stderr
     assert "FINAL_nslt_7: 7 glosses, fp32" in done.stdout
     assert "asl-triton serve" in done.stdout
-    assert (tmp_path / "models" / "FINAL_nslt_7" / "config.pbtxt").exists()
+    assert "count: 2" in (tmp_path / "models" / "FINAL_nslt_7" / "config.pbtxt").read_text()
+    listed = (tmp_path / "models" / "SHA256SUMS").read_text()
+    assert [line.split()[1] for line in listed.splitlines()] == [
+        f"FINAL_nslt_7/{name}"
+        for name in ("1/model.pt", "1/model.py", "config.pbtxt", "configs/wheel.pbtxt", "golden.npz", "labels.txt")
+    ]
 
 
 @pytest.mark.parametrize(("arguments", "says", "code"), [

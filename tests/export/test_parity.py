@@ -9,14 +9,19 @@ import pytest
 import torch
 
 from asl_triton.clips import crops, windows
+from asl_triton.contract import LOGITS, STEP_LOGITS
 from asl_triton.presets import PRESETS
 from asl_triton.video import open_video
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.i3d import I3D
+from asl_triton_export.openvino_graph import build_graph
+from asl_triton_export.openvino_runtime import compiled
 from asl_triton_export.repository import normalise
 from asl_triton_export.serving import ServedI3D
 
 Noise = Callable[[int], np.ndarray]
+Ask = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # uint8 RGB (T, 224, 224, 3) to logits (C,), steps (S, C)
+FORMATS = ("torchscript", "openvino")
 CLIPS = ("07068", "07069")  # 68 and 30 frames: the second is odd after its halvings
 
 
@@ -26,22 +31,36 @@ def net(reference_checkpoint: Path) -> I3D:
 
 
 @pytest.fixture(scope="module")
-def served(net: I3D) -> Callable[[str, str], torch.nn.Module]:
-    """The exported network of a preset and precision, through TorchScript."""
-    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+def served(net: I3D) -> Callable[[str, str, str], Ask]:
+    """The exported network of a format, preset and precision."""
 
     @cache
-    def build(preset: str, precision: str) -> torch.nn.Module:
-        return torch.jit.script(ServedI3D(net, PRESETS[preset], dtypes[precision]).eval())
+    def build(served_as: str, preset: str, precision: str) -> Ask:
+        return (through_torchscript if served_as == "torchscript" else through_openvino)(net, preset, precision)
 
     return build
 
 
-def ask(model: torch.nn.Module, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (C,) and step logits (S, C) of one clip, uint8 RGB (T, 224, 224, 3)."""
-    with torch.inference_mode(), torch.jit.optimized_execution(False):
-        logits, step_logits, _ = model(torch.from_numpy(frames)[None])
-    return logits[0].numpy(), step_logits[0].numpy()
+def through_torchscript(net: I3D, preset: str, precision: str) -> Ask:
+    dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    model = torch.jit.script(ServedI3D(net, PRESETS[preset], dtypes[precision]).eval())
+
+    def ask(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with torch.inference_mode(), torch.jit.optimized_execution(False):
+            logits, step_logits, _ = model(torch.from_numpy(frames)[None])
+        return logits[0].numpy(), step_logits[0].numpy()
+
+    return ask
+
+
+def through_openvino(net: I3D, preset: str, precision: str) -> Ask:
+    model = compiled(build_graph(net, PRESETS[preset]), precision)
+
+    def ask(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        answer = model(frames[None])
+        return answer[LOGITS][0], answer[STEP_LOGITS][0]
+
+    return ask
 
 
 def read_clip(shared_folder: Path, clip: str, preset: str) -> np.ndarray:
@@ -79,43 +98,55 @@ CLIP_PRESETS = ("wlasl", "wlasl-test", "asl-inference")
 WINDOWED = (40, 64, 100)
 
 
+@pytest.mark.parametrize("served_as", FORMATS)
 @pytest.mark.parametrize(("num_frames", "preset"), NOISE)
 def test_float32_export_answers_as_the_original_on_noise(
-    served, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int, preset: str
+    served, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int, preset: str, served_as: str
 ) -> None:
-    _, step_logits = ask(served(preset, "fp32"), noise(num_frames))
+    _, step_logits = served(served_as, preset, "fp32")(noise(num_frames))
     assert np.abs(step_logits - expected[f"noise{num_frames}/{preset}"]).max() <= 1e-3
 
 
+@pytest.mark.parametrize("served_as", FORMATS)
 @pytest.mark.parametrize("num_frames", WINDOWED)
 def test_float32_export_answers_as_the_original_in_windows(
-    served, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int
+    served, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int, served_as: str
 ) -> None:
     cut = windows(iter(noise(num_frames)), PRESETS["bsl1k"])
-    logits = np.stack([ask(served("bsl1k", "fp32"), window.frames)[0] for window in cut])
+    logits = np.stack([served(served_as, "bsl1k", "fp32")(window.frames)[0] for window in cut])
     assert np.abs(logits - expected[f"noise{num_frames}/bsl1k"]).max() <= 1e-3
 
 
+@pytest.mark.parametrize("served_as", FORMATS)
 @pytest.mark.parametrize("preset", CLIP_PRESETS)
 @pytest.mark.parametrize("clip", CLIPS)
 def test_float32_export_answers_as_the_original_on_real_clips(
-    served, shared_folder: Path, expected: Mapping[str, np.ndarray], clip: str, preset: str
+    served, shared_folder: Path, expected: Mapping[str, np.ndarray], clip: str, preset: str, served_as: str
 ) -> None:
     frames = read_clip(shared_folder, clip, preset)
     wanted = expected[f"{clip}/{preset}"]
-    logits, step_logits = ask(served(preset, "fp32"), frames)
+    logits, step_logits = served(served_as, preset, "fp32")(frames)
     assert np.abs(step_logits - wanted).max() <= 1e-3
     pooled = wanted.mean(axis=0) if preset == "asl-inference" else wanted.max(axis=0)
     assert np.abs(logits - pooled).max() <= 1e-3
 
 
-@pytest.mark.parametrize(("precision", "in_common"), [("fp16", 9), ("bf16", 8)])
+@pytest.mark.parametrize(
+    ("served_as", "precision", "in_common"),
+    [("torchscript", "fp16", 9), ("torchscript", "bf16", 8), ("openvino", "bf16", 8)],
+)
 @pytest.mark.parametrize("clip", CLIPS)
 def test_half_precision_ranks_as_the_original_on_real_clips(
-    served, shared_folder: Path, expected: Mapping[str, np.ndarray], clip: str, precision: str, in_common: int
+    served,
+    shared_folder: Path,
+    expected: Mapping[str, np.ndarray],
+    clip: str,
+    served_as: str,
+    precision: str,
+    in_common: int,
 ) -> None:
-    logits, _ = ask(served("wlasl", precision), read_clip(shared_folder, clip, "wlasl"))
+    logits, _ = served(served_as, "wlasl", precision)(read_clip(shared_folder, clip, "wlasl"))
     wanted = expected[f"{clip}/wlasl"].max(axis=0)
-    print(f"{clip} {precision}: off by {np.abs(logits - wanted).max():.3f} of {np.ptp(wanted):.1f}")
+    print(f"{clip} {served_as} {precision}: off by {np.abs(logits - wanted).max():.3f} of {np.ptp(wanted):.1f}")
     assert logits.argmax() == wanted.argmax()
     assert len(set(np.argsort(-logits)[:10]) & set(np.argsort(-wanted)[:10])) >= in_common

@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from asl_triton.errors import AslTritonError, CheckpointError
 from asl_triton.golden import GoldenAnswer, render_golden
 from asl_triton.presets import PRESETS, Preset
-from asl_triton_export import repository
+from asl_triton_export import engines
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
 from asl_triton_export.repository import export_model
 from tests.networks import GLOSSES, save_checkpoint
@@ -42,11 +42,18 @@ def test_folder_holds_the_whole_contract(checkpoint: Checkpoint, tmp_path: Path)
     assert np.abs(logits[0].numpy() - golden.logits).max() <= golden.tolerance
 
 
+def test_version_is_the_name_of_its_folder(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small", version=2)
+    assert sorted(path.name for path in (tmp_path / "small").iterdir() if path.is_dir()) == ["2", "configs"]
+    assert {path.name for path in (tmp_path / "small" / "2").iterdir()} == {"model.pt", "model.py"}
+
+
 @pytest.mark.parametrize(("file", "backend"), [("config.pbtxt", "pytorch"), ("configs/wheel.pbtxt", "python")])
 def test_both_configs_are_the_same_contract(checkpoint: Checkpoint, tmp_path: Path, file: str, backend: str) -> None:
-    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small")
+    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small", instances=3)
     config = read_config(tmp_path / "small" / file)
     assert config.backend == backend
+    assert [group.count for group in config.instance_group] == [3]
     assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
         ("FRAMES__0", pb.TYPE_UINT8, [-1, 224, 224, 3])
     ]
@@ -93,14 +100,14 @@ def test_export_that_answers_wrongly_writes_nothing_and_keeps_the_old(
 ) -> None:
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small")
     before = (tmp_path / "small" / "config.pbtxt").read_bytes()
-    fold = repository.ServedI3D
+    fold = engines.ServedI3D
 
     def broken(*arguments, **named):
         served = fold(*arguments, **named)
         torch.nn.init.zeros_(served.mixed_3[0].b1b.weight)
         return served
 
-    monkeypatch.setattr(repository, "ServedI3D", broken)
+    monkeypatch.setattr(engines, "ServedI3D", broken)
     with pytest.raises(CheckpointError, match="answers differently"):
         export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small", force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["small"]

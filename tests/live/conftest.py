@@ -1,18 +1,26 @@
 """Real Tritons over small networks, one a session each."""
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from asl_triton.presets import PRESETS
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_deploy.model_folders import SIGN_MODELS, shipped_models
+from asl_triton_export import demo_training
+from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
 from asl_triton_export.repository import export_model
 from tests.networks import GLOSSES, save_checkpoint
 
+STRICT = {"max_frames": 250, "max_pixels": 25_000_000, "max_decode_s": 1, "max_memory_bytes": 144 * 2**20}
 NO_RECOGNISER = """
 import torch
 import triton_python_backend_utils as pb_utils
@@ -93,6 +101,74 @@ def write_stranger(repository: Path, name: str, config: str = NO_RECOGNISER_CONF
 @pytest.fixture(scope="session")
 def crowd_triton(crowd_repository: Path) -> Iterator[LocalTriton]:
     with LocalTriton(crowd_repository) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="session")
+def preset_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network of twenty glosses, served under each preset, and as `classic`, whose input is normalised."""
+    folder = tmp_path_factory.mktemp("presets")
+    checkpoint = load_checkpoint(save_checkpoint(folder / "weights.pt", num_classes=20))
+    labels = tuple(f"gloss {number}" for number in range(20))
+    export_model(checkpoint, labels, PRESETS["wlasl"], folder, "wlasl")
+    export_model(checkpoint, labels, PRESETS["wlasl"], folder, "classic", input_type="fp32")
+    for name in ("wlasl-test", "bsl1k", "asl-inference"):
+        shutil.copytree(folder / "wlasl", folder / name)
+        for path in (folder / name / "config.pbtxt", folder / name / "configs" / "wheel.pbtxt"):
+            config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+            config.name = name
+            config.parameters["asl_triton.preset"].string_value = PRESETS[name].to_json()
+            path.write_text(text_format.MessageToString(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def preset_triton(preset_repository: Path) -> Iterator[LocalTriton]:
+    """All of them, with the models that take whole videos."""
+    with LocalTriton(preset_repository, recognize_sign=True) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="session")
+def strict_triton(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """The recogniser `small` alone, with models that take whole videos if they are short, small and quickly decoded."""
+    folder = tmp_path_factory.mktemp("strict")
+    shutil.copytree(small_repository / "small", folder / "small")
+    for name in SIGN_MODELS:
+        shutil.copytree(shipped_models() / name, folder / name)
+        path = folder / name / "config.pbtxt"
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        for limit, value in STRICT.items():
+            config.parameters[f"asl_triton.{limit}"].string_value = str(value)
+        path.write_text(text_format.MessageToString(config))
+    with LocalTriton(folder, recognize_sign=True) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="session")
+def demo_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """The demo checkpoint, with the models that take whole videos."""
+    folder = tmp_path_factory.mktemp("demo")
+    bundle = open_bundle(Path(demo_training.__file__).parent / "demo_checkpoint")
+    checkpoint = load_checkpoint(bundle.weights)
+    assert bundle.labels is not None
+    export_model(checkpoint, read_labels_for(checkpoint, bundle.labels), PRESETS["wlasl"], folder, "demo")
+    with LocalTriton(folder, recognize_sign=True) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="session")
+def reference_triton(
+    reference_checkpoint: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalTriton]:
+    """The reference checkpoint as `asl-triton export` writes it, with the models that take whole videos."""
+    folder = tmp_path_factory.mktemp("reference")
+    labels = shared_folder / "wlasl" / "wlasl_class_list.txt"
+    words = [reference_checkpoint, "--labels", labels, "--name", "i3d_reference", "--repository", folder]
+    command = [sys.executable, "-m", "asl_triton", "export", *map(str, words)]
+    exported = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert exported.returncode == 0, exported.stderr
+    with LocalTriton(folder, recognize_sign=True) as triton:
         yield triton
 
 

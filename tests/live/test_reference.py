@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from asl_triton_deploy.local import LocalTriton
 from tests.command_line import asl_triton
 
 CLIPS = ("07068", "07069")
@@ -22,7 +23,7 @@ def glosses(shared_folder: Path) -> list[str]:
 
 
 def test_reference_checkpoint_ranks_the_ten_classes_of_the_original(
-    reference_checkpoint: Path,
+    reference_triton: LocalTriton,
     shared_folder: Path,
     expected: Mapping[str, np.ndarray],
     glosses: list[str],
@@ -30,13 +31,8 @@ def test_reference_checkpoint_ranks_the_ten_classes_of_the_original(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     wlasl = shared_folder / "wlasl"
-    repository, output = tmp_path / "models", tmp_path / "results"
-    labels = wlasl / "wlasl_class_list.txt"
-    arguments = [reference_checkpoint, "--labels", labels, "--name", "i3d_reference", "--repository", repository]
-    exported = asl_triton(capsys, "export", *arguments)
-    assert exported.code == 0, exported.told
-
-    arguments = ["--local", "--repository", repository, "--format", "txt,csv,jsonl,parquet", "--output", output]
+    output = tmp_path / "results"
+    arguments = ["--server", reference_triton.address, "--format", "txt,csv,jsonl,parquet", "--output", output]
     done = asl_triton(capsys, "batch", wlasl / "videos", *arguments)
     assert done.code == 0, done.told
     assert sorted(p.name for p in output.iterdir()) == [

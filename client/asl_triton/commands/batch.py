@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from asl_triton import batch as clips
+from asl_triton import timeline_batch
 from asl_triton.batch import Summary
 from asl_triton.commands.connection import Connection
 from asl_triton.commands.options import (
@@ -19,18 +21,27 @@ from asl_triton.commands.options import (
     LocalOption,
     ModelOption,
     RepositoryOption,
+    SendOption,
     ServerOption,
     TimeoutOption,
     TlsCaOption,
     TlsCertOption,
     TlsKeyOption,
     TlsOption,
+    TlsServerNameOption,
 )
 from asl_triton.commands.progress import ROWS_SHOWN, ClipProgress
+from asl_triton.errors import AslTritonError
 from asl_triton.labels import read_labels
 from asl_triton.predictions import DEFAULT_TOP_K, Ranking, Recognition
+from asl_triton.recognizer import AsyncRecognizer
 from asl_triton.sinks import SINKS
+from asl_triton.timeline import Segmentation, Timeline
+from asl_triton.timeline_batch import Wishes
+from asl_triton.timeline_sinks import TIMELINES
 from asl_triton.transport import BULK_PRIORITY, DEFAULT_IN_FLIGHT, DEFAULT_SERVER, DEFAULT_TIMEOUT_S, Security
+
+GLOSSES_SHOWN = 6  # of a timeline
 
 
 def batch(
@@ -38,20 +49,43 @@ def batch(
         Path, typer.Argument(metavar="DIR", help="A folder of clips, searched with its sub-folders; or one clip.")
     ],
     output: Annotated[Path, typer.Option(help="Where the results go; made if it is not there.")] = Path("results"),
-    format: Annotated[str, typer.Option(help=f"What to write, with commas between: {', '.join(SINKS)}.")] = "csv,jsonl",
+    format: Annotated[
+        str,
+        typer.Option(
+            help=f"What to write, with commas between: {', '.join(SINKS)}; with --timeline {', '.join(TIMELINES)}."
+        ),
+    ] = "csv,jsonl",
     glob: Annotated[
         str | None, typer.Option(help="Take the files that match this pattern, instead of all videos.")
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="How many glosses a clip.")] = DEFAULT_TOP_K,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, show_default=str(DEFAULT_TOP_K), help="How many glosses a clip.")
+    ] = None,
     vocabulary: Annotated[
         Path | None, typer.Option(help="Rank only the glosses that this file lists, one a line.")
     ] = None,
     min_confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="Below it the best gloss is marked as unsure.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            show_default=f"0; with --timeline {Segmentation.min_confidence:g}",
+            help="Below it the best gloss is marked as unsure, and a timeline has no segment.",
+        ),
+    ] = None,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="For long videos: when which sign is signed, in a file a video.")
+    ] = False,
+    window: Annotated[
+        int | None, typer.Option(min=1, show_default="as the model says", help="Frames of a window of a timeline.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, show_default="as the model says", help="Frames from a window to the next.")
+    ] = None,
     in_flight: Annotated[
         int, typer.Option(min=1, max=256, help="How many requests may be under way at once.")
     ] = DEFAULT_IN_FLIGHT,
+    send: SendOption = "frames",
     model: ModelOption = None,
     local: LocalOption = False,
     repository: RepositoryOption = Path("model_repository"),
@@ -60,6 +94,7 @@ def batch(
     tls_ca: TlsCaOption = None,
     tls_cert: TlsCertOption = None,
     tls_key: TlsKeyOption = None,
+    tls_server_name: TlsServerNameOption = None,
     api_key: ApiKeyOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
     as_json: JsonOption = False,
@@ -67,53 +102,60 @@ def batch(
     """Recognise the sign in each clip of a folder, and write tables of ranked glosses.
 
     Writes OUTPUT/results.FORMAT for each format; OUTPUT/errors.jsonl says which clips could not be read, and why.
+    With --timeline: OUTPUT/CLIP.FORMAT for each clip, a row, cue or annotation for each sign found in it.
     Exit code 3: some clips failed, the others are written.
 
         asl-triton batch clips/ --output results --format csv,parquet
         asl-triton batch clips/ --local --top-k 5 --min-confidence 0.3
+        asl-triton batch clips/ --server gpu.example.org:8001 --send auto
+        asl-triton batch films/ --timeline --format vtt,eaf
     """
-    formats = parse_formats(format)
-    ranking = Ranking(top_k, read_labels(vocabulary) if vocabulary else None, min_confidence)
-    connection = Connection(server, Security(tls, tls_ca, tls_cert, tls_key, api_key), timeout, local, repository)
+    formats = parse_formats(format, TIMELINES if timeline else SINKS)
+    glosses = read_labels(vocabulary) if vocabulary else None
+    wishes = parse_wishes(timeline, min_confidence, glosses, window, stride, top_k)
+    if timeline and send == "video":
+        raise typer.BadParameter("a timeline is made of frames: leave it out", param_hint="--send")
+    ranking = Ranking(top_k or DEFAULT_TOP_K, glosses, min_confidence or 0.0)
+    connection = Connection(
+        server, Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name), timeout, local, repository, send
+    )
     found = clips.find_clips(folder, glob)
-    with connection.address() as address, ClipProgress(len(found)) as progress:
-        summary = clips.run(
-            lambda: connection.recognizer(address, model, in_flight, BULK_PRIORITY),
-            found,
-            output,
-            formats,
-            ranking,
-            clips_at_once=in_flight,
-            on_outcome=progress.advance,
-        )
+    with connection.address() as address:
+
+        def recognizer() -> AsyncRecognizer:
+            return connection.recognizer(address, model, in_flight, BULK_PRIORITY)
+
+        if wishes:
+            summary, shown, table = timelines(recognizer, found, output, formats, wishes, in_flight)
+        else:
+            summary, shown, table = recognitions(recognizer, found, output, formats, ranking, in_flight)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(summary), default=str))
     else:
-        show(summary, progress.shown, Console())
+        show(summary, shown, table, Console())
     if summary.recognised == 0:
         raise typer.Exit(1)
     raise typer.Exit(3 if summary.failures or summary.not_tried else 0)
 
 
-def parse_formats(formats: str) -> list[str]:
-    """The formats of `--format`, each once."""
-    names = list(dict.fromkeys(name.strip().lower() for name in formats.split(",") if name.strip()))
-    unknown = [name for name in names if name not in SINKS]
-    if unknown or not names:
-        raise typer.BadParameter(
-            f"{', '.join(unknown) or 'nothing'} is not among {', '.join(SINKS)}", param_hint="--format"
+Shown = tuple[Summary, Sequence[Recognition | Timeline], Table]
+
+
+def recognitions(
+    recognizer: Callable[[], AsyncRecognizer],
+    found: list[clips.Clip],
+    output: Path,
+    formats: list[str],
+    ranking: Ranking,
+    in_flight: int,
+) -> Shown:
+    """Recognise clips, with a bar: the summary, the clips to show, and their best glosses."""
+    with ClipProgress[Recognition](len(found)) as progress:
+        summary = clips.run(
+            recognizer, found, output, formats, ranking, clips_at_once=in_flight, on_outcome=progress.advance
         )
-    return names
-
-
-def show(summary: Summary, recognitions: list[Recognition], console: Console) -> None:
-    """The best gloss of each clip, the clips that failed, and where the results are."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("clip", overflow="fold")
-    table.add_column("best gloss")
-    table.add_column("confidence", justify="right")
-    table.add_column("then", style="dim")
-    for recognition in recognitions:
+    table = table_of("clip", "best gloss", "confidence", "then")
+    for recognition in progress.shown:
         unsure = " (unsure)" if recognition.unsure else ""
         table.add_row(
             escape(recognition.video),
@@ -121,19 +163,104 @@ def show(summary: Summary, recognitions: list[Recognition], console: Console) ->
             f"{recognition.confidence:.1%}",
             escape(", ".join(p.gloss for p in recognition.predictions[1:4])),
         )
-    if recognitions:
+    return summary, progress.shown, table
+
+
+def timelines(
+    recognizer: Callable[[], AsyncRecognizer],
+    found: list[clips.Clip],
+    output: Path,
+    formats: list[str],
+    wishes: Wishes,
+    in_flight: int,
+) -> Shown:
+    """Make timelines of clips, with a bar: the summary, the clips to show, and what is signed in them."""
+    with ClipProgress[Timeline](len(found)) as progress:
+        summary = timeline_batch.run(
+            recognizer,
+            found,
+            output,
+            formats,
+            wishes,
+            clips_at_once=in_flight,
+            on_outcome=progress.advance,
+            on_progress=lambda clip, share: progress.move(clip.name, share),
+        )
+    table = table_of("clip", "signs", "length", "glosses")
+    for timeline in progress.shown:
+        glosses = [segment.gloss for segment in timeline.segments]
+        table.add_row(
+            escape(timeline.video),
+            str(len(glosses)),
+            f"{timeline.duration_s:.1f} s",
+            escape(", ".join(glosses[:GLOSSES_SHOWN])) + (" ..." if len(glosses) > GLOSSES_SHOWN else ""),
+        )
+    return summary, progress.shown, table
+
+
+def table_of(*columns: str) -> Table:
+    """A plain table; what is third is a figure, what is last is less important."""
+    table = Table(box=None, pad_edge=False)
+    for place, column in enumerate(columns, start=1):
+        table.add_column(
+            column,
+            overflow="fold",
+            justify="right" if place == 3 else "left",
+            style="dim" if place == len(columns) else None,
+        )
+    return table
+
+
+def parse_formats(formats: str, known: Collection[str]) -> list[str]:
+    """The formats of `--format`, each once."""
+    names = list(dict.fromkeys(name.strip().lower() for name in formats.split(",") if name.strip()))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise typer.BadParameter(
+            f"{', '.join(unknown) or 'nothing'} is not among {', '.join(known)}", param_hint="--format"
+        )
+    return names
+
+
+def parse_wishes(
+    timeline: bool,
+    min_confidence: float | None,
+    glosses: tuple[str, ...] | None,
+    window: int | None,
+    stride: int | None,
+    top_k: int | None,
+) -> Wishes | None:
+    """What is wanted of timelines, if they are."""
+    if not timeline:
+        if window is not None or stride is not None:
+            raise typer.BadParameter("only timelines have windows of one's own: add --timeline", param_hint="--window")
+        return None
+    if top_k is not None:
+        raise typer.BadParameter("a timeline has one gloss a segment: leave it out", param_hint="--top-k")
+    if min_confidence is None:
+        return Wishes(Segmentation(), glosses, window, stride)
+    try:
+        return Wishes(Segmentation(min_confidence), glosses, window, stride)
+    except AslTritonError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--min-confidence") from exc
+
+
+def show(summary: Summary, shown: Sequence[Recognition | Timeline], table: Table, console: Console) -> None:
+    """The clips that were recognised, those that failed, and where the results are."""
+    if shown:
         console.print(table)
-    if summary.recognised > len(recognitions):
-        console.print(f"... and {summary.recognised - len(recognitions)} more, in the files below")
+    if summary.recognised > len(shown):
+        console.print(f"... and {summary.recognised - len(shown)} more, in the files below")
     for failure in summary.failures[:ROWS_SHOWN]:
         console.print(f"[red]failed[/] {escape(failure.video)}: {escape(failure.error)}", soft_wrap=True)
-    warned = [(r.video, warning) for r in recognitions for warning in r.warnings]
+    warned = [(known.video, warning) for known in shown for warning in known.warnings]
     for video, warning in warned:
         console.print(f"[yellow]warning[/] {escape(video)}: {escape(warning)}", soft_wrap=True)
     if summary.stopped:
         console.print(f"[red]stopped[/] before the end: {escape(summary.stopped)}", soft_wrap=True)
     parts = [f"{summary.recognised} recognised"]
-    parts += [f"{len(summary.failures)} failed"] if summary.failures else []
+    rejected = f" ({summary.rejected} rejected: the server was too busy)" if summary.rejected else ""
+    parts += [f"{len(summary.failures)} failed{rejected}"] if summary.failures else []
     parts += [f"{summary.not_tried} not tried"] if summary.not_tried else []
     rate = summary.recognised / summary.seconds
     console.print(f"{', '.join(parts)} in {summary.seconds:.1f} s ({rate:.2f} clips a second)")

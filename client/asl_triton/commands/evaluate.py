@@ -19,12 +19,14 @@ from asl_triton.commands.options import (
     LocalOption,
     ModelOption,
     RepositoryOption,
+    SendOption,
     ServerOption,
     TimeoutOption,
     TlsCaOption,
     TlsCertOption,
     TlsKeyOption,
     TlsOption,
+    TlsServerNameOption,
 )
 from asl_triton.commands.progress import ROWS_SHOWN, ClipProgress
 from asl_triton.contract import ServedModel
@@ -32,6 +34,7 @@ from asl_triton.dataset import listed, read_dataset
 from asl_triton.errors import AslTritonError
 from asl_triton.evaluation_page import render
 from asl_triton.evaluation_report import Report, written
+from asl_triton.predictions import Recognition
 from asl_triton.transport import BULK_PRIORITY, DEFAULT_IN_FLIGHT, DEFAULT_SERVER, DEFAULT_TIMEOUT_S, Security
 
 CONFUSIONS_SHOWN = 10
@@ -56,6 +59,7 @@ def evaluate(
     in_flight: Annotated[
         int, typer.Option(min=1, max=256, help="How many requests may be under way at once.")
     ] = DEFAULT_IN_FLIGHT,
+    send: SendOption = "frames",
     model: ModelOption = None,
     local: LocalOption = False,
     repository: RepositoryOption = Path("model_repository"),
@@ -64,6 +68,7 @@ def evaluate(
     tls_ca: TlsCaOption = None,
     tls_cert: TlsCertOption = None,
     tls_key: TlsKeyOption = None,
+    tls_server_name: TlsServerNameOption = None,
     api_key: ApiKeyOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
     as_json: JsonOption = False,
@@ -76,14 +81,16 @@ def evaluate(
         asl-triton evaluate clips/ --local
         asl-triton evaluate nslt_2000.json --videos videos/ --subset test --merge look_alikes.txt
     """
-    connection = Connection(server, Security(tls, tls_ca, tls_cert, tls_key, api_key), timeout, local, repository)
+    connection = Connection(
+        server, Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name), timeout, local, repository, send
+    )
     groups = read_merge(merge) if merge else []
     began_s = time.perf_counter()
     with connection.address() as address:
         served = asyncio.run(read_served(connection, address, model))
         classes = Classes.of(served.labels, groups)
         dataset = read_dataset(data, videos=videos, subset=subset, labels=served.labels)
-        with ClipProgress(len(dataset.clips)) as progress:
+        with ClipProgress[Recognition](len(dataset.clips)) as progress:
             answers = ask(
                 lambda: connection.recognizer(address, served.name, in_flight, BULK_PRIORITY),
                 dataset.clips,

@@ -1,18 +1,23 @@
 """`asl-triton export`: a checkpoint becomes a folder that Triton serves."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
+from asl_triton.checksums import write_checksums
 from asl_triton.commands.extras import extra
 from asl_triton.commands.options import RepositoryOption
 from asl_triton.errors import AslTritonError, LabelsError
 from asl_triton.labels import read_labels
 from asl_triton.presets import PRESETS, Preset
 
-Precision = Literal["auto", "fp32", "fp16", "bf16"]
+if TYPE_CHECKING:
+    from asl_triton_export.quantisation_cost import QuantisationCost
+
+Format = Literal["torchscript", "openvino"]
+Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 Input = Literal["uint8", "fp32"]
 
 
@@ -52,26 +57,55 @@ def export(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="fp32 answers as trained; fp16 and bf16 round, and are several times faster. "
+            help="fp32 answers as trained; fp16 and bf16 round, and are several times faster; int8, for OpenVINO, is "
+            "faster still and is quantised with your clips (--calibrate). "
             "auto: fp16 with an NVIDIA GPU in this machine, bf16 with a CPU that multiplies it, else fp32."
         ),
     ] = "fp32",
+    served_as: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="torchscript: for GPUs and CPUs. openvino: for CPUs alone, and about twice as fast on them.",
+        ),
+    ] = "torchscript",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="For int8, a folder of clips such as will come: up to 32 of them tell how far activations "
+            "reach, up to 64 others what int8 cost. With a sub-folder a gloss, the accuracy of both is measured.",
+        ),
+    ] = None,
     input: Annotated[
         Input,
         typer.Option(help="uint8: the wire carries RGB bytes. fp32: four times that, normalised by the client."),
     ] = "uint8",
+    instances: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            help="How many copies of the network the server runs, on each of its GPUs or on its CPU: they compute at "
+            "the same time, each with its own memory. `asl-triton bench` shows what that gains.",
+        ),
+    ] = 1,
+    model_version: Annotated[
+        int, typer.Option(min=1, help="Triton's number of this version, which answers and metrics bear.")
+    ] = 1,
     repository: RepositoryOption = Path("model_repository"),
     force: Annotated[bool, typer.Option("--force", help="Replace a model of that name.")] = False,
 ) -> None:
     """Turn a checkpoint into a model that Triton serves.
 
-    The network is folded for speed, saved as TorchScript, loaded again, compared with the network as trained, and
-    only then put into the model repository. A network that is not I3D goes in as TorchScript: it is asked for the
-    golden clip, alone, in a batch and at another length, and its answers are held against the signature.
+    The network is folded for speed, saved as TorchScript or for OpenVINO, loaded again, compared with the network as
+    trained, and only then put into the model repository. A network that is not I3D goes in as TorchScript: it is asked
+    for the golden clip, alone, in a batch and at another length, and its answers are held against the signature.
 
         asl-triton export demo
         asl-triton export weights/bsl1k-wlasl2000 --precision auto
         asl-triton export FINAL_nslt_2000.pt --labels wlasl_class_list.txt --name i3d_wlasl2000 --precision fp16
+        asl-triton export weights/bsl1k-wlasl2000 --format openvino --precision bf16
+        asl-triton export weights/bsl1k-wlasl2000 --format openvino --precision int8 --calibrate clips/
         asl-triton export --torchscript r2plus1d.pt --labels labels.txt --preset preset.json
     """
     if (checkpoint is None) == (torchscript is None):
@@ -82,10 +116,15 @@ def export(
         )
     console = Console()
     if torchscript is not None:
-        if precision != "fp32" or input != "uint8":
-            option = "--precision" if precision != "fp32" else "--input"
+        given = {
+            "--precision": precision != "fp32",
+            "--input": input != "uint8",
+            "--format": served_as != "torchscript",
+            "--calibrate": calibrate is not None,
+        }
+        if option := next((option for option, is_given in given.items() if is_given), None):
             raise AslTritonError(f"{option} is for checkpoints: a TorchScript file is served as it is")
-        export_torchscript(torchscript, labels, preset, repository, name, force, console)
+        export_torchscript(torchscript, labels, preset, repository, name, instances, model_version, force, console)
         return
     assert checkpoint is not None
     with extra("export"):
@@ -103,7 +142,7 @@ def export(
         loaded = load_checkpoint(bundle.weights)
         glosses = read_labels_for(loaded, labels)
     name = name or model_name(checkpoint)
-    with console.status("Folding, scripting, comparing with the network as trained"):
+    with console.status("Folding, writing, comparing with the network as trained"):
         report = export_model(
             loaded,
             glosses,
@@ -112,8 +151,13 @@ def export(
             name,
             precision=precision,
             input_type=input,
+            served_as=served_as,
+            calibrate=calibrate,
+            instances=instances,
+            version=model_version,
             force=force,
         )
+    write_checksums(repository)
     console.print(
         f"[bold]{name}[/]: {loaded.num_classes} glosses, {report.precision}, in {report.folder}", soft_wrap=True
     )
@@ -122,7 +166,27 @@ def export(
         f"logits spread over {report.spread:.3g}; the best class is {'the same' if report.same_best else 'another'}.",
         soft_wrap=True,
     )
+    if report.cost is not None:
+        for sentence in told(report.cost):
+            console.print(sentence, soft_wrap=True, highlight=False)
     console.print(f"Next: asl-triton serve --repository {repository}", soft_wrap=True)
+
+
+def told(cost: "QuantisationCost") -> list[str]:
+    """What int8 cost, in sentences."""
+    where = f"On {cost.clips} others" if cost.apart else "On the same (there are no others)"
+    sentences = [
+        f"Quantised to int8 with {cost.quantised_with} clips, {cost.frames:,} frames. {where}, the best gloss is the "
+        f"float32 network's for {cost.same_best} of {cost.clips}, {cost.top5_in_common:.2g} of its best 5 stay among "
+        f"the best 5, and logits differ by {cost.max_difference:.2g} at most, where they spread over {cost.spread:.3g}."
+    ]
+    if cost.accuracies is not None:
+        exact, quantised = cost.accuracies
+        sentences.append(
+            f"Top-1 {quantised.top1:.1%} in int8, {exact.top1:.1%} in float32; top-5 {quantised.top5:.1%} and "
+            f"{exact.top5:.1%}. `asl-triton evaluate` measures it on more."
+        )
+    return sentences
 
 
 def export_torchscript(
@@ -131,6 +195,8 @@ def export_torchscript(
     preset: str | None,
     repository: Path,
     name: str | None,
+    instances: int,
+    version: int,
     force: bool,
     console: Console,
 ) -> None:
@@ -148,7 +214,10 @@ def export_torchscript(
     name = name or model_name(path)
     with console.status("Asking the network for the golden clip"):
         script = load_script(path, len(glosses), prepared)
-        folder = export_script(script, glosses, prepared, repository, name, force=force)
+        folder = export_script(
+            script, glosses, prepared, repository, name, instances=instances, version=version, force=force
+        )
+    write_checksums(repository)
     console.print(f"[bold]{name}[/]: {len(glosses)} glosses, {script.precision}, in {folder}", soft_wrap=True)
     console.print(f"Next: asl-triton serve --repository {repository}", soft_wrap=True)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from asl_triton.commands.export import Precision, read_preset
+from asl_triton.commands.export import read_preset
 from asl_triton.commands.extras import extra
 from asl_triton.labels import read_labels
 from asl_triton.presets import PRESETS
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asl_triton_export.finetune_keeper import Epoch
 
 Train = Literal["head", "last", "all"]
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
 LINE_EVERY_S = 10.0
 SHOWN = 5  # clips named in the summary

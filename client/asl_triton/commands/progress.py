@@ -3,6 +3,7 @@
 import bisect
 import time
 from types import TracebackType
+from typing import Generic
 
 from rich.console import Console
 from rich.progress import (
@@ -15,20 +16,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from asl_triton.journal import Outcome
-from asl_triton.predictions import Recognition
+from asl_triton.batch import Known
+from asl_triton.journal import Failure
 
 ROWS_SHOWN = 40  # recognitions kept for the table at the end
 LINE_EVERY_S = 10.0
 
 
-class ClipProgress:
+class ClipProgress(Generic[Known]):
     """Counts outcomes on standard error; `shown` keeps the first of them by name, for a table."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.done = self.failed = 0
-        self.shown: list[Recognition] = []
+        self.shown: list[Known] = []
+        self._shares: dict[str, float] = {}  # of the clips under way, where it is known how far they are
         self._console = Console(stderr=True)
         self._began_s = self._line_s = time.monotonic()
         self._bar = Progress(
@@ -46,28 +48,40 @@ class ClipProgress:
         )
         self._task = self._bar.add_task("Recognising", total=total, rate="")
 
-    def advance(self, outcome: Outcome) -> None:
+    def advance(self, outcome: Known | Failure) -> None:
         """Count one outcome."""
         self.done += 1
-        if not isinstance(outcome, Recognition):
+        self._shares.pop(outcome.video, None)
+        if isinstance(outcome, Failure):
             self.failed += 1
         else:
-            bisect.insort(self.shown, outcome, key=lambda recognition: recognition.video)
+            bisect.insort(self.shown, outcome, key=lambda known: known.video)
             del self.shown[ROWS_SHOWN:]
+        self._refresh()
+
+    def move(self, video: str, share: float) -> None:
+        """Tell how far a clip is, 0 to 1."""
+        self._shares[video] = share
+        self._refresh()
+
+    def _refresh(self) -> None:
         now_s = time.monotonic()
-        rate = self.done / max(now_s - self._began_s, 1e-3)
-        self._bar.update(self._task, completed=self.done, rate=f"{rate:.1f}/s" + self._failures())
+        done = self.done + sum(self._shares.values())
+        rate = done / max(now_s - self._began_s, 1e-3)
+        told = f"{rate:.1f} a second" if rate >= 0.1 else f"{60 * rate:.1f} a minute"
+        self._bar.update(self._task, completed=done, rate=told + self._failures())
         if not self._console.is_terminal and now_s - self._line_s >= LINE_EVERY_S:
             self._line_s = now_s
-            left_s = (self.total - self.done) / rate
+            under_way = f" and {done - self.done:.0%} of one" if self._shares else ""
+            left_s = (self.total - done) / max(rate, 1e-6)
             self._console.print(
-                f"{self.done}/{self.total} clips{self._failures()}, {rate:.1f} a second, {left_s:.0f} s left"
+                f"{self.done}/{self.total} clips{under_way}{self._failures()}, {told}, {left_s:.0f} s left"
             )
 
     def _failures(self) -> str:
         return f", {self.failed} failed" if self.failed else ""
 
-    def __enter__(self) -> "ClipProgress":
+    def __enter__(self) -> "ClipProgress[Known]":
         self._bar.start()
         return self
 

@@ -28,6 +28,9 @@ def serve(
     model: Annotated[
         list[str] | None, typer.Option(help="Load this model only; may be given several times.", show_default="all")
     ] = None,
+    recognize_sign: Annotated[
+        bool, typer.Option(help="Serve recognize_sign and recognize_sign_stream too, which take whole videos.")
+    ] = True,
     timeout: Annotated[float, typer.Option(help="Seconds that loading the models may take.", min=1)] = 120.0,
     detach: Annotated[bool, typer.Option("--detach", help="Leave Triton running and return once it is ready.")] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the Triton that --detach started.")] = False,
@@ -64,6 +67,7 @@ def serve(
         log_path=log,
         startup_timeout_s=timeout,
         models=model or None,
+        recognize_sign=recognize_sign,
     )
     if detach:
         with messages.status("Starting Triton"):

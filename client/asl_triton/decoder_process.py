@@ -1,0 +1,194 @@
+"""The processes that decode: a small server that has imported all it needs, and one forked from it for each video.
+
+`python -m asl_triton.decoder_process FD` is the server. Over the socket FD it gets a pair of sockets for each video:
+over the first the video's own process is asked and answers, in JSON and pixels, never pickled: of all processes it is
+the one that strangers' files may take over. Over the second the server says how that process ended; who closes it ends
+that process. So nothing of all this outlives whoever started it.
+"""
+
+import json
+import os
+import resource
+import selectors
+import signal
+import socket
+import struct
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+import cv2
+
+from asl_triton.clips import crops, spanned
+from asl_triton.errors import AslTritonError, VideoError
+from asl_triton.memory import crops_held
+from asl_triton.presets import Preset
+from asl_triton.video import DECLARED_EXCESS, Limits, Video, open_video
+
+GO_ON = b"go on"
+ENDED = struct.Struct("i")  # the exit code of a decoder, or minus the number of its signal
+
+
+@dataclass(frozen=True)
+class DecoderLimits:
+    """What one video may cost. Beyond it: `VideoError`."""
+
+    video: Limits = field(default_factory=Limits)
+    max_decode_s: int = 60  # of a processor's time
+    max_memory_bytes: int = 2**30  # beside what every decoder needs
+
+    def to_json(self) -> str:
+        """The limits as one JSON object."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "DecoderLimits":
+        """Read what `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{**values, "video": Limits(**values["video"])})
+
+
+class DecoderServer:
+    """Forks a decoder for each pair of sockets that comes over `control`, until that is closed."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._running: dict[int, socket.socket] = {}  # by process; where to tell how it ended
+        self._selector = selectors.DefaultSelector()
+        self._child_ended, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for whoever started this
+        self._own = (control.fileno(), self._child_ended, writer, self._selector.fileno())
+
+    def run(self) -> None:
+        """Serve until nobody can ask any more; what is running then is ended."""
+        self._selector.register(self._control, selectors.EVENT_READ)
+        self._selector.register(self._child_ended, selectors.EVENT_READ)
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._control:
+                    sockets = socket.recv_fds(self._control, 1, 2)[1]
+                    if not sockets:
+                        for pid in self._running:
+                            os.kill(pid, signal.SIGKILL)
+                        return
+                    self._fork(*sockets)
+                elif key.fileobj == self._child_ended:
+                    os.read(self._child_ended, 1024)
+                    self._tell_of_the_ended()
+                elif key.data in self._running:  # closed: nobody waits for this decoder any more
+                    self._selector.unregister(key.fileobj)
+                    os.kill(key.data, signal.SIGKILL)
+
+    def _fork(self, connection: int, status: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            for number in (status, *self._own, *(other.fileno() for other in self._running.values())):
+                os.close(number)
+            decode_and_exit(connection)
+        os.close(connection)
+        self._running[pid] = socket.socket(fileno=status)
+        self._selector.register(self._running[pid], selectors.EVENT_READ, pid)
+
+    def _tell_of_the_ended(self) -> None:
+        with suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                with self._running.pop(pid) as waiting, suppress(OSError):
+                    with suppress(KeyError):
+                        self._selector.unregister(waiting)
+                    waiting.send(ENDED.pack(os.waitstatus_to_exitcode(status)))
+
+
+def decode_and_exit(number: int) -> NoReturn:
+    """Be the process of one video, asked over the socket `number`."""
+    code = 1
+    try:
+        for sign in (signal.SIGINT, signal.SIGCHLD):
+            signal.signal(sign, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        with Connection(number) as connection, suppress(OSError, EOFError):  # whoever asks may go at any time
+            decode(connection)
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def decode(connection: Connection) -> None:
+    """Read a preset, limits, a name and a video; write the video's windows, each when it is asked for."""
+    preset = Preset.from_json(connection.recv_bytes().decode())
+    limits = DecoderLimits.from_json(connection.recv_bytes().decode())
+    name = connection.recv_bytes().decode()
+    confine(limits)
+    try:
+        with open_video(connection.recv_bytes(), limits.video, name) as video:
+            check_length(video)
+            say(connection, crops=crops_held(video, preset))
+            write_windows(connection, video, preset)
+    except AslTritonError as exc:
+        say(connection, failed=str(exc))
+    except MemoryError:
+        megabytes = limits.max_memory_bytes // 2**20
+        say(connection, failed=f"{name} takes more than {megabytes:,} MiB to decode, the limit: scale it down")
+    except cv2.error as exc:
+        say(connection, failed=f"{name} cannot be decoded: {exc.err}. Convert or record it again")
+
+
+def confine(limits: DecoderLimits) -> None:
+    """Bound what this process may use, for good: computing, memory, and no file of a byte."""
+    pages_held = int(Path("/proc/self/statm").read_text().split()[5])  # of data, as RLIMIT_DATA counts it
+    memory = pages_held * resource.getpagesize() + limits.max_memory_bytes
+    bounds = (
+        (resource.RLIMIT_CPU, limits.max_decode_s, limits.max_decode_s + 1),  # a signal, then the end
+        (resource.RLIMIT_DATA, memory, memory),
+        (resource.RLIMIT_FSIZE, 0, 0),
+        (resource.RLIMIT_CORE, 0, 0),
+    )
+    for which, *wanted in bounds:
+        allowed = resource.getrlimit(which)[1]
+        soft, hard = (value if allowed == resource.RLIM_INFINITY else min(value, allowed) for value in wanted)
+        resource.setrlimit(which, (soft, hard))
+
+
+def check_length(video: Video) -> None:
+    """Refuse at once what its container says is too long: windows would be asked about until it shows."""
+    most = video.limits.max_frames
+    if video.declared_frames > most * DECLARED_EXCESS:
+        raise VideoError(f"{video.name} has more than {most:,} frames, the limit: cut it shorter")
+
+
+def write_windows(connection: Connection, video: Video, preset: Preset) -> None:
+    """Write each window when it is asked for, and at last what is known of the video."""
+
+    def state() -> dict[str, Any]:
+        return {"num_frames": video.num_frames, "duration_s": video.duration_s, "warnings": video.warnings}
+
+    cut = spanned(crops(video, preset, video.limits.max_frames), preset, video.frame_rate)
+    while connection.recv_bytes(len(GO_ON)):
+        found = next(cut, None)
+        if found is None:
+            say(connection, **state())
+            return
+        window, span = found
+        say(connection, start=span.start, length=span.num_frames, edges_s=span.edges_s.tolist(), **state())
+        connection.send_bytes(window.frames.data.cast("B"))
+
+
+def say(connection: Connection, **message: Any) -> None:
+    """Write a message."""
+    connection.send_bytes(json.dumps(message).encode())
+
+
+if __name__ == "__main__":
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        DecoderServer(control).run()

@@ -1,0 +1,125 @@
+"""Many long videos: each becomes a timeline, and each timeline its files as soon as it is known."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asl_triton.batch import ERRORS, JOURNAL, Clip, Summary, ask_about, carry_out, write_failures
+from asl_triton.contract import ServedModel
+from asl_triton.journal import AnyOutcome, Failure
+from asl_triton.predictions import Ranking
+from asl_triton.recognizer import AsyncRecognizer
+from asl_triton.sinks import Explained
+from asl_triton.stitching import windowed
+from asl_triton.timeline import Segmentation, Timeline
+from asl_triton.timeline_sinks import TIMELINES
+
+TimelineOutcome = Timeline | Failure
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is wanted of each timeline: arguments of `AsyncRecognizer.timeline`."""
+
+    rules: Segmentation = field(default_factory=Segmentation)
+    vocabulary: Sequence[str] | None = None
+    window: int | None = None
+    stride: int | None = None
+
+
+def run(
+    recognizer: Callable[[], AsyncRecognizer],
+    clips: Sequence[Clip],
+    output: Path,
+    formats: Sequence[str],
+    wishes: Wishes,
+    *,
+    clips_at_once: int,
+    on_outcome: Callable[[TimelineOutcome], None] = lambda outcome: None,
+    on_progress: Callable[[Clip, float], None] = lambda clip, share: None,
+) -> Summary:
+    """Write `OUTPUT/<clip>.<format>` for each clip, sub-folders kept, and `errors.jsonl`; otherwise as `batch.run`.
+
+    A clip's files are written as soon as its timeline is known. `on_progress` gets the share of a clip that was read.
+
+    Raises:
+        AslTritonError, KeyboardInterrupt: as `batch.run`.
+    """
+    files = TimelineFiles(clips, output, formats)
+
+    async def ask(recognizer: AsyncRecognizer, clip: Clip) -> Timeline:
+        return await recognizer.timeline(
+            clip.path,
+            rules=wishes.rules,
+            vocabulary=wishes.vocabulary,
+            window=wishes.window,
+            stride=wishes.stride,
+            name=clip.name,
+            on_progress=lambda share: on_progress(clip, share),
+        )
+
+    def check(served: ServedModel) -> None:
+        Ranking(vocabulary=wishes.vocabulary).class_ids(served.labels)
+        windowed(served.preset, wishes.window, wishes.stride)
+
+    async def work(keep: Callable[[Clip, TimelineOutcome], None]) -> None:
+        def keep_and_write(clip: Clip, outcome: TimelineOutcome) -> None:
+            keep(clip, outcome)
+            if isinstance(outcome, Timeline):
+                files.write(outcome)
+
+        await ask_about(recognizer, clips, ask, keep_and_write, check=check, clips_at_once=clips_at_once)
+
+    return carry_out(work, files.finish, output, num_clips=len(clips), on_outcome=on_outcome)
+
+
+class TimelineFiles:
+    """The files of a batch of timelines, each written once."""
+
+    def __init__(self, clips: Sequence[Clip], output: Path, formats: Sequence[str]) -> None:
+        self._output, self._formats = output, formats
+        self._media = {clip.name: clip.path for clip in clips}
+        self._stems = stems([clip.name for clip in clips])
+        self._written: dict[str, tuple[Path, ...]] = {}
+
+    def write(self, timeline: Timeline) -> None:
+        """Write the files of one timeline.
+
+        Raises:
+            AslTritonError: one cannot be written.
+        """
+        paths = tuple(self._output / f"{self._stems[timeline.video]}.{name}" for name in self._formats)
+        for name, path in zip(self._formats, paths, strict=True):
+            with Explained(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with TIMELINES[name](path, self._media[timeline.video]) as sink:
+                sink.write(timeline)
+        self._written[timeline.video] = paths
+
+    def finish(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path, ...]:
+        """Write what is not written yet, and `errors.jsonl`: all paths, by the names of their clips."""
+        failures = []
+        for outcome in outcomes:
+            if isinstance(outcome, Failure):
+                failures.append(outcome)
+            elif isinstance(outcome, Timeline) and outcome.video not in self._written:
+                self.write(outcome)
+        paths = [path for video in sorted(self._written) for path in self._written[video]]
+        return (*paths, *write_failures(failures, self._output))
+
+
+def stems(names: Sequence[str]) -> dict[str, str]:
+    """What each clip's files are called before their format: its name without its extension, as players look for it.
+
+    A clip that would share its files with another, or with the batch's own, keeps its extension: `a.mp4` and `a.mov`
+    become `a.mp4.vtt` and `a.mov.vtt`. Whether letters are large makes no difference, as on some file systems.
+    """
+    chosen = {name: str(Path(name).with_suffix("")) for name in names}
+    own = [Path(name).stem for name in (JOURNAL, ERRORS)]
+    while True:
+        times = Counter(stem.casefold() for stem in (*chosen.values(), *own))
+        shared = [name for name, stem in chosen.items() if stem != name and times[stem.casefold()] > 1]
+        if not shared:
+            return chosen
+        chosen |= {name: name for name in shared}

@@ -1,0 +1,114 @@
+"""From click to glosses: what the page adds to what the library takes for the same clip, in one run.
+
+    python -m tests.benchmarks.page
+
+A real Chromium presses Recognise over a real Triton with the demo checkpoint, in turns with `Recognizer.recognize` on
+the same file; medians. Both ask the same server, one after the other, so noise meets both alike.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+from asl_triton import Recognizer
+from asl_triton.presets import PRESETS
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export import demo_training
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.demo_signer import render, write_video
+from asl_triton_export.repository import export_model, fastest_precision
+
+NUM_FRAMES = 64
+BUNDLE = Path(demo_training.__file__).parent / "demo_checkpoint"
+WARM_UP = 3
+# Seconds from the press to the moment when a gloss is in the document, and to when it is painted.
+PRESS = """() => new Promise((done, fail) => {
+    const answer = document.querySelector("#answer");
+    answer.querySelector(".gloss")?.setAttribute("data-old", "");
+    const began = performance.now();
+    const watch = new MutationObserver(() => {
+        if (!answer.querySelector(".gloss:not([data-old])")) return;
+        watch.disconnect();
+        const told = performance.now() - began;
+        requestAnimationFrame(() => setTimeout(() => done([told / 1000, (performance.now() - began) / 1000]), 0));
+    });
+    watch.observe(answer, { childList: true, subtree: true, characterData: true });
+    setTimeout(() => fail(new Error("no answer within 30 s")), 30000);
+    document.querySelector("#recognise").click();
+})"""
+
+
+def main() -> None:
+    """Measure, and say how it went."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    rounds = parser.parse_args().rounds
+    chromium = shutil.which("chromium") or sys.exit("there is no Chromium: apt-get install chromium")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        clip = folder / "book.mp4"
+        write_video(render("book", 3_000_000, size=(256, 256), num_frames=NUM_FRAMES, fps=25.0), clip)
+        labels = tuple((BUNDLE / "labels.txt").read_text().splitlines())
+        checkpoint = load_checkpoint(BUNDLE / "weights.safetensors")
+        precision = fastest_precision()
+        export_model(checkpoint, labels, PRESETS["wlasl"], folder / "models", "demo", precision=precision)
+        with LocalTriton(folder / "models") as triton, Recognizer(triton.address) as recognizer:
+            command = [sys.executable, "-m", "asl_triton", "ui", "--server", triton.address, "--port", "0", "--json"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, sync_playwright() as driver:
+                assert process.stdout is not None
+                url = json.loads(process.stdout.readline())["url"]
+                browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+                page = browser.new_page()
+                page.goto(url)
+                try:
+                    measure(page, recognizer, clip, rounds, precision)
+                finally:
+                    browser.close()
+                    process.terminate()
+
+
+def measure(page: Page, recognizer: Recognizer, clip: Path, rounds: int, precision: str) -> None:
+    """The library and the page in turns, over the same clip."""
+    page.get_by_text("Ready", exact=True).wait_for()
+    page.locator("#clip input[type=file]").set_input_files(clip)
+    page.locator("#clip video[src]").wait_for()
+    page.wait_for_timeout(1000)
+    library, with_curves, told, painted = [], [], [], []
+    for turn in range(WARM_UP + rounds):
+        began_s = time.perf_counter()
+        recognizer.recognize(clip)
+        library_s = time.perf_counter() - began_s
+        began_s = time.perf_counter()
+        recognizer.recognize_with_curves(clip)
+        curves_s = time.perf_counter() - began_s
+        told_s, painted_s = page.evaluate(PRESS)
+        page.locator(".film img").first.wait_for()
+        page.wait_for_timeout(400)  # what is drawn after the glosses is drawn
+        if turn >= WARM_UP:
+            library.append(library_s)
+            with_curves.append(curves_s)
+            told.append(told_s)
+            painted.append(painted_s)
+    print(f"{NUM_FRAMES} frames, demo checkpoint, {precision}, medians of {rounds}, in milliseconds:")
+    for what, values in (
+        ("Recognizer.recognize", library),
+        ("Recognizer.recognize_with_curves", with_curves),
+        ("page: from click to glosses", told),
+        ("page: from click to painted", painted),
+    ):
+        print(f"  {what:<34}{1000 * statistics.median(values):7.0f}   least {1000 * min(values):7.0f}")
+    beyond = [page_s - library_s for page_s, library_s in zip(painted, library, strict=True)]
+    least = min(painted) - min(library)
+    print(f"  {'the page, beyond the library':<34}{1000 * statistics.median(beyond):7.0f}   least {1000 * least:7.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""Timelines of ten-minute films of sixty demo signs: what is found, what is not there, where, how fast, in how much.
+
+    python -m tests.benchmarks.timeline --work timelines
+    python -m tests.benchmarks.timeline --work timelines --alternatives
+
+Two films are rendered, and kept in the work folder: one of scenes of one signer each, who signs ten signs with pauses
+between; and one of clips strung together, each sign and each pause with a signer and a room of its own. Their seeds
+were never trained on, nor were the rules of `Segmentation` chosen on them (that was done with seeds from 8,000,000 on).
+The demo checkpoint, as precise as this machine is fast, is asked through a real Triton by `asl-triton batch`.
+
+A sign is found if a segment of its gloss overlaps it; any other segment is false. The gloss error rate is the edit
+distance of the two sequences of glosses over the number of signs. Where a sign begins and ends is `film.Signed`'s.
+"""
+
+import argparse
+import asyncio
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from asl_triton.clips import Span, crops, spanned
+from asl_triton.contract import FRAMES, STEP_LOGITS, read_model
+from asl_triton.presets import PRESETS
+from asl_triton.shots import spanned_by_shots
+from asl_triton.stitching import Stitcher, windowed
+from asl_triton.timeline import Segment, Segmenter, Step
+from asl_triton.transport import GrpcTransport
+from asl_triton.video import open_video
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export import demo_training
+from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
+from asl_triton_export.repository import export_model, fastest_precision
+from tests.benchmarks.__main__ import peak_memory_mb
+from tests.benchmarks.film import Signed, write_film
+
+FIRST_SEED = 7_000_000
+BUNDLE = Path(demo_training.__file__).parent / "demo_checkpoint"
+KINDS = {"one signer, ten signs a shot": 10, "a clip a sign, a clip a pause": 0}
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a timeline fits what is signed; border errors in milliseconds, late ones positive."""
+
+    found: float  # share of the signs
+    false_a_minute: float
+    gloss_error_rate: float
+    starts_ms: np.ndarray  # of the signs that were found
+    ends_ms: np.ndarray
+
+    @property
+    def borders_ms(self) -> float:
+        """The median of how far off starts and ends are."""
+        return float(np.median(np.abs([self.starts_ms, self.ends_ms])))
+
+
+def score(segments: Sequence[Segment], signed: Sequence[Signed], seconds: float) -> Score:
+    """Match segments, in order, to the signs of their gloss that they overlap most."""
+    free = list(segments)
+    starts, ends = [], []
+    for sign in signed:
+        shared = [min(s.end_s, sign.end_s) - max(s.start_s, sign.start_s) for s in free]
+        candidates = [n for n, segment in enumerate(free) if segment.gloss == sign.gloss and shared[n] > 0]
+        if candidates:
+            segment = free.pop(max(candidates, key=lambda n: shared[n]))
+            starts.append(1000 * (segment.start_s - sign.start_s))
+            ends.append(1000 * (segment.end_s - sign.end_s))
+    distance = edits([segment.gloss for segment in segments], [sign.gloss for sign in signed])
+    return Score(
+        found=len(starts) / len(signed),
+        false_a_minute=len(free) * 60 / seconds,
+        gloss_error_rate=distance / len(signed),
+        starts_ms=np.array(starts),
+        ends_ms=np.array(ends),
+    )
+
+
+def edits(one: Sequence[str], other: Sequence[str]) -> int:
+    """The least number of glosses to insert, delete or replace (Levenshtein 1966)."""
+    distances = list(range(len(other) + 1))
+    for row, gloss in enumerate(one, start=1):
+        diagonal, distances[0] = distances[0], row
+        for column, wanted in enumerate(other, start=1):
+            changed = diagonal + (gloss != wanted)
+            diagonal = distances[column]
+            distances[column] = min(changed, diagonal + 1, distances[column - 1] + 1)
+    return distances[-1]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a timeline costs: `cpu_s` is the client's and the server's together."""
+
+    seconds: float
+    cpu_s: float
+    client_peak_mb: float
+
+
+def by_command(address: str, film: Path, output: Path, options: Sequence[str]) -> tuple[list[Segment], Cost]:
+    """`asl-triton batch --timeline` in a process of its own: its segments, and what they cost."""
+    command = [sys.executable, "-m", "asl_triton", "batch", str(film), "--server", address, "--output", str(output)]
+    began_s, began_cpu_s = time.perf_counter(), cpu_of_children_s()
+    peak_mb = peak_memory_mb([*command, "--timeline", "--format", "jsonl,eaf,vtt", *options])
+    cost = Cost(time.perf_counter() - began_s, cpu_of_children_s() - began_cpu_s, peak_mb)
+    rows = [json.loads(line) for line in (output / film.stem).with_suffix(".jsonl").read_text().splitlines()]
+    return [Segment(**{key: row[key] for key in Segment.__annotations__}) for row in rows], cost
+
+
+def cpu_of_children_s() -> float:
+    """Seconds that processes started from here have computed, those that ended among them."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    living = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return ended.ru_utime + ended.ru_stime + sum(times.user + times.system for times in living)
+
+
+@dataclass
+class MostCentral:
+    """The other way to stitch: a step is taken from the window in whose middle it is most."""
+
+    preset: object
+    end: int = 0
+
+    def __post_init__(self) -> None:
+        self.held: list[tuple[float, Span, np.ndarray]] = []
+
+    def add(self, span: Span, step_logits: np.ndarray) -> list[Step]:
+        """As `Stitcher.add`."""
+        border = (span.start + self.end) / 2
+        given = [step for middle, *one in self.held if middle < border for step in self.alone(*one)]
+        middles = span.start + 8.0 * np.arange(1, len(step_logits) + 1)
+        self.held = [
+            (middle, Span(span.start + 8 * n, 16, span.edges_s[8 * n : 8 * n + 17]), step_logits[n : n + 1])
+            for n, middle in enumerate(middles)
+            if middle >= border or not self.end
+        ]
+        self.end = span.start + span.num_frames
+        return given
+
+    def finish(self) -> list[Step]:
+        """As `Stitcher.finish`."""
+        return [step for _, *one in self.held for step in self.alone(*one)]
+
+    def alone(self, span: Span, step_logits: np.ndarray) -> list[Step]:
+        """A step by itself, for the middle half of its 16 frames."""
+        stitcher = Stitcher(self.preset)  # type: ignore[arg-type]
+        middle = Span(span.start + 4, min(8, len(span.edges_s) - 5), span.edges_s[4:13])
+        return stitcher.add(middle, step_logits) + stitcher.finish()
+
+
+async def alternatives(address: str, film: Path) -> dict[str, list[Segment]]:
+    """The segments of one film by other ways to cut it and to stitch its steps."""
+    transport = GrpcTransport(address)
+    served = await read_model(transport)
+    preset = windowed(served.preset)
+    ways: dict[str, tuple[Callable[..., object], type]] = {
+        "mean of the windows, cut at shots": (spanned_by_shots, Stitcher),
+        "most central, cut at shots": (spanned_by_shots, MostCentral),
+        "mean of the windows, never cut": (spanned, Stitcher),
+        "most central, never cut": (spanned, MostCentral),
+    }
+    found = {}
+    for cut in (spanned_by_shots, spanned):
+        with open_video(film) as video:
+            answers = []
+            for window, span in cut(crops(video, preset, 10**6), preset, video.frame_rate):
+                answer = await transport.infer(served.name, {FRAMES: served.tensor(window.frames)}, [STEP_LOGITS])
+                answers.append((span, answer[STEP_LOGITS][0]))
+        for name, (spans, kind) in ways.items():
+            if spans is cut:
+                stitcher, segmenter, segments = kind(preset), Segmenter(served.labels), list[Segment]()
+                steps = [step for span, logits in answers for step in stitcher.add(span, logits)] + stitcher.finish()
+                for step in steps:
+                    segments += segmenter.push(step)
+                segments += segmenter.finish()
+                found[name] = sorted(segments, key=lambda segment: segment.start_s)
+    await transport.close()
+    return found
+
+
+def main() -> None:
+    """Render, ask, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=None, help="where films are kept; a temporary one if not given")
+    parser.add_argument("--seconds", type=int, default=600, help="of each film")
+    parser.add_argument("--signs", type=int, default=60, help="in each film")
+    parser.add_argument("--seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--alternatives", action="store_true", help="also measure other ways to cut and to stitch")
+    parser.add_argument("options", nargs="*", help="further options of `batch --timeline`, after --")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        work = arguments.work or Path(scratch)
+        films = {}
+        for number, (kind, signs_a_scene) in enumerate(KINDS.items()):
+            path = work / f"{arguments.seed}-{arguments.seconds}-{arguments.signs}-{signs_a_scene}.mp4"
+            signed = write_film(
+                path,
+                seconds=arguments.seconds,
+                signs=arguments.signs,
+                signs_a_scene=signs_a_scene,
+                seed=arguments.seed + 1000 * number,
+            )
+            films[kind] = (path, signed)
+        bundle = open_bundle(BUNDLE)
+        checkpoint = load_checkpoint(bundle.weights)
+        assert bundle.labels is not None
+        labels = read_labels_for(checkpoint, bundle.labels)
+        precision = fastest_precision()
+        export_model(checkpoint, labels, PRESETS["wlasl"], Path(scratch) / "m", "demo", precision=precision)
+        with LocalTriton(Path(scratch) / "m") as triton:
+            show(triton.address, films, Path(scratch), arguments, precision)
+
+
+def show(
+    address: str,
+    films: dict[str, tuple[Path, list[Signed]]],
+    output: Path,
+    arguments: argparse.Namespace,
+    precision: str,
+) -> None:
+    """Ask about the films, and print the tables."""
+    console = Console(width=150)
+    table = Table(title=f"{arguments.seconds} s, {arguments.signs} signs, demo checkpoint in {precision}")
+    names = ("film", "found", "false a minute", "gloss errors", "borders ms", "starts ms", "ends ms")
+    for name in (*names, "times real time", "CPU s", "client's peak MB"):
+        table.add_column(name, justify="left" if name == "film" else "right")
+    for kind, (path, signed) in films.items():
+        segments, cost = by_command(address, path, output / "out", arguments.options)
+        cells = row(score(segments, signed, arguments.seconds))
+        speed = f"{arguments.seconds / cost.seconds:.1f}"
+        table.add_row(kind, *cells, speed, f"{cost.cpu_s:.0f}", f"{cost.client_peak_mb:.0f}")
+    console.print(table)
+    for kind, (path, signed) in films.items() if arguments.alternatives else ():
+        table = Table(title=kind)
+        for name in names:
+            table.add_column(name, justify="left" if name == "film" else "right")
+        for way, segments in asyncio.run(alternatives(address, path)).items():
+            table.add_row(way, *row(score(segments, signed, arguments.seconds)))
+        console.print(table)
+
+
+def row(scored: Score) -> list[str]:
+    """A score as cells; starts and ends by their medians."""
+    return [
+        f"{scored.found:.1%}",
+        f"{scored.false_a_minute:.1f}",
+        f"{scored.gloss_error_rate:.1%}",
+        f"{scored.borders_ms:.0f}",
+        f"{np.median(scored.starts_ms):+.0f}",
+        f"{np.median(scored.ends_ms):+.0f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

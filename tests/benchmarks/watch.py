@@ -1,0 +1,132 @@
+"""How far `watch` is behind, and what it finds: `python -m tests.benchmarks.watch`.
+
+A film of the demo signer, by seeds never trained on, is played at its own pace into a live recogniser that asks the
+demo checkpoint on a real Triton of this machine. Each scene of the film has one signer and room; between scenes there
+is a cut. A sign is found if its gloss is told of a stretch that overlaps it; what else is told is false.
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import asl_triton_export
+from asl_triton.capture import Capture
+from asl_triton.labels import read_labels
+from asl_triton.live import LiveEvent, LiveRules
+from asl_triton.presets import PRESETS
+from asl_triton.recognizer import AsyncRecognizer
+from asl_triton.transport import GrpcTransport
+from asl_triton.watch import Happening, Watch, WatchSummary
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.repository import export_model
+from tests.benchmarks.film import Signed, write_film
+
+SEED = 3_000_000
+SECONDS_A_SIGN = 4.0  # with the pause after it
+
+
+@dataclass(frozen=True)
+class Told:
+    """A sign that was told, when `at_s` of the film was shown."""
+
+    event: LiveEvent
+    at_s: float
+
+
+async def watch(film: Path, address: str, rules: LiveRules) -> tuple[list[Told], WatchSummary]:
+    """What is told of a film that is played at its own pace."""
+    told: list[Told] = []
+    with Capture(str(film)) as capture:
+        began_s = time.monotonic()
+
+        def on_happening(happening: Happening) -> None:
+            if isinstance(happening, LiveEvent):
+                told.append(Told(happening, time.monotonic() - began_s))
+
+        watching = Watch(capture, rules, on_happening=on_happening)
+        transport = GrpcTransport(address, in_flight=1, resend=False)
+        async with AsyncRecognizer(transport=transport) as recognizer:
+            await recognizer.model()
+            began_s = time.monotonic()
+            await watching.run(recognizer)
+    return told, watching.summary
+
+
+def matched(told: list[Told], signed: list[Signed]) -> tuple[dict[int, Told], int, list[Told]]:
+    """Which sign each that was told is: the first for each, how many were told twice, and those that are none."""
+    found: dict[int, Told] = {}
+    twice, false = 0, []
+    for one in told:
+        signs = [
+            place
+            for place, sign in enumerate(signed)
+            if sign.gloss == one.event.gloss and one.event.start_s < sign.end_s and sign.start_s < one.event.end_s
+        ]
+        new = [place for place in signs if place not in found]
+        if new:
+            found[new[0]] = one
+        elif signs:
+            twice += 1
+        else:
+            false.append(one)
+    return found, twice, false
+
+
+def report(told: list[Told], summary: WatchSummary, signed: list[Signed]) -> str:
+    """The figures, a line each."""
+    found, twice, false = matched(told, signed)
+    after_s = [one.at_s - signed[place].end_s for place, one in found.items()]
+    assert summary.lag_p50_s is not None and summary.lag_p95_s is not None and after_s
+    missed = [sign.gloss for place, sign in enumerate(signed) if place not in found]
+    wrong = ", ".join(f"{one.event.gloss} at {one.event.start_s:.1f} s" for one in false)
+    return "\n".join(
+        (
+            f"{summary.seconds:.0f} s, {summary.frames} frames, {summary.windows} windows answered",
+            f"lag p50 {summary.lag_p50_s * 1000:.0f} ms, p95 {summary.lag_p95_s * 1000:.0f} ms",
+            f"dropped: {summary.dropped_frames} frames; overtaken: {summary.dropped_windows} windows",
+            f"found {len(found)} of {len(signed)}, {len(false)} false, {twice} told twice",
+            f"told {np.median(after_s):+.2f} s after the hands begin to go down (median; p95 "
+            f"{np.quantile(after_s, 0.95):+.2f} s)",
+            f"missed: {', '.join(missed) or 'none'}; false: {wrong or 'none'}",
+        )
+    )
+
+
+def main() -> None:
+    """Render, export, serve, watch, and say how it went."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--signs", type=int, default=30)
+    parser.add_argument("--signs-a-scene", type=int, default=10)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--stride", type=int, default=LiveRules().stride_frames)
+    parser.add_argument("--window", type=int, default=None)
+    parser.add_argument("--work", type=Path, default=None, help="a folder for all of it; a temporary one if not given")
+    options = parser.parse_args()
+    bundle = Path(asl_triton_export.__file__).parent / "demo_checkpoint"
+    with tempfile.TemporaryDirectory() as scratch:
+        work = options.work or Path(scratch)
+        film = work / f"film-{options.signs}-{options.signs_a_scene}.mp4"
+        signed = write_film(
+            film,
+            seconds=options.signs * SECONDS_A_SIGN,
+            signs=options.signs,
+            signs_a_scene=options.signs_a_scene,
+            seed=SEED,
+        )
+        checkpoint, labels = load_checkpoint(bundle / "weights.safetensors"), read_labels(bundle / "labels.txt")
+        models = work / "models"
+        export_model(checkpoint, labels, PRESETS["wlasl"], models, "demo", precision=options.precision, force=True)
+        rules = LiveRules(stride_frames=options.stride, window_frames=options.window)
+        with LocalTriton(models) as triton:
+            told, summary = asyncio.run(watch(film, triton.address, rules))
+        print(report(told, summary, signed))
+
+
+if __name__ == "__main__":
+    main()

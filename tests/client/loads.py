@@ -1,0 +1,34 @@
+"""Loads that were measured, made up."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from asl_triton.load import ClosedLoop, Loop, OpenLoop, Request
+from asl_triton.load_levels import Level, Measured, Rules, Window
+from asl_triton.load_report import Report
+from asl_triton.load_source import Traffic
+from asl_triton.transport import Statistics
+
+RULES = Rules(window_s=10.0, warm_up_s=1.0)
+
+
+def window(throughput: float, latency_s: float, *, server: Statistics | None = None) -> Window:
+    """A made window of ten seconds with so many answers a second, each as late."""
+    count = round(10 * throughput)
+    requests = tuple(Request(n, n, n + latency_s) for n in range(count))
+    counted = server or Statistics(count, 0, count, 0.0, 0.0)
+    return Window(10.0, requests, 0, counted, Traffic(count, 1000 * count, count), 0.1)
+
+
+def levels(*throughputs: float, rates: bool = False) -> list[Level]:
+    """Stable levels of 1, 2, 4 ... in flight, or of a rate that is met."""
+    made = []
+    for place, throughput in enumerate(throughputs):
+        load = 2**place
+        loop: Loop = OpenLoop(throughput) if rates else ClosedLoop(load)
+        made.append(Level(loop, (window(throughput, load / throughput),) * 3, True, {}))
+    return made
+
+
+def report_of(levels: Sequence[Level], model: Any, stopped: str | None = None) -> Report:
+    return Report("host:8001", RULES, Measured(model, "64 random frames a clip", tuple(levels), stopped))

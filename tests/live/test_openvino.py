@@ -1,0 +1,139 @@
+"""Recognisers for CPUs in a real Triton: float32 for every length, and the demo checkpoint in int8."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asl_triton.background import run
+from asl_triton.contract import FEATURES, FRAMES, LOGITS, STEP_LOGITS
+from asl_triton.errors import AslTritonError, ServerError
+from asl_triton.presets import PRESETS
+from asl_triton.transport import Array, GrpcTransport
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.demo_signer import SIGNS, render, write_video
+from asl_triton_export.repository import export_model, normalise, pool_steps
+from tests.command_line import asl_triton
+from tests.networks import GLOSSES, small_network
+
+Capture = pytest.CaptureFixture[str]
+FIRST_SEED = 70_000  # of signers that neither training nor its held-out clips have seen
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What `export --precision int8` wrote and said."""
+
+    repository: Path
+    told: str
+
+
+@pytest.fixture(scope="module")
+def gloss_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two clips of each of twelve demo signs."""
+    folder = tmp_path_factory.mktemp("glosses")
+    for index, sign in enumerate(SIGNS[:12]):
+        (folder / sign.gloss).mkdir()
+        for take in range(2):
+            write_video(render(sign, FIRST_SEED + 2 * index + take), folder / sign.gloss / f"{take}.avi")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quantised(gloss_folders: Path, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Quantised:
+    """A repository of `demo`, in int8, and `small`, in float32."""
+    repository = tmp_path_factory.mktemp("openvino") / "models"
+    command = [sys.executable, "-m", "asl_triton", "export", "demo", "--repository", str(repository)]
+    command += ["--format", "openvino", "--precision", "int8", "--calibrate", str(gloss_folders)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    checkpoint = load_checkpoint(small_checkpoint)
+    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], repository, "small", served_as="openvino")
+    return Quantised(repository, " ".join(done.stdout.split()))
+
+
+@pytest.fixture(scope="module")
+def triton(quantised: Quantised) -> Iterator[LocalTriton]:
+    with LocalTriton(quantised.repository) as triton:
+        yield triton
+
+
+def test_export_says_what_int8_cost(quantised: Quantised) -> None:
+    said = re.search(r"with 12 clips, [\d,]+ frames\. On 12 others, the best gloss .* for (\d+) of 12", quantised.told)
+    assert said is not None, quantised.told
+    assert int(said[1]) >= 11
+    accuracies = re.search(r"Top-1 ([\d.]+)% in int8, ([\d.]+)% in float32", quantised.told)
+    assert accuracies is not None, quantised.told
+    assert min(map(float, accuracies.groups())) > 90
+    assert "Statistics" not in quantised.told  # NNCF's own progress
+
+
+def test_int8_still_recognises(triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture) -> None:
+    arguments = [gloss_folders, "--server", triton.address, "--model", "demo", "--output", tmp_path]
+    done = asl_triton(capsys, "evaluate", *arguments)
+    assert done.code == 0, done.told
+    measured = json.loads((tmp_path / "evaluation.json").read_text())
+    ranks = [answer["rank"] for answer in measured["answers"]]
+    assert len(ranks) == 24
+    assert ranks.count(1) >= 23
+
+
+@pytest.mark.parametrize("model", ["demo", "small"])
+def test_doctor_finds_the_golden_answer(triton: LocalTriton, quantised: Quantised, model: str, capsys: Capture) -> None:
+    arguments = ["--server", triton.address, "--model", model, "--repository", quantised.repository]
+    done = asl_triton(capsys, "doctor", *arguments)
+    assert done.code == 0, done.told
+    assert f"{model}: golden answer: logits differ by" in done.told
+    assert "openvino" in done.told
+
+
+def ask(triton: LocalTriton, frames: Array) -> dict[str, Array]:
+    """The answers of `small`, which is served in float32."""
+    transport = GrpcTransport(triton.address)
+
+    async def asked() -> dict[str, Array]:
+        try:
+            return dict(await transport.infer("small", {FRAMES: frames}, [LOGITS, STEP_LOGITS, FEATURES]))
+        finally:
+            await transport.close()
+
+    return run(asked())
+
+
+def test_every_length_is_served_as_trained(triton: LocalTriton) -> None:
+    net, preset = small_network(), PRESETS["wlasl"]
+    random = np.random.default_rng(0)
+    for num_frames in (9, 10, 17, 33, 64, 70, 9, 150):  # back and forth: shapes are dynamic
+        frames = random.integers(0, 256, (num_frames, 224, 224, 3), np.uint8)
+        with torch.inference_mode():
+            trained = net(normalise(torch.from_numpy(frames), preset))
+            logits = pool_steps(net, trained.step_logits, trained.features, preset)
+        answer = ask(triton, frames[None])
+        assert np.abs(answer[LOGITS] - logits.numpy()).max() < 1e-4
+        assert np.abs(answer[STEP_LOGITS] - trained.step_logits.numpy()).max() < 1e-4
+        assert np.abs(answer[FEATURES] - trained.features.mean(dim=2).numpy()).max() < 1e-4
+
+
+def test_two_clips_in_a_request_are_refused_with_a_sentence(triton: LocalTriton) -> None:
+    with pytest.raises(AslTritonError, match="batch-size must be <= 1"):
+        ask(triton, np.zeros((2, 9, 224, 224, 3), np.uint8))
+
+
+def test_server_without_openvino_says_what_to_install(quantised: Quantised, tmp_path: Path) -> None:
+    code = quantised.repository / "small" / "1" / "model.py"
+    folder = tmp_path / "models" / "small"
+    (folder / "1").mkdir(parents=True)
+    (folder / "configs").mkdir()
+    for name in ("config.pbtxt", "configs/wheel.pbtxt", "labels.txt", "1/model.xml", "1/model.bin"):
+        (folder / name).symlink_to(quantised.repository / "small" / name)
+    (folder / "1" / "model.py").write_text(f"import sys\nsys.modules['openvino'] = None\n{code.read_text()}")
+    with pytest.raises(ServerError, match=r"pip install 'asl-triton\[openvino\]'"):
+        LocalTriton(tmp_path / "models").start()

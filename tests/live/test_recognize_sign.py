@@ -1,0 +1,271 @@
+"""`recognize_sign`: video bytes in, glosses out, to a caller who has none of our code."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+
+from asl_triton.recognizer import Recognizer
+from asl_triton.transport import GrpcTransport, Statistics
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.demo_signer import render_demo
+from tests.client.videos import PDF, audio_only, clip, cut, faststart, ffmpeg, huge, still, with_audio
+from tests.live.conftest import write_clip
+from tests.live.sign_client import Answer, Refusal, ask, ask_with, inputs, tensor
+from tests.live.sign_processes import decoders, stubs_of, wait_until
+from tests.networks import GLOSSES
+
+PRESET_NAMES = ("wlasl", "wlasl-test", "bsl1k", "asl-inference", "classic")
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two clips of the demo signer, one of three frames, and one longer than any request carries."""
+    folder = tmp_path_factory.mktemp("signed")
+    return [
+        *render_demo(folder, ("book", "mother"), (3_000_002,)),
+        write_clip(folder / "short.mp4", 3),
+        write_clip(folder / "long.mp4", 310, (60, 80)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_clip(tmp_path_factory.mktemp("good") / "good.mp4", 24).read_bytes()
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_answers_are_the_clients_own(preset_triton: LocalTriton, signed: list[Path], preset: str) -> None:
+    with Recognizer(preset_triton.address, model=preset) as recognizer:
+        for path in signed if preset == "wlasl" else signed[:3]:
+            ours = recognizer.recognize(path, top_k=10)
+            theirs = ask(preset_triton.address, path.read_bytes(), model=preset)
+            assert isinstance(theirs, Answer), theirs
+            assert theirs.glosses == tuple(p.gloss for p in ours.predictions)
+            assert theirs.class_ids == tuple(p.class_id for p in ours.predictions)
+            assert theirs.confidences == pytest.approx([p.confidence for p in ours.predictions], rel=1e-4, abs=1e-6)
+            assert theirs.logits == pytest.approx([p.logit for p in ours.predictions], abs=1e-4)
+            told = theirs.details
+            assert (told["model"], told["num_frames"], told["num_windows"]) == (
+                preset,
+                ours.num_frames,
+                ours.num_windows,
+            )
+            assert told["duration_s"] == pytest.approx(ours.duration_s)
+            assert told["warnings"] == list(ours.warnings)
+
+
+def test_default_is_ten_glosses_and_all_may_be_asked_for(preset_triton: LocalTriton, signed: list[Path]) -> None:
+    video = signed[0].read_bytes()
+    counts = [ask(preset_triton.address, video, model="wlasl", top_k=k) for k in (None, 1, 20)]
+    assert [len(answer.glosses) for answer in counts if isinstance(answer, Answer)] == [10, 1, 20]
+
+
+def test_min_confidence_leaves_out_what_does_not_reach_it(strict_triton: LocalTriton, good: bytes) -> None:
+    every = ask(strict_triton.address, good)
+    assert isinstance(every, Answer) and len(every.glosses) == len(GLOSSES)
+    between = (every.confidences[2] + every.confidences[3]) / 2
+    some = ask(strict_triton.address, good, min_confidence=between)
+    assert isinstance(some, Answer) and some.glosses == every.glosses[:3]
+    none = ask(strict_triton.address, good, min_confidence=1.0)
+    assert isinstance(none, Answer) and none.glosses == () and none.confidences == ()
+
+
+def test_it_answers_over_http_too(strict_triton: LocalTriton, good: bytes) -> None:
+    with tritonclient.http.InferenceServerClient(strict_triton.http_address) as client:
+        video = tritonclient.http.InferInput("VIDEO", [1], "BYTES")
+        video.set_data_from_numpy(np.array([good], np.object_))
+        result = client.infer("recognize_sign", [video], parameters={"model": "small"})
+    answer = ask(strict_triton.address, good)
+    assert isinstance(answer, Answer)
+    assert [gloss.decode() for gloss in result.as_numpy("GLOSS")] == list(answer.glosses)
+
+
+def test_requests_at_once_join_in_the_recognisers_batches(preset_triton: LocalTriton, signed: list[Path]) -> None:
+    def counters() -> Statistics:
+        async def read() -> Statistics:
+            transport = GrpcTransport(preset_triton.address)
+            try:
+                return await transport.statistics("wlasl")
+            finally:
+                await transport.close()
+
+        return asyncio.run(read())
+
+    video, before = signed[0].read_bytes(), counters()
+    with ThreadPoolExecutor(10) as callers:
+        answers = list(callers.map(lambda _: ask(preset_triton.address, video, model="wlasl"), range(10)))
+    after = counters()
+    assert all(isinstance(answer, Answer) for answer in answers)
+    assert len({answer.glosses for answer in answers if isinstance(answer, Answer)}) == 1
+    assert after.requests - before.requests == 10
+    assert after.executions - before.executions <= 7
+
+
+def bad_inputs(folder: Path) -> dict[str, tuple[bytes, str]]:
+    """Videos that are refused, and what is said of each."""
+    plain = clip(folder / "plain.mp4", 30)
+    other = "VIDEO cannot be read as a video: it is something else. Containers that are read: mp4, mov"
+    return {
+        "zero bytes": (b"", "VIDEO is empty (0 bytes)"),
+        "100 random bytes": (
+            np.random.default_rng(0).bytes(100),
+            "VIDEO cannot be read as a video: it is something else",
+        ),
+        "a JPEG": (
+            still(folder / "still.jpg").read_bytes(),
+            "it is something else. Containers that are read: mp4, mov",
+        ),
+        "a PDF": (PDF, other),
+        "a cut mp4": (cut(folder / "cut.mp4", plain).read_bytes(), "the file is cut off"),
+        "sound alone": (audio_only(folder / "audio.mp4").read_bytes(), "it is audio only, damaged"),
+        "65 MiB": (plain.read_bytes() + bytes(65 * 2**20), "VIDEO is larger than 67,108,864 bytes, the limit"),
+        "16K pixels": (huge(folder / "huge.avi").read_bytes(), "15360 x 8640 pixels, beyond the limit of 8,847,360"),
+    }
+
+
+def test_what_is_no_video_is_refused_with_a_sentence(
+    preset_triton: LocalTriton, signed: list[Path], tmp_path: Path
+) -> None:
+    good = signed[0].read_bytes()
+    for name, (video, sentence) in bad_inputs(tmp_path).items():
+        refused = ask(preset_triton.address, video, model="wlasl")
+        assert isinstance(refused, Refusal), name
+        assert refused.status == "INVALID_ARGUMENT", (name, refused)
+        assert sentence in refused.sentence and "\n" not in refused.sentence, (name, refused)
+    assert isinstance(ask(preset_triton.address, good, model="wlasl"), Answer)
+
+
+def test_200000_frames_are_refused_at_once(preset_triton: LocalTriton, tmp_path: Path) -> None:
+    once = clip(tmp_path / "once.mp4", 1000, size="16x16", options=["-preset", "ultrafast"])
+    ffmpeg("-stream_loop", "199", "-i", once, "-c", "copy", tmp_path / "long.mp4")
+    refused = ask(preset_triton.address, (tmp_path / "long.mp4").read_bytes(), model="wlasl")
+    assert refused == Refusal("INVALID_ARGUMENT", "VIDEO has more than 10,000 frames, the limit: cut it shorter")
+
+
+def test_frames_that_the_container_does_not_declare_are_counted(strict_triton: LocalTriton, tmp_path: Path) -> None:
+    path = clip(tmp_path / "live.webm", 280, size="16x16", options=["-live", "1", "-deadline", "realtime"])
+    refused = ask(strict_triton.address, path.read_bytes())
+    assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT"
+    assert "VIDEO has more than 250 frames, the limit" in refused.sentence
+
+
+def test_cut_video_is_answered_as_far_as_it_goes_with_a_warning(strict_triton: LocalTriton, tmp_path: Path) -> None:
+    whole = clip(tmp_path / "whole.mp4", 40, size="320x240")
+    half = cut(tmp_path / "half.mp4", faststart(tmp_path / "fast.mp4", whole), 0.6)
+    answer = ask(strict_triton.address, half.read_bytes())
+    assert isinstance(answer, Answer)
+    assert 0 < answer.details["num_frames"] < 40
+    assert "cut off" in answer.details["warnings"][0]
+
+
+def test_decoding_ends_at_its_limit_of_seconds(strict_triton: LocalTriton, good: bytes, tmp_path: Path) -> None:
+    coded = ["-preset", "ultrafast", "-qp", "40"]
+    once = clip(tmp_path / "once.mp4", 1, size="2600x2000", options=coded)
+    ffmpeg("-stream_loop", "244", "-i", once, "-c", "copy", tmp_path / "slow.mp4")
+    refused = ask(strict_triton.address, (tmp_path / "slow.mp4").read_bytes())
+    assert refused == Refusal(
+        "INVALID_ARGUMENT", "VIDEO takes more than 1 s to decode, the limit: cut it shorter or scale it down"
+    )
+    assert wait_until(lambda: decoders(strict_triton) == [])
+    assert isinstance(ask(strict_triton.address, good), Answer)
+
+
+def test_decoding_ends_at_its_limit_of_memory(strict_triton: LocalTriton, good: bytes, tmp_path: Path) -> None:
+    refused = ask(strict_triton.address, huge(tmp_path / "wide.avi", "6000x4000").read_bytes())
+    assert refused == Refusal(
+        "INVALID_ARGUMENT", "VIDEO takes more memory to decode than there is: scale it down, or convert it"
+    )
+    assert isinstance(ask(strict_triton.address, good), Answer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        ({"top_k": 0}, "INVALID_ARGUMENT", "TOP_K is 0: ask for one gloss or more"),
+        ({"top_k": -1}, "INVALID_ARGUMENT", "TOP_K is -1: ask for one gloss or more"),
+        ({"top_k": 5000}, "INVALID_ARGUMENT", "TOP_K is 5000, and small knows 7 glosses: ask for no more"),
+        ({"min_confidence": 1.5}, "INVALID_ARGUMENT", "MIN_CONFIDENCE is 1.5: it goes from 0 to 1"),
+        ({"min_confidence": float("nan")}, "INVALID_ARGUMENT", "MIN_CONFIDENCE is nan: it goes from 0 to 1"),
+        ({"model": "big"}, "NOT_FOUND", "this server has no recogniser 'big': its recognisers are small"),
+        ({"model": "../small"}, "NOT_FOUND", "this server has no recogniser '../small'"),
+        ({"model": "recognize_sign"}, "NOT_FOUND", "this server has no recogniser 'recognize_sign'"),
+        ({"model": 7}, "INVALID_ARGUMENT", "the parameter `model` is 7: give the name of a recogniser"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_a_sentence(
+    strict_triton: LocalTriton, good: bytes, arguments: dict[str, object], status: str, sentence: str
+) -> None:
+    refused = ask(strict_triton.address, good, **arguments)  # type: ignore[arg-type]
+    assert isinstance(refused, Refusal)
+    assert refused.status == status
+    assert sentence in refused.sentence
+
+
+def test_several_recognisers_have_to_be_told_apart(preset_triton: LocalTriton, signed: list[Path]) -> None:
+    refused = ask(preset_triton.address, signed[0].read_bytes())
+    assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT"
+    assert (
+        "this server has 5 recognisers: name one in the request's parameter `model` (asl-inference, "
+        in refused.sentence
+    )
+
+
+def test_tensors_of_another_type_or_shape_are_refused(strict_triton: LocalTriton, good: bytes) -> None:
+    video = inputs(good)[0]
+    raw = tritonclient.grpc.InferInput("VIDEO", [1], "BYTES")
+    raw._raw_content = b"\xff\xff\xff\x7fnot as long as it says"
+    wrong = {
+        "bytes as numbers": ([tensor("VIDEO", np.frombuffer(good, np.uint8), "UINT8")], "data-type"),
+        "two videos": ([tensor("VIDEO", np.array([good, good], np.object_), "BYTES")], "shape"),
+        "a batch axis": ([tensor("VIDEO", np.array([[good]], np.object_), "BYTES")], "shape"),
+        "no video": ([tensor("TOP_K", np.array([3], np.int32), "INT32")], "VIDEO"),
+        "a wide TOP_K": ([video, tensor("TOP_K", np.array([3], np.int64), "INT64")], "data-type"),
+        "two TOP_Ks": ([video, tensor("TOP_K", np.array([3, 4], np.int32), "INT32")], "shape"),
+        "an unknown input": ([video, tensor("GLOSS", np.array([b"book"], np.object_), "BYTES")], "GLOSS"),
+        "a torn string": ([raw], "VIDEO"),
+    }
+    with tritonclient.grpc.InferenceServerClient(strict_triton.address) as client:
+        for name, (tensors, word) in wrong.items():
+            refused = ask_with(client, tensors)
+            assert isinstance(refused, Refusal), name
+            assert refused.status == "INVALID_ARGUMENT" and word in refused.sentence, (name, refused)
+            assert isinstance(ask_with(client, [video]), Answer), name
+
+
+def test_one_bad_video_of_five_costs_that_one_alone(strict_triton: LocalTriton, good: bytes) -> None:
+    videos = [good, good, b"%PDF-1.7 no video", good, good]
+    with ThreadPoolExecutor(5) as callers:
+        answers = list(callers.map(lambda video: ask(strict_triton.address, video), videos))
+    refused = answers.pop(2)
+    assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT"
+    assert all(isinstance(answer, Answer) and len(answer.glosses) == 7 for answer in answers)
+
+
+def test_decoder_that_crashes_costs_its_request_alone(
+    preset_triton: LocalTriton, signed: list[Path], tmp_path: Path
+) -> None:
+    stubs = {stub.pid for stub in stubs_of(preset_triton)}
+    video = with_audio(tmp_path / "big.mp4", 2000, 80).read_bytes()
+    with ThreadPoolExecutor(2) as callers:
+        asked = callers.submit(ask, preset_triton.address, video, model="bsl1k")
+        assert wait_until(lambda: len(decoders(preset_triton)) == 1)
+        (decoder,) = decoders(preset_triton)
+        other = callers.submit(ask, preset_triton.address, signed[0].read_bytes(), model="wlasl")
+        decoder.send_signal(11)
+        refused = asked.result()
+        assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT"
+        assert "VIDEO cannot be decoded: it ends the decoder (SIGSEGV)" in refused.sentence
+        assert isinstance(other.result(), Answer)
+    assert {stub.pid for stub in stubs_of(preset_triton)} == stubs
+
+
+def test_caller_who_goes_away_ends_the_decoding(preset_triton: LocalTriton, tmp_path: Path) -> None:
+    video = clip(tmp_path / "big.mp4", 3000, options=["-preset", "ultrafast"]).read_bytes()
+    refused = ask(preset_triton.address, video, model="bsl1k", timeout_s=1.0)
+    assert isinstance(refused, Refusal) and refused.status == "DEADLINE_EXCEEDED"
+    assert wait_until(lambda: decoders(preset_triton) == [])

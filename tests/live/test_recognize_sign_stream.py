@@ -1,0 +1,102 @@
+"""`recognize_sign_stream`: a long video's bytes in, the glosses of each window out as soon as they are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+
+from asl_triton.clips import crops, spanned
+from asl_triton.predictions import Ranking, rank
+from asl_triton.presets import PRESETS
+from asl_triton.video import open_video
+from asl_triton_deploy.local import LocalTriton
+from tests.client.videos import PDF, clip
+from tests.live.conftest import write_clip
+from tests.live.sign_client import Answer, Refusal, ask, inputs, listen
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("long") / "long.mp4", 140, (60, 80))
+
+
+def test_each_window_is_answered_in_order_with_its_times(preset_triton: LocalTriton, long: Path) -> None:
+    heard = listen(preset_triton.address, long.read_bytes(), model="wlasl")
+    assert all(isinstance(answer, Answer) for answer in heard)
+    times = [time_s for answer in heard if isinstance(answer, Answer) for time_s in (answer.start_s, answer.end_s)]
+    # 140 frames at 25 a second: windows of 64 every 32, the last one flush with the end.
+    assert times == pytest.approx([frame / 25 for k in (0, 32, 64, 76) for frame in (k, k + 64)])
+    assert all(len(answer.glosses) == 10 for answer in heard if isinstance(answer, Answer))
+
+
+def test_windows_of_a_recogniser_of_windows_pool_to_the_answer_of_the_clip(
+    preset_triton: LocalTriton, long: Path
+) -> None:
+    heard = listen(preset_triton.address, long.read_bytes(), model="bsl1k", top_k=20)
+    logits = np.zeros((len(heard), 20), np.float32)
+    for row, answer in zip(logits, heard, strict=True):
+        assert isinstance(answer, Answer)
+        row[list(answer.class_ids)] = answer.logits
+    whole = ask(preset_triton.address, long.read_bytes(), model="bsl1k", top_k=20)
+    assert isinstance(whole, Answer)
+    labels = [f"gloss {number}" for number in range(20)]
+    pooled = rank(logits.mean(axis=0), labels, PRESETS["bsl1k"], Ranking(20))
+    assert [p.gloss for p in pooled] == list(whole.glosses)
+    assert whole.logits == pytest.approx([p.logit for p in pooled], abs=1e-4)
+
+
+def test_short_video_is_one_window_and_the_clips_own_answer(strict_triton: LocalTriton, tmp_path: Path) -> None:
+    video = write_clip(tmp_path / "short.mp4", 24).read_bytes()
+    (heard,) = listen(strict_triton.address, video)
+    whole = ask(strict_triton.address, video)
+    assert isinstance(heard, Answer) and isinstance(whole, Answer)
+    assert heard.glosses == whole.glosses
+    assert heard.confidences == pytest.approx(whole.confidences, rel=1e-4)
+    assert (heard.start_s, heard.end_s) == pytest.approx((0, 24 / 25))
+
+
+def test_spans_are_those_of_the_client(preset_triton: LocalTriton, long: Path) -> None:
+    with open_video(long) as video:
+        cut = spanned(crops(video, PRESETS["bsl1k"], 1000), PRESETS["bsl1k"], video.frame_rate)
+        times = [float(span.edges_s[place]) for _, span in cut for place in (0, -1)]
+    heard = listen(preset_triton.address, long.read_bytes(), model="bsl1k")
+    assert [t for a in heard if isinstance(a, Answer) for t in (a.start_s, a.end_s)] == pytest.approx(times)
+
+
+@pytest.mark.parametrize(
+    ("video", "top_k", "model", "status", "sentence"),
+    [
+        (b"", None, None, "INVALID_ARGUMENT", "VIDEO is empty (0 bytes)"),
+        (PDF, None, None, "INVALID_ARGUMENT", "VIDEO cannot be read as a video: it is something else"),
+        (PDF, 0, None, "INVALID_ARGUMENT", "TOP_K is 0: ask for one gloss or more"),
+        (PDF, 5000, None, "INVALID_ARGUMENT", "TOP_K is 5000, and small knows 7 glosses"),
+        (PDF, None, "big", "NOT_FOUND", "this server has no recogniser 'big'"),
+    ],
+)
+def test_what_cannot_be_answered_is_one_error_and_the_end(
+    strict_triton: LocalTriton, video: bytes, top_k: int | None, model: str | None, status: str, sentence: str
+) -> None:
+    (refused,) = listen(strict_triton.address, video, top_k=top_k, model=model)
+    assert isinstance(refused, Refusal)
+    assert sentence in refused.sentence
+    # The Python client of Triton's streams knows no status: it is in the words.
+    assert refused.status in (status, "")
+
+
+def test_video_that_is_longer_than_its_container_says_is_answered_until_the_limit(
+    strict_triton: LocalTriton, tmp_path: Path
+) -> None:
+    video = clip(tmp_path / "live.webm", 280, size="16x16", options=["-live", "1", "-deadline", "realtime"])
+    *heard, refused = listen(strict_triton.address, video.read_bytes())
+    assert all(isinstance(answer, Answer) for answer in heard)
+    assert isinstance(refused, Refusal) and "VIDEO has more than 250 frames, the limit" in refused.sentence
+
+
+def test_it_is_for_streams_alone(strict_triton: LocalTriton) -> None:
+    with (
+        tritonclient.grpc.InferenceServerClient(strict_triton.address) as client,
+        pytest.raises(InferenceServerException, match="decoupled"),
+    ):
+        client.infer("recognize_sign_stream", inputs(b""))

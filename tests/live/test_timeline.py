@@ -1,0 +1,161 @@
+"""Timelines by the demo checkpoint in a real Triton: a film of the demo signer, and what people do wrong."""
+
+import csv
+import json
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+import webvtt
+import xmlschema
+from pympi import Elan
+
+from asl_triton.presets import PRESETS
+from asl_triton.recognizer import Recognizer
+from asl_triton.timeline import Segment, Timeline
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export import demo_training
+from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
+from asl_triton_export.repository import export_model, fastest_precision
+from tests.benchmarks.film import FPS, SIZE, Signed, write_film
+from tests.command_line import asl_triton
+from tests.live.conftest import write_clip
+
+Capture = pytest.CaptureFixture[str]
+BUNDLE = Path(demo_training.__file__).parent / "demo_checkpoint"
+SCHEMA = Path(__file__).parents[1] / "client" / "eaf.xsd"
+SEED = 7_500_000
+BORDER_S = 0.64  # two steps; the benchmark says what is usual
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """The demo checkpoint, served."""
+    folder = tmp_path_factory.mktemp("demo")
+    bundle = open_bundle(BUNDLE)
+    checkpoint = load_checkpoint(bundle.weights)
+    assert bundle.labels is not None
+    labels = read_labels_for(checkpoint, bundle.labels)
+    export_model(checkpoint, labels, PRESETS["wlasl"], folder, "demo", precision=fastest_precision())
+    with LocalTriton(folder) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Signed]]:
+    """Two scenes of three signs with pauses, and what is signed in them."""
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    return path, write_film(path, seconds=36, signs=6, signs_a_scene=3, seed=SEED)
+
+
+@pytest.fixture(scope="module")
+def timeline(triton: LocalTriton, film: tuple[Path, list[Signed]]) -> Timeline:
+    with Recognizer(triton.address) as recognizer:
+        return recognizer.timeline(film[0])
+
+
+def check(segments: tuple[Segment, ...], signed: list[Signed]) -> None:
+    """Whether each sign is found, and nothing else, and where it is."""
+    assert [segment.gloss for segment in segments] == [sign.gloss for sign in signed]
+    for segment, sign in zip(segments, signed, strict=True):
+        assert (segment.start_s, segment.end_s) == pytest.approx((sign.start_s, sign.end_s), abs=BORDER_S), sign
+
+
+def uneven(path: Path, source: Path) -> Path:
+    """The same film, of which the second half leaves out every fourth frame: the times of the others stay."""
+    with av.open(str(source)) as film, av.open(str(path), "w") as container:
+        frames = film.streams.video[0].frames
+        stream = container.add_stream("libx264", rate=25, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, frame in enumerate(film.decode(video=0)):
+            if number < frames // 2 or number % 4:
+                frame.pts, frame.time_base = round(number / FPS * 1000), Fraction(1, 1000)
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_film_has_a_segment_for_each_sign_where_it_is_signed(
+    timeline: Timeline, film: tuple[Path, list[Signed]]
+) -> None:
+    check(timeline.segments, film[1])
+    assert (timeline.video, timeline.model) == (str(film[0]), "demo")
+    assert timeline.duration_s == pytest.approx(timeline.num_frames / FPS) == pytest.approx(36, abs=0.2)
+
+
+def test_film_of_a_variable_frame_rate_has_the_same(
+    triton: LocalTriton, film: tuple[Path, list[Signed]], tmp_path: Path
+) -> None:
+    path = uneven(tmp_path / "uneven.mp4", film[0])
+    with Recognizer(triton.address) as recognizer:
+        found = recognizer.timeline(path)
+    assert 780 < found.num_frames < 800  # by counting, the last sign would be four seconds too early
+    assert found.duration_s == pytest.approx(36, abs=0.2)
+    check(found.segments, film[1])
+
+
+def test_all_files_say_the_same_to_those_that_read_them(
+    triton: LocalTriton, timeline: Timeline, film: tuple[Path, list[Signed]], tmp_path: Path, capsys: Capture
+) -> None:
+    folder, output = tmp_path / "films", tmp_path / "out"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / "deeper" / "film.mp4").write_bytes(film[0].read_bytes())
+    options = ["--server", triton.address, "--output", output, "--timeline", "--format", "csv,jsonl,vtt,eaf"]
+    done = asl_triton(capsys, "batch", folder, *options)
+    assert done.code == 0, done.told
+    assert "deeper/film.mp4" in done.out and f"{len(film[1])}" in done.out
+    expected = [(s.gloss, round(s.start_s * 1000), round(s.end_s * 1000)) for s in timeline.segments]
+    stem = output / "deeper" / "film"
+    with stem.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+        tables = [list(csv.DictReader(file))]
+    tables.append([json.loads(line) for line in stem.with_suffix(".jsonl").read_text().splitlines()])
+    for rows in tables:
+        assert [
+            (row["gloss"], round(float(row["start_s"]) * 1000), round(float(row["end_s"]) * 1000)) for row in rows
+        ] == expected
+    captions = webvtt.read(stem.with_suffix(".vtt"))
+    assert [(c.text, c.start_time.in_milliseconds(), c.end_time.in_milliseconds()) for c in captions] == expected
+    xmlschema.XMLSchema(SCHEMA).validate(stem.with_suffix(".eaf"))
+    document = Elan.Eaf(str(stem.with_suffix(".eaf")))
+    annotations = sorted(document.get_annotation_data_for_tier("gloss"))
+    assert [(gloss, start, end) for start, end, gloss in annotations] == expected
+    assert document.get_linked_files()[0]["RELATIVE_MEDIA_URL"] == "../../films/deeper/film.mp4"
+
+
+def test_bad_films_are_named_and_the_others_written(triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
+    folder, output = tmp_path / "films", tmp_path / "out"
+    write_clip(folder / "good.mp4", num_frames=30)
+    write_clip(folder / "one frame.mp4", num_frames=1)
+    (folder / "empty.mp4").touch()
+    (folder / "text.mov").write_text("this is no video\n" * 50)
+    (folder / "cut.mp4").write_bytes((folder / "good.mp4").read_bytes()[:300])
+    done = asl_triton(capsys, "batch", folder, "--server", triton.address, "--output", output, "--timeline", "--json")
+    assert done.code == 3
+    errors = {
+        line["video"]: line["error"] for line in map(json.loads, (output / "errors.jsonl").read_text().splitlines())
+    }
+    assert set(errors) == {"empty.mp4", "text.mov", "cut.mp4"}
+    assert "is empty (0 bytes)" in errors["empty.mp4"] and "something else" in errors["text.mov"]
+    written = {path.name for path in output.iterdir()} - {"errors.jsonl"}
+    assert written == {f"{stem}.{name}" for stem in ("good", "one frame") for name in ("csv", "jsonl")}
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (["--window", "8"], "a window of 8 frames cannot be: with the preset 'wlasl' it has 9 to 300 (--window)"),
+    (["--window", "301"], "a window of 301 frames cannot be"),
+    (["--stride", "65"], "a stride of 65 frames cannot be: it goes from 1 to the window's 64"),
+    (["--vocabulary", "words.txt"], "does not know 1 of the 2 glosses asked for: xylophone"),
+    (["--output", "words.txt"], "Choose another folder with --output"),
+], ids=" ".join)  # fmt: skip
+def test_wrong_wish_is_a_sentence(
+    triton: LocalTriton, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, options: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clip(Path("clips/a.mp4"), num_frames=9)
+    Path("words.txt").write_text("book\nxylophone\n")
+    done = asl_triton(capsys, "batch", "clips", "--server", triton.address, "--timeline", *options)
+    assert done.code == 1
+    assert says in done.told
