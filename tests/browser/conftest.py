@@ -1,0 +1,206 @@
+"""One browser, one page and one Triton for all of these tests: a real Chromium, `asl-triton ui` as a process, the demo
+checkpoint.
+
+Of the package and not of the session: the browser's driver keeps an event loop in this thread, which no test elsewhere
+may find there.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
+
+from asl_triton.presets import PRESETS
+from asl_triton.video import Image
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_deploy.ports import claim_ports
+from asl_triton_export import demo_training
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.demo_signer import render, write_video
+from asl_triton_export.repository import export_model, fastest_precision
+from tests.networks import GLOSSES, save_checkpoint
+
+BUNDLE = Path(demo_training.__file__).parent / "demo_checkpoint"
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+SEED = 3_000_000  # of the rendered clips: far from those that the demo checkpoint is trained on
+CAMERA_GLOSS = "hello"
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+MAX_UPLOAD_MB, MAX_CLIPS, MAX_LIVE = 20, 6, 2
+PATIENCE_MS = 30_000
+NO_CHROMIUM = "these tests drive a Chromium, and none is on PATH: apt-get install chromium"
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--use-fake-device-for-media-stream",  # and a page that was not granted it is refused it
+)
+
+
+@pytest.fixture(scope="package")
+def chromium() -> str:
+    """The Chromium of this machine."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail(NO_CHROMIUM)
+        pytest.skip(NO_CHROMIUM)
+    return path
+
+
+@pytest.fixture(scope="package")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A clip of the demo signer for each of some glosses."""
+    folder = tmp_path_factory.mktemp("signs")
+    paths = {gloss: folder / f"{gloss}.mp4" for gloss in ("book", "drink", "thank you")}
+    for gloss, path in paths.items():
+        write_video(render(gloss, SEED, size=(256, 256), num_frames=64, fps=25.0), path)
+    return paths
+
+
+@pytest.fixture(scope="package")
+def camera(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the browser's camera shows, over and over: the demo signer signs `CAMERA_GLOSS`, and rests."""
+    path = tmp_path_factory.mktemp("camera") / "camera.y4m"
+    clip = render(CAMERA_GLOSS, SEED, size=(240, 320), fps=25.0)
+    return write_camera(path, [*clip.frames, *[clip.frames[-1]] * 25])
+
+
+def write_camera(path: Path, frames: Sequence[Image]) -> Path:
+    """Frames, RGB (H, W, 3) at 25 a second, as a file that Chromium's camera shows over and over."""
+    size = frames[0].shape[1::-1]
+    writer = imageio_ffmpeg.write_frames(str(path), size, fps=25, codec="rawvideo", macro_block_size=1)
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="package")
+def browser(chromium: str, camera: Path) -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        arguments = [*ARGUMENTS, f"--use-file-for-fake-video-capture={camera}"]
+        launched = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="package")
+def triton(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """The demo checkpoint as `demo`, and a small untrained network as `small`; its ports stay when it is restarted."""
+    folder = tmp_path_factory.mktemp("models")
+    labels = tuple((BUNDLE / "labels.txt").read_text().splitlines())
+    demo = load_checkpoint(BUNDLE / "weights.safetensors")
+    export_model(demo, labels, PRESETS["wlasl"], folder, "demo", precision=fastest_precision())
+    small = load_checkpoint(save_checkpoint(tmp_path_factory.mktemp("weights") / "small.pt"))
+    export_model(small, GLOSSES, PRESETS["bsl1k"], folder, "small")
+    ports = claim_ports("127.0.0.1", {"gRPC": None, "HTTP": None, "metrics": None})
+    server = LocalTriton(folder, grpc_port=ports["gRPC"], http_port=ports["HTTP"], metrics_port=ports["metrics"])
+    with server:
+        yield server
+
+
+@contextmanager
+def running_page(triton: LocalTriton, *options: object) -> Iterator[str]:
+    """`asl-triton ui` as a process on a free port, for the length of the block: its address."""
+    command = [sys.executable, "-m", "asl_triton", "ui", "--server", triton.address, "--port", "0", "--json"]
+    command += ["--max-upload-mb", str(MAX_UPLOAD_MB), "--max-clips", str(MAX_CLIPS)]
+    command += ["--max-live", str(MAX_LIVE), *map(str, options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        try:
+            assert line, f"{' '.join(command)} ended with {process.wait(60)}"
+            yield json.loads(line)["url"]
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@pytest.fixture(scope="package")
+def page_url(triton: LocalTriton) -> Iterator[str]:
+    with running_page(triton) as url:
+        yield url
+
+
+Visit = Callable[..., Page]
+
+
+@pytest.fixture
+def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    """Opens the page for a new visitor; no page of theirs may ask another machine for anything, or throw."""
+    contexts: list[BrowserContext] = []
+    foreign: list[str] = []
+    thrown: list[str] = []
+
+    def look(asked: Request) -> None:
+        if not asked.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
+            foreign.append(asked.url)
+
+    def visit(url: str | None = None, *, dark: bool = False, size: dict[str, int] = WIDE, **options: object) -> Page:
+        context = browser.new_context(
+            viewport=size,  # type: ignore[arg-type]
+            color_scheme="dark" if dark else "light",
+            **options,  # type: ignore[arg-type]
+        )
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE_MS)
+        context.on("request", look)
+        page = context.new_page()
+        # What Gradio does not catch when the camera is refused is not ours.
+        page.on("pageerror", lambda error: thrown.append(str(error)) if "Permission denied" not in str(error) else None)
+        page.goto(url or request.getfixturevalue("page_url"))
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert foreign == []
+    assert thrown == []
+
+
+@pytest.fixture
+def page(visit: Visit) -> Page:
+    """The page as one new visitor sees it, with the server's state on it."""
+    return ready(visit())
+
+
+def ready(page: Page) -> Page:
+    """The page, when it has said that the server is there and offers the samples."""
+    page.get_by_text("Ready", exact=True).wait_for()
+    page.locator("#samples button").first.wait_for()
+    return page
+
+
+def choose(page: Page, path: Path) -> None:
+    """Upload a file to the tab Recognise, and wait for the preview."""
+    page.locator("#clip input[type=file]").set_input_files(path)
+    page.locator("#clip video[src]").wait_for()
+
+
+def answer_to(page: Page) -> str:
+    """Press Recognise: the gloss that is shown."""
+    page.locator("#recognise").click()
+    return page.locator("#best-gloss").inner_text()
+
+
+def sentence_after(page: Page) -> str:
+    """Press Recognise: the sentence that is shown where an answer would be."""
+    page.locator("#recognise").click()
+    return page.locator("#answer .problem").inner_text()
+
+
+def shoot(page: Page, name: str) -> None:
+    """A picture of the whole page, to look at."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)

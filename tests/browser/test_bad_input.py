@@ -1,0 +1,103 @@
+"""What visitors do wrong, and what goes wrong around them: a sentence each, and a page that can be used after it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+
+from asl_triton_deploy.local import LocalTriton
+from tests.browser.conftest import MAX_UPLOAD_MB, Visit, answer_to, choose, ready, sentence_after
+from tests.client.videos import PDF, written_by_opencv
+
+
+@pytest.fixture
+def usable_after(page: Page, clips: dict[str, Path]) -> Iterator[Page]:
+    """The page; when the test is done, a good clip is recognised on it."""
+    yield page
+    if clear := page.locator('#clip [aria-label="Clear"]').all():
+        clear[0].click()
+        expect(page.locator("#clip video")).to_have_count(0)
+    choose(page, clips["book"])
+    assert answer_to(page) == "book"
+
+
+def test_pdf_named_mp4(usable_after: Page, tmp_path: Path) -> None:
+    (tmp_path / "paper.mp4").write_bytes(PDF)
+    choose(usable_after, tmp_path / "paper.mp4")
+    expect(usable_after.get_by_text("This browser cannot show this file")).to_be_visible()
+    said = sentence_after(usable_after)
+    assert "paper.mp4 cannot be read as a video: it is something else" in said.replace("Paper", "paper")
+
+
+def test_empty_file(usable_after: Page, tmp_path: Path) -> None:
+    (tmp_path / "nothing.mp4").touch()
+    choose(usable_after, tmp_path / "nothing.mp4")
+    assert "is empty (0 bytes)" in sentence_after(usable_after)
+
+
+def test_two_gigabytes_are_refused_before_they_are_sent(usable_after: Page, tmp_path: Path) -> None:
+    large = tmp_path / "large.mp4"
+    with large.open("wb") as file:
+        file.truncate(2 * 10**9)
+    sent: list[str] = []
+    usable_after.on("request", lambda request: sent.append(request.url) if "upload" in request.url else None)
+    usable_after.locator("#clip input[type=file]").set_input_files(large)
+    note = usable_after.locator(".page-note")
+    expect(note).to_have_text(
+        f"large.mp4: larger than {MAX_UPLOAD_MB} MB, the limit of this page. Cut or compress it first."
+    )
+    assert sent == []
+
+
+def test_half_an_hour_of_video(usable_after: Page, tmp_path: Path) -> None:
+    frames = (np.full((64, 64, 3), number % 255, np.uint8) for number in range(1800))
+    choose(usable_after, written_by_opencv(tmp_path / "lecture.mp4", frames, rate=1.0))
+    assert "is longer than 10 minutes, the limit: cut it shorter" in sentence_after(usable_after)
+
+
+def test_three_frames_are_answered(usable_after: Page, tmp_path: Path) -> None:
+    frames = (np.full((120, 160, 3), 90 + number, np.uint8) for number in range(3))
+    choose(usable_after, written_by_opencv(tmp_path / "blink.mp4", frames))
+    answer_to(usable_after)
+    assert "3 frames" in usable_after.locator("#answer .facts").inner_text().replace("\xa0", " ")
+
+
+def test_no_clip(usable_after: Page) -> None:
+    assert "Choose a video file, record one, or take a sample" in sentence_after(usable_after)
+
+
+def test_refused_camera(usable_after: Page) -> None:
+    usable_after.get_by_label("Capture from camera").click()
+    usable_after.get_by_text("Click to Access Webcam").click()
+    expect(usable_after.locator(".page-note")).to_contain_text("The browser refuses the camera. Allow it for this page")
+    usable_after.get_by_label("Upload file").first.click()
+
+
+def test_two_visitors_at_once_see_their_own(visit: Visit, clips: dict[str, Path]) -> None:
+    visitors = {gloss: ready(visit()) for gloss in ("book", "drink")}
+    for gloss, page in visitors.items():
+        choose(page, clips[gloss])
+    for page in visitors.values():
+        page.locator("#recognise").click()
+    for gloss, page in visitors.items():
+        expect(page.locator("#best-gloss")).to_have_text(gloss)
+        assert page.locator("#clip video").get_attribute("src").endswith(f"/{gloss}.mp4")  # type: ignore[union-attr]
+
+
+def test_server_killed_between_upload_and_answer_and_back_again(
+    page: Page, clips: dict[str, Path], triton: LocalTriton
+) -> None:
+    choose(page, clips["book"])
+    triton.stop()
+    try:
+        said = sentence_after(page)
+        assert "Not recognised." in said and "no server answers at" in said.lower()
+        expect(page.locator("#away")).to_contain_text("This page asks again every few seconds")
+        expect(page.locator(".state")).to_contain_text("Server away")
+    finally:
+        triton.start()
+    expect(page.locator(".state")).to_contain_text("Ready")
+    expect(page.locator("#away")).to_have_count(0)
+    assert answer_to(page) == "book"  # the same clip, on the same page

@@ -1,0 +1,61 @@
+"""Every tab, light and dark, wide and on a phone: pictures of it, and an audit by axe-core."""
+
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import PHONE, WIDE, Visit, answer_to, choose, ready, shoot
+from tests.client.videos import TEXT
+
+GRAVE = {"serious", "critical"}
+
+
+def grave_findings(page: Page) -> list[str]:
+    """What axe-core finds on the page as it is, of what keeps people out."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{violation['id']}: {node['target']} {node['html'][:200]}"
+        for violation in found
+        if violation["impact"] in GRAVE
+        for node in violation["nodes"]
+    ]
+
+
+def scrolls_sideways(page: Page) -> bool:
+    return bool(page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_each_tab_is_for_everybody(
+    visit: Visit, size: dict[str, int], dark: bool, clips: dict[str, Path], tmp_path: Path
+) -> None:
+    name = f"{'dark' if dark else 'light'}-{size['width']}"
+    page = ready(visit(dark=dark, size=size, reduced_motion="reduce"))
+    findings: dict[str, list[str]] = {}
+
+    def look(tab: str) -> None:
+        shoot(page, f"{tab}-{name}")
+        assert not scrolls_sideways(page), tab
+        findings[tab] = grave_findings(page)
+
+    look("start")
+    choose(page, clips["book"])
+    answer_to(page)
+    page.locator(".film img").first.wait_for()
+    expect(page.locator("#timeline .legendtext").first).to_be_visible()
+    page.locator("#threshold input[type=number]").fill("70")
+    look("recognise")
+    (tmp_path / "notes.mp4").write_bytes(TEXT)
+    page.get_by_role("tab", name="Many clips").click()
+    page.locator("#clips input[type=file]").set_input_files([*clips.values(), tmp_path / "notes.mp4"])
+    expect(page.locator("#clips .file")).to_have_count(len(clips) + 1)
+    page.locator("#recognise-all").click()
+    expect(page.locator(".summary")).to_contain_text("Done.")
+    look("many-clips")
+    page.get_by_role("tab", name="Models").click()
+    page.locator(".vocabulary li").first.wait_for()
+    look("models")
+    assert {tab: found for tab, found in findings.items() if found} == {}

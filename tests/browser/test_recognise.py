@@ -1,0 +1,159 @@
+"""The tab "Recognise", in a real browser, over a real Triton."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from asl_triton import Recognizer
+from asl_triton_deploy.local import LocalTriton
+from tests.browser.conftest import CAMERA_GLOSS, PATIENCE_MS, Visit, answer_to, choose, ready
+from tests.client.videos import ffmpeg, rotated
+
+
+@pytest.fixture(scope="module")
+def answered(browser: Browser, page_url: str, clips: dict[str, Path]) -> Iterator[Page]:
+    """The answer to a clip of `book`, for the tests that only look at it."""
+    with browser.new_context() as context:
+        context.set_default_timeout(PATIENCE_MS)
+        page = context.new_page()
+        page.goto(page_url)
+        choose(ready(page), clips["book"])
+        assert answer_to(page) == "book"
+        page.locator(".film img").first.wait_for()
+        yield page
+
+
+def download(page: Page, label: str, folder: Path, inside: str = "#downloads") -> bytes:
+    """What a link gives, and its name."""
+    with page.expect_download() as waited:
+        page.locator(inside).get_by_role("link", name=label, exact=True).click()
+    path = folder / waited.value.suggested_filename
+    waited.value.save_as(path)
+    return path.read_bytes()
+
+
+def test_upload_shows_ten_ranked_glosses_with_percentages(
+    answered: Page, clips: dict[str, Path], triton: LocalTriton
+) -> None:
+    with Recognizer(triton.address, model="demo") as recognizer:
+        expected = recognizer.recognize(clips["book"])
+    rows = answered.locator("#answer .ranking li")
+    assert rows.locator(".name").all_inner_texts() == [p.gloss for p in expected.predictions]
+    shown = [float(text.split()[0]) for text in rows.locator(".percent").all_inner_texts()]
+    assert shown == pytest.approx([100 * p.confidence for p in expected.predictions], abs=0.06)
+    facts = answered.locator("#answer .facts").inner_text()
+    assert "64 frames, 2.56 s" in facts.replace("\xa0", " ")
+    assert facts.count("ms") == 2
+    assert answered.locator("#unsure").count() == 0
+
+
+def test_preview_plays(answered: Page) -> None:
+    video = answered.locator("#clip video")
+    assert video.evaluate("video => [video.videoWidth, video.videoHeight]") == [256, 256]
+    answered.locator('#clip [aria-label="play-pause-replay-button"]').click()
+    answered.wait_for_function("document.querySelector('#clip video').currentTime > 0.2")
+
+
+def test_curves_and_frames_show_when_it_was_signed(answered: Page) -> None:
+    expect(answered.locator("#timeline .legendtext").first).to_have_text("book")
+    assert answered.locator("#timeline .scatterlayer .trace").count() == 5
+    frames = answered.locator(".film img")
+    assert 4 <= frames.count() <= 7
+    assert all(text.startswith("book at ") for text in frames.evaluate_all("images => images.map(i => i.alt)"))
+    assert frames.evaluate_all("images => images.every(i => i.complete && i.naturalHeight > 0)")
+    peak = answered.locator(".film .peak button")
+    at_s = float(peak.get_attribute("data-seek") or 0)
+    peak.click()
+    assert answered.locator("#clip video").evaluate("video => video.currentTime") == pytest.approx(at_s, abs=0.01)
+    answered.get_by_text("The curves as a table").click()
+    first = answered.locator(".peaks tbody tr").first.inner_text().replace("\xa0", " ")
+    assert first.startswith("book") and f"{at_s:.2f} s" in first
+
+
+def test_threshold_marks_the_answer_as_unsure_and_back(answered: Page) -> None:
+    number = answered.locator("#threshold input[type=number]")
+    number.fill("100")
+    expect(answered.locator("#unsure")).to_contain_text("unsure: nothing reaches the threshold of 100")
+    number.fill("0")
+    expect(answered.locator("#unsure")).to_have_count(0)
+    assert answered.locator("#best-gloss").inner_text() == "book"
+
+
+def test_csv_has_the_earlier_projects_columns_first(answered: Page, tmp_path: Path, triton: LocalTriton) -> None:
+    text = download(answered, "CSV", tmp_path).decode()
+    lines = text.split("\r\n")
+    assert lines[0] == "word,confidence,video,rank,class_id,logit,unsure,num_frames,duration_s,model"
+    rows = list(csv.DictReader(lines))
+    assert [row["word"] for row in rows] == answered.locator(".ranking .name").all_inner_texts()
+    assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 11)]
+    assert rows[0]["video"] == "book.mp4" and rows[0]["model"] == "demo" and rows[0]["num_frames"] == "64"
+    assert (tmp_path / "book.csv").exists()
+
+
+def test_json_is_the_whole_recognition_with_its_curves(answered: Page, tmp_path: Path) -> None:
+    content = json.loads(download(answered, "JSON", tmp_path))
+    assert (content["video"], content["model"], content["num_frames"]) == ("book.mp4", "demo", 64)
+    assert len(content["predictions"]) == 10 and content["predictions"][0]["gloss"] == "book"
+    assert [curve["gloss"] for curve in content["curves"]] == [p["gloss"] for p in content["predictions"][:5]]
+    assert all(len(curve["times_s"]) == len(curve["confidences"]) == 7 for curve in content["curves"])
+
+
+def test_webvtt_is_byte_for_byte_what_its_segments_say(answered: Page, tmp_path: Path) -> None:
+    content = json.loads(download(answered, "JSON", tmp_path))
+    text = download(answered, "WebVTT", tmp_path).decode()
+    (cue,) = re.findall(r"^(00:00:0[0-2]\.\d{3}) --> (00:00:0[0-2]\.\d{3})$", text, flags=re.MULTILINE)
+    assert text == f"WEBVTT\n\nNOTE demo: book.mp4\n\n1\n{cue[0]} --> {cue[1]}\nbook\n"
+    start_s, end_s = (float(time[-6:]) for time in cue)
+    curve = content["curves"][0]
+    inside = [start_s <= time_s <= end_s for time_s in curve["times_s"]]
+    half = max(curve["confidences"]) / 2  # where a segment's borders are
+    assert inside == [confidence >= half for confidence in curve["confidences"]]
+
+
+def test_samples_are_recognised_as_what_they_are(page: Page) -> None:
+    for gloss in ("thank you", "where"):
+        page.locator("#samples").get_by_role("button", name=gloss).click()
+        page.wait_for_function(f"document.querySelector('#clip video')?.src.includes('{gloss.split()[0]}')")
+        expect(page.locator("#best-gloss")).to_have_count(0)
+        assert answer_to(page) == gloss
+
+
+def test_samples_are_for_the_demo_vocabulary_alone(page: Page) -> None:
+    page.locator("#model input").click()
+    page.get_by_role("option", name="small: 7 glosses, bsl1k, fp32").click()
+    expect(page.locator("#samples")).to_have_count(0)
+
+
+def test_clip_recorded_from_the_camera_is_recognised(visit: Visit) -> None:
+    page = ready(visit(permissions=["camera"]))
+    page.get_by_label("Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.get_by_label("start recording").click()
+    page.wait_for_timeout(3500)
+    page.get_by_label("start recording").click()  # by which name Gradio stops too
+    page.locator("#clip video[src*='gradio_api/file=']").wait_for()
+    assert answer_to(page) == CAMERA_GLOSS
+
+
+def test_portrait_video_of_a_phone_is_upright(page: Page, tmp_path: Path, clips: dict[str, Path]) -> None:
+    lying, phone = tmp_path / "lying.mp4", tmp_path / "phone.mp4"
+    ffmpeg("-i", clips["book"], "-vf", "pad=iw:ih*4/3:0:(oh-ih)/2,transpose=clock", "-c:v", "libx264", lying)
+    rotated(phone, lying, 90)
+    choose(page, phone)
+    assert answer_to(page) == "book"
+    width, height = page.locator(".film img").first.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    assert width < height
+
+
+def test_another_clip_takes_the_answer_away(answered: Page, clips: dict[str, Path]) -> None:
+    """And so it is the last of those that look at the answer."""
+    answered.locator('#clip [aria-label="Clear"]').click()
+    expect(answered.locator("#best-gloss")).to_have_count(0)
+    expect(answered.locator("#when")).to_be_hidden()
+    choose(answered, clips["drink"])
+    assert answer_to(answered) == "drink"

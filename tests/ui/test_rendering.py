@@ -1,0 +1,38 @@
+"""What visitors and servers send is shown as text, whatever it is."""
+
+import pytest
+
+from asl_triton.predictions import Prediction, Recognition
+from asl_triton_ui.rendering import count, percent, problem, render, seconds
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def test_names_and_glosses_are_escaped() -> None:
+    predictions = (Prediction(1, SCRIPT, 0, 0.4, 0.0),)
+    recognition = Recognition(SCRIPT, SCRIPT, predictions, True, 9, 0.4, 1, 0.1, 0.2, (SCRIPT,))
+    shown = render("answer.html", recognition=recognition, threshold=0.5)
+    assert "<script" not in shown.lower() and shown.count("&lt;script&gt;") >= 4
+    assert "unsure: nothing reaches the threshold of 50" in shown
+
+
+def test_problem_is_a_sentence() -> None:
+    assert "<strong>No.</strong> The clip is empty.</p>" in problem("the clip is empty", "No.")
+    assert "Really?</p>" in problem("really?")
+    assert "</strong> a.mp4 is empty.</p>" in problem("a.mp4 is empty")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1.0, "100.0 %"), (0.99996, "99.9 %"), (0.5, "50.0 %"), (0.0004, "0.0 %"), (0.9876, "98.8 %")]
+)
+def test_percents_never_claim_all(value: float, shown: str) -> None:
+    assert percent(value).replace("\xa0", " ") == shown
+
+
+def test_numbers_are_for_people() -> None:
+    assert [text.replace("\xa0", " ") for text in (seconds(2.5), seconds(150.2))] == ["2.50 s", "2:30.2 min"]
+    assert [count(n, w).replace("\xa0", " ") for n, w in ((1, "gloss"), (2000, "gloss"), (3, "clip"))] == [
+        "1 gloss",
+        "2,000 glosses",
+        "3 clips",
+    ]

@@ -1,0 +1,34 @@
+"""The sample clips are those of the demo signer, and for the demo checkpoint alone."""
+
+from pathlib import Path
+
+from asl_triton.contract import ServedModel
+from asl_triton.presets import PRESETS
+from asl_triton.video import open_video
+from asl_triton_export import demo_training
+from asl_triton_ui import samples
+
+LABELS = (Path(demo_training.__file__).parent / "demo_checkpoint" / "labels.txt").read_text().splitlines()
+
+
+def served(labels: tuple[str, ...]) -> ServedModel:
+    return ServedModel("m", "1", PRESETS["wlasl"], labels, "UINT8", "fp32", "0" * 64, "")
+
+
+def test_vocabulary_is_the_demo_checkpoints() -> None:
+    assert frozenset(LABELS) == samples.DEMO_VOCABULARY
+    assert {sample.gloss for sample in samples.SAMPLES} <= set(LABELS)
+
+
+def test_samples_are_for_that_vocabulary_and_not_for_one_that_holds_their_words() -> None:
+    assert samples.fits(served(tuple(LABELS)))
+    assert not samples.fits(served((*LABELS, "zebra")))
+    assert not samples.fits(None)
+
+
+def test_clips_are_small_and_whole() -> None:
+    for sample in samples.SAMPLES:
+        assert sample.path.stat().st_size < 60_000
+        with open_video(sample.path) as video:
+            assert len(list(video)) > 40
+            assert video.warnings == []

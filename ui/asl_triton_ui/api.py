@@ -1,0 +1,65 @@
+"""The endpoint `/recognize`, for programs: a clip in, its recognition out, with the page's limits and queue."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from asl_triton.errors import AslTritonError
+from asl_triton.predictions import DEFAULT_TOP_K
+from asl_triton_ui.media import files_alone
+from asl_triton_ui.server import on_background
+from asl_triton_ui.shell import Shell
+from asl_triton_ui.turns import Ticket
+
+NUMBER, TEXT = {"type": "number"}, {"type": "string"}
+WHOLE, TRUTH = {"type": "integer"}, {"type": "boolean"}
+PREDICTION = {"rank": WHOLE, "gloss": TEXT, "class_id": WHOLE, "confidence": NUMBER, "logit": NUMBER}
+# As `asl_triton.Recognition`, field by field.
+RECOGNITION = {
+    "video": TEXT,
+    "model": TEXT,
+    "predictions": {"type": "array", "items": {"type": "object", "properties": PREDICTION}},
+    "unsure": TRUTH,
+    "num_frames": WHOLE,
+    "duration_s": NUMBER,
+    "num_windows": WHOLE,
+    "decode_s": NUMBER,
+    "wait_s": NUMBER,
+    "warnings": {"type": "array", "items": TEXT},
+}
+
+
+def build(shell: Shell) -> None:
+    """The endpoint, and the components that its types are read from; nothing of it is seen."""
+
+    async def recognize(
+        video: str | None, model: str | None = None, top_k: float = DEFAULT_TOP_K, min_confidence: float = 0.0
+    ) -> dict[str, Any]:
+        """Recognise the sign in a clip. `model` may be left out where only one is served; `min_confidence` (0 to 1)
+        marks the answer as unsure below it. Returns the recognition: `predictions` best first, and what it took."""
+        if video is None:
+            raise gr.Error("there is no clip: give a video file", print_exception=False)
+        try:
+            async with shell.turns.turn(Ticket()):
+                await shell.server.state()
+                recognizer = shell.server.recognizer(model or None)
+                asking = recognizer.recognize(
+                    video, top_k=int(top_k), min_confidence=min_confidence, name=Path(video).name
+                )
+                return dataclasses.asdict(await on_background(asking))
+        except AslTritonError as exc:
+            raise gr.Error(str(exc), print_exception=False) from exc
+
+    with gr.Column(visible=False):
+        video = files_alone(gr.File(label="Video"))
+        model = gr.Textbox(label="Model", value="")
+        top_k = gr.Number(label="Top k", value=DEFAULT_TOP_K, precision=0, minimum=1)
+        min_confidence = gr.Number(label="Min confidence", value=0.0, minimum=0, maximum=1)
+        recognition = gr.JSON(label="Recognition")
+        # What the endpoint's documentation says is in it; Gradio's own is "any".
+        recognition.api_info = lambda: {"type": "object", "properties": RECOGNITION}  # type: ignore[method-assign]
+        gr.Button("recognize").click(
+            recognize, [video, model, top_k, min_confidence], recognition, api_name="recognize", concurrency_limit=None
+        )

@@ -1,0 +1,91 @@
+"""Starting the page: its port, its folder, its server of the web; and stopping it."""
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from starlette.middleware import Middleware
+
+from asl_triton.background import run
+from asl_triton.errors import AslTritonError
+from asl_triton_ui.options import Address, PageOptions
+from asl_triton_ui.server import Server
+from asl_triton_ui.uploads import Doorkeeper, private_uploads
+
+HERE = Path(__file__).parent
+
+
+@contextmanager
+def running_page(server: Server, options: PageOptions, address: Address) -> Iterator[str]:
+    """The page, for the length of the block: its address, which ends in "/".
+
+    Raises:
+        AslTritonError: the port is taken or not allowed, or the address is not this machine's.
+    """
+    port = free_port(address)
+    with private_uploads(60 * options.keep_minutes):
+        from asl_triton_ui.app import build  # only now: Gradio reads when it is imported where files go
+        from asl_triton_ui.theme import theme
+
+        page = build(server, options)
+        page.queue(max_size=None, api_open=False)
+        _, local_url, share_url = page.launch(
+            server_name=address.host,
+            server_port=port,
+            root_path=address.root_path,
+            share=address.share,
+            auth=list(address.auth) or None,
+            max_file_size=options.limits.max_bytes,
+            css_paths=HERE / "page.css",
+            head=head(options),
+            theme=theme(),
+            favicon_path=HERE / "favicon.svg",
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            show_error=True,
+            quiet=True,
+            prevent_thread_lock=True,
+            app_kwargs={"middleware": [Middleware(Doorkeeper)]},
+        )
+        try:
+            yield share_url or local_url
+        finally:
+            page.close(verbose=False)
+            run(server.close())
+
+
+def head(options: PageOptions) -> str:
+    """What the page's head holds besides Gradio's: our script, and the limit that it checks before an upload."""
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    return f"<script>window.aslTriton = {{ maxUploadMb: {options.max_upload_mb} }};\n{script}</script>"
+
+
+def free_port(address: Address) -> int:
+    """The port to listen on, checked before anything is built."""
+    with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((address.host, address.port))
+        except (OSError, OverflowError) as exc:
+            raise AslTritonError(why_not(exc, address)) from exc
+        return int(listener.getsockname()[1])
+
+
+def why_not(exc: OSError | OverflowError, address: Address) -> str:
+    """The sentence for a port that cannot be had."""
+    place = f"port {address.port} on {address.host}"
+    if isinstance(exc, OverflowError):
+        return f"{address.port} is not a port: give one between 0 and 65535 (--port), 0 for a free one"
+    if exc.errno == errno.EADDRINUSE:
+        return f"{place} is in use, perhaps by another page: stop that, or give another (--port, 0 for a free one)"
+    if exc.errno == errno.EACCES:
+        return f"{place} is for administrators only: give one above 1023 (--port)"
+    if isinstance(exc, socket.gaierror) or exc.errno == errno.EADDRNOTAVAIL:
+        return f"cannot bind to {address.host}: not an address of this machine (--host)"
+    return f"cannot bind to {place}: {exc.strerror}"

@@ -1,0 +1,69 @@
+"""The strongest glosses over a clip's seconds, as a figure of Plotly, which Gradio draws.
+
+The figure is written as Plotly's JSON (https://plotly.com/javascript/reference/) and not by its Python package, whose
+checks take longer than the answer may. Its texts take their colour from the style sheet.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from gradio.components.plot import PlotData
+
+from asl_triton.timeline import Curve
+
+# Apart in lightness and hue, 3 : 1 on white and on black; each line has a dash and a mark of its own besides.
+LOOKS = (
+    ("#1f8a94", "solid", "circle"),
+    ("#c2631a", "dash", "square"),
+    ("#7a63d2", "dot", "diamond"),
+    ("#c04a76", "dashdot", "triangle-up"),
+    ("#6f7a33", "longdash", "x"),
+)
+THRESHOLD_COLOUR = "#808a8e"
+AXIS = {"gridcolor": "rgba(128, 138, 142, 0.28)", "zeroline": False, "fixedrange": True}
+HEIGHT = 300  # pixels
+
+
+def timeline(curves: Sequence[Curve], duration_s: float, threshold: float) -> PlotData:
+    """A line a gloss: its confidence at the middles of the steps; and the threshold."""
+    figure = {
+        "data": [line(curve, *look) for curve, look in zip(curves, LOOKS, strict=False)],
+        "layout": layout(duration_s, threshold),
+        "config": {"displayModeBar": False, "displaylogo": False, "scrollZoom": False},
+    }
+    return PlotData(type="plotly", plot=json.dumps(figure))
+
+
+def line(curve: Curve, colour: str, dash: str, mark: str) -> dict[str, Any]:
+    """One gloss."""
+    return {
+        "type": "scatter",
+        "x": [round(float(time_s), 3) for time_s in curve.times_s],
+        "y": [round(float(confidence), 4) for confidence in curve.confidences],
+        "name": curve.gloss,
+        "mode": "lines+markers",
+        "line": {"color": colour, "dash": dash, "width": 2.5},
+        "marker": {"symbol": mark, "size": 8},
+        "hovertemplate": "%{y:.1%}",
+    }
+
+
+def layout(duration_s: float, threshold: float) -> dict[str, Any]:
+    """Axes, legend and the line of the threshold."""
+    across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": threshold, "y1": threshold}
+    clear = "rgba(0,0,0,0)"
+    return {
+        "height": HEIGHT,
+        "margin": {"l": 48, "r": 12, "t": 8, "b": 40},
+        "paper_bgcolor": clear,
+        "plot_bgcolor": clear,
+        "font": {"family": "system-ui, sans-serif", "size": 13},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 14}},
+        "showlegend": True,
+        "hovermode": "x unified",
+        "dragmode": False,
+        "xaxis": {**AXIS, "title": {"text": "seconds"}, "range": [0, max(duration_s, 0.1)], "hoverformat": ".2f"},
+        "yaxis": {**AXIS, "range": [-0.03, 1.03], "tickformat": ".0%", "dtick": 0.25},
+        "shapes": [{**across, "line": {"color": THRESHOLD_COLOUR, "width": 1.5, "dash": "4px,4px"}}],
+    }

@@ -1,0 +1,102 @@
+"""Answers, states and sentences as HTML: templates that escape whatever comes from files, servers and visitors."""
+
+import base64
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from asl_triton.video import Image
+
+FILM_HEIGHT = 108  # pixels of a frame in the filmstrip
+JPEG_QUALITY = 80
+
+
+def render(template: str, **values: Any) -> str:
+    """One of `templates/`, filled in."""
+    return templates().get_template(template).render(**values)
+
+
+@cache
+def templates() -> Environment:
+    """The templates, read once."""
+    environment = Environment(
+        loader=PackageLoader("asl_triton_ui", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=percent,
+        whole_percent=whole_percent,
+        seconds=seconds,
+        milliseconds=milliseconds,
+        count=count,
+        clock=clock,
+        sentence=sentence,
+    )
+    return environment
+
+
+def sentence(text: str) -> str:
+    """A message as a sentence: a capital first, unless it begins with a name such as `a.mp4`, and a full stop."""
+    first = text.split(maxsplit=1)[0] if text.strip() else ""
+    begun = text[0].upper() + text[1:] if first.rstrip(",:;!?").isalpha() else text
+    return begun if begun.endswith((".", "!", "?", "]")) else f"{begun}."
+
+
+def percent(share: float) -> str:
+    """A share for people: one decimal, and 100.0 % only where it is all."""
+    shown = f"{share:.1%}"
+    return "99.9\N{NO-BREAK SPACE}%" if shown == "100.0%" and share < 1 else shown.replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def whole_percent(share: float) -> str:
+    """A share that was chosen in whole percents."""
+    return f"{round(100 * share)}\N{NO-BREAK SPACE}%"
+
+
+def seconds(value: float) -> str:
+    """Seconds for people; minutes from two of them on."""
+    if value < 120:
+        return f"{value:.2f}\N{NO-BREAK SPACE}s"
+    return f"{int(value // 60)}:{value % 60:04.1f}\N{NO-BREAK SPACE}min"
+
+
+def milliseconds(value_s: float) -> str:
+    """Seconds as milliseconds for people."""
+    return f"{value_s * 1000:,.0f}\N{NO-BREAK SPACE}ms"
+
+
+def clock(value_s: float) -> str:
+    """Seconds since something began, as a clock shows them: `1:07.5`."""
+    tenths = max(round(10 * value_s), 0)
+    return f"{tenths // 600}:{tenths % 600 / 10:04.1f}"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 frame`, `1,250 frames`."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,}\N{NO-BREAK SPACE}{noun if number == 1 else plural}"
+
+
+def problem(sentence: str, title: str = "That did not work.") -> str:
+    """What went wrong, for a visitor."""
+    return render("problem.html", title=title, sentence=sentence)
+
+
+def picture(image_bgr: Image, height: int = FILM_HEIGHT) -> str:
+    """A frame, BGR (H, W, 3), scaled to a height, as a data URI: nothing of it is kept on the server."""
+    scale = height / image_bgr.shape[0]
+    size = (max(round(image_bgr.shape[1] * scale), 1), height)
+    small = cv2.resize(image_bgr, size, interpolation=cv2.INTER_AREA)
+    _, jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return data_uri("image/jpeg", np.asarray(jpeg).tobytes())
+
+
+def data_uri(media_type: str, content: bytes) -> str:
+    """Content as an address of its own."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,126 @@
+"""The Triton behind the page: how it is, and a recognizer for each recogniser that it serves, for all visitors."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from asl_triton.background import background_loop
+from asl_triton.contract import ServedModel
+from asl_triton.errors import ContractError, ServerError
+from asl_triton.recognizer import AsyncRecognizer, Recognizer
+from asl_triton.server_state import ServerState, read_state
+from asl_triton.transport import Transport
+from asl_triton.video import Limits
+
+T = TypeVar("T")
+
+STATE_AGE_S = 2.0  # a state that is older is asked for again
+STATE_TIMEOUT_S = 10.0
+
+
+class Server:
+    """Shared by all visitors. Nothing here raises because the server is away: `state` says so.
+
+    `connect` makes a connection to it: for so many requests at once, that wait for an answer so many seconds. `only` is
+    the one recogniser to offer; all that are served if it is None.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[int, float], Transport],
+        *,
+        timeout_s: float,
+        at_once: int,
+        limits: Limits,
+        only: str | None = None,
+    ) -> None:
+        self.limits = limits
+        self.only = only
+        self._connect, self._timeout_s, self._at_once = connect, timeout_s, at_once
+        self._transport = connect(at_once, timeout_s)
+        # Of its own: it must not wait behind clips, nor a visitor as long for a dead host as for an answer.
+        self._watching = connect(1, min(timeout_s, STATE_TIMEOUT_S))
+        self.address = self._watching.address
+        self._state = ServerState(self.address, problem="the server has not been asked yet")
+        self._asked_s = -STATE_AGE_S
+        self._asking: asyncio.Task[ServerState] | None = None
+        self._recognizers: dict[str, tuple[ServedModel, AsyncRecognizer]] = {}
+        self._lock = threading.Lock()
+
+    async def state(self, *, now: bool = False) -> ServerState:
+        """How the server is; asked at most every two seconds, however many visitors there are, unless `now`."""
+        if now or time.monotonic() - self._asked_s >= STATE_AGE_S:
+            return await on_background(self._refresh())
+        return self._state
+
+    async def _refresh(self) -> ServerState:
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._read())
+        return await asyncio.shield(self._asking)
+
+    async def _read(self) -> ServerState:
+        state = await read_state(self._watching, self._state, self.only)
+        if state != self._state:  # the same one as long as nothing changes: a page is told by identity
+            self._state = state
+        self._asked_s = time.monotonic()
+        return self._state
+
+    def recognizer(self, name: str | None) -> AsyncRecognizer:
+        """The recognizer for a recogniser that is served now. It belongs on the library's loop: see `on_background`.
+
+        Raises:
+            ServerError, ContractError: the server is away, or serves no such recogniser.
+        """
+        served = self._served(name)
+        with self._lock:
+            known = self._recognizers.get(served.name)
+            if known is None or known[0] != served:  # another checkpoint may go by the same name
+                made = AsyncRecognizer(
+                    model=served.name, in_flight=self._at_once, limits=self.limits, transport=self._transport
+                )
+                known = self._recognizers[served.name] = (served, made)
+            return known[1]
+
+    def factory(self, name: str | None, in_flight: int) -> Callable[[], AsyncRecognizer]:
+        """What makes a recognizer with a connection of its own, for `asl_triton.batch`, which closes it.
+
+        Raises:
+            ServerError, ContractError: as `recognizer` does.
+        """
+        model = self._served(name).name
+
+        def make() -> AsyncRecognizer:
+            transport = self._connect(in_flight, self._timeout_s)
+            return AsyncRecognizer(model=model, in_flight=in_flight, limits=self.limits, transport=transport)
+
+        return make
+
+    def live_recognizer(self, name: str | None) -> Recognizer:
+        """A sync recognizer of its own for one live session: it shares the connection, so do not close it.
+
+        Raises:
+            ServerError, ContractError: as `recognizer` does.
+        """
+        return Recognizer(model=self._served(name).name, limits=self.limits, transport=self._transport)
+
+    def _served(self, name: str | None) -> ServedModel:
+        state = self._state
+        served = state.recogniser(name)
+        if served is not None:
+            return served
+        if state.version is None or not state.is_ready:
+            raise ServerError(state.problem or f"no server answers at {state.address}")
+        names = ", ".join(recogniser.name for recogniser in state.recognisers)
+        raise ContractError(f"{state.address} serves no recogniser {name!r} any more: choose another ({names})")
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await on_background(self._transport.close())
+        await on_background(self._watching.close())
+
+
+async def on_background(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await a coroutine that runs on the library's background loop: gRPC's asyncio does not bear several loops."""
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, background_loop()))
