@@ -20,9 +20,7 @@ PICTURES = {
 def main() -> None:
     for name, screenshot in PICTURES.items():
         with Image.open(SCREENSHOTS / f"{screenshot}.png") as picture:
-            small = picture.convert("RGB").quantize(
-                COLOURS, dither=Image.Dither.FLOYDSTEINBERG, method=Image.Quantize.MAXCOVERAGE
-            )
+            small = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE, kmeans=3)
         path = DOCS / f"{name}.png"
         small.save(path, optimize=True)
         print(f"{path.name}: {small.width} x {small.height}, {path.stat().st_size // 1000} kB")

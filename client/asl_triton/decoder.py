@@ -4,7 +4,9 @@ A video that crashes FFmpeg, that never ends or that wants all memory costs its 
 and starts in milliseconds (see `decoder_process.py`). Linux only.
 """
 
+import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -20,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from asl_triton.clips import Span, Window
-from asl_triton.decoder_process import ENDED, GO_ON, DecoderLimits
+from asl_triton.decoder_process import CROP_SHAPE, ENDED, GO_ON, DecoderLimits, crops_in
 from asl_triton.errors import AslTritonError, ServerError, VideoError
-from asl_triton.presets import INPUT_SIZE, Preset
+from asl_triton.presets import Preset
+from asl_triton.video import Image
 
 MAX_MESSAGE_BYTES = 2**20  # of JSON
 # A decoder hangs that says no word for so many times the seconds of computing it may take: busy machines are slower.
@@ -49,14 +52,17 @@ class Decoders:
             )
         connection, theirs = socket.socketpair()
         status, told = socket.socketpair()
+        memory, shared = shared_crops(preset.max_frames)
         with theirs, told, self._lock:
-            sockets = [theirs.fileno(), told.fileno()]
+            files = [theirs.fileno(), told.fileno(), memory]
             try:
-                socket.send_fds(self._ready(), [b"."], sockets)
+                socket.send_fds(self._ready(), [b"."], files)
             except OSError:  # the server has died since the last video
                 self._let_go()
-                socket.send_fds(self._ready(), [b"."], sockets)
-        decoding = Decoding(name, preset, limits, Connection(connection.detach()), status)
+                socket.send_fds(self._ready(), [b"."], files)
+            finally:
+                os.close(memory)
+        decoding = Decoding(name, limits, shared, Connection(connection.detach()), status)
         decoding.send(preset.to_json().encode(), limits.to_json().encode(), name.encode(), video)
         return decoding
 
@@ -97,6 +103,14 @@ class Decoders:
         self._control = self._server = None
 
 
+def shared_crops(count: int) -> tuple[int, Image]:
+    """Memory for so many crops as a file that a decoder may write to and nobody can resize, and the crops in it."""
+    memory = os.memfd_create("crops", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+    os.ftruncate(memory, count * math.prod(CROP_SHAPE))  # takes memory as it is written to
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return memory, crops_in(memory)
+
+
 class Decoding:
     """One video on its way: `crops_held`, then `next_window` until it gives None. From one thread at a time.
 
@@ -104,13 +118,13 @@ class Decoding:
     """
 
     def __init__(
-        self, name: str, preset: Preset, limits: DecoderLimits, connection: Connection, status: socket.socket
+        self, name: str, limits: DecoderLimits, shared: Image, connection: Connection, status: socket.socket
     ) -> None:
         self.name = name
         self.num_frames = 0
         self.duration_s = 0.0
         self.warnings: list[str] = []
-        self._preset, self._limits, self._connection, self._status = preset, limits, connection, status
+        self._limits, self._shared, self._connection, self._status = limits, shared, connection, status
         self._in_use = threading.Lock()
 
     def send(self, *parts: bytes) -> None:
@@ -143,13 +157,9 @@ class Decoding:
             if "edges_s" not in message:
                 return None
             start, length = int(message["start"]), int(message["length"])
-            if not 0 < length <= self._preset.max_frames:
+            if not 0 < length <= len(self._shared):
                 raise ValueError(f"the decoder speaks of a window of {length} crops")
-            frames = np.empty((length, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
-            try:
-                self._connection.recv_bytes_into(frames.data.cast("B"))
-            except (OSError, EOFError) as exc:
-                raise self._death() from exc
+            frames = self._shared[:length].copy()  # the next window comes to the same place
             return Window(start, frames), Span(start, length, np.array(message["edges_s"], np.float64))
 
     def windows(self) -> Iterator[tuple[Window, Span]]:

@@ -1,12 +1,13 @@
 """The processes that decode: a small server that has imported all it needs, and one forked from it for each video.
 
-`python -m asl_triton.decoder_process FD` is the server. Over the socket FD it gets a pair of sockets for each video:
-over the first the video's own process is asked and answers, in JSON and pixels, never pickled: of all processes it is
-the one that strangers' files may take over. Over the second the server says how that process ended; who closes it ends
-that process. So nothing of all this outlives whoever started it.
+`python -m asl_triton.decoder_process FD` is the server. Over the socket FD it gets for each video two sockets and some
+memory to share. Over the first socket the video's own process is asked and answers, in JSON and never pickled: of all
+processes it is the one that strangers' files may take over. The memory takes its crops. Over the second socket the
+server says how that process ended; who closes it ends that process. So nothing of all this outlives whoever started it.
 """
 
 import json
+import mmap
 import os
 import resource
 import selectors
@@ -22,14 +23,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import cv2
+import numpy as np
 
 from asl_triton.clips import crops, spanned
 from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.memory import crops_held
-from asl_triton.presets import Preset
-from asl_triton.video import DECLARED_EXCESS, Limits, Video, open_video
+from asl_triton.presets import INPUT_SIZE, Preset
+from asl_triton.video import DECLARED_EXCESS, Image, Limits, Video, open_video
 
 GO_ON = b"go on"
+NUM_FILES = 3  # that the server gets for each video
+CROP_SHAPE = (INPUT_SIZE, INPUT_SIZE, 3)
 ENDED = struct.Struct("i")  # the exit code of a decoder, or minus the number of its signal
 
 
@@ -53,7 +57,7 @@ class DecoderLimits:
 
 
 class DecoderServer:
-    """Forks a decoder for each pair of sockets that comes over `control`, until that is closed."""
+    """Forks a decoder for each video whose sockets and memory come over `control`, until that is closed."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -73,12 +77,12 @@ class DecoderServer:
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._control:
-                    sockets = socket.recv_fds(self._control, 1, 2)[1]
-                    if not sockets:
+                    files = socket.recv_fds(self._control, 1, NUM_FILES)[1]
+                    if len(files) < NUM_FILES:
                         for pid in self._running:
                             os.kill(pid, signal.SIGKILL)
                         return
-                    self._fork(*sockets)
+                    self._fork(*files)
                 elif key.fileobj == self._child_ended:
                     os.read(self._child_ended, 1024)
                     self._tell_of_the_ended()
@@ -86,13 +90,14 @@ class DecoderServer:
                     self._selector.unregister(key.fileobj)
                     os.kill(key.data, signal.SIGKILL)
 
-    def _fork(self, connection: int, status: int) -> None:
+    def _fork(self, connection: int, status: int, memory: int) -> None:
         pid = os.fork()
         if pid == 0:
             for number in (status, *self._own, *(other.fileno() for other in self._running.values())):
                 os.close(number)
-            decode_and_exit(connection)
+            decode_and_exit(connection, memory)
         os.close(connection)
+        os.close(memory)
         self._running[pid] = socket.socket(fileno=status)
         self._selector.register(self._running[pid], selectors.EVENT_READ, pid)
 
@@ -108,15 +113,15 @@ class DecoderServer:
                     waiting.send(ENDED.pack(os.waitstatus_to_exitcode(status)))
 
 
-def decode_and_exit(number: int) -> NoReturn:
-    """Be the process of one video, asked over the socket `number`."""
+def decode_and_exit(number: int, memory: int) -> NoReturn:
+    """Be the process of one video, asked over the socket `number`, with the crops of a window in `memory`."""
     code = 1
     try:
         for sign in (signal.SIGINT, signal.SIGCHLD):
             signal.signal(sign, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         with Connection(number) as connection, suppress(OSError, EOFError):  # whoever asks may go at any time
-            decode(connection)
+            decode(connection, memory)
         code = 0
     except Exception:
         traceback.print_exc()
@@ -124,8 +129,9 @@ def decode_and_exit(number: int) -> NoReturn:
         os._exit(code)
 
 
-def decode(connection: Connection) -> None:
+def decode(connection: Connection, memory: int) -> None:
     """Read a preset, limits, a name and a video; write the video's windows, each when it is asked for."""
+    shared = crops_in(memory)
     preset = Preset.from_json(connection.recv_bytes().decode())
     limits = DecoderLimits.from_json(connection.recv_bytes().decode())
     name = connection.recv_bytes().decode()
@@ -134,7 +140,7 @@ def decode(connection: Connection) -> None:
         with open_video(connection.recv_bytes(), limits.video, name) as video:
             check_length(video)
             say(connection, crops=crops_held(video, preset))
-            write_windows(connection, video, preset)
+            write_windows(connection, shared, video, preset)
     except AslTritonError as exc:
         say(connection, failed=str(exc))
     except MemoryError:
@@ -167,7 +173,7 @@ def check_length(video: Video) -> None:
         raise VideoError(f"{video.name} has more than {most:,} frames, the limit: cut it shorter")
 
 
-def write_windows(connection: Connection, video: Video, preset: Preset) -> None:
+def write_windows(connection: Connection, shared: Image, video: Video, preset: Preset) -> None:
     """Write each window when it is asked for, and at last what is known of the video."""
 
     def state() -> dict[str, Any]:
@@ -180,8 +186,13 @@ def write_windows(connection: Connection, video: Video, preset: Preset) -> None:
             say(connection, **state())
             return
         window, span = found
+        shared[: span.num_frames] = window.frames
         say(connection, start=span.start, length=span.num_frames, edges_s=span.edges_s.tolist(), **state())
-        connection.send_bytes(window.frames.data.cast("B"))
+
+
+def crops_in(memory: int) -> Image:
+    """The crops (N, 224, 224, 3) that a file of shared memory has room for."""
+    return np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(-1, *CROP_SHAPE)
 
 
 def say(connection: Connection, **message: Any) -> None:

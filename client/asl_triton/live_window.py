@@ -123,14 +123,9 @@ class LiveWindow:
         start_s = self._began_s + shown[0].number / self.frame_rate
         return LiveClip(frames, len(shown), start_s, self.frame_rate, self._fed_s, self._run, flush)
 
-    def clear(self) -> None:
-        """Forget the frames, and begin a new run with the next."""
-        self._forget(len(self._slots))
-        self._began_s = self._newest_s = -math.inf
-
     def _begin(self, time_s: float) -> None:
         """Begin a new run."""
-        self.clear()
+        self._forget(len(self._slots))
         self._run += 1
         self._began_s = time_s
         self._asked, self.is_due = -1, False

@@ -105,7 +105,7 @@ def main() -> None:
         with LocalTriton(folder / "models", recognize_sign=True) as triton:
             sizes = {send: asyncio.run(wire_bytes(triton.address, clips, send)) for send in WAYS}
             rows = asyncio.run(measure(triton.address, clips, arguments.requests))
-    show(console, clips, sizes, rows, f"{'demo' if arguments.demo else 'full-width'} network, {precision}")
+        show(console, clips, sizes, rows, f"{'demo' if arguments.demo else 'full-width'} network, {precision}")
 
 
 def export(folder: Path, demo: bool, precision: str) -> None:

@@ -39,7 +39,8 @@ def test_each_tab_is_for_everybody(
     def look(tab: str) -> None:
         shoot(page, f"{tab}-{name}")
         assert not scrolls_sideways(page), tab
-        findings[tab] = grave_findings(page)
+        if size is WIDE:  # on a phone the same elements stand below one another
+            findings[tab] = grave_findings(page)
 
     look("start")
     choose(page, clips["book"])

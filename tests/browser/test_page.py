@@ -98,6 +98,8 @@ def test_programs_call_recognize(page_url: str, clips: dict[str, Path], tmp_path
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(Exception, match=r"text.mp4 cannot be read as a video"):
         client.predict(video=gradio_client.handle_file(tmp_path / "text.mp4"), model="demo", api_name="/recognize")
+    with pytest.raises(Exception, match=r"serves 2 recognisers: choose one \(demo, small\)"):
+        client.predict(video=video, api_name="/recognize")
     with pytest.raises(Exception, match="serves no recogniser 'nobody' any more"):
         client.predict(video=video, model="nobody", api_name="/recognize")
     with pytest.raises(Exception, match="fetches nothing from other hosts"):

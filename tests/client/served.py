@@ -70,9 +70,14 @@ class LastFirst(FakeTransport):
     held: list[asyncio.Event] = field(default_factory=list)
 
     async def infer(
-        self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], priority: int = 0
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        priority: int = 0,
+        parameters: Mapping[str, str] | None = None,
     ) -> dict[str, Array]:
-        answer = await super().infer(model, inputs, outputs, priority)
+        answer = await super().infer(model, inputs, outputs, priority, parameters)
         turn = asyncio.Event()
         self.held.append(turn)
         if len(self.held) == self.together:
@@ -91,14 +96,19 @@ class Gauge(FakeTransport):
     most_at_once: int = 0
 
     async def infer(
-        self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], priority: int = 0
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        priority: int = 0,
+        parameters: Mapping[str, str] | None = None,
     ) -> dict[str, Array]:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             for _ in range(20):  # time for others to come
                 await asyncio.sleep(0)
-            return await super().infer(model, inputs, outputs, priority)
+            return await super().infer(model, inputs, outputs, priority, parameters)
         finally:
             self.at_once -= 1
 
@@ -111,7 +121,12 @@ class Stuck(FakeTransport):
     given_up: Callable[[], None] = lambda: None
 
     async def infer(
-        self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], priority: int = 0
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        priority: int = 0,
+        parameters: Mapping[str, str] | None = None,
     ) -> dict[str, Array]:
         self.come()
         try:

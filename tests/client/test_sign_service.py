@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from asl_triton.descriptions import Array
 from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError, VideoError
@@ -134,6 +136,23 @@ def test_limits_come_from_the_config() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "limits"),
+    [
+        ("recognize_sign", ServiceLimits()),
+        ("recognize_sign_stream", ServiceLimits(max_frames=180_000, max_decode_s=600)),
+    ],
+)
+def test_shipped_configs_and_their_page_say_the_limits(model: str, limits: ServiceLimits) -> None:
+    repository = Path(__file__).parents[2] / "model_repository"
+    config = text_format.Parse((repository / model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    assert ServiceLimits.from_parameters(parameters) == limits
+    page = (repository / "README.md").read_text()
+    assert all(f"`{name}`" in page for name in parameters)
+    assert all(f"`{tensor.name}`" in page for tensor in (*config.input, *config.output))
+
+
+@pytest.mark.parametrize(
     ("error", "status"),
     [
         (VideoError("not a video"), "INVALID_ARG"),
@@ -149,41 +168,41 @@ def test_status_tells_whose_fault_it_is(error: AslTritonError, status: Status) -
 
 
 @dataclass
-class Crowded(Served):
-    """A server that answers slowly, and counts how many frames it holds at once."""
+class Slow(Served):
+    """A server that answers when it is let, and counts the frames that it has been asked about."""
 
-    held: int = 0
-    most: int = 0
-    lengths: list[int] = field(default_factory=list)
+    frames: int = 0
+    let: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def infer(
         self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], priority: int = 0
     ) -> dict[str, Array]:
-        frames = inputs["FRAMES__0"].shape[1]
-        self.lengths.append(frames)
-        self.held += frames
-        self.most = max(self.most, self.held)
-        await asyncio.sleep(0.05)
-        self.held -= frames
+        self.frames += inputs["FRAMES__0"].shape[1]
+        await self.let.wait()
         return await super().infer(model, inputs, outputs)
 
 
 def test_videos_at_once_hold_no_more_crops_than_allowed(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
-    server = Crowded({"signs": NETWORK})
+    server = Slow({"signs": NETWORK})
 
-    async def crowd(service: SignService) -> list[Recognition]:
-        return await asyncio.gather(*(service.recognize(Question(video)) for _ in range(8)))
+    async def crowd(service: SignService) -> int:
+        answering = [asyncio.create_task(service.recognize(Question(video))) for _ in range(6)]
+        while server.frames < 200:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        held = server.frames
+        server.let.set()
+        await asyncio.gather(*answering)
+        return held
 
-    answers = serving(tmp_path, crowd, server, ServiceLimits(crops_at_once=250))
-    assert len(answers) == 8
-    assert server.lengths == [100] * 8
-    assert server.most == 200
+    assert serving(tmp_path, crowd, server, ServiceLimits(crops_at_once=250)) == 200
+    assert server.frames == 600
 
 
 def test_request_that_is_given_up_ends_its_decoder(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
-    server = Crowded({"signs": NETWORK})
+    server = Served({"signs": NETWORK})
 
     async def give_up(service: SignService) -> Recognition:
         for delay_s in np.linspace(0, 0.3, 12):

@@ -65,7 +65,8 @@ def listen(address: str, video: bytes, *, model: str | None = None, top_k: int |
     """Ask `recognize_sign_stream`: all responses until the final one."""
     came: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
     with tritonclient.grpc.InferenceServerClient(address) as client:
-        client.start_stream(lambda result, error: came.put((result, error)))
+        # So that an error comes with its status, and ends the stream.
+        client.start_stream(lambda result, error: came.put((result, error)), headers={"triton_grpc_error": "true"})
         client.async_stream_infer(
             "recognize_sign_stream",
             inputs(video, top_k),

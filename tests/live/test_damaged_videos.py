@@ -1,6 +1,6 @@
 """`recognize_sign` under thousands of damaged videos at once: each gets an answer or a sentence, and nothing else dies.
 
-By default as many as forty seconds take, three thousand at most. ASL_TRITON_FUZZ_S and ASL_TRITON_FUZZ_FILES say more,
+By default as many as thirty seconds take, three thousand at most. ASL_TRITON_FUZZ_S and ASL_TRITON_FUZZ_FILES say more,
 ASL_TRITON_FUZZ_FIRST the number of the first file; the same number is the same file.
 """
 
@@ -22,7 +22,7 @@ from tests.live.mutations import mutated, seeds
 from tests.live.sign_client import Answer, Refusal, ask, ask_with, inputs, listen
 from tests.live.sign_processes import decoders, family, stubs_of, wait_until
 
-SECONDS = float(os.environ.get("ASL_TRITON_FUZZ_S", "40"))
+SECONDS = float(os.environ.get("ASL_TRITON_FUZZ_S", "30"))
 FILES = int(os.environ.get("ASL_TRITON_FUZZ_FILES", "3000"))
 FIRST = int(os.environ.get("ASL_TRITON_FUZZ_FIRST", "0"))
 FEWEST = 200  # that a slow machine gets through
@@ -88,7 +88,7 @@ def check(number: int, answer: Answer | Refusal) -> str:
     if isinstance(answer, Answer):
         assert len(answer.glosses) == 7, number
         return "answered"
-    assert answer.status in ("INVALID_ARGUMENT", ""), (number, answer)  # a stream's errors have none in Python
+    assert answer.status == "INVALID_ARGUMENT", (number, answer)
     assert answer.sentence.startswith("VIDEO "), (number, answer)
     assert "\n" not in answer.sentence, (number, answer)
     crash = re.search(r"ends the decoder \((\w+)\)", answer.sentence)

@@ -1,6 +1,7 @@
 """`recognize_sign`: video bytes in, glosses out, to a caller who has none of our code."""
 
 import asyncio
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from asl_triton.transport import GrpcTransport, Statistics
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.demo_signer import render_demo
 from tests.client.videos import PDF, audio_only, clip, cut, faststart, ffmpeg, huge, still, with_audio
+from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
 from tests.live.sign_client import Answer, Refusal, ask, ask_with, inputs, tensor
 from tests.live.sign_processes import decoders, stubs_of, wait_until
@@ -269,3 +271,14 @@ def test_caller_who_goes_away_ends_the_decoding(preset_triton: LocalTriton, tmp_
     refused = ask(preset_triton.address, video, model="bsl1k", timeout_s=1.0)
     assert isinstance(refused, Refusal) and refused.status == "DEADLINE_EXCEEDED"
     assert wait_until(lambda: decoders(preset_triton) == [])
+
+
+def test_models_and_doctor_take_it_for_no_recogniser(
+    strict_triton: LocalTriton, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = asl_triton(capsys, "models", "--server", strict_triton.address, "--json")
+    assert [model["name"] for model in json.loads(listed.out)] == ["small"]
+    options = ("--server", strict_triton.address, "--repository", strict_triton.repository, "--json")
+    checks = {check["name"]: check for check in json.loads(asl_triton(capsys, "doctor", *options).out)["checks"]}
+    assert checks["recognize_sign"]["state"] == "ok"
+    assert checks["small: golden answer"]["state"] == "ok"

@@ -1,6 +1,8 @@
 """`recognize_sign_stream`: a long video's bytes in, the glosses of each window out as soon as they are known."""
 
+import queue
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,9 +82,8 @@ def test_what_cannot_be_answered_is_one_error_and_the_end(
 ) -> None:
     (refused,) = listen(strict_triton.address, video, top_k=top_k, model=model)
     assert isinstance(refused, Refusal)
+    assert refused.status == status
     assert sentence in refused.sentence
-    # The Python client of Triton's streams knows no status: it is in the words.
-    assert refused.status in (status, "")
 
 
 def test_video_that_is_longer_than_its_container_says_is_answered_until_the_limit(
@@ -92,6 +93,20 @@ def test_video_that_is_longer_than_its_container_says_is_answered_until_the_limi
     *heard, refused = listen(strict_triton.address, video.read_bytes())
     assert all(isinstance(answer, Answer) for answer in heard)
     assert isinstance(refused, Refusal) and "VIDEO has more than 250 frames, the limit" in refused.sentence
+
+
+def test_error_without_the_metadata_is_a_text_and_the_stream_goes_on(
+    strict_triton: LocalTriton, tmp_path: Path
+) -> None:
+    good = write_clip(tmp_path / "good.mp4", 12).read_bytes()
+    came: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
+    with tritonclient.grpc.InferenceServerClient(strict_triton.address) as client:
+        client.start_stream(lambda result, error: came.put((result, error)))
+        for video in (PDF, good):
+            client.async_stream_infer("recognize_sign_stream", inputs(video))
+        errors = [error for _, error in (came.get(timeout=60), came.get(timeout=60))]
+    assert "VIDEO cannot be read as a video" in str(errors[0])
+    assert errors[1] is None
 
 
 def test_it_is_for_streams_alone(strict_triton: LocalTriton) -> None:

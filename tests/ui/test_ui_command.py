@@ -1,8 +1,12 @@
 """`asl-triton ui` as it is typed: what is wrong with it is one sentence."""
 
+import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -45,3 +49,47 @@ def test_page_loads_neither_torch_nor_our_other_packages() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+WATCHED = """
+import atexit, json, sys
+
+asked = []
+
+def look(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        asked.append(arguments[0])
+    elif event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
+        asked.append(arguments[1][0])
+
+sys.addaudithook(look)
+atexit.register(lambda: open(sys.argv.pop(), "w").write(json.dumps(asked)))
+from asl_triton.cli import main
+path = sys.argv.pop()
+sys.argv[0] = "asl-triton"
+try:
+    main()
+finally:
+    sys.argv.append(path)
+"""
+
+
+def test_page_tells_nobody_that_it_runs_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    told, left = tmp_path / "asked.json", tmp_path / "temporary"
+    left.mkdir()
+    command = [sys.executable, "-c", WATCHED, "ui", "--port", "0", "--server", "127.0.0.1:9", "--json", str(told)]
+    environment = os.environ | {"TMPDIR": str(left)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=left) as process:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            page = answer.read().decode()
+            policy = answer.headers["content-security-policy"]
+        assert len([path for path in left.iterdir() if path.name.startswith("asl-triton-ui-")]) == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert "asl-triton" in page and "default-src 'self'" in policy
+    hosts = {host.decode() if isinstance(host, bytes) else host for host in json.loads(told.read_text())}
+    assert "127.0.0.1" in hosts  # or nothing was heard
+    assert hosts <= {"127.0.0.1", "localhost", "0.0.0.0", "::1", None}
+    assert list(left.iterdir()) == []

@@ -44,7 +44,7 @@ def build(shell: Shell) -> None:
         try:
             async with shell.turns.turn(Ticket()):
                 await shell.server.state()
-                recognizer = shell.server.recognizer(model or None)
+                recognizer = shell.server.recognizer(model or shell.server.only_model())
                 asking = recognizer.recognize(
                     video, top_k=int(top_k), min_confidence=min_confidence, name=Path(video).name
                 )

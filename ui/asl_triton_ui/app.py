@@ -1,7 +1,6 @@
 """The page: its head, the state of the server, the tabs; and starting it."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,7 +13,6 @@ from asl_triton_ui.server import Server
 from asl_triton_ui.shell import UNSEEN, Shell
 from asl_triton_ui.turns import Turns
 
-HERE = Path(__file__).parent
 TITLE = "asl-triton"
 ASK_EVERY_S = 2.5  # how often a page that is open asks how the server is
 
@@ -63,10 +61,11 @@ def watch(page: gr.Blocks, shell: Shell, chip: gr.HTML, away: gr.HTML) -> None:
         now = await shell.server.state()
         if now == before:
             return [gr.skip()] * len(outputs)
+        said = [now, chip_of(now), away_of(now)]
         served = now.recogniser(model) or now.recogniser(None)
-        chosen = served.name if served else None
-        shown = [chip_of(now), away_of(now), picker(now, chosen)]
-        return [now, *shown, *shell.updates(now, chosen)]
+        if served is None:  # what was chosen stays for when the server is back
+            return said + [gr.skip()] * (len(outputs) - len(said))
+        return [*said, picker(now, served.name), *shell.updates(now, served.name)]
 
     async def choose(model: str | None) -> list[Any]:
         return shell.updates(await shell.server.state(), model)
@@ -92,16 +91,14 @@ def away_of(state: ServerState) -> gr.HTML:
         return gr.HTML("", visible=False)
     is_away = state.version is None
     title = f"No server answers at {state.address}" if is_away else f"{state.address} has nothing to ask"
-    text = render(
-        "away.html", title=title, problem=state.problem or "", is_away=is_away, address=state.address
-    )
+    text = render("away.html", title=title, problem=state.problem or "", is_away=is_away, address=state.address)
     return gr.HTML(text, visible=True)
 
 
-def picker(state: ServerState, chosen: str | None) -> gr.Dropdown:
+def picker(state: ServerState, chosen: str) -> gr.Dropdown:
     """The recognisers that are served, each with what tells them apart."""
     choices = [
         (f"{m.name}: {count(len(m.labels), 'gloss')}, {m.preset.name}, {m.precision}", m.name)
         for m in state.recognisers
     ]
-    return gr.Dropdown(choices, value=chosen, visible=bool(choices))
+    return gr.Dropdown(choices, value=chosen, visible=True)

@@ -83,6 +83,17 @@ class Server:
                 known = self._recognizers[served.name] = (served, made)
             return known[1]
 
+    def only_model(self) -> str | None:
+        """The name of the one recogniser that is served, None where there is none.
+
+        Raises:
+            ContractError: several are served.
+        """
+        names = [recogniser.name for recogniser in self._state.recognisers]
+        if len(names) > 1:
+            raise ContractError(f"{self.address} serves {len(names)} recognisers: choose one ({', '.join(names)})")
+        return names[0] if names else None
+
     def factory(self, name: str | None, in_flight: int) -> Callable[[], AsyncRecognizer]:
         """What makes a recognizer with a connection of its own, for `asl_triton.batch`, which closes it.
 

@@ -43,7 +43,10 @@ class Shell:
     followers: list[Follower] = field(default_factory=list)
 
     def follow(self, outputs: Sequence[Component], follow: Follow) -> None:
-        """Fill `outputs` when the page is loaded, when the server changes, and when another model is chosen."""
+        """Fill `outputs` when the page is loaded, when the server serves something else, and when a model is chosen.
+
+        While the server is away they stay as they are.
+        """
         self.followers.append(Follower(tuple(outputs), follow))
 
     @property

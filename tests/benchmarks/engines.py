@@ -1,0 +1,270 @@
+"""`python -m tests.benchmarks.engines`: the formats of a recogniser on this machine's CPU, in one run.
+
+The first row is the earlier project's way: the network as trained, eager float32, clip after clip. Then the bare
+forwards of every format, the whole path through a real Triton with each, and what LitServe makes of the same
+TorchScript file. A product of large bfloat16 matrices is measured among them: it tells what these cores can do at most,
+and each row its share of that. Bare forwards take turns, so that noise meets all alike. Weights are random: speed does
+not depend on them. Quiet the machine first; read the ratios.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from asl_triton.batch import Clip
+from asl_triton.predictions import Ranking, rank
+from asl_triton.presets import PRESETS
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.calibration import windows_of
+from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
+from asl_triton_export.engines import engine_of
+from asl_triton_export.i3d import I3D
+from asl_triton_export.model_config import Format, ServedNetwork
+from asl_triton_export.repository import export_model, fastest_precision, normalise
+from asl_triton_export.serving import ServedI3D
+from tests.benchmarks.__main__ import FLOP_A_CLIP, NUM_FRAMES, as_the_earlier_project, served, write_clip
+from tests.networks import small_network
+
+PRESET = PRESETS["wlasl"]
+LABELS = tuple(f"gloss {n}" for n in range(2000))
+MATRIX = 2048  # a side
+PRODUCTS = round(FLOP_A_CLIP / (2 * MATRIX**3))  # as many as a clip has operations
+LITSERVE = "litserve==0.2.19"
+KEEP = 0.15  # a format stays if it takes so much less time than TorchScript in the same precision class
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to do the work: seconds a clip (medians), and the memory of the process that computes, in MB."""
+
+    what: str
+    seconds: float
+    p95_s: float
+    memory_mb: float | None = None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.engines", description=__doc__)
+    parser.add_argument("--clips", type=int, default=8, help="how many clips are rendered")
+    parser.add_argument("--rounds", type=int, default=8, help="how often each bare forward is measured")
+    parser.add_argument("--checkpoint", type=Path, help="I3D of 2000 classes, instead of random weights")
+    parser.add_argument("--aot", action="store_true", help="AOTInductor as well: it compiles for minutes, with g++")
+    parser.add_argument("--output", type=Path, default=Path("demo") / "engines.json", help="the same as JSON")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore", DeprecationWarning)
+    console = Console(width=115)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), arguments.clips, arguments.rounds, arguments.checkpoint, console)
+        rows = bench.rows(aot=arguments.aot)
+    show(rows, console)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    console.print(f"written: {arguments.output}")
+
+
+class Bench:
+    """The clips, and one model folder for each format and precision."""
+
+    def __init__(self, folder: Path, num_clips: int, rounds: int, checkpoint: Path | None, console: Console) -> None:
+        self.folder, self.rounds, self.console = folder, rounds, console
+        with console.status("Rendering clips"):
+            self.clips = [write_clip(folder / "clips" / f"{n:03}.mp4", n) for n in range(num_clips)]
+        if checkpoint is None:
+            state = small_network(len(LABELS), width=1.0).state_dict()
+            self.checkpoint = Checkpoint(folder / "random.pt", "0" * 64, state, len(LABELS), 3, 1.0)
+        else:
+            self.checkpoint = load_checkpoint(checkpoint)
+        self.net = self.checkpoint.network()
+
+    def rows(self, *, aot: bool) -> list[Row]:
+        """All rows, in the order of the table."""
+        half = "bf16" if fastest_precision("openvino") == "bf16" else "fp32"
+        exports: list[tuple[Format, str]] = [("torchscript", "fp32"), ("torchscript", half), ("openvino", "fp32")]
+        exports += [("openvino", half), ("openvino", "int8")]
+        exports = list(dict.fromkeys(exports))
+        with self.console.status("As trained, one clip after another"):
+            first = as_the_earlier_project(self.net, self.clips)
+        rows = [Row(first.what, first.seconds, first.p95_s or first.seconds)]
+        for served_as, precision in exports:
+            with self.console.status(f"Exporting {served_as} {precision}"):
+                self.export(served_as, precision)
+        with self.console.status("Bare forwards"):
+            rows += self.bare_forwards(exports, aot)
+        for served_as, precision in exports:
+            if precision != "fp32":
+                with self.console.status(f"Serving {served_as} {precision}"):
+                    rows.append(self.through_triton(served_as, precision))
+        with self.console.status("Serving with LitServe"):
+            rows.append(self.through_litserve(self.repository("torchscript", half) / "i3d" / "1" / "model.pt", half))
+        return rows
+
+    def repository(self, served_as: str, precision: str) -> Path:
+        return self.folder / f"{served_as}-{precision}"
+
+    def export(self, served_as: Format, precision: str) -> None:
+        """Write a repository with one recogniser, `i3d`."""
+        calibrate = {"calibrate": self.folder / "clips"} if precision == "int8" else {}
+        options = {"precision": precision, "served_as": served_as, **calibrate}
+        export_model(self.checkpoint, LABELS, PRESET, self.repository(served_as, precision), "i3d", **options)
+
+    def bare_forwards(self, exports: list[tuple[Format, str]], aot: bool) -> list[Row]:
+        """The forward alone, of one clip of 64 frames."""
+        frames = next(windows_of(Clip(self.clips[0], "clip"), PRESET))[None]
+        x = normalise(torch.from_numpy(frames[0]), PRESET)
+        ways: dict[str, Callable[[], object]] = {
+            "product of bfloat16 matrices, as many operations": matrix_products(),
+            "bare forward: as trained, eager float32": lambda: self.net(x),
+        }
+        for served_as, precision in exports:
+            network = ServedNetwork("i3d", len(LABELS), 1024, PRESET, precision, "uint8", "0" * 64, served_as=served_as)
+            ask = engine_of(served_as).open(network, self.repository(served_as, precision) / "i3d" / "1")
+            ways[f"bare forward: {served_as} {precision}"] = lambda ask=ask: ask(frames)
+        if aot:
+            forward = aot_inductor(self.net, self.folder)
+            ways["bare forward: AOTInductor bf16 (not a format of ours)"] = lambda: forward(torch.from_numpy(frames))
+        times: dict[str, list[float]] = {what: [] for what in ways}
+        with torch.inference_mode():
+            for turn in range(self.rounds + 2):
+                for what, forward in ways.items():
+                    began = time.perf_counter()
+                    forward()
+                    if turn > 1:  # the first two are for warming up
+                        times[what].append(time.perf_counter() - began)
+        return [row(what, seconds) for what, seconds in times.items()]
+
+    # The same through system shared memory: one more way to call `served`, with that transport.
+    def through_triton(self, served_as: str, precision: str) -> Row:
+        """The whole path: decode, crop, gRPC, Triton, rank; one clip after another."""
+        with LocalTriton(self.repository(served_as, precision)) as triton:
+            found = asyncio.run(served(triton.address, self.clips, 1, f"Triton, gRPC: {served_as} {precision}"))
+            stubs = [p for p in psutil.Process(triton.pid).children(recursive=True) if "stub" in p.name()]
+            memory_mb = sum(stub.memory_info().rss for stub in stubs) / 2**20
+        return Row(found.what, found.seconds, found.p95_s or found.seconds, memory_mb)
+
+    def through_litserve(self, model: Path, precision: str) -> Row:
+        """The same path with LitServe in Triton's place, and a form over HTTP in gRPC's."""
+        times = []
+        with litserve(model, self.folder / "litserve") as (address, process), httpx.Client(timeout=600) as client:
+            for turn in range(3):  # the first is for warming up
+                for path in self.clips:
+                    began = time.perf_counter()
+                    (frames,) = windows_of(Clip(path, path.name), PRESET)
+                    answer = client.post(f"{address}/predict", files={"frames": frames.tobytes()}).raise_for_status()
+                    rank(np.array(answer.json()["logits"], np.float32), LABELS, PRESET, Ranking())
+                    if turn:
+                        times.append(time.perf_counter() - began)
+            workers = [process, *process.children(recursive=True)]
+            memory_mb = max(worker.memory_info().rss for worker in workers) / 2**20
+        return Row(f"LitServe, HTTP: torchscript {precision}", *quantiles(times), memory_mb)
+
+
+def matrix_products() -> Callable[[], object]:
+    """Products of bfloat16 matrices with as many operations as a clip: what oneDNN makes of these cores."""
+    one, other = torch.randn(MATRIX, MATRIX).bfloat16(), torch.randn(MATRIX, MATRIX).bfloat16()
+    return lambda: [torch.nn.functional.linear(one, other) for _ in range(PRODUCTS)]
+
+
+def aot_inductor(net: I3D, folder: Path) -> Callable[..., object]:
+    """The served network compiled ahead of time, for clips of 8, 16, 24 ... frames only."""
+    frames = torch.zeros(1, NUM_FRAMES, 224, 224, 3, dtype=torch.uint8)
+    lengths = {"frames": {1: 8 * torch.export.Dim("eighth", min=3, max=37)}}
+    with torch.no_grad():
+        served = ServedI3D(net, PRESET, torch.bfloat16).eval()
+        exported = torch.export.export(served, (frames,), dynamic_shapes=lengths, strict=False)
+        package = torch._inductor.aoti_compile_and_package(
+            exported, package_path=str(folder / "aot.pt2"), inductor_configs={"freezing": True}
+        )
+    return torch._inductor.aoti_load_package(package)
+
+
+@contextmanager
+def litserve(model: Path, packages: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """LitServe with a TorchScript file, in packages of its own: it brings web servers that ours do not ask for."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(packages), LITSERVE]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = Path(__file__).with_name("litserve_server.py")
+    environment = os.environ | {"PYTHONPATH": str(packages)}
+    process = psutil.Popen(
+        [sys.executable, str(script), str(model), str(port)], env=environment, stdout=subprocess.DEVNULL
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_healthy(address, process)
+        yield address, process
+    finally:
+        for each in [*process.children(recursive=True), process]:
+            each.terminate()
+        psutil.wait_procs([process], timeout=10)
+        shutil.rmtree(packages, ignore_errors=True)
+
+
+def wait_until_healthy(address: str, process: psutil.Popen) -> None:
+    """Return when LitServe's worker has loaded the network."""
+    for _ in range(300):
+        if process.poll() is not None:
+            sys.exit(f"LitServe ended with {process.returncode}")
+        try:
+            if httpx.get(f"{address}/health").status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.2)
+    sys.exit("LitServe was not ready after a minute")
+
+
+def row(what: str, times: list[float]) -> Row:
+    """A row of separate measurements."""
+    return Row(what, *quantiles(times))
+
+
+def quantiles(times: list[float]) -> tuple[float, float]:
+    """Median and 95th percentile."""
+    return statistics.median(times), float(np.quantile(times, 0.95))
+
+
+def show(rows: list[Row], console: Console) -> None:
+    """The table, and what of it decides."""
+    seconds = {r.what: r.seconds for r in rows}
+    rate = seconds["product of bfloat16 matrices, as many operations"]
+    table = Table(title=f"{NUM_FRAMES}-frame clips, {torch.get_num_threads()} threads", title_justify="left")
+    for column in ("what", "s a clip", "p95 s", "times as fast", "of the matrix rate", "MB"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for r in rows:
+        memory = "" if r.memory_mb is None else f"{r.memory_mb:.0f}"
+        share = f"{rate / r.seconds:.0%}"
+        table.add_row(r.what, f"{r.seconds:.3f}", f"{r.p95_s:.3f}", f"{rows[0].seconds / r.seconds:.1f}", share, memory)
+    console.print(table)
+    console.print(f"the matrix rate: {FLOP_A_CLIP / rate / 1e9:,.0f} GFLOP/s in bfloat16")
+    for what, time_s in seconds.items():
+        baseline = seconds.get(f"bare forward: torchscript {'fp32' if what.endswith('fp32') else 'bf16'}")
+        if baseline is not None and what.startswith("bare forward:") and "torchscript" not in what:
+            saved = 1 - time_s / baseline
+            verdict = "stays" if saved >= KEEP else "does not stay"
+            console.print(f"{what.removeprefix('bare forward: ')}: {saved:+.0%} less time than TorchScript, {verdict}")
+
+
+if __name__ == "__main__":
+    main()
