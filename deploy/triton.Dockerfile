@@ -17,8 +17,6 @@ COPY deploy/requirements/build.txt deploy/requirements/triton.txt deploy/require
 RUN python -m pip install --no-cache-dir --require-hashes --only-binary :all: --requirement deploy/requirements/build.txt \
     && uv pip install --require-hashes --only-binary :all: --requirement deploy/requirements/triton.txt --target /opt/asl-triton/python
 COPY pyproject.toml README.md LICENSE ./
-COPY model_repository/recognize_sign model_repository/recognize_sign
-COPY model_repository/recognize_sign_stream model_repository/recognize_sign_stream
 COPY client/asl_triton client/asl_triton
 COPY deploy/asl_triton_deploy deploy/asl_triton_deploy
 # Code, not weights: part of the package, because they have to fit it.
@@ -41,7 +39,7 @@ ENV PYTHONPATH=/opt/asl-triton/python \
 USER 1000:1000
 WORKDIR /tmp
 # Fails the build, not the rollout, when NVIDIA's image has another Python.
-RUN ["python3", "-c", "import cv2, asl_triton.video, asl_triton_deploy.production.flags"]
+RUN ["python3", "-c", "import cv2, asl_triton.sign_service, asl_triton_deploy.production.flags"]
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=6 \

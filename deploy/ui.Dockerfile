@@ -14,8 +14,6 @@ COPY deploy/requirements/build.txt deploy/requirements/ui.txt deploy/requirement
 RUN python -m pip install --no-cache-dir --require-hashes --only-binary :all: --requirement deploy/requirements/build.txt \
     && uv pip install --require-hashes --only-binary :all: --requirement deploy/requirements/ui.txt --target /opt/asl-triton/python
 COPY pyproject.toml README.md LICENSE ./
-COPY model_repository/recognize_sign model_repository/recognize_sign
-COPY model_repository/recognize_sign_stream model_repository/recognize_sign_stream
 COPY client/asl_triton client/asl_triton
 COPY ui/asl_triton_ui ui/asl_triton_ui
 # The package has them wherever it is installed.

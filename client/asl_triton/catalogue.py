@@ -2,10 +2,11 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from google.protobuf import text_format
@@ -140,13 +141,11 @@ def describe(folder: Path) -> ModelDescription:
         versions = [int(entry.name) for entry in os.scandir(folder) if re.fullmatch(r"[1-9]\d*", entry.name)]
     except (OSError, UnicodeDecodeError, text_format.ParseError) as exc:
         raise ContractError(f"cannot read {folder / CONFIG}: {exc}. Export the model again") from exc
-    datatypes = model_config_pb2.DataType
+    batch_axis = (-1,) if config.max_batch_size else ()
 
-    def specs(tensors: object) -> dict[str, TensorSpec]:
-        return {
-            tensor.name: TensorSpec(datatypes.Name(tensor.data_type).removeprefix("TYPE_"), (-1, *tensor.dims))
-            for tensor in tensors  # type: ignore[attr-defined]
-        }
+    def specs(tensors: Iterable[Any]) -> dict[str, TensorSpec]:
+        name_of = model_config_pb2.DataType.Name
+        return {t.name: TensorSpec(name_of(t.data_type).removeprefix("TYPE_"), (*batch_axis, *t.dims)) for t in tensors}
 
     return ModelDescription(
         name=folder.name,

@@ -153,8 +153,9 @@ def _wheel_environment(machine: Machine) -> dict[str, str]:
         str(site_packages),
         sysconfig.get_path("purelib"),
         sysconfig.get_path("platlib"),
-        # Where asl_triton is when it is installed for development.
+        # Where asl_triton and asl_triton_deploy are when they are installed for development.
         str(Path(asl_triton.__file__).parents[1]),
+        str(Path(__file__).parents[1]),
     ]
     return {
         "LD_LIBRARY_PATH": _joined([str(site_packages / "nvidia_pytriton.libs")], "LD_LIBRARY_PATH"),

@@ -50,7 +50,6 @@ LABELS = tuple(f"gloss {n}" for n in range(2000))
 MATRIX = 2048  # a side
 PRODUCTS = round(FLOP_A_CLIP / (2 * MATRIX**3))  # as many as a clip has operations
 LITSERVE = "litserve==0.2.19"
-KEEP = 0.15  # a format stays if it takes so much less time than TorchScript in the same precision class
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,7 @@ class Bench:
                 self.export(served_as, precision)
         with self.console.status("Bare forwards"):
             rows += self.bare_forwards(exports, aot)
+        show(rows, self.console)  # the rest takes as long again
         for served_as, precision in exports:
             if precision != "fp32":
                 with self.console.status(f"Serving {served_as} {precision}"):
@@ -140,8 +140,8 @@ class Bench:
             ask = engine_of(served_as).open(network, self.repository(served_as, precision) / "i3d" / "1")
             ways[f"bare forward: {served_as} {precision}"] = lambda ask=ask: ask(frames)
         if aot:
-            forward = aot_inductor(self.net, self.folder)
-            ways["bare forward: AOTInductor bf16 (not a format of ours)"] = lambda: forward(torch.from_numpy(frames))
+            package = aot_inductor(self.net, self.folder)
+            ways["bare forward: AOTInductor bf16"] = lambda: package(torch.from_numpy(frames))
         times: dict[str, list[float]] = {what: [] for what in ways}
         with torch.inference_mode():
             for turn in range(self.rounds + 2):
@@ -185,7 +185,11 @@ def matrix_products() -> Callable[[], object]:
 
 
 def aot_inductor(net: I3D, folder: Path) -> Callable[..., object]:
-    """The served network compiled ahead of time, for clips of 8, 16, 24 ... frames only."""
+    """The served network compiled ahead of time, for clips of 24, 32, 40 ... frames.
+
+    It is measured, and is no format of ours: a package cannot take every length that the contract has (none takes clips
+    both below 17 frames and above), and fits one processor and one version of PyTorch.
+    """
     frames = torch.zeros(1, NUM_FRAMES, 224, 224, 3, dtype=torch.uint8)
     lengths = {"frames": {1: 8 * torch.export.Dim("eighth", min=3, max=37)}}
     with torch.no_grad():
@@ -259,11 +263,11 @@ def show(rows: list[Row], console: Console) -> None:
     console.print(table)
     console.print(f"the matrix rate: {FLOP_A_CLIP / rate / 1e9:,.0f} GFLOP/s in bfloat16")
     for what, time_s in seconds.items():
-        baseline = seconds.get(f"bare forward: torchscript {'fp32' if what.endswith('fp32') else 'bf16'}")
-        if baseline is not None and what.startswith("bare forward:") and "torchscript" not in what:
-            saved = 1 - time_s / baseline
-            verdict = "stays" if saved >= KEEP else "does not stay"
-            console.print(f"{what.removeprefix('bare forward: ')}: {saved:+.0%} less time than TorchScript, {verdict}")
+        if what.startswith(("bare forward: openvino", "bare forward: AOTInductor")):
+            precision = "fp32" if what.endswith("fp32") else "bf16"
+            if baseline := seconds.get(f"bare forward: torchscript {precision}"):
+                name = what.removeprefix("bare forward: ")
+                console.print(f"{name}: {1 - time_s / baseline:.0%} less time than TorchScript in {precision}")
 
 
 if __name__ == "__main__":

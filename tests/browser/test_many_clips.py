@@ -5,11 +5,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import MAX_CLIPS, PATIENCE_MS, ready
-from tests.client.videos import TEXT
+from tests.client.videos import TEXT, written_by_opencv
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,20 @@ def test_table_is_sorted_by_a_column(filled: Page) -> None:
     shown = [float(text.split()[0]) for text in column(filled, 3) if text]
     assert len(shown) == 3 and shown == sorted(shown)
     assert column(filled, 3)[-1] == ""  # what has no confidence comes last
+
+
+def test_stopped_batch_keeps_what_is_known(page: Page, clips: dict[str, Path], tmp_path: Path) -> None:
+    frames = (np.full((96, 128, 3), number % 255, np.uint8) for number in range(5000))
+    slow = written_by_opencv(tmp_path / "slow.mp4", frames)
+    page.get_by_role("tab", name="Many clips").click()
+    page.locator("#clips input[type=file]").set_input_files([slow, clips["book"]])
+    expect(page.locator("#clips .file")).to_have_count(2)
+    page.locator("#recognise-all").click()
+    expect(page.locator("#table tbody")).to_contain_text("recognised")
+    page.locator("#stop-all").click()
+    expect(page.locator(".summary")).to_have_text("Stopped. 1\xa0clip recognised; 1\xa0clip not tried.")
+    assert column(page, 4) == ["not tried", "recognised"]
+    expect(page.locator("#many-downloads a")).to_have_count(2)
 
 
 def test_too_many_or_none_is_a_sentence(page: Page, clips: dict[str, Path], tmp_path: Path) -> None:

@@ -16,24 +16,31 @@ import pytest
 
 from tests.deploy.programs import program
 
-# $1 is a folder that is to be seen at /mnt/given, $2 one of Python's that uid 1000 may not be able to reach.
+# $1 is a folder that is to be seen at /mnt/given; $2, Python's, and $3, the checkout, stay where they are, although
+# uid 1000 may not be able to reach them, or /tmp covers them.
 NAMESPACE = """
 set -eu
+as_user() { setpriv --reuid 1000 --regid 1000 --clear-groups "$@"; }
 mount --make-rprivate /
 mount -t tmpfs -o mode=0755 tmpfs /mnt
-mkdir /mnt/given /mnt/python
+mkdir /mnt/given /mnt/python /mnt/checkout
 mount --bind "$1" /mnt/given
 mount --bind "$2" /mnt/python
+mount --bind "$3" /mnt/checkout
 top="/$(echo "$2" | cut -d/ -f2)"
 case "$top" in
     /usr|/opt|/bin) ;;
-    *) if ! setpriv --reuid 1000 --regid 1000 --clear-groups test -x "$2"; then
+    *) if ! as_user test -x "$2"; then
         mount -t tmpfs -o mode=0755 tmpfs "$top"
         mkdir -p "$2"
         mount --bind /mnt/python "$2"
     fi ;;
 esac
 mount -t tmpfs -o mode=1777 tmpfs /tmp
+if ! as_user test -e "$3/pyproject.toml"; then
+    mkdir -p "$3"
+    mount --bind /mnt/checkout "$3"
+fi
 mount -t tmpfs -o mode=1777,size=512m tmpfs /dev/shm
 mount -t tmpfs -o mode=0755 tmpfs /run
 mkdir /run/asl-triton
@@ -42,7 +49,7 @@ mount -o remount,bind,ro /
 mount -o remount,bind,ro /mnt/given
 mount -o remount,ro /mnt
 mount -o remount,ro /run
-shift 2
+shift 3
 cd /tmp
 exec setpriv --reuid 1000 --regid 1000 --clear-groups --bounding-set=-all --inh-caps=-all --no-new-privs "$@"
 """
@@ -61,11 +68,11 @@ def contained(
     unshare = program("unshare", "apt-get install util-linux")
     program("setpriv", "apt-get install util-linux")
     given.chmod(0o755)  # pytest's folders are root's alone
-    python = Path(sys.base_prefix)
+    python, checkout = Path(sys.base_prefix), Path(__file__).parents[2]
     namespaces = [unshare, "--mount", "--pid", "--fork", "--mount-proc"]
     with log.open("wb") as output:
         outer = subprocess.Popen(
-            [*namespaces, "sh", "-c", NAMESPACE, "sh", given, python, *command],
+            [*namespaces, "sh", "-c", NAMESPACE, "sh", given, python, checkout, *command],
             env={**variables, "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -98,6 +98,16 @@ def test_stop_leaves_nothing_and_may_be_repeated(repository: Path, temporary: Ca
     assert temporary() == []
 
 
+def test_models_for_whole_videos_are_ended_with_all_that_they_started(repository: Path) -> None:
+    with LocalTriton(repository, recognize_sign=True) as server:
+        assert server.models == ["summing", "recognize_sign", "recognize_sign_stream"]
+        family = Family.of(server.keeper_pid)
+        decoders = [p for p in family.processes if "asl_triton.decoder_process" in p.cmdline()]
+        assert len(decoders) == 2
+        assert ask(server.address, "summing", 3) == 3
+    family.assert_gone()
+
+
 def test_a_log_that_was_asked_for_stays(repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "logs" / "triton.log"
     with LocalTriton(repository, log_path=log) as server:

@@ -131,7 +131,7 @@ def preset_triton(preset_repository: Path) -> Iterator[LocalTriton]:
 
 @pytest.fixture(scope="session")
 def strict_triton(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """The recogniser `small` alone, with models that take whole videos if they are short, small and quickly decoded."""
+    """The recogniser `small` alone, and models that take videos if they are short, small, quick, and few at once."""
     folder = tmp_path_factory.mktemp("strict")
     shutil.copytree(small_repository / "small", folder / "small")
     for name in SIGN_MODELS:
@@ -140,6 +140,7 @@ def strict_triton(small_repository: Path, tmp_path_factory: pytest.TempPathFacto
         config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
         for limit, value in STRICT.items():
             config.parameters[f"asl_triton.{limit}"].string_value = str(value)
+        config.dynamic_batching.default_queue_policy.max_queue_size = 12
         path.write_text(text_format.MessageToString(config))
     with LocalTriton(folder, recognize_sign=True) as triton:
         yield triton

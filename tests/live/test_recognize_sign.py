@@ -266,6 +266,17 @@ def test_decoder_that_crashes_costs_its_request_alone(
     assert {stub.pid for stub in stubs_of(preset_triton)} == stubs
 
 
+def test_more_requests_than_the_queue_holds_are_refused_and_the_others_answered(
+    strict_triton: LocalTriton, good: bytes
+) -> None:
+    with ThreadPoolExecutor(40) as callers:
+        came = list(callers.map(lambda _: ask(strict_triton.address, good), range(40)))
+    refused = [answer for answer in came if isinstance(answer, Refusal)]
+    assert len(came) - len(refused) >= 12
+    assert {answer.status for answer in refused} == {"UNAVAILABLE"}
+    assert all("Exceeds maximum queue size" in answer.sentence for answer in refused)
+
+
 def test_caller_who_goes_away_ends_the_decoding(preset_triton: LocalTriton, tmp_path: Path) -> None:
     video = clip(tmp_path / "big.mp4", 3000, options=["-preset", "ultrafast"]).read_bytes()
     refused = ask(preset_triton.address, video, model="bsl1k", timeout_s=1.0)

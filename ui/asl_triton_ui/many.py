@@ -138,7 +138,8 @@ def wire(shell: Shell, view: View, files: gr.File, threshold: gr.Slider, start: 
         return ended(batch, "Stopped.") if batch else [gr.skip()] * len(view.outputs)
 
     asking = start.click(recognise, [files, shell.model, threshold], view.outputs, concurrency_limit=None, **UNSEEN)
-    view.stop.click(stopped, [view.batch], view.outputs, cancels=[asking], queue=False, **UNSEEN)
+    # Only then, so that no row which is still on its way comes last.
+    view.stop.click(None, cancels=[asking]).then(stopped, [view.batch], view.outputs, queue=False, **UNSEEN)
 
 
 async def filled(shell: Shell, paths: Sequence[str], model: str | None, threshold: float) -> AsyncIterator[list[Any]]:

@@ -19,7 +19,8 @@ from asl_triton_ui.rendering import problem, render
 from asl_triton_ui.server import on_background
 from asl_triton_ui.shell import DEFAULT_THRESHOLD, UNSEEN, Shell
 
-FIRST_PROGRESS_S, PROGRESS_EVERY_S = 0.25, 0.3  # an answer that is quicker is not announced
+FIRST_PROGRESS_S, PROGRESS_EVERY_S = 0.5, 0.3  # an answer that is quicker is not announced
+DRAWN_WITHIN_S = 0.1  # the glosses, by a browser: what is less urgent waits for it
 HINT = "Choose or record a clip of one sign, and press Recognise: its ten best glosses appear here."
 NOTHING_CHOSEN = "choose a video file, record one, or take a sample; then press Recognise"
 
@@ -116,7 +117,8 @@ def wire(shell: Shell, view: View, clip: gr.Video, threshold: gr.Slider, start: 
         return (Update() if is_its_answer else nothing(HINT)).values()
 
     asking = start.click(recognise, [clip, shell.model, threshold], view.outputs, concurrency_limit=None, **UNSEEN)
-    view.stop.click(stopped, None, view.outputs, cancels=[asking], queue=False, **UNSEEN)
+    # Only then, so that no progress which is still on its way comes last.
+    view.stop.click(None, cancels=[asking]).then(stopped, None, view.outputs, queue=False, **UNSEEN)
     clip.change(cleared, [clip, view.shown], view.outputs, queue=False, **UNSEEN)
     threshold.change(judge, [view.shown, threshold], view.outputs, queue=False, trigger_mode="always_last", **UNSEEN)
 
@@ -135,9 +137,9 @@ async def answered(shell: Shell, path: str | None, model: str | None, threshold:
             pause_s = PROGRESS_EVERY_S
         shown = asking.result()
         yield told(shown, threshold)
-        yield Update(plot=plot_of(shown, threshold))  # apart: drawing it must not delay the glosses
+        await asyncio.sleep(DRAWN_WITHIN_S)
         pictures = await asyncio.to_thread(film, shown, shell.server.limits)
-        yield Update(film=pictures)
+        yield Update(plot=plot_of(shown, threshold), film=pictures)
     except AslTritonError as exc:
         yield failed(str(exc), "Not recognised.")
         await shell.server.state(now=True)

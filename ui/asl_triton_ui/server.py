@@ -18,13 +18,16 @@ T = TypeVar("T")
 
 STATE_AGE_S = 2.0  # a state that is older is asked for again
 STATE_TIMEOUT_S = 10.0
+# A long clip holds 300 crops, and a recognizer 48 for each request that it may have under way: with so many for each
+# clip, a visitor with a long one keeps nobody waiting.
+REQUESTS_A_CLIP = 7
 
 
 class Server:
     """Shared by all visitors. Nothing here raises because the server is away: `state` says so.
 
-    `connect` makes a connection to it: for so many requests at once, that wait for an answer so many seconds. `only` is
-    the one recogniser to offer; all that are served if it is None.
+    `connect` makes a connection to it: for so many requests at once, that wait for an answer so many seconds. `at_once`
+    clips are asked about together. `only` is the one recogniser to offer; all that are served if it is None.
     """
 
     def __init__(
@@ -38,8 +41,8 @@ class Server:
     ) -> None:
         self.limits = limits
         self.only = only
-        self._connect, self._timeout_s, self._at_once = connect, timeout_s, at_once
-        self._transport = connect(at_once, timeout_s)
+        self._connect, self._timeout_s, self._in_flight = connect, timeout_s, at_once * REQUESTS_A_CLIP
+        self._transport = connect(self._in_flight, timeout_s)
         # Of its own: it must not wait behind clips, nor a visitor as long for a dead host as for an answer.
         self._watching = connect(1, min(timeout_s, STATE_TIMEOUT_S))
         self.address = self._watching.address
@@ -78,7 +81,7 @@ class Server:
             known = self._recognizers.get(served.name)
             if known is None or known[0] != served:  # another checkpoint may go by the same name
                 made = AsyncRecognizer(
-                    model=served.name, in_flight=self._at_once, limits=self.limits, transport=self._transport
+                    model=served.name, in_flight=self._in_flight, limits=self.limits, transport=self._transport
                 )
                 known = self._recognizers[served.name] = (served, made)
             return known[1]
@@ -94,13 +97,13 @@ class Server:
             raise ContractError(f"{self.address} serves {len(names)} recognisers: choose one ({', '.join(names)})")
         return names[0] if names else None
 
-    def factory(self, name: str | None, in_flight: int) -> Callable[[], AsyncRecognizer]:
+    def factory(self, name: str | None, clips_at_once: int) -> Callable[[], AsyncRecognizer]:
         """What makes a recognizer with a connection of its own, for `asl_triton.batch`, which closes it.
 
         Raises:
             ServerError, ContractError: as `recognizer` does.
         """
-        model = self._served(name).name
+        model, in_flight = self._served(name).name, clips_at_once * REQUESTS_A_CLIP
 
         def make() -> AsyncRecognizer:
             transport = self._connect(in_flight, self._timeout_s)
