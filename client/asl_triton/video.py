@@ -12,9 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+
+# FFmpeg speaks to the terminal, and reads this when OpenCV first uses it; what it has to say becomes our error.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+import cv2
 
 from asl_triton.container import container_of, is_cut
 from asl_triton.errors import VideoError
@@ -241,8 +244,6 @@ def too_long(name: str, limits: Limits) -> VideoError:
 
 def open_capture(stream: BinaryIO, path: Path | None) -> cv2.VideoCapture:
     """OpenCV's decoder of a file or, where `path` is None, of a stream in memory."""
-    # FFmpeg speaks to the terminal; what it has to say becomes our error.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.setLogLevel(0)
     one_thread = [cv2.CAP_PROP_N_THREADS, 1]  # clips are decoded side by side
     if path is None:

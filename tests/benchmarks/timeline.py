@@ -57,6 +57,7 @@ class Score:
     gloss_error_rate: float
     starts_ms: np.ndarray  # of the signs that were found
     ends_ms: np.ndarray
+    missed: list[str]  # glosses, and what was said instead
 
     @property
     def borders_ms(self) -> float:
@@ -67,7 +68,7 @@ class Score:
 def score(segments: Sequence[Segment], signed: Sequence[Signed], seconds: float) -> Score:
     """Match segments, in order, to the signs of their gloss that they overlap most."""
     free = list(segments)
-    starts, ends = [], []
+    starts, ends, missed = [], [], []
     for sign in signed:
         shared = [min(s.end_s, sign.end_s) - max(s.start_s, sign.start_s) for s in free]
         candidates = [n for n, segment in enumerate(free) if segment.gloss == sign.gloss and shared[n] > 0]
@@ -75,6 +76,9 @@ def score(segments: Sequence[Segment], signed: Sequence[Signed], seconds: float)
             segment = free.pop(max(candidates, key=lambda n: shared[n]))
             starts.append(1000 * (segment.start_s - sign.start_s))
             ends.append(1000 * (segment.end_s - sign.end_s))
+        else:
+            instead = ", ".join(segment.gloss for segment, s in zip(free, shared, strict=True) if s > 0)
+            missed.append(f"{sign.gloss} ({instead or 'nothing'})")
     distance = edits([segment.gloss for segment in segments], [sign.gloss for sign in signed])
     return Score(
         found=len(starts) / len(signed),
@@ -82,6 +86,7 @@ def score(segments: Sequence[Segment], signed: Sequence[Signed], seconds: float)
         gloss_error_rate=distance / len(signed),
         starts_ms=np.array(starts),
         ends_ms=np.array(ends),
+        missed=missed,
     )
 
 
@@ -228,17 +233,21 @@ def show(
     precision: str,
 ) -> None:
     """Ask about the films, and print the tables."""
-    console = Console(width=150)
+    console = Console(width=160)
     table = Table(title=f"{arguments.seconds} s, {arguments.signs} signs, demo checkpoint in {precision}")
     names = ("film", "found", "false a minute", "gloss errors", "borders ms", "starts ms", "ends ms")
     for name in (*names, "times real time", "CPU s", "client's peak MB"):
         table.add_column(name, justify="left" if name == "film" else "right")
+    missed = {}
     for kind, (path, signed) in films.items():
         segments, cost = by_command(address, path, output / "out", arguments.options)
-        cells = row(score(segments, signed, arguments.seconds))
+        scored = score(segments, signed, arguments.seconds)
+        missed[kind] = scored.missed
         speed = f"{arguments.seconds / cost.seconds:.1f}"
-        table.add_row(kind, *cells, speed, f"{cost.cpu_s:.0f}", f"{cost.client_peak_mb:.0f}")
+        table.add_row(kind, *row(scored), speed, f"{cost.cpu_s:.0f}", f"{cost.client_peak_mb:.0f}")
     console.print(table)
+    for kind, glosses in missed.items():
+        console.print(f"missed, {kind}: {', '.join(glosses) or 'none'}")
     for kind, (path, signed) in films.items() if arguments.alternatives else ():
         table = Table(title=kind)
         for name in names:
