@@ -2,44 +2,64 @@
 
 import asyncio
 import contextlib
-import fnmatch
-import os
-import re
+import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic
 
 from asl_triton.contract import ServedModel
-from asl_triton.errors import AslTritonError, BusyError, ServerError, VideoError
-from asl_triton.journal import AnyOutcome, Failure, Journal, Outcome
+from asl_triton.errors import AslTritonError
+from asl_triton.interruption import Interruption
+from asl_triton.journal import AnyOutcome, Failure, Journal, Outcome, Unwritable
+from asl_triton.listing import Clip, Stamp
+from asl_triton.pace import Pace, PaceReport
 from asl_triton.predictions import Ranking, Recognition
 from asl_triton.recognizer import AsyncRecognizer
-from asl_triton.sinks import SINKS, Explained, JsonLinesSink, Sink
-from asl_triton.timeline import Timeline
-from asl_triton.video import EXTENSIONS
+from asl_triton.sinks import SINKS, JsonLinesSink, Sink
+from asl_triton.workers import AnyClip, Ask, Known, Observer, Patience, Workers
 
-JOURNAL = "journal.jsonl"
 ERRORS = "errors.jsonl"
+LOOKED_AT_ONCE = 256  # clips that a run before may have answered: then the loop may turn to others
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A clip of a batch: its file, and the name that results know it by."""
+class Errand(Generic[AnyClip, Known]):
+    """What is to be done about each clip of a batch.
 
-    path: Path
-    name: str
+    `question` says, for a recogniser, all that the answers depend on, as JSON can hold it; it raises what is wrong for
+    all clips. `ask` asks about one clip; `keep` gets its outcome before the journal does. `write` writes files of all
+    outcomes, which it gets by the names of the clips.
+    """
+
+    question: Callable[[ServedModel], dict[str, Any]]
+    ask: Ask[AnyClip, Known]
+    write: Callable[[Iterator[AnyOutcome]], tuple[Path, ...]]
+    keep: Callable[[Known | Failure], None] = lambda outcome: None
 
 
-AnyClip = TypeVar("AnyClip", bound=Clip)
-Known = TypeVar("Known", Recognition, Timeline)
+@dataclass(frozen=True)
+class Manner:
+    """How a batch goes about its clips.
+
+    Without `in_flight` the number of clips under way adapts itself. `by_content` tells by their SHA-256 whether files
+    have changed, not by size and time. With `anew` nothing that is known counts.
+    """
+
+    patience: Patience = field(default_factory=Patience)
+    in_flight: int | None = None
+    by_content: bool = False
+    anew: bool = False
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a batch ended. `stopped` says why it ended before its last clip, if it did; `rejected` counts the failures
-    for which the server had no room."""
+    """How a batch ended: all that is known of its clips, `known_before` of them from earlier runs.
+
+    `stopped` says why it ended before its last clip, if it did; `rejected` counts the failures for which the server had
+    no room. `files` is empty where it was stopped at once: the journal has it all.
+    """
 
     recognised: int
     failures: tuple[Failure, ...]
@@ -48,44 +68,8 @@ class Summary:
     files: tuple[Path, ...]
     stopped: str | None = None
     rejected: int = 0
-
-
-def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
-    """The videos in a folder and below, by name, or the one file: by extension, or by a pattern such as `*_front.mp4`.
-
-    Hidden files and folders are left out.
-
-    Raises:
-        VideoError: there is no such folder, or no video in it.
-    """
-    if folder.is_file():
-        return [Clip(folder, printable(folder.name))]
-    if not folder.is_dir():
-        raise VideoError(f"there is no folder {folder}")
-    clips = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in files:
-            path = Path(parent, file)
-            name = path.relative_to(folder).as_posix()
-            wanted = fnmatch.fnmatch(file, glob) or fnmatch.fnmatch(name, glob) if glob else is_video(path)
-            if wanted and not file.startswith("."):
-                clips.append(Clip(path, printable(name)))
-    if not clips:
-        what = f"file that matches {glob!r}" if glob else f"video ({', '.join(EXTENSIONS)})"
-        raise VideoError(f"there is no {what} in {folder} or its sub-folders")
-    return sorted(clips, key=lambda clip: clip.name)
-
-
-def is_video(path: Path) -> bool:
-    """Whether a file is named as a video is."""
-    return path.suffix.lower() in EXTENSIONS
-
-
-def printable(name: str) -> str:
-    """A file's name as text on one line, also where its bytes are not UTF-8, or are meant for a terminal."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", text)
+    known_before: int = 0
+    pace: PaceReport | None = None
 
 
 def run(
@@ -95,73 +79,170 @@ def run(
     formats: Sequence[str],
     ranking: Ranking,
     *,
-    clips_at_once: int,
-    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    manner: Manner | None = None,
+    observer: Observer | None = None,
 ) -> Summary:
-    """Recognise clips, `clips_at_once` at a time, and write `OUTPUT/results.<format>` and `errors.jsonl`.
+    """Recognise clips, and write `OUTPUT/results.<format>` and `errors.jsonl`.
 
-    Each outcome goes to the journal as soon as it is known, then to `on_outcome`; a clip that cannot be read or
-    answered is a `Failure`. Where the server goes away, the disk fills or Ctrl-C comes, what is known is still written,
-    and the summary says why it stopped; where nothing is known yet, the files of an earlier run stay as they are.
+    Each outcome goes to `OUTPUT/journal.jsonl` as soon as it is known, then to `observer`; a clip that cannot be read
+    or answered is a `Failure`. What the journal already knows is not asked again: the answers of the same recogniser
+    with the same `ranking` to files that have not changed since. Where the server goes away, the disk fills or Ctrl-C
+    comes, what is known is still written, and the summary says why it stopped; where nothing is known yet, the files of
+    an earlier run stay as they are. A second Ctrl-C stops at once.
 
     Raises:
-        AslTritonError: the server or its model cannot be used, or nothing can be written. Where outcomes are known but
-            the files cannot be written, the journal stays, and the message names it.
+        AslTritonError: the server or its model cannot be used, another run holds the folder, or nothing can be written.
+            Where outcomes are known but the files cannot be written, the message names the journal.
         KeyboardInterrupt: Ctrl-C before the first outcome.
     """
 
-    async def work(keep: Callable[[Clip, Outcome], None]) -> None:
-        await recognise(recognizer, clips, ranking, clips_at_once, keep)
+    def question(served: ServedModel) -> dict[str, Any]:
+        ranking.class_ids(served.labels)
+        asked = dataclasses.asdict(ranking)
+        return {**served.identity, **asked, "vocabulary": sorted(ranking.vocabulary) if ranking.vocabulary else None}
 
-    def write(outcomes: Iterable[AnyOutcome]) -> tuple[Path, ...]:
+    def write(outcomes: Iterator[AnyOutcome]) -> tuple[Path, ...]:
         return write_results(outcomes, output, formats)
 
-    return carry_out(work, write, output, num_clips=len(clips), on_outcome=on_outcome)
+    return carry_out(Errand(question, asking(ranking), write), recognizer, clips, output, manner, observer)
+
+
+def asking(ranking: Ranking) -> Ask[Clip, Recognition]:
+    """Asks for a clip's ranked glosses."""
+
+    async def ask(recognizer: AsyncRecognizer, clip: Clip) -> Recognition:
+        return await recognizer.recognize(
+            clip.path,
+            top_k=ranking.top_k,
+            vocabulary=ranking.vocabulary,
+            min_confidence=ranking.min_confidence,
+            name=clip.name,
+        )
+
+    return ask
 
 
 def carry_out(
-    work: Callable[[Callable[[Clip, Known | Failure], None]], Coroutine[Any, Any, None]],
-    write: Callable[[Iterator[AnyOutcome]], tuple[Path, ...]],
+    errand: Errand[AnyClip, Known],
+    make_recognizer: Callable[[], AsyncRecognizer],
+    clips: Sequence[AnyClip],
     output: Path,
-    *,
-    num_clips: int,
-    on_outcome: Callable[[Known | Failure], None],
+    manner: Manner | None = None,
+    observer: Observer | None = None,
 ) -> Summary:
-    """Do `work`, which hands the outcome of each clip to what it is given, and at the end `write` files of all of them.
-
-    `run` says what becomes of outcomes; it and the timelines differ in what they ask and write.
-    """
+    """Do what an errand says about each clip; `run` says what becomes of the outcomes."""
     began_s = time.perf_counter()
-    with Journal(output / JOURNAL) as journal:
-
-        def keep(clip: Clip, outcome: Known | Failure) -> None:
-            journal.append(outcome)
-            on_outcome(outcome)
-
-        stopped = None
-        try:
-            asyncio.run(work(keep))
-        except (AslTritonError, KeyboardInterrupt) as exc:
-            if not len(journal):
-                journal.discard()
-                raise
-            stopped = str(exc) or "interrupted"
-        try:
-            files = write(journal.outcomes())
-        except AslTritonError as exc:
-            raise AslTritonError(f"{exc}. The {len(journal)} outcomes so far are in {journal.path}") from exc
-        failures = tuple(outcome for outcome in journal.outcomes() if isinstance(outcome, Failure))
-        known = len(journal)
-        journal.discard()
+    names = {clip.name for clip in clips}
+    with Journal(output) as journal:
+        course = Course(errand, clips, journal, manner or Manner(), observer or Observer())
+        stopped = course.run(make_recognizer)
+        known = journal.count(names)
+        if stopped is not None and not known:
+            raise stopped
+        files: tuple[Path, ...] = ()
+        if not isinstance(stopped, StoppedAtOnce):
+            try:
+                files = errand.write(journal.outcomes(names))
+            except AslTritonError as exc:
+                raise AslTritonError(f"{exc}. The {known} outcomes so far are in {journal.path}") from exc
+        failures = tuple(journal.failures(names))
+    not_tried = len(names) - known
+    seconds = time.perf_counter() - began_s
     return Summary(
         recognised=known - len(failures),
         failures=failures,
-        not_tried=num_clips - known,
-        seconds=time.perf_counter() - began_s,
+        not_tried=not_tried,
+        seconds=seconds,
         files=files,
-        stopped=stopped,
+        stopped=str(stopped) if stopped and not_tried else None,
         rejected=sum(failure.rejected for failure in failures),
+        known_before=course.known_before,
+        pace=course.pace.report(seconds) if course.pace else None,
     )
+
+
+class StoppedAtOnce(KeyboardInterrupt):
+    """A second Ctrl-C."""
+
+
+class Course(Generic[AnyClip, Known]):
+    """One run through the clips of a batch, into its journal."""
+
+    def __init__(
+        self,
+        errand: Errand[AnyClip, Known],
+        clips: Sequence[AnyClip],
+        journal: Journal,
+        manner: Manner,
+        observer: Observer,
+    ) -> None:
+        self.known_before = 0
+        self.pace: Pace | None = None
+        self._errand: Errand[AnyClip, Known] = errand
+        self._clips, self._journal, self._manner, self._observer = clips, journal, manner, observer
+        self._workers: Workers[AnyClip, Known] | None = None
+
+    def run(self, make_recognizer: Callable[[], AsyncRecognizer]) -> AslTritonError | KeyboardInterrupt | None:
+        """Go through the clips; returns why it ended before the last, if it did."""
+        try:
+            return asyncio.run(self._run(make_recognizer))
+        except (AslTritonError, KeyboardInterrupt) as exc:
+            return exc
+
+    async def _run(self, make_recognizer: Callable[[], AsyncRecognizer]) -> KeyboardInterrupt | None:
+        with Interruption(self._finishing) as interruption:
+            try:
+                async with make_recognizer() as recognizer:
+                    self._workers = self._made(recognizer, interruption)
+                    self._journal.begin(self._errand.question(await recognizer.model()), anew=self._manner.anew)
+                    await self._workers.run(self._missing())
+            except asyncio.CancelledError:
+                if interruption.at_once:
+                    raise StoppedAtOnce("interrupted twice: stopped at once") from None
+                raise
+            return KeyboardInterrupt("interrupted") if interruption.asked.is_set() else None
+
+    def _made(self, recognizer: AsyncRecognizer, interruption: Interruption) -> Workers[AnyClip, Known]:
+        fixed = self._manner.in_flight
+        self.pace = Pace(fixed or 1, fixed or recognizer.in_flight, recognizer.decoders, limit=fixed or 0)
+        return Workers(
+            recognizer,
+            self._errand.ask,
+            self._keep,
+            pace=self.pace,
+            patience=self._manner.patience,
+            observer=self._observer,
+            stopping=interruption.asked,
+            by_content=self._manner.by_content,
+        )
+
+    def _keep(self, clip: AnyClip, outcome: Known | Failure, stamp: Stamp | None) -> None:
+        self._errand.keep(outcome)
+        self._journal.append(outcome, stamp)
+        self._observer.advance(outcome)
+
+    def _finishing(self, signal_name: str) -> None:
+        under_way = self._workers.under_way if self._workers else 0
+        self._observer.say(
+            f"{signal_name}: finishing the {under_way} clips that are under way; once more stops at once"
+        )
+
+    async def _missing(self) -> AsyncIterator[AnyClip]:
+        """The clips that have no answer yet, or were changed since."""
+        for looked_at, clip in enumerate(self._clips):
+            before = self._journal.stamp(clip.name)
+            if before is not None and before.is_same(await self._stamp(clip)):
+                self.known_before += 1
+                self._observer.skip(1)
+            else:
+                yield clip
+            if looked_at % LOOKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    async def _stamp(self, clip: AnyClip) -> Stamp | None:
+        if self._manner.by_content:
+            return await asyncio.to_thread(Stamp.of, clip.path, True)
+        return Stamp.of(clip.path)
 
 
 async def recognise(
@@ -177,62 +258,17 @@ async def recognise(
         AslTritonError: the server or its model cannot be used. ServerError: it went away. And what `keep` raises.
     """
 
-    async def ask(recognizer: AsyncRecognizer, clip: AnyClip) -> Recognition:
-        return await recognizer.recognize(
-            clip.path,
-            top_k=ranking.top_k,
-            vocabulary=ranking.vocabulary,
-            min_confidence=ranking.min_confidence,
-            name=clip.name,
-        )
+    async def all_clips() -> AsyncIterator[AnyClip]:
+        for clip in clips:
+            yield clip
 
-    def check(served: ServedModel) -> None:
-        ranking.class_ids(served.labels)
-
-    await ask_about(make_recognizer, clips, ask, keep, check=check, clips_at_once=clips_at_once)
-
-
-async def ask_about(
-    make_recognizer: Callable[[], AsyncRecognizer],
-    clips: Sequence[AnyClip],
-    ask: Callable[[AsyncRecognizer, AnyClip], Awaitable[Known]],
-    keep: Callable[[AnyClip, Known | Failure], None],
-    *,
-    check: Callable[[ServedModel], None],
-    clips_at_once: int,
-) -> None:
-    """`ask` about each clip, as `recognise` does; `check` raises what is wrong for all clips, before the first."""
-    waiting = iter(clips)
     async with make_recognizer() as recognizer:
-
-        async def work() -> None:
-            for clip in waiting:
-                try:
-                    outcome: Known | Failure = await ask(recognizer, clip)
-                except AslTritonError as exc:
-                    if not isinstance(exc, VideoError) and await is_gone(recognizer):
-                        raise ServerError(f"the server went away, or took its model out of service: {exc}") from exc
-                    outcome = Failure(clip.name, str(exc), rejected=isinstance(exc, BusyError))
-                keep(clip, outcome)
-
-        check(await recognizer.model())  # a wrong server or vocabulary is told before any clip
-        workers = [asyncio.create_task(work()) for _ in range(min(clips_at_once, len(clips)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-
-
-async def is_gone(recognizer: AsyncRecognizer) -> bool:
-    """Whether the server answers no more, or no longer has the model: one that is stopping lets go of its models."""
-    try:
-        await recognizer.transport.server_version()
-        await recognizer.transport.describe((await recognizer.model()).name)
-    except AslTritonError:
-        return True
-    return False
+        ranking.class_ids((await recognizer.model()).labels)  # a wrong server or vocabulary is told before any clip
+        pace = Pace(clips_at_once, clips_at_once, recognizer.decoders)
+        workers = Workers[AnyClip, Recognition](
+            recognizer, asking(ranking), lambda clip, outcome, _stamp: keep(clip, outcome), pace=pace
+        )
+        await workers.run(all_clips())
 
 
 def write_results(outcomes: Iterable[AnyOutcome], output: Path, formats: Sequence[str]) -> tuple[Path, ...]:
@@ -263,7 +299,7 @@ def write_failures(failures: Sequence[Failure], output: Path) -> tuple[Path, ...
     """
     path = output / ERRORS
     if not failures:
-        with Explained(path):
+        with Unwritable(path):
             path.unlink(missing_ok=True)
         return ()
     with JsonLinesSink[Failure](path) as sink:

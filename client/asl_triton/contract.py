@@ -1,6 +1,7 @@
 """What a server serves: finds the recognisers, reads their preset, labels and tensors, refuses what is not ours."""
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,17 @@ class ServedModel:
     precision: str
     checkpoint_sha256: str
     exporter: str
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What answers depend on: two with the same answer alike."""
+        return {
+            "model": self.name,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "precision": self.precision,
+            "preset": self.preset.to_json(),
+            "labels_sha256": hashlib.sha256("\n".join(self.labels).encode()).hexdigest(),
+        }
 
     @property
     def bytes_a_value(self) -> int:

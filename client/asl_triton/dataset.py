@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asl_triton.batch import Clip, find_clips, is_video, printable
 from asl_triton.errors import LabelsError, VideoError
+from asl_triton.listing import Clip, find_clips, is_video, printable
 
 MAX_SPLIT_BYTES = 64 * 2**20  # WLASL's largest is 2 MB
 SHOWN = 5  # names in a message

@@ -3,6 +3,7 @@
 AslTritonError
 ├── VideoError       a clip could not be read, or is beyond a limit
 ├── ServerError      no answer from the server: away, overloaded, too slow, or it refused the caller
+│   ├── AwayError    no connection came about, or it broke
 │   └── BusyError    it, or each of several, had no room for the request, or was stopping: it may be sent again later
 ├── ContractError    the served model is not one we can talk to
 ├── CheckpointError  a checkpoint could not be read, or is of another network
@@ -20,6 +21,10 @@ class VideoError(AslTritonError):
 
 class ServerError(AslTritonError):
     """The server gave no answer: away, overloaded, too slow, or it refused the caller."""
+
+
+class AwayError(ServerError):
+    """No connection to the server came about, or it broke: the same request may be answered when the server is back."""
 
 
 class BusyError(ServerError):

@@ -11,7 +11,7 @@ from asl_triton.answers import Answers, Classes
 from asl_triton.contract import ServedModel
 from asl_triton.dataset import Dataset
 from asl_triton.evaluation import Evaluation, evaluate
-from asl_triton.sinks import Explained
+from asl_triton.journal import Unwritable
 
 TRAINED_ON = ("train", "val")  # WLASL's training loader takes both, `nslt_dataset.py`
 
@@ -99,7 +99,7 @@ def write(path: Path, text: str) -> Path:
         AslTritonError: it cannot be written.
     """
     partial = path.with_name(f".{path.name}.part")
-    with Explained(path):
+    with Unwritable(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 
 from tritonclient.utils import InferenceServerException
 
-from asl_triton.errors import AslTritonError, BusyError, ContractError, ServerError, VideoError
+from asl_triton.errors import AslTritonError, AwayError, BusyError, ContractError, ServerError, VideoError
 from asl_triton.handshake import has_expired, place_named, speaks_tls
 from asl_triton.security import Security
 
 TOO_LARGE = "larger than max"  # in what gRPC says of a message beyond a limit
+QUEUE_FULL, QUEUED_TOO_LONG = "queue size", "Request timeout expired"  # in what Triton says of a request
 NOT_READY = "Server is not ready"  # in what the transport says for a server that is up, and not yet or no more there
 # What a Triton says that is stopping: it refuses, while others answer.
 LEAVING = ("Server is stopping", "has no available versions", NOT_READY)
@@ -52,6 +53,12 @@ def is_worth_retrying(exc: BaseException) -> bool:
     )
 
 
+def was_turned_down(exc: InferenceServerException) -> bool:
+    """Whether the server itself would not take a request, and so no longer reads it."""
+    refused_it = status_of(exc) in ("INVALID_ARGUMENT", "NOT_FOUND")
+    return refused_it or any(words in str(exc.message()) for words in (QUEUE_FULL, QUEUED_TOO_LONG))
+
+
 def explained(
     exc: InferenceServerException,
     address: str,
@@ -82,12 +89,12 @@ def full(fault: Fault) -> AslTritonError | None:
             f"the server at {fault.address}, or a proxy before it, takes no requests as large as "
             f"{fault.model}'s{fault.asked}: {fault.said}. Raise its limit on the size of gRPC messages"
         )
-    if "Request timeout expired" in fault.said:
+    if QUEUED_TOO_LONG in fault.said:
         return BusyError(
             f"{fault.model} on {fault.address} is too busy{fault.asked}: the request waited for longer than its queue "
             "allows. Try again later, or add servers"
         )
-    if (fault.status == "UNAVAILABLE" and "queue size" in fault.said) or fault.status == "RESOURCE_EXHAUSTED":
+    if (fault.status == "UNAVAILABLE" and QUEUE_FULL in fault.said) or fault.status == "RESOURCE_EXHAUSTED":
         return BusyError(
             f"{fault.model} on {fault.address} is too busy{fault.asked}: {fault.said}. Try again later, or add servers"
         )
@@ -141,10 +148,10 @@ def away(fault: Fault) -> AslTritonError | None:
     if fault.status != "UNAVAILABLE":
         return None
     if "Socket closed" in fault.said:
-        return ServerError(
+        return AwayError(
             f"the server at {fault.address} closed the connection{fault.asked}: {closed(fault)}. [{cut(fault.said)}]"
         )
-    return ServerError(
+    return AwayError(
         f"no server answers at {fault.address}: start one (asl-triton serve), or name another's gRPC port "
         f"(--server host:8001; 8000 is HTTP's){fault.asked}. [{cut(fault.said)}]"
     )

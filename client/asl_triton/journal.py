@@ -1,17 +1,25 @@
-"""The journal of a batch: one line a clip, on disk as soon as it is known."""
+"""The journal of a batch: one line a clip, on disk as soon as it is known, and read again by the next run."""
 
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from asl_triton.errors import AslTritonError
+from asl_triton.listing import Stamp
+from asl_triton.lock import FolderLock
 from asl_triton.predictions import Prediction, Recognition
 from asl_triton.timeline import Segment, Timeline
+
+JOURNAL = "journal.jsonl"
+LOCK = ".journal.lock"
+FSYNC_EVERY_S = 1.0
+QUESTION, STAMP = "question", "stamp"
 
 
 @dataclass(frozen=True)
@@ -27,69 +35,186 @@ Outcome = Recognition | Failure
 AnyOutcome = Recognition | Timeline | Failure
 
 
-class Journal:
-    """Outcomes appended to a file, in the order they come, and read back in the order of their clips.
+class Entry(NamedTuple):
+    """Where the last line about a clip starts, what its file was then, and whether it is a failure."""
 
-    A line is whole or not there: what a full disk cuts off is taken back, and the lines before stay.
+    start: int
+    stamp: Stamp | None
+    is_failure: bool
+
+
+class Journal:
+    """The outcomes of a folder's runs, one line each, in the order they come; held by one run at a time.
+
+    The first line says what is asked of each clip: `begin` keeps what was known of the same question. Of a clip with
+    several lines the last counts. A line is written whole: what a full disk cuts off is taken back, what `kill -9` or a
+    power failure cut off is left out when it is read. Lines reach the disk itself within a second or so, and all of
+    them when the block ends.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lines: list[tuple[str, int]] = []  # a clip's name, and where its line starts
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / JOURNAL
+        self._lock = FolderLock(folder / LOCK)
+        self._entries: dict[str, Entry] = {}
         self._file: BinaryIO | None = None
+        self._synced_s = 0.0
 
     def __enter__(self) -> "Journal":
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("w+b", buffering=0)
         except OSError as exc:
             raise AslTritonError(
                 f"cannot write to {self.path.parent}: {exc.strerror or exc}. Choose another folder with --output"
             ) from exc
+        self._lock.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        assert self._file is not None
-        self._file.close()
+        if self._file is not None:
+            with self._file:
+                os.fsync(self._file.fileno())
+        self._lock.__exit__(kind, exc, tb)
 
-    def __len__(self) -> int:
-        return len(self._lines)
+    def begin(self, question: Mapping[str, Any], *, anew: bool = False) -> None:
+        """Open it for one question, which JSON can hold.
 
-    def discard(self) -> None:
-        """Delete the file: what it held is written elsewhere, or there was nothing."""
-        self.path.unlink(missing_ok=True)
+        What was asked otherwise is forgotten, and all with `anew`; then the file is begun anew.
 
-    def append(self, outcome: AnyOutcome) -> None:
-        """Write one outcome.
+        Raises:
+            AslTritonError: it cannot be read or written.
+        """
+        with self._explained():
+            kept, is_clean = ({}, False) if anew else self._read(question)
+            if not is_clean:
+                kept = self._rewrite(question, kept)
+            self._entries = kept
+            self._file = self.path.open("r+b", buffering=0)
+
+    def stamp(self, video: str) -> Stamp | None:
+        """What a clip's file was when it was answered; None where it was not."""
+        entry = self._entries.get(video)
+        return None if entry is None or entry.is_failure else entry.stamp
+
+    def append(self, outcome: AnyOutcome, stamp: Stamp | None = None) -> None:
+        """Write one outcome, of a file that had this stamp before it was read.
 
         Raises:
             AslTritonError: the disk is full or gone; what was written before is whole.
         """
         assert self._file is not None
-        line = json.dumps(dataclasses.asdict(outcome)).encode() + b"\n"
-        start = self._file.seek(0, os.SEEK_END)
+        line = json.dumps({STAMP: stamp and dataclasses.astuple(stamp), **dataclasses.asdict(outcome)}).encode() + b"\n"
+        with self._explained():
+            start = self._file.seek(0, os.SEEK_END)
+            try:
+                written = self._file.write(line)
+                if written != len(line):  # the disk took a part: the next write says why
+                    self._file.write(line[written or 0 :])
+            except OSError:
+                self._file.truncate(start)
+                raise
+            if time.monotonic() - self._synced_s >= FSYNC_EVERY_S:
+                os.fsync(self._file.fileno())
+                self._synced_s = time.monotonic()
+        self._entries[outcome.video] = Entry(start, stamp, isinstance(outcome, Failure))
+
+    def count(self, videos: Collection[str]) -> int:
+        """How many of these clips have an outcome."""
+        return sum(video in videos for video in self._entries)
+
+    def outcomes(self, videos: Collection[str]) -> Iterator[AnyOutcome]:
+        """What is known of these clips, by their names."""
+        return (parsed(line) for line in self._lines(videos))
+
+    def failures(self, videos: Collection[str]) -> Iterator[Failure]:
+        """The failures among them, by their names."""
+        for line in self._lines(videos, failures_only=True):
+            outcome = parsed(line)
+            assert isinstance(outcome, Failure)
+            yield outcome
+
+    def _lines(self, videos: Collection[str], failures_only: bool = False) -> Iterator[dict[str, Any]]:
+        if self._file is None:
+            return
+        with self.path.open("rb") as lines:
+            for video, entry in sorted(self._entries.items()):
+                if video in videos and (entry.is_failure or not failures_only):
+                    lines.seek(entry.start)
+                    yield json.loads(lines.readline())
+
+    def _read(self, question: Mapping[str, Any]) -> tuple[dict[str, Entry], bool]:
+        """The entries that there are to a question, and whether the file holds them and nothing else."""
+        entries: dict[str, Entry] = {}
         try:
-            written = self._file.write(line)
-            if written != len(line):  # the disk took a part: the next write says why
-                self._file.write(line[written or 0 :])
-        except OSError as exc:
-            self._file.truncate(start)
+            lines = self.path.open("rb")
+        except FileNotFoundError:
+            return {}, False
+        with lines:
+            head = loaded(lines.readline())
+            if head is None or head.get(QUESTION) != json.loads(json.dumps(question)):
+                return {}, False
+            is_clean, start = True, lines.tell()
+            for line in lines:
+                values = loaded(line)
+                if values is None or "video" not in values:
+                    is_clean = False
+                else:
+                    stamp = values.get(STAMP)
+                    is_clean = is_clean and values["video"] not in entries
+                    entries[values["video"]] = Entry(start, Stamp(*stamp) if stamp else None, "error" in values)
+                start += len(line)
+        return entries, is_clean
+
+    def _rewrite(self, question: Mapping[str, Any], kept: Mapping[str, Entry]) -> dict[str, Entry]:
+        """Put a file in place that holds the question and those lines alone: where they are now."""
+        partial = self.path.with_name(f".{self.path.name}.part")
+        entries = {}
+        try:
+            with partial.open("wb") as file:
+                file.write(json.dumps({QUESTION: question}).encode() + b"\n")
+                if kept:
+                    with self.path.open("rb") as lines:
+                        for video, entry in kept.items():
+                            lines.seek(entry.start)
+                            entries[video] = entry._replace(start=file.tell())
+                            file.write(lines.readline())
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self.path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return entries
+
+    def _explained(self) -> "Unwritable":
+        return Unwritable(self.path)
+
+
+class Unwritable:
+    """Turns an operating system's error into a sentence about a file that is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        if isinstance(exc, OSError):
             raise AslTritonError(
                 f"cannot write {self.path}: {exc.strerror or exc}. Make room, or choose another --output"
             ) from exc
-        self._lines.append((outcome.video, start))
 
-    def outcomes(self) -> Iterator[AnyOutcome]:
-        """What was appended, by the clips' names."""
-        assert self._file is not None
-        with self.path.open("rb") as lines:
-            for _, start in sorted(self._lines):
-                lines.seek(start)
-                yield parsed(json.loads(lines.readline()))
+
+def loaded(line: bytes) -> dict[str, Any] | None:
+    """A line's JSON object; None where it is none, or has no end."""
+    try:
+        values = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def parsed(line: dict[str, Any]) -> AnyOutcome:
-    """An outcome of its JSON object."""
+    """An outcome of its line."""
+    line.pop(STAMP, None)
     if "error" in line:
         return Failure(**line)
     line["warnings"] = tuple(line["warnings"])

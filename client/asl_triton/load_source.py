@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from asl_triton.batch import Clip
 from asl_triton.contract import FRAMES, LOGITS, ServedModel, read_model
 from asl_triton.errors import AslTritonError
+from asl_triton.listing import Clip
 from asl_triton.presets import INPUT_SIZE
 from asl_triton.recognizer import AsyncRecognizer
 from asl_triton.transport import Array, ModelDescription, Statistics, Transport

@@ -70,8 +70,10 @@ class AsyncRecognizer:
         self.limits = limits or Limits()
         self.film_limits = limits or FILM  # of a file that becomes a timeline
         self.priority = priority
+        self.in_flight = in_flight
+        self.decoders = os.cpu_count() or 1  # videos that are decoded at once
         self._name = model
-        self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(self.decoders, thread_name_prefix="decode")
         self._admission = Admission(in_flight, self._decoders)
         self._sending = Sending(
             send, self.transport, self._admission, self.limits, priority=priority, threads=self._decoders

@@ -119,7 +119,7 @@ class SignService:
     def close(self) -> None:
         """Let go of the decoders; nothing is answered any more."""
         self.decoders.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)  # what it still has to close is closed
 
     async def recognize(self, question: Question) -> Recognition:
         """Recognise the sign in a clip, as `AsyncRecognizer.recognize` does, with the same answer.

@@ -13,8 +13,7 @@ from typing import IO, Any, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asl_triton.errors import AslTritonError
-from asl_triton.journal import Failure
+from asl_triton.journal import Failure, Unwritable
 from asl_triton.predictions import Recognition
 from asl_triton.timeline import Timeline
 
@@ -82,8 +81,8 @@ class Sink(ABC, Generic[T]):
                 self._abandon()
             self._partial.unlink(missing_ok=True)
 
-    def _explained(self) -> "Explained":
-        return Explained(self.path)
+    def _explained(self) -> Unwritable:
+        return Unwritable(self.path)
 
     @abstractmethod
     def _open(self, path: Path) -> None: ...
@@ -98,21 +97,6 @@ class Sink(ABC, Generic[T]):
     @abstractmethod
     def _abandon(self) -> None:
         """Close the file if it is open, whole or not."""
-
-
-class Explained:
-    """Turns an operating system's error into a sentence about the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        if isinstance(exc, OSError):
-            raise AslTritonError(
-                f"cannot write {self.path}: {exc.strerror or exc}. Make room, or choose another --output"
-            ) from exc
 
 
 class LineSink(Sink[T]):

@@ -1,19 +1,22 @@
 """Many long videos: each becomes a timeline, and each timeline its files as soon as it is known."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from asl_triton.batch import ERRORS, JOURNAL, Clip, Summary, ask_about, carry_out, write_failures
+from asl_triton.batch import ERRORS, Errand, Manner, Summary, carry_out, write_failures
 from asl_triton.contract import ServedModel
-from asl_triton.journal import AnyOutcome, Failure
+from asl_triton.journal import JOURNAL, AnyOutcome, Failure, Unwritable
+from asl_triton.listing import Clip
 from asl_triton.predictions import Ranking
 from asl_triton.recognizer import AsyncRecognizer
-from asl_triton.sinks import Explained
 from asl_triton.stitching import windowed
 from asl_triton.timeline import Segmentation, Timeline
 from asl_triton.timeline_sinks import TIMELINES
+from asl_triton.workers import Observer
 
 TimelineOutcome = Timeline | Failure
 
@@ -35,18 +38,24 @@ def run(
     formats: Sequence[str],
     wishes: Wishes,
     *,
-    clips_at_once: int,
-    on_outcome: Callable[[TimelineOutcome], None] = lambda outcome: None,
-    on_progress: Callable[[Clip, float], None] = lambda clip, share: None,
+    manner: Manner | None = None,
+    observer: Observer | None = None,
 ) -> Summary:
     """Write `OUTPUT/<clip>.<format>` for each clip, sub-folders kept, and `errors.jsonl`; otherwise as `batch.run`.
 
-    A clip's files are written as soon as its timeline is known. `on_progress` gets the share of a clip that was read.
+    A clip's files are written as soon as its timeline is known.
 
     Raises:
         AslTritonError, KeyboardInterrupt: as `batch.run`.
     """
+    observer = observer or Observer()
     files = TimelineFiles(clips, output, formats)
+
+    def question(served: ServedModel) -> dict[str, Any]:
+        Ranking(vocabulary=wishes.vocabulary).class_ids(served.labels)
+        windowed(served.preset, wishes.window, wishes.stride)
+        asked = dataclasses.asdict(wishes)
+        return {**served.identity, **asked, "vocabulary": sorted(wishes.vocabulary) if wishes.vocabulary else None}
 
     async def ask(recognizer: AsyncRecognizer, clip: Clip) -> Timeline:
         return await recognizer.timeline(
@@ -56,22 +65,14 @@ def run(
             window=wishes.window,
             stride=wishes.stride,
             name=clip.name,
-            on_progress=lambda share: on_progress(clip, share),
+            on_progress=lambda share: observer.move(clip.name, share),
         )
 
-    def check(served: ServedModel) -> None:
-        Ranking(vocabulary=wishes.vocabulary).class_ids(served.labels)
-        windowed(served.preset, wishes.window, wishes.stride)
+    def keep(outcome: TimelineOutcome) -> None:
+        if isinstance(outcome, Timeline):
+            files.write(outcome)
 
-    async def work(keep: Callable[[Clip, TimelineOutcome], None]) -> None:
-        def keep_and_write(clip: Clip, outcome: TimelineOutcome) -> None:
-            keep(clip, outcome)
-            if isinstance(outcome, Timeline):
-                files.write(outcome)
-
-        await ask_about(recognizer, clips, ask, keep_and_write, check=check, clips_at_once=clips_at_once)
-
-    return carry_out(work, files.finish, output, num_clips=len(clips), on_outcome=on_outcome)
+    return carry_out(Errand(question, ask, files.finish, keep), recognizer, clips, output, manner, observer)
 
 
 class TimelineFiles:
@@ -89,24 +90,34 @@ class TimelineFiles:
         Raises:
             AslTritonError: one cannot be written.
         """
-        paths = tuple(self._output / f"{self._stems[timeline.video]}.{name}" for name in self._formats)
+        paths = self._paths(timeline.video)
         for name, path in zip(self._formats, paths, strict=True):
-            with Explained(path):
+            with Unwritable(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
             with TIMELINES[name](path, self._media[timeline.video]) as sink:
                 sink.write(timeline)
         self._written[timeline.video] = paths
 
+    def _paths(self, video: str) -> tuple[Path, ...]:
+        return tuple(self._output / f"{self._stems[video]}.{name}" for name in self._formats)
+
     def finish(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path, ...]:
-        """Write what is not written yet, and `errors.jsonl`: all paths, by the names of their clips."""
+        """Write what is not there yet, and `errors.jsonl`: all paths, by the names of their clips.
+
+        What a run before has written is there: a timeline's files come before its outcome.
+        """
         failures = []
         for outcome in outcomes:
             if isinstance(outcome, Failure):
                 failures.append(outcome)
             elif isinstance(outcome, Timeline) and outcome.video not in self._written:
-                self.write(outcome)
-        paths = [path for video in sorted(self._written) for path in self._written[video]]
-        return (*paths, *write_failures(failures, self._output))
+                paths = self._paths(outcome.video)
+                if all(path.exists() for path in paths):
+                    self._written[outcome.video] = paths
+                else:
+                    self.write(outcome)
+        written = [path for video in sorted(self._written) for path in self._written[video]]
+        return (*written, *write_failures(failures, self._output))
 
 
 def stems(names: Sequence[str]) -> dict[str, str]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from asl_triton.batch import Clip, find_clips
 from asl_triton.clips import crops, windows
 from asl_triton.dataset import read_dataset
 from asl_triton.errors import LabelsError, VideoError
+from asl_triton.listing import Clip, find_clips
 from asl_triton.presets import Preset
 from asl_triton.video import Image, Limits, open_video
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from asl_triton.batch import printable
 from asl_triton.dataset import Dataset, LabelledClip, listed, read_dataset
 from asl_triton.errors import VideoError
+from asl_triton.listing import printable
 from asl_triton.video import Limits, open_video
 
 LIMITS = Limits(max_frames=3_000)  # of a clip of one sign; all of it is held in memory when it is held out

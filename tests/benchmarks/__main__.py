@@ -26,7 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.batch import Clip
+from asl_triton.listing import Clip
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer import AsyncRecognizer
 from asl_triton.transport import BULK_PRIORITY, GrpcTransport, Statistics

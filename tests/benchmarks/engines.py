@@ -31,7 +31,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.batch import Clip
+from asl_triton.listing import Clip
 from asl_triton.predictions import Ranking, rank
 from asl_triton.presets import PRESETS
 from asl_triton_deploy.local import LocalTriton

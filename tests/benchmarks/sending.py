@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.batch import find_clips
+from asl_triton.listing import find_clips
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer import AsyncRecognizer
 from asl_triton.sending import Send

@@ -1,5 +1,6 @@
 """Many clips: found, recognised side by side, written in order, and nothing lost when something ends it early."""
 
+import asyncio
 import contextlib
 import csv
 import json
@@ -7,23 +8,26 @@ import os
 import signal
 import sys
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from asl_triton.batch import Clip, Outcome, Summary, find_clips, printable, run
-from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError, VideoError
-from asl_triton.journal import Failure
+from asl_triton.batch import Manner, Summary, run
+from asl_triton.errors import AslTritonError, AwayError, BusyError, ContractError, LabelsError, ServerError, VideoError
+from asl_triton.journal import JOURNAL, Failure, Journal, Outcome
+from asl_triton.listing import Clip, find_clips, printable
 from asl_triton.predictions import Ranking
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer import AsyncRecognizer
-from asl_triton.transport import Array, FakeTransport
+from asl_triton.transport import Array, FakeTransport, ModelDescription
+from asl_triton.workers import Patience
 from tests.client import videos
 from tests.client.conftest import Shrink, limited
-from tests.client.served import LastFirst, fake, faking, in_order
+from tests.client.observing import Told
+from tests.client.served import LastFirst, Stuck, described, fake, faking, in_order
 
 WLASL = PRESETS["wlasl"]
 FORMATS = ("txt", "csv", "jsonl", "parquet")
@@ -47,12 +51,15 @@ def batch(
     ranking: Ranking | None = None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     clips_at_once: int = 4,
+    patience: Patience | None = None,
+    told: Told | None = None,
 ) -> Summary:
     def recognizer() -> AsyncRecognizer:
         return AsyncRecognizer(transport=transport, in_flight=clips_at_once)
 
     ranking = ranking or Ranking()
-    return run(recognizer, clips, output, formats, ranking, clips_at_once=clips_at_once, on_outcome=on_outcome)
+    manner = Manner(patience or Patience(), in_flight=clips_at_once)
+    return run(recognizer, clips, output, formats, ranking, manner=manner, observer=told or Told(on_outcome))
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -64,7 +71,8 @@ def videos_of(path: Path) -> list[object]:
 
 
 def left(output: Path) -> list[str]:
-    return sorted(path.name for path in output.iterdir())
+    """The files for users: not the lock, and not the journal."""
+    return sorted(path.name for path in output.iterdir() if not path.name.startswith(".") and path.name != JOURNAL)
 
 
 @pytest.mark.parametrize(("glob", "found"), [
@@ -184,9 +192,16 @@ class Mortal(FakeTransport):
         self._live("version")
         return "fake"
 
-    async def infer(self, model: str, inputs: object, outputs: object, priority: int = 0) -> dict[str, Array]:
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        priority: int = 0,
+        parameters: Mapping[str, str] | None = None,
+    ) -> dict[str, Array]:
         self._live("infer")
-        return await super().infer(model, inputs, outputs, priority)  # type: ignore[arg-type]
+        return await super().infer(model, inputs, outputs, priority, parameters)
 
 
 @pytest.mark.parametrize("clips_at_once", [1, 4])
@@ -223,51 +238,291 @@ def interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def test_control_c_writes_what_is_known(tmp_path: Path, clip: Path) -> None:
-    told: list[Outcome] = []
-
-    def tell(outcome: Outcome) -> None:
-        told.append(outcome)
-        if len(told) == 3:
-            interrupt()
-
-    summary = batch(fake(), named(clip, 100), tmp_path, on_outcome=tell)
+def test_control_c_finishes_what_is_under_way_and_writes_it(tmp_path: Path, clip: Path) -> None:
+    told = Told(lambda outcome: interrupt() if len(told.outcomes) == 3 else None)
+    summary = batch(fake(), named(clip, 100), tmp_path, told=told)
     assert summary.stopped == "interrupted"
-    assert 3 <= summary.recognised < 100
+    assert 3 <= summary.recognised <= 3 + 4 and summary.failures == ()  # four at once
     assert summary.not_tried == 100 - summary.recognised
     assert len(lines(tmp_path / "results.jsonl")) == summary.recognised
     assert left(tmp_path) == ["results.jsonl"]
+    assert any("SIGINT: finishing the" in sentence and "once more" in sentence for sentence in told.sentences)
 
 
-def test_control_c_before_the_first_outcome_leaves_the_results_of_before(tmp_path: Path, clip: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+def test_sigterm_is_a_control_c(tmp_path: Path, clip: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    told = Told(lambda outcome: signal.raise_signal(signal.SIGTERM) if len(told.outcomes) == 3 else None)
+    summary = batch(fake(), named(clip, 100), tmp_path, told=told)
+    assert summary.stopped == "interrupted" and 3 <= summary.recognised <= 3 + 4
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_second_control_c_stops_at_once_and_what_is_known_stays(tmp_path: Path, clip: Path) -> None:
     (tmp_path / "results.jsonl").write_text("of an earlier run")
+    transport = faking(Stuck)
+    assert isinstance(transport, Stuck)
     asked: list[int] = []
 
-    def answer(tensor: Array) -> Sequence[float]:
+    def come() -> None:
         asked.append(1)
-        if len(asked) == 2:  # the first asks for the labels
+        if len(asked) == 2:
             interrupt()
-        return in_order(tensor)
+            asyncio.get_running_loop().call_later(0.05, interrupt)
 
-    with pytest.raises(KeyboardInterrupt):
-        batch(fake(WLASL, answer), named(clip, 100), tmp_path, clips_at_once=1)
+    transport.come = come
+    first = batch(fake(), named(clip, 3), tmp_path / "known")
+    (tmp_path / "known" / "results.jsonl").write_text("of an earlier run")
+    summary = batch(transport, named(clip, 100), tmp_path / "known")
+    assert summary.stopped == "interrupted twice: stopped at once" and summary.files == ()
+    assert (first.recognised, summary.recognised, summary.known_before, summary.not_tried) == (3, 3, 3, 97)
+    assert (tmp_path / "known" / "results.jsonl").read_text() == "of an earlier run"
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt, match="at once"):
+        batch(transport, named(clip, 100), tmp_path)
+    assert (tmp_path / "results.jsonl").read_text() == "of an earlier run"
+    assert left(tmp_path) == ["known", "results.jsonl"]
+
+
+def test_control_c_while_the_server_is_away_leaves_the_results_of_before(tmp_path: Path, clip: Path) -> None:
+    (tmp_path / "results.jsonl").write_text("of an earlier run")
+    told = Told()
+    told.say = lambda sentence: interrupt() if "is away" in sentence else None  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt, match="interrupted"):
+        batch(faking(Mortal), named(clip, 100), tmp_path, patience=Patience(wait_s=60), told=told)
     assert (tmp_path / "results.jsonl").read_text() == "of an earlier run"
     assert left(tmp_path) == ["results.jsonl"]
 
 
-def test_control_c_while_long_clips_are_decoded_ends_well(tmp_path: Path) -> None:
+def test_second_control_c_while_long_clips_are_decoded_ends_well(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "long.mp4", num_frames=3000, size="64x64")
     asked: list[int] = []
 
     def answer(tensor: Array) -> Sequence[float]:
         asked.append(1)
-        if len(asked) == 4:
+        if len(asked) in (4, 6):
             interrupt()
         return in_order(tensor)
 
     with pytest.raises(KeyboardInterrupt):
         batch(fake(PRESETS["bsl1k"], answer), named(path, 8), tmp_path / "out", clips_at_once=8)
     assert len(asked) < 100
+
+
+def copies(clip: Path, folder: Path, count: int) -> list[Clip]:
+    """So many files of the same clip."""
+    folder.mkdir(exist_ok=True)
+    for n in range(count):
+        (folder / f"{n:03}.mp4").write_bytes(clip.read_bytes())
+    return find_clips(folder)
+
+
+def test_same_command_again_does_what_is_missing_or_has_changed(tmp_path: Path, clip: Path) -> None:
+    clips, output = copies(clip, tmp_path / "clips", 6), tmp_path / "out"
+    clips[1].path.write_bytes(b"")
+    first = batch(fake(), clips, output, FORMATS)
+    assert (first.recognised, len(first.failures), first.known_before) == (5, 1, 0)
+    of_first = {name: (output / f"results.{name}").read_bytes() for name in FORMATS}
+
+    told = Told()
+    clips[1].path.write_bytes(clip.read_bytes())  # what failed is tried again
+    os.utime(clips[3].path, ns=(1, 1))  # what has changed, too
+    again = batch(fake(), clips, output, FORMATS, told=told)
+    assert (again.recognised, again.failures, again.known_before) == (6, (), 4)
+    assert sorted(outcome.video for outcome in told.outcomes) == ["001.mp4", "003.mp4"] and told.skipped == 4
+    assert videos_of(output / "results.jsonl") == [f"{n:03}.mp4" for n in range(6)]
+    assert left(output) == sorted(f"results.{name}" for name in FORMATS)
+    assert (output / "results.txt").read_bytes() != of_first["txt"]
+
+    transport, whole = fake(), {name: (output / f"results.{name}").read_bytes() for name in FORMATS}
+    nothing = batch(transport, clips, output, FORMATS)
+    assert (nothing.recognised, nothing.known_before, len(transport.calls)) == (6, 6, 0)
+    assert {name: (output / f"results.{name}").read_bytes() for name in FORMATS} == whole
+
+
+def test_clips_that_are_gone_are_left_out_and_come_back_known(tmp_path: Path, clip: Path) -> None:
+    clips, output = copies(clip, tmp_path / "clips", 4), tmp_path / "out"
+    batch(fake(), clips, output)
+    fewer = batch(fake(), clips[:2], output)
+    assert (fewer.recognised, fewer.known_before) == (2, 2)
+    assert videos_of(output / "results.jsonl") == ["000.mp4", "001.mp4"]
+    assert batch(fake(), clips, output).known_before == 4
+
+
+@pytest.mark.parametrize(
+    "ranking", [Ranking(top_k=2), Ranking(vocabulary=["book", "help"]), Ranking(min_confidence=0.9)]
+)
+def test_another_question_begins_anew(tmp_path: Path, clip: Path, ranking: Ranking) -> None:
+    clips, output = copies(clip, tmp_path / "clips", 3), tmp_path / "out"
+    batch(fake(), clips, output)
+    other = batch(fake(), clips, output, ranking=ranking)
+    assert (other.recognised, other.known_before) == (3, 0)
+    assert batch(fake(), clips, output, ["csv"], ranking).known_before == 3  # another format is no other question
+    assert batch(fake(PRESETS["asl-inference"]), clips, output, ranking=ranking).known_before == 0
+
+
+def test_anew_asks_about_all(tmp_path: Path, clip: Path) -> None:
+    clips = copies(clip, tmp_path / "clips", 3)
+    batch(fake(), clips, tmp_path / "out")
+    transport = fake()
+    summary = run(
+        lambda: AsyncRecognizer(transport=transport),
+        clips,
+        tmp_path / "out",
+        ["csv"],
+        Ranking(),
+        manner=Manner(anew=True),
+    )
+    assert (summary.recognised, summary.known_before, len(transport.calls)) == (3, 0, 3)
+
+
+def test_content_tells_changes_where_that_is_wanted(tmp_path: Path, clip: Path) -> None:
+    clips, output = copies(clip, tmp_path / "clips", 3), tmp_path / "out"
+
+    def known_before() -> int:
+        manner = Manner(by_content=True)
+        return run(
+            lambda: AsyncRecognizer(transport=fake()), clips, output, ["csv"], Ranking(), manner=manner
+        ).known_before
+
+    assert known_before() == 0
+    os.utime(clips[0].path, ns=(1, 1))
+    assert known_before() == 3
+    other = bytearray(clip.read_bytes())
+    status = clips[1].path.stat()
+    other[-1] ^= 1
+    clips[1].path.write_bytes(other)
+    os.utime(clips[1].path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert known_before() == 2
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path, clip: Path) -> None:
+    refused: list[str] = []
+
+    def begin_another(_outcome: Outcome) -> None:
+        with pytest.raises(AslTritonError) as raised, Journal(tmp_path):
+            pass
+        refused.append(str(raised.value))
+
+    batch(fake(), named(clip, 2), tmp_path, on_outcome=begin_another)
+    assert len(refused) == 2
+    assert f"another run writes to {tmp_path}: process {os.getpid()} on " in refused[0]
+    with Journal(tmp_path):
+        pass  # free again
+
+
+@dataclass
+class Returning(FakeTransport):
+    """A server that is away from its third inference on, for so many questions whether it is there."""
+
+    away_for: int = 3
+    inferences: int = 0
+
+    async def server_version(self) -> str:
+        return "fake"
+
+    async def describe(self, model: str) -> ModelDescription:
+        if self.inferences == 3 and self.away_for > 0:
+            self.away_for -= 1
+            raise ServerError("it is away")
+        return await super().describe(model)
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        priority: int = 0,
+        parameters: Mapping[str, str] | None = None,
+    ) -> dict[str, Array]:
+        if self.inferences < 3:
+            self.inferences += 1
+        if self.inferences == 3 and self.away_for > 0:
+            raise AwayError("it is away")
+        return await super().infer(model, inputs, outputs, priority, parameters)
+
+
+def test_server_that_comes_back_is_waited_for(tmp_path: Path, clip: Path) -> None:
+    told = Told()
+    summary = batch(faking(Returning), named(clip, 20), tmp_path, patience=Patience(wait_s=60), told=told)
+    assert (summary.recognised, summary.failures, summary.stopped) == (20, (), None)
+    assert told.sentences[0].startswith("fake:8001 is away: waiting for it, up to 60 s")
+    assert told.sentences[-1].startswith("fake:8001 is back after")
+
+
+def test_server_that_comes_back_as_another_stops_the_run(tmp_path: Path, clip: Path) -> None:
+    transport = faking(Returning)
+    told = Told()
+    other = described(PRESETS["wlasl"], **{"asl_triton.checkpoint_sha256": "another"})
+    told.say = lambda sentence: transport.models.update(signs=other)  # type: ignore[method-assign]
+    summary = batch(transport, named(clip, 20), tmp_path, patience=Patience(wait_s=60), told=told, clips_at_once=1)
+    assert summary.stopped is not None and "came back with another signs" in summary.stopped
+    assert summary.recognised == 2
+
+
+@dataclass
+class Full(FakeTransport):
+    """Has room for one request in three."""
+
+    asked: int = 0
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        priority: int = 0,
+        parameters: Mapping[str, str] | None = None,
+    ) -> dict[str, Array]:
+        self.asked += 1
+        if self.asked % 3:
+            raise BusyError("signs on fake:8001 is too busy")
+        return await super().infer(model, inputs, outputs, priority, parameters)
+
+
+def test_server_without_room_is_asked_again(tmp_path: Path, clip: Path) -> None:
+    summary = batch(faking(Full), named(clip, 8), tmp_path, patience=Patience(wait_s=60))
+    assert (summary.recognised, summary.failures, summary.rejected) == (8, (), 0)
+
+
+def test_without_patience_a_refusal_is_a_failure(tmp_path: Path, clip: Path) -> None:
+    summary = batch(faking(Full), named(clip, 6), tmp_path, clips_at_once=1)
+    assert (summary.recognised, summary.rejected) == (2, 4)
+
+
+def test_clip_that_takes_the_server_along_each_time_is_a_failure(tmp_path: Path, clip: Path) -> None:
+    deadly = videos.levels(tmp_path / "deadly.mkv", [190] * 12)
+
+    @dataclass
+    class Fragile(FakeTransport):
+        dead: bool = False
+
+        async def server_version(self) -> str:
+            if self.dead:
+                self.dead = False  # somebody starts it again
+                raise ServerError("it is away")
+            return "fake"
+
+    def answer(tensor: Array) -> Sequence[float]:
+        if tensor.mean() > 150:
+            transport.dead = True  # type: ignore[attr-defined]
+            raise ServerError("Socket closed")
+        return in_order(tensor)
+
+    transport = faking(Fragile, WLASL, answer)
+    clips = [*named(clip, 3), Clip(deadly, "deadly.mkv"), *named(clip, 3, "z")]
+    summary = batch(transport, clips, tmp_path / "out", patience=Patience(wait_s=60), clips_at_once=1)
+    assert summary.recognised == 6
+    (failure,) = summary.failures
+    assert failure.video == "deadly.mkv" and "went away each of the 3 times" in failure.error
+
+
+def test_too_many_failures_stop_the_run(tmp_path: Path, clip: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(videos.TEXT)
+    clips = [*named(clip, 4), *named(tmp_path / "bad.mp4", 50, "bad")]
+    summary = batch(fake(), clips, tmp_path / "out", patience=Patience(max_failures=5), clips_at_once=1)
+    assert summary.stopped is not None and summary.stopped.startswith("5 clips have failed, as many as --max-failures")
+    assert (summary.recognised, len(summary.failures), summary.not_tried) == (4, 5, 45)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -290,7 +545,7 @@ def test_full_disk_at_the_last_write_loses_nothing(disk: tuple[Path, Shrink], cl
     assert f"cannot write {results}" in str(raised.value)
     assert f"The 12 outcomes so far are in {journal}" in str(raised.value)
     assert results.read_text() == "of an earlier run"
-    assert {line["video"] for line in lines(journal)} == {clip.name for clip in clips}
+    assert {line["video"] for line in lines(journal)[1:]} == {clip.name for clip in clips}
 
 
 def test_disk_that_fills_on_the_way_stops_the_batch(disk: tuple[Path, Shrink], clip: Path) -> None:
@@ -299,8 +554,8 @@ def test_disk_that_fills_on_the_way_stops_the_batch(disk: tuple[Path, Shrink], c
         pytest.skip("a limit on each file leaves room for the results: only root may mount a small disk")
     with shrink(8192), pytest.raises(AslTritonError, match=r"The \d+ outcomes so far are in .*journal.jsonl"):
         batch(fake(), named(clip, 100), folder)
-    assert 1 <= len(lines(folder / "journal.jsonl")) < 100
-    assert left(folder) == ["journal.jsonl"]
+    assert 1 <= len(lines(folder / "journal.jsonl")) - 1 < 100
+    assert left(folder) == []
 
 
 def test_output_that_cannot_be_written_is_told_before_the_server_is_asked(tmp_path: Path, clip: Path) -> None:

@@ -46,9 +46,16 @@ def test_batch_that_ends_well_is_0(triton: Triton, clips: Path, tmp_path: Path, 
     options = ["--server", triton.address, "--output", output, "--format", "TXT, csv,csv", "--top-k", 2]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 0, done.told
-    assert sorted(path.name for path in output.iterdir()) == ["results.csv", "results.txt"]
+    assert sorted(path.name for path in output.iterdir()) == ["journal.jsonl", "results.csv", "results.txt"]
     assert done.out.index("a.mp4") < done.out.index("b.mp4")
-    assert "2 recognised in" in done.out and "help" in done.out
+    assert "2 recognised. " in done.out and "help" in done.out and "clips were under way on average" in done.told
+    again = asl_triton(capsys, "batch", clips, *options, "--hash")
+    assert again.code == 0 and "2 recognised. " in again.out  # of a file whose content nobody knows, nothing is known
+    (clips / "c.mp4").write_bytes((clips / "a.mp4").read_bytes())
+    again = asl_triton(capsys, "batch", clips, *options)
+    assert again.code == 0 and "3 recognised, 2 of them by an earlier run (--fresh asks again). " in again.told
+    again = asl_triton(capsys, "batch", clips, *options, "--fresh")
+    assert again.code == 0 and "3 recognised. " in again.told
 
 
 def test_batch_with_a_clip_that_fails_is_3_and_says_so_for_programs(
@@ -73,10 +80,22 @@ def test_batch_that_the_server_leaves_is_3(triton: Triton, clips: Path, tmp_path
         return np.zeros(len(GLOSSES), np.float32)
 
     triton.logits = leave
-    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1]
+    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
-    assert "stopped before the end" in done.out and "1 recognised, 1 not tried" in done.out
+    assert "stopped before the end" in done.out and "1 recognised; 1 left: run the same command again. " in done.told
+
+
+def test_batch_with_as_many_failures_as_may_be_is_3(
+    triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for name in ("c.mp4", "d.mp4", "e.mp4"):
+        (clips / name).write_bytes(videos.TEXT)
+    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--max-failures", 2]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 3
+    assert "2 clips have failed, as many as --max-failures allows" in done.told
+    assert "2 recognised; 2 failed; 1 left" in done.told
 
 
 def test_batch_counts_what_was_rejected(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -87,10 +106,10 @@ def test_batch_counts_what_was_rejected(triton: Triton, clips: Path, tmp_path: P
         return np.zeros(len(GLOSSES), np.float32)
 
     triton.logits = fill_the_queue  # behind the labels, and the first clip
-    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1]
+    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
-    assert "1 recognised, 1 failed (1 rejected: the server was too busy)" in done.told
+    assert "1 recognised; 1 failed (1 rejected: the server was too busy)" in done.told
     (failure,) = (json.loads(line) for line in (tmp_path / "out" / "errors.jsonl").read_text().splitlines())
     assert (failure["video"], failure["rejected"]) == ("b.mp4", True)
 
@@ -103,16 +122,16 @@ def test_timelines_are_written_and_shown(triton: Triton, clips: Path, tmp_path: 
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3, done.told
     assert sorted(path.name for path in output.iterdir()) == [
-        "a.eaf", "a.vtt", "b.eaf", "b.vtt", "errors.jsonl",
+        "a.eaf", "a.vtt", "b.eaf", "b.vtt", "errors.jsonl", "journal.jsonl",
     ]  # fmt: skip
-    assert "2 recognised, 1 failed" in done.out
+    assert "2 recognised; 1 failed" in done.out
     assert re.search(rf"a.mp4\s+1\s+0.4 s\s+{GLOSSES[1]}", done.out)
     (clips / "text.mp4").unlink()
     done = asl_triton(capsys, "batch", clips, *options, "--min-confidence", 0.99, "--json")
     summary = json.loads(done.out)
     assert done.code == 0 and summary["recognised"] == 2 and len(summary["files"]) == 4
     assert "-->" not in (output / "a.vtt").read_text()
-    assert sorted(path.name for path in output.iterdir()) == ["a.eaf", "a.vtt", "b.eaf", "b.vtt"]
+    assert sorted(path.name for path in output.iterdir()) == ["a.eaf", "a.vtt", "b.eaf", "b.vtt", "journal.jsonl"]
 
 
 @pytest.mark.parametrize("wrong", ["text", "nothing"])

@@ -1,19 +1,29 @@
-"""Outcomes on disk as soon as they are known."""
+"""Outcomes on disk as soon as they are known, and known again by the next run."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from asl_triton.errors import AslTritonError
-from asl_triton.journal import AnyOutcome, Failure, Journal
+from asl_triton.journal import JOURNAL, AnyOutcome, Failure, Journal
+from asl_triton.listing import Stamp
 from asl_triton.predictions import Prediction, Recognition
 from asl_triton.timeline import Segment, Timeline
 from tests.client.conftest import Shrink
+
+QUESTION = {"model": "signs", "top_k": 10, "vocabulary": None}
+STAMP = Stamp(1234, 1_700_000_000_123_456_789)
 
 
 def recognition(video: str) -> Recognition:
     predictions = (Prediction(1, "thank you", 3, 0.625, 0.5), Prediction(2, 'a "b", c\n', 1, 1e-9, -20.7))
     return Recognition(video, "signs", predictions, True, 25, 1.04, 2, 0.1, 0.2, ("cut off", "other"))
+
+
+def all_of(journal: Journal) -> list[AnyOutcome]:
+    return list(journal.outcomes(journal._entries))
 
 
 def test_outcomes_come_back_as_they_were_by_the_names_of_their_clips(tmp_path: Path) -> None:
@@ -23,41 +33,108 @@ def test_outcomes_come_back_as_they_were_by_the_names_of_their_clips(tmp_path: P
         Timeline("nothing.mp4", "signs", (), 900, 36.0, 27, 0.1, 0.2),
         Failure("b.mp4", "it is empty: 🤟"), recognition("a.mp4"), recognition("\udcff.mp4"),
     ]  # fmt: skip
-    with Journal(tmp_path / "new" / "journal.jsonl") as journal:
+    by_name = sorted(outcomes, key=lambda outcome: outcome.video)
+    with Journal(tmp_path / "new") as journal:
+        journal.begin(QUESTION)
         for outcome in outcomes:
-            journal.append(outcome)
-        assert len(journal) == 6
-        assert list(journal.outcomes()) == sorted(outcomes, key=lambda outcome: outcome.video)
-        journal.append(Failure("a.mp4", "a second of the same name"))
-        assert [outcome.video for outcome in journal.outcomes()][:2] == ["a.mp4", "a.mp4"]
+            journal.append(outcome, STAMP)
+        assert all_of(journal) == by_name
+        assert list(journal.outcomes({"a.mp4", "b.mp4", "d.mp4"})) == by_name[:2]
+        assert list(journal.failures({"a.mp4", "b.mp4"})) == [outcomes[3]]
+        assert journal.count({"a.mp4", "b.mp4", "d.mp4"}) == 2
+    with Journal(tmp_path / "new") as journal:
+        journal.begin(QUESTION)
+        assert all_of(journal) == by_name
 
 
 def test_outcome_is_on_disk_when_append_returns(tmp_path: Path) -> None:
-    with Journal(tmp_path / "journal.jsonl") as journal:
-        journal.append(Failure("a.mp4", "empty"))
-        assert (tmp_path / "journal.jsonl").read_text() == '{"video": "a.mp4", "error": "empty", "rejected": false}\n'
-    assert journal.path.exists()
-    journal.discard()
-    assert not journal.path.exists()
+    with Journal(tmp_path) as journal:
+        journal.begin(QUESTION)
+        journal.append(Failure("a.mp4", "empty"), Stamp(0, 5, "abc"))
+        assert [json.loads(line) for line in journal.path.read_text().splitlines()] == [
+            {"question": QUESTION}, {"stamp": [0, 5, "abc"], "video": "a.mp4", "error": "empty", "rejected": False},
+        ]  # fmt: skip
+
+
+def test_last_line_of_a_clip_counts(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin(QUESTION)
+        for outcome in (Failure("a.mp4", "busy"), recognition("b.mp4"), recognition("a.mp4")):
+            journal.append(outcome, STAMP)
+        assert all_of(journal) == [recognition("a.mp4"), recognition("b.mp4")]
+        assert journal.stamp("a.mp4") == STAMP
+        journal.append(Failure("a.mp4", "changed"), Stamp(1, 1))
+        assert journal.stamp("a.mp4") is None and list(journal.failures({"a.mp4"})) == [Failure("a.mp4", "changed")]
+    with Journal(tmp_path) as journal:
+        journal.begin(QUESTION)
+        assert all_of(journal) == [Failure("a.mp4", "changed"), recognition("b.mp4")]
+        assert journal.path.read_bytes().count(b"\n") == 3  # what no longer counts is gone
+
+
+@pytest.mark.parametrize("end", [
+    b"", b"{}\n", b"[1]\n", b'{"stamp": [1234, 17', b'{"stamp": null', bytes(4096), b"\x00" * 10 + b"\n",
+], ids=repr)  # fmt: skip
+def test_line_that_was_cut_off_costs_itself_alone(tmp_path: Path, end: bytes) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin(QUESTION)
+        journal.append(recognition("a.mp4"), STAMP)
+    with (tmp_path / JOURNAL).open("ab") as file:
+        file.write(end)
+    with Journal(tmp_path) as journal:
+        journal.begin(QUESTION)
+        journal.append(recognition("b.mp4"), STAMP)
+        assert all_of(journal) == [recognition("a.mp4"), recognition("b.mp4")]
+    assert [json.loads(line).get("video") for line in (tmp_path / JOURNAL).read_bytes().splitlines()] == [
+        None, "a.mp4", "b.mp4",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("head", [b"", b"no journal\n", b"{}\n", b'{"question": {"model": "other"}}\n', b'{"question"'])
+def test_another_question_or_file_begins_anew(tmp_path: Path, head: bytes) -> None:
+    with Journal(tmp_path) as journal:
+        journal.begin(QUESTION)
+        journal.append(recognition("a.mp4"), STAMP)
+    lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
+    (tmp_path / JOURNAL).write_bytes(head + lines[1])
+    with Journal(tmp_path) as journal:
+        journal.begin(QUESTION)
+        assert all_of(journal) == [] and journal.stamp("a.mp4") is None
+    assert json.loads((tmp_path / JOURNAL).read_bytes()) == {"question": QUESTION}
+    assert sorted(os.listdir(tmp_path)) == [JOURNAL]
 
 
 def test_full_disk_leaves_whole_lines(disk: tuple[Path, Shrink]) -> None:
     folder, shrink = disk
-    with Journal(folder / "journal.jsonl") as journal:
+    with Journal(folder) as journal:
+        journal.begin(QUESTION)
         journal.append(recognition("first.mp4"))
         with shrink(8192), pytest.raises(AslTritonError, match=r"cannot write .*journal.jsonl: .*\. Make room"):
             for n in range(100):
                 journal.append(recognition(f"{n:03}.mp4"))
-        known = [outcome.video for outcome in journal.outcomes()]
+        known = [outcome.video for outcome in all_of(journal)]
         assert known == [f"{n:03}.mp4" for n in range(len(known) - 1)] + ["first.mp4"]
         assert 5 < len(known) < 100
-        assert journal.path.read_bytes().count(b"\n") == len(known) and journal.path.read_bytes().endswith(b"}\n")
+        assert journal.path.read_bytes().count(b"\n") == len(known) + 1 and journal.path.read_bytes().endswith(b"}\n")
         journal.append(recognition("room again.mp4"))
-        assert len(list(journal.outcomes())) == len(known) + 1
+        assert len(all_of(journal)) == len(known) + 1
+
+
+def test_full_disk_at_the_beginning_keeps_the_journal_of_before(disk: tuple[Path, Shrink]) -> None:
+    folder, shrink = disk
+    with Journal(folder) as journal:
+        journal.begin(QUESTION)
+        for n in range(40):
+            journal.append(recognition(f"{n:03}.mp4"))
+    with (folder / JOURNAL).open("ab") as file:
+        file.write(b"torn")
+    before = (folder / JOURNAL).read_bytes()
+    with shrink(4096), pytest.raises(AslTritonError, match="Make room"), Journal(folder) as journal:
+        journal.begin(QUESTION)
+    assert (folder / JOURNAL).read_bytes() == before and not list(folder.glob("*.part"))
 
 
 def test_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(AslTritonError, match="Choose another folder with --output"), Journal(folder / "journal"):
+        with pytest.raises(AslTritonError, match="Choose another folder with --output"), Journal(folder):
             pass

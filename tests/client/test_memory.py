@@ -23,12 +23,13 @@ CLIENT = """
 import sys
 from pathlib import Path
 from asl_triton import AsyncRecognizer
-from asl_triton.batch import Clip, run
+from asl_triton.batch import Manner, run
+from asl_triton.listing import Clip
 from asl_triton.predictions import Ranking
 
 server, clip, times, output = sys.argv[1:]
 clips = [Clip(Path(clip), f"{n:04}.mp4") for n in range(int(times))]
-summary = run(lambda: AsyncRecognizer(server), clips, Path(output), ["csv"], Ranking(), clips_at_once=8)
+summary = run(lambda: AsyncRecognizer(server), clips, Path(output), ["csv"], Ranking(), manner=Manner(in_flight=8))
 assert summary.recognised == len(clips), summary
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

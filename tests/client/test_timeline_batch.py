@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import webvtt
 
-from asl_triton.batch import Clip, Summary, find_clips
+from asl_triton.batch import Manner, Summary
 from asl_triton.errors import AslTritonError, LabelsError
-from asl_triton.journal import Failure
+from asl_triton.journal import JOURNAL, Failure
+from asl_triton.listing import Clip, find_clips
 from asl_triton.recognizer import AsyncRecognizer
 from asl_triton.timeline import Segmentation
 from asl_triton.timeline_batch import TimelineOutcome, Wishes, run, stems
@@ -18,6 +19,7 @@ from asl_triton.timeline_sinks import TIMELINES
 from asl_triton.transport import Array, FakeTransport
 from tests.client import videos
 from tests.client.conftest import Shrink
+from tests.client.observing import Told
 from tests.client.served import bright, fake_steps
 
 
@@ -35,15 +37,15 @@ def batch(
     wishes: Wishes | None = None,
     *,
     on_outcome: Callable[[TimelineOutcome], None] = lambda outcome: None,
-    on_progress: Callable[[Clip, float], None] = lambda clip, share: None,
+    told: Told | None = None,
     clips_at_once: int = 2,
 ) -> Summary:
     def recognizer() -> AsyncRecognizer:
         return AsyncRecognizer(transport=transport)
 
     wishes = wishes or Wishes()
-    both = {"on_outcome": on_outcome, "on_progress": on_progress}
-    return run(recognizer, clips, output, formats, wishes, clips_at_once=clips_at_once, **both)  # type: ignore[arg-type]
+    manner, observer = Manner(in_flight=clips_at_once), told or Told(on_outcome)
+    return run(recognizer, clips, output, formats, wishes, manner=manner, observer=observer)
 
 
 def named(path: Path, *names: str) -> list[Clip]:
@@ -51,7 +53,9 @@ def named(path: Path, *names: str) -> list[Clip]:
 
 
 def left(output: Path) -> list[str]:
-    return sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
+    """The files for users: not the lock, and not the journal."""
+    files = (path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
+    return sorted(name for name in files if not name.startswith(".") and name != JOURNAL)
 
 
 @pytest.mark.parametrize(("names", "expected"), [
@@ -75,13 +79,13 @@ def test_each_clip_has_its_files_in_its_folder(tmp_path: Path, clip: Path) -> No
     for name in ("a.mkv", "a.mp4", "deeper/still/b.mkv", "c.mkv"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(clip.read_bytes())
-    shares: dict[str, list[float]] = {}
+    told = Told()
     summary = batch(
         fake_steps(bright),
         find_clips(folder),
         output,
         tuple(TIMELINES),
-        on_progress=lambda one, share: shares.setdefault(one.name, []).append(share),
+        told=told,
     )
     stems = ("a.mkv", "a.mp4", "c", "deeper/still/b")
     assert left(output) == sorted(f"{stem}.{name}" for stem in stems for name in TIMELINES)
@@ -93,7 +97,7 @@ def test_each_clip_has_its_files_in_its_folder(tmp_path: Path, clip: Path) -> No
     assert caption.text == "book"
     line = json.loads((output / "a.mkv.jsonl").read_text())
     assert (line["video"], line["gloss"], line["start_s"]) == ("a.mkv", "book", pytest.approx(0.96, abs=0.17))
-    assert all(share[-1] == 1 for share in shares.values()) and len(shares) == 4
+    assert all(share[-1] == 1 for share in told.shares.values()) and len(told.shares) == 4
 
 
 def test_wishes_reach_the_recogniser(tmp_path: Path, clip: Path) -> None:
@@ -141,7 +145,7 @@ def test_files_are_there_before_the_batch_ends(tmp_path: Path, clip: Path) -> No
         on_outcome=lambda outcome: seen.append(len(left(tmp_path))),
         clips_at_once=1,
     )
-    assert seen == [1, 2, 3, 4]  # the journal, and a file for each clip before
+    assert seen == [1, 2, 3, 4]
 
 
 def test_control_c_keeps_what_is_known(tmp_path: Path, clip: Path) -> None:
@@ -175,17 +179,32 @@ def test_server_that_goes_away_stops_the_batch_and_what_is_known_is_written(tmp_
     assert 1 <= summary.recognised == len(left(tmp_path)) < 9
 
 
-def test_full_disk_stops_the_batch_and_names_the_journal(disk: tuple[Path, Shrink], clip: Path) -> None:
+def test_full_disk_stops_the_batch_and_the_next_run_goes_on(disk: tuple[Path, Shrink], clip: Path) -> None:
     folder, shrink = disk
+    clips = named(clip, *(f"{n}.mkv" for n in range(40)))
+    with shrink(16 * 4096):
+        summary = batch(fake_steps(bright), clips, folder, tuple(TIMELINES))
+    assert summary.stopped is not None and "No space left" in summary.stopped
+    assert 1 <= summary.recognised < 40 and summary.failures == ()
+    _question, *known = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    assert all(one["segments"][0]["gloss"] == "book" for one in known) and len(known) == summary.recognised
+    for one in known:
+        assert all((folder / one["video"]).with_suffix(f".{name}").exists() for name in TIMELINES)
+    assert not list(folder.rglob("*.part"))
+    told = Told()
+    again = batch(fake_steps(bright), clips[:10], folder, ("csv",), told=told)
+    assert again.recognised == 10 and again.known_before == min(summary.recognised, 10) == told.skipped
+
+
+def test_timeline_that_is_known_gets_the_files_that_it_lacks(tmp_path: Path, clip: Path) -> None:
     transport = fake_steps(bright)
-    with (
-        shrink(3 * 4096),
-        pytest.raises(AslTritonError, match=r"cannot write .*The \d+ outcomes so far are in .*journal"),
-    ):
-        batch(transport, named(clip, *(f"{n}.mkv" for n in range(40))), folder, tuple(TIMELINES))
-    known = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
-    assert all(one["segments"][0]["gloss"] == "book" for one in known)
-    assert not [name for name in left(folder) if name.endswith(".part")]
+    batch(transport, named(clip, "a.mkv", "b.mkv"), tmp_path, ("csv",))
+    asked = len(transport.calls)
+    (tmp_path / "b.csv").unlink()
+    summary = batch(transport, named(clip, "a.mkv", "b.mkv"), tmp_path, ("csv", "vtt"))
+    assert left(tmp_path) == ["a.csv", "a.vtt", "b.csv", "b.vtt"] and len(summary.files) == 4
+    assert len(transport.calls) == asked
+    assert batch(transport, named(clip, "a.mkv"), tmp_path, wishes=Wishes(window=32, stride=16)).known_before == 0
 
 
 @pytest.mark.parametrize("name", ["a", "deeper"])

@@ -9,10 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from asl_triton.batch import Clip
 from asl_triton.batch import recognise as recognise_clips
 from asl_triton.errors import AslTritonError
 from asl_triton.journal import Failure, Outcome
+from asl_triton.listing import Clip
 from asl_triton.predictions import DEFAULT_TOP_K, Ranking, Recognition
 from asl_triton_ui.downloads import downloads_of_many
 from asl_triton_ui.media import files_alone

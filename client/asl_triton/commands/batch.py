@@ -13,7 +13,7 @@ from rich.table import Table
 
 from asl_triton import batch as clips
 from asl_triton import timeline_batch
-from asl_triton.batch import Summary
+from asl_triton.batch import Manner, Summary
 from asl_triton.commands.connection import Connection
 from asl_triton.commands.options import (
     ApiKeyOption,
@@ -32,14 +32,18 @@ from asl_triton.commands.options import (
 )
 from asl_triton.commands.progress import ROWS_SHOWN, ClipProgress
 from asl_triton.errors import AslTritonError
+from asl_triton.journal import JOURNAL
 from asl_triton.labels import read_labels
+from asl_triton.listing import Clip, find_clips
+from asl_triton.pace import MOST_IN_FLIGHT, PaceReport
 from asl_triton.predictions import DEFAULT_TOP_K, Ranking, Recognition
 from asl_triton.recognizer import AsyncRecognizer
 from asl_triton.sinks import SINKS
 from asl_triton.timeline import Segmentation, Timeline
 from asl_triton.timeline_batch import Wishes
 from asl_triton.timeline_sinks import TIMELINES
-from asl_triton.transport import BULK_PRIORITY, DEFAULT_IN_FLIGHT, DEFAULT_SERVER, DEFAULT_TIMEOUT_S, Security
+from asl_triton.transport import BULK_PRIORITY, DEFAULT_SERVER, DEFAULT_TIMEOUT_S, Security
+from asl_triton.workers import DEFAULT_WAIT_S, Patience
 
 GLOSSES_SHOWN = 6  # of a timeline
 
@@ -83,8 +87,32 @@ def batch(
         int | None, typer.Option(min=1, show_default="as the model says", help="Frames from a window to the next.")
     ] = None,
     in_flight: Annotated[
-        int, typer.Option(min=1, max=256, help="How many requests may be under way at once.")
-    ] = DEFAULT_IN_FLIGHT,
+        int | None,
+        typer.Option(
+            min=1,
+            max=256,
+            show_default=f"adapts itself, up to {MOST_IN_FLIGHT}",
+            help="How many clips may be under way at once.",
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ask about all clips, also those that OUTPUT already knows.")
+    ] = False,
+    by_content: Annotated[
+        bool,
+        typer.Option("--hash", help="Tell by their content whether files have changed, not by size and time."),
+    ] = False,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            show_default=f"{DEFAULT_WAIT_S:g}; 0 with --local",
+            help="Seconds that the server may be away, or have no room for a clip, before the run gives up.",
+        ),
+    ] = None,
+    max_failures: Annotated[
+        int | None, typer.Option(min=1, show_default="any number", help="Stop when so many clips have failed.")
+    ] = None,
     send: SendOption = "frames",
     model: ModelOption = None,
     local: LocalOption = False,
@@ -103,7 +131,10 @@ def batch(
 
     Writes OUTPUT/results.FORMAT for each format; OUTPUT/errors.jsonl says which clips could not be read, and why.
     With --timeline: OUTPUT/CLIP.FORMAT for each clip, a row, cue or annotation for each sign found in it.
-    Exit code 3: some clips failed, the others are written.
+    Exit code 3: some clips failed or are left, the others are written.
+
+    The same command again does only what is missing or has changed: OUTPUT/journal.jsonl knows the rest. Ctrl-C, or
+    SIGTERM, finishes the clips that are under way and writes the results; a second one stops at once.
 
         asl-triton batch clips/ --output results --format csv,parquet
         asl-triton batch clips/ --local --top-k 5 --min-confidence 0.3
@@ -119,20 +150,22 @@ def batch(
     connection = Connection(
         server, Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name), timeout, local, repository, send
     )
-    found = clips.find_clips(folder, glob)
+    wait_s = (0.0 if local else DEFAULT_WAIT_S) if wait is None else wait
+    manner = Manner(Patience(wait_s, max_failures), in_flight, by_content, anew=fresh)
+    found = find_clips(folder, glob)
     with connection.address() as address:
 
         def recognizer() -> AsyncRecognizer:
-            return connection.recognizer(address, model, in_flight, BULK_PRIORITY)
+            return connection.recognizer(address, model, in_flight or MOST_IN_FLIGHT, BULK_PRIORITY)
 
         if wishes:
-            summary, shown, table = timelines(recognizer, found, output, formats, wishes, in_flight)
+            summary, shown, table = timelines(recognizer, found, output, formats, wishes, manner)
         else:
-            summary, shown, table = recognitions(recognizer, found, output, formats, ranking, in_flight)
+            summary, shown, table = recognitions(recognizer, found, output, formats, ranking, manner)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(summary), default=str))
     else:
-        show(summary, shown, table, Console())
+        show(summary, shown, table, output, Console())
     if summary.recognised == 0:
         raise typer.Exit(1)
     raise typer.Exit(3 if summary.failures or summary.not_tried else 0)
@@ -143,17 +176,15 @@ Shown = tuple[Summary, Sequence[Recognition | Timeline], Table]
 
 def recognitions(
     recognizer: Callable[[], AsyncRecognizer],
-    found: list[clips.Clip],
+    found: list[Clip],
     output: Path,
     formats: list[str],
     ranking: Ranking,
-    in_flight: int,
+    manner: Manner,
 ) -> Shown:
     """Recognise clips, with a bar: the summary, the clips to show, and their best glosses."""
     with ClipProgress[Recognition](len(found)) as progress:
-        summary = clips.run(
-            recognizer, found, output, formats, ranking, clips_at_once=in_flight, on_outcome=progress.advance
-        )
+        summary = clips.run(recognizer, found, output, formats, ranking, manner=manner, observer=progress)
     table = table_of("clip", "best gloss", "confidence", "then")
     for recognition in progress.shown:
         unsure = " (unsure)" if recognition.unsure else ""
@@ -168,24 +199,15 @@ def recognitions(
 
 def timelines(
     recognizer: Callable[[], AsyncRecognizer],
-    found: list[clips.Clip],
+    found: list[Clip],
     output: Path,
     formats: list[str],
     wishes: Wishes,
-    in_flight: int,
+    manner: Manner,
 ) -> Shown:
     """Make timelines of clips, with a bar: the summary, the clips to show, and what is signed in them."""
     with ClipProgress[Timeline](len(found)) as progress:
-        summary = timeline_batch.run(
-            recognizer,
-            found,
-            output,
-            formats,
-            wishes,
-            clips_at_once=in_flight,
-            on_outcome=progress.advance,
-            on_progress=lambda clip, share: progress.move(clip.name, share),
-        )
+        summary = timeline_batch.run(recognizer, found, output, formats, wishes, manner=manner, observer=progress)
     table = table_of("clip", "signs", "length", "glosses")
     for timeline in progress.shown:
         glosses = [segment.gloss for segment in timeline.segments]
@@ -245,23 +267,41 @@ def parse_wishes(
         raise typer.BadParameter(str(exc), param_hint="--min-confidence") from exc
 
 
-def show(summary: Summary, shown: Sequence[Recognition | Timeline], table: Table, console: Console) -> None:
-    """The clips that were recognised, those that failed, and where the results are."""
+def show(
+    summary: Summary, shown: Sequence[Recognition | Timeline], table: Table, output: Path, console: Console
+) -> None:
+    """The clips that were recognised, those that failed, what was busy, and where the results are."""
+    now = summary.recognised - summary.known_before
     if shown:
         console.print(table)
-    if summary.recognised > len(shown):
-        console.print(f"... and {summary.recognised - len(shown)} more, in the files below")
+    if now > len(shown):
+        console.print(f"... and {now - len(shown):,} more, in the files below")
     for failure in summary.failures[:ROWS_SHOWN]:
         console.print(f"[red]failed[/] {escape(failure.video)}: {escape(failure.error)}", soft_wrap=True)
+    if len(summary.failures) > ROWS_SHOWN:
+        console.print(f"... and {len(summary.failures) - ROWS_SHOWN:,} more, in the files below")
     warned = [(known.video, warning) for known in shown for warning in known.warnings]
     for video, warning in warned:
         console.print(f"[yellow]warning[/] {escape(video)}: {escape(warning)}", soft_wrap=True)
     if summary.stopped:
         console.print(f"[red]stopped[/] before the end: {escape(summary.stopped)}", soft_wrap=True)
-    parts = [f"{summary.recognised} recognised"]
-    rejected = f" ({summary.rejected} rejected: the server was too busy)" if summary.rejected else ""
-    parts += [f"{len(summary.failures)} failed{rejected}"] if summary.failures else []
-    parts += [f"{summary.not_tried} not tried"] if summary.not_tried else []
-    rate = summary.recognised / summary.seconds
-    console.print(f"{', '.join(parts)} in {summary.seconds:.1f} s ({rate:.2f} clips a second)")
-    console.print("written: " + escape(", ".join(str(path) for path in summary.files)), soft_wrap=True)
+    parts = [f"{summary.recognised:,} recognised"]
+    if summary.known_before:
+        parts[0] += f", {summary.known_before:,} of them by an earlier run (--fresh asks again)"
+    rejected = f" ({summary.rejected:,} rejected: the server was too busy)" if summary.rejected else ""
+    parts += [f"{len(summary.failures):,} failed{rejected}"] if summary.failures else []
+    parts += [f"{summary.not_tried:,} left: run the same command again"] if summary.not_tried else []
+    console.print(f"{'; '.join(parts)}. {summary.seconds:.1f} s", highlight=False, soft_wrap=True)
+    if summary.pace and now:
+        console.print(escape(bottleneck(summary.pace, now / summary.seconds)), highlight=False, soft_wrap=True)
+    files = summary.files or (output / JOURNAL,)
+    console.print("written: " + escape(", ".join(str(path) for path in files)), soft_wrap=True)
+
+
+def bottleneck(pace: PaceReport, rate: float) -> str:
+    """What was busy, as a sentence, at so many clips a second."""
+    waited_for = "the decoding of videos" if pace.bottleneck == "decoding" else "the server"
+    return (
+        f"{rate:.2f} clips a second. The rest waited for {waited_for}: {pace.clips_under_way:.1f} clips were under way "
+        f"on average, and {pace.decoders} decoders were busy for {pace.decoders_busy:.0%} of the time"
+    )

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from asl_triton.batch import find_clips
 from asl_triton.commands.connection import Connection
 from asl_triton.commands.options import (
     ApiKeyOption,
@@ -30,6 +29,7 @@ from asl_triton.commands.options import (
     TlsServerNameOption,
 )
 from asl_triton.commands.progress import LINE_EVERY_S
+from asl_triton.listing import find_clips
 from asl_triton.load import Arrivals, ClosedLoop, Loop, OpenLoop
 from asl_triton.load_levels import Level, Rules, measure_all
 from asl_triton.load_page import render

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Generic
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,19 +17,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from asl_triton.batch import Known
 from asl_triton.journal import Failure
+from asl_triton.workers import Known, Observer
 
 ROWS_SHOWN = 40  # recognitions kept for the table at the end
 LINE_EVERY_S = 10.0
 
 
-class ClipProgress(Generic[Known]):
+class ClipProgress(Observer, Generic[Known]):
     """Counts outcomes on standard error; `shown` keeps the first of them by name, for a table."""
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.done = self.failed = 0
+        self.done = self.failed = self.skipped = 0
         self.shown: list[Known] = []
         self._shares: dict[str, float] = {}  # of the clips under way, where it is known how far they are
         self._console = Console(stderr=True)
@@ -59,6 +60,16 @@ class ClipProgress(Generic[Known]):
             del self.shown[ROWS_SHOWN:]
         self._refresh()
 
+    def skip(self, count: int) -> None:
+        """Count clips that a run before answered."""
+        self.done += count
+        self.skipped += count
+        self._refresh()
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the bar."""
+        self._console.print(escape(sentence), highlight=False, soft_wrap=True)
+
     def move(self, video: str, share: float) -> None:
         """Tell how far a clip is, 0 to 1."""
         self._shares[video] = share
@@ -67,7 +78,7 @@ class ClipProgress(Generic[Known]):
     def _refresh(self) -> None:
         now_s = time.monotonic()
         done = self.done + sum(self._shares.values())
-        rate = done / max(now_s - self._began_s, 1e-3)
+        rate = (done - self.skipped) / max(now_s - self._began_s, 1e-3)
         told = f"{rate:.1f} a second" if rate >= 0.1 else f"{60 * rate:.1f} a minute"
         self._bar.update(self._task, completed=done, rate=told + self._failures())
         if not self._console.is_terminal and now_s - self._line_s >= LINE_EVERY_S:

@@ -1,0 +1,83 @@
+"""Which clips a folder holds, what results call them, and whether one has changed since."""
+
+import fnmatch
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from asl_triton.checksums import sha256
+from asl_triton.errors import VideoError
+from asl_triton.video import EXTENSIONS
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip of a batch: its file, and the name that results know it by."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a file was when it was read: by its size and its time of modification, or by its content."""
+
+    size: int
+    mtime_ns: int
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, path: Path, by_content: bool = False) -> "Stamp | None":
+        """The stamp of a file, which is read whole for its content; None where there is no such file."""
+        try:
+            status = path.stat()
+            return cls(status.st_size, status.st_mtime_ns, sha256(path) if by_content else None)
+        except OSError:
+            return None
+
+    def is_same(self, now: "Stamp | None") -> bool:
+        """Whether a file that had this stamp is the same, now that it has the other: by content where that tells."""
+        if now is None:
+            return False
+        if now.sha256 is not None:
+            return self.sha256 == now.sha256
+        return (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
+
+
+def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
+    """The videos in a folder and below, by name, or the one file: by extension, or by a pattern such as `*_front.mp4`.
+
+    Hidden files and folders are left out.
+
+    Raises:
+        VideoError: there is no such folder, or no video in it.
+    """
+    if folder.is_file():
+        return [Clip(folder, printable(folder.name))]
+    if not folder.is_dir():
+        raise VideoError(f"there is no folder {folder}")
+    clips = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in files:
+            path = Path(parent, file)
+            name = path.relative_to(folder).as_posix()
+            wanted = fnmatch.fnmatch(file, glob) or fnmatch.fnmatch(name, glob) if glob else is_video(path)
+            if wanted and not file.startswith("."):
+                clips.append(Clip(path, printable(name)))
+    if not clips:
+        what = f"file that matches {glob!r}" if glob else f"video ({', '.join(EXTENSIONS)})"
+        raise VideoError(f"there is no {what} in {folder} or its sub-folders")
+    return sorted(clips, key=lambda clip: clip.name)
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is named as a video is."""
+    return path.suffix.lower() in EXTENSIONS
+
+
+def printable(name: str) -> str:
+    """A file's name as text on one line, also where its bytes are not UTF-8, or are meant for a terminal."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", text)
