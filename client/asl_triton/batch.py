@@ -154,7 +154,7 @@ def carry_out(
         not_tried=not_tried,
         seconds=seconds,
         files=files,
-        stopped=str(stopped) if stopped and not_tried else None,
+        stopped=(str(stopped) or "interrupted") if stopped and not_tried else None,
         rejected=sum(failure.rejected for failure in failures),
         known_before=course.known_before,
         pace=course.pace.report(seconds) if course.pace else None,
