@@ -11,7 +11,7 @@ DEFAULT_SERVER = "localhost:8001"
 ONE = re.compile(r"(?!https?:)[^\s,]+:\d+|unix:[^\s,]+")
 ONE_OF_SEVERAL = re.compile(r"(\[[\da-fA-F:.]+\]|[^\s,:/\[\]]+):(\d+)")
 LITERAL = re.compile(r"[\d.]+|localhost")  # has no other address
-THIS_MACHINE = re.compile(r"(localhost|127\.[\d.]+|\[::1\]):\d+")
+THIS_MACHINE = re.compile(r"(localhost|127\.[\d.]+|\[::1\]):\d+|unix:.+")
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Addresses:
 
     @property
     def are_on_this_machine(self) -> bool:
-        """Whether no way to them leads through a proxy."""
+        """Whether the way to them is one within this machine; it may be a tunnel's or a container's all the same."""
         return all(THIS_MACHINE.fullmatch(part) for part in self.text.split(","))
 
     def target(self) -> str:

@@ -11,13 +11,14 @@ from typing import Any, Generic
 
 from asl_triton.contract import ServedModel
 from asl_triton.errors import AslTritonError
-from asl_triton.interruption import Interruption
+from asl_triton.interruption import Interruption, StoppedAtOnce
 from asl_triton.journal import AnyOutcome, Failure, Journal, Outcome, Unwritable
 from asl_triton.listing import Clip, Stamp
 from asl_triton.pace import Pace, PaceReport
 from asl_triton.predictions import Ranking, Recognition
 from asl_triton.recognizer import AsyncRecognizer
 from asl_triton.sinks import SINKS, JsonLinesSink, Sink
+from asl_triton.together import by_length
 from asl_triton.workers import AnyClip, Ask, Known, Observer, Patience, Workers
 
 ERRORS = "errors.jsonl"
@@ -44,13 +45,15 @@ class Manner:
     """How a batch goes about its clips.
 
     Without `in_flight` the number of clips under way adapts itself. `by_content` tells by their SHA-256 whether files
-    have changed, not by size and time. With `anew` nothing that is known counts.
+    have changed, not by size and time. With `anew` nothing that is known counts. With `by_length` clips of about the
+    same length are asked about together.
     """
 
     patience: Patience = field(default_factory=Patience)
     in_flight: int | None = None
     by_content: bool = False
     anew: bool = False
+    by_length: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Summary:
     failures: tuple[Failure, ...]
     not_tried: int
     seconds: float
-    files: tuple[Path, ...]
+    files: tuple[Path | str, ...]
     stopped: str | None = None
     rejected: int = 0
     known_before: int = 0
@@ -97,14 +100,23 @@ def run(
     """
 
     def question(served: ServedModel) -> dict[str, Any]:
-        ranking.class_ids(served.labels)
-        asked = dataclasses.asdict(ranking)
-        return {**served.identity, **asked, "vocabulary": sorted(ranking.vocabulary) if ranking.vocabulary else None}
+        return question_of(served, ranking)
 
     def write(outcomes: Iterator[AnyOutcome]) -> tuple[Path, ...]:
         return write_results(outcomes, output, formats)
 
     return carry_out(Errand(question, asking(ranking), write), recognizer, clips, output, manner, observer)
+
+
+def question_of(served: ServedModel, ranking: Ranking) -> dict[str, Any]:
+    """All that a clip's ranked glosses depend on, beside the clip.
+
+    Raises:
+        LabelsError: the recogniser does not know the vocabulary.
+    """
+    ranking.class_ids(served.labels)
+    asked = dataclasses.asdict(ranking)
+    return {**served.identity, **asked, "vocabulary": sorted(ranking.vocabulary) if ranking.vocabulary else None}
 
 
 def asking(ranking: Ranking) -> Ask[Clip, Recognition]:
@@ -135,18 +147,22 @@ def carry_out(
     names = {clip.name for clip in clips}
     with Journal(output) as journal:
         course = Course(errand, clips, journal, manner or Manner(), observer or Observer())
-        stopped = course.run(make_recognizer)
-        known = journal.count(names)
-        if stopped is not None and not known:
-            raise stopped
-        files: tuple[Path, ...] = ()
-        if not isinstance(stopped, StoppedAtOnce):
+        with Interruption(course.finish) as interruption:
+            stopped = course.run(make_recognizer, interruption)
+            known = journal.count(names)
+            if stopped is not None and not known:
+                raise stopped
+            files: tuple[Path, ...] = ()
             try:
-                files = errand.write(journal.outcomes(names))
+                if not isinstance(stopped, StoppedAtOnce):
+                    files = errand.write(journal.outcomes(names))
             except AslTritonError as exc:
                 raise AslTritonError(f"{exc}. The {known} outcomes so far are in {journal.path}") from exc
+            except StoppedAtOnce as exc:
+                stopped = exc
         failures = tuple(journal.failures(names))
     not_tried = len(names) - known
+    came_too_late = isinstance(stopped, KeyboardInterrupt) and files and not not_tried
     seconds = time.perf_counter() - began_s
     return Summary(
         recognised=known - len(failures),
@@ -154,15 +170,11 @@ def carry_out(
         not_tried=not_tried,
         seconds=seconds,
         files=files,
-        stopped=(str(stopped) or "interrupted") if stopped and not_tried else None,
+        stopped=None if stopped is None or came_too_late else str(stopped) or "interrupted",
         rejected=sum(failure.rejected for failure in failures),
         known_before=course.known_before,
         pace=course.pace.report(seconds) if course.pace else None,
     )
-
-
-class StoppedAtOnce(KeyboardInterrupt):
-    """A second Ctrl-C."""
 
 
 class Course(Generic[AnyClip, Known]):
@@ -179,30 +191,40 @@ class Course(Generic[AnyClip, Known]):
         self.known_before = 0
         self.pace: Pace | None = None
         self._errand: Errand[AnyClip, Known] = errand
-        self._clips, self._journal, self._manner, self._observer = clips, journal, manner, observer
+        self._clips = iter(clips)
+        self._journal, self._manner, self._observer = journal, manner, observer
         self._workers: Workers[AnyClip, Known] | None = None
 
-    def run(self, make_recognizer: Callable[[], AsyncRecognizer]) -> AslTritonError | KeyboardInterrupt | None:
+    def run(
+        self, make_recognizer: Callable[[], AsyncRecognizer], interruption: Interruption
+    ) -> AslTritonError | KeyboardInterrupt | None:
         """Go through the clips; returns why it ended before the last, if it did."""
         try:
-            return asyncio.run(self._run(make_recognizer))
-        except (AslTritonError, KeyboardInterrupt) as exc:
+            asyncio.run(self._run(make_recognizer, interruption))
+        except StoppedAtOnce as exc:
             return exc
+        except (AslTritonError, KeyboardInterrupt) as exc:
+            self._forget_what_changed()
+            return exc
+        return None
 
-    async def _run(self, make_recognizer: Callable[[], AsyncRecognizer]) -> KeyboardInterrupt | None:
-        with Interruption(self._finishing) as interruption:
+    async def _run(self, make_recognizer: Callable[[], AsyncRecognizer], interruption: Interruption) -> None:
+        with interruption.task() as asked:
             try:
                 async with make_recognizer() as recognizer:
-                    self._workers = self._made(recognizer, interruption)
-                    self._journal.begin(self._errand.question(await recognizer.model()), anew=self._manner.anew)
-                    await self._workers.run(self._missing())
+                    self._workers = self._made(recognizer, asked)
+                    question = {**self._errand.question(await recognizer.model()), "bucket": recognizer.bucket}
+                    self._journal.begin(question, anew=self._manner.anew)
+                    clips = self._missing(asked)
+                    await self._workers.run(by_length(clips, recognizer) if self._manner.by_length else clips)
             except asyncio.CancelledError:
                 if interruption.at_once:
-                    raise StoppedAtOnce("interrupted twice: stopped at once") from None
+                    raise StoppedAtOnce from None
                 raise
-            return KeyboardInterrupt("interrupted") if interruption.asked.is_set() else None
+            if asked.is_set():
+                raise KeyboardInterrupt("interrupted")
 
-    def _made(self, recognizer: AsyncRecognizer, interruption: Interruption) -> Workers[AnyClip, Known]:
+    def _made(self, recognizer: AsyncRecognizer, stopping: asyncio.Event) -> Workers[AnyClip, Known]:
         fixed = self._manner.in_flight
         self.pace = Pace(fixed or 1, fixed or recognizer.in_flight, recognizer.decoders, limit=fixed or 0)
         return Workers(
@@ -212,7 +234,7 @@ class Course(Generic[AnyClip, Known]):
             pace=self.pace,
             patience=self._manner.patience,
             observer=self._observer,
-            stopping=interruption.asked,
+            stopping=stopping,
             by_content=self._manner.by_content,
         )
 
@@ -221,23 +243,34 @@ class Course(Generic[AnyClip, Known]):
         self._journal.append(outcome, stamp)
         self._observer.advance(outcome)
 
-    def _finishing(self, signal_name: str) -> None:
+    def finish(self, signal_name: str) -> None:
+        """Say what becomes of a run that is asked to stop."""
         under_way = self._workers.under_way if self._workers else 0
-        self._observer.say(
-            f"{signal_name}: finishing the {under_way} clips that are under way; once more stops at once"
-        )
+        what = f"finishing the {under_way} clips that are under way" if under_way else "writing the results"
+        self._observer.say(f"{signal_name}: {what}; once more stops at once")
 
-    async def _missing(self) -> AsyncIterator[AnyClip]:
-        """The clips that have no answer yet, or were changed since."""
+    def _forget_what_changed(self) -> None:
+        """Of the clips that were not looked at, those that were changed since they were answered are not known."""
+        for clip in self._clips:
+            before = self._journal.stamp(clip.name)
+            if before is not None and not before.is_same(Stamp.of(clip.path)):
+                self._journal.forget(clip.name)
+
+    async def _missing(self, stopping: asyncio.Event) -> AsyncIterator[AnyClip]:
+        """The clips that have no answer yet, or were changed since, until the run is stopping."""
         for looked_at, clip in enumerate(self._clips):
             before = self._journal.stamp(clip.name)
             if before is not None and before.is_same(await self._stamp(clip)):
                 self.known_before += 1
                 self._observer.skip(1)
             else:
+                if before is not None:
+                    self._journal.forget(clip.name)
                 yield clip
             if looked_at % LOOKED_AT_ONCE == 0:
                 await asyncio.sleep(0)
+            if stopping.is_set():
+                return
 
     async def _stamp(self, clip: AnyClip) -> Stamp | None:
         if self._manner.by_content:

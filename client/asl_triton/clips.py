@@ -107,11 +107,12 @@ def resized(image: Image, *, scale: float | None = None, size: int | None = None
     return cv2.resize(image, None, fx=scale or 1.0, fy=scale or 1.0).astype(np.uint8, copy=False)
 
 
-def windows(images: Iterator[Image], preset: Preset) -> Iterator[Window]:
+def windows(images: Iterator[Image], preset: Preset, bucket: int = 1) -> Iterator[Window]:
     """Crops as requests: the whole clip, or windows every `stride_frames`, the last one flush with the end.
 
-    A clip shorter than the network or the preset's windows need repeats its last frame. A clip of more than
-    `max_frames` is windowed even where the whole clip is the rule. Memory is bounded by `max_frames` crops.
+    A clip shorter than the network or the preset's windows need repeats its last frame; so does a whole clip whose
+    length is no multiple of `bucket`, up to `max_frames`. A clip of more than `max_frames` is windowed even where the
+    whole clip is the rule. Memory is bounded by `max_frames` crops.
     """
     windowed = preset.frames == "window"
     most = preset.window_frames if windowed else preset.max_frames
@@ -120,14 +121,15 @@ def windows(images: Iterator[Image], preset: Preset) -> Iterator[Window]:
     if len(held) > most:
         yield from sliding(chain(consumed(held), images), preset.window_frames, preset.stride_frames)
     elif held:
-        held.extend([held[-1]] * (least - len(held)))
+        length = min(math.ceil(max(len(held), least) / bucket) * bucket, most)
+        held.extend([held[-1]] * (length - len(held)))
         frames = np.empty((len(held), *held[0].shape), np.uint8)
         for place, image in enumerate(consumed(held)):  # and not `stack`: the clip is held once, not twice
             frames[place] = image
         yield Window(0, frames)
 
 
-def spanned(cut: Iterable[Crop], preset: Preset, frame_rate: float) -> Iterator[tuple[Window, Span]]:
+def spanned(cut: Iterable[Crop], preset: Preset, frame_rate: float, bucket: int = 1) -> Iterator[tuple[Window, Span]]:
     """The windows of crops, each with its place in time; `frame_rate` says how long the last crop is shown."""
     times_s: deque[float] = deque()
     first = 0  # the crop that times_s[0] is of
@@ -137,7 +139,7 @@ def spanned(cut: Iterable[Crop], preset: Preset, frame_rate: float) -> Iterator[
             times_s.append(one.time_s)
             yield one.image
 
-    for window in windows(images(), preset):
+    for window in windows(images(), preset, bucket):
         for _ in range(window.start - first):
             times_s.popleft()
         first = window.start

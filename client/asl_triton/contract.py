@@ -41,6 +41,15 @@ class ServedModel:
             "labels_sha256": hashlib.sha256("\n".join(self.labels).encode()).hexdigest(),
         }
 
+    def is_described_by(self, description: ModelDescription) -> bool:
+        """Whether a model has the same checkpoint, precision and preset; its description tells nothing of labels."""
+        try:
+            preset = Preset.from_json(description.parameters.get(PRESET_PARAMETER, ""))
+        except ContractError:
+            return False
+        told = (parameter(description, "checkpoint_sha256"), parameter(description, "precision"), preset)
+        return told == (self.checkpoint_sha256, self.precision, self.preset)
+
     @property
     def bytes_a_value(self) -> int:
         """Of the input's datatype."""
@@ -125,12 +134,17 @@ async def read_model(transport: Transport, model: str | None = None) -> ServedMo
         preset=preset,
         labels=(),
         datatype=description.inputs[FRAMES].datatype,
-        precision=description.parameters.get("asl_triton.precision", "unknown"),
-        checkpoint_sha256=description.parameters.get("asl_triton.checkpoint_sha256", "unknown"),
-        exporter=description.parameters.get("asl_triton.exporter", "unknown"),
+        precision=parameter(description, "precision"),
+        checkpoint_sha256=parameter(description, "checkpoint_sha256"),
+        exporter=parameter(description, "exporter"),
     )
     labels = await read_served_labels(transport, served, description, num_classes)
     return dataclasses.replace(served, labels=labels)
+
+
+def parameter(description: ModelDescription, name: str) -> str:
+    """What the exporter wrote into the config under a name."""
+    return description.parameters.get(f"asl_triton.{name}", "unknown")
 
 
 def check_tensors(model: ModelDescription, address: str) -> int:

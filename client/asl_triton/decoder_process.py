@@ -7,6 +7,7 @@ server says how that process ended; who closes it ends that process. So nothing 
 """
 
 import json
+import math
 import mmap
 import os
 import resource
@@ -17,7 +18,7 @@ import struct
 import sys
 import traceback
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,35 +26,48 @@ from typing import Any, NoReturn
 import cv2
 import numpy as np
 
-from asl_triton.clips import crops, spanned
-from asl_triton.errors import AslTritonError, VideoError
-from asl_triton.memory import crops_held
+from asl_triton.errors import AslTritonError
 from asl_triton.presets import INPUT_SIZE, Preset
-from asl_triton.video import DECLARED_EXCESS, Image, Limits, Video, open_video
+from asl_triton.reading import Cutting, Reading, ReadingHere
+from asl_triton.video import Image, Limits
 
 GO_ON = b"go on"
 NUM_FILES = 3  # that the server gets for each video
 CROP_SHAPE = (INPUT_SIZE, INPUT_SIZE, 3)
+STATE = ("num_frames", "duration_s", "share_read", "warnings")  # of a `Reading`: what is known with each window
 ENDED = struct.Struct("i")  # the exit code of a decoder, or minus the number of its signal
 
 
 @dataclass(frozen=True)
 class DecoderLimits:
-    """What one video may cost. Beyond it: `VideoError`."""
+    """What the decoding of one video may cost. Beyond it: `VideoError`. None is no limit."""
 
-    video: Limits = field(default_factory=Limits)
-    max_decode_s: int = 60  # of a processor's time
+    max_decode_s: int | None = 60  # of a processor's time, for the whole video
+    max_window_s: float | None = None  # by the clock, to open it and for each window then; what computes is ended too
     max_memory_bytes: int = 2**30  # beside what every decoder needs
 
+
+@dataclass(frozen=True)
+class Order:
+    """What a decoder is told to decode, and how: a file, or the bytes of one, which follow where `path` is None."""
+
+    name: str
+    path: str | None
+    cutting: Cutting
+    limits: DecoderLimits
+
     def to_json(self) -> str:
-        """The limits as one JSON object."""
+        """The order as one JSON object."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "DecoderLimits":
+    def from_json(cls, text: bytes) -> "Order":
         """Read what `to_json` wrote."""
         values = json.loads(text)
-        return cls(**{**values, "video": Limits(**values["video"])})
+        cutting = values["cutting"]
+        preset, limits = Preset.from_json(json.dumps(cutting["preset"])), Limits(**cutting["limits"])
+        cutting = Cutting(**{**cutting, "preset": preset, "limits": limits})
+        return cls(values["name"], values["path"], cutting, DecoderLimits(**values["limits"]))
 
 
 class DecoderServer:
@@ -67,7 +81,6 @@ class DecoderServer:
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for whoever started this
         self._own = (control.fileno(), self._child_ended, writer, self._selector.fileno())
 
     def run(self) -> None:
@@ -91,7 +104,12 @@ class DecoderServer:
                     os.kill(key.data, signal.SIGKILL)
 
     def _fork(self, connection: int, status: int, memory: int) -> None:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # too many processes: who asked for this one finds nobody there
+            for number in (connection, status, memory):
+                os.close(number)
+            return
         if pid == 0:
             for number in (status, *self._own, *(other.fileno() for other in self._running.values())):
                 os.close(number)
@@ -117,9 +135,9 @@ def decode_and_exit(number: int, memory: int) -> NoReturn:
     """Be the process of one video, asked over the socket `number`, with the crops of a window in `memory`."""
     code = 1
     try:
-        for sign in (signal.SIGINT, signal.SIGCHLD):
-            signal.signal(sign, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
+        cv2.setNumThreads(1)  # videos are decoded side by side
         with Connection(number) as connection, suppress(OSError, EOFError):  # whoever asks may go at any time
             decode(connection, memory)
         code = 0
@@ -130,64 +148,73 @@ def decode_and_exit(number: int, memory: int) -> NoReturn:
 
 
 def decode(connection: Connection, memory: int) -> None:
-    """Read a preset, limits, a name and a video; write the video's windows, each when it is asked for."""
-    shared = crops_in(memory)
-    preset = Preset.from_json(connection.recv_bytes().decode())
-    limits = DecoderLimits.from_json(connection.recv_bytes().decode())
-    name = connection.recv_bytes().decode()
-    confine(limits)
+    """Read an order, open its video and write its windows, each when it is asked for."""
+    order = Order.from_json(connection.recv_bytes())
+    confine(order.limits)
+    allow_a_window(order.limits)
     try:
-        with open_video(connection.recv_bytes(), limits.video, name) as video:
-            check_length(video)
-            say(connection, crops=crops_held(video, preset))
-            write_windows(connection, shared, video, preset)
+        source = connection.recv_bytes() if order.path is None else Path(order.path)
+        with ReadingHere(source, order.cutting, order.name) as reading:
+            say(connection, measures=asdict(reading.open()))
+            write_windows(connection, crops_in(memory), reading, order.limits)
     except AslTritonError as exc:
         say(connection, failed=str(exc))
     except MemoryError:
-        megabytes = limits.max_memory_bytes // 2**20
-        say(connection, failed=f"{name} takes more than {megabytes:,} MiB to decode, the limit: scale it down")
+        megabytes = order.limits.max_memory_bytes // 2**20
+        say(connection, failed=f"{order.name} takes more than {megabytes:,} MiB to decode, the limit: scale it down")
     except cv2.error as exc:
-        say(connection, failed=f"{name} cannot be decoded: {exc.err}. Convert or record it again")
+        say(connection, failed=f"{order.name} cannot be decoded: {exc.err}. Convert or record it again")
 
 
 def confine(limits: DecoderLimits) -> None:
     """Bound what this process may use, for good: computing, memory, and no file of a byte."""
     pages_held = int(Path("/proc/self/statm").read_text().split()[5])  # of data, as RLIMIT_DATA counts it
     memory = pages_held * resource.getpagesize() + limits.max_memory_bytes
-    bounds = (
-        (resource.RLIMIT_CPU, limits.max_decode_s, limits.max_decode_s + 1),  # a signal, then the end
-        (resource.RLIMIT_DATA, memory, memory),
-        (resource.RLIMIT_FSIZE, 0, 0),
-        (resource.RLIMIT_CORE, 0, 0),
-    )
-    for which, *wanted in bounds:
-        allowed = resource.getrlimit(which)[1]
-        soft, hard = (value if allowed == resource.RLIM_INFINITY else min(value, allowed) for value in wanted)
-        resource.setrlimit(which, (soft, hard))
+    bound(resource.RLIMIT_DATA, memory, memory)
+    bound(resource.RLIMIT_FSIZE, 0, 0)
+    bound(resource.RLIMIT_CORE, 0, 0)
+    if limits.max_decode_s is not None:
+        bound(resource.RLIMIT_CPU, limits.max_decode_s, limits.max_decode_s + 1)  # a signal, then the end
 
 
-def check_length(video: Video) -> None:
-    """Refuse at once what its container says is too long: windows would be asked about until it shows."""
-    most = video.limits.max_frames
-    if video.declared_frames > most * DECLARED_EXCESS:
-        raise VideoError(f"{video.name} has more than {most:,} frames, the limit: cut it shorter")
+def allow_a_window(limits: DecoderLimits) -> None:
+    """Let this process compute as long as a window may take, from now on: it ends by itself, whoever may watch it."""
+    if limits.max_window_s is not None:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        until_s = math.ceil(usage.ru_utime + usage.ru_stime + limits.max_window_s) + 1
+        bound(resource.RLIMIT_CPU, until_s, resource.getrlimit(resource.RLIMIT_CPU)[1])
 
 
-def write_windows(connection: Connection, shared: Image, video: Video, preset: Preset) -> None:
+def bound(which: int, soft: int, hard: int) -> None:
+    """Set a limit of this process, no higher than it was allowed before."""
+    allowed = resource.getrlimit(which)[1]
+    if allowed != resource.RLIM_INFINITY:
+        soft, hard = min(soft, allowed), min(hard, allowed) if hard != resource.RLIM_INFINITY else allowed
+    resource.setrlimit(which, (soft, hard))
+
+
+def write_windows(connection: Connection, shared: Image, reading: Reading, limits: DecoderLimits) -> None:
     """Write each window when it is asked for, and at last what is known of the video."""
 
     def state() -> dict[str, Any]:
-        return {"num_frames": video.num_frames, "duration_s": video.duration_s, "warnings": video.warnings}
+        return {name: getattr(reading, name) for name in STATE}
 
-    cut = spanned(crops(video, preset, video.limits.max_frames), preset, video.frame_rate)
     while connection.recv_bytes(len(GO_ON)):
-        found = next(cut, None)
+        allow_a_window(limits)
+        found = reading.next_window()
         if found is None:
             say(connection, **state())
             return
         window, span = found
         shared[: span.num_frames] = window.frames
-        say(connection, start=span.start, length=span.num_frames, edges_s=span.edges_s.tolist(), **state())
+        say(
+            connection,
+            start=span.start,
+            length=span.num_frames,
+            shot=span.shot,
+            edges_s=span.edges_s.tolist(),
+            **state(),
+        )
 
 
 def crops_in(memory: int) -> Image:

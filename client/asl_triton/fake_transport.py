@@ -23,6 +23,7 @@ class FakeTransport:
     answer: Callable[[str, Mapping[str, Array]], Mapping[str, Array]]
     address: str = "fake:8001"
     calls: list[tuple[str, dict[str, tuple[int, ...]]]] = field(default_factory=list)
+    changes: int = 0
 
     async def server_version(self) -> str:
         return "fake"
@@ -54,6 +55,9 @@ class FakeTransport:
 
     async def statistics(self, model: str) -> Statistics:
         return Statistics(len(self.calls), 0, len(self.calls), 0.0, 0.0)
+
+    async def watch(self) -> None:
+        """Who tests a change counts it."""
 
     async def close(self) -> None:
         """Nothing to let go of."""

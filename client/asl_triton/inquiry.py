@@ -1,26 +1,24 @@
-"""One clip on its way through a recogniser: decoded, cropped and asked about window by window, answered in order."""
+"""One video on its way through a recogniser: read and asked about window by window, answered in order, summed up."""
 
 import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from asl_triton.clips import POSITION_FRAMES, Span, Window
 from asl_triton.contract import FRAMES, LOGITS, STEP_LOGITS, ServedModel
 from asl_triton.memory import WINDOWS_AHEAD
-from asl_triton.predictions import Logits
+from asl_triton.predictions import Logits, Ranking, Recognition, pool, rank
 from asl_triton.presets import Preset
+from asl_triton.reading import Reading
 from asl_triton.stitching import Stitcher
-from asl_triton.timeline import Step
+from asl_triton.timeline import Curve, Segment, Segmenter, Step, Timeline, curves_of
 from asl_triton.transport import Array
-
-T = TypeVar("T")
-Cut = Iterator[tuple[Window, Span]]
 
 
 class Asked(Protocol):
@@ -34,15 +32,6 @@ class Asked(Protocol):
         """Ask a model for some of its outputs."""
 
 
-class Reading(Protocol):
-    """What is known of a video so far, wherever it is decoded."""
-
-    name: str
-    num_frames: int
-    duration_s: float
-    warnings: list[str]
-
-
 @dataclass(frozen=True)
 class Answer:
     """What a recogniser says of one window: `logits` (C,), and `step_logits` (S, C) where they were asked for."""
@@ -53,28 +42,27 @@ class Answer:
 
 
 class Inquiry:
-    """The windows that are cut of a video, asked about as they come, a few at once: memory is bounded."""
+    """The windows of a video that is open, asked about as they come, a few at once: memory is bounded.
+
+    `threads` read it, so that as many videos are decoded at once as there are threads.
+    """
 
     def __init__(
-        self,
-        transport: Asked,
-        served: ServedModel,
-        video: Reading,
-        cut: Cut,
-        *,
-        priority: int,
-        decoders: Executor,
+        self, transport: Asked, served: ServedModel, video: Reading, *, priority: int, threads: Executor
     ) -> None:
-        self.video = video
+        self.video, self.served = video, served
         self.num_windows = 0  # answered so far
-        self.decode_s = 0.0  # spent reading, resizing and cropping so far
-        self._began_s = time.perf_counter()
-        self._transport, self._served, self._priority, self._decoders = transport, served, priority, decoders
-        self._cut = cut
+        self._began_s = time.perf_counter() - video.decode_s
+        self._transport, self._priority, self._threads = transport, priority, threads
+
+    @property
+    def decode_s(self) -> float:
+        """The seconds so far, by the clock, in which a decoder worked on it: opening, reading, resizing, cropping."""
+        return self.video.decode_s
 
     @property
     def wait_s(self) -> float:
-        """The seconds since it began that were not spent decoding."""
+        """The seconds since it was open in which no decoder worked on it: it waited for answers, or for its turn."""
         return time.perf_counter() - self._began_s - self.decode_s
 
     async def answers(self, *, steps: bool = False) -> AsyncGenerator[Answer, None]:
@@ -85,7 +73,7 @@ class Inquiry:
         """
         asked: deque[asyncio.Task[Answer]] = deque()
         try:
-            while (window := await self._decode(self._next_window)) is not None:
+            while (window := await self._next_window()) is not None:
                 asked.append(asyncio.create_task(self._ask(*window, steps)))
                 while asked and (asked[0].done() or len(asked) == WINDOWS_AHEAD):
                     yield await self._first(asked)
@@ -103,24 +91,50 @@ class Inquiry:
         return answer
 
     async def _ask(self, window: Window, span: Span, steps: bool) -> Answer:
-        tensor = self._served.tensor(window.frames)
+        tensor = self.served.tensor(window.frames)
         outputs = [LOGITS, STEP_LOGITS] if steps else [LOGITS]
-        answers = await self._transport.infer(self._served.name, {FRAMES: tensor}, outputs, self._priority)
+        answers = await self._transport.infer(self.served.name, {FRAMES: tensor}, outputs, self._priority)
         address = self._transport.address
-        logits = self._served.checked(answers[LOGITS][0], (), address)
+        logits = self.served.checked(answers[LOGITS][0], (), address)
         if not steps:
             return Answer(span, logits, None)
         num_steps = max(math.ceil(span.num_frames / POSITION_FRAMES) - 1, 1)
-        return Answer(span, logits, self._served.checked(answers[STEP_LOGITS][0], (num_steps,), address))
+        return Answer(span, logits, self.served.checked(answers[STEP_LOGITS][0], (num_steps,), address))
 
-    def _next_window(self) -> tuple[Window, Span] | None:
-        began_s = time.perf_counter()
-        window = next(self._cut, None)
-        self.decode_s += time.perf_counter() - began_s
-        return window
+    async def _next_window(self) -> tuple[Window, Span] | None:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.video.next_window)
 
-    async def _decode(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, function)
+
+async def recognised(inquiry: Inquiry, ranking: Ranking, curves: int = 0) -> tuple[Recognition, tuple[Curve, ...]]:
+    """What an inquiry's answers say together, and the confidences of the `curves` best glosses over time.
+
+    Raises:
+        AslTritonError: as `Inquiry.answers` does.
+    """
+    served, video = inquiry.served, inquiry.video
+    stitcher, steps, window_logits = Stitcher(served.preset), list[Step](), []
+    async with aclosing(inquiry.answers(steps=curves > 0)) as answers:
+        async for answer in answers:
+            window_logits.append(answer.logits)
+            if answer.step_logits is not None:
+                steps += stitcher.add(answer.span, answer.step_logits)
+    steps += stitcher.finish()
+    logits = pool(window_logits, served.preset)
+    predictions = rank(logits, served.labels, served.preset, ranking)
+    recognition = Recognition(
+        video=video.name,
+        model=served.name,
+        predictions=predictions,
+        unsure=predictions[0].confidence < ranking.min_confidence,
+        num_frames=video.num_frames,
+        duration_s=video.duration_s,
+        num_windows=inquiry.num_windows,
+        decode_s=inquiry.decode_s,
+        wait_s=inquiry.wait_s,
+        warnings=tuple(video.warnings),
+    )
+    best = rank(logits, served.labels, served.preset, replace(ranking, top_k=curves)) if curves else ()
+    return recognition, curves_of(steps, served.labels, [prediction.class_id for prediction in best])
 
 
 async def stitched(inquiry: Inquiry, preset: Preset) -> AsyncGenerator[Step, None]:
@@ -133,3 +147,41 @@ async def stitched(inquiry: Inquiry, preset: Preset) -> AsyncGenerator[Step, Non
                 yield step
     for step in stitcher.finish():
         yield step
+
+
+async def segmented(
+    inquiry: Inquiry,
+    preset: Preset,
+    segmenter: Segmenter,
+    on_segment: Callable[[Segment], None],
+    on_progress: Callable[[float], None],
+) -> Timeline:
+    """The timeline that a segmenter makes of an inquiry's steps; who listens gets each segment, and the share read.
+
+    Raises:
+        AslTritonError: as `Inquiry.answers` does.
+    """
+    video = inquiry.video
+    segments: list[Segment] = []
+
+    def keep(found: list[Segment]) -> None:
+        for segment in found:
+            segments.append(segment)
+            on_segment(segment)
+
+    async with aclosing(stitched(inquiry, preset)) as steps:
+        async for step in steps:
+            keep(segmenter.push(step))
+            on_progress(video.share_read)
+    keep(segmenter.finish())
+    return Timeline(
+        video=video.name,
+        model=inquiry.served.name,
+        segments=tuple(sorted(segments, key=lambda segment: segment.start_s)),
+        num_frames=video.num_frames,
+        duration_s=video.duration_s,
+        num_windows=inquiry.num_windows,
+        decode_s=inquiry.decode_s,
+        wait_s=inquiry.wait_s,
+        warnings=tuple(video.warnings),
+    )

@@ -2,48 +2,71 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interruption:
-    """For the length of a `with` block in a coroutine, the two signals are requests and no deaths.
+class StoppedAtOnce(KeyboardInterrupt):
+    """A second Ctrl-C."""
 
-    The first sets `asked` and calls `on_first` with its name; the second cancels the task that the block is in, and
-    sets `at_once`. Outside of a program's main thread, and on Windows, signals stay what they were.
+    def __init__(self) -> None:
+        super().__init__("interrupted twice: stopped at once")
+
+
+class Interruption:
+    """For the length of a `with` block, the two signals are requests and no deaths.
+
+    The first sets `is_asked`, and calls `on_first` with its name. The second raises StoppedAtOnce; inside of `task` it
+    cancels that task instead, and sets `at_once`. Outside of a program's main thread signals stay what they were.
     """
 
     def __init__(self, on_first: Callable[[str], None]) -> None:
-        self.asked = asyncio.Event()
+        self.is_asked = False
         self.at_once = False
         self._on_first = on_first
         self._before: dict[signal.Signals, Any] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
+        self._asked = asyncio.Event()
 
     def __enter__(self) -> "Interruption":
-        self._task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
         for number in SIGNALS:
-            before = signal.getsignal(number)
-            with suppress(NotImplementedError, ValueError, RuntimeError):
-                loop.add_signal_handler(number, self._signalled, number)
-                self._before[number] = before
+            with suppress(ValueError):
+                self._before[number] = signal.signal(number, self._signalled)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         for number, before in self._before.items():
-            asyncio.get_running_loop().remove_signal_handler(number)
-            signal.signal(number, before)
+            signal.signal(number, signal.SIG_DFL if before is None else before)
 
-    def _signalled(self, number: signal.Signals) -> None:
-        if self.asked.is_set():
+    @contextmanager
+    def task(self) -> Iterator[asyncio.Event]:
+        """For the length of a block in a coroutine: the event that the first signal sets."""
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        if self.is_asked:
+            self._asked.set()
+        try:
+            yield self._asked
+        finally:
+            self._loop = self._task = None
+
+    def _signalled(self, number: int, _frame: FrameType | None) -> None:
+        if self._loop is not None:  # which may be asleep
+            self._loop.call_soon_threadsafe(self._ask, number)
+        else:
+            self._ask(number)
+
+    def _ask(self, number: int) -> None:
+        if not self.is_asked:
+            self.is_asked = True
+            self._asked.set()
+            self._on_first(signal.Signals(number).name)
+        elif self._task is None:
+            raise StoppedAtOnce
+        else:
             self.at_once = True
-            if self._task is not None:
-                self._task.cancel()
-            return
-        self.asked.set()
-        self._on_first(number.name)
+            self._task.cancel()

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import os
+import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,7 @@ from asl_triton.predictions import Prediction, Recognition
 from asl_triton.timeline import Segment, Timeline
 
 JOURNAL = "journal.jsonl"
+PARTS = "journal"  # the folder that has the journal of a cluster
 LOCK = ".journal.lock"
 FSYNC_EVERY_S = 1.0
 QUESTION, STAMP = "question", "stamp"
@@ -33,6 +36,10 @@ class Failure:
 
 Outcome = Recognition | Failure
 AnyOutcome = Recognition | Timeline | Failure
+
+
+# Of a line: those of other versions are left out, as are those that were cut off.
+FIELDS = tuple({field.name for field in dataclasses.fields(kind)} for kind in (Recognition, Timeline, Failure))
 
 
 class Entry(NamedTuple):
@@ -70,10 +77,12 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        if self._file is not None:
-            with self._file:
-                os.fsync(self._file.fileno())
-        self._lock.__exit__(kind, exc, tb)
+        try:
+            if self._file is not None:
+                with self._explained(), self._file:
+                    os.fsync(self._file.fileno())
+        finally:
+            self._lock.__exit__(kind, exc, tb)
 
     def begin(self, question: Mapping[str, Any], *, anew: bool = False) -> None:
         """Open it for one question, which JSON can hold.
@@ -94,6 +103,10 @@ class Journal:
         """What a clip's file was when it was answered; None where it was not."""
         entry = self._entries.get(video)
         return None if entry is None or entry.is_failure else entry.stamp
+
+    def forget(self, video: str) -> None:
+        """Take what is known of a clip for unknown, until the file is read again: its own file is another now."""
+        del self._entries[video]
 
     def append(self, outcome: AnyOutcome, stamp: Stamp | None = None) -> None:
         """Write one outcome, of a file that had this stamp before it was read.
@@ -135,7 +148,7 @@ class Journal:
     def _lines(self, videos: Collection[str], failures_only: bool = False) -> Iterator[dict[str, Any]]:
         if self._file is None:
             return
-        with self.path.open("rb") as lines:
+        with self._explained(), self.path.open("rb") as lines:
             for video, entry in sorted(self._entries.items()):
                 if video in videos and (entry.is_failure or not failures_only):
                     lines.seek(entry.start)
@@ -155,7 +168,7 @@ class Journal:
             is_clean, start = True, lines.tell()
             for line in lines:
                 values = loaded(line)
-                if values is None or "video" not in values:
+                if values is None or values.keys() - {STAMP} not in FIELDS:
                     is_clean = False
                 else:
                     stamp = values.get(STAMP)
@@ -180,6 +193,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(self.path)
+            sync_folder(self.path.parent)
         finally:
             partial.unlink(missing_ok=True)
         return entries
@@ -201,6 +215,15 @@ class Unwritable:
             raise AslTritonError(
                 f"cannot write {self.path}: {exc.strerror or exc}. Make room, or choose another --output"
             ) from exc
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of a folder's files reach the disk, where the system can be told to."""
+    if sys.platform != "win32":
+        number = os.open(folder, os.O_RDONLY)
+        with suppress(OSError):
+            os.fsync(number)
+        os.close(number)
 
 
 def loaded(line: bytes) -> dict[str, Any] | None:

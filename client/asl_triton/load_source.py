@@ -82,6 +82,13 @@ class Metered:
     async def statistics(self, model: str) -> Statistics:
         return await self.transport.statistics(model)
 
+    @property
+    def changes(self) -> int:
+        return self.transport.changes
+
+    async def watch(self) -> None:
+        await self.transport.watch()
+
     async def close(self) -> None:
         await self.transport.close()
 

@@ -2,31 +2,23 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import replace
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 
 from asl_triton.admission import Admission
 from asl_triton.background import background_loop, iterate, run
-from asl_triton.clips import crops, spanned
 from asl_triton.contract import ServedModel, read_model
-from asl_triton.inquiry import Inquiry, stitched
-from asl_triton.predictions import DEFAULT_TOP_K, Ranking, Recognition, pool, rank
+from asl_triton.decoding import DEFAULT_DECODE_TIMEOUT_S, DecodeIn, decoding_in
+from asl_triton.errors import AslTritonError, VideoError
+from asl_triton.inquiry import Inquiry, recognised, segmented, stitched
+from asl_triton.predictions import DEFAULT_TOP_K, Ranking, Recognition
 from asl_triton.presets import Preset
+from asl_triton.reading import Cutting
 from asl_triton.sending import Send, Sending
-from asl_triton.shots import spanned_by_shots
-from asl_triton.stitching import Stitcher, windowed
-from asl_triton.timeline import (
-    Curve,
-    Segment,
-    Segmentation,
-    Segmenter,
-    Step,
-    Timeline,
-    curves_of,
-)
+from asl_triton.stitching import windowed
+from asl_triton.timeline import Curve, Segment, Segmentation, Segmenter, Step, Timeline
 from asl_triton.transport import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_SERVER,
@@ -35,7 +27,7 @@ from asl_triton.transport import (
     Security,
     Transport,
 )
-from asl_triton.video import FILM, Limits, Source, Video
+from asl_triton.video import FILM, Limits, Source
 
 __all__ = ["AsyncRecognizer", "Recognizer", "background_loop", "run"]
 
@@ -51,6 +43,15 @@ class AsyncRecognizer:
 
     `send` is how `recognize` brings a clip to the server, with the same answer: its "frames", cropped here; the whole
     "video" file, where the server has `recognize_sign`; or "auto", as `Sending` says. Steps and curves take frames.
+
+    `decoders` videos are decoded at once, as many as there are processors if it is not given: in threads of this
+    process, or, on Linux, each in one of the "processes" that a damaged video may crash, or hang for
+    `decode_timeout_s`, at the cost of that video alone. The answers are the same. `bucket` makes the clips that
+    `recognize` asks about in one request as long as a multiple of so many frames, with their last one, so that more of
+    them meet in a batch on the server; it changes answers slightly, and goes with `send="frames"` only.
+
+    Raises:
+        AslTritonError: what is asked for cannot be, or does not go together.
     """
 
     def __init__(
@@ -64,20 +65,25 @@ class AsyncRecognizer:
         limits: Limits | None = None,
         priority: int = 0,
         send: Send = "frames",
+        decoding: DecodeIn = "threads",
+        decoders: int | None = None,
+        decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
+        bucket: int | None = None,
         transport: Transport | None = None,
     ) -> None:
+        check_bucket(bucket, send)
         self.transport = transport or GrpcTransport(server, security=security, timeout_s=timeout_s, in_flight=in_flight)
         self.limits = limits or Limits()
         self.film_limits = limits or FILM  # of a file that becomes a timeline
         self.priority = priority
         self.in_flight = in_flight
-        self.decoders = os.cpu_count() or 1  # videos that are decoded at once
+        self.decoders = decoders or os.cpu_count() or 1
+        self.bucket = bucket or 1
         self._name = model
-        self._decoders = ThreadPoolExecutor(self.decoders, thread_name_prefix="decode")
-        self._admission = Admission(in_flight, self._decoders)
-        self._sending = Sending(
-            send, self.transport, self._admission, self.limits, priority=priority, threads=self._decoders
-        )
+        self._decoding = decoding_in(decoding, decode_timeout_s)
+        self._threads = ThreadPoolExecutor(self.decoders, thread_name_prefix="decode")
+        self._admission = Admission(in_flight, self._decoding.reader, self._threads)
+        self._sending = Sending(send, self.transport, self._admission, self.limits, priority=priority)
         self._served: ServedModel | None = None
         self._reading = asyncio.Lock()
 
@@ -114,7 +120,9 @@ class AsyncRecognizer:
         ranking.class_ids(served.labels)  # a wrong vocabulary is told before a clip is opened
         if await self._sending.takes(video, served, name):
             return await self._sending.recognize(video, served, ranking, name)
-        recognition, _ = await self._recognize(video, ranking, name, curves=0)
+        cutting = Cutting(served.preset, self.limits, bucket=self.bucket)
+        async with self._inquiry(video, served, cutting, name) as inquiry:
+            recognition, _ = await recognised(inquiry, ranking)
         return recognition
 
     async def recognize_with_curves(
@@ -133,45 +141,11 @@ class AsyncRecognizer:
         For clips: all steps are held until the end. `on_start` gets the inquiry when the clip's turn has come: who
         looks at it now and then sees how far it is.
         """
-        return await self._recognize(video, Ranking(top_k, vocabulary, min_confidence), name, curves, on_start)
-
-    async def _recognize(
-        self,
-        video: Source,
-        ranking: Ranking,
-        name: str | None,
-        curves: int,
-        on_start: Callable[[Inquiry], None] = lambda inquiry: None,
-    ) -> tuple[Recognition, tuple[Curve, ...]]:
-        served = await self.model()
+        ranking, served = Ranking(top_k, vocabulary, min_confidence), await self.model()
         ranking.class_ids(served.labels)  # a wrong vocabulary is told before a clip is decoded
-        stitcher, steps, window_logits = Stitcher(served.preset), list[Step](), []
-        values = served.bytes_a_value
-        async with self._admission.open(video, self.limits, served.preset, name=name, bytes_a_value=values) as opened:
-            inquiry = self._inquiry(served, opened, served.preset)
+        async with self._inquiry(video, served, Cutting(served.preset, self.limits), name) as inquiry:
             on_start(inquiry)
-            async with aclosing(inquiry.answers(steps=curves > 0)) as answers:
-                async for answer in answers:
-                    window_logits.append(answer.logits)
-                    if answer.step_logits is not None:
-                        steps += stitcher.add(answer.span, answer.step_logits)
-            steps += stitcher.finish()
-        logits = pool(window_logits, served.preset)
-        predictions = rank(logits, served.labels, served.preset, ranking)
-        recognition = Recognition(
-            video=opened.name,
-            model=served.name,
-            predictions=predictions,
-            unsure=predictions[0].confidence < ranking.min_confidence,
-            num_frames=opened.num_frames,
-            duration_s=opened.duration_s,
-            num_windows=inquiry.num_windows,
-            decode_s=inquiry.decode_s,
-            wait_s=inquiry.wait_s,
-            warnings=tuple(opened.warnings),
-        )
-        best = rank(logits, served.labels, served.preset, replace(ranking, top_k=curves)) if curves else ()
-        return recognition, curves_of(steps, served.labels, [prediction.class_id for prediction in best])
+            return await recognised(inquiry, ranking, curves)
 
     async def steps(
         self, video: Source, *, window: int | None = None, stride: int | None = None, name: str | None = None
@@ -188,8 +162,8 @@ class AsyncRecognizer:
         served = await self.model()
         preset = windowed(served.preset, window, stride)
         async with (
-            self._film(video, name, served, preset) as opened,
-            aclosing(stitched(self._inquiry(served, opened, preset, film=True), preset)) as steps,
+            self._inquiry(video, served, self._film(video, preset), name) as inquiry,
+            aclosing(stitched(inquiry, preset)) as steps,
         ):
             async for step in steps:
                 yield step
@@ -217,40 +191,44 @@ class AsyncRecognizer:
         served = await self.model()
         preset = windowed(served.preset, window, stride)
         segmenter = Segmenter(served.labels, rules, Ranking(vocabulary=vocabulary).class_ids(served.labels).tolist())
-        segments: list[Segment] = []
-        async with self._film(video, name, served, preset) as opened:
-            inquiry = self._inquiry(served, opened, preset, film=True)
-            async with aclosing(stitched(inquiry, preset)) as steps:
-                async for step in steps:
-                    for segment in segmenter.push(step):
-                        segments.append(segment)
-                        on_segment(segment)
-                    on_progress(opened.share_read)
-        for segment in segmenter.finish():
-            segments.append(segment)
-            on_segment(segment)
-        return Timeline(
-            video=opened.name,
-            model=served.name,
-            segments=tuple(sorted(segments, key=lambda segment: segment.start_s)),
-            num_frames=opened.num_frames,
-            duration_s=opened.duration_s,
-            num_windows=inquiry.num_windows,
-            decode_s=inquiry.decode_s,
-            wait_s=inquiry.wait_s,
-            warnings=tuple(opened.warnings),
-        )
+        async with self._inquiry(video, served, self._film(video, preset), name) as inquiry:
+            return await segmented(inquiry, preset, segmenter, on_segment, on_progress)
 
-    def _film(
-        self, video: Source, name: str | None, served: ServedModel, preset: Preset
-    ) -> AbstractAsyncContextManager[Video]:
+    async def lengths(self, videos: Sequence[Source]) -> list[int | None]:
+        """How many crops each of these clips has as its container tells, for ordering them: nothing is decoded.
+
+        None where the container does not tell, or the file cannot be opened: `recognize` says why.
+
+        Raises:
+            ServerError, ContractError, LabelsError: as `model` does.
+        """
+        cutting = Cutting((await self.model()).preset, self.limits)
+
+        async def length(video: Source) -> int | None:
+            try:
+                return (await self._admission.measure(video, cutting)).length
+            except VideoError:
+                return None
+
+        return list(await asyncio.gather(*map(length, videos)))
+
+    def _film(self, video: Source, preset: Preset) -> Cutting:
         """A video that may be longer than a clip, if it is a file: what is in memory already has a clip's limits."""
-        limits = self.film_limits if isinstance(video, str | os.PathLike) else self.limits
-        return self._admission.open(video, limits, preset, name=name, bytes_a_value=served.bytes_a_value)
+        is_file = isinstance(video, str | os.PathLike)
+        return Cutting(preset, self.film_limits if is_file else self.limits, is_film=True)
+
+    @asynccontextmanager
+    async def _inquiry(
+        self, video: Source, served: ServedModel, cutting: Cutting, name: str | None
+    ) -> AsyncIterator[Inquiry]:
+        """A video that is being decoded, for the length of the block, when its turn has come."""
+        async with self._admission.open(video, cutting, name=name, bytes_a_value=served.bytes_a_value) as reading:
+            yield Inquiry(self.transport, served, reading, priority=self.priority, threads=self._threads)
 
     async def close(self) -> None:
         """Let go of the connection and the decoders."""
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._decoding.close)
         await self.transport.close()
 
     async def __aenter__(self) -> "AsyncRecognizer":
@@ -261,10 +239,15 @@ class AsyncRecognizer:
     ) -> None:
         await self.close()
 
-    def _inquiry(self, served: ServedModel, video: Video, preset: Preset, *, film: bool = False) -> Inquiry:
-        spans = spanned_by_shots if film else spanned
-        cut = spans(crops(video, preset, video.limits.max_frames), preset, video.frame_rate)
-        return Inquiry(self.transport, served, video, cut, priority=self.priority, decoders=self._decoders)
+
+def check_bucket(bucket: int | None, send: Send) -> None:
+    """Refuse a bucket that is none, or that files sent as they are would not get."""
+    if bucket is not None and bucket < 1:
+        raise AslTritonError(f"a bucket of {bucket} frames cannot be: it has one or more (--bucket)")
+    if bucket is not None and send != "frames":
+        raise AslTritonError(
+            "a bucket is for frames that are cropped here: send frames (--send frames), or leave it out"
+        )
 
 
 class Recognizer:
@@ -285,6 +268,10 @@ class Recognizer:
         limits: Limits | None = None,
         priority: int = 0,
         send: Send = "frames",
+        decoding: DecodeIn = "threads",
+        decoders: int | None = None,
+        decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
+        bucket: int | None = None,
         transport: Transport | None = None,
     ) -> None:
         self._asynchronous = AsyncRecognizer(
@@ -296,6 +283,10 @@ class Recognizer:
             limits=limits,
             priority=priority,
             send=send,
+            decoding=decoding,
+            decoders=decoders,
+            decode_timeout_s=decode_timeout_s,
+            bucket=bucket,
             transport=transport,
         )
 

@@ -17,18 +17,46 @@ growing = tenacity.wait_random_exponential(multiplier=0.2, min=MIN_PAUSE_S, max=
 short = tenacity.wait_random(0, MIN_PAUSE_S)
 
 
-async def again(ask: Callable[[], Awaitable[T]], several: bool, on_resend: Callable[[], None]) -> T:
+class Budget:
+    """How much may be sent again, of all requests together: gRPC's retry throttling (its proposal A6).
+
+    There are 100 tokens. A try that is lost costs one, an answer gives a tenth of one back, and with half of them gone
+    nothing is sent again: a server that is in trouble is not asked four times as much.
+    """
+
+    MOST, AN_ANSWER = 100.0, 0.1
+
+    def __init__(self) -> None:
+        self._tokens = self.MOST
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing is sent again for now."""
+        return self._tokens <= self.MOST / 2
+
+    def lose(self) -> None:
+        """Count a try that was lost."""
+        self._tokens = max(self._tokens - 1, 0.0)
+
+    def gain(self) -> None:
+        """Count an answer."""
+        self._tokens = min(self._tokens + self.AN_ANSWER, self.MOST)
+
+
+async def again(ask: Callable[[], Awaitable[T]], several: bool, budget: Budget, on_resend: Callable[[], None]) -> T:
     """What `ask` gives, at its first or a later try; what its last try raised otherwise.
 
-    It is tried again, four times in all, where a server was away or its queue full. Where there are `several`, one that
-    refuses because it is stopping does not count: the next try may meet another one.
+    It is tried again, four times in all and within the budget, where a server was away or its queue full. Where there
+    are `several`, one that refuses because it is stopping does not count: the next try may meet another one.
     """
     lost = 0
 
     def is_enough(state: tenacity.RetryCallState) -> bool:
         nonlocal lost
-        lost += not (several and is_leaving(fault_of(state)))
-        return lost >= TRIES or state.attempt_number >= TRIES_OF_SEVERAL
+        if not (several and is_leaving(fault_of(state))):
+            lost += 1
+            budget.lose()
+        return lost >= TRIES or budget.is_spent or state.attempt_number >= TRIES_OF_SEVERAL
 
     def pause_s(state: tenacity.RetryCallState) -> float:
         return short(state) if several and is_leaving(fault_of(state)) else growing(state)
@@ -40,7 +68,9 @@ async def again(ask: Callable[[], Awaitable[T]], several: bool, on_resend: Calla
         before_sleep=lambda _state: on_resend(),
         reraise=True,
     )
-    return await retrying(ask)
+    answer: T = await retrying(ask)
+    budget.gain()
+    return answer
 
 
 def fault_of(state: tenacity.RetryCallState) -> BaseException:

@@ -6,21 +6,20 @@ import json
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import cv2
 import numpy as np
 
 from asl_triton.admission import Admission
 from asl_triton.contract import ServedModel
 from asl_triton.errors import ContractError, VideoError
-from asl_triton.memory import CROP_VALUES, crops_held
+from asl_triton.memory import CROP_VALUES
 from asl_triton.predictions import Logits, Ranking, Recognition, rank
+from asl_triton.reading import Cutting, Measures, name_of
 from asl_triton.transport import Array, ModelDescription, Transport
-from asl_triton.video import Limits, Source, open_file, open_video
+from asl_triton.video import Limits, Source, open_file
 
 Send = Literal["frames", "video", "auto"]
 T = TypeVar("T")
@@ -53,6 +52,15 @@ class Service:
             limit("max_pixels", largest.max_pixels),
         )
 
+    def takes(self, video: Measures, served: ServedModel) -> bool:
+        """Whether it takes a clip's file, and that is smaller than the clip's crops."""
+        return (
+            video.num_bytes <= self.max_bytes
+            and 0 < video.declared_frames <= self.max_frames
+            and video.width * video.height <= self.max_pixels
+            and video.num_bytes < video.crops_held * CROP_VALUES * served.bytes_a_value
+        )
+
 
 class Sending:
     """Asks `recognize_sign` about clips that are to be sent as their files, and says which are.
@@ -70,11 +78,10 @@ class Sending:
         limits: Limits,
         *,
         priority: int,
-        threads: Executor,
     ) -> None:
         self.send = send
         self._transport, self._admission, self._limits = transport, admission, limits
-        self._priority, self._threads = priority, threads
+        self._priority = priority
         self._service: Service | None = None
         self._is_known = False
 
@@ -95,9 +102,10 @@ class Sending:
             return False
         service = await self.service()
         if self.send == "auto":
-            return service is not None and await self._in_thread(
-                lambda: is_smaller(video, served, service, self._limits, name)
-            )
+            if service is None:
+                return False
+            measures = await self._admission.measure(video, Cutting(served.preset, self._limits), name)
+            return service.takes(measures, served)
         if service is None:
             raise ContractError(
                 f"{self._transport.address} does not serve {RECOGNIZE_SIGN}, which takes whole videos: send frames "
@@ -128,7 +136,7 @@ class Sending:
         """
         service = await self.service()
         assert service is not None
-        name = name or (str(video) if isinstance(video, str | os.PathLike) else "the video")
+        name = name_of(video, name)
         most = min(service.max_bytes, self._limits.max_bytes)
         size = await self._in_thread(lambda: size_of(video, name))
         if size > most:
@@ -176,24 +184,7 @@ class Sending:
         return logits
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
-
-
-def is_smaller(video: Source, served: ServedModel, service: Service, limits: Limits, name: str | None) -> bool:
-    """Whether `service` takes a clip's file, and it is smaller than its crops.
-
-    Raises:
-        VideoError: it cannot be opened.
-    """
-    with open_video(video, limits, name) as opened:
-        size = opened.stream.seek(0, io.SEEK_END)
-        width, height = (opened.capture.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-        return (
-            size <= service.max_bytes
-            and 0 < opened.declared_frames <= service.max_frames
-            and width * height <= service.max_pixels
-            and size < crops_held(opened, served.preset) * CROP_VALUES * served.bytes_a_value
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._admission.threads, call)
 
 
 def size_of(video: Source, name: str) -> int:

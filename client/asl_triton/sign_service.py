@@ -1,28 +1,26 @@
 """Video bytes in, glosses out, inside a server: what `recognize_sign` and `recognize_sign_stream` do."""
 
-import asyncio
-import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
+from asl_triton.admission import Admission
 from asl_triton.catalogue import Catalogue
 from asl_triton.clips import Span
 from asl_triton.contract import ServedModel
-from asl_triton.decoder import Decoders, Decoding
+from asl_triton.decoder import Decoders
 from asl_triton.decoder_process import DecoderLimits
 from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError
-from asl_triton.inquiry import Inquiry
-from asl_triton.memory import CropBudget
-from asl_triton.predictions import DEFAULT_TOP_K, Prediction, Ranking, Recognition, pool, rank
+from asl_triton.inquiry import Inquiry, recognised
+from asl_triton.predictions import DEFAULT_TOP_K, Prediction, Ranking, Recognition, rank
 from asl_triton.presets import Preset
+from asl_triton.reading import Cutting
 from asl_triton.register import Inside, Register, UnknownRecogniserError
 from asl_triton.video import Limits
 
-T = TypeVar("T")
 Status = Literal["INVALID_ARG", "NOT_FOUND", "UNAVAILABLE", "INTERNAL"]  # of Triton's errors
 
 VIDEO = "VIDEO"  # what messages call it
@@ -59,10 +57,14 @@ class ServiceLimits:
         return cls(**values)
 
     @property
+    def video(self) -> Limits:
+        """What one video may be."""
+        return Limits(max_bytes=self.max_bytes, max_frames=self.max_frames, max_pixels=self.max_pixels)
+
+    @property
     def decoder(self) -> DecoderLimits:
-        """Those of one video."""
-        video = Limits(max_bytes=self.max_bytes, max_frames=self.max_frames, max_pixels=self.max_pixels)
-        return DecoderLimits(video, self.max_decode_s, self.max_memory_bytes)
+        """What its decoding may cost."""
+        return DecoderLimits(self.max_decode_s, max_memory_bytes=self.max_memory_bytes)
 
 
 @dataclass(frozen=True)
@@ -109,17 +111,19 @@ class SignService:
     """Answers requests on the event loop that it is first used on; several at once."""
 
     def __init__(self, repositories: Sequence[Path], server: Inside, limits: ServiceLimits) -> None:
-        self.decoders = Decoders()
+        self.decoders = Decoders(limits.decoder)
         self._server, self._limits = server, limits
         self._register = Register(Catalogue(repositories), server)
-        self._budget = CropBudget(limits.crops_at_once)
         # One waits for each decoder, and one may be left behind by a request that was given up.
         self._threads = ThreadPoolExecutor(2 * limits.requests_at_once, thread_name_prefix="decoder")
+        self._admission = Admission(
+            limits.requests_at_once, self.decoders.reading, self._threads, crops=limits.crops_at_once
+        )
 
     def close(self) -> None:
         """Let go of the decoders; nothing is answered any more."""
         self.decoders.close()
-        self._threads.shutdown(wait=False)  # what it still has to close is closed
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def recognize(self, question: Question) -> Recognition:
         """Recognise the sign in a clip, as `AsyncRecognizer.recognize` does, with the same answer.
@@ -130,22 +134,10 @@ class SignService:
         chosen = await self._register.choose(question.model)
         served, preset = chosen.served, chosen.served.preset
         ranking = question.ranking(served)
-        async with self._inquiry(question.video, served, preset) as inquiry, aclosing(inquiry.answers()) as answers:
-            window_logits = [answer.logits async for answer in answers]
+        async with self._inquiry(question.video, served, preset) as inquiry:
+            recognition, _ = await recognised(inquiry, ranking)
         await self._register.confirm(chosen)
-        predictions = rank(pool(window_logits, preset), served.labels, preset, ranking)
-        return Recognition(
-            video=VIDEO,
-            model=served.name,
-            predictions=predictions,
-            unsure=predictions[0].confidence < ranking.min_confidence,
-            num_frames=inquiry.video.num_frames,
-            duration_s=inquiry.video.duration_s,
-            num_windows=inquiry.num_windows,
-            decode_s=inquiry.decode_s,
-            wait_s=inquiry.wait_s,
-            warnings=tuple(inquiry.video.warnings),
-        )
+        return recognition
 
     async def listen(self, question: Question) -> AsyncGenerator[Heard, None]:
         """Recognise window by window: `window_frames` of the preset every `stride_frames`, a shorter video as a whole.
@@ -166,31 +158,9 @@ class SignService:
     @asynccontextmanager
     async def _inquiry(self, video: bytes, served: ServedModel, preset: Preset) -> AsyncIterator[Inquiry]:
         """A video being decoded, for the length of the block, when there is room for its crops."""
-        start = functools.partial(self.decoders.start, video, preset, self._limits.decoder, VIDEO)
-        decoding = await self._in_thread(start, close_what_came)
-        try:
-            held = await self._in_thread(decoding.crops_held)
-            async with self._budget.share(held * served.bytes_a_value):
-                yield Inquiry(self._server, served, decoding, decoding.windows(), priority=0, decoders=self._threads)
-        finally:
-            decoding.end()  # now, for a thread may be waiting for it
-            self._threads.submit(decoding.close)
-
-    async def _in_thread(self, call: Callable[[], T], let_go: Callable[["Future[T]"], None] | None = None) -> T:
-        """Call it in a thread; `let_go` gets what comes of it where nobody waits for that any more."""
-        calling = self._threads.submit(call)
-        try:
-            return await asyncio.wrap_future(calling)
-        except asyncio.CancelledError:
-            if let_go is not None:
-                calling.add_done_callback(let_go)
-            raise
-
-
-def close_what_came(starting: "Future[Decoding]") -> None:
-    """Close a decoder that was started for nobody."""
-    if not starting.cancelled() and starting.exception() is None:
-        starting.result().close()
+        cutting = Cutting(preset, self._limits.video, refuses_early=True)
+        async with self._admission.open(video, cutting, name=VIDEO, bytes_a_value=served.bytes_a_value) as reading:
+            yield Inquiry(self._server, served, reading, priority=0, threads=self._threads)
 
 
 def edges(span: Span) -> tuple[float, float]:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,8 @@ class Sink(ABC, Generic[T]):
             if kind is None:
                 with self._explained():
                     self._close()
+                    with self._partial.open("rb+") as file:  # or a power failure may leave an empty file in its place
+                        os.fsync(file.fileno())
                     self._partial.replace(self.path)
         finally:
             with contextlib.suppress(OSError):  # the disk is full, and the file not wanted

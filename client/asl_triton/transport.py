@@ -16,12 +16,15 @@ import tritonclient.grpc.aio as grpc_client
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from asl_triton.addresses import DEFAULT_SERVER, Addresses
+from asl_triton.cargo import Place, carrying
+from asl_triton.connectivity import Connectivity
 from asl_triton.descriptions import Array, ModelDescription, Statistics, TensorSpec
 from asl_triton.errors import AslTritonError, ContractError
 from asl_triton.fake_transport import FakeTransport
 from asl_triton.faults import NOT_READY, explained, is_worth_retrying
-from asl_triton.retries import MAX_PAUSE_S, MIN_PAUSE_S, again
+from asl_triton.retries import MAX_PAUSE_S, MIN_PAUSE_S, Budget, again
 from asl_triton.security import Security
+from asl_triton.shared_memory import SharedMemory, Sharing
 from asl_triton.tracing import request_span
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "GrpcTransport",
     "ModelDescription",
     "Security",
+    "Sharing",
     "Statistics",
     "TensorSpec",
     "Transport",
@@ -56,6 +60,10 @@ class Transport(Protocol):
     videos cannot read one."""
 
     address: str
+
+    @property
+    def changes(self) -> int:
+        """Grows whenever another server may answer than before, once `watch` was called."""
 
     async def server_version(self) -> str:
         """The server's version, once it is ready for inference."""
@@ -82,6 +90,9 @@ class Transport(Protocol):
     async def statistics(self, model: str) -> Statistics:
         """A model's counters."""
 
+    async def watch(self) -> None:
+        """Begin to count `changes`."""
+
     async def close(self) -> None:
         """Let go of the connection."""
 
@@ -91,12 +102,17 @@ class GrpcTransport:
 
     `address` is what `Addresses` takes: several servers are asked in turn. At most `in_flight` requests are under way
     at once; more wait. A request that found the server away, stopping, or its queue full is sent again, after a random
-    and growing pause, four times in all (gRPC's own retries stop at 256 KiB); where there are several servers, one that
-    is stopping is no reason to give up, and the request soon meets another. `resent` counts what was sent again.
-    Without `resend` nothing is: who measures a server wants to see what it refuses.
+    and growing pause, four times in all and within a budget (gRPC's own retries stop at 256 KiB); where there are
+    several servers, one that is stopping is no reason to give up, and the request soon meets another. `resent` counts
+    what was sent again. Without `resend` nothing is: who measures a server wants to see what it refuses.
+
+    `shared_memory` says how large inputs reach a server on this machine: "shm", through memory that both share; "grpc",
+    in the message, as they reach all others; "auto", through memory where the server allows it. The answers are the
+    same, and so are errors and retries.
 
     Raises:
-        ServerError: the address is none. AslTritonError: the servers have several names and TLS needs one.
+        ServerError: the address is none, or none for "shm". AslTritonError: the servers have several names and TLS
+            needs one.
     """
 
     def __init__(
@@ -107,6 +123,7 @@ class GrpcTransport:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         in_flight: int = DEFAULT_IN_FLIGHT,
         resend: bool = True,
+        shared_memory: Sharing = "auto",
     ) -> None:
         self.addresses = Addresses(address)
         self.address = address
@@ -114,6 +131,7 @@ class GrpcTransport:
         self.timeout_s = timeout_s
         self.resend = resend
         self.resent = 0
+        self._budget = Budget()
         self._tls_name = self.security.tls_server_name
         if self.security.is_tls and self._tls_name is None and self.addresses.are_listed:
             if len(self.addresses.hosts) > 1:
@@ -122,6 +140,8 @@ class GrpcTransport:
                     "(--tls-server-name)"
                 )
             self._tls_name = self.addresses.hosts[0].strip("[]")
+        self._memory = SharedMemory(shared_memory, self.addresses, self.security.headers)
+        self._connectivity = Connectivity()
         self._slots = asyncio.Semaphore(in_flight)
         self._connection: Any = None
 
@@ -140,6 +160,7 @@ class GrpcTransport:
     async def describe(self, model: str) -> ModelDescription:
         metadata = await self._ask(lambda client: client.get_model_metadata(model, **self._call()), model)
         config = (await self._ask(lambda client: client.get_model_config(model, **self._call()), model)).config
+        await self._ask(self._memory.prove)  # before anything is asked that needs it
         return ModelDescription(
             name=metadata.name,
             version=max(metadata.versions, key=int, default=""),
@@ -182,8 +203,17 @@ class GrpcTransport:
             compute_s=sum(compute),
         )
 
+    @property
+    def changes(self) -> int:
+        return self.resent + self._connectivity.changes
+
+    async def watch(self) -> None:
+        self._connectivity.watch((await self._connected())._channel)  # tritonclient gives no other way to it
+
     async def close(self) -> None:
+        await self._connectivity.close()
         if self._connection is not None:
+            await self._memory.close(self._connection)
             await self._connection.close()
             self._connection = None
 
@@ -231,7 +261,7 @@ class GrpcTransport:
         async with self._mapped(model):
             if not self.addresses.may_be_several:
                 return await ask_one()
-            return await again(ask_one, True, self._count_resent)
+            return await again(ask_one, True, self._budget, self._count_resent)
 
     async def _infer(
         self,
@@ -241,30 +271,29 @@ class GrpcTransport:
         priority: int,
         parameters: Mapping[str, str] | None = None,
     ) -> Any:
-        tensors = []
-        for name, array in inputs.items():
-            tensor = grpc_client.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-            tensor.set_data_from_numpy(array)
-            tensors.append(tensor)
         request_id = uuid.uuid4().hex
 
         async def ask() -> Any:
             client = await self._connected()
-            return await client.infer(
-                model,
-                tensors,
-                outputs=outputs,
-                request_id=request_id,
-                priority=priority,
-                parameters=dict(parameters) if parameters else None,
-                **self._call(headers),
-            )
+
+            async def send(places: Mapping[str, Place]) -> Any:
+                return await client.infer(
+                    model,
+                    tensors_of(inputs, places),
+                    outputs=outputs,
+                    request_id=request_id,
+                    priority=priority,
+                    parameters=dict(parameters) if parameters else None,
+                    **self._call(headers),
+                )
+
+            return await cargo.sent(client, send)
 
         async with self._slots, self._mapped(model, request_id):
-            with request_span(model, self.address, request_id) as headers:
+            with request_span(model, self.address, request_id) as headers, carrying(self._memory, inputs) as cargo:
                 if not self.resend:
                     return await ask()
-                return await again(ask, self.addresses.may_be_several, self._count_resent)
+                return await again(ask, self.addresses.may_be_several, self._budget, self._count_resent)
 
     def _count_resent(self) -> None:
         self.resent += 1
@@ -289,3 +318,16 @@ class GrpcTransport:
             raise await asyncio.to_thread(
                 explained, exc, self.address, model, self.timeout_s, request_id, self.security
             ) from exc
+
+
+def tensors_of(inputs: Mapping[str, Array], places: Mapping[str, Place]) -> list[Any]:
+    """The inputs as tritonclient takes them: those that have a place in shared memory as that, others by content."""
+    tensors = []
+    for name, array in inputs.items():
+        tensor = grpc_client.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        if name in places:
+            tensor.set_shared_memory(places[name].region, array.nbytes, places[name].offset)
+        else:
+            tensor.set_data_from_numpy(array)
+        tensors.append(tensor)
+    return tensors

@@ -181,6 +181,7 @@ def open_file(path: Path, name: str) -> BinaryIO:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
+            os.scandir(path).close()  # one that cannot be read is told of as that
             raise VideoError(f"{name} is a folder, not a video: `asl-triton batch` takes folders")
         if not stat.S_ISREG(mode):  # a pipe would be waited for without end
             raise VideoError(f"{name} is no regular file: name a video file")

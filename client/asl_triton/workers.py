@@ -1,14 +1,16 @@
 """Clips asked about side by side, whatever happens to one of them or to the server."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import tenacity
 
-from asl_triton.absence import Absence, calmly
-from asl_triton.errors import AslTritonError, AwayError, BusyError, VideoError
+from asl_triton.absence import Absence, ReplacedError, calmly
+from asl_triton.errors import AslTritonError, AwayError, BusyError, ServerError, VideoError
 from asl_triton.journal import Failure
 from asl_triton.listing import Clip, Stamp
 from asl_triton.pace import Pace
@@ -21,7 +23,9 @@ Known = TypeVar("Known", Recognition, Timeline)
 Ask = Callable[[AsyncRecognizer, AnyClip], Awaitable[Known]]
 
 DEFAULT_WAIT_S = 300.0  # of those who label archives overnight
-LOSSES_A_CLIP = 3  # of the server while it is asked about one clip: then the clip may be why
+# While it is asked about one clip: beyond that the clip may be why. Connections of bad networks break more often.
+LOSSES_A_CLIP, BREAKS_A_CLIP = 3, 10
+MENDING_S = (0.1, 0.5)  # until gRPC has connected anew
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Workers(Generic[AnyClip, Known]):
         self._stopping = stopping or asyncio.Event()
         say = (observer or Observer()).say
         self._absence = Absence(recognizer, self.patience.wait_s, self._stopping, say)
+        self._one_by_one = asyncio.Lock()
         self._hopeless: AslTritonError | None = None
 
     async def run(self, clips: AsyncIterator[AnyClip]) -> None:
@@ -88,6 +93,7 @@ class Workers(Generic[AnyClip, Known]):
                 and what `keep` raises.
         """
         tasks: set[asyncio.Task[None]] = set()
+        await self._absence.begin()
         try:
             while True:
                 while len(tasks) < self.pace.limit and not (self._stopping.is_set() or self._hopeless):
@@ -107,6 +113,8 @@ class Workers(Generic[AnyClip, Known]):
             await asyncio.gather(*tasks, return_exceptions=True)
         if self._hopeless:
             raise self._hopeless
+        with suppress(ServerError):  # it went away, and nothing more is asked of it
+            await self._absence.confirm(anyway=True)
 
     async def _work(self, clip: AnyClip) -> None:
         stamp = await asyncio.to_thread(Stamp.of, clip.path, self._by_content)  # before it is read: it may change then
@@ -119,28 +127,35 @@ class Workers(Generic[AnyClip, Known]):
             return
         self.failed += 1
         if self.failed == self.patience.max_failures:
-            self._hopeless = AslTritonError(
-                f"{self.failed} clips have failed, as many as --max-failures allows. The last: {outcome.error}"
-            )
+            self._hopeless = AslTritonError(too_many(self.failed, outcome))
 
     async def _outcome(self, clip: AnyClip) -> Known | Failure | None:
         """What is known of a clip in the end; None where that would have had to be waited for, and the run stops."""
-        for _ in range(LOSSES_A_CLIP):
+        losses = breaks = 0
+        while losses < LOSSES_A_CLIP and breaks < BREAKS_A_CLIP:
             try:
-                return await self._answer(clip)
+                # Alone of all that have lost the server: one of them may be why, and shall not take the others along.
+                async with self._one_by_one if losses else nullcontext():
+                    known = await self._answer(clip)
+                await self._absence.confirm()
+                return known
+            except ReplacedError:
+                raise
             except VideoError as exc:
                 return Failure(clip.name, str(exc))
             except AslTritonError as exc:
+                is_broken = isinstance(exc, AwayError)
+                if is_broken:  # and may be whole again in a moment
+                    await self._absence.nap(random.uniform(*MENDING_S))
                 is_gone = await self._absence.is_gone()
                 if self._stopping.is_set() and (is_gone or isinstance(exc, BusyError)):
                     return None
-                if not (is_gone or isinstance(exc, AwayError)):  # which may be back by now
+                if not (is_gone or is_broken):
                     return Failure(clip.name, str(exc), rejected=isinstance(exc, BusyError))
+                losses, breaks = losses + is_gone, breaks + (not is_gone)
                 await self._absence.end(exc)
-        return Failure(
-            clip.name,
-            f"the server went away each of the {LOSSES_A_CLIP} times that it was asked about {clip.name}: see its log",
-        )
+        what = "the server went away" if losses else "the connection broke"
+        return Failure(clip.name, f"{what} each of the {losses + breaks} times that it was asked about: see its log")
 
     async def _answer(self, clip: AnyClip) -> Known:
         """Ask, and where the server has no room ask again, more and more slowly."""
@@ -154,3 +169,8 @@ class Workers(Generic[AnyClip, Known]):
         )
         known: Known = await retrying(self._ask, self._recognizer, clip)
         return known
+
+
+def too_many(failed: int, last: Failure) -> str:
+    """The sentence that ends a run of which so many clips have failed."""
+    return f"{failed} clips have failed, as many as --max-failures allows. The last: {last.error}"

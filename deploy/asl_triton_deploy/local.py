@@ -6,11 +6,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
 from asl_triton.errors import AslTritonError, ServerError
+from asl_triton.shared_memory_key import leave_key, new_key
 from asl_triton_deploy.binary import Machine, find_binary
 from asl_triton_deploy.keeper import Keeper
 from asl_triton_deploy.model_folders import lay_out, models_to_serve
@@ -27,6 +29,7 @@ class LocalTriton:
     A port that is None is a free one. `models` names those to load, all where it is None. `recognize_sign` says whether
     the two models that take whole videos are served beside them: those of the repository, or ours. Without `log_path`
     the log is a temporary file, which stays only when something went wrong. The block begins when every model answers.
+    Clients of this user, and no others, may share memory with it.
 
     Raises AslTritonError for a repository that cannot be served and for a machine without Triton, ServerError when
     Triton does not come up.
@@ -118,10 +121,13 @@ class LocalTriton:
         try:
             self._models_folder = folder / "models"
             lay_out(models, self._models_folder)
-            options = server_options(self._models_folder, self._bound_to, self._ports, self._name)
+            memory_key = new_key()
+            options = server_options(self._models_folder, self._bound_to, self._ports, self._name, memory_key)
             command = [str(binary.path), *binary.options(folder / "backends"), *options]
             self._keeper = Keeper(command, binary.environment, folder, self._name, self._log_path)
             self.pid = self._keeper.triton_pid
+            with suppress(OSError):  # no room: clients do without
+                leave_key(self._name, self._ports["gRPC"], memory_key)
             self._wait_until_ready(self._keeper)
         except BaseException:
             self._end()

@@ -29,7 +29,7 @@ from rich.table import Table
 from asl_triton.listing import Clip
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer import AsyncRecognizer
-from asl_triton.transport import BULK_PRIORITY, GrpcTransport, Statistics
+from asl_triton.transport import BULK_PRIORITY, GrpcTransport, Sharing, Statistics
 from asl_triton.video import open_video
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import Checkpoint
@@ -144,9 +144,9 @@ def bare_forwards(net: I3D, precision: str, rounds: int) -> list[Row]:
     return [row(what, seconds) for what, seconds in times.items()]
 
 
-async def served(address: str, clips: list[Path], at_once: int, what: str) -> Row:
-    """The whole path: decode, crop, gRPC, Triton, rank; each clip twice."""
-    transport = GrpcTransport(address)
+async def served(address: str, clips: list[Path], at_once: int, what: str, sharing: Sharing = "grpc") -> Row:
+    """The whole path: decode, crop, gRPC or shared memory, Triton, rank; each clip twice."""
+    transport = GrpcTransport(address, shared_memory=sharing)
     waiting = iter([Clip(path, path.name) for path in clips] * 2)
     latencies: list[float] = []
 

@@ -34,6 +34,7 @@ from rich.table import Table
 from asl_triton.listing import Clip
 from asl_triton.predictions import Ranking, rank
 from asl_triton.presets import PRESETS
+from asl_triton.transport import Sharing
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.calibration import windows_of
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
@@ -50,6 +51,7 @@ LABELS = tuple(f"gloss {n}" for n in range(2000))
 MATRIX = 2048  # a side
 PRODUCTS = round(FLOP_A_CLIP / (2 * MATRIX**3))  # as many as a clip has operations
 LITSERVE = "litserve==0.2.19"
+WAYS: dict[Sharing, str] = {"grpc": "gRPC", "shm": "shared memory"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Bench:
         for served_as, precision in exports:
             if precision != "fp32":
                 with self.console.status(f"Serving {served_as} {precision}"):
-                    rows.append(self.through_triton(served_as, precision))
+                    rows += self.through_triton(served_as, precision)
         with self.console.status("Serving with LitServe"):
             rows.append(self.through_litserve(self.repository("torchscript", half) / "i3d" / "1" / "model.pt", half))
         return rows
@@ -152,14 +154,17 @@ class Bench:
                         times[what].append(time.perf_counter() - began)
         return [row(what, seconds) for what, seconds in times.items()]
 
-    # The same through system shared memory: one more way to call `served`, with that transport.
-    def through_triton(self, served_as: str, precision: str) -> Row:
-        """The whole path: decode, crop, gRPC, Triton, rank; one clip after another."""
+    def through_triton(self, served_as: str, precision: str) -> list[Row]:
+        """The whole path: decode, crop, send, Triton, rank; one clip after another. By gRPC and by shared memory."""
+        rows = []
         with LocalTriton(self.repository(served_as, precision)) as triton:
-            found = asyncio.run(served(triton.address, self.clips, 1, f"Triton, gRPC: {served_as} {precision}"))
-            stubs = [p for p in psutil.Process(triton.pid).children(recursive=True) if "stub" in p.name()]
-            memory_mb = sum(stub.memory_info().rss for stub in stubs) / 2**20
-        return Row(found.what, found.seconds, found.p95_s or found.seconds, memory_mb)
+            for sharing, way in WAYS.items():
+                what = f"Triton, {way}: {served_as} {precision}"
+                found = asyncio.run(served(triton.address, self.clips, 1, what, sharing))
+                stubs = [p for p in psutil.Process(triton.pid).children(recursive=True) if "stub" in p.name()]
+                memory_mb = sum(stub.memory_info().rss for stub in stubs) / 2**20
+                rows.append(Row(found.what, found.seconds, found.p95_s or found.seconds, memory_mb))
+        return rows
 
     def through_litserve(self, model: Path, precision: str) -> Row:
         """The same path with LitServe in Triton's place, and a form over HTTP in gRPC's."""

@@ -25,6 +25,7 @@ from asl_triton.listing import find_clips
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer import AsyncRecognizer
 from asl_triton.sending import Send
+from asl_triton.transport import GrpcTransport
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export import demo_training
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
@@ -120,9 +121,15 @@ def export(folder: Path, demo: bool, precision: str) -> None:
     export_model(checkpoint, labels, PRESETS["wlasl"], folder / "models", "i3d", precision=precision)
 
 
+def recognizer_of(address: str, send: Send, in_flight: int = 1) -> AsyncRecognizer:
+    """One that sends messages, as to a server elsewhere."""
+    transport = GrpcTransport(address, in_flight=in_flight, shared_memory="grpc")
+    return AsyncRecognizer(in_flight=in_flight, send=send, transport=transport)
+
+
 async def wire_bytes(address: str, clips: Sequence[Path], send: Send) -> tuple[float, float]:
     """Bytes a clip, to the server and from it, with gRPC's and TCP's payload framing."""
-    async with Wire(address).counting() as wire, AsyncRecognizer(wire.address, send=send) as recognizer:
+    async with Wire(address).counting() as wire, recognizer_of(wire.address, send) as recognizer:
         await recognizer.recognize(clips[0])  # the contract is read
         before = wire.up, wire.down
         for clip in clips:
@@ -159,7 +166,7 @@ async def ask(
             await recognizer.recognize(clip)
             latencies.append(time.perf_counter() - began)
 
-    async with AsyncRecognizer(address, in_flight=at_once, send=send) as recognizer:
+    async with recognizer_of(address, send, at_once) as recognizer:
         await recognizer.recognize(clips[0])
         began = time.perf_counter()
         await asyncio.gather(*(work(recognizer) for _ in range(at_once)))

@@ -27,6 +27,7 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
     logits: Callable[[np.ndarray], np.ndarray] = lambda frames: np.arange(len(GLOSSES), dtype=np.float32)
     faults: list[tuple[grpc.StatusCode, str]] = field(default_factory=list)
     ready: bool = True
+    version: str = "2.80.0"
     empty: bool = False  # as under NumPy 2
     address: str = ""
     asked: list[dict[str, str]] = field(default_factory=list)  # the metadata of each inference
@@ -38,7 +39,7 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return service_pb2.ServerReadyResponse(ready=self.ready)
 
     def ServerMetadata(self, request: Any, context: Any) -> Any:
-        return service_pb2.ServerMetadataResponse(name="triton", version="2.80.0")
+        return service_pb2.ServerMetadataResponse(name="triton", version=self.version)
 
     def RepositoryIndex(self, request: Any, context: Any) -> Any:
         index = service_pb2.RepositoryIndexResponse.ModelIndex
@@ -88,9 +89,13 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
             with self._counting:
                 self.at_once -= 1
 
+    def content(self, request: Any) -> bytes:
+        """The bytes of a request's input."""
+        return bytes(request.raw_input_contents[0])
+
     def _answer(self, request: Any) -> Any:
         shape = list(request.inputs[0].shape)
-        frames = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(shape)[0]
+        frames = np.frombuffer(self.content(request), np.uint8).reshape(shape)[0]
         logits = np.asarray(self.logits(frames), np.float32)
         answer = service_pb2.ModelInferResponse(model_name="signs", model_version="1", id=request.id)
         for output in request.outputs:

@@ -50,7 +50,7 @@ def test_list_of_addresses_that_is_none_is_a_sentence(text: str) -> None:
 @pytest.mark.parametrize(("text", "several", "on_this_machine"), [
     ("[::1]:8001", False, True), ("10.0.0.1:8001", False, False), ("localhost:8001", False, True),
     ("dns:///triton:8001", True, False), ("triton-headless.asl-triton.svc:8001", True, False),
-    ("unix:/run/triton.sock", False, False), ("localhost:1,127.0.0.1:2", True, True),
+    ("unix:/run/triton.sock", False, True), ("localhost:1,127.0.0.1:2", True, True),
     ("localhost:1,gpu:1", True, False), ("[fe80::1]:8001,[fe80::2]:8001", True, False),
 ])  # fmt: skip
 def test_every_kind_of_address_is_taken(text: str, several: bool, on_this_machine: bool) -> None:

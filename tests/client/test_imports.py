@@ -12,36 +12,41 @@ import asl_triton
 
 CLIENT = Path(asl_triton.__file__).parent
 OURS = ("asl_triton_export", "asl_triton_deploy", "asl_triton_ui")
-OTHERS = (*OURS, "torch", "lightning", "gradio", "safetensors", "gdown", "httpx")
+OTHERS = (*OURS, "torch", "lightning", "gradio", "safetensors", "gdown", "httpx", "ray")
 FILES = sorted(".".join(path.relative_to(CLIENT).with_suffix("").parts) for path in CLIENT.rglob("*.py"))
 # `export` has options that `finetune` takes over.
-SHARED_BY_COMMANDS = tuple(f"commands.{name}" for name in ("options", "extras", "progress", "connection", "export"))
+SHARED_BY_COMMANDS = tuple(
+    f"commands.{name}" for name in ("options", "extras", "archive", "progress", "connection", "engine", "export")
+)
 COMMANDS = tuple(file for file in FILES if file.startswith("commands.") and file != "commands.__init__")
 # From the ground up: a file imports only from the lines above its own.
 FLOORS = (
-    ("errors", "background", "container", "interruption"),
+    ("errors", "background", "container", "interruption", "connectivity"),
     ("presets", "checksums", "addresses", "security", "descriptions", "handshake", "tracing", "lock"),
     ("faults", "fake_transport", "regions"),
     ("retries", "shared_memory_key"),
     ("shared_memory",),
     ("cargo",),
     ("labels", "golden", "video", "transport"),
-    ("clips", "memory", "feeds", "listing"),
-    ("capture",),
+    ("clips", "memory", "feeds", "listing", "cluster"),
+    ("capture", "storage"),
     ("contract", "predictions"),
-    ("timeline", "shots", "admission"),
-    ("live_window", "live_state"),
-    ("live_signs",),
+    ("timeline", "shots"),
+    ("live_window", "live_state", "reading"),
+    ("live_signs", "admission"),
     ("stitching", "sending", "pace"),
     ("inquiry", "decoder_process", "catalogue"),
     ("decoder", "register"),
-    ("sign_service",),
+    ("sign_service", "decoding"),
     ("recognizer", "journal", "doctor", "server_state"),
     ("live", "absence"),
     ("watch", "workers"),
+    ("together",),
     ("sinks", "doctor_metrics"),
-    ("timeline_sinks", "batch"),
-    ("dataset", "timeline_batch", "documents"),
+    ("timeline_sinks", "batch", "cluster_journal"),
+    ("dataset", "timeline_batch", "documents", "cluster_worker"),
+    ("cluster_course",),
+    ("cluster_batch",),
     ("answers",),
     ("evaluation",),
     ("evaluation_report",),
@@ -51,8 +56,8 @@ FLOORS = (
     ("load_report",),
     ("load_page",),
     ("__init__", "commands.__init__"),
-    SHARED_BY_COMMANDS[:3],
-    SHARED_BY_COMMANDS[3:],
+    SHARED_BY_COMMANDS[:4],
+    SHARED_BY_COMMANDS[4:],
     tuple(file for file in COMMANDS if file not in SHARED_BY_COMMANDS),
     ("cli",),
     ("__main__",),

@@ -129,7 +129,7 @@ def test_more_glosses_than_there_are_may_not_be_asked_for(
 def test_limits_come_from_the_config() -> None:
     limits = ServiceLimits.from_parameters({"asl_triton.max_bytes": "1000", "asl_triton.repository": "/models"})
     assert limits == ServiceLimits(max_bytes=1000)
-    assert limits.decoder.video.max_bytes == 1000
+    assert limits.video.max_bytes == 1000
     for value in ("0", "-1", "many", "1.5", ""):
         with pytest.raises(AslTritonError, match=r"asl_triton.max_frames is .*: give a whole number above 0"):
             ServiceLimits.from_parameters({"asl_triton.max_frames": value})

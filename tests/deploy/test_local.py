@@ -12,6 +12,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from asl_triton.errors import AslTritonError, ServerError
+from asl_triton.shared_memory_key import HEADER, key_headers
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.ports import claim_ports
 
@@ -72,6 +73,15 @@ def test_callers_can_neither_map_memory_nor_load_models(server: LocalTriton) -> 
             client.register_system_shared_memory("frames", "/anything", 16)
         with pytest.raises(InferenceServerException, match="not allowed"):
             client.load_model("unwanted")
+
+
+def test_clients_of_this_user_find_the_key_to_its_memory(server: LocalTriton) -> None:
+    (key,) = Path("/dev/shm").glob(f"asl-triton-*-{server.address.rpartition(':')[2]}.key")
+    assert key.stat().st_mode & 0o777 == 0o600
+    with tritonclient.grpc.InferenceServerClient(server.address) as client:
+        assert not client.get_system_shared_memory_status(headers=key_headers(server.address)).regions
+        with pytest.raises(InferenceServerException, match="restricted"):
+            client.get_system_shared_memory_status(headers={HEADER: "guessed"})
 
 
 def test_two_servers_run_at_once(server: LocalTriton, repository: Path) -> None:

@@ -12,7 +12,7 @@ from asl_triton.errors import VideoError
 from asl_triton.inquiry import Inquiry
 from asl_triton.predictions import Recognition
 from asl_triton.timeline import Curve
-from asl_triton.video import Limits, Video, frames_at
+from asl_triton.video import Limits, frames_at
 from asl_triton_ui import plots
 from asl_triton_ui.rendering import FILM_HEIGHT, count, picture, render
 from asl_triton_ui.turns import Ticket, Turns
@@ -56,7 +56,7 @@ class Progress:
             what = "Waiting for its turn" if ahead is not None else "Opening the clip"
             return render("progress.html", what=what, detail=detail, share=None)
         video = self._inquiry.video
-        read, declared = video.num_frames, video.declared_frames if isinstance(video, Video) else 0
+        read, declared = video.num_frames, video.measures.declared_frames
         if declared and read >= declared:
             return render(
                 "progress.html", what="Waiting for the server", detail=f"{count(read, 'frame')} read", share=None

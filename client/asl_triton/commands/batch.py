@@ -14,7 +14,27 @@ from rich.table import Table
 from asl_triton import batch as clips
 from asl_triton import timeline_batch
 from asl_triton.batch import Manner, Summary
+from asl_triton.commands.archive import (
+    BucketOption,
+    DecodersOption,
+    DecodeTimeoutOption,
+    DecodingOption,
+    FreshOption,
+    HashOption,
+    InFlightOption,
+    MaxFailuresOption,
+    WaitOption,
+)
 from asl_triton.commands.connection import Connection
+from asl_triton.commands.engine import (
+    CLIPS_AN_ACTOR,
+    EngineOption,
+    RayAddressOption,
+    RayWorkersOption,
+    Run,
+    check_engine,
+    ray_batch,
+)
 from asl_triton.commands.options import (
     ApiKeyOption,
     JsonOption,
@@ -29,12 +49,14 @@ from asl_triton.commands.options import (
     TlsKeyOption,
     TlsOption,
     TlsServerNameOption,
+    TransportOption,
 )
-from asl_triton.commands.progress import ROWS_SHOWN, ClipProgress
+from asl_triton.commands.progress import ROWS_SHOWN, ClipProgress, LastingConsole
+from asl_triton.decoding import DEFAULT_DECODE_TIMEOUT_S, SAFEST
 from asl_triton.errors import AslTritonError
-from asl_triton.journal import JOURNAL
+from asl_triton.journal import JOURNAL, PARTS
 from asl_triton.labels import read_labels
-from asl_triton.listing import Clip, find_clips
+from asl_triton.listing import find_clips
 from asl_triton.pace import MOST_IN_FLIGHT, PaceReport
 from asl_triton.predictions import DEFAULT_TOP_K, Ranking, Recognition
 from asl_triton.recognizer import AsyncRecognizer
@@ -43,22 +65,23 @@ from asl_triton.timeline import Segmentation, Timeline
 from asl_triton.timeline_batch import Wishes
 from asl_triton.timeline_sinks import TIMELINES
 from asl_triton.transport import BULK_PRIORITY, DEFAULT_SERVER, DEFAULT_TIMEOUT_S, Security
-from asl_triton.workers import DEFAULT_WAIT_S, Patience
+from asl_triton.workers import DEFAULT_WAIT_S, Observer, Patience
 
 GLOSSES_SHOWN = 6  # of a timeline
 
 
 def batch(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A folder of clips, searched with its sub-folders; or one clip.")
+        str, typer.Argument(metavar="DIR", help="A folder of clips, searched with its sub-folders; or one clip.")
     ],
-    output: Annotated[Path, typer.Option(help="Where the results go; made if it is not there.")] = Path("results"),
+    output: Annotated[str, typer.Option(help="Where the results go; made if it is not there.")] = "results",
     format: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help=f"What to write, with commas between: {', '.join(SINKS)}; with --timeline {', '.join(TIMELINES)}."
+            show_default="csv,jsonl; with --engine ray parquet",
+            help=f"What to write, with commas between: {', '.join(SINKS)}; with --timeline {', '.join(TIMELINES)}.",
         ),
-    ] = "csv,jsonl",
+    ] = None,
     glob: Annotated[
         str | None, typer.Option(help="Take the files that match this pattern, instead of all videos.")
     ] = None,
@@ -86,33 +109,19 @@ def batch(
     stride: Annotated[
         int | None, typer.Option(min=1, show_default="as the model says", help="Frames from a window to the next.")
     ] = None,
-    in_flight: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=256,
-            show_default=f"adapts itself, up to {MOST_IN_FLIGHT}",
-            help="How many clips may be under way at once.",
-        ),
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Ask about all clips, also those that OUTPUT already knows.")
-    ] = False,
-    by_content: Annotated[
-        bool,
-        typer.Option("--hash", help="Tell by their content whether files have changed, not by size and time."),
-    ] = False,
-    wait: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            show_default=f"{DEFAULT_WAIT_S:g}; 0 with --local",
-            help="Seconds that the server may be away, or have no room for a clip, before the run gives up.",
-        ),
-    ] = None,
-    max_failures: Annotated[
-        int | None, typer.Option(min=1, show_default="any number", help="Stop when so many clips have failed.")
-    ] = None,
+    in_flight: InFlightOption = None,
+    fresh: FreshOption = False,
+    by_content: HashOption = False,
+    wait: WaitOption = None,
+    max_failures: MaxFailuresOption = None,
+    decoding: DecodingOption = SAFEST,
+    decoders: DecodersOption = None,
+    decode_timeout: DecodeTimeoutOption = DEFAULT_DECODE_TIMEOUT_S,
+    bucket: BucketOption = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
+    ray_workers: RayWorkersOption = None,
+    transport: TransportOption = "auto",
     send: SendOption = "frames",
     model: ModelOption = None,
     local: LocalOption = False,
@@ -140,51 +149,80 @@ def batch(
         asl-triton batch clips/ --local --top-k 5 --min-confidence 0.3
         asl-triton batch clips/ --server gpu.example.org:8001 --send auto
         asl-triton batch films/ --timeline --format vtt,eaf
+        asl-triton batch s3://archive/clips --output s3://archive/glosses --engine ray --ray-address auto
     """
-    formats = parse_formats(format, TIMELINES if timeline else SINKS)
+    check_engine(engine, (folder, output), timeline, by_content, local, (ray_address, ray_workers))
+    spread = engine == "ray"
+    formats = parse_formats(format or ("parquet" if spread else "csv,jsonl"), TIMELINES if timeline else SINKS)
     glosses = read_labels(vocabulary) if vocabulary else None
     wishes = parse_wishes(timeline, min_confidence, glosses, window, stride, top_k)
     if timeline and send == "video":
         raise typer.BadParameter("a timeline is made of frames: leave it out", param_hint="--send")
+    if bucket and (timeline or send != "frames"):
+        what = "timelines have windows of one length" if timeline else "it is for frames that are cropped here"
+        raise typer.BadParameter(f"{what}: leave it out", param_hint="--bucket")
     ranking = Ranking(top_k or DEFAULT_TOP_K, glosses, min_confidence or 0.0)
     connection = Connection(
-        server, Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name), timeout, local, repository, send
+        server,
+        Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name),
+        timeout,
+        local,
+        repository,
+        send,
+        transport,
     )
     wait_s = (0.0 if local else DEFAULT_WAIT_S) if wait is None else wait
-    manner = Manner(Patience(wait_s, max_failures), in_flight, by_content, anew=fresh)
-    found = find_clips(folder, glob)
+    manner = Manner(Patience(wait_s, max_failures), in_flight, by_content, anew=fresh, by_length=bucket is not None)
+    go: Run
+    if spread:
+        found, go = ray_batch(folder, output, glob, formats, ranking, manner, ray_address, ray_workers)
+    else:
+        found, go = local_batch(Path(folder), Path(output), glob, formats, wishes or ranking, manner)
     with connection.address() as address:
 
         def recognizer() -> AsyncRecognizer:
-            return connection.recognizer(address, model, in_flight or MOST_IN_FLIGHT, BULK_PRIORITY)
+            return connection.recognizer(
+                address,
+                model,
+                in_flight or (CLIPS_AN_ACTOR if spread else MOST_IN_FLIGHT),
+                BULK_PRIORITY,
+                decoding=decoding,
+                decoders=decoders or (1 if spread else None),
+                decode_timeout_s=decode_timeout,
+                bucket=bucket,
+            )
 
-        if wishes:
-            summary, shown, table = timelines(recognizer, found, output, formats, wishes, manner)
-        else:
-            summary, shown, table = recognitions(recognizer, found, output, formats, ranking, manner)
+        summary, shown, table = timelines(recognizer, found, go) if wishes else recognitions(recognizer, found, go)
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(summary), default=str))
     else:
-        show(summary, shown, table, output, Console())
+        show(summary, shown, table, f"{output}/{PARTS if spread else JOURNAL}", LastingConsole())
     if summary.recognised == 0:
         raise typer.Exit(1)
-    raise typer.Exit(3 if summary.failures or summary.not_tried else 0)
+    raise typer.Exit(3 if summary.failures or summary.not_tried or summary.stopped else 0)
 
 
 Shown = tuple[Summary, Sequence[Recognition | Timeline], Table]
 
 
-def recognitions(
-    recognizer: Callable[[], AsyncRecognizer],
-    found: list[Clip],
-    output: Path,
-    formats: list[str],
-    ranking: Ranking,
-    manner: Manner,
-) -> Shown:
+def local_batch(
+    folder: Path, output: Path, glob: str | None, formats: list[str], wanted: Ranking | Wishes, manner: Manner
+) -> tuple[int, Run]:
+    """Find the clips of a folder: how many there are, and what does what is wanted of each, on this machine."""
+    found = find_clips(folder, glob)
+
+    def run(recognizer: Callable[[], AsyncRecognizer], observer: Observer) -> Summary:
+        if isinstance(wanted, Wishes):
+            return timeline_batch.run(recognizer, found, output, formats, wanted, manner=manner, observer=observer)
+        return clips.run(recognizer, found, output, formats, wanted, manner=manner, observer=observer)
+
+    return len(found), run
+
+
+def recognitions(recognizer: Callable[[], AsyncRecognizer], found: int, go: Run) -> Shown:
     """Recognise clips, with a bar: the summary, the clips to show, and their best glosses."""
-    with ClipProgress[Recognition](len(found)) as progress:
-        summary = clips.run(recognizer, found, output, formats, ranking, manner=manner, observer=progress)
+    with ClipProgress[Recognition](found) as progress:
+        summary = go(recognizer, progress)
     table = table_of("clip", "best gloss", "confidence", "then")
     for recognition in progress.shown:
         unsure = " (unsure)" if recognition.unsure else ""
@@ -197,17 +235,10 @@ def recognitions(
     return summary, progress.shown, table
 
 
-def timelines(
-    recognizer: Callable[[], AsyncRecognizer],
-    found: list[Clip],
-    output: Path,
-    formats: list[str],
-    wishes: Wishes,
-    manner: Manner,
-) -> Shown:
+def timelines(recognizer: Callable[[], AsyncRecognizer], found: int, go: Run) -> Shown:
     """Make timelines of clips, with a bar: the summary, the clips to show, and what is signed in them."""
-    with ClipProgress[Timeline](len(found)) as progress:
-        summary = timeline_batch.run(recognizer, found, output, formats, wishes, manner=manner, observer=progress)
+    with ClipProgress[Timeline](found) as progress:
+        summary = go(recognizer, progress)
     table = table_of("clip", "signs", "length", "glosses")
     for timeline in progress.shown:
         glosses = [segment.gloss for segment in timeline.segments]
@@ -268,7 +299,7 @@ def parse_wishes(
 
 
 def show(
-    summary: Summary, shown: Sequence[Recognition | Timeline], table: Table, output: Path, console: Console
+    summary: Summary, shown: Sequence[Recognition | Timeline], table: Table, journal: str, console: Console
 ) -> None:
     """The clips that were recognised, those that failed, what was busy, and where the results are."""
     now = summary.recognised - summary.known_before
@@ -294,7 +325,7 @@ def show(
     console.print(f"{'; '.join(parts)}. {summary.seconds:.1f} s", highlight=False, soft_wrap=True)
     if summary.pace and now:
         console.print(escape(bottleneck(summary.pace, now / summary.seconds)), highlight=False, soft_wrap=True)
-    files = summary.files or (output / JOURNAL,)
+    files = summary.files or (journal,)
     console.print("written: " + escape(", ".join(str(path) for path in files)), soft_wrap=True)
 
 

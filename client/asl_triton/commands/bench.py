@@ -27,6 +27,7 @@ from asl_triton.commands.options import (
     TlsKeyOption,
     TlsOption,
     TlsServerNameOption,
+    TransportOption,
 )
 from asl_triton.commands.progress import LINE_EVERY_S
 from asl_triton.listing import find_clips
@@ -90,6 +91,7 @@ def bench(
     tls_server_name: TlsServerNameOption = None,
     api_key: ApiKeyOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    transport: TransportOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Put load on a served recogniser: throughput and latency, beside the server's queue, compute and batches.
@@ -109,15 +111,20 @@ def bench(
         raise typer.BadParameter("clips have frames of their own: leave one out.", param_hint="--frames, --clips")
     found = find_clips(clips) if clips is not None else []
     connection = Connection(
-        server, Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name), timeout, local, repository
+        server,
+        Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name),
+        timeout,
+        local,
+        repository,
+        shared_memory=transport,
     )
     most = max(loop.in_flight for loop in loops)
 
     def make_source() -> AbstractAsyncContextManager[Source]:
-        transport = connection.transport(address, most, resend=False)
+        asked = connection.transport(address, most, resend=False)
         if found:
-            return clips_source(transport, model, found, most)
-        return frames_source(transport, model, frames or DEFAULT_FRAMES)
+            return clips_source(asked, model, found, most)
+        return frames_source(asked, model, frames or DEFAULT_FRAMES)
 
     with connection.address() as address, LoadProgress() as progress:
         measured = measure_all(make_source, loops, rules, progress.show)

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asl_triton.commands.extras import extra
+from asl_triton.decoding import DEFAULT_DECODE_TIMEOUT_S, DecodeIn
 from asl_triton.recognizer import AsyncRecognizer
 from asl_triton.sending import Send
-from asl_triton.transport import GrpcTransport, Security
+from asl_triton.transport import GrpcTransport, Security, Sharing
 
 
 @dataclass(frozen=True)
 class Connection:
     """Which server, and how to speak to it; `local` starts one on `repository` instead.
 
-    `send` is as in `AsyncRecognizer`; a local server has `recognize_sign` where that may be asked.
+    `send` is as in `AsyncRecognizer`; a local server has `recognize_sign` where that may be asked. `shared_memory` is
+    as in `GrpcTransport`.
     """
 
     server: str
@@ -24,6 +26,7 @@ class Connection:
     local: bool = False
     repository: Path = Path("model_repository")
     send: Send = "frames"
+    shared_memory: Sharing = "auto"
 
     @contextmanager
     def address(self) -> Iterator[str]:
@@ -39,12 +42,36 @@ class Connection:
     def transport(self, address: str, in_flight: int, resend: bool = True) -> GrpcTransport:
         """A connection to that address."""
         return GrpcTransport(
-            address, security=self.security, timeout_s=self.timeout_s, in_flight=in_flight, resend=resend
+            address,
+            security=self.security,
+            timeout_s=self.timeout_s,
+            in_flight=in_flight,
+            resend=resend,
+            shared_memory=self.shared_memory,
         )
 
     def recognizer(
-        self, address: str, model: str | None, in_flight: int, priority: int = 0, resend: bool = True
+        self,
+        address: str,
+        model: str | None,
+        in_flight: int,
+        priority: int = 0,
+        resend: bool = True,
+        *,
+        decoding: DecodeIn = "threads",
+        decoders: int | None = None,
+        decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
+        bucket: int | None = None,
     ) -> AsyncRecognizer:
-        """A recognizer that asks there."""
-        transport = self.transport(address, in_flight, resend)
-        return AsyncRecognizer(model=model, in_flight=in_flight, priority=priority, send=self.send, transport=transport)
+        """A recognizer that asks there, with these arguments."""
+        return AsyncRecognizer(
+            model=model,
+            in_flight=in_flight,
+            priority=priority,
+            send=self.send,
+            decoding=decoding,
+            decoders=decoders,
+            decode_timeout_s=decode_timeout_s,
+            bucket=bucket,
+            transport=self.transport(address, in_flight, resend),
+        )

@@ -27,6 +27,7 @@ from asl_triton.commands.options import (
     TlsKeyOption,
     TlsOption,
     TlsServerNameOption,
+    TransportOption,
 )
 from asl_triton.commands.progress import ROWS_SHOWN, ClipProgress
 from asl_triton.contract import ServedModel
@@ -71,6 +72,7 @@ def evaluate(
     tls_server_name: TlsServerNameOption = None,
     api_key: ApiKeyOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    transport: TransportOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Measure a served recogniser on labelled clips: top-1, 5 and 10, what it confuses, how well it is calibrated.
@@ -82,7 +84,13 @@ def evaluate(
         asl-triton evaluate nslt_2000.json --videos videos/ --subset test --merge look_alikes.txt
     """
     connection = Connection(
-        server, Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name), timeout, local, repository, send
+        server,
+        Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name),
+        timeout,
+        local,
+        repository,
+        send,
+        transport,
     )
     groups = read_merge(merge) if merge else []
     began_s = time.perf_counter()

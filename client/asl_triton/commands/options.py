@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from asl_triton.sending import Send
+from asl_triton.transport import Sharing
 
 RepositoryOption = Annotated[Path, typer.Option(help="The model repository: what Triton serves.")]
 ServerOption = Annotated[
@@ -47,6 +48,14 @@ SendOption = Annotated[
     typer.Option(
         help="What goes to the server: cropped `frames`; the `video` file, which recognize_sign decodes there; or "
         "`auto`: the file where the server takes it and it is smaller than its frames."
+    ),
+]
+TransportOption = Annotated[
+    Sharing,
+    typer.Option(
+        "--transport",
+        help="How frames reach a server on this machine: by `shm`, memory that both share; in `grpc` messages; or "
+        "`auto`: shared memory where the server allows it.",
     ),
 ]
 TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for one answer.")]

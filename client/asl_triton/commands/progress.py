@@ -1,9 +1,10 @@
 """How far a batch is: a bar on a terminal, a line now and then elsewhere."""
 
 import bisect
+import os
 import time
 from types import TracebackType
-from typing import Generic
+from typing import Any, Generic
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +25,30 @@ ROWS_SHOWN = 40  # recognitions kept for the table at the end
 LINE_EVERY_S = 10.0
 
 
+class LastingConsole(Console):
+    """A console whose reader may go before the run ends: a terminal is closed, or the program behind a pipe ends."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, if somebody is there."""
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.on_broken_pipe()
+
+    def __exit__(self, *exception: Any) -> None:
+        try:
+            super().__exit__(*exception)
+        except OSError:
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more, where Rich would end the program."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())  # or Python fails at its end, for what it could not write
+        os.close(nowhere)
+
+
 class ClipProgress(Observer, Generic[Known]):
     """Counts outcomes on standard error; `shown` keeps the first of them by name, for a table."""
 
@@ -32,7 +57,7 @@ class ClipProgress(Observer, Generic[Known]):
         self.done = self.failed = self.skipped = 0
         self.shown: list[Known] = []
         self._shares: dict[str, float] = {}  # of the clips under way, where it is known how far they are
-        self._console = Console(stderr=True)
+        self._console = LastingConsole(stderr=True)
         self._began_s = self._line_s = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),

@@ -30,6 +30,7 @@ from asl_triton.commands.options import (
     TlsKeyOption,
     TlsOption,
     TlsServerNameOption,
+    TransportOption,
 )
 from asl_triton.labels import read_labels
 from asl_triton.live import LiveEvent, LiveRules, LiveState
@@ -86,6 +87,7 @@ def watch(
     tls_server_name: TlsServerNameOption = None,
     api_key: ApiKeyOption = None,
     timeout: TimeoutOption = ANSWER_TIMEOUT_S,
+    transport: TransportOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Print each gloss as it is signed, with the time at which it began; Ctrl-C ends it.
@@ -105,7 +107,7 @@ def watch(
         vocabulary=read_labels(vocabulary) if vocabulary else None,
     )
     security = Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name)
-    connection = Connection(server, security, timeout, local, repository)
+    connection = Connection(server, security, timeout, local, repository, shared_memory=transport)
     with Capture(source, give_up_s=give_up) as capture, connection.address() as address, Screen(as_json) as screen:
         watching = Watch(capture, rules, on_happening=screen.tell, on_state=screen.show)
 

@@ -1,0 +1,138 @@
+"""An archive of many clips through `asl-triton batch`: does it stay as fast, and as small, as it began?
+
+    python -m tests.benchmarks.archive --clips 10000
+
+Short clips of the demo signer, a few of them under many names (hard links), the demo model in a real Triton on this
+machine, and the command as users run it, watched from outside: clips a second by its journal, the memory and the open
+files of its process, and of all processes below it. Then the same command again, which has nothing to do.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from asl_triton.journal import JOURNAL
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.demo_signer import SIGNS, render, write_video
+from asl_triton_export.repository import fastest_precision
+from tests.benchmarks.sending import export
+
+DIFFERENT = 20  # clips that are rendered
+EVERY_NTH_FRAME = 6
+SIZE = (160, 120)
+A_FOLDER = 500  # clips
+SAMPLE_S = 0.5
+MB = 1e6
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """The run at one moment: `below` is all processes that the command started."""
+
+    time_s: float
+    clips: int
+    resident_mb: float
+    below_mb: float
+    files: int
+
+
+def main() -> None:
+    """Make the archive, run the command twice, and print what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=10_000)
+    parser.add_argument("options", nargs="*", help="options of `asl-triton batch`, behind --")
+    arguments = parser.parse_args()
+    console = Console(width=110)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with console.status("Rendering clips"):
+            make_archive(folder / "clips", arguments.clips)
+            export(folder, demo=True, precision=fastest_precision())
+        with LocalTriton(folder / "models") as triton:
+            command = [sys.executable, "-m", "asl_triton", "batch", str(folder / "clips")]
+            command += ["--server", triton.address, "--output", str(folder / "out"), "--json", *arguments.options]
+            samples, summary = watch(command, folder / "out" / JOURNAL)
+            again_s, again = watch(command, folder / "out" / JOURNAL)
+        doubled = arguments.clips - len(set(names(folder / "out" / "results.jsonl")))
+    show(samples, summary, console)
+    console.print(f"results {summary['recognised']:,}, failed {len(summary['failures'])}, doubled or lost {doubled}")
+    console.print(
+        f"the same command again: {again_s[-1].time_s:.1f} s, {again['known_before']:,} known, "
+        f"at most {max(sample.resident_mb for sample in again_s):.0f} MB"
+    )
+    console.print(json.dumps(summary["pace"]))
+
+
+def make_archive(folder: Path, count: int) -> None:
+    """So many clips in sub-folders, of a few different ones."""
+    originals = folder.parent / "originals"
+    originals.mkdir()
+    for number in range(DIFFERENT):
+        clip = render(SIGNS[number % len(SIGNS)], seed=number)
+        frames = np.stack([cv2.resize(frame, SIZE) for frame in clip.frames[::EVERY_NTH_FRAME]])
+        short = dataclasses.replace(clip, frames=frames, fps=clip.fps / EVERY_NTH_FRAME)
+        write_video(short, originals / f"{number}.mp4")
+    for number in range(count):
+        path = folder / f"{number // A_FOLDER:03}" / f"{number:06}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(originals / f"{number % DIFFERENT}.mp4", path)
+
+
+def watch(command: list[str], journal: Path) -> tuple[list[Sample], dict[str, object]]:
+    """Run the command: what was seen of it, and its summary."""
+    began_s, samples, at, clips = time.perf_counter(), list[Sample](), 0, -1  # the question is no clip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+        process = psutil.Process(running.pid)
+        while running.poll() is None:
+            if journal.exists():
+                with journal.open("rb") as lines:
+                    lines.seek(at)
+                    new = lines.read()
+                at, clips = at + len(new), clips + new.count(b"\n")
+            try:
+                below = sum(child.memory_info().rss for child in process.children(recursive=True))
+                own, files = process.memory_info().rss / MB, process.num_fds()
+                samples.append(Sample(time.perf_counter() - began_s, max(clips, 0), own, below / MB, files))
+            except psutil.Error:  # it has just ended
+                pass
+            time.sleep(SAMPLE_S)
+        assert running.stdout is not None
+        summary = json.loads(running.stdout.read())
+    return samples, summary
+
+
+def names(results: Path) -> Iterator[str]:
+    """The clips of `results.jsonl`."""
+    with results.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)["video"]
+
+
+def show(samples: list[Sample], summary: dict[str, object], console: Console) -> None:
+    """Ten rows, one a tenth of the clips."""
+    total = samples[-1].clips
+    table = Table("clips done", "clips a second", "memory, MB", "of its processes, MB", "open files", box=None)
+    for tenth in range(10):
+        own = [sample for sample in samples if total * tenth / 10 <= sample.clips <= total * (tenth + 1) / 10]
+        if len(own) > 1:
+            rate = (own[-1].clips - own[0].clips) / (own[-1].time_s - own[0].time_s)
+            most = [max(getattr(one, name) for one in own) for name in ("resident_mb", "below_mb", "files")]
+            table.add_row(f"{own[-1].clips:,}", f"{rate:.1f}", *(f"{value:.0f}" for value in most))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""An archive, the servers that it is asked about, and a table of what came of it."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from asl_triton_deploy.local import LocalTriton
+from tests.client.conftest import disk  # noqa: F401  a fixture, for these tests too
+from tests.live.conftest import write_clip
+from tests.live.faults.archive import ALL_FORMATS, FEW, NAMES, Answers, answers, some_of, whole
+from tests.live.faults.batch_run import BatchRun
+from tests.live.faults.quick_network import export_quick
+
+Row = Callable[[str, str, str], None]
+
+
+@pytest.fixture
+def row(record_property: Callable[[str, object], None]) -> Row:
+    """Puts a line into the table of faults: the fault, what was done, and what came of it."""
+
+    def record(fault: str, done: str, result: str) -> None:
+        record_property("fault", (fault, done, result))
+        print(f"{fault}: {done}: {result}")
+
+    return record
+
+
+@pytest.fixture(scope="package")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 200 clips, five files under many names."""
+    folder = tmp_path_factory.mktemp("archive")
+    files = [write_clip(folder / f"{n}.mp4", 9 + 3 * n, (64, 64), seed=n) for n in range(5)]
+    (folder / "clips").mkdir()
+    for number, name in enumerate(NAMES):
+        os.link(files[number % len(files)], folder / "clips" / name)
+    return folder / "clips"
+
+
+@pytest.fixture(scope="package")
+def few(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the first hundred of them."""
+    return some_of(archive, tmp_path_factory.mktemp("few"), FEW)
+
+
+@pytest.fixture(scope="package")
+def white(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip that a slow server takes long for."""
+    path = tmp_path_factory.mktemp("white") / "white.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25.0, (64, 64))
+    for _ in range(30):
+        writer.write(np.full((64, 64, 3), 255, np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture(scope="package")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recogniser that answers at once."""
+    folder = tmp_path_factory.mktemp("quick") / "models"
+    export_quick(folder)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def server(repository: Path) -> Iterator[LocalTriton]:
+    with LocalTriton(repository) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="package")
+def other_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """The same with another checkpoint."""
+    folder = tmp_path_factory.mktemp("other") / "models"
+    export_quick(folder, seed=1)
+    with LocalTriton(folder) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="package")
+def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """`late` takes two seconds for white clips; `narrow` takes 10 ms, and lets two requests wait."""
+    folder = tmp_path_factory.mktemp("slow") / "models"
+    export_quick(folder, "late", white_s=2, instances=2)
+    export_quick(folder, "narrow", white_s=0.01, other_s=0.01, max_queue_size=2)
+    with LocalTriton(folder) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="package")
+def undisturbed(archive: Path, server: LocalTriton, tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """What a run answers that nothing happens to."""
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    with BatchRun(archive, output, server.address, *ALL_FORMATS) as run:
+        code, told = run.end()
+    assert code == 0, told
+    return whole(output, answers(output))

@@ -1,0 +1,237 @@
+"""What happens to `asl-triton batch` when people, disks and videos stop it: a real Triton, and real faults.
+
+`python -m tests.live.faults` prints the figures as a table.
+"""
+
+import os
+import pty
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from asl_triton_deploy.local import LocalTriton
+from tests.client.conftest import Shrink
+from tests.live.conftest import write_clip
+from tests.live.faults.archive import (
+    ALL_FORMATS,
+    CLIPS,
+    FEW,
+    NAMES,
+    Answers,
+    answers,
+    doubled,
+    lines_of,
+    some_of,
+    whole,
+)
+from tests.live.faults.batch_run import BatchRun, figure
+from tests.live.faults.conftest import Row
+
+
+def test_client_killed_at_ten_random_moments(
+    server: LocalTriton, archive: Path, undisturbed: Answers, tmp_path: Path, row: Row
+) -> None:
+    moments, output, known = random.Random(7), tmp_path / "out", set[str]()
+    killed_at = []
+    for kill in range(10):
+        with BatchRun(archive, output, server.address, *ALL_FORMATS) as run:
+            if kill in (2, 6):  # before or after it has begun to ask
+                time.sleep(moments.uniform(0, 1))
+            elif kill < 9:
+                run.until_known(len(known) + moments.randrange(1, 40))
+                time.sleep(moments.uniform(0, 0.1))
+            else:  # when it writes the results
+                run.until_known(CLIPS)
+            now = run.kill()
+        assert known <= set(now), "a result that was known is lost"
+        assert len(now) == len(set(now)), "a clip is doubled"
+        known = set(now)
+        killed_at.append(len(known))
+    assert killed_at[8] < CLIPS
+    with BatchRun(archive, output, server.address, *ALL_FORMATS) as run:
+        code, told = run.end()
+    assert code == 0, told
+    assert f"{len(known)} of them by an earlier run" in told
+    whole(output, undisturbed)
+    assert doubled(run.known()) == 0
+    row(
+        "client killed with -9 ten times",
+        f"when it knew {', '.join(map(str, killed_at))} of {CLIPS} clips; each time run again",
+        f"exit 0 in the end: {CLIPS} results as undisturbed, 0 lost, 0 doubled, no torn line, no process left",
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_signal_finishes_what_is_in_flight(
+    server: LocalTriton, few: Path, undisturbed: Answers, tmp_path: Path, row: Row, number: signal.Signals
+) -> None:
+    with BatchRun(few, tmp_path / "out", server.address, *ALL_FORMATS) as run:
+        run.until_known(30)
+        run.send(number)
+        code, told = run.end()
+    done = answers(tmp_path / "out")
+    assert code == 3, told
+    assert f"{number.name}: finishing the " in told
+    left = figure(told, r"([\d,]+) left: run the same command again")
+    assert left > 0 and len(done) + left == FEW and sorted(run.known()) == list(done)
+    with BatchRun(few, tmp_path / "out", server.address, *ALL_FORMATS) as run:
+        again_code, again = run.end()
+    assert again_code == 0 and f"{len(done)} of them by an earlier run" in again, again
+    whole(tmp_path / "out", undisturbed, FEW)
+    row(
+        number.name,
+        f"after 30 of {FEW} clips; then the same command again",
+        f"exit 3: {len(done)} results, 0 failed, {left} left; then exit 0: {FEW} results",
+    )
+
+
+def test_second_signal_stops_at_once(
+    slow_server: LocalTriton, archive: Path, white: Path, undisturbed: Answers, tmp_path: Path, row: Row
+) -> None:
+    folder = some_of(archive, tmp_path, 20)
+    os.link(white, folder / "white.mp4")
+    command = (folder, tmp_path / "out", slow_server.address, "--model", "late")
+    with BatchRun(*command) as run:
+        run.until_known(20)
+        run.send(signal.SIGINT)
+        run.until_told("SIGINT: finishing the 1 clips that are under way; once more stops at once")
+        run.send(signal.SIGINT)
+        code, told = run.end()
+    assert code == 3, told
+    assert "stopped before the end: interrupted twice" in told and "1 left" in told
+    assert sorted(run.known()) == NAMES[:20] and run.journal.read_bytes().endswith(b"}\n")
+    assert sorted(os.listdir(tmp_path / "out")) == ["journal.jsonl"]
+    with BatchRun(*command) as run:
+        again_code, again = run.end()
+    assert again_code == 0 and "21 recognised, 20 of them by an earlier run" in again, again
+    row(
+        "SIGINT twice",
+        "while one clip of 21 was under way for seconds; then the same command again",
+        "exit 3 at once: 20 results in the journal, which is whole; then exit 0: 21 results",
+    )
+
+
+def test_two_runs_in_one_folder(
+    server: LocalTriton, archive: Path, undisturbed: Answers, tmp_path: Path, row: Row
+) -> None:
+    with BatchRun(archive, tmp_path / "out", server.address) as first:
+        first.until_known(20)
+        with BatchRun(archive, tmp_path / "out", server.address, "--fresh") as second:
+            second_code, second_told = second.end()
+        assert first.process.poll() is None
+        code, told = first.end()
+    assert second_code == 1
+    assert f"another run writes to {tmp_path / 'out'}: process {first.process.pid} on " in second_told
+    assert code == 0, told
+    whole(tmp_path / "out", undisturbed)
+    assert doubled(first.known()) == 0
+    row(
+        "two runs in one folder",
+        "a second one begun after 20 clips",
+        f"the second: exit 1, names the process that holds it; the first: exit 0, {CLIPS} results",
+    )
+
+
+def test_disk_that_fills_up(
+    server: LocalTriton, few: Path, undisturbed: Answers, disk: tuple[Path, Shrink], row: Row
+) -> None:
+    folder, shrink = disk
+    output, options = folder / "out", ("--format", "jsonl", "--top-k", 1)
+    with shrink(20_000), BatchRun(few, output, server.address, *options, log=folder.parent) as run:
+        code, told = run.end()
+        known = run.known()
+        assert run.journal.read_bytes().endswith(b"}\n")
+    assert code in (1, 3), told
+    assert "No space left on device" in told or "File too large" in told
+    assert "Make room, or choose another --output" in told
+    assert known and len(known) < FEW
+    with BatchRun(few, output, server.address, *options, log=folder.parent) as run:
+        again_code, again = run.end()
+    assert again_code == 0, again
+    assert f"{len(known)} of them by an earlier run" in again
+    row(
+        "disk full",
+        f"after {len(known)} of {FEW} clips; then room was made, and the same command run again",
+        f"exit {code} with a sentence, {len(known)} results kept; then exit 0: {len(answers(output))} results",
+    )
+
+
+def test_terminal_that_is_closed(
+    server: LocalTriton, few: Path, undisturbed: Answers, tmp_path: Path, row: Row
+) -> None:
+    terminal, its_end = pty.openpty()
+    with BatchRun(few, tmp_path / "out", server.address, terminal=its_end) as run:
+        run.until_known(10)
+        os.close(terminal)
+        os.close(its_end)
+        code, _ = run.end()
+    assert code == 0
+    whole(tmp_path / "out", undisturbed, FEW)
+    row("terminal that is closed", f"after 10 of {FEW} clips, without SIGHUP", f"exit 0: {FEW} results")
+
+
+def test_few_files_may_be_open(server: LocalTriton, few: Path, undisturbed: Answers, tmp_path: Path, row: Row) -> None:
+    limited = ("sh", "-c", 'ulimit -n 64 && exec "$@"', "sh")
+    with BatchRun(few, tmp_path / "out", server.address, "--in-flight", 32, prefix=limited) as run:
+        code, told = run.end()
+    assert code == 0, told
+    whole(tmp_path / "out", undisturbed, FEW)
+    row("few files may be open", "ulimit -n 64, 32 clips in flight", f"exit 0: {FEW} results, 0 failed")
+
+
+def test_video_that_crashes_its_decoder(
+    server: LocalTriton, archive: Path, undisturbed: Answers, tmp_path: Path, row: Row
+) -> None:
+    folder = some_of(archive, tmp_path, 40)
+    write_clip(folder / "z-long.mp4", 3000, (64, 64))
+    with BatchRun(folder, tmp_path / "out", server.address) as run:
+        run.decoder_of("z-long.mp4").send_signal(signal.SIGSEGV)
+        code, told = run.end()
+    assert code == 3, told
+    assert "40 recognised; 1 failed" in told and "z-long.mp4 cannot be decoded: it ends the decoder (SIGSEGV)" in told
+    whole(tmp_path / "out", undisturbed, 40)
+    row(
+        "decoder that crashes",
+        "SIGSEGV to the process that decodes one of 41 clips",
+        "exit 3: 40 results, that clip alone failed, with a sentence",
+    )
+
+
+def test_video_that_hangs_its_decoder(
+    server: LocalTriton, archive: Path, undisturbed: Answers, tmp_path: Path, row: Row
+) -> None:
+    folder = some_of(archive, tmp_path, 40)
+    write_clip(folder / "z-long.mp4", 3000, (64, 64))
+    with BatchRun(folder, tmp_path / "out", server.address, "--decode-timeout", 2) as run:
+        run.decoder_of("z-long.mp4").send_signal(signal.SIGSTOP)
+        code, told = run.end()
+    assert code == 3, told
+    assert "40 recognised; 1 failed" in told and "the decoder stood still for 2 s" in told
+    whole(tmp_path / "out", undisturbed, 40)
+    row(
+        "decoder that hangs",
+        "SIGSTOP to the process that decodes one of 41 clips, --decode-timeout 2",
+        "exit 3: 40 results, that clip alone failed, with a sentence",
+    )
+
+
+def test_hopeless_run_is_stopped(
+    server: LocalTriton, archive: Path, undisturbed: Answers, tmp_path: Path, row: Row
+) -> None:
+    folder = some_of(archive, tmp_path, 20)
+    for number in range(100):
+        (folder / f"bad{number:03}.mp4").write_text("no video")
+    with BatchRun(folder, tmp_path / "out", server.address, "--max-failures", 5) as run:
+        code, told = run.end()
+    failed = len(lines_of(tmp_path / "out" / "errors.jsonl"))
+    assert code == 3 and "5 clips have failed, as many as --max-failures allows" in told, told
+    assert 5 <= failed < 20 and f"{100 - failed} left" in told
+    whole(tmp_path / "out", undisturbed, 20)
+    row(
+        "hopeless run",
+        "100 files of 120 are no videos, --max-failures 5",
+        f"exit 3: 20 results, {failed} failed, {100 - failed} left",
+    )
