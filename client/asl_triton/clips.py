@@ -20,10 +20,14 @@ MAX_SCALED_PIXELS = 7680 * 4320  # of a frame scaled up to `min_side`: only an a
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive crops for one request: `frames` is uint8 RGB (T, 224, 224, 3); `start` counts in crops."""
+    """Consecutive crops for one request: `frames` is uint8 RGB (T, 224, 224, 3); `start` counts in crops.
+
+    Where it `is_only`, no other window comes of its video.
+    """
 
     start: int
     frames: Image
+    is_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def crop(image_bgr: Image, preset: Preset) -> Image:
     height, width = image.shape[:2]
     top, left = round((height - INPUT_SIZE) / 2), round((width - INPUT_SIZE) / 2)
     centre = image[top : top + INPUT_SIZE, left : left + INPUT_SIZE]
-    return np.ascontiguousarray(centre[..., ::-1])  # BGR -> RGB
+    return cv2.cvtColor(centre, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)  # NumPy takes fifty times as long
 
 
 def resize(image_bgr: Image, preset: Preset) -> Image:
@@ -107,30 +111,39 @@ def resized(image: Image, *, scale: float | None = None, size: int | None = None
     return cv2.resize(image, None, fx=scale or 1.0, fy=scale or 1.0).astype(np.uint8, copy=False)
 
 
-def windows(images: Iterator[Image], preset: Preset, bucket: int = 1) -> Iterator[Window]:
+def windows(images: Iterator[Image], preset: Preset, bucket: int = 1, memory: Image | None = None) -> Iterator[Window]:
     """Crops as requests: the whole clip, or windows every `stride_frames`, the last one flush with the end.
 
     A clip shorter than the network or the preset's windows need repeats its last frame; so does a whole clip whose
     length is no multiple of `bucket`, up to `max_frames`. A clip of more than `max_frames` is windowed even where the
-    whole clip is the rule. Memory is bounded by `max_frames` crops.
+    whole clip is the rule. An only window is a part of `memory`, where that is given: room for `max_frames` crops.
     """
     windowed = preset.frames == "window"
     most = preset.window_frames if windowed else preset.max_frames
     least = preset.window_frames if windowed else preset.min_frames
-    held = deque(islice(images, most + 1))
-    if len(held) > most:
-        yield from sliding(chain(consumed(held), images), preset.window_frames, preset.stride_frames)
-    elif held:
-        length = min(math.ceil(max(len(held), least) / bucket) * bucket, most)
-        held.extend([held[-1]] * (length - len(held)))
-        frames = np.empty((len(held), *held[0].shape), np.uint8)
-        for place, image in enumerate(consumed(held)):  # and not `stack`: the clip is held once, not twice
-            frames[place] = image
-        yield Window(0, frames)
+    first = next(images, None)
+    if first is None:
+        return
+    held = np.empty((most, *first.shape), np.uint8) if memory is None else memory  # takes memory as it is written to
+    count = 0
+    for image in islice(chain([first], images), most):
+        held[count] = image
+        count += 1
+    after = next(images, None)
+    if after is not None:
+        if memory is not None:
+            held = held[:most].copy()  # who gave the memory may use it between the windows
+        yield from sliding(chain(held, [after], images), preset.window_frames, preset.stride_frames)
+        return
+    length = min(math.ceil(max(count, least) / bucket) * bucket, most)
+    held[count:length] = held[count - 1]
+    yield Window(0, held[:length], is_only=True)
 
 
-def spanned(cut: Iterable[Crop], preset: Preset, frame_rate: float, bucket: int = 1) -> Iterator[tuple[Window, Span]]:
-    """The windows of crops, each with its place in time; `frame_rate` says how long the last crop is shown."""
+def spanned(
+    cut: Iterable[Crop], preset: Preset, frame_rate: float, bucket: int = 1, memory: Image | None = None
+) -> Iterator[tuple[Window, Span]]:
+    """The `windows` of crops, each with its place in time; `frame_rate` says how long the last crop is shown."""
     times_s: deque[float] = deque()
     first = 0  # the crop that times_s[0] is of
 
@@ -139,7 +152,7 @@ def spanned(cut: Iterable[Crop], preset: Preset, frame_rate: float, bucket: int 
             times_s.append(one.time_s)
             yield one.image
 
-    for window in windows(images(), preset, bucket):
+    for window in windows(images(), preset, bucket, memory):
         for _ in range(window.start - first):
             times_s.popleft()
         first = window.start
@@ -147,12 +160,6 @@ def spanned(cut: Iterable[Crop], preset: Preset, frame_rate: float, bucket: int 
         if len(edges_s) <= len(window.frames):  # and so no crop has come after it yet
             edges_s.append(edges_s[-1] + 1 / (preset.frame_rate or frame_rate))
         yield window, Span(window.start, len(window.frames), np.array(edges_s))
-
-
-def consumed(held: deque[Image]) -> Iterator[Image]:
-    """The items from the left, each let go of."""
-    while held:
-        yield held.popleft()
 
 
 def sliding(images: Iterable[Image], window: int, stride: int) -> Iterator[Window]:

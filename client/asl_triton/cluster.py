@@ -1,6 +1,7 @@
 """Ray: joined where it runs already, or started on this machine for as long as it is needed; it says nothing itself."""
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
@@ -15,6 +16,7 @@ from asl_triton.errors import AslTritonError
 
 OBJECT_STORE_BYTES = 512 * 2**20  # of our own Ray: lists of clips and their outcomes go through it, videos do not
 CONNECT_TIMEOUT_S = 5.0
+SHORT = "/tmp" if os.name == "posix" else None  # Ray's sockets are below it, and their paths have 107 letters at most
 # Read when Ray is imported, or starts. Its C++ part writes to the terminal past Python.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -47,7 +49,7 @@ class Cluster:
             if ray.is_initialized():
                 yield
                 return
-            with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+            with tempfile.TemporaryDirectory(prefix="asl-ray-", dir=SHORT, ignore_cleanup_errors=True) as folder:
                 self._join(ray, folder)
                 try:
                     hush(ray)
@@ -59,7 +61,7 @@ class Cluster:
         """How many actors are started for so many blocks of clips."""
         import ray
 
-        return self.workers or max(min(int(ray.cluster_resources().get("CPU", 1)), blocks), 1)
+        return self.workers or max(min(int(ray.cluster_resources().get("CPU", 1)), blocks), 1)  # type: ignore[no-untyped-call]
 
     def _join(self, ray: Any, folder: str) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -94,6 +96,16 @@ class Cluster:
             f"the Ray cluster at {self.address} cannot be joined: {said}. This machine has to belong to it, with the "
             "same versions of Ray and Python; where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         )
+
+
+def check_installed() -> None:
+    """See that Ray is installed. It is imported later, when it has been told to be quiet.
+
+    Raises:
+        ModuleNotFoundError: it is not.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ModuleNotFoundError("there is no module ray", name="ray")
 
 
 def check(address: str) -> None:

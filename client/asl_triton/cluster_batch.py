@@ -80,7 +80,7 @@ def run(
                 journal.look()
                 if stopped is not None and not course.told and len(missing) == len(clips):
                     raise stopped
-                tally, files = Tally(), ()
+                tally, files = Tally(), tuple[Path | str, ...]()
                 try:
                     if not isinstance(stopped, StoppedAtOnce):
                         files = write(tally.counted(journal.outcomes(clips)), order)
@@ -123,7 +123,7 @@ async def asked(recognizer: Callable[[], AsyncRecognizer], ranking: Ranking) -> 
     """Which recogniser answers, and all that its answers depend on."""
     async with recognizer() as one:
         served = await one.model()
-        return served.identity, question_of(served, ranking)
+        return served.identity, {**question_of(served, ranking), "bucket": one.bucket}
 
 
 @contextlib.contextmanager

@@ -46,7 +46,13 @@ def reason(exc: BaseException) -> str:
     while (cause := getattr(exc, "cause", None) or exc.__cause__) is not None:
         exc = cause
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return lines[-1] if lines else type(exc).__name__
+    said = lines[-1] if lines else type(exc).__name__
+    if missing := re.search(r"No module named '([\w.]+)'", said):
+        return (
+            f"a machine of the cluster has no Python module {missing[1]!r}: install this version of 'asl-triton[ray]' "
+            "on all of them, in their image or by a runtime environment"
+        )
+    return said
 
 
 class ClusterCourse:

@@ -15,6 +15,7 @@ import tenacity
 from asl_triton.absence import calmly
 from asl_triton.batch import asking
 from asl_triton.cluster_journal import ROWS, row
+from asl_triton.contract import ServedModel
 from asl_triton.errors import AslTritonError, ContractError, ServerError
 from asl_triton.journal import Failure, Outcome
 from asl_triton.listing import Stamp
@@ -181,7 +182,7 @@ class ClipWorker(Observer):
                     retry=tenacity.retry_if_exception_type(ServerError), wait=calmly, stop=patience, reraise=True
                 )
                 try:
-                    served = await retrying(recognizer.model)
+                    served: ServedModel = await retrying(recognizer.model)
                 except ServerError as exc:
                     raise ServerError(f"on {socket.gethostname()}: {exc}") from exc
                 if served.identity != self._assignment.identity:

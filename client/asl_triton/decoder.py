@@ -205,10 +205,13 @@ class Decoding(Reading):
             self._let_go()  # of the crops too: the clip may wait for its answer for long
             return None
         start, length, shot = int(message["start"]), int(message["length"]), int(message["shot"])
-        crops = self._decoder.crops
+        is_only, crops = bool(message["is_only"]), self._decoder.crops
         if not 0 < length <= len(crops):
             raise ValueError(f"the decoder speaks of a window of {length} crops")
-        window = Window(start, crops[:length].copy())  # the next window comes to the same place
+        if is_only:
+            self._let_go()
+        # The next window would come to the same place.
+        window = Window(start, crops[:length] if is_only else crops[:length].copy(), is_only)
         return window, Span(start, length, np.array(message["edges_s"], np.float64), shot)
 
     def _interrupt(self) -> None:

@@ -154,9 +154,10 @@ def decode(connection: Connection, memory: int) -> None:
     allow_a_window(order.limits)
     try:
         source = connection.recv_bytes() if order.path is None else Path(order.path)
-        with ReadingHere(source, order.cutting, order.name) as reading:
+        shared = crops_in(memory)
+        with ReadingHere(source, order.cutting, order.name, memory=shared) as reading:
             say(connection, measures=asdict(reading.open()))
-            write_windows(connection, crops_in(memory), reading, order.limits)
+            write_windows(connection, shared, reading, order.limits)
     except AslTritonError as exc:
         say(connection, failed=str(exc))
     except MemoryError:
@@ -194,7 +195,7 @@ def bound(which: int, soft: int, hard: int) -> None:
 
 
 def write_windows(connection: Connection, shared: Image, reading: Reading, limits: DecoderLimits) -> None:
-    """Write each window when it is asked for, and at last what is known of the video."""
+    """Write each window when it is asked for, and at last, or with the only one, what is known of the video."""
 
     def state() -> dict[str, Any]:
         return {name: getattr(reading, name) for name in STATE}
@@ -206,15 +207,10 @@ def write_windows(connection: Connection, shared: Image, reading: Reading, limit
             say(connection, **state())
             return
         window, span = found
-        shared[: span.num_frames] = window.frames
-        say(
-            connection,
-            start=span.start,
-            length=span.num_frames,
-            shot=span.shot,
-            edges_s=span.edges_s.tolist(),
-            **state(),
-        )
+        if not window.is_only:  # which is there already
+            shared[: span.num_frames] = window.frames
+        place = {"start": span.start, "length": span.num_frames, "shot": span.shot, "edges_s": span.edges_s.tolist()}
+        say(connection, **place, is_only=window.is_only, **state())
 
 
 def crops_in(memory: int) -> Image:

@@ -75,6 +75,8 @@ class Inquiry:
         try:
             while (window := await self._next_window()) is not None:
                 asked.append(asyncio.create_task(self._ask(*window, steps)))
+                if window[0].is_only:
+                    break
                 while asked and (asked[0].done() or len(asked) == WINDOWS_AHEAD):
                     yield await self._first(asked)
             while asked:

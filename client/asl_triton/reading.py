@@ -18,7 +18,7 @@ from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.memory import crops_held, declared_crops
 from asl_triton.presets import Preset
 from asl_triton.shots import spanned_by_shots
-from asl_triton.video import DECLARED_EXCESS, Frame, Limits, Source, Video, open_video
+from asl_triton.video import DECLARED_EXCESS, Frame, Image, Limits, Source, Video, open_video
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,19 @@ Reader = Callable[[Source, Cutting, str | None], Reading]  # begins one, of a vi
 
 
 class ReadingHere(Reading):
-    """Decodes in this process: what a video does to the decoder, it does to all."""
+    """Decodes in this process: what a video does to the decoder, it does to all.
+
+    An only window is a part of `memory`, where that is given: room for `max_frames` crops of the preset.
+    """
 
     _video: Video | None = None
     _windows: Iterator[tuple[Window, Span]] = iter(())
+
+    def __init__(
+        self, source: Source, cutting: Cutting, name: str | None = None, *, memory: Image | None = None
+    ) -> None:
+        super().__init__(source, cutting, name)
+        self._memory = memory
 
     def _open(self) -> Measures:
         cutting = self._cutting
@@ -167,7 +176,7 @@ class ReadingHere(Reading):
         if cutting.is_film:
             self._windows = spanned_by_shots(cut, cutting.preset, video.frame_rate)
         else:
-            self._windows = spanned(cut, cutting.preset, video.frame_rate, cutting.bucket)
+            self._windows = spanned(cut, cutting.preset, video.frame_rate, cutting.bucket, self._memory)
         return measured(video, cutting)
 
     def _frames(self, video: Video) -> Iterator[Frame]:

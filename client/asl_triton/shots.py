@@ -57,4 +57,4 @@ def spanned_by_shots(cut: Iterable[Crop], preset: Preset, frame_rate: float) -> 
         first = shown
         for window, span in spanned(counted(shot), preset, frame_rate):
             start = first + span.start
-            yield replace(window, start=start), replace(span, start=start, shot=number)
+            yield replace(window, start=start, is_only=False), replace(span, start=start, shot=number)

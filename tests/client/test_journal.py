@@ -73,6 +73,7 @@ def test_last_line_of_a_clip_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", [
     b"", b"{}\n", b"[1]\n", b'{"stamp": [1234, 17', b'{"stamp": null', bytes(4096), b"\x00" * 10 + b"\n",
+    b'{"stamp": null, "video": "c.mp4", "error": "of another version", "new": 1}\n',
 ], ids=repr)  # fmt: skip
 def test_line_that_was_cut_off_costs_itself_alone(tmp_path: Path, end: bytes) -> None:
     with Journal(tmp_path) as journal:

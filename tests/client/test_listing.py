@@ -1,13 +1,14 @@
 """Which files are clips, where folders are odd."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asl_triton.errors import VideoError
-from asl_triton.listing import Clip, find_clips
+from asl_triton.listing import Clip, Stamp, find_clips
 from asl_triton.video import open_video
 
 
@@ -20,6 +21,14 @@ def test_links_to_folders_are_not_followed_and_never_go_round(tmp_path: Path) ->
     assert [clip.name for clip in find_clips(tmp_path)] == ["a/clip.mp4", "itself.mp4", "link.mp4"]
     with pytest.raises(VideoError, match=r"cannot read itself\.mp4: Too many levels of symbolic links"):
         open_video(tmp_path / "itself.mp4", name="itself.mp4")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert Stamp.of(tmp_path / "pipe.mp4") is None and Stamp.of(tmp_path / "pipe.mp4", by_content=True) is None
+    with pytest.raises(VideoError, match="no regular file"):
+        open_video(tmp_path / "pipe.mp4")
 
 
 def test_folder_that_cannot_be_read_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Clips side by side, and one of them that takes the server along; connections that break."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,14 +9,14 @@ import pytest
 
 from asl_triton import workers
 from asl_triton.batch import Manner, Summary, run
-from asl_triton.errors import AwayError, ServerError
+from asl_triton.errors import AwayError
 from asl_triton.listing import Clip
 from asl_triton.predictions import Ranking
 from asl_triton.recognizer import AsyncRecognizer
 from asl_triton.transport import Array, FakeTransport, GrpcTransport
 from asl_triton.workers import BREAKS_A_CLIP, Patience
 from tests.client import videos
-from tests.client.asking import asked, inferred
+from tests.client.asking import FRAMES, asked
 from tests.client.grpc_server import Triton, serving
 from tests.client.observing import Told
 from tests.client.served import fake, faking, in_order
@@ -26,33 +27,34 @@ DEADLY, HARMLESS = 190, 60  # levels of grey
 
 @dataclass
 class Fragile(FakeTransport):
-    """Dies of a clip that is bright, and is started again when somebody has seen that it is away."""
+    """Is started again a moment after each of its deaths."""
 
-    is_dead: bool = False
-    deaths: list[int] = field(default_factory=list)
+    deaths: list[float] = field(default_factory=list)
+
+    def live(self) -> None:
+        if self.deaths and time.monotonic() < self.deaths[-1] + 0.1:
+            raise AwayError("Socket closed")
 
     async def server_version(self) -> str:
-        if self.is_dead:
-            self.is_dead = False
-            raise ServerError("it is away")
+        self.live()
         return "fake"
 
 
-def test_clip_that_takes_the_server_along_takes_no_other_clip_along(tmp_path: Path) -> None:
+def test_clip_that_takes_the_server_along_takes_no_other_clip_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def answer(frames: Array) -> Sequence[float]:
+        transport.live()
         if frames.mean() > 150:
-            transport.deaths.append(1)
-            transport.is_dead = True
-        if transport.is_dead:
-            raise ServerError("Socket closed")
+            transport.deaths.append(time.monotonic())
+        transport.live()
         return in_order(frames)
+
+    monkeypatch.setattr(workers, "MENDING_S", (0.0, 0.0))
 
     transport = faking(Fragile, answer=answer)
     assert isinstance(transport, Fragile)
-    deadly, harmless = (
-        videos.levels(tmp_path / "d.mkv", [DEADLY] * 9),
-        videos.levels(tmp_path / "h.mkv", [HARMLESS] * 9),
-    )
+    deadly, harmless = (videos.levels(tmp_path / f"{level}.mkv", [level] * 9) for level in (DEADLY, HARMLESS))
     clips = [Clip(deadly if n == 5 else harmless, f"{n:03}.mkv") for n in range(40)]
     summary = batch(transport, clips, tmp_path / "out", in_flight=8)
     (failure,) = summary.failures
@@ -103,12 +105,12 @@ def test_connection_that_is_made_anew_is_noticed_though_no_request_was_lost() ->
 
         async def ask(transport: GrpcTransport) -> tuple[int, int, int]:
             await transport.watch()
-            await inferred(transport)
+            await transport.infer("signs", FRAMES, ["LOGITS__0"])
             before = transport.changes
             network.target = second.address
             network.cut()
             while not second.asked:
-                await inferred(transport)
+                await transport.infer("signs", FRAMES, ["LOGITS__0"])
             return before, transport.changes, transport.resent
 
         before, after, resent = asked(network.address, ask)

@@ -113,7 +113,7 @@ def test_bad_clips_are_named_and_the_others_written(
     output = tmp_path / "out"
     done = asl_triton(capsys, "batch", clips, "--server", small_triton.address, "--output", output)
     assert done.code == 3
-    assert "3 recognised, 2 failed" in done.out
+    assert "3 recognised; 2 failed" in done.out
     errors = {e["video"]: e["error"] for e in map(json.loads, (output / "errors.jsonl").read_text().splitlines())}
     assert "cannot be read as a video" in errors["text.mp4"]
     assert "is empty" in errors["empty.mov"]
@@ -238,14 +238,15 @@ def test_server_that_dies_under_way_leaves_what_is_known(small_repository: Path,
         os.link(first, folder / f"{number:03}.mp4")
     with LocalTriton(small_repository) as triton:
         command = [sys.executable, "-m", "asl_triton", "batch", folder, "--server", triton.address, "--output", output]
+        command += ["--wait", "2"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
             journal = output / "journal.jsonl"
-            while running.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 5):
+            while running.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 6):
                 pass
             triton.stop()
             said = running.communicate(timeout=120)[0]
     assert running.returncode == 3, said
-    assert "stopped before the end: the server went away" in " ".join(said.split())
+    assert "stopped before the end: the server went away, and was not back after" in " ".join(said.split())
     results = [json.loads(line)["video"] for line in (output / "results.jsonl").read_text().splitlines()]
     assert 5 <= len(results) < 400
     assert results == sorted(results)

@@ -91,11 +91,11 @@ def ray_batch(
         AslTritonError: Ray, or what an address needs, is not installed; or there is no clip.
     """
     with extra("ray"):
-        import ray.data  # noqa: F401
-
         from asl_triton import cluster_batch
-        from asl_triton.cluster import Cluster
+        from asl_triton.cluster import Cluster, check_installed
         from asl_triton.storage import Folder, stored_clips
+
+        check_installed()
     order = cluster_batch.Order(Folder.of(folder), Folder.of(output), formats, ranking)
     clips = stored_clips(order.source, glob)
     cluster = Cluster(address, workers)

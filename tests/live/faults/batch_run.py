@@ -21,7 +21,7 @@ POLL_S = 0.005
 
 
 class BatchRun:
-    """One run of `asl-triton batch FOLDER --output OUTPUT --server ADDRESS OPTIONS`, under way until it is waited for.
+    """A run of `asl-triton batch FOLDER --output OUTPUT --server ADDRESS OPTIONS`, under way until it is waited for.
 
     `prefix` goes before the command, such as a shell that sets limits. What it says goes to `terminal`, or to a file in
     `log`, which is the folder of its output if not given.
@@ -33,13 +33,14 @@ class BatchRun:
         output: Path,
         address: str,
         *options: object,
+        model: str = "quick",
         prefix: tuple[str, ...] = (),
         log: Path | None = None,
         terminal: int | None = None,
     ) -> None:
         self.output, self.journal = output, output / JOURNAL
         self._log = (log or output.parent) / f"{output.name}-{time.monotonic_ns()}.log"
-        arguments = [COMMAND, "batch", folder, "--output", output, "--server", address, *options]
+        arguments = [COMMAND, "batch", folder, "--output", output, "--server", address, "--model", model, *options]
         with self._log.open("wb") as file:
             to = file if terminal is None else terminal
             self.process = subprocess.Popen(

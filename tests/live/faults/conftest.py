@@ -1,6 +1,7 @@
 """An archive, the servers that it is asked about, and a table of what came of it."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,33 +60,28 @@ def white(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recogniser that answers at once."""
+    """A recogniser, `quick`, that answers at once."""
     folder = tmp_path_factory.mktemp("quick") / "models"
-    export_quick(folder)
+    export_quick(folder, "quick")
     return folder
 
 
 @pytest.fixture(scope="package")
-def server(repository: Path) -> Iterator[LocalTriton]:
-    with LocalTriton(repository) as triton:
-        yield triton
-
-
-@pytest.fixture(scope="package")
-def other_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """The same with another checkpoint."""
-    folder = tmp_path_factory.mktemp("other") / "models"
-    export_quick(folder, seed=1)
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """Beside `quick`, `late` takes two seconds for white clips, and `narrow` lets two requests wait."""
+    folder = tmp_path_factory.mktemp("server") / "models"
+    shutil.copytree(repository, folder)
+    export_quick(folder, "late", white_s=2, instances=2)
+    export_quick(folder, "narrow", other_s=0.005, max_queue_size=2)
     with LocalTriton(folder) as triton:
         yield triton
 
 
 @pytest.fixture(scope="package")
-def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """`late` takes two seconds for white clips; `narrow` takes 10 ms, and lets two requests wait."""
-    folder = tmp_path_factory.mktemp("slow") / "models"
-    export_quick(folder, "late", white_s=2, instances=2)
-    export_quick(folder, "narrow", white_s=0.01, other_s=0.01, max_queue_size=2)
+def other_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """Its `quick` is of another checkpoint."""
+    folder = tmp_path_factory.mktemp("other") / "models"
+    export_quick(folder, "quick", seed=1)
     with LocalTriton(folder) as triton:
         yield triton
 

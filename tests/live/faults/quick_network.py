@@ -47,7 +47,7 @@ class QuickNetwork(nn.Module):
 
 def export_quick(
     repository: Path,
-    name: str = "quick",
+    name: str,
     *,
     seed: int = 0,
     white_s: float = 0.0,

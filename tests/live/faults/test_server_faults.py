@@ -70,36 +70,32 @@ def test_server_that_stands_still(
 
 
 def test_answer_that_comes_after_its_deadline(
-    slow_server: LocalTriton, archive: Path, white: Path, undisturbed: Answers, tmp_path: Path, row: Row
+    server: LocalTriton, archive: Path, white: Path, undisturbed: Answers, tmp_path: Path, row: Row
 ) -> None:
-    folder = some_of(archive, tmp_path, 60)
+    folder = some_of(archive, tmp_path, 20)
     os.link(white, folder / "z-white.mp4")
-    options = ("--model", "late", "--timeout", 1)
-    with BatchRun(folder, tmp_path / "out", slow_server.address, *options) as run:
+    with BatchRun(folder, tmp_path / "out", server.address, "--timeout", 1, model="late") as run:
         code, told = run.end()
     assert code == 3, told
     assert "failed z-white.mp4" in told and "gave no answer within 1 s" in told and "Raise --timeout" in told
-    whole(tmp_path / "out", undisturbed, 60)
-    with BatchRun(folder, tmp_path / "out", slow_server.address, "--model", "late", "--timeout", 20) as run:
+    whole(tmp_path / "out", undisturbed, 20)
+    with BatchRun(folder, tmp_path / "out", server.address, "--timeout", 20, model="late") as run:
         again_code, again = run.end()
-    assert again_code == 0 and "61 recognised, 60 of them by an earlier run" in again, again
+    assert again_code == 0 and "21 recognised, 20 of them by an earlier run" in again, again
     row(
         "answer after its deadline",
-        "61 clips, for one of which the model takes 2 s, --timeout 1; then --timeout 20",
-        "exit 3: 60 results, that clip alone failed; then exit 0: 61 results, 1 of them new",
+        "21 clips, for one of which the model takes 2 s, --timeout 1; then --timeout 20",
+        "exit 3: 20 results, that clip alone failed; then exit 0: 21 results, 1 of them new",
     )
 
 
-def test_queue_that_is_full(
-    slow_server: LocalTriton, few: Path, undisturbed: Answers, tmp_path: Path, row: Row
-) -> None:
-    options = ("--model", "narrow")
-    with BatchRun(few, tmp_path / "out", slow_server.address, *options, "--in-flight", 32, "--wait", 0) as run:
+def test_queue_that_is_full(server: LocalTriton, few: Path, undisturbed: Answers, tmp_path: Path, row: Row) -> None:
+    with BatchRun(few, tmp_path / "out", server.address, "--in-flight", 32, "--wait", 0, model="narrow") as run:
         code, told = run.end()
     rejected = figure(told, r"([\d,]+) rejected: the server was too busy")
     assert code == 3 and rejected > 0, told
     assert len(answers(tmp_path / "out")) + rejected == FEW
-    with BatchRun(few, tmp_path / "out", slow_server.address, *options) as run:
+    with BatchRun(few, tmp_path / "out", server.address, model="narrow") as run:
         again_code, again = run.end()
     assert again_code == 0, again
     whole(tmp_path / "out", undisturbed, FEW)
@@ -119,7 +115,7 @@ def test_network_that_is_cut_slow_and_black(
         BatchRun(few, tmp_path / "out", network.address, "--timeout", 1) as run,
     ):
         run.until_known(20)
-        while len(run.known()) < 60 and run.process.poll() is None:
+        while len(run.known()) < 50 and run.process.poll() is None:
             time.sleep(moments.uniform(0.1, 0.8))
             network.cut()
         network.black_hole = True
