@@ -39,25 +39,15 @@ class CropBudget:
             self._given_back.set()
 
 
-def declared_crops(video: Video, preset: Preset) -> int | None:
-    """How many crops a video gives at the preset's rate, as its container tells; None where it does not."""
-    return math.ceil(at_preset_rate(video, preset)) or None
-
-
 def crops_held(video: Video, preset: Preset, bucket: int = 1) -> int:
     """How many crops of a clip are held at once while it is asked about, as far as its container tells its length."""
     most = max(preset.max_frames, WINDOWS_AHEAD * preset.window_frames)
     if video.declared_frames == 0:
         return most
-    crops = at_preset_rate(video, preset)
+    crops = video.declared_frames * (preset.frame_rate / video.frame_rate if preset.frame_rate else 1)
     least = preset.min_frames
     if preset.frames == "window":
         least = preset.window_frames
         if crops > preset.window_frames:
             crops *= preset.window_frames / preset.stride_frames  # windows overlap
     return min(math.ceil(max(crops, least) / bucket) * bucket, most)
-
-
-def at_preset_rate(video: Video, preset: Preset) -> float:
-    """A video's declared frames, as many as they are at the preset's rate."""
-    return video.declared_frames * (preset.frame_rate / video.frame_rate if preset.frame_rate else 1)

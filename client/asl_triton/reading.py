@@ -15,7 +15,7 @@ import cv2
 
 from asl_triton.clips import Span, Window, crops, spanned
 from asl_triton.errors import AslTritonError, VideoError
-from asl_triton.memory import crops_held, declared_crops
+from asl_triton.memory import crops_held
 from asl_triton.presets import Preset
 from asl_triton.shots import spanned_by_shots
 from asl_triton.video import DECLARED_EXCESS, Frame, Image, Limits, Source, Video, open_video
@@ -37,15 +37,14 @@ class Cutting:
 class Measures:
     """What is known of a video that is open before anything of it is decoded, as far as its container tells.
 
-    `declared_frames` is 0 and `length`, its crops at the preset's rate, is None where the container does not tell.
-    `crops_held` is how many crops are in memory at once while it is asked about.
+    `declared_frames` is 0 where the container does not tell; `crops_held` is how many crops are in memory at once while
+    it is asked about.
     """
 
     num_bytes: int
     width: int
     height: int
     declared_frames: int
-    length: int | None
     crops_held: int
 
 
@@ -206,7 +205,6 @@ def measured(video: Video, cutting: Cutting) -> Measures:
         width=width,
         height=height,
         declared_frames=video.declared_frames,
-        length=declared_crops(video, cutting.preset),
         crops_held=crops_held(video, cutting.preset, cutting.bucket),
     )
 

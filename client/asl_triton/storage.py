@@ -22,7 +22,7 @@ PACKAGES = {
     "az": "adlfs",
 }
 LOCAL = ("file", "local")
-TOLD_BY = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "modified")
+TOLD_BY = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "created")
 
 
 @dataclass(frozen=True)

@@ -133,27 +133,27 @@ class Workers(Generic[AnyClip, Known]):
         """What is known of a clip in the end; None where that would have had to be waited for, and the run stops."""
         losses = breaks = 0
         while losses < LOSSES_A_CLIP and breaks < BREAKS_A_CLIP:
-            try:
-                # Alone of all that have lost the server: one of them may be why, and shall not take the others along.
-                async with self._one_by_one if losses else nullcontext():
+            # Alone of all that have lost the server: one of them may be why, and shall not take the others along.
+            async with self._one_by_one if losses else nullcontext():
+                try:
                     known = await self._answer(clip)
-                await self._absence.confirm()
-                return known
-            except ReplacedError:
-                raise
-            except VideoError as exc:
-                return Failure(clip.name, str(exc))
-            except AslTritonError as exc:
-                is_broken = isinstance(exc, AwayError)
-                if is_broken:  # and may be whole again in a moment
-                    await self._absence.nap(random.uniform(*MENDING_S))
-                is_gone = await self._absence.is_gone()
-                if self._stopping.is_set() and (is_gone or isinstance(exc, BusyError)):
-                    return None
-                if not (is_gone or is_broken):
-                    return Failure(clip.name, str(exc), rejected=isinstance(exc, BusyError))
-                losses, breaks = losses + is_gone, breaks + (not is_gone)
-                await self._absence.end(exc)
+                    await self._absence.confirm()
+                    return known
+                except ReplacedError:
+                    raise
+                except VideoError as exc:
+                    return Failure(clip.name, str(exc))
+                except AslTritonError as exc:
+                    is_broken = isinstance(exc, AwayError)
+                    if is_broken:  # and may be whole again in a moment
+                        await self._absence.nap(random.uniform(*MENDING_S))
+                    is_gone = await self._absence.is_gone()
+                    if self._stopping.is_set() and (is_gone or isinstance(exc, BusyError)):
+                        return None
+                    if not (is_gone or is_broken):
+                        return Failure(clip.name, str(exc), rejected=isinstance(exc, BusyError))
+                    losses, breaks = losses + is_gone, breaks + (not is_gone)
+                    await self._absence.end(exc)
         what = "the server went away" if losses else "the connection broke"
         return Failure(clip.name, f"{what} each of the {losses + breaks} times that it was asked about: see its log")
 

@@ -25,6 +25,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from asl_triton.container import declared_frames
 from asl_triton.decoder import Decoders
 from asl_triton.decoder_process import DecoderLimits
 from asl_triton.decoding import MAX_MEMORY_BYTES
@@ -71,7 +72,7 @@ def main() -> None:
             kinds = make_kinds(Path(folder))
         with console.status("Decoding"):
             console.print(ways(kinds, decoders, arguments.rounds))
-            console.print(lengths(kinds, decoders))
+            console.print(lengths(kinds))
             console.print(thrown_away(Path(folder), kinds[-1].paths[0], arguments.rounds))
     decoders.close()
 
@@ -157,28 +158,19 @@ def decoded(kind: Kind, reader: Reader, at_once: int) -> Cost:
     return Cost(kind.count, seconds, processor_s() - before_s)
 
 
-def lengths(kinds: Sequence[Kind], decoders: Decoders) -> Table:
-    """What it costs to open clips, and nothing more."""
-    table = Table(title="lengths of clips that are not decoded", title_justify="left", box=None)
-    for column in ("clips", "in", "ms a clip", "processor ms a clip"):
-        table.add_column(column, justify="left" if column in ("clips", "in") else "right")
-    for kind in kinds:
-        readers: dict[str, Reader] = {"threads": ReadingHere, "processes": decoders.reading}
-        for way, reader in readers.items():
-            number = 200
-
-            def measure(place: int, kind: Kind = kind, reader: Reader = reader) -> int | None:
-                with reader(kind.paths[place % len(kind.paths)], kind.cutting, None) as reading:
-                    return reading.open().length
-
-            began_s, before_s = time.perf_counter(), processor_s()
-            with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-                assert all(threads.map(measure, range(number)))
-            seconds = time.perf_counter() - began_s
-            time.sleep(0.1)
-            used_s = processor_s() - before_s
-            table.add_row(kind.what, way, f"{seconds / number * 1e3:.1f}", f"{used_s / number * 1e3:.1f}")
-    return table
+def lengths(kinds: Sequence[Kind]) -> str:
+    """What it costs to read the number of frames from the container, beside opening it as for decoding."""
+    paths = [path for kind in kinds for path in kind.paths]
+    times_s: list[float] = []
+    for call in (declared_frames, lambda path: ReadingHere(path, CLIP).open().declared_frames):
+        assert all(call(path) for path in paths)
+        began_s = own_s()
+        for _ in range(20):
+            for path in paths:
+                call(path)
+        times_s.append((own_s() - began_s) / (20 * len(paths)))
+    read, opened = (f"{seconds * 1e3:.2f} ms" for seconds in times_s)
+    return f"lengths of clips before they are decoded: {read} a clip; opening it as for decoding: {opened}"
 
 
 def thrown_away(folder: Path, source: Path, rounds: int) -> Table:

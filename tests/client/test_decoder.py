@@ -315,7 +315,7 @@ def test_nothing_outlives_whoever_started_it(video: bytes, tmp_path: Path) -> No
         "from asl_triton.presets import PRESETS; from asl_triton.reading import Cutting, Limits\n"
         "decoders = Decoders(DecoderLimits())\n"
         "readings = [decoders.reading(sys.argv[1], Cutting(PRESETS['wlasl'], Limits())) for _ in range(3)]\n"
-        "print([reading.open().length for reading in readings], flush=True); time.sleep(60)\n"
+        "print([reading.open().declared_frames for reading in readings], flush=True); time.sleep(60)\n"
     )
     command = [sys.executable, str(script), "video.mp4"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as starter:

@@ -256,21 +256,6 @@ def test_what_is_sent_as_a_file_does_not_depend_on_it(tmp_path: Path, decode_in:
     assert len(server.files) == 2
 
 
-@pytest.mark.parametrize("decode_in", WAYS)
-@pytest.mark.parametrize(("preset", "lengths"), [(WLASL, [30, 80]), (BSL1K, [30, 40])], ids=["wlasl", "bsl1k"])
-def test_lengths_are_known_before_anything_is_decoded(
-    tmp_path: Path, decode_in: DecodeIn, preset: Preset, lengths: list[int]
-) -> None:
-    known = [videos.clip(tmp_path / "a.mp4", 30), videos.clip(tmp_path / "b.mp4", 80, rate="50")]
-    unknown = [
-        videos.clip(tmp_path / "live.webm", options=["-live", "1", "-f", "webm"]),
-        tmp_path / "nowhere.mp4",
-        videos.audio_only(tmp_path / "sound.mp4"),
-    ]
-    found = asked(lambda recognizer: recognizer.lengths([*known, *unknown]), fake(preset), decode_in)
-    assert found == [*lengths, None, None, None]
-
-
 def test_file_of_any_size_becomes_a_timeline(film: Path, tmp_path: Path) -> None:
     path = tmp_path / "huge.mp4"
     content = film.read_bytes()

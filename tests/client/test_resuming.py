@@ -1,6 +1,7 @@
 """A batch that was stopped, killed or disturbed: what is known stays, what is left is told, and nothing is mixed."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pytest
 
 from asl_triton.batch import Errand, Manner, Summary, asking, carry_out, write_results
 from asl_triton.contract import ServedModel
-from asl_triton.errors import AwayError, ServerError
+from asl_triton.errors import AslTritonError, AwayError, ServerError
 from asl_triton.journal import JOURNAL, AnyOutcome
 from asl_triton.listing import Clip, find_clips
 from asl_triton.predictions import Ranking
@@ -159,6 +160,13 @@ def test_clip_that_is_deleted_meanwhile_is_a_failure(clips: list[Clip], tmp_path
     (failure,) = summary.failures
     assert failure.video == "009.mp4" and "there is no file" in failure.error
     assert summary.recognised == 11
+
+
+def test_folder_that_is_deleted_meanwhile_is_a_sentence(clips: list[Clip], tmp_path: Path) -> None:
+    told = Told(lambda outcome: shutil.rmtree(tmp_path / "out", ignore_errors=True))
+    with pytest.raises(AslTritonError, match=r"cannot write .*results\.jsonl: No such file or directory"):
+        batch(clips, tmp_path / "out", told=told)
+    assert batch(clips, tmp_path / "out").recognised == 12
 
 
 def test_clip_that_is_replaced_while_it_is_read_is_asked_about_again(clips: list[Clip], tmp_path: Path) -> None:

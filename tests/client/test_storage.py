@@ -71,11 +71,9 @@ def test_file_that_is_gone_is_that_clip_s_failure(folder: Folder) -> None:
         folder.read(clip, most=100)
 
 
-@pytest.mark.parametrize(
-    ("name", "says"), [("nowhere", "there is no folder"), ("d/e", "there is no file that matches")]
-)
-def test_nothing_to_do_is_a_sentence(folder: Folder, name: str, says: str) -> None:
-    with pytest.raises(VideoError, match=says):
+@pytest.mark.parametrize("name", ["nowhere", "d/e"])
+def test_nothing_to_do_is_a_sentence(folder: Folder, name: str) -> None:
+    with pytest.raises(VideoError, match=r"there is no (folder|file that matches '\*\.avi' in) "):
         stored_clips(folder.below(*name.split("/")), "*.avi")
 
 

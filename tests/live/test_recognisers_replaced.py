@@ -63,7 +63,6 @@ def test_labels_change_with_the_network_and_not_with_the_folder(
         if isinstance(after, Answer) and set(after.glosses) == set(NEW):
             break
     assert isinstance(after, Answer) and set(after.glosses) == set(NEW)
-    assert isinstance(answers[0], Answer) and answers[0].glosses == before.glosses
     logits = {"old": dict(zip(before.class_ids, before.logits, strict=True))}
     logits["new"] = dict(zip(after.class_ids, after.logits, strict=True))
     for answer in answers:

@@ -36,7 +36,7 @@ def test_reference_checkpoint_ranks_the_ten_classes_of_the_original(
     done = asl_triton(capsys, "batch", wlasl / "videos", *arguments)
     assert done.code == 0, done.told
     assert sorted(p.name for p in output.iterdir()) == [
-        "results.csv", "results.jsonl", "results.parquet", "results.txt"
+        "journal.jsonl", "results.csv", "results.jsonl", "results.parquet", "results.txt"
     ]  # fmt: skip
 
     recognitions = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]

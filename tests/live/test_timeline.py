@@ -139,7 +139,7 @@ def test_bad_films_are_named_and_the_others_written(triton: LocalTriton, tmp_pat
     }
     assert set(errors) == {"empty.mp4", "text.mov", "cut.mp4"}
     assert "is empty (0 bytes)" in errors["empty.mp4"] and "something else" in errors["text.mov"]
-    written = {path.name for path in output.iterdir()} - {"errors.jsonl"}
+    written = {path.name for path in output.iterdir()} - {"errors.jsonl", "journal.jsonl"}
     assert written == {f"{stem}.{name}" for stem in ("good", "one frame") for name in ("csv", "jsonl")}
 
 

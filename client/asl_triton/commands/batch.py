@@ -192,7 +192,10 @@ def batch(
                 bucket=bucket,
             )
 
-        summary, shown, table = timelines(recognizer, found, go) if wishes else recognitions(recognizer, found, go)
+        try:
+            summary, shown, table = timelines(recognizer, found, go) if wishes else recognitions(recognizer, found, go)
+        except KeyboardInterrupt as exc:
+            raise AslTritonError(f"{str(exc) or 'interrupted'}: no clip was done by then") from exc
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(summary), default=str))
     else:

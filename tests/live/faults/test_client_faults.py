@@ -50,7 +50,7 @@ def test_client_killed_at_ten_random_moments(
         assert len(now) == len(set(now)), "a clip is doubled"
         known = set(now)
         killed_at.append(len(known))
-    assert killed_at[8] < CLIPS
+    assert killed_at[0] < CLIPS and len(set(killed_at)) > 3
     with BatchRun(archive, output, server.address, *ALL_FORMATS) as run:
         code, told = run.end()
     assert code == 0, told

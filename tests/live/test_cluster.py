@@ -1,0 +1,313 @@
+"""A batch on a Ray cluster: a real Ray, a real Triton, and a real S3 server."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from moto.server import ThreadedMotoServer
+
+from asl_triton import batch, cluster_batch
+from asl_triton.batch import Manner, Summary
+from asl_triton.cluster import Cluster
+from asl_triton.cluster_batch import Order
+from asl_triton.errors import AslTritonError
+from asl_triton.journal import Failure
+from asl_triton.listing import find_clips
+from asl_triton.predictions import Ranking
+from asl_triton.recognizer import AsyncRecognizer
+from asl_triton.storage import Folder, stored_clips
+from asl_triton.workers import Patience
+from asl_triton_deploy.local import LocalTriton
+from tests.client.observing import Told
+from tests.command_line import asl_triton
+from tests.live.conftest import write_clip
+from tests.tables import assert_same_rows
+
+NUM_CLIPS = 40
+RANKING = Ranking(top_k=3)
+BUCKET = "s3://archive"
+ACTOR = "ray::MapWorker"
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty short clips in nested folders, and two files that are none."""
+    folder = tmp_path_factory.mktemp("archive")
+    for number in range(NUM_CLIPS):
+        deep = "/".join(f"{number % base}" for base in (2, 3, 5)[: number % 4])
+        write_clip(folder / deep / f"{number:02}.mp4", num_frames=9 + number % 6, size=(48, 64), seed=number)
+    (folder / "0" / "text.mp4").write_text("not a video")
+    (folder / "empty.mp4").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def few(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight of them, and one that is none."""
+    folder = tmp_path_factory.mktemp("few")
+    for path in [*sorted(archive.rglob("[0-9]*.mp4"))[:8], archive / "empty.mp4"]:
+        shutil.copy2(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[None]:
+    """A bucket, for this process and those that it starts."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        fsspec.filesystem("s3").mkdir(BUCKET)
+        yield
+        fsspec.filesystem("s3").clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def ray(s3: None) -> Iterator[None]:
+    """A Ray of two CPUs, which stays for all tests of this process."""
+    with Cluster().joined():
+        yield
+
+
+@pytest.fixture(scope="module")
+def expected(archive: Path, small_triton: LocalTriton, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the local engine writes."""
+    output = tmp_path_factory.mktemp("expected")
+    batch.run(maker(small_triton.address), find_clips(archive), output, ["parquet", "csv"], RANKING)
+    return output
+
+
+def maker(address: str) -> Callable[[], AsyncRecognizer]:
+    return lambda: AsyncRecognizer(address, in_flight=4, decoders=1)
+
+
+def spread(
+    address: str,
+    source: Path | str,
+    output: Path | str,
+    told: Told | None = None,
+    *,
+    workers: int | None = None,
+    patience: Patience | None = None,
+    anew: bool = False,
+) -> Summary:
+    """A batch on the Ray of this process."""
+    order = Order(Folder.of(str(source)), Folder.of(str(output)), ["parquet"], RANKING)
+    return cluster_batch.run(
+        maker(address),
+        stored_clips(order.source),
+        order,
+        cluster=Cluster(workers=workers),
+        manner=Manner(patience or Patience(), anew=anew),
+        observer=told,
+    )
+
+
+def parts(output: Path) -> list[Path]:
+    return sorted(output.glob("journal/*/*.parquet"))
+
+
+def videos_in(output: Path) -> list[str]:
+    """The clips of the journal, as often as they are in it."""
+    return sorted(video for part in parts(output) for video in pq.read_table(part)["video"].to_pylist())
+
+
+def wait_until(holds: Callable[[], Any], within_s: float = 60) -> None:
+    end_s = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
+# The command, with a Ray of its own
+
+
+def test_killed_run_goes_on_where_it_was_and_its_rows_are_those_of_the_local_engine(
+    small_triton: LocalTriton, archive: Path, expected: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "results"
+    words = [archive, "--output", output, "--server", small_triton.address, "--top-k", "3", "--engine", "ray"]
+    command = [sys.executable, "-m", "asl_triton", "batch", *map(str, words), "--format", "parquet,csv", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
+        wait_until(lambda: len(parts(output)) >= 3)
+        started = psutil.Process(killed.pid).children(recursive=True)
+        said = " ".join(word for process in started for word in cmdline(process))
+        killed.kill()
+    known = len(videos_in(output))
+    assert 3 <= known < NUM_CLIPS + 2
+    assert not list(output.glob("results.*"))
+    _, alive = psutil.wait_procs(started, timeout=5)
+    assert all("Agent" in process.name() for process in alive)  # these look for Ray for a minute before they go
+    for process in alive:
+        process.kill()
+    for folder in set(re.findall(r"/tmp/asl-ray-\w+", said)):
+        shutil.rmtree(folder)
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    summary = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (3, "")  # two clips have failed; and nothing of Ray's is said
+    counted = {name: summary[name] for name in ("recognised", "not_tried", "stopped")}
+    assert counted == {"recognised": NUM_CLIPS, "not_tried": 0, "stopped": None}
+    assert 0 < summary["known_before"] <= known
+    assert [failure["video"] for failure in summary["failures"]] == ["0/text.mp4", "empty.mp4"]
+    assert_same_rows(pq.read_table(output / "results.parquet"), pq.read_table(expected / "results.parquet"))
+    assert (output / "errors.jsonl").read_bytes() == (expected / "errors.jsonl").read_bytes()
+    assert [line.split(",")[:3] for line in (output / "results.csv").read_text().splitlines()] == [
+        line.split(",")[:3] for line in (expected / "results.csv").read_text().splitlines()
+    ]
+    recognised = [video for video in videos_in(output) if video not in ("0/text.mp4", "empty.mp4")]
+    assert len(recognised) == len(set(recognised)) == NUM_CLIPS  # each was asked about once
+    written = ["errors.jsonl", "journal", "results.csv", "results.parquet"]
+    assert sorted(path.name for path in output.iterdir()) == written
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.NoSuchProcess:
+        return []
+
+
+# On the Ray that is there
+
+
+def test_same_command_again_does_only_what_is_missing_or_has_changed(
+    ray: None, small_triton: LocalTriton, few: Path, tmp_path: Path
+) -> None:
+    clips, output = tmp_path / "clips", tmp_path / "results"
+    shutil.copytree(few, clips)
+    first = spread(small_triton.address, clips, output)
+    assert (first.recognised, len(first.failures), first.known_before) == (8, 1, 0)
+    names = sorted(clip.name for clip in find_clips(clips))
+    write_clip(clips / names[0], num_frames=20, seed=99)
+    (clips / names[1]).unlink()
+    write_clip(clips / "empty.mp4", num_frames=9, seed=100)
+    told = Told()
+    second = spread(small_triton.address, clips, output, told)
+    assert (second.recognised, second.failures, second.known_before) == (8, (), 6)
+    assert sorted(outcome.video for outcome in told.outcomes) == [names[0], "empty.mp4"]
+    assert told.skipped == 6
+    table = pq.read_table(output / "results.parquet")
+    assert sorted(set(table["video"].to_pylist())) == [name for name in names if name != names[1]]
+    assert set(table.filter(table["video"].to_numpy() == names[0])["num_frames"].to_pylist()) == {20}
+    assert not (output / "errors.jsonl").exists()
+    assert spread(small_triton.address, clips, output, anew=True).known_before == 0
+
+
+def test_clips_and_results_may_be_in_a_bucket(
+    ray: None, small_triton: LocalTriton, few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = fsspec.filesystem("s3")
+    store.put(f"{few}/", f"{BUCKET}/clips/", recursive=True)
+    words = (f"{BUCKET}/clips", "--output", f"{BUCKET}/glosses", "--server", small_triton.address, "--top-k", 3)
+    done = asl_triton(capsys, "batch", *words, "--engine", "ray")
+    assert done.code == 3
+    assert "8 recognised; 1 failed" in done.told
+    assert f"written: {BUCKET}/glosses/results.parquet, {BUCKET}/glosses/errors.jsonl" in done.told
+    batch.run(maker(small_triton.address), find_clips(few), tmp_path, ["parquet"], RANKING)
+    with store.open(f"{BUCKET}/glosses/results.parquet") as file:
+        assert_same_rows(pq.read_table(file), pq.read_table(tmp_path / "results.parquet"))
+    assert store.cat_file(f"{BUCKET}/glosses/errors.jsonl") == (tmp_path / "errors.jsonl").read_bytes()
+
+    store.put_file(few / "empty.mp4", f"{BUCKET}/clips/00.mp4")  # another object, of the same name
+    done = asl_triton(capsys, "batch", *words, "--engine", "ray", "--json")
+    summary = json.loads(done.out)
+    assert (summary["recognised"], summary["known_before"], len(summary["failures"])) == (7, 7, 2)
+
+
+def test_ctrl_c_finishes_what_is_under_way(ray: None, small_triton: LocalTriton, archive: Path, tmp_path: Path) -> None:
+    told = Told(lambda outcome: os.kill(os.getpid(), signal.SIGINT) if len(told.outcomes) == 1 else None)
+    summary = spread(small_triton.address, archive, tmp_path, told)
+    assert (summary.stopped, len(told.sentences)) == ("interrupted", 1)
+    assert told.sentences[0].startswith("SIGINT: finishing the clips that are under way")
+    known = summary.recognised + len(summary.failures)
+    assert (known, known + summary.not_tried) == (len(told.outcomes), NUM_CLIPS + 2)
+    assert len(videos_in(tmp_path)) == known > 0
+    assert pq.read_table(tmp_path / "results.parquet").num_rows == 3 * summary.recognised
+
+
+def test_actor_that_dies_is_started_again_and_loses_nothing(
+    ray: None, small_triton: LocalTriton, archive: Path, expected: Path, tmp_path: Path
+) -> None:
+    def end_an_actor(outcome: object) -> None:
+        if len(told.outcomes) == 1:
+            actors = [p for p in psutil.Process().children(recursive=True) if " ".join(cmdline(p)).startswith(ACTOR)]
+            actors[0].kill()
+
+    told = Told(end_an_actor)
+    summary = spread(small_triton.address, archive, tmp_path, told)
+    assert (summary.recognised, len(summary.failures), summary.stopped) == (NUM_CLIPS, 2, None)
+    assert_same_rows(pq.read_table(tmp_path / "results.parquet"), pq.read_table(expected / "results.parquet"))
+
+
+def test_server_that_goes_away_ends_the_run_and_the_next_one_finishes_with_another(
+    ray: None, small_triton: LocalTriton, small_repository: Path, archive: Path, expected: Path, tmp_path: Path
+) -> None:
+    with LocalTriton(small_repository) as doomed:
+        told = Told(lambda outcome: doomed.stop() if len(told.outcomes) == 1 else None)
+        summary = spread(doomed.address, archive, tmp_path, told, patience=Patience(wait_s=0.5))
+    assert summary.stopped is not None and "the server went away" in summary.stopped
+    assert summary.recognised > 0 and summary.not_tried > 0
+    assert [sentence for sentence in told.sentences if "is away: waiting for it" in sentence]
+    rest = spread(small_triton.address, archive, tmp_path)
+    assert (rest.recognised, rest.known_before) == (NUM_CLIPS, summary.recognised)
+    assert_same_rows(pq.read_table(tmp_path / "results.parquet"), pq.read_table(expected / "results.parquet"))
+
+
+def test_run_with_too_many_failures_ends(ray: None, small_triton: LocalTriton, tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for number in range(30):
+        (clips / f"{number:02}.mp4").write_text("not a video")
+    write_clip(clips / "00.mp4", num_frames=9)
+    summary = spread(small_triton.address, clips, tmp_path / "results", patience=Patience(max_failures=2))
+    assert summary.stopped is not None
+    assert re.match(r"2 clips have failed, as many as --max-failures allows\. The last: ", summary.stopped)
+    assert len(summary.failures) >= 2 and all(isinstance(failure, Failure) for failure in summary.failures)
+
+
+def test_machine_that_lacks_a_module_is_told_of(
+    ray: None, small_triton: LocalTriton, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recognizer of a module that only this process can import: what an actor without our package meets."""
+    (tmp_path / "only_here.py").write_text(
+        f"def make():\n    from asl_triton import AsyncRecognizer as Here\n    return Here({small_triton.address!r})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import only_here  # type: ignore[import-not-found]
+
+    order = Order(Folder.of(str(few)), Folder.of(str(tmp_path / "results")), ["parquet"], RANKING)
+    with pytest.raises(AslTritonError, match=r"has no Python module 'only_here': install .*'asl-triton\[ray\]'"):
+        cluster_batch.run(only_here.make, stored_clips(order.source), order)
+
+
+def test_output_that_another_run_holds_is_left_alone(
+    ray: None, small_triton: LocalTriton, few: Path, tmp_path: Path
+) -> None:
+    with cluster_batch.held(Folder.of(str(tmp_path))), pytest.raises(AslTritonError, match="another run writes to"):
+        spread(small_triton.address, few, tmp_path)
+
+
+def test_server_that_is_not_there_is_told_before_ray_starts(few: Path, tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with pytest.raises(AslTritonError, match="no server answers"):
+            spread(f"127.0.0.1:{nobody.getsockname()[1]}", few, tmp_path)
+    assert not parts(tmp_path)
