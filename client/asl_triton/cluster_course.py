@@ -42,17 +42,15 @@ def reasoned() -> Iterator[None]:
 
 
 def reason(exc: BaseException) -> str:
-    """Why Ray gave up, in a line: the last of what the failure says that failed first."""
-    while (cause := getattr(exc, "cause", None) or exc.__cause__) is not None:
-        exc = cause
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    said = lines[-1] if lines else type(exc).__name__
+    """Why Ray gave up, in a line: it tells the whole way of an exception, and what was raised first comes last."""
+    said = str(exc)
     if missing := re.search(r"No module named '([\w.]+)'", said):
         return (
             f"a machine of the cluster has no Python module {missing[1]!r}: install this version of 'asl-triton[ray]' "
             "on all of them, in their image or by a runtime environment"
         )
-    return said
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else type(exc).__name__
 
 
 class ClusterCourse:

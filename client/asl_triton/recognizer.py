@@ -50,7 +50,7 @@ class AsyncRecognizer:
     process, or, on Linux, each in one of the "processes" that a damaged video may crash, or hang for
     `decode_timeout_s`, at the cost of that video alone. The answers are the same. `bucket` makes the clips that
     `recognize` asks about in one request as long as a multiple of so many frames, with their last one, so that more of
-    them meet in a batch on the server; it changes answers slightly, and goes with `send="frames"` only.
+    them meet in a batch on the server; it changes answers, and goes with `send="frames"` only.
 
     Raises:
         AslTritonError: what is asked for cannot be, or does not go together.
