@@ -145,6 +145,7 @@ def stored_clips(folder: Folder, glob: str | None = None) -> list[StoredClip]:
         return [local_clip(clip) for clip in find_clips(folder.path, glob)]
     file_system, root = folder.opened()
     with explained(f"cannot look into {folder.address}", "Check the address, and your access to it"):
+        file_system.invalidate_cache()
         try:
             found: Mapping[str, Mapping[str, Any]] = file_system.find(root, detail=True)
         except FileNotFoundError as exc:
