@@ -39,11 +39,11 @@ class Cargo:
     async def sent(self, client: Any, ask: Callable[[Mapping[str, Place]], Awaitable[T]]) -> T:
         """What `ask` answers, given where the large inputs lie; those that it is not given go in the message.
 
-        Where the server has lost the region, as one that was restarted has, it gets another, and is asked again.
+        Where the server has lost the region, as one that was restarted has, it gets a new one, and is asked again.
         """
         losses = 0
         while True:
-            await self._load(client)
+            await self._load(client, fresh=losses > 0)
             try:
                 return await self._asked(ask)
             except InferenceServerException as exc:
@@ -61,11 +61,11 @@ class Cargo:
             self._memory.take_back(self._client, self._region)
             self._region = None
 
-    async def _load(self, client: Any) -> None:
+    async def _load(self, client: Any, fresh: bool) -> None:
         if not self._large or self._region is not None:
             return
         self._client, self._places = client, {}
-        self._region = await self._memory.lend(client, room_for(self._large))
+        self._region = await self._memory.lend(client, room_for(self._large), fresh)
         if self._region is not None:
             offsets = self._region.write(self._large)
             self._places = {name: Place(self._region.name, offset) for name, offset in offsets.items()}

@@ -72,19 +72,23 @@ class SharedMemory:
             assert region is not None
             self._free.append(region)
 
-    async def lend(self, client: Any, size: int) -> Region | None:
+    async def lend(self, client: Any, size: int, fresh: bool = False) -> Region | None:
         """A region of that many bytes or more which the server has; None where requests go without.
+
+        A `fresh` one is registered for this request: the server may have lost all others with the one before.
 
         Raises:
             ServerError: there must be one. InferenceServerException: likewise, and the server is away.
         """
         if self._refusal:
             return None
-        region = self._fitting(size)
+        region = None if fresh else self._fitting(size)
         if region is not None:
             return region
         async with self._one_by_one:  # the first finds out for all
-            return None if self._refusal else (self._fitting(size) or await self._registered(client, size))
+            if self._refusal:
+                return None
+            return (None if fresh else self._fitting(size)) or await self._registered(client, size)
 
     def take_back(self, client: Any, region: Region) -> None:
         """Keep a region for further requests, unless it must not be written again."""

@@ -61,8 +61,8 @@ def test_keyboard_alone_is_enough(page: Page, clips: dict[str, Path]) -> None:
         raise AssertionError(f"Tab does not reach {name}")
 
     page.locator("body").press("Tab")
-    tab_to("Drop a video file here to upload")
-    with page.expect_file_chooser() as chooser:
+    with page.expect_file_chooser() as chooser:  # around the whole way there: a browser is told of it in its own time
+        tab_to("Drop a video file here to upload")
         page.keyboard.press("Enter")
     chooser.value.set_files(clips["drink"])
     page.locator("#clip video[src]").wait_for()

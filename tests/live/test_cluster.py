@@ -107,6 +107,7 @@ def spread(
     told: Told | None = None,
     *,
     patience: Patience | None = None,
+    workers: int = 1,
 ) -> Summary:
     """A batch on the Ray of this process."""
     order = Order(Folder.of(str(source)), Folder.of(str(output)), ["parquet"], RANKING)
@@ -114,6 +115,7 @@ def spread(
         maker(address),
         stored_clips(order.source),
         order,
+        cluster=Cluster(workers=workers),
         manner=Manner(patience or Patience()),
         observer=told,
     )
@@ -216,7 +218,7 @@ def test_clips_and_results_may_be_in_a_bucket(
     store = fsspec.filesystem("s3")
     store.put(f"{few}/", f"{BUCKET}/clips/", recursive=True)
     words = (f"{BUCKET}/clips", "--output", f"{BUCKET}/glosses", "--server", small_triton.address, "--top-k", 3)
-    done = asl_triton(capsys, "batch", *words, "--engine", "ray")
+    done = asl_triton(capsys, "batch", *words, "--engine", "ray", "--ray-workers", 1)
     assert done.code == 3
     assert "8 recognised; 1 failed" in done.told
     assert f"written: {BUCKET}/glosses/results.parquet, {BUCKET}/glosses/errors.jsonl" in done.told
@@ -252,7 +254,7 @@ def test_actor_that_dies_is_started_again_and_loses_nothing(
             actors[0].kill()
 
     told = Told(end_an_actor)
-    summary = spread(small_triton.address, archive, tmp_path, told)
+    summary = spread(small_triton.address, archive, tmp_path, told, workers=2)
     assert (summary.recognised, len(summary.failures), summary.stopped) == (NUM_CLIPS, 2, None)
     assert_same_rows(pq.read_table(tmp_path / "results.parquet"), pq.read_table(expected / "results.parquet"))
 

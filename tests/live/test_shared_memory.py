@@ -205,14 +205,17 @@ def test_server_that_was_killed_and_started_again_goes_on(small_repository: Path
         first = LocalTriton(small_repository).start()
         port = first.address.rpartition(":")[2]
         transport = GrpcTransport(first.address, shared_memory="shm")
+        inputs = [frames_of(n) for n in range(3)]
         try:
-            wanted = await asyncio.gather(*(answer(transport, frames_of(n)) for n in range(3)))
+            wanted = await one_by_one(transport, inputs, "small")
+            await at_once(transport, inputs)
             os.kill(first.pid, signal.SIGKILL)
             await asyncio.to_thread(first.stop)
             with LocalTriton(small_repository, grpc_port=int(port)) as second, status_of(second.address) as status:
                 assert status() == {}
                 await until_there(transport)
-                assert await asyncio.gather(*(answer(transport, frames_of(n)) for n in range(3))) == wanted
+                assert await one_by_one(transport, inputs, "small") == wanted
+                await at_once(transport, inputs)
                 assert 1 <= len(status()) <= 3
                 await transport.close()
                 assert status() == {}

@@ -68,10 +68,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """Beside `quick`, `late` takes two seconds for white clips, and `narrow` lets two requests wait."""
+    """Beside `quick`, `late` takes four seconds for white clips, and `narrow` lets two requests wait."""
     folder = tmp_path_factory.mktemp("server") / "models"
     shutil.copytree(repository, folder)
-    export_quick(folder, "late", white_s=2, instances=2)
+    export_quick(folder, "late", white_s=4, instances=2)
     export_quick(folder, "narrow", other_s=0.005, max_queue_size=2)
     with LocalTriton(folder) as triton:
         yield triton

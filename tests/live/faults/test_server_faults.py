@@ -51,7 +51,7 @@ def test_server_killed_and_started_again(
 def test_server_that_stands_still(
     server: LocalTriton, few: Path, undisturbed: Answers, tmp_path: Path, row: Row
 ) -> None:
-    with BatchRun(few, tmp_path / "out", server.address, "--timeout", 1) as run:
+    with BatchRun(few, tmp_path / "out", server.address, "--timeout", 2) as run:
         run.until_known(30)
         os.kill(server.pid, signal.SIGSTOP)
         try:
@@ -74,17 +74,17 @@ def test_answer_that_comes_after_its_deadline(
 ) -> None:
     folder = some_of(archive, tmp_path, 20)
     os.link(white, folder / "z-white.mp4")
-    with BatchRun(folder, tmp_path / "out", server.address, "--timeout", 1, model="late") as run:
+    with BatchRun(folder, tmp_path / "out", server.address, "--timeout", 2, model="late") as run:
         code, told = run.end()
     assert code == 3, told
-    assert "failed z-white.mp4" in told and "gave no answer within 1 s" in told and "Raise --timeout" in told
+    assert "failed z-white.mp4" in told and "gave no answer within 2 s" in told and "Raise --timeout" in told
     whole(tmp_path / "out", undisturbed, 20)
     with BatchRun(folder, tmp_path / "out", server.address, "--timeout", 20, model="late") as run:
         again_code, again = run.end()
     assert again_code == 0 and "21 recognised, 20 of them by an earlier run" in again, again
     row(
         "answer after its deadline",
-        "21 clips, for one of which the model takes 2 s, --timeout 1; then --timeout 20",
+        "21 clips, for one of which the model takes 4 s, --timeout 2; then --timeout 20",
         "exit 3: 20 results, that clip alone failed; then exit 0: 21 results, 1 of them new",
     )
 
@@ -112,7 +112,7 @@ def test_network_that_is_cut_slow_and_black(
     moments = random.Random(8)
     with (
         BadNetwork(server.address, delay_s=0.002) as network,
-        BatchRun(few, tmp_path / "out", network.address, "--timeout", 1) as run,
+        BatchRun(few, tmp_path / "out", network.address, "--timeout", 2) as run,
     ):
         run.until_known(20)
         while len(run.known()) < 50 and run.process.poll() is None:
