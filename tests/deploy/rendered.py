@@ -15,6 +15,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 OVERLAYS = ("gpu", "cpu", "kserve")
 LOADER = KUBERNETES / "model-loader.yaml"
+RAY_JOB = KUBERNETES / "ray-job.yaml"
 
 Object = dict[str, Any]
 
@@ -50,6 +51,11 @@ def render(overlay: str) -> list[Object]:
     return list(yaml.load_all(kustomize(KUBERNETES / "overlays" / overlay), yaml.CSafeLoader))
 
 
+def by_itself() -> list[Object]:
+    """The objects that are applied beside an overlay, each when it is needed."""
+    return [found for path in (LOADER, RAY_JOB) for found in yaml.load_all(path.read_text(), yaml.CSafeLoader)]
+
+
 def of_kind(objects: list[Object], kind: str) -> dict[str, Object]:
     """The objects of a kind by name."""
     return {found["metadata"]["name"]: found for found in objects if found["kind"] == kind}
@@ -66,5 +72,9 @@ def pods(objects: list[Object]) -> Iterator[PodOf]:
         runtime = of_kind(objects, "ServingRuntime")[predictor["model"]["runtime"]]["spec"]
         merged = {**predictor, "containers": runtime["containers"], "volumes": runtime["volumes"]}
         yield PodOf(name, predictor["labels"], merged)
+    for name, job in of_kind(objects, "RayJob").items():
+        cluster = job["spec"]["rayClusterSpec"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            yield PodOf(name, group["template"]["metadata"]["labels"], group["template"]["spec"])
     for name, pod in of_kind(objects, "Pod").items():
         yield PodOf(name, pod["metadata"]["labels"], pod["spec"])

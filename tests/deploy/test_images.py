@@ -10,24 +10,35 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import pairwise
 from pathlib import Path
 
+import fsspec
 import httpx
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from moto.server import ThreadedMotoServer
 from packaging.requirements import Requirement
 
+from asl_triton.presets import PRESETS
 from asl_triton_deploy.binary import CONTAINER
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.repository import export_model
 from tests.deploy.container import contained
 from tests.deploy.programs import missing, program
-from tests.deploy.rendered import DEPLOY
+from tests.deploy.rendered import DEPLOY, by_itself, of_kind
+from tests.live.conftest import write_clip
+from tests.networks import GLOSSES, save_checkpoint
 
 ROOT = DEPLOY.parent
-IMAGES = ("triton", "ui")
+IMAGES = ("triton", "ui", "ray")
+COMPOSED = ("triton", "ui")
 if sys.version_info >= (3, 11):
     import tomllib
 
@@ -99,7 +110,7 @@ def test_image_has_labels_and_a_health_check(image: str) -> None:
 
 def test_versions_of_images_are_the_project_s() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
-    tags = [re.search(r":([^:}]+)\}$", compose[name]["image"]) for name in IMAGES]
+    tags = [re.search(r":([^:}]+)\}$", compose[name]["image"]) for name in COMPOSED]
     assert [tag and tag[1] for tag in tags] == [PROJECT["version"]] * 2
 
 
@@ -225,8 +236,7 @@ def test_page_s_commands_start(built: dict[str, Path]) -> None:
 def test_page_runs_as_uid_1000_with_nothing_to_write_to(built: dict[str, Path], tmp_path: Path) -> None:
     (entry,), (command,) = (named(stages("ui")[-1], name) for name in ("ENTRYPOINT", "CMD"))
     python = str(Path(sys.base_prefix) / "bin" / "python3")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    (port,) = free_ports(1)
     arguments = [python, "-s", *json.loads(entry)[1:], *json.loads(command), "--host", "127.0.0.1", "--port", str(port)]
     variables = {
         "PYTHONPATH": "/mnt/given",
@@ -238,7 +248,7 @@ def test_page_runs_as_uid_1000_with_nothing_to_write_to(built: dict[str, Path], 
     }
     log = tmp_path / "log"
     with contained(arguments, variables, built["ui"], log) as process:
-        assert "<gradio-app" in page_of(process, port, log)
+        assert "<gradio-app" in wait_for(process, f"http://127.0.0.1:{port}/", log)
         # Its one writable folder is enough for what visitors bring.
         (uploaded,) = httpx.post(f"http://127.0.0.1:{port}/gradio_api/upload", files={"files": b"a clip"}).json()
         assert uploaded.startswith("/tmp/")
@@ -248,16 +258,68 @@ def test_page_runs_as_uid_1000_with_nothing_to_write_to(built: dict[str, Path], 
     assert "Traceback" not in log.read_text()
 
 
-def page_of(process: psutil.Process, port: int, log: Path) -> str:
+def wait_for(process: psutil.Process, url: str, log: Path) -> str:
     """What is at the health check's address, once there is something."""
     deadline = time.monotonic() + 120
     while process.is_running() and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=10) as answer:
                 return str(answer.read().decode())
         except OSError:
             time.sleep(0.1)
     pytest.fail(log.read_text()[-3000:])
+
+
+def test_cluster_of_the_ray_job_does_its_work(
+    built: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As KubeRay does: `ray start` in the image, then the entry point, submitted over HTTP; with a real bucket."""
+    job = of_kind(by_itself(), "RayJob")["archive"]["spec"]
+    python = str(Path(sys.base_prefix) / "bin" / "python3")
+    gcs, dashboard, agent = free_ports(3)
+    own = {"num-cpus": "2", "port": gcs, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent}
+    options = {**job["rayClusterSpec"]["headGroupSpec"]["rayStartParams"], **own}
+    start = [python, "-s", "-m", "ray.scripts.scripts", "start", "--head", "--block", "--object-store-memory=100000000"]
+    variables = {"PYTHONPATH": "/mnt/given", "PATH": "/usr/bin:/bin", "HOME": "/tmp", "RAY_USAGE_STATS_ENABLED": "0"}
+    bucket = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+    checkpoint = load_checkpoint(save_checkpoint(tmp_path / "small.pt"))
+    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path / "models", "small")
+    log = tmp_path / "log"
+    store = ThreadedMotoServer(port=0, verbose=False)
+    with LocalTriton(tmp_path / "models") as triton, ExitStack() as ending:
+        ending.callback(store.stop)
+        store.start()
+        bucket["AWS_ENDPOINT_URL"] = "http://{}:{}".format(*store.get_host_and_port())
+        for name, value in bucket.items():
+            monkeypatch.setenv(name, value)
+        files = fsspec.filesystem("s3", skip_instance_cache=True)
+        files.mkdir("s3://archive")
+        for name in ("a.mp4", "b.mp4", "c.mp4"):
+            files.put_file(write_clip(tmp_path / name), f"s3://archive/clips/{name}")
+        environment = {**variables, **bucket, "ASL_TRITON_SERVER": triton.address}
+        arguments = [*start, *(f"--{name}={value}" for name, value in options.items())]
+        with contained(arguments, environment, built["ray"], log) as process:
+            wait_for(process, f"http://127.0.0.1:{agent}/api/local_raylet_healthz", log)  # the probe's path
+            assert process.uids().effective == 1000
+            jobs = f"http://127.0.0.1:{dashboard}/api/jobs/"
+            entrypoint = job["entrypoint"].replace("asl-triton", f"{python} -s -m asl_triton", 1)
+            submitted = httpx.post(jobs, json={"entrypoint": entrypoint}, timeout=60).json()["submission_id"]
+            status = "PENDING"
+            while status in ("PENDING", "RUNNING"):
+                time.sleep(0.5)
+                status = httpx.get(jobs + submitted, timeout=60).json()["status"]
+            said = httpx.get(f"{jobs}{submitted}/logs", timeout=60).json()["logs"]
+        assert status == "SUCCEEDED", said
+        with files.open("s3://archive/glosses/results.parquet") as file:
+            videos = pq.read_table(file)["video"].to_pylist()
+        assert sorted(set(videos)) == ["a.mp4", "b.mp4", "c.mp4"]
+
+
+def free_ports(count: int) -> list[int]:
+    """So many that nobody listens on."""
+    with ExitStack() as held:
+        servers = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
 
 
 # The locked versions
@@ -268,7 +330,9 @@ def locked(image: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9.-]+)==(\S+) \\$", text, flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize(("image", "extras"), [("triton", []), ("ui", ["ui", "monitoring", "tracing"])])
+@pytest.mark.parametrize(
+    ("image", "extras"), [("triton", []), ("ui", ["ui", "monitoring", "tracing"]), ("ray", ["ray"])]
+)
 def test_locked_versions_are_those_that_the_project_asks_for(image: str, extras: list[str]) -> None:
     asked = PROJECT["dependencies"] + [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
     versions = locked(image)

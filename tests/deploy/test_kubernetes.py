@@ -11,7 +11,7 @@ import yaml
 
 from asl_triton.commands import options
 from asl_triton_deploy.production.flags import EXIT_TIMEOUT_S
-from tests.deploy.rendered import DEPLOY, LOADER, OVERLAYS, Object, PodOf, kustomize, of_kind, pods, render
+from tests.deploy.rendered import DEPLOY, OVERLAYS, Object, PodOf, by_itself, kustomize, of_kind, pods, render
 
 # The oldest that still gets fixes from somebody's cloud, and the newest that has a schema here.
 KUBERNETES_VERSIONS = ("1.31", kubernetes_validate.latest_version())
@@ -27,7 +27,7 @@ def objects(request: pytest.FixtureRequest) -> list[Object]:
 
 @pytest.fixture
 def every_pod(objects: list[Object]) -> list[PodOf]:
-    return [*pods(objects), *pods([yaml.safe_load(LOADER.read_text())])]
+    return [*pods(objects), *pods(by_itself())]
 
 
 @pytest.fixture
@@ -38,10 +38,8 @@ def workloads(objects: list[Object]) -> list[PodOf]:
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_objects_fit_the_schemas_of_kubernetes(overlay: str, version: str) -> None:
-    core = [
-        found for found in [*render(overlay), yaml.safe_load(LOADER.read_text())] if CORE.fullmatch(version_of(found))
-    ]
-    assert len(core) >= 18
+    core = [found for found in [*render(overlay), *by_itself()] if CORE.fullmatch(version_of(found))]
+    assert len(core) >= 21
     for found in core:
         kubernetes_validate.validate(found, version, strict=True)
 

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from tests.deploy.programs import missing, program
-from tests.deploy.rendered import KUBERNETES, OVERLAYS, Object, of_kind, pods, render
-from tests.deploy.test_kubernetes import CORE, version_of
+from tests.deploy.rendered import DEPLOY, KUBERNETES, OVERLAYS, Object, by_itself, of_kind, pods, render
+from tests.deploy.test_kubernetes import CORE, KUBERNETES_VERSIONS, version_of
 
 EXTENSIONS = Path(__file__).parent / "extensions"
 KSERVE = "kserve==0.21.0"
@@ -192,3 +192,55 @@ def test_autoscalers_ask_for_what_the_adapter_serves() -> None:
     (rule,) = adapter["rules"]["custom"]
     (metric,) = of_kind(render("gpu"), "HorizontalPodAutoscaler")["triton"]["spec"]["metrics"]
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
+
+
+# Ray
+
+
+def test_ray_job_has_the_fields_that_kuberay_knows() -> None:
+    """By hand: no package brings its schema (ray.io/v1, rayjob_types.go and raycluster_types.go of KubeRay)."""
+    spec = of_kind(by_itself(), "RayJob")["archive"]["spec"]
+    job = {"entrypoint", "submissionMode", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"}
+    assert spec.keys() == {*job, "rayClusterSpec"}
+    cluster = spec["rayClusterSpec"]
+    assert cluster.keys() == {"rayVersion", "headGroupSpec", "workerGroupSpecs"}
+    assert cluster["headGroupSpec"].keys() == {"rayStartParams", "template"}
+    (workers,) = cluster["workerGroupSpecs"]
+    assert workers.keys() == {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+    assert all(isinstance(value, str) for value in cluster["headGroupSpec"]["rayStartParams"].values())
+    assert spec["submissionMode"] == "HTTPMode"
+
+
+def test_ray_of_the_job_is_the_image_s() -> None:
+    locked = (DEPLOY / "requirements" / "ray.txt").read_text()
+    version = of_kind(by_itself(), "RayJob")["archive"]["spec"]["rayClusterSpec"]["rayVersion"]
+    assert f"\nray=={version} " in locked
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+def test_pods_that_kuberay_makes_fit_the_schema(version: str) -> None:
+    made = [pod for pod in pods(by_itself()) if pod.component == "archive"]
+    assert len(made) == 2
+    for pod in made:
+        metadata = {"name": "made", "labels": pod.labels}
+        thing = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod.spec}
+        kubernetes_validate.validate(thing, version, strict=True)
+        (container,) = pod.containers
+        assert {"readinessProbe", "livenessProbe"} <= container.keys()  # or KubeRay adds its own, which call wget
+
+
+def test_ray_s_machines_reach_triton_and_triton_lets_them_in() -> None:
+    policies = of_kind(by_itself(), "NetworkPolicy")
+    (machines, _) = (pod for pod in pods(by_itself()) if pod.component == "archive")
+    (triton,) = (pod for pod in pods(render("gpu")) if pod.component == "triton")
+    for name, there in (("archive", machines), ("triton-for-archive", triton)):
+        assert policies[name]["spec"]["podSelector"]["matchLabels"].items() <= there.labels.items()
+    (let_in,) = policies["triton-for-archive"]["spec"]["ingress"]
+    assert let_in["from"][0]["podSelector"]["matchLabels"].items() <= machines.labels.items()
+    reached = [
+        peer["podSelector"]["matchLabels"]
+        for rule in policies["archive"]["spec"]["egress"]
+        for peer in rule["to"]
+        if "podSelector" in peer
+    ]
+    assert [selector.items() <= triton.labels.items() for selector in reached] == [False, True]

@@ -51,7 +51,7 @@ def test_variables_that_are_named_are_read() -> None:
 
 @pytest.mark.parametrize("secret", re.findall(r"create secret generic (\S+)", RUNBOOK))
 def test_secrets_that_are_made_are_asked_for(secret: str) -> None:
-    manifests = [path.read_text(encoding="utf-8") for path in (DEPLOY / "kubernetes" / "base").glob("*.yaml")]
+    manifests = [path.read_text(encoding="utf-8") for path in (DEPLOY / "kubernetes").rglob("*.yaml")]
     assert any(secret in manifest for manifest in manifests)
 
 
