@@ -1,6 +1,6 @@
 """`recognize_sign` under thousands of damaged videos at once: each gets an answer or a sentence, and nothing else dies.
 
-By default as many as thirty seconds take, three thousand at most. ASL_TRITON_FUZZ_S and ASL_TRITON_FUZZ_FILES say more,
+By default as many as twelve seconds take, three thousand at most. ASL_TRITON_FUZZ_S and ASL_TRITON_FUZZ_FILES say more,
 ASL_TRITON_FUZZ_FIRST the number of the first file; the same number is the same file.
 """
 
@@ -22,7 +22,7 @@ from tests.live.mutations import mutated, seeds
 from tests.live.sign_client import Answer, Refusal, ask, ask_with, inputs, listen
 from tests.live.sign_processes import decoders, family, stubs_of, wait_until
 
-SECONDS = float(os.environ.get("ASL_TRITON_FUZZ_S", "30"))
+SECONDS = float(os.environ.get("ASL_TRITON_FUZZ_S", "12"))
 FILES = int(os.environ.get("ASL_TRITON_FUZZ_FILES", "3000"))
 FIRST = int(os.environ.get("ASL_TRITON_FUZZ_FIRST", "0"))
 FEWEST = 200  # that a slow machine gets through
