@@ -481,8 +481,8 @@ class Full(FakeTransport):
 
 
 def test_server_without_room_is_asked_again(tmp_path: Path, clip: Path) -> None:
-    summary = batch(faking(Full), named(clip, 8), tmp_path, patience=Patience(wait_s=60))
-    assert (summary.recognised, summary.failures, summary.rejected) == (8, (), 0)
+    summary = batch(faking(Full), named(clip, 4), tmp_path, patience=Patience(wait_s=60))
+    assert (summary.recognised, summary.failures, summary.rejected) == (4, (), 0)
 
 
 def test_without_patience_a_refusal_is_a_failure(tmp_path: Path, clip: Path) -> None:

@@ -182,8 +182,8 @@ def test_a_decoder_that_computes_too_long_is_ended(decoders: Decoders, video: by
 
 
 def test_a_decoder_that_hangs_costs_its_video_alone(video: bytes) -> None:
-    decoders = Decoders(DecoderLimits(max_decode_s=None, max_window_s=0.5))
-    says = r"^it cannot be decoded: the decoder stood still for 0.5 s. Convert .* give it longer \(--decode-timeout\)"
+    decoders = Decoders(DecoderLimits(max_decode_s=None, max_window_s=2))
+    says = r"^it cannot be decoded: the decoder stood still for 2 s. Convert .* give it longer \(--decode-timeout\)"
     with decoders.reading(video, PLAIN, "it") as reading:
         reading.open()
         _, decoder = server_and_decoder()
@@ -194,7 +194,7 @@ def test_a_decoder_that_hangs_costs_its_video_alone(video: bytes) -> None:
     with decoders.reading(video, PLAIN, "it") as reading:  # and one that computes without end, if nobody looks
         reading.open()
         allowed, _ = server_and_decoder()[1].rlimit(psutil.RLIMIT_CPU)
-        assert 1 <= allowed <= 3
+        assert 2 <= allowed <= 5
         server_and_decoder()[1].send_signal(signal.SIGXCPU)
         with pytest.raises(VideoError, match=says):
             reading.next_window()

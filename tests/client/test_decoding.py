@@ -148,7 +148,7 @@ def test_file_objects_and_the_sync_face_do_too(film: Path) -> None:
 def test_video_that_crashes_or_hangs_its_decoder_costs_itself_alone(film: Path, sign: signal.Signals, ask: str) -> None:
     says = {
         signal.SIGSEGV: r"^bad cannot be decoded: it ends the decoder \(SIGSEGV\)",
-        signal.SIGSTOP: "^bad cannot be decoded: the decoder stood still for 1 s",
+        signal.SIGSTOP: "^bad cannot be decoded: the decoder stood still for 3 s",
     }
 
     async def crowd(recognizer: AsyncRecognizer) -> list[Any]:
@@ -165,7 +165,7 @@ def test_video_that_crashes_or_hangs_its_decoder_costs_itself_alone(film: Path, 
             await bad()
         return await asyncio.gather(*(recognizer.recognize(film) for _ in range(4)))
 
-    answers = asked(crowd, fake_steps(bright), decode_timeout_s=1)
+    answers = asked(crowd, fake_steps(bright), decode_timeout_s=3)
     assert [answer.num_frames for answer in answers] == [answers[0].num_frames] * 4
 
 
@@ -178,12 +178,12 @@ def test_opening_that_hangs_is_given_up_too(film: Path) -> None:
             await asyncio.sleep(0.01)
         (server,) = of_this_process()
         server.suspend()
-        with pytest.raises(VideoError, match=r"the decoder stood still for 0\.5 s"):
+        with pytest.raises(VideoError, match=r"the decoder stood still for 2 s"):
             await recognizer.recognize(film)
         server.resume()
         assert (await recognizer.recognize(film)).num_frames > 200
 
-    asked(ask, fake(), decode_timeout_s=0.5)
+    asked(ask, fake(), decode_timeout_s=2)
 
 
 @pytest.mark.parametrize("decode_in", WAYS)

@@ -120,7 +120,7 @@ def test_bad_clips_are_named_and_the_others_written(
     assert len((output / "results.jsonl").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("num_frames", [1, 8, 9, 300, 301, 3000])
+@pytest.mark.parametrize("num_frames", [1, 8, 9, 300, 301, 1000])
 def test_every_length_is_answered(small_triton: LocalTriton, tmp_path: Path, num_frames: int) -> None:
     clip = write_clip(tmp_path / "clip.mp4", num_frames=num_frames, size=(64, 64))
     with Recognizer(small_triton.address) as recognizer:
