@@ -45,6 +45,10 @@ class Absence:
         """
         await self._recognizer.transport.watch()
         self._served = await self._recognizer.model()
+        for address in await self._recognizer.transport.silent():
+            self._say(
+                f"{address} does not answer: the other servers are asked without it, and it joins them when it does"
+            )
         self._confirmed, self._confirmed_s = self._recognizer.transport.changes, time.monotonic()
 
     async def confirm(self, *, anyway: bool = False) -> None:

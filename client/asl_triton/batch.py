@@ -173,7 +173,7 @@ def carry_out(
         stopped=None if stopped is None or came_too_late else str(stopped) or "interrupted",
         rejected=sum(failure.rejected for failure in failures),
         known_before=course.known_before,
-        pace=course.pace.report(seconds) if course.pace else None,
+        pace=course.pace.report(seconds) if course.pace and course.pace.clips else None,
     )
 
 
@@ -214,7 +214,8 @@ class Course(Generic[AnyClip, Known]):
                 async with make_recognizer() as recognizer:
                     self._workers = self._made(recognizer, asked)
                     question = {**self._errand.question(await recognizer.model()), "bucket": recognizer.bucket}
-                    self._journal.begin(question, anew=self._manner.anew)
+                    if put_aside := self._journal.begin(question, anew=self._manner.anew):
+                        self._observer.say(put_aside)
                     clips = self._missing(asked)
                     await self._workers.run(by_length(clips, recognizer) if self._manner.by_length else clips)
             except asyncio.CancelledError:
@@ -257,12 +258,15 @@ class Course(Generic[AnyClip, Known]):
                 self._journal.forget(clip.name)
 
     async def _missing(self, stopping: asyncio.Event) -> AsyncIterator[AnyClip]:
-        """The clips that have no answer yet, or were changed since, until the run is stopping."""
+        """The clips that have no answer yet or were changed since, those that failed last, until the run stops."""
+        failed: list[AnyClip] = []
         for looked_at, clip in enumerate(self._clips):
             before = self._journal.stamp(clip.name)
             if before is not None and before.is_same(await self._stamp(clip)):
                 self.known_before += 1
                 self._observer.skip(1)
+            elif self._journal.has_failed(clip.name):
+                failed.append(clip)
             else:
                 if before is not None:
                     self._journal.forget(clip.name)
@@ -271,6 +275,10 @@ class Course(Generic[AnyClip, Known]):
                 await asyncio.sleep(0)
             if stopping.is_set():
                 return
+        for clip in failed:
+            if stopping.is_set():
+                return
+            yield clip
 
     async def _stamp(self, clip: AnyClip) -> Stamp | None:
         if self._manner.by_content:

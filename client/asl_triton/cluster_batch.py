@@ -15,7 +15,7 @@ from asl_triton.cluster_course import ClusterCourse
 from asl_triton.cluster_journal import PartsJournal
 from asl_triton.cluster_worker import Assignment
 from asl_triton.interruption import Interruption, StoppedAtOnce
-from asl_triton.journal import LOCK, AnyOutcome, Failure
+from asl_triton.journal import LOCK, AnyOutcome, Failure, made
 from asl_triton.lock import FolderLock
 from asl_triton.predictions import Ranking
 from asl_triton.recognizer import AsyncRecognizer
@@ -66,7 +66,7 @@ def run(
             order.ranking,
             order.source,
             order.output,
-            manner.patience.wait_s,
+            manner.patience,
             manner.in_flight,
             journal.run,
         )
@@ -132,9 +132,7 @@ def held(output: Folder) -> Iterator[None]:
     if output.path is None:
         yield
         return
-    with contextlib.suppress(OSError):
-        output.path.mkdir(parents=True, exist_ok=True)
-    with FolderLock(output.path / LOCK):
+    with FolderLock(made(output.path) / LOCK):
         yield
 
 

@@ -1,6 +1,7 @@
 """One run through clips on a cluster: Ray spreads them over actors, tries again, and writes what they answer."""
 
 import contextlib
+import ctypes
 import math
 import re
 import threading
@@ -101,8 +102,8 @@ class ClusterCourse:
         try:
             self._follow(writing, board, interruption)
         except BaseException:
-            ray.shutdown()  # nothing else ends what Ray Data has begun
-            writing.join(ENDS_WITHIN_S)
+            writing.end()
+            ray.shutdown()  # and with it the actors
             raise
         if writing.fault is not None:
             with reasoned():
@@ -115,8 +116,7 @@ class ClusterCourse:
         began_s = time.monotonic()
         is_alive = True
         while is_alive:
-            writing.join(POLL_S)
-            is_alive = writing.is_alive()
+            is_alive = not writing.is_over.wait(POLL_S)
             is_over = interruption.is_asked or self._hopeless is not None
             with reasoned():
                 self._learn(ray.get(board.collect.remote(is_over)))
@@ -162,13 +162,23 @@ class ClusterCourse:
 
 
 class Writing(threading.Thread):
-    """Ray at work, in a thread of its own, so that signals and news are seen; `fault` is what it raised, if it did."""
+    """Ray at work, in a thread of its own, so that signals and news are seen; `fault` is what it raised, if it did.
+
+    `is_over` is set at its end. (After a signal within `join`, Python 3.11 takes a thread for ended that is not.)
+    """
 
     def __init__(self, dataset: Any, folder: Folder, actors: int) -> None:
         super().__init__(name="ray", daemon=True)
         self.fault: Exception | None = None
+        self.is_over = threading.Event()
         self._dataset, self._folder = dataset, folder
         self._at_once = math.ceil(actors / ACTORS_A_WRITER)
+
+    def end(self) -> None:
+        """Have it end with an exception: Ray ends this process, if it is shut down while one of its threads asks it."""
+        if self.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(KeyboardInterrupt))
+            self.is_over.wait(ENDS_WITHIN_S)
 
     def run(self) -> None:
         file_system, path = self._folder.opened()
@@ -183,3 +193,7 @@ class Writing(threading.Thread):
             )
         except Exception as exc:  # to be told of by who waits
             self.fault = exc
+        except KeyboardInterrupt:
+            pass  # who ended it knows
+        finally:
+            self.is_over.set()

@@ -77,7 +77,7 @@ class Assignment:
     ranking: Ranking
     source: Folder
     output: Folder
-    wait_s: float
+    patience: Patience
     in_flight: int | None
     run: int
 
@@ -152,7 +152,7 @@ class ClipWorker(Observer):
                     self._ask(),
                     keep,
                     pace=self._pace,
-                    patience=Patience(self._assignment.wait_s),
+                    patience=self._assignment.patience,
                     observer=self,
                     stopping=self._stopping,
                 )
@@ -177,7 +177,7 @@ class ClipWorker(Observer):
             if self._recognizer is None:
                 self._check_machine()
                 recognizer = self._assignment.recognizer()
-                patience = tenacity.stop_after_delay(self._assignment.wait_s)
+                patience = tenacity.stop_after_delay(self._assignment.patience.wait_s)
                 retrying = tenacity.AsyncRetrying(
                     retry=tenacity.retry_if_exception_type(ServerError), wait=calmly, stop=patience, reraise=True
                 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from asl_triton.answers import Answers, Classes
 from asl_triton.contract import ServedModel
 from asl_triton.dataset import Dataset
+from asl_triton.errors import AslTritonError
 from asl_triton.evaluation import Evaluation, evaluate
 from asl_triton.journal import Unwritable
 
@@ -90,6 +92,17 @@ class Report:
                 for answer in self.answers.answers
             ],
         }
+
+
+def check_writable(folder: Path) -> None:
+    """See that a folder, which need not be there yet, can be written to, as far as that shows.
+
+    Raises:
+        AslTritonError: it cannot.
+    """
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise AslTritonError(f"cannot write to {folder}: choose another folder with --output")
 
 
 def write(path: Path, text: str) -> Path:

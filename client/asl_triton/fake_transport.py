@@ -56,6 +56,9 @@ class FakeTransport:
     async def statistics(self, model: str) -> Statistics:
         return Statistics(len(self.calls), 0, len(self.calls), 0.0, 0.0)
 
+    async def silent(self) -> tuple[str, ...]:
+        return ()
+
     async def watch(self) -> None:
         """Who tests a change counts it."""
 

@@ -1,6 +1,7 @@
 """The journal of a batch: one line a clip, on disk as soon as it is known, and read again by the next run."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -53,7 +54,8 @@ class Entry(NamedTuple):
 class Journal:
     """The outcomes of a folder's runs, one line each, in the order they come; held by one run at a time.
 
-    The first line says what is asked of each clip: `begin` keeps what was known of the same question. Of a clip with
+    The first line says what is asked of each clip: `begin` keeps what was known of the same question. The journals of
+    other questions stay beside it under names of their own, and are taken up again when theirs is asked. Of a clip with
     several lines the last counts. A line is written whole: what a full disk cuts off is taken back, what `kill -9` or a
     power failure cut off is left out when it is read. Lines reach the disk itself within a second or so, and all of
     them when the block ends.
@@ -67,12 +69,7 @@ class Journal:
         self._synced_s = 0.0
 
     def __enter__(self) -> "Journal":
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise AslTritonError(
-                f"cannot write to {self.path.parent}: {exc.strerror or exc}. Choose another folder with --output"
-            ) from exc
+        made(self.path.parent)
         self._lock.__enter__()
         return self
 
@@ -84,25 +81,32 @@ class Journal:
         finally:
             self._lock.__exit__(kind, exc, tb)
 
-    def begin(self, question: Mapping[str, Any], *, anew: bool = False) -> None:
-        """Open it for one question, which JSON can hold.
+    def begin(self, question: Mapping[str, Any], *, anew: bool = False) -> str | None:
+        """Open it for one question, which JSON can hold; with `anew` what is known of it is forgotten.
 
-        What was asked otherwise is forgotten, and all with `anew`; then the file is begun anew.
+        Returns a sentence if another question's journal, or whatever else bore its name, was put aside.
 
         Raises:
             AslTritonError: it cannot be read or written.
         """
         with self._explained():
+            put_aside = self._make_way(question)
             kept, is_clean = ({}, False) if anew else self._read(question)
             if not is_clean:
                 kept = self._rewrite(question, kept)
             self._entries = kept
             self._file = self.path.open("r+b", buffering=0)
+        return put_aside
 
     def stamp(self, video: str) -> Stamp | None:
         """What a clip's file was when it was answered; None where it was not."""
         entry = self._entries.get(video)
         return None if entry is None or entry.is_failure else entry.stamp
+
+    def has_failed(self, video: str) -> bool:
+        """Whether the last that is known of a clip is a failure."""
+        entry = self._entries.get(video)
+        return entry is not None and entry.is_failure
 
     def forget(self, video: str) -> None:
         """Take what is known of a clip for unknown, until the file is read again: its own file is another now."""
@@ -153,6 +157,27 @@ class Journal:
                 if video in videos and (entry.is_failure or not failures_only):
                     lines.seek(entry.start)
                     yield json.loads(lines.readline())
+
+    def _make_way(self, question: Mapping[str, Any]) -> str | None:
+        """Put what is not this question's journal aside, and take up what is: a sentence if there was such a thing."""
+        asked, said = json.loads(json.dumps(question)), None
+        with suppress(FileNotFoundError):
+            with self.path.open("rb") as lines:
+                first = lines.readline()
+            head = loaded(first) or {}
+            if first and head.get(QUESTION) != asked:
+                aside = self._aside(head.get(QUESTION) or first.decode(errors="replace"))
+                self.path.replace(aside)
+                said = f"{self.path} {differing(head.get(QUESTION), asked)}: it is {aside.name} now"
+        if not self.path.exists():
+            with suppress(FileNotFoundError):
+                self._aside(asked).replace(self.path)
+        return said
+
+    def _aside(self, question: Any) -> Path:
+        """Where the journal of a question is while another is asked."""
+        digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:8]
+        return self.path.with_name(f"{self.path.stem}.{digest}{self.path.suffix}")
 
     def _read(self, question: Mapping[str, Any]) -> tuple[dict[str, Entry], bool]:
         """The entries that there are to a question, and whether the file holds them and nothing else."""
@@ -217,6 +242,21 @@ class Unwritable:
             ) from exc
 
 
+def made(folder: Path) -> Path:
+    """A folder that results go to, made if it is not there.
+
+    Raises:
+        AslTritonError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise AslTritonError(
+            f"cannot write to {folder}: {exc.strerror or exc}. Choose another folder with --output"
+        ) from exc
+    return folder
+
+
 def sync_folder(folder: Path) -> None:
     """Have the names of a folder's files reach the disk, where the system can be told to."""
     if sys.platform != "win32":
@@ -224,6 +264,14 @@ def sync_folder(folder: Path) -> None:
         with suppress(OSError):
             os.fsync(number)
         os.close(number)
+
+
+def differing(question: Any, asked: Mapping[str, Any]) -> str:
+    """What a journal of that question is, to who asks the other."""
+    if not isinstance(question, dict):
+        return "was no journal of a batch"
+    names = [name for name in {**question, **asked} if question.get(name) != asked.get(name)]
+    return f"is of another question ({', '.join(names)})"
 
 
 def loaded(line: bytes) -> dict[str, Any] | None:

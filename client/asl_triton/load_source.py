@@ -76,6 +76,9 @@ class Metered:
         self.traffic = Traffic(before.requests + 1, before.sent + sent, before.received + received)
         return answers
 
+    async def silent(self) -> tuple[str, ...]:
+        return await self.transport.silent()
+
     async def classify(self, model: str, inputs: Mapping[str, Array], output: str, count: int) -> list[tuple[int, str]]:
         return await self.transport.classify(model, inputs, output, count)
 

@@ -53,6 +53,10 @@ class Folder:
         scheme, is_address, rest = text.partition("://")
         if not is_address or scheme in LOCAL:
             return cls(os.path.abspath(rest if is_address else text))
+        if scheme in ("http", "https"):
+            raise AslTritonError(
+                f"{text} is on a web server, which nobody can list or write to: name a folder, or a bucket"
+            )
         if scheme == "memory":
             raise AslTritonError(f"{text} is the memory of one process, which a cluster's machines do not see")
         folder = cls(text.rstrip("/"))

@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 # gRPC speaks to the terminal, and reads this when it is imported; what it has to say becomes our error.
@@ -52,6 +53,7 @@ DEFAULT_IN_FLIGHT = 8  # requests; gRPC cancels some where hundreds are
 BULK_PRIORITY = 2  # behind the requests that somebody waits for
 MAX_MESSAGE_BYTES = 2**31 - 1
 KEEPALIVE_MS = 60_000
+ANSWERS_WITHIN_S = 3.0  # a server that is there
 
 
 class Transport(Protocol):
@@ -92,6 +94,9 @@ class Transport(Protocol):
 
     async def watch(self) -> None:
         """Begin to count `changes`."""
+
+    async def silent(self) -> tuple[str, ...]:
+        """Of several servers that were listed, those that do not answer."""
 
     async def close(self) -> None:
         """Let go of the connection."""
@@ -206,6 +211,22 @@ class GrpcTransport:
     @property
     def changes(self) -> int:
         return self.resent + self._connectivity.changes
+
+    async def silent(self) -> tuple[str, ...]:
+        listed = self.address.split(",") if self.addresses.are_listed else ()
+        answers = await asyncio.gather(*(self._answers(address) for address in listed))
+        return tuple(address for address, does in zip(listed, answers, strict=True) if not does)
+
+    async def _answers(self, address: str) -> bool:
+        security = replace(self.security, tls_server_name=self._tls_name)
+        one = GrpcTransport(address, security=security, timeout_s=min(self.timeout_s, ANSWERS_WITHIN_S), resend=False)
+        try:
+            await one.server_version()
+        except AslTritonError:
+            return False
+        finally:
+            await one.close()
+        return True
 
     async def watch(self) -> None:
         self._connectivity.watch((await self._connected())._channel)  # tritonclient gives no other way to it

@@ -187,6 +187,8 @@ def open_file(path: Path, name: str) -> BinaryIO:
             raise VideoError(f"{name} is no regular file: name a video file")
         return path.open("rb")
     except FileNotFoundError as exc:
+        if path.is_symlink():
+            raise VideoError(f"{name} is a link to {os.readlink(path)}, which is not there") from exc
         raise VideoError(f"there is no file {name}") from exc
     except (OSError, ValueError) as exc:
         raise VideoError(f"cannot read {name}: {exc.strerror if isinstance(exc, OSError) else exc}") from exc

@@ -58,6 +58,34 @@ def test_batch_that_ends_well_is_0(triton: Triton, clips: Path, tmp_path: Path, 
     assert again.code == 0 and "3 recognised. " in again.told
 
 
+def test_batch_says_what_in_its_folder_is_of_another_question(
+    triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    output = tmp_path / "out"
+    options = ["--server", triton.address, "--output", output]
+    assert asl_triton(capsys, "batch", clips, *options, "--format", "txt,csv").code == 0
+    done = asl_triton(capsys, "batch", clips, *options, "--format", "csv,jsonl", "--top-k", 2)
+    assert "journal.jsonl is of another question (top_k): it is journal." in done.told
+    assert f"not written, and of an earlier run: {output / 'results.txt'}" in done.told
+    again = asl_triton(capsys, "batch", clips, *options, "--format", "txt,csv,jsonl")
+    assert "2 recognised, 2 of them by an earlier run" in again.told and "not written" not in again.told
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (("batch", ""), "it is empty: name a folder"),
+    (("batch", ".", "--output", ""), "it is empty: name a folder"),
+    (("batch", ".", "--ray-workers", "2"), "Invalid value for --ray-workers"),
+    (("batch", "http://localhost:9/clips", "--engine", "ray"), "on a web server"),
+    (("bench", "--output", "/dev/null/below", "--server", "localhost:9"), "cannot write to /dev/null/below"),
+    (("evaluate", ".", "--output", "/dev/null/below", "--server", "localhost:9"), "cannot write to /dev/null/below"),
+])  # fmt: skip
+def test_wrong_folder_or_option_is_told_before_anything_is_asked(
+    capsys: Capture, words: tuple[str, ...], says: str
+) -> None:
+    done = asl_triton(capsys, *words)
+    assert done.code in (1, 2) and says in done.told
+
+
 def test_batch_with_a_clip_that_fails_is_3_and_says_so_for_programs(
     triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -131,7 +159,7 @@ def test_timelines_are_written_and_shown(triton: Triton, clips: Path, tmp_path: 
     summary = json.loads(done.out)
     assert done.code == 0 and summary["recognised"] == 2 and len(summary["files"]) == 4
     assert "-->" not in (output / "a.vtt").read_text()
-    assert sorted(path.name for path in output.iterdir()) == ["a.eaf", "a.vtt", "b.eaf", "b.vtt", "journal.jsonl"]
+    assert sorted(path.name for path in output.glob("[!j]*")) == ["a.eaf", "a.vtt", "b.eaf", "b.vtt"]
 
 
 @pytest.mark.parametrize("wrong", ["text", "nothing"])

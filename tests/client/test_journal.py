@@ -91,17 +91,31 @@ def test_line_that_was_cut_off_costs_itself_alone(tmp_path: Path, end: bytes) ->
 
 
 @pytest.mark.parametrize("head", [b"", b"no journal\n", b"{}\n", b'{"question": {"model": "other"}}\n', b'{"question"'])
-def test_another_question_or_file_begins_anew(tmp_path: Path, head: bytes) -> None:
+def test_what_is_no_journal_of_the_question_is_put_aside(tmp_path: Path, head: bytes) -> None:
     with Journal(tmp_path) as journal:
         journal.begin(QUESTION)
         journal.append(recognition("a.mp4"), STAMP)
     lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
     (tmp_path / JOURNAL).write_bytes(head + lines[1])
     with Journal(tmp_path) as journal:
-        journal.begin(QUESTION)
+        said = journal.begin(QUESTION)
         assert all_of(journal) == [] and journal.stamp("a.mp4") is None
     assert json.loads((tmp_path / JOURNAL).read_bytes()) == {"question": QUESTION}
-    assert sorted(os.listdir(tmp_path)) == [JOURNAL]
+    (aside,) = set(os.listdir(tmp_path)) - {JOURNAL}
+    assert said is not None and said.endswith(f": it is {aside} now")
+    assert (tmp_path / aside).read_bytes() == head + lines[1]
+
+
+def test_question_that_is_asked_again_finds_its_journal(tmp_path: Path) -> None:
+    said = []
+    for top_k, video in ((10, "a.mp4"), (3, "b.mp4"), (10, "c.mp4"), (3, "d.mp4")):
+        with Journal(tmp_path) as journal:
+            said.append(journal.begin({**QUESTION, "top_k": top_k}))
+            journal.append(recognition(video), STAMP)
+    assert [journal.stamp(video) is not None for video in ("a.mp4", "b.mp4", "c.mp4", "d.mp4")] == [False, True] * 2
+    assert said[0] is None
+    assert all(f"{tmp_path / JOURNAL} is of another question (top_k): it is journal." in str(one) for one in said[1:])
+    assert len(os.listdir(tmp_path)) == 2
 
 
 def test_full_disk_leaves_whole_lines(disk: tuple[Path, Shrink]) -> None:

@@ -91,6 +91,14 @@ def test_answers_of_files_that_have_changed_are_left_where_the_run_is_stopped(
     assert (again.recognised, again.known_before, again.stopped) == (12, summary.recognised, None)
 
 
+def test_what_failed_is_tried_again_behind_what_was_not_tried(clips: list[Clip], tmp_path: Path) -> None:
+    clips[0].path.write_bytes(b"no video")
+    assert len(batch(clips[:4], tmp_path / "out").failures) == 1
+    told = Told()
+    batch(clips, tmp_path / "out", told=told)
+    assert [outcome.video for outcome in told.outcomes] == [clip.name for clip in [*clips[4:], clips[0]]]
+
+
 def test_server_that_is_lost_leaves_only_what_is_right(clips: list[Clip], tmp_path: Path) -> None:
     batch(clips, tmp_path / "out")
     for changed in clips[6:]:

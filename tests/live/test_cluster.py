@@ -180,6 +180,22 @@ def test_killed_run_goes_on_where_it_was_and_its_rows_are_those_of_the_local_eng
     assert sorted(path.name for path in output.iterdir()) == written
 
 
+def test_second_signal_stops_at_once_and_says_what_is_left(
+    small_triton: LocalTriton, archive: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "results"
+    words = [archive, "--output", output, "--server", small_triton.address, "--engine", "ray", "--json"]
+    command = [sys.executable, "-m", "asl_triton", "batch", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+        wait_until(lambda: len(parts(output)) >= 3)
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            running.send_signal(sign)
+        summary = json.loads(running.communicate(timeout=60)[0])
+    assert running.returncode == 3
+    assert (summary["stopped"], summary["files"]) == ("interrupted twice: stopped at once", [])
+    assert 0 < summary["recognised"] + len(summary["failures"]) < NUM_CLIPS + 2
+
+
 def cmdline(process: psutil.Process) -> list[str]:
     try:
         return list(process.cmdline())

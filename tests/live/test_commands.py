@@ -164,6 +164,15 @@ def test_port_of_http_is_told_from_that_of_grpc(small_triton: LocalTriton, capsy
     assert "8001" in done.told
 
 
+def test_listed_server_that_does_not_answer_is_named(
+    small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    servers = f"127.0.0.1:9,{small_triton.address}"
+    done = asl_triton(capsys, "batch", clips, "--output", tmp_path / "out", "--server", servers)
+    assert done.code == 0, done.told
+    assert "127.0.0.1:9 does not answer: the other servers are asked" in done.told
+
+
 def test_several_recognisers_ask_for_a_name(
     crowd_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -118,7 +118,7 @@ def test_glosses_come_with_their_times_and_a_summary(
     (line,) = done.out.splitlines()
     time, gloss, confidence, percent = line.split()
     assert time.startswith("00:0") and gloss == film[1][0].gloss and float(confidence) >= 40 and percent == "%"
-    assert "1 signs in" in done.err and "lag p50" in done.err and "frames dropped" in done.err
+    assert "1 sign in" in done.err and "lag p50" in done.err and "frames dropped" in done.err
 
 
 def test_server_that_is_killed_and_comes_back_is_waited_for_and_ctrl_c_ends_it(

@@ -72,7 +72,11 @@ GLOSSES_SHOWN = 6  # of a timeline
 
 def batch(
     folder: Annotated[
-        str, typer.Argument(metavar="DIR", help="A folder of clips, searched with its sub-folders; or one clip.")
+        str,
+        typer.Argument(
+            metavar="DIR",
+            help="A folder of clips, searched with its sub-folders (not those that are hidden, or links); or one clip.",
+        ),
     ],
     output: Annotated[str, typer.Option(help="Where the results go; made if it is not there.")] = "results",
     format: Annotated[
@@ -83,7 +87,8 @@ def batch(
         ),
     ] = None,
     glob: Annotated[
-        str | None, typer.Option(help="Take the files that match this pattern, instead of all videos.")
+        str | None,
+        typer.Option(help="Take the files that match this one pattern, such as '*_front.mp4', instead of all videos."),
     ] = None,
     top_k: Annotated[
         int | None, typer.Option(min=1, show_default=str(DEFAULT_TOP_K), help="How many glosses a clip.")
@@ -151,6 +156,9 @@ def batch(
         asl-triton batch films/ --timeline --format vtt,eaf
         asl-triton batch s3://archive/clips --output s3://archive/glosses --engine ray --ray-address auto
     """
+    for place, named in ((folder, "DIR"), (output, "--output")):
+        if not place:
+            raise typer.BadParameter("it is empty: name a folder, such as . for this one", param_hint=named)
     check_engine(engine, (folder, output), timeline, by_content, local, (ray_address, ray_workers))
     spread = engine == "ray"
     formats = parse_formats(format or ("parquet" if spread else "csv,jsonl"), TIMELINES if timeline else SINKS)
@@ -200,6 +208,8 @@ def batch(
         typer.echo(json.dumps(dataclasses.asdict(summary), default=str))
     else:
         show(summary, shown, table, f"{output}/{PARTS if spread else JOURNAL}", LastingConsole())
+        if not spread and (older := older_than(summary.files, Path(output))):
+            LastingConsole().print(f"not written, and of an earlier run: {escape(', '.join(older))}", soft_wrap=True)
     if summary.recognised == 0:
         raise typer.Exit(1)
     raise typer.Exit(3 if summary.failures or summary.not_tried or summary.stopped else 0)
@@ -330,6 +340,11 @@ def show(
         console.print(escape(bottleneck(summary.pace, now / summary.seconds)), highlight=False, soft_wrap=True)
     files = summary.files or (journal,)
     console.print("written: " + escape(", ".join(str(path) for path in files)), soft_wrap=True)
+
+
+def older_than(files: Sequence[Path | str], output: Path) -> list[str]:
+    """The tables in a folder that were not written now, though others were."""
+    return sorted(str(path) for path in output.glob("results.*") if path not in files) if files else []
 
 
 def bottleneck(pace: PaceReport, rate: float) -> str:

@@ -30,6 +30,7 @@ from asl_triton.commands.options import (
     TransportOption,
 )
 from asl_triton.commands.progress import LINE_EVERY_S
+from asl_triton.evaluation_report import check_writable
 from asl_triton.listing import find_clips
 from asl_triton.load import Arrivals, ClosedLoop, Loop, OpenLoop
 from asl_triton.load_levels import Level, Rules, measure_all
@@ -126,6 +127,7 @@ def bench(
             return clips_source(asked, model, found, most)
         return frames_source(asked, model, frames or DEFAULT_FRAMES)
 
+    check_writable(output)  # or what is measured could not be kept
     with connection.address() as address, LoadProgress() as progress:
         measured = measure_all(make_source, loops, rules, progress.show)
     report = Report(address, rules, measured)

@@ -56,7 +56,8 @@ def check_engine(
     """
     if engine == "local":
         if any(value is not None for value in ray):
-            raise typer.BadParameter("only Ray has a cluster: add --engine ray", param_hint="--ray-address")
+            option = "--ray-address" if ray[0] is not None else "--ray-workers"
+            raise typer.BadParameter("only Ray has a cluster: add --engine ray", param_hint=option)
         for place in places:
             if "://" in place:
                 raise typer.BadParameter(

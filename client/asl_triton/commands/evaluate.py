@@ -34,7 +34,7 @@ from asl_triton.contract import ServedModel
 from asl_triton.dataset import listed, read_dataset
 from asl_triton.errors import AslTritonError
 from asl_triton.evaluation_page import render
-from asl_triton.evaluation_report import Report, written
+from asl_triton.evaluation_report import Report, check_writable, written
 from asl_triton.predictions import Recognition
 from asl_triton.transport import BULK_PRIORITY, DEFAULT_IN_FLIGHT, DEFAULT_SERVER, DEFAULT_TIMEOUT_S, Security
 
@@ -94,6 +94,7 @@ def evaluate(
     )
     groups = read_merge(merge) if merge else []
     began_s = time.perf_counter()
+    check_writable(output)  # or what is measured could not be kept
     with connection.address() as address:
         served = asyncio.run(read_served(connection, address, model))
         classes = Classes.of(served.labels, groups)

@@ -54,7 +54,7 @@ def models(
     else:
         table = Table(title=f"Recognisers on {server}", title_justify="left")
         for column in ("model", "version", "glosses", "preset", "precision", "input", "exported by", "checkpoint"):
-            table.add_column(column, justify="right" if column == "glosses" else "left")
+            table.add_column(column, justify="right" if column == "glosses" else "left", overflow="fold")
         for m in served:
             table.add_row(
                 m.name,

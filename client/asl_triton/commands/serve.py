@@ -32,7 +32,9 @@ def serve(
         bool, typer.Option(help="Serve recognize_sign and recognize_sign_stream too, which take whole videos.")
     ] = True,
     timeout: Annotated[float, typer.Option(help="Seconds that loading the models may take.", min=1)] = 120.0,
-    detach: Annotated[bool, typer.Option("--detach", help="Leave Triton running and return once it is ready.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave Triton running and return once it is ready; one at a time.")
+    ] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the Triton that --detach started.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON, for programs.")] = False,
 ) -> None:

@@ -164,12 +164,11 @@ class Screen:
             return
         if summary.stopped:
             self._console.print(f"[red]stopped[/] before the end: {escape(summary.stopped)}", soft_wrap=True)
-        lag = "no answer"
+        lag, signs = "no answer", f"{summary.signs} {'sign' if summary.signs == 1 else 'signs'}"
         if summary.lag_p50_s is not None and summary.lag_p95_s is not None:
             lag = f"lag p50 {summary.lag_p50_s * 1000:.0f} ms, p95 {summary.lag_p95_s * 1000:.0f} ms"
         self._console.print(
-            f"{summary.signs} signs in {summary.seconds:.1f} s, {lag}, {summary.dropped_frames} of {summary.frames} "
-            "frames dropped"
+            f"{signs} in {summary.seconds:.1f} s, {lag}, {summary.dropped_frames} of {summary.frames} frames dropped"
         )
 
     def _print(self, line: str) -> None:

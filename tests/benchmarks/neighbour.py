@@ -1,0 +1,82 @@
+"""What a busy neighbour costs: the demo model served beside a program that keeps one core, by how long threads spin.
+
+    python -m tests.benchmarks.neighbour
+
+Clips a second through a real Triton on this machine, one at a time, with nothing else running and beside one busy
+process; for GNU OpenMP's own spinning, for none, and for what `asl-triton serve` sets (`GOMP_SPINCOUNT`).
+"""
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from asl_triton.transport import GrpcTransport
+from asl_triton_deploy.binary import SPINNING
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.repository import fastest_precision
+from tests.benchmarks.sending import export
+
+ROUNDS = {"GNU OpenMP's own, 300,000": "300000", "100": "100", "1,000": "1000", "as served, 10,000": SPINNING[1]}
+NUM_FRAMES = 64
+BUSY = "while True: pass"
+
+
+def main() -> None:
+    """Measure each, quiet and beside a neighbour, and print clips a second."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    seconds = parser.parse_args().seconds
+    table = Table("rounds of spinning", "alone", "beside a busy process", box=None)
+    with tempfile.TemporaryDirectory() as name:
+        export(Path(name), demo=True, precision=fastest_precision())
+        for what, rounds in ROUNDS.items():
+            os.environ[SPINNING[0]] = rounds
+            with LocalTriton(Path(name) / "models") as triton:
+                alone = asyncio.run(clips_a_second(triton, seconds))
+                with neighbour():
+                    beside = asyncio.run(clips_a_second(triton, seconds))
+            table.add_row(what, f"{alone:.1f}", f"{beside:.1f}")
+    Console(width=110).print(table)
+
+
+@contextmanager
+def neighbour() -> Iterator[None]:
+    """A process that keeps a core busy, for the block."""
+    process = subprocess.Popen([sys.executable, "-c", BUSY])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def clips_a_second(triton: LocalTriton, seconds: float) -> float:
+    """How many clips of 64 frames it answers, one after another."""
+    transport = GrpcTransport(triton.address)
+    frames = {"FRAMES__0": np.random.default_rng(0).integers(0, 256, (1, NUM_FRAMES, 224, 224, 3), np.uint8)}
+    (model, *_) = [name for name in triton.models if not name.startswith("recognize_sign")]
+    try:
+        for _ in range(5):
+            await transport.infer(model, frames, ["LOGITS__0"])
+        began_s, count = time.perf_counter(), 0
+        while time.perf_counter() - began_s < seconds:
+            await transport.infer(model, frames, ["LOGITS__0"])
+            count += 1
+        return count / (time.perf_counter() - began_s)
+    finally:
+        await transport.close()
+
+
+if __name__ == "__main__":
+    main()
