@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 # `make demo` shows the demo signer; with your own: make demo CHECKPOINT=... LABELS=... VIDEOS=...
 CHECKPOINT ?= demo
 LABELS ?=
-VIDEOS ?= demo/clips
+VIDEOS ?= build/demo/clips
 PRECISION ?= auto
 
 .PHONY: help setup demo test lint format demo-checkpoint bench image-requirements audit clean
@@ -25,11 +25,11 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 demo: $(STAMP) ## Clips -> model -> Triton -> glosses, in one go
-	@test '$(VIDEOS)' != demo/clips || $(BIN)/python -m asl_triton_export.demo_signer demo/clips
+	@test '$(VIDEOS)' != build/demo/clips || $(BIN)/python -m asl_triton_demo.signer build/demo/clips
 	$(BIN)/asl-triton export '$(CHECKPOINT)' $(if $(LABELS),--labels '$(LABELS)') --name recogniser \
-		--precision $(PRECISION) --repository demo/model_repository --force
-	$(BIN)/asl-triton batch '$(VIDEOS)' --local --repository demo/model_repository \
-		--output demo/results --format txt,csv,jsonl,parquet
+		--precision $(PRECISION) --repository build/demo/model_repository --force
+	$(BIN)/asl-triton batch '$(VIDEOS)' --local --repository build/demo/model_repository \
+		--output build/demo/results --format txt,csv,jsonl,parquet
 
 test: $(STAMP) ## Every test; live ones start a real Triton
 	$(BIN)/python -m pytest
@@ -44,7 +44,7 @@ format: $(STAMP) ## Let ruff rewrite
 	$(BIN)/ruff format .
 
 demo-checkpoint: $(STAMP) ## Train the demo checkpoint from nothing: an hour or two on two cores
-	$(BIN)/python -m asl_triton_export.demo_training --to export/asl_triton_export/demo_checkpoint --held-out 20
+	$(BIN)/python -m asl_triton_demo.training --to export/asl_triton_export/demo_checkpoint --held-out 20
 
 bench: $(STAMP) ## Speed and memory, as ratios in one run
 	$(BIN)/python -m tests.benchmarks
@@ -69,4 +69,4 @@ audit: $(STAMP) ## checkov over the images and what is deployed; it installs its
 	$(BIN)/uv tool run --from 'checkov==3.3.30' checkov --config-file deploy/.checkov.yaml --directory build/audit
 
 clean: ## Remove what the demo and the tests wrote
-	rm -rf demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build/demo .pytest_cache .mypy_cache .ruff_cache

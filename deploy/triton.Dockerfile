@@ -39,7 +39,7 @@ ENV PYTHONPATH=/opt/asl-triton/python \
 USER 1000:1000
 WORKDIR /tmp
 # Fails the build, not the rollout, when NVIDIA's image has another Python.
-RUN ["python3", "-c", "import cv2, asl_triton.sign_service, asl_triton_deploy.production.flags"]
+RUN ["python3", "-c", "import cv2, asl_triton.triton_backend.service, asl_triton_deploy.production.flags"]
 EXPOSE 8000 8001 8002
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=6 \

@@ -38,7 +38,7 @@ ENV PYTHONPATH=/opt/asl-triton/python \
     GRADIO_ANALYTICS_ENABLED=False
 USER 1000:1000
 WORKDIR /tmp
-RUN ["python", "-c", "import asl_triton.cli, asl_triton_ui, gradio"]
+RUN ["python", "-c", "import asl_triton.cli.app, asl_triton_ui, gradio"]
 EXPOSE 7860
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:7860/', timeout=4)"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from asl_triton.security import Security
+from asl_triton.transport.security import Security
 
 PASSWORD = b"secret"
 

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 
-from asl_triton.cli import main
+from asl_triton.cli.app import main
 
 
 @dataclass(frozen=True)

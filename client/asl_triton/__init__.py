@@ -16,13 +16,16 @@ from asl_triton.errors import (
     ServerError,
     VideoError,
 )
-from asl_triton.live import LiveEvent, LiveRecognizer, LiveRules, LiveSession, LiveState
-from asl_triton.predictions import Prediction, Recognition
+from asl_triton.live.recognizer import LiveRecognizer, LiveSession
+from asl_triton.live.spotting import LiveRules
+from asl_triton.live.state import LiveEvent, LiveState
+from asl_triton.postprocessing.segmentation import Segmentation
 from asl_triton.presets import PRESETS, Preset
-from asl_triton.recognizer import AsyncRecognizer, Recognizer
-from asl_triton.security import Security
-from asl_triton.timeline import Curve, Segment, Segmentation, Step, Timeline
-from asl_triton.video import Limits
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.results import Curve, Prediction, Recognition, Segment, Step, Timeline
+from asl_triton.transport.security import Security
+from asl_triton.video.reader import Limits
 
 __all__ = [
     "PRESETS",

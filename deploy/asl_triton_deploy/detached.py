@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from asl_triton.errors import AslTritonError, ServerError
-from asl_triton_deploy.keeper import STOP_TIMEOUT_S
 from asl_triton_deploy.local import POLL_S, LocalTriton
+from asl_triton_deploy.supervised import STOP_TIMEOUT_S
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from types import TracebackType
 from typing import NoReturn
 
 from asl_triton.errors import AslTritonError, ServerError
-from asl_triton.shared_memory_key import leave_key, new_key
-from asl_triton_deploy.binary import Machine, find_binary
-from asl_triton_deploy.keeper import Keeper
-from asl_triton_deploy.model_folders import lay_out, models_to_serve
-from asl_triton_deploy.options import server_options
+from asl_triton.transport.shm_key import leave_key, new_key
+from asl_triton_deploy.model_layout import lay_out, models_to_serve
 from asl_triton_deploy.ports import claim_ports, ipv4_address, reachable
 from asl_triton_deploy.readiness import explain, is_ready, last_error, model_states, server_name, tail
+from asl_triton_deploy.server_flags import server_options
+from asl_triton_deploy.supervised import Keeper
+from asl_triton_deploy.triton_binary import Machine, find_binary
 
 POLL_S = 0.05
 

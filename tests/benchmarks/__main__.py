@@ -26,17 +26,20 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.listing import Clip
 from asl_triton.presets import PRESETS
-from asl_triton.recognizer import AsyncRecognizer
-from asl_triton.transport import BULK_PRIORITY, GrpcTransport, Sharing, Statistics
-from asl_triton.video import open_video
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.transport.base import Statistics
+from asl_triton.transport.shm import Sharing
+from asl_triton.transport.triton_grpc import BULK_PRIORITY, GrpcTransport
+from asl_triton.video.discovery import Clip
+from asl_triton.video.reader import open_video
+from asl_triton_demo.signer import render
+from asl_triton_demo.signs import SIGNS
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import Checkpoint
-from asl_triton_export.demo_signer import SIGNS, render
+from asl_triton_export.exporter import export_model, fastest_precision, normalise
+from asl_triton_export.formats.served_i3d import ServedI3D
 from asl_triton_export.i3d import I3D
-from asl_triton_export.repository import export_model, fastest_precision, normalise
-from asl_triton_export.serving import ServedI3D
 from tests.networks import small_network
 
 NUM_FRAMES = 64

@@ -24,10 +24,11 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.journal import JOURNAL
+from asl_triton.batch.journal import JOURNAL
+from asl_triton_demo.signer import render, write_video
+from asl_triton_demo.signs import SIGNS
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export.demo_signer import SIGNS, render, write_video
-from asl_triton_export.repository import fastest_precision
+from asl_triton_export.exporter import fastest_precision
 from tests.benchmarks.sending import export
 
 DIFFERENT = 20  # clips that are rendered

@@ -20,18 +20,21 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.predictions import Logits, confidences
+from asl_triton.decoding.base import Cutting
+from asl_triton.decoding.in_process import ReadingHere
+from asl_triton.postprocessing.ranking import confidences
 from asl_triton.presets import PRESETS, Preset
-from asl_triton.reading import Cutting, ReadingHere
-from asl_triton.video import Image, Limits
-from asl_triton_export import demo_training
+from asl_triton.results import Logits
+from asl_triton.video.reader import Image, Limits
+from asl_triton_demo import training as demo_training
+from asl_triton_demo.signer import render, write_video
+from asl_triton_demo.signs import SIGNS
 from asl_triton_export.checkpoint import load_checkpoint, open_bundle
-from asl_triton_export.demo_signer import SIGNS, render, write_video
+from asl_triton_export.formats.served_i3d import ServedI3D
 from asl_triton_export.i3d import I3D
-from asl_triton_export.serving import ServedI3D
+from tests.paths import DEMO_BUNDLE, SHARED
 
-SHARED = Path(__file__).parents[3] / "shared"
-BUNDLE = Path(demo_training.__file__).parent / "demo_checkpoint"
+SHARED = SHARED
 BUCKETS = (8, 16, 32)
 
 
@@ -79,7 +82,7 @@ def subjects(folder: Path, count: int) -> Iterator[tuple[str, I3D, Sequence[Path
         sign = SIGNS[number % len(SIGNS)]
         write_video(render(sign, demo_training.FIRST_HELD_OUT_SEED + 500 + number), folder / f"{number:03}.mp4")
         paths.append(folder / f"{number:03}.mp4")
-    yield f"{count} of the demo signer, demo", load_checkpoint(open_bundle(BUNDLE).weights).network(), paths
+    yield f"{count} of the demo signer, demo", load_checkpoint(open_bundle(DEMO_BUNDLE).weights).network(), paths
 
 
 def measure(net: I3D, preset: Preset, paths: Sequence[Path]) -> Iterator[tuple[int, list[Change]]]:

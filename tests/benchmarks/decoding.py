@@ -25,17 +25,20 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.container import declared_frames
-from asl_triton.decoder import Decoders
-from asl_triton.decoder_process import DecoderLimits
-from asl_triton.decoding import MAX_MEMORY_BYTES
+from asl_triton.decoding.base import Cutting, Reader
+from asl_triton.decoding.factory import MAX_MEMORY_BYTES
+from asl_triton.decoding.in_process import ReadingHere
+from asl_triton.decoding.pool import Decoders
+from asl_triton.decoding.worker import DecoderLimits
 from asl_triton.presets import PRESETS
-from asl_triton.reading import Cutting, Reader, ReadingHere
-from asl_triton.video import FILM, Limits, open_capture
-from asl_triton_export.demo_signer import SIGNS, render
+from asl_triton.video.containers import declared_frames
+from asl_triton.video.reader import FILM, Limits, open_capture
+from asl_triton_demo.signer import render
+from asl_triton_demo.signs import SIGNS
 from tests.client.videos import ffmpeg
+from tests.paths import SHARED
 
-REAL_CLIPS = Path(__file__).parents[3] / "shared" / "wlasl" / "videos"
+REAL_CLIPS = SHARED / "wlasl" / "videos"
 CLIP = Cutting(PRESETS["wlasl"], Limits())
 CUT_FILM = Cutting(replace(PRESETS["wlasl"], max_frames=64), FILM, is_film=True)
 

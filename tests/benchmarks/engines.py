@@ -31,18 +31,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.listing import Clip
-from asl_triton.predictions import Ranking, rank
+from asl_triton.postprocessing.ranking import Ranking, rank
 from asl_triton.presets import PRESETS
-from asl_triton.transport import Sharing
+from asl_triton.transport.shm import Sharing
+from asl_triton.video.discovery import Clip
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export.calibration import windows_of
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
-from asl_triton_export.engines import engine_of
+from asl_triton_export.exporter import export_model, fastest_precision, normalise
+from asl_triton_export.formats.registry import engine_of
+from asl_triton_export.formats.served_i3d import ServedI3D
 from asl_triton_export.i3d import I3D
-from asl_triton_export.model_config import Format, ServedNetwork
-from asl_triton_export.repository import export_model, fastest_precision, normalise
-from asl_triton_export.serving import ServedI3D
+from asl_triton_export.quantization.calibration import windows_of
+from asl_triton_export.triton_config import Format, ServedNetwork
 from tests.benchmarks.__main__ import FLOP_A_CLIP, NUM_FRAMES, as_the_earlier_project, served, write_clip
 from tests.networks import small_network
 

@@ -15,12 +15,13 @@ import cv2
 import imageio_ffmpeg
 import numpy as np
 
-from asl_triton_export import demo_signer as signer
-from asl_triton_export.demo_look import Floats, Image, choose_look, paint_room
-from asl_triton_export.demo_motion import ONSET_S, Arm, mirrored
-from asl_triton_export.demo_paint import Camera, HeadMotion, Painter
-from asl_triton_export.demo_signer import SIGNS, SUPERSAMPLING, Sign, Take
-from asl_triton_export.demo_training import FIRST_HELD_OUT_SEED, idle
+from asl_triton_demo import signer
+from asl_triton_demo.appearance import Floats, Image, choose_look, paint_room
+from asl_triton_demo.motion import ONSET_S, Arm, mirrored
+from asl_triton_demo.renderer import Camera, HeadMotion, Painter
+from asl_triton_demo.signer import SUPERSAMPLING, Take
+from asl_triton_demo.signs import SIGNS, Sign
+from asl_triton_demo.training import FIRST_HELD_OUT_SEED, idle
 
 SIZE = (256, 256)  # (H, W)
 FPS = 25.0

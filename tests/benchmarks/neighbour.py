@@ -21,10 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.transport import GrpcTransport
-from asl_triton_deploy.binary import SPINNING
+from asl_triton.transport.triton_grpc import GrpcTransport
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export.repository import fastest_precision
+from asl_triton_deploy.triton_binary import SPINNING
+from asl_triton_export.exporter import fastest_precision
 from tests.benchmarks.sending import export
 
 ROUNDS = {"GNU OpenMP's own, 300,000": "300000", "100": "100", "1,000": "1000", "as served, 10,000": SPINNING[1]}

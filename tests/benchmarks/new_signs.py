@@ -16,7 +16,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from asl_triton_export.demo_signer import SIGNS, Keyframe, Pose, Sign, render, write_video
+from asl_triton_demo.signer import render, write_video
+from asl_triton_demo.signs import SIGNS, Keyframe, Pose, Sign
 
 FIRST_SEED, FIRST_HELD_OUT_SEED = 5_000_000, 6_000_000
 

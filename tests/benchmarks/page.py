@@ -22,14 +22,13 @@ from playwright.sync_api import Page, sync_playwright
 
 from asl_triton import Recognizer
 from asl_triton.presets import PRESETS
+from asl_triton_demo.signer import render, write_video
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export import demo_training
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.demo_signer import render, write_video
-from asl_triton_export.repository import export_model, fastest_precision
+from asl_triton_export.exporter import export_model, fastest_precision
+from tests.paths import DEMO_BUNDLE
 
 NUM_FRAMES = 64
-BUNDLE = Path(demo_training.__file__).parent / "demo_checkpoint"
 WARM_UP = 3
 # Seconds from the press to the moment when a gloss is in the document, and to when it is painted.
 PRESS = """() => new Promise((done, fail) => {
@@ -58,8 +57,8 @@ def main() -> None:
         folder = Path(name)
         clip = folder / "book.mp4"
         write_video(render("book", 3_000_000, size=(256, 256), num_frames=NUM_FRAMES, fps=25.0), clip)
-        labels = tuple((BUNDLE / "labels.txt").read_text().splitlines())
-        checkpoint = load_checkpoint(BUNDLE / "weights.safetensors")
+        labels = tuple((DEMO_BUNDLE / "labels.txt").read_text().splitlines())
+        checkpoint = load_checkpoint(DEMO_BUNDLE / "weights.safetensors")
         precision = fastest_precision()
         export_model(checkpoint, labels, PRESETS["wlasl"], folder / "models", "demo", precision=precision)
         with LocalTriton(folder / "models") as triton, Recognizer(triton.address) as recognizer:

@@ -21,11 +21,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.load import ClosedLoop, Run
+from asl_triton.bench.load import ClosedLoop, Run
 from asl_triton.presets import PRESETS
-from asl_triton.transport import Array, GrpcTransport, Security
+from asl_triton.transport.base import Array
+from asl_triton.transport.security import Security
+from asl_triton.transport.triton_grpc import GrpcTransport
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.repository import export_model
+from asl_triton_export.exporter import export_model
 from tests.deploy.production import API_KEY, ProductionTriton
 from tests.networks import GLOSSES, save_checkpoint
 

@@ -21,21 +21,20 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.listing import find_clips
 from asl_triton.presets import PRESETS
-from asl_triton.recognizer import AsyncRecognizer
-from asl_triton.sending import Send
-from asl_triton.transport import GrpcTransport
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.recognizer.upload import Send
+from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton.video.discovery import find_clips
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export import demo_training
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
-from asl_triton_export.repository import export_model, fastest_precision
+from asl_triton_export.exporter import export_model, fastest_precision
 from tests.benchmarks.__main__ import write_clip
 from tests.networks import small_network
+from tests.paths import DEMO_BUNDLE
 
 WAYS: tuple[Send, ...] = ("frames", "video")
 AT_ONCE = (1, 4, 16)
-BUNDLE = Path(demo_training.__file__).parent / "demo_checkpoint"
 CHUNK = 2**16
 
 
@@ -112,8 +111,8 @@ def main() -> None:
 def export(folder: Path, demo: bool, precision: str) -> None:
     """One recogniser."""
     if demo:
-        checkpoint = load_checkpoint(BUNDLE / "weights.safetensors")
-        labels = tuple((BUNDLE / "labels.txt").read_text().splitlines())
+        checkpoint = load_checkpoint(DEMO_BUNDLE / "weights.safetensors")
+        labels = tuple((DEMO_BUNDLE / "labels.txt").read_text().splitlines())
     else:
         net = small_network(2000, width=1.0)
         checkpoint = Checkpoint(folder / "random.pt", "0" * 64, net.state_dict(), 2000, 3, 1.0)

@@ -28,23 +28,23 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.clips import Span, crops, spanned
-from asl_triton.contract import FRAMES, STEP_LOGITS, read_model
+from asl_triton.models.served import FRAMES, STEP_LOGITS, read_model
+from asl_triton.postprocessing.segmentation import Segmenter
+from asl_triton.postprocessing.stitching import Stitcher, windowed
 from asl_triton.presets import PRESETS
-from asl_triton.shots import spanned_by_shots
-from asl_triton.stitching import Stitcher, windowed
-from asl_triton.timeline import Segment, Segmenter, Step
-from asl_triton.transport import GrpcTransport
-from asl_triton.video import open_video
+from asl_triton.results import Segment, Step
+from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton.video.preprocessing import crops
+from asl_triton.video.reader import open_video
+from asl_triton.video.windows import Span, spanned, spanned_by_shots
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export import demo_training
 from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
-from asl_triton_export.repository import export_model, fastest_precision
+from asl_triton_export.exporter import export_model, fastest_precision
 from tests.benchmarks.__main__ import peak_memory_mb
 from tests.benchmarks.film import Signed, write_film
+from tests.paths import DEMO_BUNDLE
 
 FIRST_SEED = 7_000_000
-BUNDLE = Path(demo_training.__file__).parent / "demo_checkpoint"
 KINDS = {"one signer, ten signs a shot": 10, "a clip a sign, a clip a pause": 0}
 
 
@@ -215,7 +215,7 @@ def main() -> None:
                 seed=arguments.seed + 1000 * number,
             )
             films[kind] = (path, signed)
-        bundle = open_bundle(BUNDLE)
+        bundle = open_bundle(DEMO_BUNDLE)
         checkpoint = load_checkpoint(bundle.weights)
         assert bundle.labels is not None
         labels = read_labels_for(checkpoint, bundle.labels)

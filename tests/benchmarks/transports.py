@@ -23,19 +23,19 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.contract import FRAMES
+from asl_triton.models.served import FRAMES
 from asl_triton.presets import INPUT_SIZE, PRESETS
-from asl_triton.transport import GrpcTransport, Sharing
+from asl_triton.transport.shm import Sharing
+from asl_triton.transport.triton_grpc import GrpcTransport
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export import demo_training
 from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
-from asl_triton_export.repository import export_model, fastest_precision
+from asl_triton_export.exporter import export_model, fastest_precision
 from tests.live.conftest import write_stranger
+from tests.paths import DEMO_BUNDLE
 
 WAYS: tuple[Sharing, ...] = ("grpc", "shm")
 AT_ONCE = (1, 4)
 NUM_FRAMES = 64
-BUNDLE = Path(demo_training.__file__).parent / "demo_checkpoint"
 NOTHING, DEMO = "nothing", "demo"
 OUTPUTS = {NOTHING: "SUM__0", DEMO: "LOGITS__0"}
 NOTHING_CONFIG = f"""
@@ -103,7 +103,7 @@ def main() -> None:
 def export(repository: Path) -> None:
     """Write both recognisers."""
     write_stranger(repository, NOTHING, NOTHING_CONFIG)
-    bundle = open_bundle(BUNDLE)
+    bundle = open_bundle(DEMO_BUNDLE)
     assert bundle.labels is not None
     checkpoint = load_checkpoint(bundle.weights)
     labels = read_labels_for(checkpoint, bundle.labels)

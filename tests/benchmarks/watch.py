@@ -14,18 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-import asl_triton_export
-from asl_triton.capture import Capture
 from asl_triton.labels import read_labels
-from asl_triton.live import LiveEvent, LiveRules
+from asl_triton.live.capture import Capture
+from asl_triton.live.spotting import LiveRules
+from asl_triton.live.state import LiveEvent
+from asl_triton.live.watch import Happening, Watch, WatchSummary
 from asl_triton.presets import PRESETS
-from asl_triton.recognizer import AsyncRecognizer
-from asl_triton.transport import GrpcTransport
-from asl_triton.watch import Happening, Watch, WatchSummary
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.transport.triton_grpc import GrpcTransport
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.repository import export_model
+from asl_triton_export.exporter import export_model
 from tests.benchmarks.film import Signed, write_film
+from tests.paths import DEMO_BUNDLE
 
 SEED = 3_000_000
 SECONDS_A_SIGN = 4.0  # with the pause after it
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=None)
     parser.add_argument("--work", type=Path, default=None, help="a folder for all of it; a temporary one if not given")
     options = parser.parse_args()
-    bundle = Path(asl_triton_export.__file__).parent / "demo_checkpoint"
+    bundle = DEMO_BUNDLE
     with tempfile.TemporaryDirectory() as scratch:
         work = options.work or Path(scratch)
         film = work / f"film-{options.signs}-{options.signs_a_scene}.mp4"

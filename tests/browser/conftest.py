@@ -20,16 +20,15 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
 from asl_triton.presets import PRESETS
-from asl_triton.video import Image
+from asl_triton.video.reader import Image
+from asl_triton_demo.signer import render, write_video
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.ports import claim_ports
-from asl_triton_export import demo_training
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.demo_signer import render, write_video
-from asl_triton_export.repository import export_model, fastest_precision
+from asl_triton_export.exporter import export_model, fastest_precision
 from tests.networks import GLOSSES, save_checkpoint
+from tests.paths import DEMO_BUNDLE
 
-BUNDLE = Path(demo_training.__file__).parent / "demo_checkpoint"
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 SEED = 3_000_000  # of the rendered clips: far from those that the demo checkpoint is trained on
 CAMERA_GLOSS = "hello"
@@ -99,8 +98,8 @@ def browser(chromium: str, camera: Path) -> Iterator[Browser]:
 def triton(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     """The demo checkpoint as `demo`, and a small untrained network as `small`; its ports stay when it is restarted."""
     folder = tmp_path_factory.mktemp("models")
-    labels = tuple((BUNDLE / "labels.txt").read_text().splitlines())
-    demo = load_checkpoint(BUNDLE / "weights.safetensors")
+    labels = tuple((DEMO_BUNDLE / "labels.txt").read_text().splitlines())
+    demo = load_checkpoint(DEMO_BUNDLE / "weights.safetensors")
     export_model(demo, labels, PRESETS["wlasl"], folder, "demo", precision=fastest_precision())
     small = load_checkpoint(save_checkpoint(tmp_path_factory.mktemp("weights") / "small.pt"))
     export_model(small, GLOSSES, PRESETS["bsl1k"], folder, "small")

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 
+from asl_triton_demo.signer import find_sign
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export.demo_signer import find_sign
 from tests.benchmarks.film import FPS, paint_scene, perform_sign, rest
 from tests.browser.conftest import (
     ARGUMENTS,

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from asl_triton.transport import GrpcTransport, Security
+from asl_triton.transport.security import Security
+from asl_triton.transport.triton_grpc import GrpcTransport
 
 T = TypeVar("T")
 FRAMES = {"FRAMES__0": np.zeros((1, 9, 224, 224, 3), np.uint8)}

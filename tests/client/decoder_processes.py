@@ -14,7 +14,7 @@ def of_this_process() -> list[psutil.Process]:
 def is_decoder(process: psutil.Process) -> bool:
     """Whether it is one of them; not one that has just ended."""
     try:
-        return "asl_triton.decoder_process" in process.cmdline()
+        return "asl_triton.decoding.worker" in process.cmdline()
     except psutil.Error:
         return False
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from asl_triton.errors import ServerError
 from asl_triton.presets import PRESETS, Preset
-from asl_triton.transport import Array, FakeTransport
+from asl_triton.transport.base import Array
+from asl_triton.transport.fake import FakeTransport
 from tests.client.served import GLOSSES, described
 
 REST = 100  # grey level of a signer whose hands are down

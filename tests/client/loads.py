@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from asl_triton.load import ClosedLoop, Loop, OpenLoop, Request
-from asl_triton.load_levels import Level, Measured, Rules, Window
-from asl_triton.load_report import Report
-from asl_triton.load_source import Traffic
-from asl_triton.transport import Statistics
+from asl_triton.bench.load import ClosedLoop, Loop, OpenLoop, Request
+from asl_triton.bench.measurement import Level, Measured, Rules, Window
+from asl_triton.bench.report import Report
+from asl_triton.bench.sources import Traffic
+from asl_triton.transport.base import Statistics
 
 RULES = Rules(window_s=10.0, warm_up_s=1.0)
 

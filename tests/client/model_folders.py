@@ -8,10 +8,10 @@ import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from asl_triton.descriptions import Array
 from asl_triton.errors import ServerError
-from asl_triton.golden import GoldenAnswer, render_golden
+from asl_triton.models.golden import GoldenAnswer, render_golden
 from asl_triton.presets import PRESETS, Preset
+from asl_triton.transport.base import Array
 
 GLOSSES = ("book", "drink", "hello", "help", "home", "mother")
 

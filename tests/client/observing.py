@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from asl_triton.workers import Observer
+from asl_triton.batch.workers import Observer
 
 
 class Told(Observer):

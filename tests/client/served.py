@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from asl_triton.presets import PRESETS, Preset
-from asl_triton.transport import Array, FakeTransport, ModelDescription, TensorSpec
+from asl_triton.transport.base import Array, ModelDescription, TensorSpec
+from asl_triton.transport.fake import FakeTransport
 
 GLOSSES = ("book", "drink", "hello", "help", "home", "mother")
 Answer = Callable[[Array], Sequence[float] | Array]

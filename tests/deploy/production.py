@@ -11,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from asl_triton_deploy.binary import Machine, find_binary
-from asl_triton_deploy.keeper import Keeper
 from asl_triton_deploy.ports import claim_ports
 from asl_triton_deploy.production.flags import Settings, triton_flags
+from asl_triton_deploy.supervised import Keeper
+from asl_triton_deploy.triton_binary import Machine, find_binary
 from tests.certificates import Certificates
 
 WHEEL = (2, 51)

@@ -26,10 +26,10 @@ from moto.server import ThreadedMotoServer
 from packaging.requirements import Requirement
 
 from asl_triton.presets import PRESETS
-from asl_triton_deploy.binary import CONTAINER
 from asl_triton_deploy.local import LocalTriton
+from asl_triton_deploy.triton_binary import CONTAINER
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.repository import export_model
+from asl_triton_export.exporter import export_model
 from tests.deploy.container import contained
 from tests.deploy.programs import missing, program
 from tests.deploy.rendered import DEPLOY, by_itself, of_kind
@@ -230,7 +230,7 @@ def test_page_s_commands_start(built: dict[str, Path]) -> None:
     for arguments in (json.loads(command), ["doctor", "--metrics", "127.0.0.1:9109"]):
         done = run_in(built, "ui", *json.loads(entry)[1:], *arguments, "--help")
         assert (done.returncode, done.stderr) == (0, "")
-    assert run_in(built, "ui", "-c", "import asl_triton_ui, asl_triton.doctor_metrics, prometheus_client").stderr == ""
+    assert run_in(built, "ui", "-c", "import asl_triton_ui, asl_triton.doctor.metrics, prometheus_client").stderr == ""
 
 
 def test_page_runs_as_uid_1000_with_nothing_to_write_to(built: dict[str, Path], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from asl_triton.commands import options
+from asl_triton.cli import options
 from asl_triton_deploy.production.flags import EXIT_TIMEOUT_S
 from tests.deploy.rendered import DEPLOY, OVERLAYS, Object, PodOf, by_itself, kustomize, of_kind, pods, render
 

@@ -12,7 +12,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from asl_triton.errors import AslTritonError, ServerError
-from asl_triton.shared_memory_key import HEADER, key_headers
+from asl_triton.transport.shm_key import HEADER, key_headers
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.ports import claim_ports
 
@@ -112,7 +112,7 @@ def test_models_for_whole_videos_are_ended_with_all_that_they_started(repository
     with LocalTriton(repository, recognize_sign=True) as server:
         assert server.models == ["summing", "recognize_sign", "recognize_sign_stream"]
         family = Family.of(server.keeper_pid)
-        decoders = [p for p in family.processes if "asl_triton.decoder_process" in p.cmdline()]
+        decoders = [p for p in family.processes if "asl_triton.decoding.worker" in p.cmdline()]
         assert len(decoders) == 2
         assert ask(server.address, "summing", 3) == 3
     family.assert_gone()

@@ -21,14 +21,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
-from asl_triton.contract import find_recognisers
 from asl_triton.errors import BusyError, ServerError
+from asl_triton.models.served import find_recognisers
 from asl_triton.presets import PRESETS
-from asl_triton.recognizer import Recognizer
-from asl_triton.security import Security
-from asl_triton.transport import GrpcTransport
+from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.transport.security import Security
+from asl_triton.transport.triton_grpc import GrpcTransport
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.repository import export_model
+from asl_triton_export.exporter import export_model
 from tests.certificates import Certificates, make_certificates
 from tests.command_line import asl_triton
 from tests.deploy.production import API_KEY, ProductionTriton

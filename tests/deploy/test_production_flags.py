@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from asl_triton.errors import AslTritonError
-from asl_triton_deploy.options import server_options
 from asl_triton_deploy.production.flags import FLAGS, Settings, triton_flags
+from asl_triton_deploy.server_flags import server_options
 
 KEY = "a-key-of-sixteen-signs"
 WHEEL = (2, 51)

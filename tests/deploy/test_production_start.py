@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from asl_triton.checksums import MANIFEST, write_checksums
 from asl_triton.errors import AslTritonError
-from asl_triton_deploy.binary import Machine, find_binary
+from asl_triton.models.checksums import MANIFEST, write_checksums
 from asl_triton_deploy.production.__main__ import prepare
 from asl_triton_deploy.production.flags import FLAGS
 from asl_triton_deploy.readiness import is_ready, model_states
+from asl_triton_deploy.triton_binary import Machine, find_binary
 from tests.deploy.conftest import ask, write_model
 from tests.deploy.container import contained
 

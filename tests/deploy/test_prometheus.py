@@ -25,7 +25,7 @@ from tritonclient.utils import InferenceServerException
 
 from asl_triton.presets import PRESETS
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.repository import export_model
+from asl_triton_export.exporter import export_model
 from tests.deploy.production import API_KEY, HOST, ProductionTriton
 from tests.deploy.programs import program
 from tests.deploy.test_monitoring import ALERTS, DASHBOARD, MONITORING, all_rules, panels

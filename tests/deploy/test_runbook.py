@@ -10,10 +10,10 @@ import pytest
 import typer.main
 import yaml
 
-from asl_triton.cli import app
+from asl_triton.cli.app import app
 from tests.deploy.rendered import kustomize
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 RUNBOOK = (DEPLOY / "README.md").read_text(encoding="utf-8")
 CONSOLE = [block.replace("\\\n", " ") for block in re.findall(r"```console\n(.*?)```", RUNBOOK, flags=re.DOTALL)]

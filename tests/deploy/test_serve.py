@@ -19,7 +19,7 @@ from .conftest import Family, ask, write_model
 
 SERVE_ALONE = """
 import sys, typer
-from asl_triton.commands.serve import serve
+from asl_triton.cli.serve import serve
 from asl_triton.errors import AslTritonError
 try:
     typer.run(serve)

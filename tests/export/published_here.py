@@ -7,9 +7,9 @@ import zipfile
 
 import torch
 
-from asl_triton_export.download import Remote
 from asl_triton_export.i3d import I3D
-from asl_triton_export.weights import PUBLISHED, Weights
+from asl_triton_export.pretrained.catalog import PUBLISHED, Weights
+from asl_triton_export.pretrained.download import Remote
 
 from .file_server import FileServer, Served
 

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from asl_triton.clips import crops, windows
-from asl_triton.contract import LOGITS, STEP_LOGITS
+from asl_triton.models.served import LOGITS, STEP_LOGITS
 from asl_triton.presets import PRESETS
-from asl_triton.video import open_video
+from asl_triton.video.preprocessing import crops
+from asl_triton.video.reader import open_video
+from asl_triton.video.windows import windows
 from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.exporter import normalise
+from asl_triton_export.formats.openvino_graph import build_graph
+from asl_triton_export.formats.openvino_runtime import compiled
+from asl_triton_export.formats.served_i3d import ServedI3D
 from asl_triton_export.i3d import I3D
-from asl_triton_export.openvino_graph import build_graph
-from asl_triton_export.openvino_runtime import compiled
-from asl_triton_export.repository import normalise
-from asl_triton_export.serving import ServedI3D
 
 Noise = Callable[[int], np.ndarray]
 Ask = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # uint8 RGB (T, 224, 224, 3) to logits (C,), steps (S, C)

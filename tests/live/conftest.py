@@ -14,11 +14,11 @@ from tritonclient.grpc import model_config_pb2
 
 from asl_triton.presets import PRESETS
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_deploy.model_folders import SIGN_MODELS, shipped_models
-from asl_triton_export import demo_training
+from asl_triton_deploy.model_layout import SIGN_MODELS, shipped_models
 from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
-from asl_triton_export.repository import export_model
+from asl_triton_export.exporter import export_model
 from tests.networks import GLOSSES, save_checkpoint
+from tests.paths import DEMO_BUNDLE
 
 STRICT = {"max_frames": 250, "max_pixels": 25_000_000, "max_decode_s": 1, "max_memory_bytes": 144 * 2**20}
 NO_RECOGNISER = """
@@ -150,7 +150,7 @@ def strict_triton(small_repository: Path, tmp_path_factory: pytest.TempPathFacto
 def demo_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     """The demo checkpoint, with the models that take whole videos."""
     folder = tmp_path_factory.mktemp("demo")
-    bundle = open_bundle(Path(demo_training.__file__).parent / "demo_checkpoint")
+    bundle = open_bundle(DEMO_BUNDLE)
     checkpoint = load_checkpoint(bundle.weights)
     assert bundle.labels is not None
     export_model(checkpoint, read_labels_for(checkpoint, bundle.labels), PRESETS["wlasl"], folder, "demo")

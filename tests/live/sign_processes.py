@@ -15,7 +15,7 @@ def stubs_of(triton: LocalTriton) -> list[psutil.Process]:
 
 def decoders(triton: LocalTriton) -> list[psutil.Process]:
     """The processes that decode a video now, of both models: children of the servers that forked them."""
-    servers = [process for process in family(triton) if "asl_triton.decoder_process" in words(process)]
+    servers = [process for process in family(triton) if "asl_triton.decoding.worker" in words(process)]
     parents = {server.pid for server in servers}
     return [process for process in servers if process.ppid() in parents]
 

@@ -19,17 +19,18 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from asl_triton import batch, cluster_batch
-from asl_triton.batch import Manner, Summary
-from asl_triton.cluster import Cluster
-from asl_triton.cluster_batch import Order
+from asl_triton.batch import runner as batch
+from asl_triton.batch.ray import runner as cluster_batch
+from asl_triton.batch.ray.cluster import Cluster
+from asl_triton.batch.ray.runner import Order
+from asl_triton.batch.ray.storage import Folder, stored_clips
+from asl_triton.batch.runner import Manner, Summary
+from asl_triton.batch.workers import Patience
 from asl_triton.errors import AslTritonError
-from asl_triton.journal import Failure
-from asl_triton.listing import find_clips
-from asl_triton.predictions import Ranking
-from asl_triton.recognizer import AsyncRecognizer
-from asl_triton.storage import Folder, stored_clips
-from asl_triton.workers import Patience
+from asl_triton.postprocessing.ranking import Ranking
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.results import Failure
+from asl_triton.video.discovery import find_clips
 from asl_triton_deploy.local import LocalTriton
 from tests.client.observing import Told
 from tests.command_line import asl_triton

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asl_triton.clips import normalised
-from asl_triton.golden import render_golden
+from asl_triton.models.golden import render_golden
 from asl_triton.presets import PRESETS
-from asl_triton.recognizer import Recognizer
-from asl_triton.transport import BULK_PRIORITY, GrpcTransport
+from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.transport.triton_grpc import BULK_PRIORITY, GrpcTransport
+from asl_triton.video.preprocessing import normalised
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.ports import claim_ports
 from tests.command_line import asl_triton

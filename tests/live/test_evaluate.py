@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from asl_triton.presets import PRESETS
-from asl_triton.recognizer import Recognizer
+from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.repository import export_model
+from asl_triton_export.exporter import export_model
 from tests.command_line import Done, asl_triton
 from tests.live.conftest import write_clip
 from tests.networks import GLOSSES, save_checkpoint

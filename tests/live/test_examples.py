@@ -14,8 +14,8 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 from tritonclient.grpc import service_pb2
 
 from asl_triton import Recognition, Recognizer
+from asl_triton_demo.signer import render_demo
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export.demo_signer import render_demo
 from tests.deploy.programs import program
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"

@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from asl_triton.background import run
-from asl_triton.contract import FEATURES, FRAMES, LOGITS, STEP_LOGITS
 from asl_triton.errors import AslTritonError, ServerError
+from asl_triton.models.served import FEATURES, FRAMES, LOGITS, STEP_LOGITS
 from asl_triton.presets import PRESETS
-from asl_triton.transport import Array, GrpcTransport
+from asl_triton.recognizer.event_loop import run
+from asl_triton.transport.base import Array
+from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton_demo.signer import render, write_video
+from asl_triton_demo.signs import SIGNS
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.demo_signer import SIGNS, render, write_video
-from asl_triton_export.repository import export_model, normalise, pool_steps
+from asl_triton_export.exporter import export_model, normalise, pool_steps
 from tests.command_line import asl_triton
 from tests.networks import GLOSSES, small_network
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from asl_triton.cli import app
+from asl_triton.cli.app import app
 from asl_triton_deploy.local import LocalTriton
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "model_repository" / "README.md"]
 README = PAGES[0].read_text(encoding="utf-8")
 

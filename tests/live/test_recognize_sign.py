@@ -10,10 +10,11 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
-from asl_triton.recognizer import Recognizer
-from asl_triton.transport import GrpcTransport, Statistics
+from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.transport.base import Statistics
+from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton_demo.signer import render_demo
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export.demo_signer import render_demo
 from tests.client.videos import PDF, audio_only, clip, cut, faststart, ffmpeg, huge, still, with_audio
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip

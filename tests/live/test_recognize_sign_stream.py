@@ -9,10 +9,11 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from asl_triton.clips import crops, spanned
-from asl_triton.predictions import Ranking, rank
+from asl_triton.postprocessing.ranking import Ranking, rank
 from asl_triton.presets import PRESETS
-from asl_triton.video import open_video
+from asl_triton.video.preprocessing import crops
+from asl_triton.video.reader import open_video
+from asl_triton.video.windows import spanned
 from asl_triton_deploy.local import LocalTriton
 from tests.client.videos import PDF, clip
 from tests.live.conftest import write_clip

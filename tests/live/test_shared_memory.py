@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 
-from asl_triton import shared_memory
 from asl_triton.errors import ServerError
-from asl_triton.recognizer import Recognizer
-from asl_triton.regions import FOLDER, GRAIN, PREFIX
-from asl_triton.shared_memory_key import key_headers
-from asl_triton.transport import Array, GrpcTransport, Sharing
+from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.transport import shm as shared_memory
+from asl_triton.transport.base import Array
+from asl_triton.transport.shm import Sharing
+from asl_triton.transport.shm_key import key_headers
+from asl_triton.transport.shm_region import FOLDER, GRAIN, PREFIX
+from asl_triton.transport.triton_grpc import GrpcTransport
 from asl_triton_deploy.local import LocalTriton
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
@@ -31,7 +33,7 @@ OUTPUTS = ("LOGITS__0", "STEP_LOGITS__1", "FEATURES__2")
 CLIENT = """
 import asyncio, sys
 import numpy as np
-from asl_triton.transport import GrpcTransport
+from asl_triton.transport.triton_grpc import GrpcTransport
 
 async def ask_for_ever():
     transport = GrpcTransport(sys.argv[1], shared_memory="shm")

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from asl_triton.cli import app
-from asl_triton.clips import crops, windows
+from asl_triton.cli.app import app
 from asl_triton.presets import Preset
-from asl_triton.recognizer import Recognizer
-from asl_triton.video import Image, open_video
+from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.video.preprocessing import crops
+from asl_triton.video.reader import Image, open_video
+from asl_triton.video.windows import windows
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.repository import export_model
+from asl_triton_export.exporter import export_model
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
 from tests.networks import GLOSSES, save_labels

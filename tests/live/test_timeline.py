@@ -13,19 +13,18 @@ import xmlschema
 from pympi import Elan
 
 from asl_triton.presets import PRESETS
-from asl_triton.recognizer import Recognizer
-from asl_triton.timeline import Segment, Timeline
+from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.results import Segment, Timeline
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export import demo_training
 from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
-from asl_triton_export.repository import export_model, fastest_precision
+from asl_triton_export.exporter import export_model, fastest_precision
 from tests.benchmarks.film import FPS, SIZE, Signed, write_film
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
+from tests.paths import DEMO_BUNDLE, EAF_SCHEMA
 
 Capture = pytest.CaptureFixture[str]
-BUNDLE = Path(demo_training.__file__).parent / "demo_checkpoint"
-SCHEMA = Path(__file__).parents[1] / "client" / "eaf.xsd"
+SCHEMA = EAF_SCHEMA
 SEED = 7_500_000
 BORDER_S = 0.64  # two steps; the benchmark says what is usual
 
@@ -34,7 +33,7 @@ BORDER_S = 0.64  # two steps; the benchmark says what is usual
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     """The demo checkpoint, served."""
     folder = tmp_path_factory.mktemp("demo")
-    bundle = open_bundle(BUNDLE)
+    bundle = open_bundle(DEMO_BUNDLE)
     checkpoint = load_checkpoint(bundle.weights)
     assert bundle.labels is not None
     labels = read_labels_for(checkpoint, bundle.labels)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from asl_triton.predictions import Prediction, Recognition
+from asl_triton.results import Prediction, Recognition
 from asl_triton_ui.rendering import count, percent, problem, render, seconds
 
 SCRIPT = "<script>alert(1)</script>"

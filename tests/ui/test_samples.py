@@ -1,14 +1,12 @@
 """The sample clips are those of the demo signer, and for the demo checkpoint alone."""
 
-from pathlib import Path
-
-from asl_triton.contract import ServedModel
+from asl_triton.models.served import ServedModel
 from asl_triton.presets import PRESETS
-from asl_triton.video import open_video
-from asl_triton_export import demo_training
+from asl_triton.video.reader import open_video
 from asl_triton_ui import samples
+from tests.paths import DEMO_BUNDLE
 
-LABELS = (Path(demo_training.__file__).parent / "demo_checkpoint" / "labels.txt").read_text().splitlines()
+LABELS = (DEMO_BUNDLE / "labels.txt").read_text().splitlines()
 
 
 def served(labels: tuple[str, ...]) -> ServedModel:

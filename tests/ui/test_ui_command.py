@@ -64,7 +64,7 @@ def look(event, arguments):
 
 sys.addaudithook(look)
 atexit.register(lambda: open(sys.argv.pop(), "w").write(json.dumps(asked)))
-from asl_triton.cli import main
+from asl_triton.cli.app import main
 path = sys.argv.pop()
 sys.argv[0] = "asl-triton"
 try:

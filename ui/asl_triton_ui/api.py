@@ -7,11 +7,11 @@ from typing import Any
 import gradio as gr
 
 from asl_triton.errors import AslTritonError
-from asl_triton.predictions import DEFAULT_TOP_K
-from asl_triton_ui.media import files_alone
-from asl_triton_ui.server import on_background
-from asl_triton_ui.shell import Shell
-from asl_triton_ui.turns import Ticket
+from asl_triton.postprocessing.ranking import DEFAULT_TOP_K
+from asl_triton_ui.page_context import Shell
+from asl_triton_ui.state.request_queue import Ticket
+from asl_triton_ui.state.server import on_background
+from asl_triton_ui.upload_components import files_alone
 
 NUMBER, TEXT = {"type": "number"}, {"type": "string"}
 WHOLE, TRUTH = {"type": "integer"}, {"type": "boolean"}

@@ -5,13 +5,16 @@ from typing import Any
 
 import gradio as gr
 
-from asl_triton.server_state import ServerState
-from asl_triton_ui import api, live, many, models, recognise
+from asl_triton.models.status import ServerState
+from asl_triton_ui import api
 from asl_triton_ui.options import PageOptions
+from asl_triton_ui.page_context import UNSEEN, Shell
 from asl_triton_ui.rendering import count, render
-from asl_triton_ui.server import Server
-from asl_triton_ui.shell import UNSEEN, Shell
-from asl_triton_ui.turns import Turns
+from asl_triton_ui.state.request_queue import Turns
+from asl_triton_ui.state.server import Server
+from asl_triton_ui.tabs import batch as many
+from asl_triton_ui.tabs import live, models
+from asl_triton_ui.tabs import recognize as recognise
 
 TITLE = "asl-triton"
 ASK_EVERY_S = 2.5  # how often a page that is open asks how the server is

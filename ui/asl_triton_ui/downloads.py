@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from asl_triton.documents import csv_text, json_text, json_text_of, vtt_text
-from asl_triton.journal import Outcome
-from asl_triton.live import LiveEvent
-from asl_triton.predictions import Recognition
-from asl_triton.timeline import Segment
-from asl_triton.timeline_sinks import webvtt
-from asl_triton_ui.answer import Shown, with_threshold
+from asl_triton.live.state import LiveEvent
+from asl_triton.results import Outcome, Recognition, Segment
+from asl_triton.writers.text import csv_text, json_text, json_text_of, vtt_text
+from asl_triton.writers.timelines import webvtt
 from asl_triton_ui.rendering import clock, data_uri, render
+from asl_triton_ui.result_view import Shown, with_threshold
 
 TYPES = {
     "csv": ("CSV", "text/csv"),

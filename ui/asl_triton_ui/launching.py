@@ -8,10 +8,10 @@ from pathlib import Path
 
 from starlette.middleware import Middleware
 
-from asl_triton.background import run
 from asl_triton.errors import AslTritonError
+from asl_triton.recognizer.event_loop import run
 from asl_triton_ui.options import Address, PageOptions
-from asl_triton_ui.server import Server
+from asl_triton_ui.state.server import Server
 from asl_triton_ui.uploads import Doorkeeper, private_uploads
 
 HERE = Path(__file__).parent

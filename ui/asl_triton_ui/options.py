@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asl_triton.errors import AslTritonError
-from asl_triton.video import Limits
+from asl_triton.video.reader import Limits
 
 MB = 10**6
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from gradio.components.plot import PlotData
 
-from asl_triton.timeline import Curve
+from asl_triton.results import Curve
 
 # Apart in lightness and hue, 3 : 1 on white and on black; each line has a dash and a mark of its own besides.
 LOOKS = (

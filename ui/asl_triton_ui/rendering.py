@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from asl_triton.video import Image
+from asl_triton.video.reader import Image
 
 FILM_HEIGHT = 108  # pixels of a frame in the filmstrip
 JPEG_QUALITY = 80

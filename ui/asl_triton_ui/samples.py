@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from asl_triton.contract import ServedModel
+from asl_triton.models.served import ServedModel
 
 FOLDER = Path(__file__).parent / "samples"
 # Of the demo checkpoint. A vocabulary that only happens to hold these words was learnt from people.

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from asl_triton.checksums import MANIFEST, copy_checked, read_checksums
 from asl_triton.errors import AslTritonError
-from asl_triton_deploy.binary import KEEP_MEMORY
-from asl_triton_deploy.model_folders import shipped_models
+from asl_triton.models.checksums import MANIFEST, copy_checked, read_checksums
+from asl_triton_deploy.model_layout import shipped_models
 from asl_triton_deploy.production.flags import FLAGS, MINIMUM_TRITON, Settings, Version, triton_flags
+from asl_triton_deploy.triton_binary import KEEP_MEMORY
 
 NVIDIA_DRIVER = Path("/dev/nvidiactl")
 

@@ -3,7 +3,7 @@
 import triton_python_backend_utils as pb_utils
 
 try:
-    from asl_triton_deploy.sign_model import SignModel as TritonPythonModel
+    from asl_triton.triton_backend.backend import SignModel as TritonPythonModel
 except ModuleNotFoundError as exc:
     raise pb_utils.TritonModelException(
         f"the server's Python has no module {exc.name!r}: install asl-triton there, or take the folders recognize_sign "

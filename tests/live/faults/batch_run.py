@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from asl_triton.journal import JOURNAL
+from asl_triton.batch.journal import JOURNAL
 from tests.live.faults.archive import lines_of
 
 COMMAND = Path(sys.executable).with_name("asl-triton")

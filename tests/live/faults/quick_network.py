@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from tritonclient.grpc import model_config_pb2
 
 from asl_triton.presets import PRESETS
-from asl_triton_export.repository import export_script
-from asl_triton_export.torchscript import load_script
+from asl_triton_export.exporter import export_script
+from asl_triton_export.formats.custom_script import load_script
 from tests.networks import GLOSSES
 
 SLOW = """

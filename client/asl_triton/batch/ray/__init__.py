@@ -1,0 +1,1 @@
+"""The batch engine for a Ray cluster."""

@@ -1,0 +1,241 @@
+"""What runs on a cluster's machines: actors that recognise blocks of clips, and the board that they report to."""
+
+import asyncio
+import math
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import tenacity
+
+from asl_triton.batch.concurrency import Pace
+from asl_triton.batch.outage import calmly
+from asl_triton.batch.ray.journal import ROWS, row
+from asl_triton.batch.ray.storage import Folder, StoredClip
+from asl_triton.batch.runner import asking
+from asl_triton.batch.workers import Ask, Observer, Patience, Workers
+from asl_triton.decoding.frame_budget import CropBudget
+from asl_triton.errors import AslTritonError, ContractError, ServerError
+from asl_triton.models.served import ServedModel
+from asl_triton.postprocessing.ranking import Ranking
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.results import Failure, Outcome, Recognition
+from asl_triton.video.discovery import Stamp
+
+BLOCKS_AT_ONCE = 2  # of an actor: one begins while the other's last clips come
+REPORT_EVERY_S = 1.0
+FETCHED_MIB = 512  # of clips from elsewhere that an actor holds
+CLIPS = pa.schema(
+    [
+        ("name", pa.string()),
+        ("path", pa.binary()),  # names of files may be no text
+        ("key", pa.binary()),
+        ("stamp", pa.string()),
+        ("size", pa.int64()),
+    ]
+)
+
+
+def table_of(clips: Iterable[StoredClip]) -> pa.Table:
+    """Clips as Ray carries them."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "name": clip.name,
+                "path": os.fsencode(clip.path),
+                "key": os.fsencode(clip.key),
+                "stamp": clip.stamp,
+                "size": clip.size,
+            }
+            for clip in clips
+        ],
+        CLIPS,
+    )
+
+
+def clips_of(table: pa.Table) -> list[StoredClip]:
+    """The clips of a table again."""
+    return [
+        StoredClip(Path(os.fsdecode(one["path"])), one["name"], os.fsdecode(one["key"]), one["stamp"], one["size"])
+        for one in table.to_pylist()
+    ]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What an actor does: ask about the clips of `source` by a recognizer of its own, which has to be of `identity`.
+
+    `in_flight` clips at most are under way in an actor, where it is given. `run` is the number of this run.
+    """
+
+    recognizer: Callable[[], AsyncRecognizer]
+    identity: dict[str, str]
+    ranking: Ranking
+    source: Folder
+    output: Folder
+    patience: Patience
+    in_flight: int | None
+    run: int
+
+
+@dataclass
+class News:
+    """What happened since the last time; `hopeless` says why the run has to end, if it has."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
+    hopeless: str | None = None
+    has_begun: bool = False
+
+    def add(self, later: "News") -> None:
+        """Take up what happened afterwards."""
+        self.outcomes += later.outcomes
+        self.sentences += later.sentences
+        self.hopeless = self.hopeless or later.hopeless
+        self.has_begun = self.has_begun or later.has_begun
+
+
+class Board:
+    """Where actors report, and where they see that the run is to end: an actor itself, beside who started the run."""
+
+    def __init__(self) -> None:
+        self._news = News()
+        self._is_over = False
+
+    def report(self, news: News) -> bool:
+        """Put up news; whether the run is to end."""
+        self._news.add(news)
+        self._is_over = self._is_over or news.hopeless is not None
+        return self._is_over
+
+    def collect(self, is_over: bool) -> News:
+        """Take down the news, and say whether the run is to end."""
+        self._is_over = self._is_over or is_over
+        news, self._news = self._news, News()
+        return news
+
+
+class ClipWorker(Observer):
+    """Recognises blocks of clips, two at once, with one recognizer; blocks that come when the run is to end are empty.
+
+    A clip that cannot be read or answered is a failure, and the server is waited for, as `Workers` says. Whatever
+    concerns all clips ends the run, and what is known of the block by then is kept.
+    """
+
+    def __init__(self, assignment: Assignment, board: Any) -> None:
+        self._assignment, self._board = assignment, board
+        self._news = News(has_begun=True)
+        self._stopping = asyncio.Event()
+        self._making = asyncio.Lock()
+        self._recognizer: AsyncRecognizer | None = None
+        self._reporting: asyncio.Task[None] | None = None
+        self._pace = Pace(1, 1, 1)
+        self._budget = CropBudget(FETCHED_MIB)
+
+    async def __call__(self, block: pa.Table) -> AsyncIterator[pa.Table]:
+        """A row of `cluster_journal.ROWS` for each clip of a block that has an outcome."""
+        self._reporting = self._reporting or asyncio.create_task(self._report_now_and_then())
+        rows: list[dict[str, Any]] = []
+
+        def keep(clip: StoredClip, outcome: Recognition | Failure, _stamp: Stamp | None) -> None:
+            rows.append(row(clip, outcome, self._assignment.run))
+            self._news.outcomes.append(outcome)
+
+        if not self._stopping.is_set():
+            try:
+                workers = Workers[StoredClip, Recognition](
+                    await self._ready(),
+                    self._ask(),
+                    keep,
+                    pace=self._pace,
+                    patience=self._assignment.patience,
+                    observer=self,
+                    stopping=self._stopping,
+                )
+                await workers.run(each(clips_of(block)))
+            except AslTritonError as exc:
+                self._news.hopeless = str(exc)
+                self._stopping.set()
+            await self._report()
+        yield pa.Table.from_pylist(rows, ROWS)
+
+    def say(self, sentence: str) -> None:
+        """Have it said where the run was started."""
+        self._news.sentences.append(sentence)
+
+    async def _ready(self) -> AsyncRecognizer:
+        """The recognizer; a server that is away when it is made is waited for.
+
+        Raises:
+            AslTritonError: this machine cannot do what is wanted, or the server cannot be used.
+        """
+        async with self._making:
+            if self._recognizer is None:
+                self._check_machine()
+                recognizer = self._assignment.recognizer()
+                patience = tenacity.stop_after_delay(self._assignment.patience.wait_s)
+                retrying = tenacity.AsyncRetrying(
+                    retry=tenacity.retry_if_exception_type(ServerError), wait=calmly, stop=patience, reraise=True
+                )
+                try:
+                    served: ServedModel = await retrying(recognizer.model)
+                except ServerError as exc:
+                    raise ServerError(f"on {socket.gethostname()}: {exc}") from exc
+                if served.identity != self._assignment.identity:
+                    raise ContractError(
+                        f"{recognizer.transport.address} serves another {served.name} to {socket.gethostname()} than "
+                        "to who started the run: the results would be of both"
+                    )
+                at_once = max((self._assignment.in_flight or recognizer.in_flight) // BLOCKS_AT_ONCE, 1)
+                least = at_once if self._assignment.in_flight else 1
+                self._pace = Pace(least, at_once, recognizer.decoders)
+                self._recognizer = recognizer
+        return self._recognizer
+
+    def _check_machine(self) -> None:
+        for folder in (self._assignment.source, self._assignment.output):
+            if folder.path is None:
+                folder.opened()
+            elif not folder.path.exists():
+                raise AslTritonError(
+                    f"{socket.gethostname()}, a machine of the cluster, does not see {folder.address}: name a folder "
+                    "that all its machines share, or an address such as s3://bucket/clips"
+                )
+
+    def _ask(self) -> Ask[StoredClip, Recognition]:
+        """Asks for a clip's ranked glosses, of its file or, from elsewhere, of its bytes."""
+        source, ranking = self._assignment.source, self._assignment.ranking
+        if source.path is not None:
+            return asking(ranking)
+
+        async def ask(recognizer: AsyncRecognizer, clip: StoredClip) -> Recognition:
+            async with self._budget.share(math.ceil(clip.size / 2**20)):
+                return await recognizer.recognize(
+                    await asyncio.to_thread(source.read, clip, recognizer.limits.max_bytes),
+                    top_k=ranking.top_k,
+                    vocabulary=ranking.vocabulary,
+                    min_confidence=ranking.min_confidence,
+                    name=clip.name,
+                )
+
+        return ask
+
+    async def _report_now_and_then(self) -> None:
+        while True:
+            await self._report()
+            await asyncio.sleep(REPORT_EVERY_S)
+
+    async def _report(self) -> None:
+        news, self._news = self._news, News()
+        if await self._board.report.remote(news):
+            self._stopping.set()
+
+
+async def each(clips: Iterable[StoredClip]) -> AsyncIterator[StoredClip]:
+    """The clips, as `Workers` takes them."""
+    for clip in clips:
+        yield clip

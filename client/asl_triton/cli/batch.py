@@ -1,0 +1,359 @@
+"""`asl-triton batch`: a folder of clips becomes tables of glosses."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from asl_triton.batch import runner as clips
+from asl_triton.batch import timelines as timeline_batch
+from asl_triton.batch.concurrency import MOST_IN_FLIGHT, PaceReport
+from asl_triton.batch.journal import JOURNAL, PARTS
+from asl_triton.batch.runner import Manner, Summary
+from asl_triton.batch.timelines import Wishes
+from asl_triton.batch.workers import DEFAULT_WAIT_S, Observer, Patience
+from asl_triton.cli.batch_options import (
+    BucketOption,
+    DecodersOption,
+    DecodeTimeoutOption,
+    DecodingOption,
+    FreshOption,
+    HashOption,
+    InFlightOption,
+    MaxFailuresOption,
+    WaitOption,
+)
+from asl_triton.cli.connection import Connection
+from asl_triton.cli.options import (
+    ApiKeyOption,
+    JsonOption,
+    LocalOption,
+    ModelOption,
+    RepositoryOption,
+    SendOption,
+    ServerOption,
+    TimeoutOption,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TlsOption,
+    TlsServerNameOption,
+    TransportOption,
+)
+from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress, LastingConsole
+from asl_triton.cli.ray_options import (
+    CLIPS_AN_ACTOR,
+    EngineOption,
+    RayAddressOption,
+    RayWorkersOption,
+    Run,
+    check_engine,
+    ray_batch,
+)
+from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, SAFEST
+from asl_triton.errors import AslTritonError
+from asl_triton.labels import read_labels
+from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
+from asl_triton.postprocessing.segmentation import Segmentation
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.results import Recognition, Timeline
+from asl_triton.transport.endpoints import DEFAULT_SERVER
+from asl_triton.transport.security import Security
+from asl_triton.transport.triton_grpc import BULK_PRIORITY, DEFAULT_TIMEOUT_S
+from asl_triton.video.discovery import find_clips
+from asl_triton.writers.tables import SINKS
+from asl_triton.writers.timelines import TIMELINES
+
+GLOSSES_SHOWN = 6  # of a timeline
+
+
+def batch(
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR",
+            help="A folder of clips, searched with its sub-folders (not those that are hidden, or links); or one clip.",
+        ),
+    ],
+    output: Annotated[str, typer.Option(help="Where the results go; made if it is not there.")] = "results",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            show_default="csv,jsonl; with --engine ray parquet",
+            help=f"What to write, with commas between: {', '.join(SINKS)}; with --timeline {', '.join(TIMELINES)}.",
+        ),
+    ] = None,
+    glob: Annotated[
+        str | None,
+        typer.Option(help="Take the files that match this one pattern, such as '*_front.mp4', instead of all videos."),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, show_default=str(DEFAULT_TOP_K), help="How many glosses a clip.")
+    ] = None,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="Rank only the glosses that this file lists, one a line.")
+    ] = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            show_default=f"0; with --timeline {Segmentation.min_confidence:g}",
+            help="Below it the best gloss is marked as unsure, and a timeline has no segment.",
+        ),
+    ] = None,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="For long videos: when which sign is signed, in a file a video.")
+    ] = False,
+    window: Annotated[
+        int | None, typer.Option(min=1, show_default="as the model says", help="Frames of a window of a timeline.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, show_default="as the model says", help="Frames from a window to the next.")
+    ] = None,
+    in_flight: InFlightOption = None,
+    fresh: FreshOption = False,
+    by_content: HashOption = False,
+    wait: WaitOption = None,
+    max_failures: MaxFailuresOption = None,
+    decoding: DecodingOption = SAFEST,
+    decoders: DecodersOption = None,
+    decode_timeout: DecodeTimeoutOption = DEFAULT_DECODE_TIMEOUT_S,
+    bucket: BucketOption = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddressOption = None,
+    ray_workers: RayWorkersOption = None,
+    transport: TransportOption = "auto",
+    send: SendOption = "frames",
+    model: ModelOption = None,
+    local: LocalOption = False,
+    repository: RepositoryOption = Path("model_repository"),
+    server: ServerOption = DEFAULT_SERVER,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_server_name: TlsServerNameOption = None,
+    api_key: ApiKeyOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    as_json: JsonOption = False,
+) -> None:
+    """Recognise the sign in each clip of a folder, and write tables of ranked glosses.
+
+    Writes OUTPUT/results.FORMAT for each format; OUTPUT/errors.jsonl says which clips could not be read, and why.
+    With --timeline: OUTPUT/CLIP.FORMAT for each clip, a row, cue or annotation for each sign found in it.
+    Exit code 3: some clips failed or are left, the others are written.
+
+    The same command again does only what is missing or has changed: OUTPUT/journal.jsonl knows the rest. Ctrl-C, or
+    SIGTERM, finishes the clips that are under way and writes the results; a second one stops at once.
+
+        asl-triton batch clips/ --output results --format csv,parquet
+        asl-triton batch clips/ --local --top-k 5 --min-confidence 0.3
+        asl-triton batch clips/ --server gpu.example.org:8001 --send auto
+        asl-triton batch films/ --timeline --format vtt,eaf
+        asl-triton batch s3://archive/clips --output s3://archive/glosses --engine ray --ray-address auto
+    """
+    for place, named in ((folder, "DIR"), (output, "--output")):
+        if not place:
+            raise typer.BadParameter("it is empty: name a folder, such as . for this one", param_hint=named)
+    check_engine(engine, (folder, output), timeline, by_content, local, (ray_address, ray_workers))
+    spread = engine == "ray"
+    formats = parse_formats(format or ("parquet" if spread else "csv,jsonl"), TIMELINES if timeline else SINKS)
+    glosses = read_labels(vocabulary) if vocabulary else None
+    wishes = parse_wishes(timeline, min_confidence, glosses, window, stride, top_k)
+    if timeline and send == "video":
+        raise typer.BadParameter("a timeline is made of frames: leave it out", param_hint="--send")
+    if bucket and (timeline or send != "frames"):
+        what = "timelines have windows of one length" if timeline else "it is for frames that are cropped here"
+        raise typer.BadParameter(f"{what}: leave it out", param_hint="--bucket")
+    ranking = Ranking(top_k or DEFAULT_TOP_K, glosses, min_confidence or 0.0)
+    connection = Connection(
+        server,
+        Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name),
+        timeout,
+        local,
+        repository,
+        send,
+        transport,
+    )
+    wait_s = (0.0 if local else DEFAULT_WAIT_S) if wait is None else wait
+    manner = Manner(Patience(wait_s, max_failures), in_flight, by_content, anew=fresh, by_length=bucket is not None)
+    go: Run
+    if spread:
+        found, go = ray_batch(folder, output, glob, formats, ranking, manner, ray_address, ray_workers)
+    else:
+        found, go = local_batch(Path(folder), Path(output), glob, formats, wishes or ranking, manner)
+    with connection.address() as address:
+
+        def recognizer() -> AsyncRecognizer:
+            return connection.recognizer(
+                address,
+                model,
+                in_flight or (CLIPS_AN_ACTOR if spread else MOST_IN_FLIGHT),
+                BULK_PRIORITY,
+                decoding=decoding,
+                decoders=decoders or (1 if spread else None),
+                decode_timeout_s=decode_timeout,
+                bucket=bucket,
+            )
+
+        try:
+            summary, shown, table = timelines(recognizer, found, go) if wishes else recognitions(recognizer, found, go)
+        except KeyboardInterrupt as exc:
+            raise AslTritonError(f"{str(exc) or 'interrupted'}: no clip was done by then") from exc
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(summary), default=str))
+    else:
+        show(summary, shown, table, f"{output}/{PARTS if spread else JOURNAL}", LastingConsole())
+        if not spread and (older := older_than(summary.files, Path(output))):
+            LastingConsole().print(f"not written, and of an earlier run: {escape(', '.join(older))}", soft_wrap=True)
+    if summary.recognised == 0:
+        raise typer.Exit(1)
+    raise typer.Exit(3 if summary.failures or summary.not_tried or summary.stopped else 0)
+
+
+Shown = tuple[Summary, Sequence[Recognition | Timeline], Table]
+
+
+def local_batch(
+    folder: Path, output: Path, glob: str | None, formats: list[str], wanted: Ranking | Wishes, manner: Manner
+) -> tuple[int, Run]:
+    """Find the clips of a folder: how many there are, and what does what is wanted of each, on this machine."""
+    found = find_clips(folder, glob)
+
+    def run(recognizer: Callable[[], AsyncRecognizer], observer: Observer) -> Summary:
+        if isinstance(wanted, Wishes):
+            return timeline_batch.run(recognizer, found, output, formats, wanted, manner=manner, observer=observer)
+        return clips.run(recognizer, found, output, formats, wanted, manner=manner, observer=observer)
+
+    return len(found), run
+
+
+def recognitions(recognizer: Callable[[], AsyncRecognizer], found: int, go: Run) -> Shown:
+    """Recognise clips, with a bar: the summary, the clips to show, and their best glosses."""
+    with ClipProgress[Recognition](found) as progress:
+        summary = go(recognizer, progress)
+    table = table_of("clip", "best gloss", "confidence", "then")
+    for recognition in progress.shown:
+        unsure = " (unsure)" if recognition.unsure else ""
+        table.add_row(
+            escape(recognition.video),
+            escape(recognition.gloss) + unsure,
+            f"{recognition.confidence:.1%}",
+            escape(", ".join(p.gloss for p in recognition.predictions[1:4])),
+        )
+    return summary, progress.shown, table
+
+
+def timelines(recognizer: Callable[[], AsyncRecognizer], found: int, go: Run) -> Shown:
+    """Make timelines of clips, with a bar: the summary, the clips to show, and what is signed in them."""
+    with ClipProgress[Timeline](found) as progress:
+        summary = go(recognizer, progress)
+    table = table_of("clip", "signs", "length", "glosses")
+    for timeline in progress.shown:
+        glosses = [segment.gloss for segment in timeline.segments]
+        table.add_row(
+            escape(timeline.video),
+            str(len(glosses)),
+            f"{timeline.duration_s:.1f} s",
+            escape(", ".join(glosses[:GLOSSES_SHOWN])) + (" ..." if len(glosses) > GLOSSES_SHOWN else ""),
+        )
+    return summary, progress.shown, table
+
+
+def table_of(*columns: str) -> Table:
+    """A plain table; what is third is a figure, what is last is less important."""
+    table = Table(box=None, pad_edge=False)
+    for place, column in enumerate(columns, start=1):
+        table.add_column(
+            column,
+            overflow="fold",
+            justify="right" if place == 3 else "left",
+            style="dim" if place == len(columns) else None,
+        )
+    return table
+
+
+def parse_formats(formats: str, known: Collection[str]) -> list[str]:
+    """The formats of `--format`, each once."""
+    names = list(dict.fromkeys(name.strip().lower() for name in formats.split(",") if name.strip()))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise typer.BadParameter(
+            f"{', '.join(unknown) or 'nothing'} is not among {', '.join(known)}", param_hint="--format"
+        )
+    return names
+
+
+def parse_wishes(
+    timeline: bool,
+    min_confidence: float | None,
+    glosses: tuple[str, ...] | None,
+    window: int | None,
+    stride: int | None,
+    top_k: int | None,
+) -> Wishes | None:
+    """What is wanted of timelines, if they are."""
+    if not timeline:
+        if window is not None or stride is not None:
+            raise typer.BadParameter("only timelines have windows of one's own: add --timeline", param_hint="--window")
+        return None
+    if top_k is not None:
+        raise typer.BadParameter("a timeline has one gloss a segment: leave it out", param_hint="--top-k")
+    if min_confidence is None:
+        return Wishes(Segmentation(), glosses, window, stride)
+    try:
+        return Wishes(Segmentation(min_confidence), glosses, window, stride)
+    except AslTritonError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--min-confidence") from exc
+
+
+def show(
+    summary: Summary, shown: Sequence[Recognition | Timeline], table: Table, journal: str, console: Console
+) -> None:
+    """The clips that were recognised, those that failed, what was busy, and where the results are."""
+    now = summary.recognised - summary.known_before
+    if shown:
+        console.print(table)
+    if now > len(shown):
+        console.print(f"... and {now - len(shown):,} more, in the files below")
+    for failure in summary.failures[:ROWS_SHOWN]:
+        console.print(f"[red]failed[/] {escape(failure.video)}: {escape(failure.error)}", soft_wrap=True)
+    if len(summary.failures) > ROWS_SHOWN:
+        console.print(f"... and {len(summary.failures) - ROWS_SHOWN:,} more, in the files below")
+    warned = [(known.video, warning) for known in shown for warning in known.warnings]
+    for video, warning in warned:
+        console.print(f"[yellow]warning[/] {escape(video)}: {escape(warning)}", soft_wrap=True)
+    if summary.stopped:
+        console.print(f"[red]stopped[/] before the end: {escape(summary.stopped)}", soft_wrap=True)
+    parts = [f"{summary.recognised:,} recognised"]
+    if summary.known_before:
+        parts[0] += f", {summary.known_before:,} of them by an earlier run (--fresh asks again)"
+    rejected = f" ({summary.rejected:,} rejected: the server was too busy)" if summary.rejected else ""
+    parts += [f"{len(summary.failures):,} failed{rejected}"] if summary.failures else []
+    parts += [f"{summary.not_tried:,} left: run the same command again"] if summary.not_tried else []
+    console.print(f"{'; '.join(parts)}. {summary.seconds:.1f} s", highlight=False, soft_wrap=True)
+    if summary.pace and now:
+        console.print(escape(bottleneck(summary.pace, now / summary.seconds)), highlight=False, soft_wrap=True)
+    files = summary.files or (journal,)
+    console.print("written: " + escape(", ".join(str(path) for path in files)), soft_wrap=True)
+
+
+def older_than(files: Sequence[Path | str], output: Path) -> list[str]:
+    """The tables in a folder that were not written now, though others were."""
+    return sorted(str(path) for path in output.glob("results.*") if path not in files) if files else []
+
+
+def bottleneck(pace: PaceReport, rate: float) -> str:
+    """What was busy, as a sentence, at so many clips a second."""
+    waited_for = "the decoding of videos" if pace.bottleneck == "decoding" else "the server"
+    return (
+        f"{rate:.2f} clips a second. The rest waited for {waited_for}: {pace.clips_under_way:.1f} clips were under way "
+        f"on average, and {pace.decoders} decoders were busy for {pace.decoders_busy:.0%} of the time"
+    )

@@ -1,0 +1,81 @@
+"""Options for archives, of `asl-triton batch`: what is done again, what is put up with, and how fast it goes."""
+
+from typing import Annotated
+
+import typer
+
+from asl_triton.batch.concurrency import MOST_IN_FLIGHT
+from asl_triton.batch.workers import DEFAULT_WAIT_S
+from asl_triton.decoding.factory import DecodeIn
+
+PANEL = "Archives: speed and faults"  # of --help
+
+InFlightOption = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        min=1,
+        max=256,
+        show_default=f"adapts itself, up to {MOST_IN_FLIGHT}",
+        help="How many clips may be under way at once.",
+    ),
+]
+FreshOption = Annotated[
+    bool,
+    typer.Option("--fresh", rich_help_panel=PANEL, help="Ask about all clips, also those that OUTPUT already knows."),
+]
+HashOption = Annotated[
+    bool,
+    typer.Option(
+        "--hash",
+        rich_help_panel=PANEL,
+        help="Tell by their content whether files have changed, not by size and time.",
+    ),
+]
+WaitOption = Annotated[
+    float | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        min=0,
+        show_default=f"{DEFAULT_WAIT_S:g}; 0 with --local",
+        help="Seconds that the server may be away, or have no room for a clip, before the run gives up.",
+    ),
+]
+MaxFailuresOption = Annotated[
+    int | None,
+    typer.Option(rich_help_panel=PANEL, min=1, show_default="any number", help="Stop when so many clips have failed."),
+]
+DecodingOption = Annotated[
+    DecodeIn,
+    typer.Option(
+        rich_help_panel=PANEL,
+        help="Where videos are decoded: in `processes`, each of which one video may crash or hang; or in `threads`.",
+    ),
+]
+DecodersOption = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        min=1,
+        max=256,
+        show_default="one a processor",
+        help="How many videos are decoded at once.",
+    ),
+]
+DecodeTimeoutOption = Annotated[
+    float,
+    typer.Option(
+        rich_help_panel=PANEL,
+        min=0.1,
+        help="Seconds that a process may take to open a video, and for each window of it.",
+    ),
+]
+BucketOption = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=PANEL,
+        min=1,
+        help="Ask about clips of the same length together, and make them as long as a multiple of so many frames, so "
+        "that more of them meet in a batch on the server. Above 1 it changes answers; the README says by how much.",
+    ),
+]

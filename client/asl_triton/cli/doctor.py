@@ -1,0 +1,126 @@
+"""`asl-triton doctor`: is everything between here and the answer well?"""
+
+import asyncio
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from asl_triton.cli.connection import Connection
+from asl_triton.cli.optional_imports import extra
+from asl_triton.cli.options import (
+    ApiKeyOption,
+    JsonOption,
+    ModelOption,
+    ServerOption,
+    TimeoutOption,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TlsOption,
+    TlsServerNameOption,
+)
+from asl_triton.doctor.checks import Check, examine
+from asl_triton.transport.endpoints import DEFAULT_SERVER
+from asl_triton.transport.security import Security
+from asl_triton.transport.triton_grpc import DEFAULT_TIMEOUT_S
+
+MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "failed": "[red]failed [/]"}
+
+
+def doctor(
+    model: ModelOption = None,
+    repository: Annotated[
+        Path | None,
+        typer.Option(help="Where the model folders lie, for their golden answers; ./model_repository if it is there."),
+    ] = None,
+    server: ServerOption = DEFAULT_SERVER,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_server_name: TlsServerNameOption = None,
+    api_key: ApiKeyOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Serve what is found to Prometheus, and look again and again until Ctrl-C. Such as 127.0.0.1:9109.",
+        ),
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two examinations, with --metrics.")] = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the server, each recogniser's contract and labels, and its answer to a clip whose answer is known.
+
+    Says what to do about each thing that is not well. Exit code 0: all well, or with warnings; 1: something failed.
+
+        asl-triton doctor
+        asl-triton doctor --server gpu-box:8001 --json
+        asl-triton doctor --server gpu-box:8001 --metrics 127.0.0.1:9109 --every 60
+    """
+    connection = Connection(server, Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name), timeout)
+    if repository is None and Path("model_repository").is_dir():
+        repository = Path("model_repository")
+    console = Console()
+
+    def show(check: Check) -> None:
+        if as_json or (metrics and check.state == "ok"):
+            return
+        console.print(f"{MARKS[check.state]} [bold]{escape(check.name)}[/]: {escape(check.found)}", soft_wrap=True)
+        if check.remedy:
+            console.print(f"        -> {escape(check.remedy)}", soft_wrap=True)
+
+    async def look() -> list[Check]:
+        transport = connection.transport(server, in_flight=1)
+        checks = []
+        try:
+            async for check in examine(transport, model, repository):
+                checks.append(check)
+                show(check)
+        finally:
+            await transport.close()
+        return checks
+
+    def once() -> list[Check]:
+        checks = asyncio.run(look())
+        if as_json:
+            found = {"well": is_well(checks), "checks": [dataclasses.asdict(check) for check in checks]}
+            typer.echo(json.dumps(found))
+        return checks
+
+    if metrics is not None:
+        keep_looking(once, metrics, every)
+    raise typer.Exit(0 if is_well(once()) else 1)
+
+
+def is_well(checks: list[Check]) -> bool:
+    """Whether none failed."""
+    return all(check.state != "failed" for check in checks)
+
+
+def keep_looking(once: Callable[[], list[Check]], address: str, every_s: float) -> NoReturn:
+    """Examine for ever, and serve what the last examination found."""
+    with extra("monitoring"):
+        from asl_triton.doctor.metrics import Examinations, serve_metrics
+    examinations = Examinations()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # takes the way of Ctrl-C
+    server = serve_metrics(examinations, address)
+    try:
+        while True:
+            began_s = time.monotonic()
+            examinations.record(once(), time.monotonic() - began_s)
+            time.sleep(max(0.0, began_s + every_s - time.monotonic()))
+    except KeyboardInterrupt:
+        raise typer.Exit from None
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,181 @@
+"""`asl-triton evaluate`: how good a served recogniser is on labelled clips."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from asl_triton.cli.connection import Connection
+from asl_triton.cli.options import (
+    ApiKeyOption,
+    JsonOption,
+    LocalOption,
+    ModelOption,
+    RepositoryOption,
+    SendOption,
+    ServerOption,
+    TimeoutOption,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TlsOption,
+    TlsServerNameOption,
+    TransportOption,
+)
+from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress
+from asl_triton.errors import AslTritonError
+from asl_triton.evaluation.dataset import listed, read_dataset
+from asl_triton.evaluation.page import render
+from asl_triton.evaluation.report import Report, written
+from asl_triton.evaluation.scoring import Answers, Classes, ask, read_merge
+from asl_triton.files import check_writable
+from asl_triton.models.served import ServedModel
+from asl_triton.results import Recognition
+from asl_triton.transport.endpoints import DEFAULT_SERVER
+from asl_triton.transport.security import Security
+from asl_triton.transport.triton_grpc import BULK_PRIORITY, DEFAULT_IN_FLIGHT, DEFAULT_TIMEOUT_S
+
+CONFUSIONS_SHOWN = 10
+
+
+def evaluate(
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="DATA", help="A folder with one sub-folder a gloss, or a split JSON of WLASL."),
+    ],
+    videos: Annotated[
+        Path | None, typer.Option(help="The videos of a split JSON; the folder `videos` beside it if not given.")
+    ] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="Take one part of a split JSON: train, val or test. All of it if not given.")
+    ] = None,
+    merge: Annotated[
+        Path | None,
+        typer.Option(help="Score glosses that look alike as one: a file with a line a group, commas between."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where the report goes; made if it is not there.")] = Path("results"),
+    in_flight: Annotated[
+        int, typer.Option(min=1, max=256, help="How many requests may be under way at once.")
+    ] = DEFAULT_IN_FLIGHT,
+    send: SendOption = "frames",
+    model: ModelOption = None,
+    local: LocalOption = False,
+    repository: RepositoryOption = Path("model_repository"),
+    server: ServerOption = DEFAULT_SERVER,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_server_name: TlsServerNameOption = None,
+    api_key: ApiKeyOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    transport: TransportOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a served recogniser on labelled clips: top-1, 5 and 10, what it confuses, how well it is calibrated.
+
+    Writes OUTPUT/evaluation.json and OUTPUT/evaluation.html, one page that needs nothing else. Videos that a split
+    names and that are not there are counted and left out. Exit code 3: some clips could not be read.
+
+        asl-triton evaluate clips/ --local
+        asl-triton evaluate nslt_2000.json --videos videos/ --subset test --merge look_alikes.txt
+    """
+    connection = Connection(
+        server,
+        Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name),
+        timeout,
+        local,
+        repository,
+        send,
+        transport,
+    )
+    groups = read_merge(merge) if merge else []
+    began_s = time.perf_counter()
+    check_writable(output)  # or what is measured could not be kept
+    with connection.address() as address:
+        served = asyncio.run(read_served(connection, address, model))
+        classes = Classes.of(served.labels, groups)
+        dataset = read_dataset(data, videos=videos, subset=subset, labels=served.labels)
+        with ClipProgress[Recognition](len(dataset.clips)) as progress:
+            answers = ask(
+                lambda: connection.recognizer(address, served.name, in_flight, BULK_PRIORITY),
+                dataset.clips,
+                classes,
+                clips_at_once=in_flight,
+                on_outcome=progress.advance,
+            )
+    if not answers.answers:
+        first = answers.failures[0]
+        raise AslTritonError(f"not one of the {len(answers.failures)} clips could be read. The first: {first.error}")
+    report = Report.of(data, subset, dataset, served, classes, answers)
+    files = written(report, render(report), output)
+    if as_json:
+        typer.echo(json.dumps(report.as_json()))
+    else:
+        show(report, time.perf_counter() - began_s, files, Console())
+    raise typer.Exit(3 if answers.failures or answers.not_tried else 0)
+
+
+async def read_served(connection: Connection, address: str, model: str | None) -> ServedModel:
+    """The recogniser's contract."""
+    async with connection.recognizer(address, model, in_flight=1) as recognizer:
+        return await recognizer.model()
+
+
+def show(report: Report, seconds: float, files: tuple[Path, ...], console: Console) -> None:
+    """The measures, what could not be scored, and where the report is."""
+    evaluation = report.evaluation
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "top-1", "top-5", "top-10"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, accuracy in (("per instance", evaluation.per_instance), ("per class", evaluation.per_class)):
+        table.add_row(name, *(f"{share:.2%}" for share in (accuracy.top1, accuracy.top5, accuracy.top10)))
+    console.print(table)
+    low, high = evaluation.top1_interval
+    console.print(f"top-1 per instance is {low:.1%} to {high:.1%} with 95 % confidence", highlight=False)
+    console.print(f"expected calibration error {evaluation.calibration_error:.2%} (15 bins)", highlight=False)
+    if evaluation.confused:
+        console.print()
+        console.print(confused(report))
+    show_left_out(report.answers, report, console)
+    parts = [f"{evaluation.clips:,} clips of {evaluation.classes:,} of {evaluation.vocabulary:,} glosses scored"]
+    parts += [f"{len(report.answers.failures):,} failed"] if report.answers.failures else []
+    parts += [f"{len(report.dataset.missing):,} missing"] if report.dataset.missing else []
+    parts += [f"{report.answers.not_tried:,} not tried"] if report.answers.not_tried else []
+    console.print(f"{', '.join(parts)} in {seconds:.1f} s", highlight=False)
+    console.print("written: " + escape(", ".join(str(path) for path in files)), soft_wrap=True)
+
+
+def confused(report: Report) -> Table:
+    """The most confused pairs."""
+    pairs = report.evaluation.confused
+    table = Table("signed", "most taken for", box=None, pad_edge=False)
+    table.add_column("clips", justify="right")
+    table.add_column("of", justify="right")
+    for pair in pairs[:CONFUSIONS_SHOWN]:
+        table.add_row(escape(pair.truth), escape(pair.taken_for), str(pair.clips), str(pair.of))
+    return table
+
+
+def show_left_out(answers: Answers, report: Report, console: Console) -> None:
+    """What the figures do not hold, and what is odd about the data."""
+    for failure in answers.failures[:ROWS_SHOWN]:
+        console.print(f"[red]failed[/] {escape(failure.video)}: {escape(failure.error)}", soft_wrap=True)
+    if len(answers.failures) > ROWS_SHOWN:
+        console.print(f"... and {len(answers.failures) - ROWS_SHOWN:,} more, in the files below")
+    for warning in report.warnings:
+        console.print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True, highlight=False)
+    if missing := report.dataset.missing:
+        console.print(
+            f"[yellow]missing[/] {len(missing):,} videos that the split names: {escape(listed(missing))}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    if answers.stopped:
+        console.print(f"[red]stopped[/] before the end: {escape(answers.stopped)}", soft_wrap=True)

@@ -1,0 +1,91 @@
+"""`asl-triton models`: what a server serves."""
+
+import asyncio
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from asl_triton.cli.connection import Connection
+from asl_triton.cli.options import (
+    ApiKeyOption,
+    JsonOption,
+    ModelOption,
+    ServerOption,
+    TimeoutOption,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TlsOption,
+    TlsServerNameOption,
+)
+from asl_triton.errors import ContractError
+from asl_triton.models.served import ServedModel, find_recognisers, read_model
+from asl_triton.transport.endpoints import DEFAULT_SERVER
+from asl_triton.transport.security import Security
+from asl_triton.transport.triton_grpc import DEFAULT_TIMEOUT_S
+
+
+def models(
+    model: ModelOption = None,
+    labels: Annotated[bool, typer.Option("--labels", help="List the glosses of one model, one a line.")] = False,
+    server: ServerOption = DEFAULT_SERVER,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_server_name: TlsServerNameOption = None,
+    api_key: ApiKeyOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    as_json: JsonOption = False,
+) -> None:
+    """List the recognisers that a server serves, with their vocabulary, preset and precision.
+
+    asl-triton models
+    asl-triton models --model i3d_wlasl2000 --labels > glosses.txt
+    """
+    connection = Connection(server, Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name), timeout)
+    served = asyncio.run(read_all(connection, model, only_one=labels))
+    if labels:
+        typer.echo(json.dumps(served[0].labels) if as_json else "\n".join(served[0].labels))
+    elif as_json:
+        typer.echo(json.dumps([as_dict(m) for m in served]))
+    else:
+        table = Table(title=f"Recognisers on {server}", title_justify="left")
+        for column in ("model", "version", "glosses", "preset", "precision", "input", "exported by", "checkpoint"):
+            table.add_column(column, justify="right" if column == "glosses" else "left", overflow="fold")
+        for m in served:
+            table.add_row(
+                m.name,
+                m.version,
+                str(len(m.labels)),
+                m.preset.name,
+                m.precision,
+                m.datatype.lower(),
+                m.exporter,
+                m.checkpoint_sha256[:12],
+            )
+        Console().print(table)
+
+
+async def read_all(connection: Connection, model: str | None, only_one: bool) -> list[ServedModel]:
+    """The contracts of all recognisers, or of the one that is named."""
+    transport = connection.transport(connection.server, in_flight=1)
+    try:
+        await transport.server_version()
+        if model is not None or only_one:
+            return [await read_model(transport, model)]
+        names = [description.name for description in await find_recognisers(transport)]
+        if not names:
+            raise ContractError(f"{connection.server} serves no recogniser: write one with `asl-triton export`")
+        return [await read_model(transport, name) for name in names]
+    finally:
+        await transport.close()
+
+
+def as_dict(served: ServedModel) -> dict[str, object]:
+    """A contract for `--json`: all but the glosses themselves."""
+    return {**dataclasses.asdict(served), "labels": len(served.labels)}

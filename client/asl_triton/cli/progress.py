@@ -1,0 +1,125 @@
+"""How far a batch is: a bar on a terminal, a line now and then elsewhere."""
+
+import bisect
+import os
+import time
+from types import TracebackType
+from typing import Any, Generic
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from asl_triton.batch.workers import Known, Observer
+from asl_triton.results import Failure
+
+ROWS_SHOWN = 40  # recognitions kept for the table at the end
+LINE_EVERY_S = 10.0
+
+
+class LastingConsole(Console):
+    """A console whose reader may go before the run ends: a terminal is closed, or the program behind a pipe ends."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, if somebody is there."""
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.on_broken_pipe()
+
+    def __exit__(self, *exception: Any) -> None:
+        try:
+            super().__exit__(*exception)
+        except OSError:
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing more, where Rich would end the program."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())  # or Python fails at its end, for what it could not write
+        os.close(nowhere)
+
+
+class ClipProgress(Observer, Generic[Known]):
+    """Counts outcomes on standard error; `shown` keeps the first of them by name, for a table."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = self.failed = self.skipped = 0
+        self.shown: list[Known] = []
+        self._shares: dict[str, float] = {}  # of the clips under way, where it is known how far they are
+        self._console = LastingConsole(stderr=True)
+        self._began_s = self._line_s = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("Recognising", total=total, rate="")
+
+    def advance(self, outcome: Known | Failure) -> None:
+        """Count one outcome."""
+        self.done += 1
+        self._shares.pop(outcome.video, None)
+        if isinstance(outcome, Failure):
+            self.failed += 1
+        else:
+            bisect.insort(self.shown, outcome, key=lambda known: known.video)
+            del self.shown[ROWS_SHOWN:]
+        self._refresh()
+
+    def skip(self, count: int) -> None:
+        """Count clips that a run before answered."""
+        self.done += count
+        self.skipped += count
+        self._refresh()
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the bar."""
+        self._console.print(escape(sentence), highlight=False, soft_wrap=True)
+
+    def move(self, video: str, share: float) -> None:
+        """Tell how far a clip is, 0 to 1."""
+        self._shares[video] = share
+        self._refresh()
+
+    def _refresh(self) -> None:
+        now_s = time.monotonic()
+        done = self.done + sum(self._shares.values())
+        rate = (done - self.skipped) / max(now_s - self._began_s, 1e-3)
+        told = f"{rate:.1f} a second" if rate >= 0.1 else f"{60 * rate:.1f} a minute"
+        self._bar.update(self._task, completed=done, rate=told + self._failures())
+        if not self._console.is_terminal and now_s - self._line_s >= LINE_EVERY_S:
+            self._line_s = now_s
+            under_way = f" and {done - self.done:.0%} of one" if self._shares else ""
+            left_s = (self.total - done) / max(rate, 1e-6)
+            self._console.print(
+                f"{self.done}/{self.total} clips{under_way}{self._failures()}, {told}, {left_s:.0f} s left"
+            )
+
+    def _failures(self) -> str:
+        return f", {self.failed} failed" if self.failed else ""
+
+    def __enter__(self) -> "ClipProgress[Known]":
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.stop()

@@ -1,0 +1,107 @@
+"""Where `asl-triton batch` works: on this machine, or on a Ray cluster."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+import typer
+
+from asl_triton.batch.runner import Manner, Summary
+from asl_triton.batch.workers import Observer
+from asl_triton.cli.optional_imports import extra
+from asl_triton.postprocessing.ranking import Ranking
+from asl_triton.recognizer.async_client import AsyncRecognizer
+
+PANEL = "Clusters"  # of --help
+CLIPS_AN_ACTOR = 8  # in flight: enough for its one decoder, and a cluster has many actors
+
+EngineName = Literal["local", "ray"]
+EngineOption = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        rich_help_panel=PANEL,
+        help="Work on this machine, or spread the clips over a `ray` cluster: DIR and OUTPUT are then folders that all "
+        "its machines share, or addresses such as s3://bucket/clips.",
+    ),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        rich_help_panel=PANEL,
+        show_default="a Ray of its own, on this machine",
+        help="The cluster: `auto` on one of its machines, or host:port.",
+    ),
+]
+RayWorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--ray-workers",
+        rich_help_panel=PANEL,
+        min=1,
+        show_default="one a CPU of the cluster",
+        help="How many actors decode and ask; --in-flight and --decoders are for each of them.",
+    ),
+]
+Run = Callable[[Callable[[], AsyncRecognizer], Observer], Summary]
+
+
+def check_engine(
+    engine: EngineName, places: Sequence[str], timeline: bool, by_content: bool, local: bool, ray: Sequence[object]
+) -> None:
+    """Refuse options that do not go together. `places` are DIR and OUTPUT, `ray` the values of the options for Ray.
+
+    Raises:
+        typer.BadParameter: some do not.
+    """
+    if engine == "local":
+        if any(value is not None for value in ray):
+            option = "--ray-address" if ray[0] is not None else "--ray-workers"
+            raise typer.BadParameter("only Ray has a cluster: add --engine ray", param_hint=option)
+        for place in places:
+            if "://" in place:
+                raise typer.BadParameter(
+                    f"{place} is no folder of this machine: add --engine ray", param_hint="--engine"
+                )
+        return
+    if timeline:
+        raise typer.BadParameter("Ray makes no timelines: leave --timeline or --engine out", param_hint="--engine")
+    if by_content:
+        raise typer.BadParameter(
+            "a cluster's files are told by their size and time, or by their ETag: leave it out", param_hint="--hash"
+        )
+    if local and any(value is not None for value in ray[:1]):
+        raise typer.BadParameter(
+            "a Triton of this machine is not reached from a cluster: name servers (--server)", param_hint="--local"
+        )
+
+
+def ray_batch(
+    folder: str,
+    output: str,
+    glob: str | None,
+    formats: Sequence[str],
+    ranking: Ranking,
+    manner: Manner,
+    address: str | None,
+    workers: int | None,
+) -> tuple[int, Run]:
+    """Find the clips of a folder: how many there are, and what recognises them on a cluster.
+
+    Raises:
+        AslTritonError: Ray, or what an address needs, is not installed; or there is no clip.
+    """
+    with extra("ray"):
+        from asl_triton.batch.ray import runner as cluster_batch
+        from asl_triton.batch.ray.cluster import Cluster, check_installed
+        from asl_triton.batch.ray.storage import Folder, stored_clips
+
+        check_installed()
+    order = cluster_batch.Order(Folder.of(folder), Folder.of(output), formats, ranking)
+    clips = stored_clips(order.source, glob)
+    cluster = Cluster(address, workers)
+
+    def run(recognizer: Callable[[], AsyncRecognizer], observer: Observer) -> Summary:
+        return cluster_batch.run(recognizer, clips, order, cluster=cluster, manner=manner, observer=observer)
+
+    return len(clips), run

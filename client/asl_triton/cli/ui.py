@@ -1,0 +1,116 @@
+"""`asl-triton ui`: the page, for people with a browser."""
+
+import dataclasses
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from asl_triton.cli.connection import Connection
+from asl_triton.cli.optional_imports import extra
+from asl_triton.cli.options import (
+    ApiKeyOption,
+    JsonOption,
+    LocalOption,
+    ModelOption,
+    RepositoryOption,
+    ServerOption,
+    TimeoutOption,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TlsOption,
+    TlsServerNameOption,
+)
+from asl_triton.transport.base import Transport
+from asl_triton.transport.endpoints import DEFAULT_SERVER
+from asl_triton.transport.security import Security
+from asl_triton.transport.triton_grpc import DEFAULT_TIMEOUT_S
+
+
+def ui(
+    host: Annotated[
+        str, typer.Option(help="The address to bind to. Anything but 127.0.0.1 lets other machines in: give --auth.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The page's port; 0 for a free one.")] = 7860,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    auth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER:PASSWORD",
+            envvar="ASL_TRITON_UI_AUTH",
+            help="Ask visitors for this. Others on this machine can see what a command was given: prefer the variable.",
+        ),
+    ] = None,
+    auth_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ask visitors for one of these: a line user:password for each.")
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(metavar="/PREFIX", help="The path that a proxy before the page serves it under.")
+    ] = "",
+    share: Annotated[
+        bool,
+        typer.Option("--share", help="Let anyone in over a tunnel of Gradio's: clips then pass through its hosts."),
+    ] = False,
+    max_upload_mb: Annotated[int, typer.Option(min=1, help="The largest upload, in MB.")] = 200,
+    max_minutes: Annotated[float, typer.Option(min=0.1, help="The longest video, in minutes.")] = 10.0,
+    max_clips: Annotated[int, typer.Option(min=1, help="How many clips one visitor may send together.")] = 200,
+    at_once: Annotated[int, typer.Option(min=1, max=256, help="How many visitors' clips are asked about at once.")] = 4,
+    max_live: Annotated[int, typer.Option(min=1, help="How many visitors may sign live at the same time.")] = 4,
+    queue: Annotated[int, typer.Option(min=0, help="How many more may wait; the others are asked to come back.")] = 32,
+    model: ModelOption = None,
+    local: LocalOption = False,
+    repository: RepositoryOption = Path("model_repository"),
+    server: ServerOption = DEFAULT_SERVER,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_server_name: TlsServerNameOption = None,
+    api_key: ApiKeyOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    as_json: JsonOption = False,
+) -> None:
+    """Open the page over a running server, until Ctrl-C: upload, record or sign, and see the glosses.
+
+    It waits for a server that is away. What visitors upload stays on this machine, and is deleted within the hour.
+
+        asl-triton ui --local --open
+        asl-triton ui --server gpu-box:8001 --host 0.0.0.0 --auth-file accounts.txt --root-path /signs
+    """
+    with extra("ui"):
+        from asl_triton_ui.launching import running_page
+        from asl_triton_ui.options import Address, PageOptions, read_auth
+        from asl_triton_ui.state.server import Server
+
+    options = PageOptions(max_upload_mb, max_minutes, max_clips, queue, at_once, max_live)
+    page = Address(host, port, root_path, share, read_auth(auth, auth_file))
+    security = Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name)
+    connection = Connection(server, security, timeout, local, repository)
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
+    with connection.address() as address:
+
+        def connect(in_flight: int, timeout_s: float) -> Transport:
+            return dataclasses.replace(connection, timeout_s=timeout_s).transport(address, in_flight)
+
+        triton = Server(connect, timeout_s=timeout, at_once=at_once, limits=options.limits, only=model)
+        with running_page(triton, options, page) as url:
+            if as_json:
+                typer.echo(json.dumps({"url": url, "server": triton.address}))
+            else:
+                typer.echo(f"The page is at {url} and asks {triton.address}. Ctrl-C stops it.")
+                if page.is_open and not page.auth:
+                    warning = "Other machines can reach it, and nothing asks them who they are: see --auth."
+                    Console(stderr=True).print(warning, style="bold yellow")
+            if open_browser:
+                typer.launch(url)
+            try:
+                while not stopped.wait(1.0):  # and not for ever: Ctrl-C must come through
+                    pass
+            except KeyboardInterrupt:
+                pass

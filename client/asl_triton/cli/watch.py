@@ -1,0 +1,207 @@
+"""`asl-triton watch`: a camera, a stream or a file, and each gloss as it is recognised."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
+
+from asl_triton.cli.connection import Connection
+from asl_triton.cli.options import (
+    ApiKeyOption,
+    JsonOption,
+    LocalOption,
+    ModelOption,
+    RepositoryOption,
+    ServerOption,
+    TimeoutOption,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TlsOption,
+    TlsServerNameOption,
+    TransportOption,
+)
+from asl_triton.labels import read_labels
+from asl_triton.live.capture import Capture, Dropout, Resumed
+from asl_triton.live.spotting import LiveRules
+from asl_triton.live.state import LiveEvent, LiveState
+from asl_triton.live.watch import Away, Back, Happening, Watch, WatchSummary
+from asl_triton.transport.endpoints import DEFAULT_SERVER
+from asl_triton.transport.security import Security
+
+DEFAULT_RULES = LiveRules()
+ANSWER_TIMEOUT_S = 10.0  # an answer that comes later is of no use
+KINDS: dict[type[Happening], str] = {
+    LiveEvent: "sign",
+    Dropout: "dropout",
+    Resumed: "resumed",
+    Away: "server away",
+    Back: "server back",
+}
+
+
+def watch(
+    source: Annotated[
+        str,
+        typer.Argument(
+            envvar="ASL_TRITON_SOURCE",
+            help="A camera's index (0), an rtsp:// or http:// address, or a video file, played at its own pace.",
+        ),
+    ],
+    min_confidence: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Of a sign that is printed.")
+    ] = DEFAULT_RULES.min_confidence,
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, help="Frames a request, at 25 a second; as the model's preset says if not given."),
+    ] = None,
+    stride: Annotated[
+        int, typer.Option(min=1, help="Frames from one request to the next.")
+    ] = DEFAULT_RULES.stride_frames,
+    repeat: Annotated[
+        float, typer.Option(min=0.1, help="Seconds after which a gloss that goes on without end is printed again.")
+    ] = DEFAULT_RULES.repeat_s,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="Print only the glosses that this file lists, one a line.")
+    ] = None,
+    give_up: Annotated[
+        float | None, typer.Option(min=0, help="Seconds to wait for a source that drops out; for ever if not given.")
+    ] = None,
+    model: ModelOption = None,
+    local: LocalOption = False,
+    repository: RepositoryOption = Path("model_repository"),
+    server: ServerOption = DEFAULT_SERVER,
+    tls: TlsOption = False,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_server_name: TlsServerNameOption = None,
+    api_key: ApiKeyOption = None,
+    timeout: TimeoutOption = ANSWER_TIMEOUT_S,
+    transport: TransportOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Print each gloss as it is signed, with the time at which it began; Ctrl-C ends it.
+
+    Dropouts of the source and of the server are waited for. Where the server is slower than the source, frames are
+    dropped: the lag, from the newest frame of an answer to the answer, does not grow. --json prints a line an event.
+    Exit code 3: it ended before the source did.
+
+        asl-triton watch 0 --local
+        asl-triton watch rtsp://camera.local/stream --min-confidence 0.7 --json
+    """
+    rules = LiveRules(
+        window_frames=window,
+        stride_frames=stride,
+        min_confidence=min_confidence,
+        repeat_s=repeat,
+        vocabulary=read_labels(vocabulary) if vocabulary else None,
+    )
+    security = Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name)
+    connection = Connection(server, security, timeout, local, repository, shared_memory=transport)
+    with Capture(source, give_up_s=give_up) as capture, connection.address() as address, Screen(as_json) as screen:
+        watching = Watch(capture, rules, on_happening=screen.tell, on_state=screen.show)
+
+        async def run() -> None:
+            # Nothing is sent again: the newest window is worth more.
+            async with connection.recognizer(address, model, in_flight=1, resend=False) as recognizer:
+                await watching.run(recognizer)
+
+        with contextlib.suppress(KeyboardInterrupt):  # how a watching usually ends
+            asyncio.run(run())
+        summary = watching.summary
+        screen.conclude(summary)
+    if summary.stopped:
+        raise typer.Exit(3 if summary.windows else 1)
+
+
+class Screen:
+    """Glosses, or JSON, on standard output; how it goes on standard error, on a terminal in a line that changes."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._console = Console(stderr=True, highlight=False)
+        # A gloss and the line that changes may share the terminal, and then only that line's keeper may write to it.
+        self._shares = self._console.is_terminal and sys.stdout.isatty()
+        self._line = Live(console=self._console, transient=True, auto_refresh=False, redirect_stdout=False)
+
+    def __enter__(self) -> "Screen":
+        if self._console.is_terminal:
+            self._line.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._line.stop()
+
+    def tell(self, happening: Happening) -> None:
+        """Print what happened."""
+        if self._as_json:
+            self._print(json.dumps({"event": KINDS[type(happening)], **dataclasses.asdict(happening)}))
+        elif isinstance(happening, LiveEvent):
+            self._print(f"{clock(happening.start_s)}  {happening.gloss}  {happening.confidence:.1%}".replace("%", " %"))
+        else:
+            self._console.print(f"[yellow]{escape(sentence(happening))}[/]", soft_wrap=True)
+
+    def show(self, state: LiveState) -> None:
+        """Renew the line that changes."""
+        if self._line.is_started:
+            self._line.update(Text(standing(state), style="dim", no_wrap=True, overflow="ellipsis"), refresh=True)
+
+    def conclude(self, summary: WatchSummary) -> None:
+        """Print what came of it."""
+        self._line.stop()
+        if self._as_json:
+            typer.echo(json.dumps({"event": "summary", **dataclasses.asdict(summary)}))
+            return
+        if summary.stopped:
+            self._console.print(f"[red]stopped[/] before the end: {escape(summary.stopped)}", soft_wrap=True)
+        lag, signs = "no answer", f"{summary.signs} {'sign' if summary.signs == 1 else 'signs'}"
+        if summary.lag_p50_s is not None and summary.lag_p95_s is not None:
+            lag = f"lag p50 {summary.lag_p50_s * 1000:.0f} ms, p95 {summary.lag_p95_s * 1000:.0f} ms"
+        self._console.print(
+            f"{signs} in {summary.seconds:.1f} s, {lag}, {summary.dropped_frames} of {summary.frames} frames dropped"
+        )
+
+    def _print(self, line: str) -> None:
+        if self._shares:
+            self._console.print(line, markup=False, soft_wrap=True)
+        else:
+            typer.echo(line)
+
+
+def sentence(happening: Dropout | Resumed | Away | Back) -> str:
+    """What happened to the source or the server."""
+    match happening:
+        case Dropout(reason):
+            return f"{reason}: waiting for it"
+        case Resumed(away_s):
+            return f"frames come again, after {away_s:.1f} s"
+        case Away(reason):
+            return f"no answers: {reason}"
+        case Back(away_s):
+            return f"answers come again, after {away_s:.1f} s"
+
+
+def standing(state: LiveState) -> str:
+    """How it stands, in a line."""
+    lag = "" if state.lag_s is None else f"lag {state.lag_s * 1000:.0f} ms   "
+    gloss = f"{state.gloss or '-'} {state.confidence:.0%}".replace("%", " %")
+    frames = f"{state.frame_rate:.0f} frames a second, {state.dropped_frames} dropped"
+    return f"{gloss}   {lag}{frames}" + ("   no answers" if state.problem else "")
+
+
+def clock(seconds: float) -> str:
+    """12.41 as 00:12.4; with hours where there are any."""
+    minutes, seconds = divmod(max(round(seconds, 1), 0.0), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return (f"{hours}:" if hours else "") + f"{minutes:02}:{seconds:04.1f}"

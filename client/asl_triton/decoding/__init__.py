@@ -1,0 +1,1 @@
+"""Decodes videos in threads or sandboxed processes, as many at once as memory allows."""

@@ -1,0 +1,64 @@
+"""What the doctor found, for Prometheus: served anew after each examination."""
+
+import time
+from collections.abc import Iterable, Iterator
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from asl_triton.doctor.checks import Check
+from asl_triton.errors import AslTritonError
+
+
+class Examinations(Collector):
+    """The last examination as metrics; none before the first has ended.
+
+    `asl_triton_doctor_well` is 1 where no check failed; `asl_triton_doctor_check` is 1 for each check's state, by
+    `model` (empty for those of no model), `check` and `state` (ok, warning, failed).
+    """
+
+    def __init__(self) -> None:
+        self._metrics: tuple[Metric, ...] = ()
+
+    def record(self, checks: Iterable[Check], seconds: float) -> None:
+        """Replace what was found before."""
+        checks = list(checks)
+        states = GaugeMetricFamily(
+            "asl_triton_doctor_check", "1 for the state that a check found.", labels=["model", "check", "state"]
+        )
+        for check in checks:
+            model, _, name = check.name.rpartition(": ")
+            states.add_metric([model, name, check.state], 1)
+        well = all(check.state != "failed" for check in checks)
+        self._metrics = (
+            GaugeMetricFamily("asl_triton_doctor_well", "Whether no check of the last examination failed.", well),
+            states,
+            GaugeMetricFamily("asl_triton_doctor_examination_seconds", "How long the last examination took.", seconds),
+            GaugeMetricFamily(
+                "asl_triton_doctor_examined_timestamp_seconds", "When the last examination ended.", time.time()
+            ),
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """What Prometheus reads."""
+        yield from self._metrics
+
+
+def serve_metrics(examinations: Examinations, address: str) -> WSGIServer:
+    """Serve them at `http://ADDRESS/metrics`, in a thread, until the server is shut down.
+
+    Raises:
+        AslTritonError: the address is none, or taken.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise AslTritonError(f"{address!r} is no address to serve metrics at: give host:port, such as 127.0.0.1:9109")
+    registry = CollectorRegistry()
+    registry.register(examinations)
+    try:
+        server, _thread = start_http_server(int(port), host.strip("[]"), registry)
+    except (OSError, OverflowError) as exc:
+        raise AslTritonError(f"cannot serve metrics at {address}: {exc}. Give another --metrics") from exc
+    return server

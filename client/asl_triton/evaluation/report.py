@@ -1,0 +1,98 @@
+"""An evaluation with what it was of: the data, the model, and all that could not be scored. To JSON, and to files."""
+
+import dataclasses
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asl_triton.evaluation.dataset import Dataset
+from asl_triton.evaluation.metrics import Evaluation, evaluate
+from asl_triton.evaluation.scoring import Answers, Classes
+from asl_triton.files import write_text
+from asl_triton.models.served import ServedModel
+
+TRAINED_ON = ("train", "val")  # WLASL's training loader takes both, `nslt_dataset.py`
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that `asl-triton evaluate` has to say. `answers` holds one answer or more."""
+
+    data: str
+    subset: str | None  # of a split; None is all of it
+    dataset: Dataset
+    model: ServedModel
+    classes: Classes
+    answers: Answers
+    evaluation: Evaluation
+
+    @classmethod
+    def of(
+        cls, data: Path, subset: str | None, dataset: Dataset, model: ServedModel, classes: Classes, answers: Answers
+    ) -> "Report":
+        """The report on one answer or more."""
+        return cls(str(data), subset, dataset, model, classes, answers, evaluate(answers.answers, classes))
+
+    @property
+    def merged(self) -> tuple[str, ...]:
+        """The classes that stand for several glosses."""
+        glosses = Counter(self.classes.of_gloss)
+        return tuple(name for class_id, name in enumerate(self.classes.names) if glosses[class_id] > 1)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the figures should know, one sentence each."""
+        scored = {answer.video for answer in self.answers.answers}
+        subsets = Counter(clip.subset for clip in self.dataset.clips if clip.name in scored)
+        found = [*self.dataset.warnings]
+        if trained := [f"{subsets[name]:,} of {name}" for name in TRAINED_ON if subsets[name]]:
+            found.append(
+                f"of the clips scored, {' and '.join(trained)} are of subsets that WLASL's checkpoints were trained "
+                "on: published figures are those of --subset test"
+            )
+        return tuple(found)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as JSON takes it: what `evaluation.json` holds."""
+        names = self.classes.names
+        return {
+            "data": self.data,
+            "subset": self.subset,
+            "model": {
+                "name": self.model.name,
+                "version": self.model.version,
+                "glosses": len(self.model.labels),
+                "preset": self.model.preset.name,
+                "score": self.model.preset.score,
+                "precision": self.model.precision,
+                "checkpoint_sha256": self.model.checkpoint_sha256,
+            },
+            "merged": self.merged,
+            **dataclasses.asdict(self.evaluation),
+            "failed": len(self.answers.failures),
+            "not_tried": self.answers.not_tried,
+            "missing": len(self.dataset.missing),
+            "stopped": self.answers.stopped,
+            "warnings": self.warnings,
+            "unknown_glosses": self.dataset.unknown,
+            "failures": [dataclasses.asdict(failure) for failure in self.answers.failures],
+            "missing_videos": self.dataset.missing,
+            "answers": [
+                {
+                    "video": answer.video,
+                    "gloss": names[answer.truth],
+                    "rank": answer.rank,
+                    "best": [names[class_id] for class_id in answer.best],
+                    "confidence": answer.confidence,
+                }
+                for answer in self.answers.answers
+            ],
+        }
+
+
+def written(report: Report, page: str, output: Path) -> tuple[Path, ...]:
+    """Write `evaluation.json` and `evaluation.html`: the paths."""
+    as_json = json.dumps(report.as_json(), indent=1)
+    return write_text(output / "evaluation.json", as_json), write_text(output / "evaluation.html", page)

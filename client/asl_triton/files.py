@@ -1,0 +1,179 @@
+"""Files on disk: whole or not there, hashed, and one run at a time in a folder."""
+
+import hashlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, BinaryIO
+
+import portalocker
+
+from asl_triton.errors import AslTritonError
+
+CHUNK_BYTES = 1024 * 1024
+
+
+@contextmanager
+def translate_write_errors(path: Path) -> Iterator[None]:
+    """Turn an operating system's error inside the block into a sentence about `path`.
+
+    Raises:
+        AslTritonError: the block raised OSError.
+    """
+    try:
+        yield
+    except OSError as exc:
+        raise AslTritonError(
+            f"cannot write {path}: {exc.strerror or exc}. Make room, or choose another --output"
+        ) from exc
+
+
+@contextmanager
+def atomic_write(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+    """A binary file to fill, renamed to `path` when the block ends well, so that the previous file survives a failure.
+
+    The content reaches the disk before the rename. With `shared`, several processes may write the same path at once.
+
+    Raises:
+        OSError: the file cannot be written; nothing is left of it.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part" if shared else f".{path.name}.part")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a whole text file by `atomic_write`, making its folder; returns the path.
+
+    Raises:
+        AslTritonError: it cannot be written.
+    """
+    with translate_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+    return path
+
+
+def ensure_folder(folder: Path) -> Path:
+    """Make a folder for results if it does not exist; returns it.
+
+    Raises:
+        AslTritonError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise AslTritonError(
+            f"cannot write to {folder}: {exc.strerror or exc}. Choose another folder with --output"
+        ) from exc
+    return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Check that a folder, which may not exist yet, can be written to, as far as permissions show.
+
+    Raises:
+        AslTritonError: it cannot.
+    """
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise AslTritonError(f"cannot write to {folder}: choose another folder with --output")
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of a folder's files reach the disk, where the system can be told to."""
+    if sys.platform != "win32":
+        number = os.open(folder, os.O_RDONLY)
+        with suppress(OSError):
+            os.fsync(number)
+        os.close(number)
+
+
+def sha256(source: Path, copy: Path | None = None) -> str:
+    """The SHA-256 of a file, which may be copied on the way."""
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, open(copy or os.devnull, "wb") as writer:
+        while chunk := reader.read(CHUNK_BYTES):
+            digest.update(chunk)
+            writer.write(chunk)
+    return digest.hexdigest()
+
+
+class FolderLock:
+    """Holds a folder for the length of a `with` block; it is let go of however this process ends.
+
+    Raises:
+        AslTritonError: another run holds it, which the message names; or the folder cannot be written to, or locked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = portalocker.Lock(
+            path, "a+", timeout=0, fail_when_locked=True, flags=portalocker.LOCK_EX | portalocker.LOCK_NB
+        )
+
+    def __enter__(self) -> "FolderLock":
+        try:
+            file = self._lock.acquire()
+            while not is_at(self.path, file):  # whoever held it has just deleted it
+                self._lock.release()
+                file = self._lock.acquire()
+            os.truncate(file.fileno(), 0)
+            os.write(file.fileno(), holder().encode())
+        except portalocker.AlreadyLocked as exc:
+            raise AslTritonError(
+                f"another run writes to {self.path.parent}: {self._holder()}. Wait for it, stop it, or choose another "
+                "folder with --output"
+            ) from exc
+        except portalocker.LockException as exc:
+            raise AslTritonError(
+                f"cannot lock {self.path.parent}: {exc}. Choose a folder on another file system with --output: in this "
+                "one a second run would spoil the first"
+            ) from exc
+        except OSError as exc:
+            self._let_go()
+            raise AslTritonError(
+                f"cannot write to {self.path.parent}: {exc.strerror or exc}. Make room, or choose another folder with "
+                "--output"
+            ) from exc
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._lock.fh is not None:
+            with suppress(OSError):  # Windows deletes no file that is open
+                self.path.unlink()
+        self._lock.release()
+
+    def _holder(self) -> str:
+        try:
+            return self.path.read_text(encoding="utf-8").strip() or "it has just begun"
+        except OSError:
+            return "it is just ending"
+
+
+def holder() -> str:
+    """This process, for others to read."""
+    return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+
+
+def is_at(path: Path, file: IO[Any]) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,1 @@
+"""Live recognition from a camera or stream."""

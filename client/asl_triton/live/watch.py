@@ -1,0 +1,152 @@
+"""A camera, an address or a file watched to its end: its frames through a live recogniser, and what happens told."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from asl_triton.errors import VideoError
+from asl_triton.live.capture import Capture, Dropout, Resumed
+from asl_triton.live.recognizer import LiveRecognizer
+from asl_triton.live.spotting import LiveRules
+from asl_triton.live.state import LiveEvent, LiveState
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.video.reader import Frame
+
+LOOK_EVERY_S = 0.2  # at the state
+
+
+@dataclass(frozen=True)
+class Away:
+    """The server gives no answers, from now on; what is signed meanwhile is lost."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Back:
+    """The server answers again, `away_s` after it was found away."""
+
+    away_s: float
+
+
+Happening = LiveEvent | Dropout | Resumed | Away | Back
+
+
+@dataclass(frozen=True)
+class WatchSummary:
+    """What came of it; the lags are those of the last 1,000 answers."""
+
+    source: str
+    seconds: float
+    signs: int
+    frames: int  # fed
+    dropped_frames: int  # that nobody was asked about, those that the source gave too fast among them
+    windows: int
+    dropped_windows: int
+    dropouts: int
+    lag_p50_s: float | None
+    lag_p95_s: float | None
+    stopped: str | None = None  # why it ended before the source did
+
+
+class Watch:
+    """One watching of an open capture.
+
+    `on_happening` sees signs, dropouts and a server's going and coming, as they come; `on_state` how it stands, several
+    times a second. `summary` may be read at any time, after Ctrl-C too.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        rules: LiveRules,
+        *,
+        on_happening: Callable[[Happening], None],
+        on_state: Callable[[LiveState], None] = lambda state: None,
+    ) -> None:
+        self._capture, self._rules = capture, rules
+        self._on_happening, self._on_state = on_happening, on_state
+        self._live: LiveRecognizer | None = None
+        self._began_s = time.monotonic()
+        self._away_s: float | None = None  # since when the server is
+        self._dropouts = 0
+        self._stopped: str | None = None
+
+    async def run(self, recognizer: AsyncRecognizer) -> None:
+        """Watch until the source ends, or is given up.
+
+        Raises:
+            AslTritonError: before it begins, the server is away, serves nothing that fits, or nothing that the rules
+                fit.
+        """
+        served = await recognizer.model()
+        self._rules.class_ids(served.labels, served.preset)  # what does not fit is told before a frame is seen
+        async with LiveRecognizer(recognizer, self._rules) as live:
+            self._live, self._began_s = live, time.monotonic()
+            tasks = [asyncio.create_task(self._feed(live)), asyncio.create_task(self._look(live))]
+            try:
+                async for event in live.events():
+                    self._on_happening(event)
+                self._look_at(live.state())
+                self._stopped = self._stopped or live.state().problem
+            finally:
+                self._capture.close()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    @property
+    def summary(self) -> WatchSummary:
+        """What came of it so far."""
+        state = self._live.state() if self._live else LiveState()
+        return WatchSummary(
+            source=self._capture.name,
+            seconds=time.monotonic() - self._began_s,
+            signs=state.num_events,
+            frames=state.frames,
+            dropped_frames=state.dropped_frames + self._capture.dropped_frames,
+            windows=state.windows,
+            dropped_windows=state.dropped_windows,
+            dropouts=self._dropouts,
+            lag_p50_s=state.lag_s,
+            lag_p95_s=state.lag_p95_s,
+            stopped=self._stopped,
+        )
+
+    async def _feed(self, live: LiveRecognizer) -> None:
+        """All frames of the source, from a thread of their own."""
+        loop = asyncio.get_running_loop()
+
+        def feed() -> None:
+            for item in self._capture:
+                if isinstance(item, Frame):
+                    live.feed(item.image, item.time_s)
+                else:
+                    loop.call_soon_threadsafe(self._tell, item)
+
+        try:
+            await asyncio.to_thread(feed)
+        except VideoError as exc:
+            self._stopped = str(exc)
+        await live.finish()
+
+    def _tell(self, item: Dropout | Resumed) -> None:
+        self._dropouts += isinstance(item, Dropout)
+        self._on_happening(item)
+
+    async def _look(self, live: LiveRecognizer) -> None:
+        """At the state, again and again."""
+        while True:
+            self._look_at(live.state())
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _look_at(self, state: LiveState) -> None:
+        """Show the state, and tell when the server goes or comes."""
+        if state.problem is not None and self._away_s is None:
+            self._away_s = time.monotonic()
+            self._on_happening(Away(state.problem))
+        elif state.problem is None and self._away_s is not None:
+            self._on_happening(Back(time.monotonic() - self._away_s))
+            self._away_s = None
+        self._on_state(state)

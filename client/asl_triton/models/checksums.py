@@ -1,0 +1,98 @@
+"""`SHA256SUMS` of a model repository: written at export, and what a production server lets through.
+
+The file is coreutils': a line `<sha256>  <model>/<path>` each, comments with '#'. `sha256sum --check` reads it too.
+"""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePosixPath
+
+from asl_triton.errors import AslTritonError
+from asl_triton.files import sha256
+
+MANIFEST = "SHA256SUMS"
+LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
+
+
+def write_checksums(repository: Path) -> Path:
+    """Write `SHA256SUMS` of every model of `repository`, whole, and return its path.
+
+    A model is a folder with a `config.pbtxt`; what is hidden is somebody's unfinished work.
+
+    Raises AslTritonError when a file cannot be read or written.
+    """
+    path = repository / MANIFEST
+    try:
+        models = [folder for folder in repository.iterdir() if (folder / "config.pbtxt").is_file()]
+        files = [file.relative_to(repository) for folder in models for file in folder.rglob("*") if file.is_file()]
+        names = sorted(file.as_posix() for file in files if not is_left_out(file))
+        with tempfile.TemporaryDirectory(prefix=f".{MANIFEST}-", dir=repository) as scratch:
+            unfinished = Path(scratch) / MANIFEST
+            unfinished.write_text("".join(f"{sha256(repository / name)}  {name}\n" for name in names))
+            unfinished.replace(path)
+    except OSError as exc:
+        raise AslTritonError(f"cannot write {path}: {exc}") from exc
+    return path
+
+
+def is_left_out(file: Path) -> bool:
+    """Whether a file of a model folder is none of the model's."""
+    return any(part.startswith(".") or part == "__pycache__" for part in file.parts)
+
+
+def read_checksums(path: Path) -> dict[str, str]:
+    """The SHA-256 of each file by its path within the repository.
+
+    Raises AslTritonError for a file that is not there, or holds anything but such lines.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise AslTritonError(
+            f"cannot read {path}, which says what may be served: `asl-triton export` writes it, or `sha256sum` ({exc})"
+        ) from exc
+    sums = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = LINE.fullmatch(line)
+        name = PurePosixPath(match[2]) if match else PurePosixPath()
+        if match is None or name.is_absolute() or ".." in name.parts or len(name.parts) < 2:
+            raise AslTritonError(
+                f"{path}, line {number}, is not `<sha256>  <model>/<file>` within the repository: {line[:200]!r}"
+            )
+        sums[str(name)] = match[1]
+    return sums
+
+
+def copy_checked(sums: Mapping[str, str], repository: Path, target: Path, without: Collection[str] = ()) -> list[str]:
+    """Copy the files of `sums`, but not of the models named in `without`, and return the models' names, sorted.
+
+    Each is hashed as it is copied, so that what is in `target` at the end is what was listed, whatever happens to
+    `repository` later. A file that is not listed stays behind. `target` is made anew.
+
+    Raises AslTritonError for the first file that is missing or another one than was listed; `target` is gone then.
+    """
+    wanted = {name: digest for name, digest in sums.items() if PurePosixPath(name).parts[0] not in without}
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        for name, digest in sorted(wanted.items()):
+            source, copy = repository / name, target / name
+            if not source.is_file():
+                raise AslTritonError(f"{MANIFEST} lists {name}, and there is no {source}: copy the model again")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copied = sha256(source, copy)
+            if copied != digest:
+                raise AslTritonError(
+                    f"{source} is not the file that {MANIFEST} lists (its SHA-256 is {copied}): it was changed, or "
+                    f"copied in part. Copy it again, or bring the {MANIFEST} of its own export"
+                )
+    except OSError as exc:
+        shutil.rmtree(target, ignore_errors=True)
+        raise AslTritonError(f"cannot copy the models of {repository} to {target}: {exc}") from exc
+    except AslTritonError:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return sorted({PurePosixPath(name).parts[0] for name in wanted})

@@ -1,0 +1,190 @@
+"""What a server serves: finds the recognisers, reads their preset, labels and tensors, refuses what is not ours."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from asl_triton.errors import ContractError, LabelsError
+from asl_triton.presets import INPUT_SIZE, Preset
+from asl_triton.transport.base import Array, ModelDescription, TensorSpec, Transport
+from asl_triton.video.preprocessing import normalised
+from asl_triton.video.reader import Image
+
+PRESET_PARAMETER = "asl_triton.preset"  # a model that has it is a recogniser
+FRAMES, LOGITS, STEP_LOGITS, FEATURES = "FRAMES__0", "LOGITS__0", "STEP_LOGITS__1", "FEATURES__2"
+INPUT_SHAPES = {"UINT8": (-1, -1, INPUT_SIZE, INPUT_SIZE, 3), "FP32": (-1, 3, -1, INPUT_SIZE, INPUT_SIZE)}
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A recogniser as it is served. `labels` in class order; `datatype` is what its input takes."""
+
+    name: str
+    version: str
+    preset: Preset
+    labels: tuple[str, ...]
+    datatype: str
+    precision: str
+    checkpoint_sha256: str
+    exporter: str
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What answers depend on: two with the same answer alike."""
+        return {
+            "model": self.name,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "precision": self.precision,
+            "preset": self.preset.to_json(),
+            "labels_sha256": hashlib.sha256("\n".join(self.labels).encode()).hexdigest(),
+        }
+
+    def is_described_by(self, description: ModelDescription) -> bool:
+        """Whether a model has the same checkpoint, precision and preset; its description tells nothing of labels."""
+        try:
+            preset = Preset.from_json(description.parameters.get(PRESET_PARAMETER, ""))
+        except ContractError:
+            return False
+        told = (parameter(description, "checkpoint_sha256"), parameter(description, "precision"), preset)
+        return told == (self.checkpoint_sha256, self.precision, self.preset)
+
+    @property
+    def bytes_a_value(self) -> int:
+        """Of the input's datatype."""
+        return 1 if self.datatype == "UINT8" else 4
+
+    def tensor(self, frames_thwc: Image) -> Array:
+        """uint8 RGB crops (T, 224, 224, 3) as this model's input takes them, with a batch axis."""
+        return (frames_thwc if self.datatype == "UINT8" else normalised(frames_thwc, self.preset))[None]
+
+    def checked(self, logits: Array, steps: tuple[int, ...], address: str) -> Array:
+        """Logits (*steps, C) that this model answered with at `address`.
+
+        Raises:
+            ContractError: they are of another shape, or no numbers.
+        """
+        if logits.shape != (*steps, len(self.labels)):
+            raise ContractError(
+                f"{self.name} on {address} answered with {' x '.join(map(str, logits.shape))} logits for "
+                f"{len(self.labels)} glosses: it was changed meanwhile; try again"
+            )
+        if not np.isfinite(logits).all():
+            raise ContractError(
+                f"{self.name} on {address} answered with logits that are no numbers: its weights are damaged, or "
+                "beyond its precision; export it again with --precision fp32"
+            )
+        return logits
+
+
+async def find_recognisers(transport: Transport) -> list[ModelDescription]:
+    """The models of the server that have our preset, sorted by name."""
+    described = [await transport.describe(name) for name in await transport.model_names()]
+    return [model for model in described if PRESET_PARAMETER in model.parameters]
+
+
+async def choose(transport: Transport, model: str | None) -> ModelDescription:
+    """The recogniser of that name, or the only one that is served.
+
+    Raises:
+        ContractError: none is served, or several and no name is given, or the named model is no recogniser.
+    """
+    if model is not None:
+        try:
+            description = await transport.describe(model)
+        except ContractError as exc:
+            names = ", ".join(m.name for m in await find_recognisers(transport)) or "none"
+            raise ContractError(f"{transport.address} serves no model {model!r}; its recognisers: {names}") from exc
+        if PRESET_PARAMETER not in description.parameters:
+            raise ContractError(
+                f"{model} on {transport.address} is no recogniser: its config has no parameter {PRESET_PARAMETER}. "
+                "Write it with `asl-triton export`, or name another with --model (asl-triton models lists them)"
+            )
+        return description
+    found = await find_recognisers(transport)
+    if not found:
+        others = ", ".join(await transport.model_names()) or "nothing"
+        raise ContractError(
+            f"{transport.address} serves no recogniser (it serves {others}): write one into its model repository "
+            "with `asl-triton export`"
+        )
+    if len(found) > 1:
+        names = ", ".join(m.name for m in found)
+        raise ContractError(f"{transport.address} serves {len(found)} recognisers: choose one with --model ({names})")
+    return found[0]
+
+
+async def read_model(transport: Transport, model: str | None = None) -> ServedModel:
+    """Read and check the contract of a recogniser. Asks it once, for its labels.
+
+    Raises:
+        ContractError: it cannot be chosen, or its tensors or preset are not what we can talk to.
+        LabelsError: it has no labels, or not one for each class.
+    """
+    description = await choose(transport, model)
+    try:
+        preset = Preset.from_json(description.parameters[PRESET_PARAMETER])
+    except ContractError as exc:
+        raise ContractError(f"{description.name} on {transport.address}: {exc}") from exc
+    num_classes = check_tensors(description, transport.address)
+    served = ServedModel(
+        name=description.name,
+        version=description.version,
+        preset=preset,
+        labels=(),
+        datatype=description.inputs[FRAMES].datatype,
+        precision=parameter(description, "precision"),
+        checkpoint_sha256=parameter(description, "checkpoint_sha256"),
+        exporter=parameter(description, "exporter"),
+    )
+    labels = await read_served_labels(transport, served, description, num_classes)
+    return dataclasses.replace(served, labels=labels)
+
+
+def parameter(description: ModelDescription, name: str) -> str:
+    """What the exporter wrote into the config under a name."""
+    return description.parameters.get(f"asl_triton.{name}", "unknown")
+
+
+def check_tensors(model: ModelDescription, address: str) -> int:
+    """Check names, datatypes and shapes of a recogniser's tensors; returns its number of classes."""
+
+    def wrong(what: str) -> ContractError:
+        return ContractError(f"{model.name} on {address} is not what asl-triton can talk to: {what}. Export it again")
+
+    frames = model.inputs.get(FRAMES)
+    if frames is None or len(model.inputs) != 1:
+        raise wrong(f"its inputs are {', '.join(model.inputs) or 'none'}, not {FRAMES} alone")
+    if frames.datatype not in INPUT_SHAPES or frames.shape != INPUT_SHAPES[frames.datatype]:
+        shapes = " or ".join(show(TensorSpec(*item)) for item in INPUT_SHAPES.items())
+        raise wrong(f"{FRAMES} is {show(frames)}, not {shapes}")
+    logits, steps = model.outputs.get(LOGITS), model.outputs.get(STEP_LOGITS)
+    if logits is None or logits.datatype != "FP32" or len(logits.shape) != 2 or logits.shape[1] < 1:
+        raise wrong(f"{LOGITS} is {show(logits)}, not FP32 [-1, classes]")
+    if steps is None or steps.datatype != "FP32" or steps.shape != (-1, -1, logits.shape[1]):
+        raise wrong(f"{STEP_LOGITS} is {show(steps)}, not FP32 [-1, -1, {logits.shape[1]}]")
+    return logits.shape[1]
+
+
+def show(spec: TensorSpec | None) -> str:
+    """A tensor for a message."""
+    return "missing" if spec is None else f"{spec.datatype} {list(spec.shape)}"
+
+
+async def read_served_labels(
+    transport: Transport, served: ServedModel, description: ModelDescription, num_classes: int
+) -> tuple[str, ...]:
+    """The labels in class order, from the classification of a black clip over all classes."""
+    if LOGITS not in description.labelled:
+        raise LabelsError(f"{served.name} on {transport.address} has no labels: export it again")
+    black = np.zeros((served.preset.min_frames, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+    ranked = await transport.classify(served.name, {FRAMES: served.tensor(black)}, LOGITS, num_classes)
+    labels = dict(ranked)
+    missing = [index for index in range(num_classes) if not labels.get(index)]
+    if missing:
+        raise LabelsError(
+            f"{served.name} on {transport.address} has {num_classes} classes, and {len(missing)} of them have no label "
+            f"(the first is class {missing[0]}): its labels.txt is too short; export it again"
+        )
+    return tuple(labels[index] for index in range(num_classes))

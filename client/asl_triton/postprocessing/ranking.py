@@ -1,0 +1,76 @@
+"""From logits to glosses: pooling over windows, score, ranking, vocabulary, unsure."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from asl_triton.errors import AslTritonError, LabelsError
+from asl_triton.presets import Preset
+from asl_triton.results import Logits, Prediction
+
+DEFAULT_TOP_K = 10
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What is wanted of the logits. A vocabulary ranks only its glosses; their confidences stay as they are."""
+
+    top_k: int = DEFAULT_TOP_K
+    vocabulary: Collection[str] | None = None
+    min_confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise AslTritonError(f"top_k is {self.top_k}: ask for one gloss or more")
+        if not 0 <= self.min_confidence <= 1:
+            raise AslTritonError(f"min_confidence is {self.min_confidence}: it goes from 0 to 1")
+
+    def class_ids(self, labels: Sequence[str]) -> npt.NDArray[np.intp]:
+        """The classes that may be ranked, ascending.
+
+        Raises:
+            LabelsError: the vocabulary names a gloss that the recogniser does not know, or none.
+        """
+        if self.vocabulary is None:
+            return np.arange(len(labels))
+        unknown = sorted(set(self.vocabulary) - set(labels))
+        if unknown:
+            raise LabelsError(
+                f"the recogniser does not know {len(unknown)} of the {len(set(self.vocabulary))} glosses asked for: "
+                f"{', '.join(unknown[:5])}. `asl-triton models --labels` lists those that it knows"
+            )
+        if not self.vocabulary:
+            raise LabelsError("the vocabulary is empty: list a gloss a line")
+        return np.flatnonzero([label in self.vocabulary for label in labels])
+
+
+def pool(window_logits: Sequence[Logits], preset: Preset) -> Logits:
+    """The logits (C,) of a clip from those of its windows, each (C,)."""
+    stacked = np.stack(window_logits)
+    pooled: Logits = stacked.max(axis=0) if preset.window_pooling == "max" else stacked.mean(axis=0)
+    return pooled
+
+
+def confidences(logits: Logits, preset: Preset) -> npt.NDArray[np.float64]:
+    """Logits (C,) as the preset's score, 0 to 1."""
+    wide = logits.astype(np.float64)
+    if preset.score == "softmax":
+        exponentials = np.exp(wide - wide.max())
+        softmax: npt.NDArray[np.float64] = exponentials / exponentials.sum()
+        return softmax
+    # The sigmoid, with no overflow on either side.
+    sigmoid: npt.NDArray[np.float64] = np.exp(np.minimum(wide, 0)) / (1 + np.exp(-np.abs(wide)))
+    return sigmoid
+
+
+def rank(logits: Logits, labels: Sequence[str], preset: Preset, ranking: Ranking) -> tuple[Prediction, ...]:
+    """The best glosses of a clip, by logit; of equals the lower class first."""
+    scores = confidences(logits, preset)
+    class_ids = ranking.class_ids(labels)
+    best = class_ids[np.argsort(-logits[class_ids], kind="stable")][: ranking.top_k]
+    return tuple(
+        Prediction(place, labels[c], int(c), float(scores[c]), float(logits[c]))
+        for place, c in enumerate(best, start=1)
+    )

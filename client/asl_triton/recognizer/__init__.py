@@ -1,0 +1,1 @@
+"""Clips and films to glosses: the main use case, asyncio and sync."""

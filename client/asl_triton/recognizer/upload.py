@@ -1,0 +1,209 @@
+"""How a clip reaches the server: as crops of its frames, or as its file, which `recognize_sign` decodes there."""
+
+import asyncio
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from asl_triton.decoding.admission import Admission
+from asl_triton.decoding.base import Cutting, Measures, name_of
+from asl_triton.decoding.frame_budget import CROP_VALUES
+from asl_triton.errors import ContractError, VideoError
+from asl_triton.models.served import ServedModel
+from asl_triton.postprocessing.ranking import Ranking, rank
+from asl_triton.results import Logits, Recognition
+from asl_triton.transport.base import Array, ModelDescription, Transport
+from asl_triton.video.reader import Limits, Source, open_file
+
+Send = Literal["frames", "video", "auto"]
+T = TypeVar("T")
+
+RECOGNIZE_SIGN = "recognize_sign"
+VIDEO, TOP_K = "VIDEO", "TOP_K"
+CLASS_ID, LOGIT, DETAILS = "CLASS_ID", "LOGIT", "DETAILS"
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the `recognize_sign` of a server takes; a limit that it does not tell is none."""
+
+    max_bytes: int
+    max_frames: int
+    max_pixels: int  # of one frame
+
+    @classmethod
+    def of(cls, model: ModelDescription) -> "Service":
+        """As its config says."""
+        largest = Limits()
+
+        def limit(name: str, otherwise: int) -> int:
+            told = model.parameters.get(f"asl_triton.{name}", "")
+            return min(int(told), otherwise) if told.isdecimal() else otherwise
+
+        return cls(
+            limit("max_bytes", largest.max_bytes),
+            limit("max_frames", largest.max_frames),
+            limit("max_pixels", largest.max_pixels),
+        )
+
+    def takes(self, video: Measures, served: ServedModel) -> bool:
+        """Whether it takes a clip's file, and that is smaller than the clip's crops."""
+        return (
+            video.num_bytes <= self.max_bytes
+            and 0 < video.declared_frames <= self.max_frames
+            and video.width * video.height <= self.max_pixels
+            and video.num_bytes < video.crops_held * CROP_VALUES * served.bytes_a_value
+        )
+
+
+class Sending:
+    """Asks `recognize_sign` about clips that are to be sent as their files, and says which are.
+
+    `send` is "frames" for none and "video" for all. "auto" sends the file where the server has `recognize_sign`, the
+    clip is within its limits, and the file is smaller than the crops of its frames. A container that does not tell the
+    number of its frames counts as beyond the limits.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        transport: Transport,
+        admission: Admission,
+        limits: Limits,
+        *,
+        priority: int,
+    ) -> None:
+        self.send = send
+        self._transport, self._admission, self._limits = transport, admission, limits
+        self._priority = priority
+        self._service: Service | None = None
+        self._is_known = False
+
+    async def held(self, video: Source) -> Source:
+        """A clip that may be read twice: what a file object holds, unless its frames are sent anyway."""
+        if self.send == "frames" or isinstance(video, str | os.PathLike | bytes | bytearray | memoryview):
+            return video
+        return await self._in_thread(lambda: video.read(self._limits.max_bytes + 1))
+
+    async def takes(self, video: Source, served: ServedModel, name: str | None) -> bool:
+        """Whether a clip, as it is `held`, goes as its file.
+
+        Raises:
+            VideoError: it is to be opened for that, and cannot be. ContractError: all are to, and the server has no
+                `recognize_sign`.
+        """
+        if self.send == "frames":
+            return False
+        service = await self.service()
+        if self.send == "auto":
+            if service is None:
+                return False
+            measures = await self._admission.measure(video, Cutting(served.preset, self._limits), name)
+            return service.takes(measures, served)
+        if service is None:
+            raise ContractError(
+                f"{self._transport.address} does not serve {RECOGNIZE_SIGN}, which takes whole videos: send frames "
+                "(--send frames), or serve it: `asl-triton serve` does, other servers need its folder"
+            )
+        return True
+
+    async def service(self) -> Service | None:
+        """What the server's `recognize_sign` takes, asked once; None where it has none."""
+        if not self._is_known:
+            try:
+                model = await self._transport.describe(RECOGNIZE_SIGN)
+                fits = VIDEO in model.inputs and {CLASS_ID, LOGIT, DETAILS} <= set(model.outputs)
+                self._service = Service.of(model) if fits else None
+            except ContractError:
+                self._service = None
+            self._is_known = True
+        return self._service
+
+    async def recognize(self, video: Source, served: ServedModel, ranking: Ranking, name: str | None) -> Recognition:
+        """Recognise the sign in a clip, as it is `held`, by its file. The answer is that of its frames.
+
+        All logits are asked for, and ranked here: 8 bytes a gloss.
+
+        Raises:
+            VideoError: it cannot be read, here or there, or is beyond a limit.
+            ServerError, ContractError: it cannot be answered.
+        """
+        service = await self.service()
+        assert service is not None
+        name = name_of(video, name)
+        most = min(service.max_bytes, self._limits.max_bytes)
+        size = await self._in_thread(lambda: size_of(video, name))
+        if size > most:
+            raise VideoError(
+                f"{name} is larger than {most:,} bytes, the limit of what is sent as a file: compress it, or send its "
+                "frames (--send frames)"
+            )
+        async with self._admission.hold(size):
+            data = await self._in_thread(lambda: read(video, name))
+            began_s = time.perf_counter()
+            answers = await self._ask(data, served, name)
+            seconds = time.perf_counter() - began_s
+        predictions = rank(self._logits(answers, served), served.labels, served.preset, ranking)
+        details = json.loads(answers[DETAILS][0])
+        return Recognition(
+            video=name,
+            model=served.name,
+            predictions=predictions,
+            unsure=predictions[0].confidence < ranking.min_confidence,
+            num_frames=details["num_frames"],
+            duration_s=details["duration_s"],
+            num_windows=details["num_windows"],
+            decode_s=details["decode_s"],
+            wait_s=max(seconds - details["decode_s"], 0.0),
+            warnings=tuple(details["warnings"]),
+        )
+
+    async def _ask(self, data: bytes, served: ServedModel, name: str) -> dict[str, Array]:
+        inputs = {VIDEO: np.array([data], np.object_), TOP_K: np.array([len(served.labels)], np.int32)}
+        try:
+            return await self._transport.infer(
+                RECOGNIZE_SIGN, inputs, [CLASS_ID, LOGIT, DETAILS], self._priority, {"model": served.name}
+            )
+        except VideoError as exc:
+            raise VideoError(str(exc).replace(VIDEO, name, 1)) from exc
+
+    def _logits(self, answers: dict[str, Array], served: ServedModel) -> Logits:
+        """The logits (C,) in class order, of an answer that has them best first."""
+        address = self._transport.address
+        best_first = served.checked(answers[LOGIT], (), address)
+        if not np.array_equal(np.sort(answers[CLASS_ID]), np.arange(len(best_first))):
+            raise ContractError(f"{RECOGNIZE_SIGN} on {address} did not answer with each class once: update it")
+        logits = np.empty_like(best_first)
+        logits[answers[CLASS_ID]] = best_first
+        return logits
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._admission.threads, call)
+
+
+def size_of(video: Source, name: str) -> int:
+    """How many bytes a clip's file has."""
+    if isinstance(video, str | os.PathLike):
+        with open_file(Path(video), name) as stream:
+            return stream.seek(0, io.SEEK_END)
+    assert isinstance(video, bytes | bytearray | memoryview)
+    return memoryview(video).nbytes
+
+
+def read(video: Source, name: str) -> bytes:
+    """A clip's file."""
+    if isinstance(video, str | os.PathLike):
+        try:
+            with open_file(Path(video), name) as stream:
+                return stream.read()
+        except OSError as exc:
+            raise VideoError(f"cannot read {name}: {exc.strerror}") from exc
+    assert isinstance(video, bytes | bytearray | memoryview)
+    return bytes(video)

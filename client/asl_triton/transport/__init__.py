@@ -1,0 +1,1 @@
+"""Requests to Triton: gRPC, shared memory, retries, TLS, and what its errors mean."""

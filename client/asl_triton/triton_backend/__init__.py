@@ -1,0 +1,1 @@
+"""`recognize_sign`: decodes and recognizes videos inside Triton."""

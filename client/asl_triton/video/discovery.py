@@ -1,0 +1,106 @@
+"""Which clips a folder holds, what results call them, and whether one has changed since."""
+
+import fnmatch
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from asl_triton.errors import VideoError
+from asl_triton.files import sha256
+from asl_triton.video.reader import EXTENSIONS
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip of a batch: its file, and the name that results know it by."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a file was when it was read: by its size and its time of modification, or by its content."""
+
+    size: int
+    mtime_ns: int
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, path: Path, by_content: bool = False) -> "Stamp | None":
+        """The stamp of a file, which is read whole for its content; None where there is no such file, or it is no
+        regular one: a pipe would be waited for without end."""
+        try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            return cls(status.st_size, status.st_mtime_ns, sha256(path) if by_content else None)
+        except OSError:
+            return None
+
+    def is_same(self, now: "Stamp | None") -> bool:
+        """Whether a file that had this stamp is the same, now that it has the other: by content where that tells."""
+        if now is None:
+            return False
+        if now.sha256 is not None:
+            return self.sha256 == now.sha256
+        return (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
+
+
+def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
+    """The videos in a folder and below, by name, or the one file: by extension, or by a pattern such as `*_front.mp4`.
+
+    Hidden files and folders are left out. A folder below that cannot be read is there as a clip that cannot: it is told
+    of, and costs nothing else.
+
+    Raises:
+        VideoError: there is no such folder, or no video in it.
+    """
+    if folder.is_file():
+        return [Clip(folder, printable(folder.name))]
+    if not folder.is_dir():
+        raise VideoError(f"there is no folder {folder}")
+    clips: list[Clip] = []
+    unread: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=unread.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in files:
+            path = Path(parent, file)
+            name = path.relative_to(folder).as_posix()
+            if is_wanted(name, glob):
+                clips.append(Clip(path, printable(name)))
+    for error in unread:
+        path = Path(error.filename)
+        if path == folder:
+            raise VideoError(f"cannot read {folder}: {error.strerror}") from error
+        clips.append(Clip(path, printable(path.relative_to(folder).as_posix())))
+    if not clips:
+        raise nothing_in(str(folder), glob)
+    return sorted(clips, key=lambda clip: clip.name)
+
+
+def is_wanted(name: str, glob: str | None) -> bool:
+    """Whether a file in a folder or below is one of its clips, by its name from there on."""
+    parts = name.split("/")
+    if any(part.startswith(".") for part in parts):
+        return False
+    return fnmatch.fnmatch(parts[-1], glob) or fnmatch.fnmatch(name, glob) if glob else is_video(Path(parts[-1]))
+
+
+def nothing_in(folder: str, glob: str | None) -> VideoError:
+    """The sentence for a folder without clips."""
+    what = f"file that matches {glob!r}" if glob else f"video ({', '.join(EXTENSIONS)})"
+    return VideoError(f"there is no {what} in {folder} or its sub-folders")
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is named as a video is."""
+    return path.suffix.lower() in EXTENSIONS
+
+
+def printable(name: str) -> str:
+    """A file's name as text on one line, also where its bytes are not UTF-8, or are meant for a terminal."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", text)

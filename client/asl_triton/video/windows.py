@@ -1,0 +1,125 @@
+"""Crops to the windows that requests are made of."""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, groupby, islice
+
+import numpy as np
+import numpy.typing as npt
+
+from asl_triton.presets import Preset
+from asl_triton.video.preprocessing import Crop
+from asl_triton.video.reader import Image
+from asl_triton.video.shots import ShotNumber
+
+POSITION_FRAMES = 8  # of a window, in one position of the network's temporal output; a step averages two neighbours
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive crops for one request: `frames` is uint8 RGB (T, 224, 224, 3); `start` counts in crops.
+
+    Where it `is_only`, no other window comes of its video.
+    """
+
+    start: int
+    frames: Image
+    is_only: bool = False
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a window is in time: `start` counts in crops from the video's first; `num_frames` are the window's.
+
+    `edges_s` (K + 1,) says when each of its K crops begins to be shown, and when the last of them ends; K is below
+    `num_frames` where the last crop is repeated. `shot` is the number of the window's shot in a film (see `shots.py`).
+    """
+
+    start: int
+    num_frames: int
+    edges_s: npt.NDArray[np.float64]
+    shot: int = 0
+
+
+def windows(images: Iterator[Image], preset: Preset, bucket: int = 1, memory: Image | None = None) -> Iterator[Window]:
+    """Crops as requests: the whole clip, or windows every `stride_frames`, the last one flush with the end.
+
+    A clip shorter than the network or the preset's windows need repeats its last frame; so does a whole clip whose
+    length is no multiple of `bucket`, up to `max_frames`. A clip of more than `max_frames` is windowed even where the
+    whole clip is the rule. An only window is a part of `memory`, where that is given: room for `max_frames` crops.
+    """
+    windowed = preset.frames == "window"
+    most = preset.window_frames if windowed else preset.max_frames
+    least = preset.window_frames if windowed else preset.min_frames
+    first = next(images, None)
+    if first is None:
+        return
+    held = np.empty((most, *first.shape), np.uint8) if memory is None else memory  # takes memory as it is written to
+    count = 0
+    for image in islice(chain([first], images), most):
+        held[count] = image
+        count += 1
+    after = next(images, None)
+    if after is not None:
+        if memory is not None:
+            held = held[:most].copy()  # who gave the memory may use it between the windows
+        yield from sliding(chain(held, [after], images), preset.window_frames, preset.stride_frames)
+        return
+    length = min(math.ceil(max(count, least) / bucket) * bucket, most)
+    held[count:length] = held[count - 1]
+    yield Window(0, held[:length], is_only=True)
+
+
+def spanned(
+    cut: Iterable[Crop], preset: Preset, frame_rate: float, bucket: int = 1, memory: Image | None = None
+) -> Iterator[tuple[Window, Span]]:
+    """The `windows` of crops, each with its place in time; `frame_rate` says how long the last crop is shown."""
+    times_s: deque[float] = deque()
+    first = 0  # the crop that times_s[0] is of
+
+    def images() -> Iterator[Image]:
+        for one in cut:
+            times_s.append(one.time_s)
+            yield one.image
+
+    for window in windows(images(), preset, bucket, memory):
+        for _ in range(window.start - first):
+            times_s.popleft()
+        first = window.start
+        edges_s = list(islice(times_s, len(window.frames) + 1))
+        if len(edges_s) <= len(window.frames):  # and so no crop has come after it yet
+            edges_s.append(edges_s[-1] + 1 / (preset.frame_rate or frame_rate))
+        yield window, Span(window.start, len(window.frames), np.array(edges_s))
+
+
+def sliding(images: Iterable[Image], window: int, stride: int) -> Iterator[Window]:
+    """Windows of `window` crops every `stride`, and one flush with the end where they do not reach it."""
+    held: deque[Image] = deque(maxlen=window)
+    count, covered, due = 0, 0, window
+    for image in images:
+        held.append(image)
+        count += 1
+        if count == due:
+            yield Window(count - window, np.stack(held))
+            covered, due = count, due + stride
+    if count > covered:
+        yield Window(count - len(held), np.stack(held))
+
+
+def spanned_by_shots(cut: Iterable[Crop], preset: Preset, frame_rate: float) -> Iterator[tuple[Window, Span]]:
+    """As `clips.spanned`, for a film: no window goes beyond its shot."""
+    shown = 0
+
+    def counted(shot: Iterable[Crop]) -> Iterator[Crop]:
+        nonlocal shown
+        for crop in shot:
+            shown += 1
+            yield crop
+
+    for number, shot in groupby(cut, key=ShotNumber()):
+        first = shown
+        for window, span in spanned(counted(shot), preset, frame_rate):
+            start = first + span.start
+            yield replace(window, start=start, is_only=False), replace(span, start=start, shot=number)

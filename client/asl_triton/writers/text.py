@@ -1,0 +1,76 @@
+"""Answers as the text of a file, for those who hand files on instead of writing them: CSV, JSON and WebVTT."""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from asl_triton.postprocessing.segmentation import Segmentation, Segmenter
+from asl_triton.results import Curve, Outcome, Recognition, Segment, Step
+from asl_triton.writers.tables import rows
+from asl_triton.writers.timelines import webvtt
+
+# The columns of the earlier project, ASL_Inference, then ours.
+COLUMNS = ("word", "confidence", "video", "rank", "class_id", "logit", "unsure", "num_frames", "duration_s", "model")
+
+
+def csv_text(recognitions: Sequence[Recognition]) -> str:
+    """A row a clip and rank."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
+    writer.writeheader()
+    for recognition in recognitions:
+        writer.writerows({**row, "word": row["gloss"]} for row in rows(recognition))
+    return text.getvalue()
+
+
+def json_text(outcomes: Sequence[Outcome]) -> str:
+    """A list of recognitions and failures, each whole."""
+    return json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=1)
+
+
+def json_text_of(recognition: Recognition, curves: Sequence[Curve]) -> str:
+    """One recognition, whole, with `curves`: the confidence of its best glosses at the seconds of `times_s`."""
+    document: dict[str, Any] = dataclasses.asdict(recognition)
+    document["curves"] = [
+        {
+            "gloss": curve.gloss,
+            "class_id": curve.class_id,
+            "times_s": [round(float(time_s), 4) for time_s in curve.times_s],
+            "confidences": [round(float(confidence), 6) for confidence in curve.confidences],
+        }
+        for curve in curves
+    ]
+    return json.dumps(document, indent=1)
+
+
+def vtt_text(recognition: Recognition, curves: Sequence[Curve], min_confidence: float) -> str:
+    """WebVTT: a cue wherever one of the curves' glosses is signed, by the rules of `Segmentation`; one at a time.
+
+    `min_confidence` is above 0.
+    """
+    segments = segments_of(curves, Segmentation(min_confidence))
+    return webvtt(segments, f"{recognition.model}: {recognition.video}")
+
+
+def segments_of(curves: Sequence[Curve], rules: Segmentation) -> list[Segment]:
+    """The segments of a clip of which only these glosses' curves are kept, in the order of their beginnings."""
+    if not curves or not len(curves[0].times_s):
+        return []
+    times_s = curves[0].times_s
+    between_s = (times_s[:-1] + times_s[1:]) / 2
+    half_s = (times_s[1] - times_s[0]) / 2 if len(times_s) > 1 else times_s[0]
+    edges_s = np.concatenate([[max(times_s[0] - half_s, 0)], between_s, [times_s[-1] + half_s]])
+    segmenter = Segmenter([curve.gloss for curve in curves], rules)
+    segments: list[Segment] = []
+    for place, (start_s, end_s) in enumerate(pairwise(edges_s)):
+        values = np.array([curve.confidences[place] for curve in curves], np.float32)
+        segments += segmenter.push(Step(float(start_s), float(end_s), values))
+    segments += segmenter.finish()
+    in_order = sorted(segments, key=lambda segment: segment.start_s)
+    return [dataclasses.replace(segment, class_id=curves[segment.class_id].class_id) for segment in in_order]

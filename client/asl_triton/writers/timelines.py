@@ -1,0 +1,149 @@
+"""Timelines as files, one a video: tables, subtitles, ELAN. Written as `sinks` writes: whole, or not there."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pympi import Elan
+
+from asl_triton.results import Segment, Timeline
+from asl_triton.writers.tables import LineSink
+
+COLUMNS = ("video", "gloss", "class_id", "start_s", "end_s", "confidence", "peak_s", "model")
+GLOSSES, CONFIDENCES = "gloss", "confidence"  # the tiers of an ELAN file
+# As ELAN names them; anything else it looks into.
+MEDIA_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime"}
+NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def rows(timeline: Timeline) -> Iterator[dict[str, Any]]:
+    """A timeline as rows of `COLUMNS`, one a segment; times to the millisecond, as in all formats."""
+    for segment in timeline.segments:
+        start_ms, end_ms = milliseconds(segment)
+        yield {
+            "video": timeline.video,
+            "gloss": segment.gloss,
+            "class_id": segment.class_id,
+            "start_s": start_ms / 1000,
+            "end_s": end_ms / 1000,
+            "confidence": round(segment.confidence, 6),
+            "peak_s": round(segment.peak_s, 3),
+            "model": timeline.model,
+        }
+
+
+def milliseconds(segment: Segment) -> tuple[int, int]:
+    """Where a segment begins and ends; one at least apart."""
+    start_ms, end_ms = round(segment.start_s * 1000), round(segment.end_s * 1000)
+    return start_ms, max(end_ms, start_ms + 1)
+
+
+class TimelineSink(LineSink[Timeline]):
+    """A file of one timeline; `media` is the video, for formats that link it."""
+
+    def __init__(self, path: Path, media: Path | None = None) -> None:
+        super().__init__(path)
+        self.media = media
+
+
+class CsvTimelineSink(TimelineSink):
+    """A row a segment."""
+
+    def _write(self, timeline: Timeline) -> None:
+        writer = csv.DictWriter(self._file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows(timeline))
+
+
+class JsonLinesTimelineSink(TimelineSink):
+    """A line a segment, with the columns of the CSV: the files of several videos may be joined as they are."""
+
+    def _write(self, timeline: Timeline) -> None:
+        self._file.writelines(json.dumps(row) + "\n" for row in rows(timeline))
+
+
+class WebVttSink(TimelineSink):
+    """A cue a segment: subtitles for players and browsers (https://www.w3.org/TR/webvtt1/)."""
+
+    def _write(self, timeline: Timeline) -> None:
+        self._file.write(webvtt(timeline.segments, f"{timeline.model}: {timeline.video}"))
+
+
+class EafSink(TimelineSink):
+    """ELAN's annotation format 3.0: a tier of glosses, and one of their confidences that hangs on it."""
+
+    def _write(self, timeline: Timeline) -> None:
+        self._file.write('<?xml version="1.0" encoding="UTF-8"?>\n')
+        self._file.write(Elan.to_string(self._document(timeline)) + "\n")
+
+    def _document(self, timeline: Timeline) -> Elan.Eaf:
+        document = Elan.Eaf(author="asl-triton")
+        document.adocument |= {
+            "DATE": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # pympi's has no valid half-hour zones
+            "FORMAT": "3.0",
+            "VERSION": "3.0",
+            "xsi:noNamespaceSchemaLocation": "http://www.mpi.nl/tools/elan/EAFv3.0.xsd",
+        }
+        document.header["TIME_UNITS"] = "milliseconds"
+        document.properties = [("asl_triton.model", legible(timeline.model))]
+        if self.media is not None:
+            self._link(document, self.media)
+        document.remove_tier("default")
+        document.add_linguistic_type("of-gloss", "Symbolic_Association", timealignable=False)
+        document.add_tier(GLOSSES)
+        document.add_tier(CONFIDENCES, "of-gloss", parent=GLOSSES)
+        for segment in timeline.segments:
+            start_ms, end_ms = milliseconds(segment)
+            document.add_annotation(GLOSSES, start_ms, end_ms, legible(segment.gloss))
+            middle_ms = (start_ms + end_ms) // 2
+            document.add_ref_annotation(CONFIDENCES, GLOSSES, middle_ms, f"{segment.confidence:.4f}")
+        return document
+
+    def _link(self, document: Elan.Eaf, media: Path) -> None:
+        """Name the video by its place from here, so that both may be moved together; ELAN's URLs have no escapes."""
+        video, here = media.resolve(), self.path.parent.resolve()
+        absolute = legible(video.as_posix())
+        try:
+            relative: str | None = legible(Path(os.path.relpath(video, here)).as_posix())
+        except ValueError:  # on another drive of Windows
+            relative = None
+        media_type = MEDIA_TYPES.get(media.suffix.lower(), "unknown")
+        document.add_linked_file(f"file:///{absolute.lstrip('/')}", relative, media_type)
+
+
+def webvtt(segments: Sequence[Segment], note: str) -> str:
+    """WebVTT of segments in the order of their beginnings, with a comment at its head."""
+    blocks = ["WEBVTT", f"NOTE {escaped(note)}"]
+    for number, segment in enumerate(segments, start=1):
+        start, end = map(timestamp, milliseconds(segment))
+        blocks.append(f"{number}\n{start} --> {end}\n{escaped(segment.gloss)}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def timestamp(time_ms: int) -> str:
+    """Milliseconds as WebVTT writes them: `00:01:02.345`."""
+    seconds, milli = divmod(time_ms, 1000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{milli:03}"
+
+
+def escaped(text: str) -> str:
+    """Text for a cue: on one line, and none of it markup."""
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def legible(text: str) -> str:
+    """Text without the characters that XML cannot hold."""
+    return NOT_IN_XML.sub("\ufffd", text)
+
+
+TIMELINES: dict[str, type[TimelineSink]] = {
+    "csv": CsvTimelineSink,
+    "jsonl": JsonLinesTimelineSink,
+    "vtt": WebVttSink,
+    "eaf": EafSink,
+}

@@ -1,0 +1,1 @@
+"""The animated demo signer, and the training of its checkpoint."""

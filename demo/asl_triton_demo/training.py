@@ -1,0 +1,351 @@
+"""Trains the demo checkpoint from nothing: a quarter-width I3D that knows the signs of the demo signer.
+
+`python -m asl_triton_demo.training --to FOLDER` renders clips while it trains, keeps them and its own state in
+`--work`, goes on from there after a kill, and leaves a bundle that `asl-triton export` takes. Every draw of a clip,
+window and distortion follows from its number, so a run that was stopped sees what an unbroken one would have seen.
+
+The loss is WLASL's (Li et al. 2020), half per-class binary cross-entropy of the clip, half of its steps, except that
+steps at rest want silence instead of the clip's gloss. Two helpers fade out while the first stage runs: a
+cross-entropy between glosses, and taking the clip's mean picture away, without which the network sees rooms and
+clothes long before it sees hands.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import cv2
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from asl_triton.presets import INPUT_SIZE, PRESETS
+from asl_triton.video.preprocessing import crops, resized
+from asl_triton.video.reader import open_video
+from asl_triton.video.windows import windows
+from asl_triton_demo.motion import ONSET_S, REST
+from asl_triton_demo.signer import direct, generator, render, write_video
+from asl_triton_demo.signs import SIGNS, Face, Head, Keyframe, Sign
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.formats.served_i3d import ServedI3D
+from asl_triton_export.i3d import I3D
+
+PRESET = PRESETS["wlasl"]
+SQUARE = 256  # pixels; what the preset makes of the demo signer's clips before it crops
+FIRST_HELD_OUT_SEED = 1_000_000  # seeds from here on are never trained on
+IDLE_SHARE = 0.1  # of the windows drawn
+MIRROR_SHARE = 0.15  # the demo signer's own share of left-handed signers
+
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training with its own learning-rate cycle. `stretch` bounds the length of window over clip."""
+
+    size: int  # pixels
+    num_frames: int
+    batch: int
+    steps: int
+    peak_rate: float
+    from_nothing: bool  # whether helpers for a network that knows nothing fade out during this stage
+    stretch: tuple[float, float]
+    clips_per_sign: int
+    first_seed: int
+
+
+STAGES = (
+    Stage(112, 32, 16, 900, 2e-3, True, (0.8, 1.3), 80, first_seed=0),
+    Stage(224, 48, 8, 240, 6e-4, False, (0.7, 1.2), 40, first_seed=100_000),
+)
+
+
+def idle(seed: int) -> Sign:
+    """A signer at rest, whose face and head move all the same."""
+    return Sign("idle", (Keyframe(0.2, REST),), face=get_args(Face)[seed % 5], head=get_args(Head)[seed % 3])
+
+
+def num_frames_of(sign: Sign, seed: int) -> int | None:
+    """How long a training clip is; None: as long as the sign needs."""
+    if sign.gloss == "idle":
+        return 32 + seed % 49
+    return 72 + seed % 37 if seed % 4 == 0 else None  # long rests around a slow sign
+
+
+def signing(sign: Sign, seed: int) -> NDArray[np.bool_]:
+    """In which frames of a training clip (T,) the hands are nearer to the sign than to rest."""
+    take = direct(sign, generator(sign.gloss, seed), num_frames=num_frames_of(sign, seed))
+    half_onset = ONSET_S * take.execution.tempo / 2
+    start = take.execution.lead_s + half_onset
+    end = take.num_frames / take.fps - take.execution.tail_s - half_onset
+    return (start <= take.moments_s) & (take.moments_s <= end) & (sign.gloss != "idle")
+
+
+@dataclass(frozen=True)
+class Draws(Dataset[tuple[Image, int, np.float32, Floats]]):
+    """Training windows of one stage by their number; clips are rendered when first drawn, and kept in `folder`."""
+
+    stage: Stage
+    folder: Path
+    seed: int
+
+    def __getitem__(self, number: int) -> tuple[Image, int, np.float32, Floats]:
+        cv2.setNumThreads(1)
+        rng = np.random.default_rng((self.seed, self.stage.first_seed, number))
+        label = -1 if rng.random() < IDLE_SHARE else int(rng.integers(len(SIGNS)))
+        seed = self.stage.first_seed + int(rng.integers(self.stage.clips_per_sign))
+        sign = SIGNS[label] if label >= 0 else idle(seed)
+        clip, active = self.clip(sign, seed), signing(sign, seed)
+        shown = np.clip(window(len(clip), self.stage, rng), 0, len(clip) - 1)
+        frames = distorted(clip[shown], self.stage.size, rng)
+        seen = active[min(shown) : max(shown) + 1].sum() / max(active.sum(), 1)
+        return frames, label, wanted(seen, least=0.75), step_targets(active[shown])
+
+    def clip(self, sign: Sign, seed: int) -> Image:
+        """The pictures of a clip before the crop (T, S, S, 3), mapped from its file."""
+        path = self.folder / str(self.stage.size) / f"{sign.gloss.replace(' ', '-')}_{seed}.npy"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pictures = render(sign, seed, num_frames=num_frames_of(sign, seed)).frames
+            quality = 25 + (37 * seed) % 70
+            unfinished = path.with_suffix(f".{time.monotonic_ns()}.part")
+            with unfinished.open("wb") as file:
+                np.save(file, np.stack([squared(picture, self.stage.size, quality) for picture in pictures]))
+            unfinished.replace(path)
+        return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def squared(picture: Image, crop: int, quality: int) -> Image:
+    """A rendered picture as a camera compressed it and the preset squares it, scaled as the crop is."""
+    side = SQUARE * crop // INPUT_SIZE
+    code = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
+    square = resized(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8), size=SQUARE)
+    return np.asarray(cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def window(length: int, stage: Stage, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Which frames are shown (T,), evenly spaced; below 0 and from `length` on the rest is held."""
+    span = float(np.clip(length * rng.uniform(*stage.stretch), stage.num_frames * 0.75, stage.num_frames * 1.9))
+    slack = abs(length - span)
+    start = rng.uniform(min(0.0, length - span) - 0.1 * slack, max(0.0, length - span) + 0.1 * slack)
+    frames = start + np.arange(stage.num_frames) * span / stage.num_frames
+    return np.asarray(np.floor(frames), np.int64)
+
+
+def distorted(clip: Image, size: int, rng: np.random.Generator) -> Image:
+    """A window cropped near the middle and mirrored, tinted, blurred and noisy at times: (T, size, size, 3)."""
+    top, left = rng.integers(0, clip.shape[1] - size + 1, 2)
+    frames = clip[:, top : top + size, left : left + size]
+    if rng.random() < MIRROR_SHARE:
+        frames = frames[:, :, ::-1]
+    gain = rng.uniform(0.8, 1.2) * rng.uniform(0.92, 1.08, 3)
+    values = np.arange(256)[:, None] * gain + rng.uniform(-20, 20)
+    table = np.clip(values, 0, 255).astype(np.uint8)  # (256, 3)
+    frames = np.stack([table[frames[..., channel], channel] for channel in range(3)], axis=-1)
+    if rng.random() < 0.3:
+        sigma = rng.uniform(0.3, 1.2) * size / INPUT_SIZE
+        frames = np.stack([np.asarray(cv2.GaussianBlur(frame, (0, 0), sigma), np.uint8) for frame in frames])
+    if rng.random() < 0.3:
+        noise = rng.normal(0, rng.uniform(1, 8), (2 * size, 2 * size, 1)).astype(np.int16)
+        for frame, (down, across) in zip(frames, rng.integers(0, size, (len(frames), 2)), strict=True):
+            frame[:] = np.clip(frame + noise[down : down + size, across : across + size], 0, 255)
+    return np.ascontiguousarray(frames)
+
+
+def wanted(share: float, *, least: float) -> np.float32:
+    """1 where enough of the sign is seen, 0 where none is, NaN where it is anyone's guess."""
+    return np.float32(1.0 if share >= least else 0.0 if share <= 0.05 else np.nan)
+
+
+def step_targets(active: NDArray[np.bool_]) -> Floats:
+    """What each step should say (S,), from the 16 frames that the two positions it averages are the middle of."""
+    starts = range(0, max(len(active) - 8, 1), 8)
+    return np.array([wanted(float(active[start : start + 16].mean()), least=0.6) for start in starts], np.float32)
+
+
+def normalised(frames: Tensor) -> Tensor:
+    """uint8 RGB (N, T, H, W, 3) as the preset says: float32 BGR (N, 3, T, H, W), channels last in memory."""
+    low, high = PRESET.value_range
+    return (frames.flip(4).float() / 255 * (high - low) + low).permute(0, 4, 1, 2, 3)
+
+
+def loss_of(step_logits: Tensor, labels: Tensor, clip: Tensor, steps: Tensor, cross_entropy: float) -> Tensor:
+    """The loss of step logits (N, S, C) of clips whose glosses are `labels` (N,).
+
+    `clip` (N,) and `steps` (N, S) say what is wanted: 1 the gloss, 0 silence, NaN either.
+    """
+    logits = step_logits.amax(dim=1)  # (N, S, C) -> (N, C)
+    gloss = F.one_hot(labels.clamp(min=0), logits.shape[1])  # -1 is idle, of which silence is wanted anyway
+    halves = []
+    for given, one, share in ((logits, gloss, clip), (step_logits, gloss[:, None], steps)):
+        known, target = ~share.isnan(), one * share[..., None]
+        loss = F.binary_cross_entropy_with_logits(given[known], target[known], reduction="sum")
+        halves.append(loss / known.sum().clamp(min=1) / 2)
+    signed = clip == 1
+    if cross_entropy > 0 and bool(signed.any()):
+        halves.append(cross_entropy * F.cross_entropy(logits[signed], labels[signed]))
+    return torch.stack(halves).sum()
+
+
+def learning_rate(share: float, peak: float) -> float:
+    """One cycle: up during the first eighth of the stage, then down along a cosine to a thousandth."""
+    rising = min(0.04 + 7.68 * share, 1.0)
+    falling = (1 + math.cos(math.pi * max(share - 0.125, 0.0) / 0.875)) / 2
+    return peak * rising * (0.001 + 0.999 * falling)
+
+
+def fading(share: float, start: float, end: float) -> float:
+    """1 until `start`, 0 from `end` on."""
+    return min(max((end - share) / (end - start), 0.0), 1.0)
+
+
+class Training:
+    """A network and its optimiser between two steps, as saved in `work/state.pt`."""
+
+    def __init__(self, work: Path, stages: Sequence[Stage], seed: int) -> None:
+        self.work, self.stages, self.seed = work, stages, seed
+        torch.manual_seed(seed)
+        self.net = I3D(len(SIGNS), width=0.25, dropout=0.2)
+        self.net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        for module in self.net.modules():
+            if isinstance(module, torch.nn.BatchNorm3d):
+                module.momentum = 0.03  # stages are short: the statistics must follow
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), weight_decay=0.02)
+        self.step = 0  # counts through all stages
+        self.state_path = work / "state.pt"
+        if self.state_path.exists():
+            state: dict[str, Any] = torch.load(self.state_path, weights_only=True)
+            self.net.load_state_dict(state["net"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+
+    def save(self) -> None:
+        state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        unfinished = self.state_path.with_suffix(".part")
+        torch.save(state, unfinished)
+        unfinished.replace(self.state_path)
+
+    def losses(self, workers: int, bfloat16: bool) -> Iterator[float]:
+        """Train to the end of all stages, a step an item; the state is saved every 50 steps."""
+        start = 0
+        for stage in self.stages:
+            yield from self._stage_losses(stage, start, workers, bfloat16)
+            start += stage.steps
+
+    def _stage_losses(self, stage: Stage, start: int, workers: int, bfloat16: bool) -> Iterator[float]:
+        draws = range(max(self.step - start, 0) * stage.batch, stage.steps * stage.batch)
+        clips = Draws(stage, self.work, self.seed)
+        self.net.train()
+        for frames, labels, clip, steps in DataLoader(clips, stage.batch, sampler=draws, num_workers=workers):
+            share = (self.step - start) / stage.steps
+            torch.manual_seed(self.seed + self.step)  # dropout's
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(share, stage.peak_rate)
+            x = normalised(frames)
+            if stage.from_nothing:
+                x -= fading(share, 0.25, 0.6) * x.mean(dim=2, keepdim=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                output = self.net(x)
+            cross_entropy = fading(share, 0.0, 0.67) if stage.from_nothing else 0.0
+            loss = loss_of(output.step_logits.float(), labels, clip, steps, cross_entropy)
+            self.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), 20.0)
+            self.optimizer.step()
+            self.step += 1
+            if self.step % 50 == 0:
+                self.save()
+            yield loss.item()
+
+
+def write_bundle(net: I3D, folder: Path) -> None:
+    """Weights (kernels in float16, which costs no answer; the rest in float32), labels and preset."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        key: (tensor.half() if tensor.ndim > 1 else tensor.float()).contiguous()
+        for key, tensor in net.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    save_file(state, folder / "weights.safetensors")
+    (folder / "labels.txt").write_text("".join(f"{sign.gloss}\n" for sign in SIGNS), encoding="utf-8")
+    (folder / "preset.json").write_text(PRESET.to_json() + "\n", encoding="utf-8")
+
+
+@torch.inference_mode()
+def evaluate(bundle: Path, videos: Path, seeds: Sequence[int]) -> None:
+    """Print how the bundle, served as TorchScript, answers to VP9 clips of these seeds, written if not yet there."""
+    net = load_checkpoint(bundle / "weights.safetensors").network()
+    console = Console()
+    served = torch.jit.script(ServedI3D(net, PRESET, torch.float32).eval())
+    videos.mkdir(parents=True, exist_ok=True)
+    confused = Counter[str]()
+    right, alarms = [], []
+    for seed in seeds:
+        for label, sign in enumerate((*SIGNS, idle(seed))):
+            path = videos / f"{sign.gloss.replace(' ', '-')}_{seed}.mp4"
+            if not path.exists():
+                write_video(render(sign, seed, num_frames=64 if sign.gloss == "idle" else None), path)
+            with open_video(path) as video:
+                images = (crop.image for crop in crops(video, PRESET, video.limits.max_frames))
+                frames = torch.from_numpy(next(windows(images, PRESET)).frames)
+            confidences = served(frames[None])[0][0].sigmoid()  # (C,)
+            best = int(confidences.argmax())
+            if sign.gloss == "idle":
+                alarms.append(float(confidences[best]))
+                continue
+            right.append(float(confidences[label]))
+            if best != label:
+                confused[f"{sign.gloss} as {SIGNS[best].gloss}"] += 1
+    mean, sure = np.mean(right), np.mean(np.array(right) > 0.5)
+    console.print(f"{len(right)} held-out clips: top-1 {1 - confused.total() / len(right):.2%}")
+    console.print(f"confidence of the right gloss: mean {mean:.3f}, above 0.5 in {sure:.2%}")
+    console.print(f"highest confidence of {len(alarms)} idle clips: mean {np.mean(alarms):.3f}, most {max(alarms):.3f}")
+    console.print(f"taken for another: {dict(confused) or 'none'}")
+
+
+def main(
+    to: Annotated[Path, typer.Option(help="The folder that the bundle is written to.")],
+    work: Annotated[Path, typer.Option(help="Rendered clips and the state to go on from.")] = Path("demo/training"),
+    steps: Annotated[int | None, typer.Option(min=2, help="Optimiser steps in all, shared among the stages.")] = None,
+    minutes: Annotated[float, typer.Option(help="Stop after so long; the same command goes on from there.")] = 600.0,
+    held_out: Annotated[int, typer.Option(help="Seeds of every sign to test on at the end.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the first weights and of every draw.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that render and distort clips; 0: this one does.")] = 1,
+    threads: Annotated[int, typer.Option(help="For the network. More than one only on cores that are free.")] = 1,
+    bfloat16: Annotated[bool, typer.Option(help="Convolve in bfloat16; fast where the CPU has it.")] = True,
+) -> None:
+    """Train the demo checkpoint, or go on training it, and test it on clips never seen."""
+    total = sum(stage.steps for stage in STAGES)
+    stages = [replace(s, steps=max(1, round(s.steps * (steps or total) / total))) for s in STAGES]
+    torch.set_num_threads(threads)
+    work.mkdir(parents=True, exist_ok=True)
+    training = Training(work, stages, seed)
+    until = time.monotonic() + 60 * minutes
+    with Progress() as progress:
+        task = progress.add_task("training", total=sum(stage.steps for stage in stages))
+        for loss in training.losses(workers, bfloat16):
+            progress.update(task, completed=training.step, description=f"loss {loss:.3f}")
+            if time.monotonic() > until:
+                break
+    training.save()
+    write_bundle(training.net, to)
+    if held_out:
+        evaluate(to, work / "held-out", range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + held_out))
+
+
+if __name__ == "__main__":
+    typer.run(main)

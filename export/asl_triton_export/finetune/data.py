@@ -1,0 +1,139 @@
+"""Which clips a network learns from, and which are held out to see how well: read once, so that none fails later."""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from asl_triton.errors import VideoError
+from asl_triton.evaluation.dataset import Dataset, LabelledClip, listed, read_dataset
+from asl_triton.video.discovery import printable
+from asl_triton.video.reader import Limits, open_video
+
+LIMITS = Limits(max_frames=3_000)  # of a clip of one sign; all of it is held in memory when it is held out
+LEAST = 2  # clips of a gloss: one to learn from, one held out
+DECODERS = 8
+
+OnStep = Callable[[str, int, int], None]  # what is going on, how many are done, of how many
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What to learn from and what to be judged by. `glosses` in class order."""
+
+    glosses: tuple[str, ...]
+    train: tuple[LabelledClip, ...]
+    held_out: tuple[LabelledClip, ...]
+    broken: tuple[str, ...]  # clips that cannot be read, and why: a sentence each
+    missing: tuple[str, ...]  # videos that the split names and that are not there
+    warnings: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same clips with the same labels, dealt alike."""
+        lines = [f"{c.name}\t{c.class_id}" for part in (self.train, self.held_out) for c in part]
+        return hashlib.sha256("\n".join((*lines, str(len(self.train)))).encode()).hexdigest()
+
+
+def choose_clips(
+    data: Path,
+    videos: Path | None,
+    labels: Sequence[str] | None,
+    share: float,
+    seed: int,
+    on_step: OnStep,
+) -> Clips:
+    """Read DATA and every clip in it.
+
+    Of a folder a share of each gloss's clips is held out, by chance and at least one; of a split JSON its `val`
+    subset, or such a share where it has none. A clip of `test` is never looked at.
+
+    Raises:
+        VideoError: there are no clips, or, in a folder, fewer than two of a gloss that can be read.
+        LabelsError: `labels` are needed and not given, or are of another vocabulary.
+    """
+    dataset = read_dataset(data, videos=videos, labels=labels)
+    clips = [clip for clip in dataset.clips if clip.subset != "test"]
+    broken = find_broken(clips, on_step)
+    good = [clip for clip in clips if clip.name not in broken]
+    warnings = list(dataset.warnings)
+    if data.is_dir():
+        refuse_poor_glosses(data, dataset, clips, good, broken)
+    train = [clip for clip in good if clip.subset != "val"]
+    held_out = [clip for clip in good if clip.subset == "val"]
+    if not held_out:
+        if not data.is_dir():
+            warnings.append(f"{data} has no clip in 'val' that can be read: a share of 'train' is held out instead")
+        train, held_out = hold_out(train, share, seed)
+    if not train or not held_out:
+        why = f" ({next(iter(broken.values()))})" if broken else ""
+        raise VideoError(
+            f"{data} has {len(good)} clips for training that can be read{why}: there must be one to learn from and "
+            "another of the same gloss to be held out"
+        )
+    if unseen := sorted({c.gloss for c in held_out} - {c.gloss for c in train}):
+        warnings.append(f"{len(unseen)} glosses are held out and have no clip to learn from: {listed(unseen)}")
+    return Clips(
+        dataset.glosses, tuple(train), tuple(held_out), tuple(broken.values()), dataset.missing, tuple(warnings)
+    )
+
+
+def find_broken(clips: Sequence[LabelledClip], on_step: OnStep) -> dict[str, str]:
+    """Decode every clip to its end: names of those that cannot be read, and why."""
+
+    def fault(clip: LabelledClip) -> str | None:
+        try:
+            with open_video(clip.path, LIMITS, clip.name) as video:
+                for _ in video:
+                    pass
+        except VideoError as exc:
+            return str(exc)
+        return None
+
+    broken = {}
+    with ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1)) as pool:
+        for done, (clip, why) in enumerate(zip(clips, pool.map(fault, clips), strict=True), start=1):
+            if why is not None:
+                broken[clip.name] = why
+            on_step("Reading the clips", done, len(clips))
+    return broken
+
+
+def refuse_poor_glosses(
+    folder: Path, dataset: Dataset, found: Iterable[LabelledClip], good: Iterable[LabelledClip], broken: dict[str, str]
+) -> None:
+    """Refuse a folder whose glosses cannot all be learnt: a vocabulary lacks none silently.
+
+    Raises:
+        VideoError: a gloss with fewer than two clips that can be read.
+    """
+    counts = Counter(clip.gloss for clip in good)
+    full = {clip.name.partition("/")[0] for clip in found} | set(dataset.unknown)
+    names = {printable(p.name) for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    poor = {gloss: counts[gloss] for gloss in {clip.gloss for clip in found} if counts[gloss] < LEAST}
+    poor |= dict.fromkeys(names - full, 0)
+    if poor:
+        why = f" ({next(iter(broken.values()))})" if broken else ""
+        raise VideoError(
+            f"{folder}: each gloss needs {LEAST} clips that can be read, one to learn from and one held out, and "
+            f"{listed([f'{gloss!r} has {count}' for gloss, count in sorted(poor.items())])}{why}. Add clips, or move "
+            "the folder away"
+        )
+
+
+def hold_out(clips: Sequence[LabelledClip], share: float, seed: int) -> tuple[list[LabelledClip], list[LabelledClip]]:
+    """A share of each gloss's clips by chance, at least one where there are two: (to learn from, held out)."""
+    by_class: dict[int, list[LabelledClip]] = defaultdict(list)
+    for clip in clips:
+        by_class[clip.class_id].append(clip)
+    chosen: set[str] = set()
+    for class_id, alike in by_class.items():
+        count = min(max(1, round(share * len(alike))), len(alike) - 1)
+        order = np.random.default_rng((seed, class_id)).permutation(len(alike))
+        chosen |= {alike[place].name for place in order[:count]}
+    return [c for c in clips if c.name not in chosen], [c for c in clips if c.name in chosen]

@@ -1,0 +1,183 @@
+"""What is trained and by which loss, as Lightning modules: the loop, the devices and the precision are Lightning's."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asl_triton.errors import CheckpointError
+from asl_triton.presets import Preset
+from asl_triton_export.exporter import pool_steps
+from asl_triton_export.finetune.recipe import Train
+from asl_triton_export.i3d import I3D, Output, average_neighbours
+
+LAST_BLOCKS = ("Mixed_5b", "Mixed_5c")
+FRAMES_PER_POSITION = 8
+# As train_i3d.py lowers its rate: `ReduceLROnPlateau(optimizer, 'min', patience=5, factor=0.3)`, on the held-out loss.
+PLATEAU_EPOCHS = 5
+PLATEAU_FACTOR = 0.3
+PLATEAU_LEAST = 1e-4  # an improvement by less than this share is none: PyTorch's default
+TOP = 5
+
+
+class Diverged(CheckpointError):
+    """The loss is not a number any more."""
+
+
+def loss_of(net: I3D, output: Output, class_ids: Tensor, preset: Preset) -> Tensor:
+    """The loss of clips of the classes (N,).
+
+    Where confidences are sigmoids it is that of WLASL's train_i3d.py: the step logits, stretched linearly to the
+    frames, each against the clip's gloss (localisation), and their greatest over time (classification), half of each,
+    as binary cross-entropies in the mean over classes. Where they are a softmax it is the cross-entropy of the logits
+    as they will be served.
+    """
+    step_logits = output.step_logits.float()
+    if preset.score == "softmax":
+        return F.cross_entropy(pool_steps(net, step_logits, output.features, preset).float(), class_ids)
+    num_frames = FRAMES_PER_POSITION * output.features.shape[2]
+    frame_logits = F.interpolate(step_logits.transpose(1, 2), num_frames, mode="linear")  # (N, S, C) -> (N, C, T)
+    wanted = F.one_hot(class_ids, net.num_classes).float()
+    localisation = F.binary_cross_entropy_with_logits(frame_logits, wanted[..., None].expand_as(frame_logits))
+    classification = F.binary_cross_entropy_with_logits(frame_logits.amax(dim=2), wanted)
+    return (localisation + classification) / 2
+
+
+def normalised(frames: Tensor, preset: Preset) -> Tensor:
+    """uint8 RGB (N, T, H, W, 3) as the weights expect it: float32 (N, 3, T, H, W)."""
+    low, high = preset.value_range
+    ordered = frames.flip(-1) if preset.colour == "BGR" else frames
+    return (ordered.float() / 255 * (high - low) + low).permute(0, 4, 1, 2, 3)
+
+
+def answer(net: I3D, clips: Tensor, preset: Preset) -> Output:
+    """The network's output for frames, uint8 (N, T, 224, 224, 3), or for features that it gave before, (N, F, T/8)."""
+    if clips.dtype == torch.uint8:
+        return net(normalised(clips, preset))  # type: ignore[no-any-return]
+    step_logits = net.logits(net.dropout(average_neighbours(clips))[..., None, None])  # (N, C, S, 1, 1)
+    return Output(step_logits[..., 0, 0].transpose(1, 2), clips)
+
+
+def rate_after(losses: list[float], base: float) -> float:
+    """The learning rate after epochs with these held-out losses: lowered where they have not fallen for six."""
+    rate, best, waited = base, math.inf, 0
+    for loss in losses:
+        if loss < best * (1 - PLATEAU_LEAST):
+            best, waited = loss, 0
+        else:
+            waited += 1
+        if waited > PLATEAU_EPOCHS:
+            rate, waited = rate * PLATEAU_FACTOR, 0
+    return rate
+
+
+class FineTuning(pl.LightningModule):
+    """An I3D whose head, last blocks or all of it are trained; the rest stays as it is, BatchNorm's statistics too."""
+
+    def __init__(self, net: I3D, preset: Preset, train: Train, weight_decay: float, seed: int) -> None:
+        super().__init__()
+        self.net, self.preset, self.weight_decay, self.seed = net, preset, weight_decay, seed
+        parts: dict[str, list[nn.Module]] = {
+            "head": [net.logits],
+            "last": [*(net.get_submodule(block) for block in LAST_BLOCKS), net.logits],
+            "all": [net],
+        }
+        self.trained = parts[train]
+        net.requires_grad_(False)
+        for module in self.trained:
+            module.requires_grad_(True)
+        self.strict_loading = False  # the state holds what is trained alone
+        self.rate = math.nan  # set before each epoch
+        self.begin_sums()
+
+    def begin_sums(self) -> None:
+        """Forget the sums of the epoch before."""
+        self.train_sums = torch.zeros(2)  # loss, clips
+        self.held_out_sums = torch.zeros(4)  # loss, top-1, top-5, clips
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out of the state what is not trained: it comes from the checkpoint that this began with."""
+        trained = {id(tensor) for module in self.trained for tensor in module.state_dict(keep_vars=True).values()}
+        kept = {name for name, tensor in self.state_dict(keep_vars=True).items() if id(tensor) in trained}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam, as train_i3d.py; the rate is set before each epoch."""
+        trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trained, lr=1e-4, weight_decay=self.weight_decay)
+
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
+        """At the start of an epoch: rate, modes, and chance, which must not depend on what ran before."""
+        if batch_idx:
+            return
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.rate
+        self.net.eval()
+        for module in (*self.trained, self.net.dropout):
+            module.train()
+        torch.manual_seed(self.seed + 1000 * self.current_epoch + self.global_rank)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss of a batch of segments, or of their features.
+
+        Raises:
+            Diverged: it is not finite.
+        """
+        clips, class_ids = batch
+        loss = loss_of(self.net, answer(self.net, clips, self.preset), class_ids, self.preset)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise Diverged(f"the loss became {value} in epoch {self.current_epoch + 1}, step {batch_idx + 1}")
+        self.train_sums += torch.tensor([value * len(class_ids), len(class_ids)])
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        """Loss and rank of one clip, answered as it would be served: windows, both poolings."""
+        (windows, *_), class_ids, weight = batch
+        outputs = [answer(self.net, window[None], self.preset) for window in windows]
+        losses = torch.stack([loss_of(self.net, output, class_ids, self.preset) for output in outputs])
+        logits = torch.cat([pool_steps(self.net, o.step_logits, o.features, self.preset).float() for o in outputs])
+        pooled = logits.amax(dim=0) if self.preset.window_pooling == "max" else logits.mean(dim=0)
+        better = int((pooled > pooled[class_ids[0]]).sum())
+        sums = torch.tensor([float(losses.mean()), float(better == 0), float(better < TOP), 1.0])
+        self.held_out_sums += float(weight[0]) * sums
+
+    def results(self) -> tuple[float, float, float, float]:
+        """Of the epoch, over all processes: training loss; held-out loss, top-1, top-5. Begins the next one's sums.
+
+        Raises:
+            Diverged: the held-out loss is not finite.
+        """
+        sums = torch.cat([self.train_sums, self.held_out_sums]).to(self.device)
+        sums = self.trainer.strategy.reduce(sums, reduce_op="sum").cpu()
+        self.begin_sums()
+        (train_loss, train_count), (loss, top1, top5, count) = sums[:2].tolist(), sums[2:].tolist()
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss of the held-out clips became {loss / count} in epoch {self.current_epoch + 1}")
+        return train_loss / max(train_count, 1), loss / count, top1 / count, top5 / count
+
+
+class FeatureKeeper(pl.LightningModule):
+    """Computes what the body of a network makes of clips, once, and writes it: a file a clip, whole or not there."""
+
+    def __init__(self, net: I3D, preset: Preset, on_clip: Callable[[], None]) -> None:
+        super().__init__()
+        self.net, self.preset, self.on_clip = net.eval(), preset, on_clip
+
+    def predict_step(self, batch: tuple[Tensor, list[str]], batch_idx: int) -> None:
+        """One clip: each of its draws or windows by itself, so that the answer does not depend on the others."""
+        (clips, *_), (path, *_) = batch
+        if len(clips):
+            features = [answer(self.net, clip[None], self.preset).features[0].float().cpu().numpy() for clip in clips]
+            unfinished = Path(path).with_suffix(f".{os.getpid()}.part")
+            with unfinished.open("wb") as file:
+                np.save(file, np.stack(features))
+            unfinished.replace(path)
+        self.on_clip()

@@ -1,0 +1,176 @@
+"""Clips to what a network learns from: random segments and crops, WLASL's way, and whole clips as they are served.
+
+WLASL's training loader (code/I3D/datasets/nslt_dataset.py, code/I3D/train_i3d.py): 64 consecutive frames from
+anywhere in the clip, a crop of 224 x 224 from anywhere in the resized frames, the same in all of them, mirrored as
+often as not. A shorter clip is filled up at its end with its first frame or its last, either as often.
+
+Every draw follows from (seed, turn, clip) alone, so a training that was stopped goes on with the same ones.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from asl_triton.evaluation.dataset import LabelledClip
+from asl_triton.presets import INPUT_SIZE, Preset
+from asl_triton.video.preprocessing import at_rate, crops, resize
+from asl_triton.video.reader import Image, open_video
+from asl_triton.video.windows import windows
+from asl_triton_export.finetune.data import LIMITS
+
+Turn = tuple[int, int]  # which clip, and which of its draws; a negative one only fills up a batch
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How segments are drawn of clips."""
+
+    preset: Preset
+    num_frames: int
+    flip: bool
+    seed: int
+
+    def of(self, clip: LabelledClip, index: int, turns: Sequence[int]) -> list[Image]:
+        """One segment a turn, uint8 RGB (num_frames, 224, 224, 3) each; the clip is decoded once."""
+        chances = [np.random.default_rng((self.seed, turn, index)) for turn in turns]
+        held: deque[Image] = deque(maxlen=self.num_frames)
+        chosen: list[list[Image]] = [[] for _ in turns]
+        rate = self.preset.frame_rate
+        count = 0
+        with open_video(clip.path, LIMITS, clip.name) as video:
+            frames = iter(video) if rate is None else at_rate(video, rate, LIMITS.max_frames)
+            for count, frame in enumerate(frames, start=1):
+                held.append(resize(frame.image, self.preset))
+                # Each place is as likely, though the length is not known: the n-th replaces those before with 1 / n.
+                for place, rng in enumerate(chances):
+                    if count >= self.num_frames and rng.integers(count - self.num_frames + 1) == 0:
+                        chosen[place] = list(held)
+        if count < self.num_frames:
+            for place, rng in enumerate(chances):
+                filler = held[0] if rng.random() < 0.5 else held[-1]
+                chosen[place] = [*held, *[filler] * (self.num_frames - count)]
+        return [self.cut(segment, rng) for segment, rng in zip(chosen, chances, strict=True)]
+
+    def cut(self, images_bgr: Sequence[Image], rng: np.random.Generator) -> Image:
+        """A crop from anywhere, the same in all frames, mirrored or not: RGB."""
+        height, width = images_bgr[0].shape[:2]
+        top, left = int(rng.integers(height - INPUT_SIZE + 1)), int(rng.integers(width - INPUT_SIZE + 1))
+        mirrored = self.flip and rng.random() < 0.5
+        frames = np.empty((len(images_bgr), INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+        for place, image in enumerate(images_bgr):
+            crop = image[top : top + INPUT_SIZE, left : left + INPUT_SIZE, ::-1]  # BGR -> RGB
+            frames[place] = crop[:, ::-1] if mirrored else crop
+        return frames
+
+
+@dataclass(frozen=True)
+class Segments(Dataset[tuple[Tensor, int]]):
+    """What is learnt from, by turn: a segment, uint8 (T, 224, 224, 3), and its class."""
+
+    clips: Sequence[LabelledClip]
+    draw: Draw
+
+    def __getitem__(self, turn: Turn) -> tuple[Tensor, int]:
+        clip = self.clips[turn[0]]
+        return torch.from_numpy(self.draw.of(clip, turn[0], [turn[1]])[0]), clip.class_id
+
+
+@dataclass(frozen=True)
+class WholeClips(Dataset[tuple[Tensor, int, float]]):
+    """What is held out, by turn: the windows that would be served, uint8 (W, T, 224, 224, 3), the class, the weight."""
+
+    clips: Sequence[LabelledClip]
+    preset: Preset
+
+    def __getitem__(self, turn: Turn) -> tuple[Tensor, int, float]:
+        clip = self.clips[turn[0]]
+        return torch.from_numpy(served_windows(clip, self.preset)), clip.class_id, float(turn[1] >= 0)
+
+
+def served_windows(clip: LabelledClip, preset: Preset) -> Image:
+    """The windows of a clip that the client would send: uint8 RGB (W, T, 224, 224, 3)."""
+    with open_video(clip.path, LIMITS, clip.name) as video:
+        images = (crop.image for crop in crops(video, preset, LIMITS.max_frames))
+        return np.stack([window.frames for window in windows(images, preset)])
+
+
+@dataclass(frozen=True)
+class Views(Dataset[int]):
+    """What head-only training reads once: each clip's draws, or the windows of one that is held out, by number.
+
+    `out` is where the features of a clip go; those that are there already are not computed again.
+    """
+
+    clips: Sequence[LabelledClip]
+    folder: Path
+    preset: Preset
+    draw: Draw | None = None
+    views: int = 1
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def path(self, index: int) -> Path:
+        """Where the features of a clip lie: float32 (draws or windows, F, positions)."""
+        return self.folder / f"{'held-out' if self.draw is None else 'train'}-{index}.npy"
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:  # type: ignore[override]
+        path, clip = self.path(index), self.clips[index]
+        if path.exists():
+            return torch.empty(0, dtype=torch.uint8), str(path)
+        if self.draw is None:
+            return torch.from_numpy(served_windows(clip, self.preset)), str(path)
+        return torch.from_numpy(np.stack(self.draw.of(clip, index, range(self.views)))), str(path)
+
+
+class Kept(Dataset[tuple[Tensor, int] | tuple[Tensor, int, float]]):
+    """The features of `Views` in place of their clips, by turn."""
+
+    def __init__(self, views: Views) -> None:
+        self.views = views
+        self.features = [torch.from_numpy(np.load(views.path(index))) for index in range(len(views))]
+
+    def __getitem__(self, turn: Turn) -> tuple[Tensor, int] | tuple[Tensor, int, float]:
+        features, class_id = self.features[turn[0]], self.views.clips[turn[0]].class_id
+        if self.views.draw is None:
+            return features, class_id, float(turn[1] >= 0)
+        return features[turn[1]], class_id
+
+
+class Turns(Sampler[Turn]):
+    """Every clip once an epoch: in an order that follows from seed and epoch, or as they are where `seed` is None.
+
+    They are dealt among `world` processes, each as many; where that does not come out even, the first are dealt again.
+    `views` is how many draws of a clip take turns, each epoch another if None.
+    """
+
+    def __init__(self, count: int, rank: int, world: int, seed: int | None = None, views: int | None = None) -> None:
+        self.count, self.rank, self.world, self.seed, self.views = count, rank, world, seed, views
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning says which epoch is next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.count // self.world)
+
+    def __iter__(self) -> Iterator[Turn]:
+        shuffled = self.seed is not None
+        order = list(range(self.count))
+        if self.seed is not None:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count).tolist()
+        turn = self.epoch % self.views if self.views else self.epoch
+        turns = [(index, turn) for index in order]
+        again = [(index, turn if shuffled else -1) for index, turn in turns]
+        missing = len(self) * self.world - self.count
+        while missing > 0:
+            turns += again[:missing]
+            missing = len(self) * self.world - len(turns)
+        return iter(turns[self.rank :: self.world])

@@ -1,0 +1,145 @@
+"""Lightning's loop, its loaders, and what may end it."""
+
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.utils.data import DataLoader
+
+from asl_triton.errors import AslTritonError, VideoError
+from asl_triton.presets import Preset
+from asl_triton_export.finetune.callbacks import Keeper, WholeFiles
+from asl_triton_export.finetune.data import Clips, OnStep
+from asl_triton_export.finetune.module import Diverged, FeatureKeeper
+from asl_triton_export.finetune.recipe import Machines, Recipe, lightning_precision
+from asl_triton_export.finetune.sampling import Draw, Kept, Segments, Turns, Views, WholeClips
+from asl_triton_export.i3d import I3D
+
+
+def new_trainer(recipe: Recipe, machines: Machines, keeper: Keeper) -> pl.Trainer:
+    """Lightning's loop, with nothing of its own on the screen or the disk."""
+    try:
+        return pl.Trainer(
+            accelerator=machines.accelerator,
+            devices=machines.devices,
+            num_nodes=machines.num_nodes,
+            precision=lightning_precision(recipe, machines),
+            max_epochs=recipe.epochs,
+            accumulate_grad_batches=recipe.accumulate,
+            callbacks=[keeper],
+            plugins=[WholeFiles()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as exc:
+        raise AslTritonError(
+            f"cannot train on accelerator {machines.accelerator!r}, devices {machines.devices!r}: {exc}"
+        ) from exc
+
+
+def make_loaders(
+    trainer: pl.Trainer,
+    net: I3D,
+    clips: Clips,
+    preset: Preset,
+    recipe: Recipe,
+    machines: Machines,
+    training: Path,
+    on_step: OnStep,
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """What is learnt from and what is held out: clips or, where the head alone is trained, features kept of them."""
+    draw = Draw(preset, recipe.segment_frames, recipe.flip, recipe.seed)
+    learnt: Any = Segments(clips.train, draw)
+    judged: Any = WholeClips(clips.held_out, preset)
+    workers = machines.workers
+    if workers is None:
+        workers = 0 if isinstance(trainer.accelerator, pl.accelerators.CPUAccelerator) else min(8, os.cpu_count() or 1)
+    views = None
+    if recipe.train == "head":
+        views = min(recipe.views, recipe.epochs)
+        kept = training / "features"
+        kept.mkdir(exist_ok=True)
+        both = Views(clips.train, kept, preset, draw, views), Views(clips.held_out, kept, preset)
+        learnt, judged = keep_features(trainer, net, preset, both, workers, on_step)
+        workers = 0
+    rank, world = trainer.global_rank, trainer.world_size
+    turns = Turns(len(clips.train), rank, world, recipe.seed, views)
+    return (
+        DataLoader(learnt, recipe.batch_size, sampler=turns, num_workers=workers),
+        DataLoader(judged, 1, sampler=Turns(len(clips.held_out), rank, world), num_workers=workers),
+    )
+
+
+def keep_features(
+    trainer: pl.Trainer, net: I3D, preset: Preset, both: tuple[Views, Views], workers: int, on_step: OnStep
+) -> tuple[Kept, Kept]:
+    """Compute what the frozen body makes of each clip, as far as a run before has not."""
+    total, done = sum(map(len, both)), 0
+
+    def count() -> None:
+        nonlocal done
+        done = min(done + trainer.world_size, total)
+        on_step("Computing features", done, total)
+
+    for views in both:
+        sampler = range(trainer.global_rank, len(views), trainer.world_size)
+        loader = DataLoader(views, sampler=sampler, num_workers=workers)
+        trainer.predict(FeatureKeeper(net, preset, count), loader, return_predictions=False)
+        trainer.strategy.barrier()
+    return Kept(both[0]), Kept(both[1])
+
+
+@contextmanager
+def explained(folder: Path, keeper: Keeper) -> Iterator[None]:
+    """Keep Lightning quiet inside the block, and turn what may end a training into a sentence."""
+    loud = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loud]
+    interrupt = signal.getsignal(signal.SIGINT)
+    for logger in loud:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Lightning gives advice as warnings
+            yield
+    except Diverged as exc:
+        raise AslTritonError(
+            f"{exc}, so training stopped. {keeper.left()}. Try a lower --lr, or --precision fp32, in another folder"
+        ) from exc
+    except VideoError as exc:
+        raise VideoError(f"{last_line(exc)} (it could be read before training). {keeper.left()}") from exc
+    except OSError as exc:
+        raise AslTritonError(
+            f"cannot write {folder}: {exc.strerror or exc}. {keeper.left()}; the same command goes on"
+        ) from exc
+    except SIGTERMException as exc:
+        raise AslTritonError(f"training was stopped. {keeper.left()}; the same command goes on") from exc
+    except SystemExit as exc:
+        if isinstance(exc.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
+            signal.signal(signal.SIGINT, interrupt)
+            raise KeyboardInterrupt from exc
+        raise
+    except torch.OutOfMemoryError as exc:
+        raise AslTritonError(
+            f"not enough memory: try a lower --batch-size with --accumulate to match, or --train head. {keeper.left()}"
+        ) from exc
+    finally:
+        for logger, level in zip(loud, levels, strict=True):
+            logger.setLevel(level)
+
+
+def last_line(exc: Exception) -> str:
+    """What an exception says, also where a worker process has put a traceback around it."""
+    return str(exc).rstrip().rpartition("\n")[2].rpartition("Error: ")[2]

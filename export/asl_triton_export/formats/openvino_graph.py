@@ -1,0 +1,138 @@
+"""I3D as a graph of OpenVINO's operations, for CPUs: the same function as `serving.ServedI3D`.
+
+Written down, not converted: OpenVINO's convolution and pooling know TensorFlow's 'same' padding (`same_upper`), so this
+one graph is exact for clips of every length, where a converted trace would be for one parity of it. Beyond what
+`serving` does (BatchNorm, range and colour folded, a fourth channel of zeros) nothing is left to do by hand: OpenVINO
+fuses the rest when it compiles for the processor that it finds.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from asl_triton.models.served import FEATURES, FRAMES, LOGITS, STEP_LOGITS
+from asl_triton.presets import INPUT_SIZE, Preset
+from asl_triton_export.formats.openvino_runtime import openvino, ops
+from asl_triton_export.formats.served_i3d import fold_batch_norm
+from asl_triton_export.i3d import I3D, MIXED, Triple
+
+CLASSIFIER = "classifier"  # begins the names of its operations
+STEM_CHANNELS = 4  # RGB and one of zeros: the first convolution is twice as fast with it
+ANY = -1  # clips, frames
+LAST = np.iinfo(np.int64).max
+
+
+def build_graph(net: I3D, preset: Preset, *, normalised_input: bool = False) -> openvino.Model:
+    """The served network: FRAMES__0 in, LOGITS__0, STEP_LOGITS__1 and FEATURES__2 out, with the shapes of the contract.
+
+    `normalised_input` is as in `serving.ServedI3D`. The weights are float32; what it computes in is chosen when it is
+    compiled.
+    """
+    frames, x = wire(preset, normalised_input)
+    x = pool(convolution(x, *stem_of(net, preset, normalised_input), stride=2), (1, 3, 3), (1, 2, 2))
+    x = convolution(x, *fold_batch_norm(net.Conv3d_2b_1x1))
+    x = convolution(x, *fold_batch_norm(net.Conv3d_2c_3x3))
+    x = pool(x, (1, 3, 3), (1, 2, 2))
+    for name in MIXED:
+        if name == "Mixed_4b":
+            x = pool(x, (3, 3, 3), (2, 2, 2))
+        if name == "Mixed_5b":
+            x = pool(x, (2, 2, 2), (2, 2, 2))
+        x = mixed(x, net.get_submodule(name))
+    outputs = {name: node.output(0) for name, node in head(x, net, preset).items()}
+    for name, output in outputs.items():
+        output.get_tensor().set_names({name})
+    results = [ops.result(output, name=name) for name, output in outputs.items()]
+    return openvino.Model(results, [frames], "I3D")
+
+
+def wire(preset: Preset, normalised_input: bool) -> tuple[openvino.Node, openvino.Node]:
+    """The input, and what the stem eats of it: (N, 4, T, H, W), 0 where a pixel normalises to zero."""
+    size = INPUT_SIZE
+    if normalised_input:
+        frames = x = ops.parameter([ANY, 3, ANY, size, size], openvino.Type.f32, name=FRAMES)
+    else:
+        frames = ops.parameter([ANY, ANY, size, size, 3], openvino.Type.u8, name=FRAMES)
+        x = ops.transpose(frames, shape(0, 4, 1, 2, 3))  # (N, T, H, W, C) -> (N, C, T, H, W)
+        low, high = preset.value_range
+        x = ops.subtract(ops.convert(x, openvino.Type.f32), np.float32(-low * 255.0 / (high - low)))
+    frames.output(0).get_tensor().set_names({FRAMES})
+    nothing, after = shape(0, 0, 0, 0, 0), shape(0, STEM_CHANNELS - 3, 0, 0, 0)
+    return frames, ops.pad(x, nothing, after, "constant", np.float32(0))
+
+
+def stem_of(net: I3D, preset: Preset, normalised_input: bool) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the first convolution, for what `wire` gives it."""
+    weight, bias = fold_batch_norm(net.Conv3d_1a_7x7)
+    if not normalised_input:
+        low, high = preset.value_range
+        weight = weight * ((high - low) / 255.0)
+        if preset.colour == "BGR":
+            weight = weight.flip(1)
+    return nn.functional.pad(weight, (0, 0, 0, 0, 0, 0, 0, STEM_CHANNELS - weight.shape[1])), bias
+
+
+def mixed(x: openvino.Node, block: nn.Module) -> openvino.Node:
+    """A Mixed block: four branches side by side, concatenated over channels."""
+
+    def unit(x: openvino.Node, name: str) -> openvino.Node:
+        return convolution(x, *fold_batch_norm(block.get_submodule(name)))
+
+    branches = [
+        unit(x, "b0"),
+        unit(unit(x, "b1a"), "b1b"),
+        unit(unit(x, "b2a"), "b2b"),
+        unit(pool(x, (3, 3, 3), (1, 1, 1)), "b3b"),
+    ]
+    return ops.concat(branches, axis=1)
+
+
+def convolution(x: openvino.Node, weight: Tensor, bias: Tensor, stride: int = 1) -> openvino.Node:
+    """Convolution with a bias and 'same' padding, then ReLU."""
+    none, ones = [0, 0, 0], [1, 1, 1]
+    x = ops.convolution(x, constant(weight), [stride] * 3, none, none, ones, auto_pad="same_upper")
+    return ops.relu(ops.add(x, constant(bias.reshape(1, -1, 1, 1, 1))))
+
+
+def pool(x: openvino.Node, kernel: Triple, stride: Triple) -> openvino.Node:
+    """Max pooling with 'same' padding: by minus infinity, which is the same as by zeros after a ReLU."""
+    none, ones = [0, 0, 0], [1, 1, 1]
+    return ops.max_pool(x, list(stride), ones, none, none, list(kernel), auto_pad="same_upper").output(0)
+
+
+def head(x: openvino.Node, net: I3D, preset: Preset) -> dict[str, openvino.Node]:
+    """The outputs by name, from the last block's activations (N, F, T/8, 7, 7)."""
+    positions = ops.transpose(ops.reduce_mean(x, shape(3, 4)), shape(0, 2, 1))  # (N, T/8, F)
+    count = ops.gather(ops.shape_of(positions), shape(1), np.int64(0))
+    # Each step is the mean of two neighbours; a single position is its own.
+    one, last = shape(1), ops.subtract(count, shape(1))
+    before = ops.slice(positions, shape(0), ops.maximum(last, one), one, axes=one)
+    behind = ops.slice(positions, ops.minimum(last, one), shape(LAST), one, axes=one)
+    steps = ops.multiply(ops.add(before, behind), np.float32(0.5))
+    step_logits = classified(steps, net, "steps")
+    features = ops.reduce_mean(positions, shape(1))
+    if preset.step_pooling == "max":
+        logits = ops.reduce_max(step_logits, shape(1))
+    elif preset.step_pooling == "mean":
+        logits = ops.reduce_mean(step_logits, shape(1))
+    else:
+        logits = classified(features, net, "clip")
+    return {LOGITS: logits, STEP_LOGITS: step_logits, FEATURES: features}
+
+
+def classified(features: openvino.Node, net: I3D, of: str) -> openvino.Node:
+    """The logits of features (..., F)."""
+    state = net.logits.conv3d.state_dict()
+    product = ops.matmul(features, constant(state["weight"].flatten(1)), False, True, name=f"{CLASSIFIER} of {of}")
+    return ops.add(product, constant(state["bias"]))
+
+
+def constant(tensor: Tensor) -> openvino.Node:
+    """Weights, in float32."""
+    return ops.constant(tensor.detach().to(torch.float32).contiguous().numpy())
+
+
+def shape(*lengths: int) -> npt.NDArray[np.int64]:
+    """Axes or lengths, as OpenVINO's operations take them."""
+    return np.array(lengths, np.int64)

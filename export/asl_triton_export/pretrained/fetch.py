@@ -1,0 +1,182 @@
+"""Published weights to a bundle, which `asl-triton export` takes as it is.
+
+A bundle is a folder of `weights.pt`, `labels.txt`, `preset.json` and a `README.txt` that says where they come from and
+what they may be used for.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from asl_triton.errors import AslTritonError, CheckpointError, LabelsError
+from asl_triton.presets import PRESETS
+from asl_triton_export.checkpoint import Checkpoint, load_checkpoint, read_labels_for
+from asl_triton_export.pretrained.catalog import PUBLISHED, Weights
+from asl_triton_export.pretrained.download import OnBytes, Remote, alone_in, download, ignore
+from asl_triton_export.pretrained.glosses import read_glosses
+from asl_triton_export.pretrained.zip_extract import extract_member
+
+BUNDLE_FILES = ("weights.pt", "labels.txt", "preset.json", "README.txt")
+DOWNLOADS = ".downloads"  # beside the bundles
+FETCHED_BY = ", fetched by asl-triton"  # how README.txt's first line ends: such a folder may be replaced
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A bundle on this machine."""
+
+    folder: Path
+    weights: Weights
+    is_new: bool  # False: it was there before, and nothing was done
+    archive: Path | None = None  # kept, since further bundles come out of it
+
+
+def fetch(
+    name: str,
+    folder: Path | None = None,
+    *,
+    force: bool = False,
+    catalogue: Mapping[str, Weights] = PUBLISHED,
+    on_bytes: OnBytes = ignore,
+    on_step: Callable[[str], None] = ignore,
+) -> Fetched:
+    """Download published weights and leave a bundle in `folder` (`weights/<name>` unless given).
+
+    The folder appears by a rename, complete and checked, or not at all. Downloads lie in `.downloads` beside it, where
+    a later call goes on with them, and where a file that a person put there is taken as it is. A bundle that is there
+    already is left alone unless `force` is given, which downloads everything anew.
+
+    Raises:
+        AslTritonError: no such weights; the folder is taken; a file could not be had or written.
+        CheckpointError: what came is not what was published.
+    """
+    weights = catalogue.get(name)
+    if weights is None:
+        raise AslTritonError(f"there are no published weights called {name!r}: choose one of {', '.join(catalogue)}")
+    folder = Path("weights") / name if folder is None else folder
+    if folder.name in ("", "..") or folder.is_symlink():
+        folder = folder.resolve()
+    downloads = folder.parent / DOWNLOADS
+    try:
+        if _is_there(folder, weights, force):
+            return Fetched(folder, weights, is_new=False)
+        with alone_in(downloads):
+            source = download(weights.checkpoint, downloads, force=force, on_bytes=on_bytes)
+            glosses = download(weights.glosses, downloads, force=force, on_bytes=on_bytes)
+            on_step(f"Checking {name}")
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+                bundle = Path(scratch) / folder.name
+                bundle.mkdir()
+                _fill(bundle, weights, source, glosses)
+                if folder.exists():
+                    folder.rename(Path(scratch) / "replaced")
+                bundle.rename(folder)
+            if weights.member is not None:
+                return Fetched(folder, weights, is_new=True, archive=source)
+            source.unlink()
+            glosses.unlink()
+            return Fetched(folder, weights, is_new=True)
+    except OSError as exc:
+        raise AslTritonError(
+            f"cannot write {folder}: {exc.strerror or exc}. What was downloaded is kept in {downloads}"
+        ) from exc
+
+
+def _is_there(folder: Path, weights: Weights, force: bool) -> bool:
+    """Whether `folder` is this bundle already.
+
+    Raises:
+        AslTritonError: it is something else, which may be replaced with `force` if it is another bundle of ours.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    readme = folder / "README.txt"
+    strangers = [p.name for p in folder.iterdir() if p.name not in BUNDLE_FILES] if folder.is_dir() else [folder.name]
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    first_line = text.partition("\n")[0]
+    if strangers or not first_line.endswith(FETCHED_BY):
+        raise AslTritonError(
+            f"{folder} is there and was not fetched by asl-triton ({(strangers or ['another README.txt'])[0]}): "
+            "move it away, or name another folder with --to"
+        )
+    if force:
+        return False
+    if first_line == _title(weights) and all((folder / file).is_file() for file in BUNDLE_FILES):
+        return True
+    raise AslTritonError(
+        f"{folder} holds {first_line[:60]!r}, or not all of it: replace it with --force, or name another with --to"
+    )
+
+
+def _fill(bundle: Path, weights: Weights, source: Path, glosses: Path) -> None:
+    """Write and check a bundle's files."""
+    with _published(weights, weights.checkpoint, source, bundle):
+        path = source
+        if weights.member is not None:
+            path = bundle / "weights.pt"
+            extract_member(source, weights.member, path)
+        checkpoint = load_checkpoint(path)
+        _check(checkpoint, weights)
+    with _published(weights, weights.glosses, glosses, bundle):
+        labels = read_glosses(glosses, weights.gloss_format, weights.num_classes)
+        (bundle / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
+        read_labels_for(checkpoint, bundle / "labels.txt")
+    if weights.member is None:
+        try:
+            os.link(source.resolve(), bundle / "weights.pt")  # the download is let go when the bundle is in its place
+        except OSError:
+            shutil.copyfile(source, bundle / "weights.pt")
+    (bundle / "preset.json").write_text(PRESETS[weights.preset].to_json() + "\n", encoding="utf-8")
+    (bundle / "README.txt").write_text(_readme(weights, checkpoint.sha256), encoding="utf-8")
+
+
+def _check(checkpoint: Checkpoint, weights: Weights) -> None:
+    if checkpoint.num_classes != weights.num_classes:
+        raise CheckpointError(f"it has {checkpoint.num_classes} classes, and {weights.num_classes} were expected")
+    if weights.sha256 not in (None, checkpoint.sha256):
+        raise CheckpointError(f"its SHA-256 is {checkpoint.sha256}, and {weights.sha256} was expected")
+
+
+@contextmanager
+def _published(weights: Weights, remote: Remote, path: Path, bundle: Path) -> Iterator[None]:
+    """Set a file aside that turns out not to be what was published, so that the next call downloads it again."""
+    try:
+        yield
+    except (CheckpointError, LabelsError) as exc:
+        refused = path.with_name(f"{path.name}.refused")
+        path.replace(refused)
+        reason = str(exc).replace(f"{bundle}{os.sep}", "")  # a folder that is gone when this is read
+        raise CheckpointError(
+            f"{remote.url} did not give what {weights.name} was published as: {reason}. The file is now {refused}; run "
+            f"this again to download it again, and if that gives the same, the authors may have changed it: see "
+            f"{weights.homepage}"
+        ) from exc
+
+
+def _title(weights: Weights) -> str:
+    return weights.name + FETCHED_BY
+
+
+def _readme(weights: Weights, sha256: str) -> str:
+    top10 = f", top-10 {weights.accuracy.top10:.2f} %" if weights.accuracy.top10 is not None else ""
+    return f"""{_title(weights)}
+
+I3D for {weights.num_classes} glosses of American Sign Language.
+Published accuracy on the test split of WLASL-{weights.num_classes}: top-1 {weights.accuracy.top1:.2f} %, \
+top-5 {weights.accuracy.top5:.2f} %{top10}.
+
+Paper:   {weights.paper}
+Authors: {weights.homepage}
+Weights: {weights.checkpoint.url}{f" ({weights.member})" if weights.member else ""}
+Glosses: {weights.glosses.url}
+SHA-256 of weights.pt: {sha256}
+
+Licence: {weights.terms}
+Read the authors' terms before you use or pass on these files: fetching them is between you and the authors.
+
+Next: asl-triton export THIS_FOLDER
+"""

@@ -1,0 +1,1 @@
+"""The `model.py` files that are copied into model folders."""

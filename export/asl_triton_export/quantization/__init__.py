@@ -1,0 +1,1 @@
+"""Quantization to int8, and what it costs in accuracy."""

@@ -1,0 +1,137 @@
+"""Triton's config of a recogniser: the tensors, the queue, the warm-up, and what the checkpoint is."""
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from asl_triton.presets import INPUT_SIZE, Preset
+from asl_triton.transport.base import Array
+from asl_triton.video.preprocessing import normalised
+from asl_triton.video.reader import Image
+
+Format = Literal["torchscript", "openvino"]
+
+# Triton's OpenVINO backend takes batches of one size only, and a CPU gains nothing by a batch.
+MAX_BATCH_SIZE = {"torchscript": 8, "openvino": 1}
+WARMUP_FRAMES = 64
+MAX_QUEUE_SIZE = 256  # requests; one more is refused
+QUEUE_TIMEOUT_US = 60_000_000
+QUEUE_DELAY_US = 1_000
+PRIORITY_LEVELS = 2  # 1: somebody waits for the answer; 2: bulk work, as `asl-triton batch` asks
+DEFAULT_PRIORITY = 1
+
+
+@dataclass(frozen=True)
+class ServedNetwork:
+    """What a config says of the network behind it."""
+
+    name: str
+    num_classes: int
+    num_features: int
+    preset: Preset
+    precision: str
+    input_type: str  # "uint8": RGB bytes (T, 224, 224, 3); "fp32": normalised (3, T, 224, 224)
+    checkpoint_sha256: str
+    instances: int = 1  # how many forwards may run at once; on GPUs, on each of them
+    served_as: Format = "torchscript"
+
+    @property
+    def container_backend(self) -> str:
+        """Which of Triton's backends serves it in NVIDIA's container."""
+        if self.served_as == "torchscript":
+            return "pytorch"
+        # The OpenVINO backend rounds to bfloat16 where the processor multiplies it, and cannot be told not to.
+        return "python" if self.precision == "fp32" else "openvino"
+
+    def tensor(self, frames_thwc: Image) -> Array:
+        """uint8 RGB crops (T, 224, 224, 3) as its input takes them, with a batch axis."""
+        return (frames_thwc if self.input_type == "uint8" else normalised(frames_thwc, self.preset))[None]
+
+
+def model_config(network: ServedNetwork, backend: str) -> pb.ModelConfig:
+    """The config on a backend: `network.container_backend`, or "python" for the Triton that comes as a wheel."""
+    size = INPUT_SIZE
+    is_uint8 = network.input_type == "uint8"
+    max_batch_size = MAX_BATCH_SIZE[network.served_as]
+    data_type = pb.TYPE_UINT8 if is_uint8 else pb.TYPE_FP32
+    dims = [-1, size, size, 3] if is_uint8 else [3, -1, size, size]
+    warmup_dims = [WARMUP_FRAMES if dim == -1 else dim for dim in dims]
+    queue = pb.ModelQueuePolicy(
+        timeout_action=pb.ModelQueuePolicy.REJECT,
+        default_timeout_microseconds=QUEUE_TIMEOUT_US,
+        allow_timeout_override=True,
+        max_queue_size=MAX_QUEUE_SIZE,
+    )
+    config = pb.ModelConfig(
+        name=network.name,
+        backend=backend,
+        max_batch_size=max_batch_size,
+        input=[pb.ModelInput(name="FRAMES__0", data_type=data_type, dims=dims)],
+        output=[
+            pb.ModelOutput(
+                name="LOGITS__0", data_type=pb.TYPE_FP32, dims=[network.num_classes], label_filename="labels.txt"
+            ),
+            pb.ModelOutput(name="STEP_LOGITS__1", data_type=pb.TYPE_FP32, dims=[-1, network.num_classes]),
+            pb.ModelOutput(name="FEATURES__2", data_type=pb.TYPE_FP32, dims=[network.num_features]),
+        ],
+        instance_group=[pb.ModelInstanceGroup(count=network.instances, kind=instance_kind(network))],
+        dynamic_batching=pb.ModelDynamicBatching(
+            max_queue_delay_microseconds=QUEUE_DELAY_US,
+            priority_levels=PRIORITY_LEVELS,
+            default_priority_level=DEFAULT_PRIORITY,
+            default_queue_policy=queue,
+        ),
+        model_warmup=[
+            pb.ModelWarmup(
+                name=f"batch-{batch_size}",
+                batch_size=batch_size,
+                inputs={"FRAMES__0": pb.ModelWarmup.Input(data_type=data_type, dims=warmup_dims, zero_data=True)},
+            )
+            # On a GPU each batch size has its own plans and memory; a CPU only has its first call to get over.
+            for batch_size in range(1, max_batch_size + 1 if backend == "pytorch" else 2)
+        ],
+    )
+    for key, value in (parameters(network) | backend_parameters(network, backend)).items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def instance_kind(network: ServedNetwork) -> pb.ModelInstanceGroup.Kind:
+    """On the GPUs where there are some, but for what only runs on CPUs."""
+    return pb.ModelInstanceGroup.KIND_CPU if network.served_as == "openvino" else pb.ModelInstanceGroup.KIND_AUTO
+
+
+def parameters(network: ServedNetwork) -> dict[str, str]:
+    """What a client and a person read in the config."""
+    exporter = f"asl-triton {version('asl-triton')}, torch {torch.__version__}"
+    if network.served_as == "openvino":
+        exporter += f", openvino {version('openvino')}"
+    return {
+        "asl_triton.preset": network.preset.to_json(),
+        "asl_triton.checkpoint_sha256": network.checkpoint_sha256,
+        "asl_triton.precision": network.precision,
+        "asl_triton.exporter": exporter,
+    }
+
+
+def backend_parameters(network: ServedNetwork, backend: str) -> dict[str, str]:
+    """What a backend reads in the config, by the names of its own documentation."""
+    if backend == "pytorch":
+        # Optimised execution would compile anew for each length of clip.
+        return {"INFERENCE_MODE": "true", "DISABLE_OPTIMIZED_EXECUTION": "true"}
+    if backend == "openvino":
+        # A stream computes one instance's request, with its share of the cores.
+        streams = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(network.instances)}
+        return streams | ({"HINT_BF16": "YES"} if network.precision == "bf16" else {})
+    return {}
+
+
+def write_config(config: pb.ModelConfig, path: Path) -> None:
+    """Write a config in protobuf's text format, as Triton reads it."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")

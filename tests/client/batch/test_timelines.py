@@ -1,0 +1,217 @@
+"""Many long videos: a timeline each, written as soon as it is known, and nothing lost when something ends it early."""
+
+import json
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import webvtt
+
+from asl_triton.batch.journal import JOURNAL
+from asl_triton.batch.runner import Manner, Summary
+from asl_triton.batch.timelines import TimelineOutcome, Wishes, run, stems
+from asl_triton.errors import AslTritonError, LabelsError
+from asl_triton.postprocessing.segmentation import Segmentation
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.results import Failure
+from asl_triton.transport.base import Array
+from asl_triton.transport.fake import FakeTransport
+from asl_triton.video.discovery import Clip, find_clips
+from asl_triton.writers.timelines import TIMELINES
+from tests.client import videos
+from tests.client.conftest import Shrink
+from tests.client.observing import Told
+from tests.client.served import bright, fake_steps
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip in which one sign is signed."""
+    return videos.levels(tmp_path_factory.mktemp("clip") / "clip.mkv", [60] * 24 + [190] * 30 + [60] * 26)
+
+
+def batch(
+    transport: FakeTransport,
+    clips: Sequence[Clip],
+    output: Path,
+    formats: Sequence[str] = ("csv",),
+    wishes: Wishes | None = None,
+    *,
+    on_outcome: Callable[[TimelineOutcome], None] = lambda outcome: None,
+    told: Told | None = None,
+    clips_at_once: int = 2,
+) -> Summary:
+    def recognizer() -> AsyncRecognizer:
+        return AsyncRecognizer(transport=transport)
+
+    wishes = wishes or Wishes()
+    manner, observer = Manner(in_flight=clips_at_once), told or Told(on_outcome)
+    return run(recognizer, clips, output, formats, wishes, manner=manner, observer=observer)
+
+
+def named(path: Path, *names: str) -> list[Clip]:
+    return [Clip(path, name) for name in names]
+
+
+def left(output: Path) -> list[str]:
+    """The files for users: not the lock, and not the journal."""
+    files = (path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
+    return sorted(name for name in files if not name.startswith(".") and name != JOURNAL)
+
+
+@pytest.mark.parametrize(("names", "expected"), [
+    (("a.mp4", "b.mov"), ("a", "b")),
+    (("x/a.mp4", "y/a.mp4"), ("x/a", "y/a")),
+    (("a.mp4", "a.mov", "b.mp4"), ("a.mp4", "a.mov", "b")),
+    (("a.mp4", "A.mov"), ("a.mp4", "A.mov")),
+    (("a.mp4", "a.mov", "a.mp4.avi"), ("a.mp4", "a.mov", "a.mp4.avi")),
+    (("errors.mp4", "journal.mp4", "x/errors.mp4"), ("errors.mp4", "journal.mp4", "x/errors")),
+    (("a", "a.mp4"), ("a", "a.mp4")),
+    (("two.words.here.mp4",), ("two.words.here",)),
+], ids=str)  # fmt: skip
+def test_no_two_clips_share_a_file(names: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    chosen = stems(names)
+    assert tuple(chosen[name] for name in names) == expected
+    assert len({stem.casefold() for stem in chosen.values()}) == len(names)
+
+
+def test_each_clip_has_its_files_in_its_folder(tmp_path: Path, clip: Path) -> None:
+    folder, output = tmp_path / "clips", tmp_path / "out"
+    for name in ("a.mkv", "a.mp4", "deeper/still/b.mkv", "c.mkv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(clip.read_bytes())
+    told = Told()
+    summary = batch(
+        fake_steps(bright),
+        find_clips(folder),
+        output,
+        tuple(TIMELINES),
+        told=told,
+    )
+    stems = ("a.mkv", "a.mp4", "c", "deeper/still/b")
+    assert left(output) == sorted(f"{stem}.{name}" for stem in stems for name in TIMELINES)
+    assert [path.relative_to(output).as_posix() for path in summary.files] == [
+        f"{stem}.{name}" for stem in stems for name in TIMELINES
+    ]
+    assert (summary.recognised, summary.failures, summary.not_tried, summary.stopped) == (4, (), 0, None)
+    (caption,) = webvtt.read(output / "deeper" / "still" / "b.vtt")
+    assert caption.text == "book"
+    line = json.loads((output / "a.mkv.jsonl").read_text())
+    assert (line["video"], line["gloss"], line["start_s"]) == ("a.mkv", "book", pytest.approx(0.96, abs=0.17))
+    assert all(share[-1] == 1 for share in told.shares.values()) and len(told.shares) == 4
+
+
+def test_wishes_reach_the_recogniser(tmp_path: Path, clip: Path) -> None:
+    transport = fake_steps(bright)
+    wishes = Wishes(Segmentation(0.999), ["book"], window=32, stride=16)
+    batch(transport, named(clip, "a.mkv"), tmp_path, wishes=wishes)
+    assert {inputs["FRAMES__0"][1] for _, inputs in transport.calls} == {24, 30, 26}
+    assert (tmp_path / "a.csv").read_text().count("\n") == 1
+
+
+def test_clip_that_fails_does_not_stop_the_others(tmp_path: Path, clip: Path) -> None:
+    folder, output = tmp_path / "clips", tmp_path / "out"
+    folder.mkdir()
+    (folder / "good.mkv").write_bytes(clip.read_bytes())
+    (folder / "bad.mp4").write_bytes(videos.TEXT)
+    told: list[TimelineOutcome] = []
+    summary = batch(fake_steps(bright), find_clips(folder), output, ("vtt",), on_outcome=told.append)
+    assert summary.recognised == 1 and [failure.video for failure in summary.failures] == ["bad.mp4"]
+    assert "cannot be read as a video" in summary.failures[0].error
+    assert left(output) == ["errors.jsonl", "good.vtt"] and summary.files[-1] == output / "errors.jsonl"
+    assert {type(outcome) for outcome in told} >= {Failure} and len(told) == 2
+
+
+@pytest.mark.parametrize(("wishes", "error", "says"), [
+    (Wishes(vocabulary=["cat"]), LabelsError, "does not know 1 of the 1 glosses"),
+    (Wishes(window=8), AslTritonError, "a window of 8 frames cannot be"),
+    (Wishes(window=10, stride=11), AslTritonError, "a stride of 11 frames cannot be"),
+], ids=["vocabulary", "window", "stride"])  # fmt: skip
+def test_wrong_wish_is_told_before_any_clip(
+    tmp_path: Path, clip: Path, wishes: Wishes, error: type[AslTritonError], says: str
+) -> None:
+    transport = fake_steps(bright)
+    with pytest.raises(error, match=says):
+        batch(transport, named(clip, "a.mkv"), tmp_path, wishes=wishes)
+    assert transport.calls == [] and left(tmp_path) == []
+
+
+def test_files_are_there_before_the_batch_ends(tmp_path: Path, clip: Path) -> None:
+    names = [f"{n}.mkv" for n in range(4)]
+    seen = []
+    batch(
+        fake_steps(bright),
+        named(clip, *names),
+        tmp_path,
+        on_outcome=lambda outcome: seen.append(len(left(tmp_path))),
+        clips_at_once=1,
+    )
+    assert seen == [1, 2, 3, 4]
+
+
+def test_control_c_keeps_what_is_known(tmp_path: Path, clip: Path) -> None:
+    told: list[TimelineOutcome] = []
+
+    def interrupt(outcome: TimelineOutcome) -> None:
+        told.append(outcome)
+        if len(told) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    names = [f"{n}.mkv" for n in range(40)]
+    summary = batch(fake_steps(bright), named(clip, *names), tmp_path, on_outcome=interrupt, clips_at_once=1)
+    assert summary.stopped == "interrupted"
+    assert 2 <= summary.recognised < 40 and summary.not_tried == 40 - summary.recognised
+    assert len(left(tmp_path)) == len(summary.files) == summary.recognised
+
+
+def test_server_that_goes_away_stops_the_batch_and_what_is_known_is_written(tmp_path: Path, clip: Path) -> None:
+    asked: list[int] = []
+
+    def answer(frames: Array) -> Array:
+        asked.append(1)
+        if len(asked) > 8:
+            del transport.models["signs"]
+            raise AslTritonError("the server is shutting down")
+        return bright(frames)
+
+    transport = fake_steps(answer)
+    summary = batch(transport, named(clip, *(f"{n}.mkv" for n in range(9))), tmp_path, clips_at_once=1)
+    assert summary.stopped is not None and "went away" in summary.stopped
+    assert 1 <= summary.recognised == len(left(tmp_path)) < 9
+
+
+def test_full_disk_stops_the_batch_and_the_next_run_goes_on(disk: tuple[Path, Shrink], clip: Path) -> None:
+    folder, shrink = disk
+    clips = named(clip, *(f"{n}.mkv" for n in range(40)))
+    with shrink(16 * 4096):
+        summary = batch(fake_steps(bright), clips, folder, tuple(TIMELINES))
+    assert summary.stopped is not None and "No space left" in summary.stopped
+    assert 1 <= summary.recognised < 40 and summary.failures == ()
+    _question, *known = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    assert all(one["segments"][0]["gloss"] == "book" for one in known) and len(known) == summary.recognised
+    for one in known:
+        assert all((folder / one["video"]).with_suffix(f".{name}").exists() for name in TIMELINES)
+    assert not list(folder.rglob("*.part"))
+    told = Told()
+    again = batch(fake_steps(bright), clips[:10], folder, ("csv",), told=told)
+    assert again.recognised == 10 and again.known_before == min(summary.recognised, 10) == told.skipped
+
+
+def test_timeline_that_is_known_gets_the_files_that_it_lacks(tmp_path: Path, clip: Path) -> None:
+    transport = fake_steps(bright)
+    batch(transport, named(clip, "a.mkv", "b.mkv"), tmp_path, ("csv",))
+    asked = len(transport.calls)
+    (tmp_path / "b.csv").unlink()
+    summary = batch(transport, named(clip, "a.mkv", "b.mkv"), tmp_path, ("csv", "vtt"))
+    assert left(tmp_path) == ["a.csv", "a.vtt", "b.csv", "b.vtt"] and len(summary.files) == 4
+    assert len(transport.calls) == asked
+    assert batch(transport, named(clip, "a.mkv"), tmp_path, wishes=Wishes(window=32, stride=16)).known_before == 0
+
+
+@pytest.mark.parametrize("name", ["a", "deeper"])
+def test_output_that_cannot_be_written_is_a_sentence(tmp_path: Path, clip: Path, name: str) -> None:
+    (tmp_path / "deeper").touch()
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(AslTritonError, match=f"cannot write {tmp_path / name}.*Choose another|choose another --output"):
+        batch(fake_steps(bright), named(clip, "a.mkv" if name == "a" else "deeper/b.mkv"), tmp_path)

@@ -1,0 +1,281 @@
+"""`batch`, `models` and `doctor` as they are typed: what they print, and their exit codes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import typer.main
+
+from asl_triton.cli import progress as progress_module
+from asl_triton.cli.app import app
+from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress
+from asl_triton.results import Failure, Prediction, Recognition, Timeline
+from tests.client import videos
+from tests.client.grpc_server import GLOSSES, Triton, serving
+from tests.command_line import asl_triton
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def triton() -> Iterator[Triton]:
+    with serving(Triton()) as served:
+        yield served
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for name in ("b.mp4", "a.mp4"):
+        videos.clip(folder / name, num_frames=9)
+    return folder
+
+
+def test_batch_that_ends_well_is_0(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    output = tmp_path / "out"
+    options = ["--server", triton.address, "--output", output, "--format", "TXT, csv,csv", "--top-k", 2]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 0, done.told
+    assert sorted(path.name for path in output.iterdir()) == ["journal.jsonl", "results.csv", "results.txt"]
+    assert done.out.index("a.mp4") < done.out.index("b.mp4")
+    assert "2 recognised. " in done.out and "help" in done.out and "clips were under way on average" in done.told
+    again = asl_triton(capsys, "batch", clips, *options, "--hash")
+    assert again.code == 0 and "2 recognised. " in again.out  # of a file whose content nobody knows, nothing is known
+    (clips / "c.mp4").write_bytes((clips / "a.mp4").read_bytes())
+    again = asl_triton(capsys, "batch", clips, *options)
+    assert again.code == 0 and "3 recognised, 2 of them by an earlier run (--fresh asks again). " in again.told
+    again = asl_triton(capsys, "batch", clips, *options, "--fresh")
+    assert again.code == 0 and "3 recognised. " in again.told
+
+
+def test_batch_says_what_in_its_folder_is_of_another_question(
+    triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    output = tmp_path / "out"
+    options = ["--server", triton.address, "--output", output]
+    assert asl_triton(capsys, "batch", clips, *options, "--format", "txt,csv").code == 0
+    done = asl_triton(capsys, "batch", clips, *options, "--format", "csv,jsonl", "--top-k", 2)
+    assert "journal.jsonl is of another question (top_k): it is journal." in done.told
+    assert f"not written, and of an earlier run: {output / 'results.txt'}" in done.told
+    again = asl_triton(capsys, "batch", clips, *options, "--format", "txt,csv,jsonl")
+    assert "2 recognised, 2 of them by an earlier run" in again.told and "not written" not in again.told
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (("batch", ""), "it is empty: name a folder"),
+    (("batch", ".", "--output", ""), "it is empty: name a folder"),
+    (("batch", ".", "--ray-workers", "2"), "Invalid value for --ray-workers"),
+    (("batch", "http://localhost:9/clips", "--engine", "ray"), "on a web server"),
+    (("bench", "--output", "/dev/null/below", "--server", "localhost:9"), "cannot write to /dev/null/below"),
+    (("evaluate", ".", "--output", "/dev/null/below", "--server", "localhost:9"), "cannot write to /dev/null/below"),
+])  # fmt: skip
+def test_wrong_folder_or_option_is_told_before_anything_is_asked(
+    capsys: Capture, words: tuple[str, ...], says: str
+) -> None:
+    done = asl_triton(capsys, *words)
+    assert done.code in (1, 2) and says in done.told
+
+
+def test_batch_with_a_clip_that_fails_is_3_and_says_so_for_programs(
+    triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (clips / "text.mp4").write_bytes(videos.TEXT)
+    done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out", "--json")
+    summary = json.loads(done.out)
+    assert done.code == 3
+    assert (summary["recognised"], summary["not_tried"], summary["stopped"]) == (2, 0, None)
+    assert [failure["video"] for failure in summary["failures"]] == ["text.mp4"]
+    assert summary["files"] == [
+        str(tmp_path / "out" / name) for name in ("results.csv", "results.jsonl", "errors.jsonl")
+    ]
+
+
+def test_batch_that_the_server_leaves_is_3(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    def leave(_frames: np.ndarray) -> np.ndarray:
+        if len(triton.asked) > 2:
+            triton.ready = False
+            raise ValueError("the server is shutting down")
+        return np.zeros(len(GLOSSES), np.float32)
+
+    triton.logits = leave
+    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 3
+    assert "stopped before the end" in done.out and "1 recognised; 1 left: run the same command again. " in done.told
+
+
+def test_batch_with_as_many_failures_as_may_be_is_3(
+    triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for name in ("c.mp4", "d.mp4", "e.mp4"):
+        (clips / name).write_bytes(videos.TEXT)
+    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--max-failures", 2]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 3
+    assert "2 clips have failed, as many as --max-failures allows" in done.told
+    assert "2 recognised; 2 failed; 1 left" in done.told
+
+
+def test_batch_counts_what_was_rejected(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    def fill_the_queue(_frames: np.ndarray) -> np.ndarray:
+        triton.faults = (
+            [(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")] * 4 if len(triton.asked) == 2 else []
+        )
+        return np.zeros(len(GLOSSES), np.float32)
+
+    triton.logits = fill_the_queue  # behind the labels, and the first clip
+    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 3
+    assert "1 recognised; 1 failed (1 rejected: the server was too busy)" in done.told
+    (failure,) = (json.loads(line) for line in (tmp_path / "out" / "errors.jsonl").read_text().splitlines())
+    assert (failure["video"], failure["rejected"]) == ("b.mp4", True)
+
+
+def test_timelines_are_written_and_shown(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    triton.logits = lambda frames: np.array([-5, 3, -5, -5], np.float32)
+    output = tmp_path / "out"
+    (clips / "text.mp4").write_bytes(videos.TEXT)
+    options = ["--server", triton.address, "--output", output, "--timeline", "--format", "vtt, EAF"]
+    done = asl_triton(capsys, "batch", clips, *options)
+    assert done.code == 3, done.told
+    assert sorted(path.name for path in output.iterdir()) == [
+        "a.eaf", "a.vtt", "b.eaf", "b.vtt", "errors.jsonl", "journal.jsonl",
+    ]  # fmt: skip
+    assert "2 recognised; 1 failed" in done.out
+    assert re.search(rf"a.mp4\s+1\s+0.4 s\s+{GLOSSES[1]}", done.out)
+    (clips / "text.mp4").unlink()
+    done = asl_triton(capsys, "batch", clips, *options, "--min-confidence", 0.99, "--json")
+    summary = json.loads(done.out)
+    assert done.code == 0 and summary["recognised"] == 2 and len(summary["files"]) == 4
+    assert "-->" not in (output / "a.vtt").read_text()
+    assert sorted(path.name for path in output.glob("[!j]*")) == ["a.eaf", "a.vtt", "b.eaf", "b.vtt"]
+
+
+@pytest.mark.parametrize("wrong", ["text", "nothing"])
+def test_batch_that_recognises_nothing_is_1(triton: Triton, tmp_path: Path, capsys: Capture, wrong: str) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    if wrong == "text":
+        (folder / "text.mp4").write_bytes(videos.TEXT)
+    done = asl_triton(capsys, "batch", folder, "--server", triton.address, "--output", tmp_path / "out")
+    assert done.code == 1
+    assert ("1 failed" if wrong == "text" else "there is no video") in done.told
+
+
+@pytest.mark.parametrize(("options", "code", "says"), [
+    (["--format", "xlsx"], 2, "xlsx is not among txt, csv, jsonl, parquet"),
+    (["--format", ","], 2, "nothing is not among"),
+    (["--format", "vtt"], 2, "vtt is not among txt, csv, jsonl, parquet"),
+    (["--timeline", "--format", "txt"], 2, "txt is not among csv, jsonl, vtt, eaf"),
+    (["--timeline", "--min-confidence", "0"], 2, "min_confidence is 0.0: for a timeline"),
+    (["--timeline", "--top-k", "3"], 2, "a timeline has one gloss a segment: leave it out"),
+    (["--window", "32"], 2, "only timelines have windows of one's own"),
+    (["--stride", "32"], 2, "only timelines have windows of one's own"),
+    (["--timeline", "--window", "0"], 2, "window"),
+    (["--top-k", "0"], 2, "top-k"),
+    (["--min-confidence", "2"], 2, "min-confidence"),
+    (["--min-confidence", "nan"], 2, "min-confidence"),
+    (["--in-flight", "0"], 2, "in-flight"),
+    (["--vocabulary", "nowhere.txt"], 1, "cannot read the labels nowhere.txt"),
+    (["--tls-cert", "nowhere.pem"], 1, "needs both the certificate"),
+    (["--api-key", "two words"], 1, "--api-key"),
+    (["--server", "localhost"], 1, "name host:port"),
+], ids=str)  # fmt: skip
+def test_wrong_wish_is_a_sentence(
+    clips: Path, tmp_path: Path, capsys: Capture, options: list[str], code: int, says: str
+) -> None:
+    done = asl_triton(capsys, "batch", clips, "--output", tmp_path / "out", *options)
+    assert done.code == code
+    assert says in done.told
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+def test_name_that_the_terminal_cannot_show_ends_no_batch(triton: Triton, clips: Path, tmp_path: Path) -> None:
+    (clips / "a.mp4").rename(clips / "🤟.mp4")
+    options = ["--server", triton.address, "--output", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "asl_triton", "batch", clips, *options],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\U0001f91f.mp4" in done.stdout
+
+
+def test_models_lists_what_is_served(triton: Triton, capsys: Capture) -> None:
+    done = asl_triton(capsys, "models", "--server", triton.address, "--json")
+    (model,) = json.loads(done.out)
+    assert (model["name"], model["labels"], model["preset"]["name"], model["datatype"]) == (
+        "signs",
+        4,
+        "wlasl",
+        "UINT8",
+    )
+    assert "signs" in asl_triton(capsys, "models", "--server", triton.address).out
+    assert asl_triton(capsys, "models", "--server", triton.address, "--labels").out.split() == list(GLOSSES)
+    assert json.loads(asl_triton(capsys, "models", "--server", triton.address, "--labels", "--json").out) == [*GLOSSES]
+    assert asl_triton(capsys, "models", "--server", triton.address, "--model", "nobody").code == 1
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_doctor_says_whether_all_is_well(triton: Triton, capsys: Capture, empty: bool, tmp_path: Path) -> None:
+    triton.empty = empty
+    options = ["--server", triton.address, "--repository", tmp_path]
+    done = asl_triton(capsys, "doctor", *options)
+    assert done.code == int(empty)
+    assert ("pip install 'numpy<2'" in done.told) == empty
+    checks = json.loads(asl_triton(capsys, "doctor", *options, "--json").out)
+    assert checks["well"] != empty
+    states = {check["name"]: check["state"] for check in checks["checks"]}
+    assert states["signs: numpy" if empty else "signs: contract"] == ("failed" if empty else "ok")
+
+
+def test_server_that_refuses_is_told_with_its_remedy(
+    triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    triton.faults = [(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header")]
+    done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out")
+    assert done.code == 1
+    assert "refused the call" in done.told and "it wants an API key (--api-key)" in done.told
+
+
+def test_rows_shown_are_the_first_by_name() -> None:
+    predictions = (Prediction(1, "book", 0, 0.9, 2.0),)
+    with ClipProgress(100) as progress:
+        for n in reversed(range(100)):
+            progress.advance(Recognition(f"{n:03}.mp4", "signs", predictions, False, 9, 0.4, 1, 0, 0))
+        progress.advance(Failure("x.mp4", "empty"))
+    assert [recognition.video for recognition in progress.shown] == [f"{n:03}.mp4" for n in range(ROWS_SHOWN)]
+    assert (progress.done, progress.failed) == (101, 1)
+
+
+def test_progress_moves_within_a_long_clip(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "LINE_EVERY_S", 0.0)
+    with ClipProgress[Timeline](2) as progress:
+        progress.move("film.mp4", 0.25)
+        progress.advance(Timeline("film.mp4", "signs", (), 9, 0.4, 1, 0, 0))
+        progress.move("other.mp4", 0.5)
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first.startswith("0/2 clips and 25% of one, ") and second.startswith("1/2 clips, ")
+    assert third.startswith("1/2 clips and 50% of one, ")
+
+
+def test_every_command_that_asks_a_server_takes_the_same_options() -> None:
+    same = {"--tls", "--tls-ca", "--tls-cert", "--tls-key", "--tls-server-name", "--api-key", "--timeout"}
+    asking = []
+    for name, command in typer.main.get_group(app).commands.items():
+        options = {option for parameter in command.params for option in parameter.opts}
+        if "--server" in options:
+            asking.append(name)
+            assert same <= options, name
+    assert {"batch", "doctor", "evaluate", "models"} <= set(asking)

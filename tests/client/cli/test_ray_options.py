@@ -1,0 +1,84 @@
+"""`asl-triton batch --engine ray`: what does not go together, and what is not there, is told before anything starts."""
+
+import importlib.util
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from asl_triton.batch.ray.cluster import Cluster
+from asl_triton.errors import AslTritonError
+from tests.command_line import asl_triton
+
+RAY = ("--engine", "ray")
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (("--ray-address", "auto"), "add --engine ray"),
+    (("--ray-workers", 2), "add --engine ray"),
+    (("--output", "s3://bucket/glosses"), "s3://bucket/glosses is no folder of this machine: add --engine ray"),
+    ((*RAY, "--timeline"), "Ray makes no timelines"),
+    ((*RAY, "--hash"), "told by their size and time"),
+    ((*RAY, "--ray-address", "auto", "--local"), "not reached from a cluster"),
+    (("--engine", "spark"), "is not one of"),
+])  # fmt: skip
+def test_options_that_do_not_go_together_are_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], says: str
+) -> None:
+    done = asl_triton(capsys, "batch", tmp_path, *options)
+    assert done.code == 2
+    assert says in " ".join(done.told.replace("│", " ").split())
+
+
+def test_address_is_no_folder_of_the_local_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    done = asl_triton(capsys, "batch", "s3://bucket/clips")
+    assert done.code == 2 and "add --engine ray" in done.told
+
+
+def test_missing_ray_names_the_extra(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else found(name, *more))
+    done = asl_triton(capsys, "batch", tmp_path, *RAY)
+    assert done.code == 1 and "pip install 'asl-triton[ray]'" in done.told
+
+
+@pytest.mark.parametrize(("folder", "says"), [
+    ("nowhere", "there is no folder"), (".", "there is no video"), ("gs://bucket/clips", "pip install gcsfs"),
+    ("ftps://x/y", "no kind of address"), ("memory://clips", "memory of one process"),
+])  # fmt: skip
+def test_nothing_to_do_is_a_sentence(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str,
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    done = asl_triton(capsys, "batch", folder, *RAY)
+    assert done.code == 1 and says in done.told
+
+
+@pytest.mark.parametrize(("address", "says"), [
+    ("ray://head:10001", r"Ray Data does not run through Ray Client.* ray job submit"),
+    ("http://head:8265", "does not run through Ray Client"),
+    ("head", "is no address of a Ray cluster: name auto, or host:port"),
+    ("head:port", "is no address"),
+    ("nohost.invalid:6379", "no Ray cluster answers at nohost.invalid:6379"),
+    ("127.0.0.1:99999", "no Ray cluster answers at 127.0.0.1:99999"),
+])  # fmt: skip
+def test_cluster_that_is_none_is_told_at_once(address: str, says: str) -> None:
+    with pytest.raises(AslTritonError, match=says), Cluster(address).joined():
+        raise AssertionError
+
+
+def test_cluster_where_nobody_listens_is_told_at_once() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        says = rf"no Ray cluster answers at {address} \(Connection refused\)"
+        with pytest.raises(AslTritonError, match=says), Cluster(address).joined():
+            raise AssertionError

@@ -1,0 +1,165 @@
+"""Labelled clips on disk: both forms, and what people have instead of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from asl_triton.errors import AslTritonError, LabelsError, VideoError
+from asl_triton.evaluation.dataset import read_dataset
+
+LABELS = ("book", "drink", "hello")
+
+
+def folder_of(root: Path, *names: str) -> Path:
+    """Empty files, for a reader that opens none."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def split_of(path: Path, **classes: object) -> Path:
+    """A split JSON of test videos, each in its class."""
+    path.write_text(json.dumps({name: {"subset": "test", "action": [c, 1, -1]} for name, c in classes.items()}))
+    return path
+
+
+def test_sub_folders_are_glosses_and_hold_clips_at_any_depth(tmp_path: Path) -> None:
+    folder_of(tmp_path, "hello/a.mp4", "book/anna/1.mp4", "book/2.MOV", "book/notes.txt", ".git/x.mp4")
+    dataset = read_dataset(tmp_path)
+    assert dataset.glosses == ("book", "hello")
+    assert [(c.name, c.gloss, c.class_id) for c in dataset.clips] == [
+        ("book/2.MOV", "book", 0),
+        ("book/anna/1.mp4", "book", 0),
+        ("hello/a.mp4", "hello", 1),
+    ]
+    assert all(clip.path.is_file() and clip.subset is None for clip in dataset.clips)
+    assert dataset.warnings == ()
+
+
+def test_labels_give_the_class_order(tmp_path: Path) -> None:
+    folder_of(tmp_path, "hello/a.mp4", "book/b.mp4")
+    dataset = read_dataset(tmp_path, labels=LABELS)
+    assert dataset.glosses == LABELS
+    assert [(c.gloss, c.class_id) for c in dataset.clips] == [("book", 0), ("hello", 2)]
+
+
+def test_what_is_odd_in_a_folder_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    folder_of(tmp_path, "hello/a.mp4", "Book/b.mp4", "nonsense/c.mp4", "nonsense/d.mp4", "drink/text.txt", "loose.mp4")
+    dataset = read_dataset(tmp_path, labels=LABELS)
+    assert [(c.name, c.gloss) for c in dataset.clips] == [("Book/b.mp4", "book"), ("hello/a.mp4", "hello")]
+    assert dataset.unknown == ("nonsense",)
+    assert dataset.warnings == (
+        "1 gloss folder has no video: drink",
+        "1 video is left out, lying in no gloss folder",
+        "1 gloss folder is not among the labels, and 2 clips are left out: nonsense",
+    )
+
+
+def test_folders_that_differ_by_case_are_told(tmp_path: Path) -> None:
+    folder_of(tmp_path, "Book/a.mp4", "book/b.mp4")
+    alone, known = read_dataset(tmp_path), read_dataset(tmp_path, labels=LABELS)
+    assert alone.glosses == ("Book", "book")
+    assert [c.gloss for c in known.clips] == ["book", "book"]
+    told = "the gloss folders Book, book differ by case alone: rename one if they are one sign"
+    assert alone.warnings == known.warnings == (told,)
+
+
+def test_glosses_that_differ_by_case_stay_apart_where_the_labels_have_both(tmp_path: Path) -> None:
+    folder_of(tmp_path, "Polish/a.mp4", "polish/b.mp4", "POLISH/c.mp4")
+    dataset = read_dataset(tmp_path, labels=("polish", "Polish"))
+    assert [(c.name, c.class_id) for c in dataset.clips] == [("Polish/a.mp4", 1), ("polish/b.mp4", 0)]
+    assert dataset.unknown == ("POLISH",)
+
+
+def test_accents_match_however_they_are_written(tmp_path: Path) -> None:
+    folder_of(tmp_path, "cafe\u0301/a.mp4")
+    assert read_dataset(tmp_path, labels=("caf\u00e9",)).clips[0].class_id == 0
+
+
+def test_split_takes_its_subset_and_lists_what_is_missing(tmp_path: Path) -> None:
+    folder_of(tmp_path / "videos", "00001.mp4", "00002.mkv", "00002.txt", "00004.mp4", "99999.mp4")
+    split = split_of(tmp_path / "split.json", **{"00001": 2, "00002": 0, "00003": 1})
+    entries = json.loads(split.read_text())
+    entries["00004"] = {"subset": "train", "action": [1, 7686, 7832]}
+    split.write_text(json.dumps(entries))
+    dataset = read_dataset(split, subset="test", labels=LABELS)
+    assert [(c.name, c.path.name, c.gloss, c.subset) for c in dataset.clips] == [
+        ("00001", "00001.mp4", "hello", "test"),
+        ("00002", "00002.mkv", "book", "test"),
+    ]
+    assert dataset.missing == ("00003",)
+    assert dataset.glosses == LABELS
+    assert len(read_dataset(split, labels=LABELS).clips) == 3
+
+
+def test_official_split_with_two_videos_misses_2036(shared_folder: Path) -> None:
+    wlasl = shared_folder / "wlasl"
+    labels = [line.split("\t")[1] for line in (wlasl / "wlasl_class_list.txt").read_text().splitlines()]
+    dataset = read_dataset(wlasl / "nslt_100.json", labels=labels[:100])
+    assert [(clip.name, clip.gloss) for clip in dataset.clips] == [("07068", "book"), ("07069", "book")]
+    assert len(dataset.missing) == 2036
+
+
+def test_names_cannot_leave_the_folder_of_videos(tmp_path: Path) -> None:
+    folder_of(tmp_path, "secret.mp4", "videos/1.mp4")
+    split = split_of(tmp_path / "split.json", **{"../secret": 0, "1": 0})
+    assert read_dataset(split, labels=LABELS).missing == ("../secret",)
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    ("no json", "is not JSON"),
+    ("\x00\x01", "is not JSON"),
+    ("[" * 100_000, "is not JSON"),
+    ("", "is not JSON"),
+    ("{}", "is no split of WLASL"),
+    ('[{"gloss": "book", "instances": []}]', "not the list of glosses (WLASL_v0.3.json)"),
+    ('{"1": {"subset": "test"}}', "video '1' should say"),
+    ('{"1": 7}', "and says 7"),
+    ('{"1": {"subset": "test", "action": [-1, 1, 2]}}', "video '1' should say"),
+    ('{"1": {"subset": "test", "action": [true, 1, 2]}}', "video '1' should say"),
+    ('{"1": {"subset": ["test"], "action": [0, 1, 2]}}', "video '1' should say"),
+])  # fmt: skip
+def test_json_that_is_no_split_is_a_sentence(tmp_path: Path, content: str, says: str) -> None:
+    path = folder_of(tmp_path, "videos/1.mp4") / "split.json"
+    path.write_text(content)
+    with pytest.raises(VideoError) as told:
+        read_dataset(path, labels=LABELS)
+    assert says in str(told.value)
+
+
+@pytest.mark.parametrize(("files", "arguments", "error", "says"), [
+    (["a.mp4"], {}, VideoError, "takes one sub-folder a gloss"),
+    (["book/notes.txt"], {}, VideoError, "takes one sub-folder a gloss"),
+    (["zebra/a.mp4"], {"labels": LABELS}, LabelsError, "of another vocabulary"),
+    (["book/a.mp4"], {"subset": "test"}, VideoError, "--subset is for a split JSON"),
+    (["book/a.mp4"], {"videos": Path("x")}, VideoError, "--videos is for a split JSON"),
+])  # fmt: skip
+def test_folder_that_cannot_be_used_is_a_sentence(
+    tmp_path: Path, files: list[str], arguments: dict[str, object], error: type[AslTritonError], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        read_dataset(folder_of(tmp_path, *files), **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("arguments", "error", "says"), [
+    ({}, LabelsError, "numbers its classes: give their glosses"),
+    ({"labels": LABELS[:1]}, LabelsError, "has 2 in class 1, and there are labels for 1"),
+    ({"labels": LABELS, "subset": "dev"}, VideoError, r"no video in the subset 'dev': it has test \(2\)"),
+    ({"labels": LABELS, "videos": Path("nowhere")}, VideoError, "No such file or directory. Name it"),
+    ({"labels": LABELS}, VideoError, r"not one of the 2 videos .* \(such as 1.mp4\): name their folder"),
+])  # fmt: skip
+def test_split_that_cannot_be_used_is_a_sentence(
+    tmp_path: Path, arguments: dict[str, object], error: type[AslTritonError], says: str
+) -> None:
+    folder_of(tmp_path / "videos", "other.mp4")
+    split = split_of(tmp_path / "split.json", **{"1": 0, "2": 1})
+    with pytest.raises(error, match=says):
+        read_dataset(split, **arguments)  # type: ignore[arg-type]
+
+
+def test_nothing_there_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="name a folder with one sub-folder a gloss, or a split JSON"):
+        read_dataset(tmp_path / "nowhere")

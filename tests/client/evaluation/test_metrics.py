@@ -1,0 +1,168 @@
+"""Measures of a recogniser: worked out by hand, and on what has no measure."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from asl_triton.errors import LabelsError
+from asl_triton.evaluation.dataset import Dataset, LabelledClip
+from asl_triton.evaluation.metrics import calibration_error, evaluate, reliability, wilson_interval
+from asl_triton.evaluation.page import percent, render
+from asl_triton.evaluation.report import Report, written
+from asl_triton.evaluation.scoring import Answer, Answers, Classes, answer, read_merge
+from asl_triton.models.served import ServedModel
+from asl_triton.presets import PRESETS
+from asl_triton.results import Failure, Prediction, Recognition
+
+LABELS = ("book", "drink", "hello", "home")
+
+
+def answered(truth: int, rank: int, taken_for: int | None = None, confidence: float = 0.5, video: str = "v") -> Answer:
+    """An answer whose truth ranks so."""
+    return Answer(video, truth, rank, (truth if taken_for is None else taken_for,), confidence)
+
+
+def recognition(*class_ids: int) -> Recognition:
+    """A recognition that ranks classes so."""
+    ranked = tuple(Prediction(n, LABELS[c], c, 0.9 / n, 5.0 - n) for n, c in enumerate(class_ids, start=1))
+    return Recognition("v", "m", ranked, False, 24, 1.0, 1, 0.1, 0.1)
+
+
+def test_per_class_counts_each_class_once_and_none_without_clips() -> None:
+    # book: 4 clips, 3 right; home: 1 clip, its gloss sixth. No clip of the other two.
+    answers = [answered(0, 1)] * 3 + [answered(0, 2, 1), answered(3, 6, 1)]
+    measured = evaluate(answers, Classes.of(LABELS))
+    assert measured.clips == 5 and measured.classes == 2 and measured.vocabulary == 4
+    assert measured.per_instance.top1 == pytest.approx(3 / 5)
+    assert measured.per_instance.top5 == pytest.approx(4 / 5)
+    assert measured.per_instance.top10 == 1
+    assert measured.per_class.top1 == pytest.approx((3 / 4 + 0) / 2)
+    assert measured.per_class.top5 == pytest.approx((1 + 0) / 2)
+    assert [(c.gloss, c.clips, c.top1) for c in measured.by_class] == [("home", 1, 0.0), ("book", 4, 0.75)]
+
+
+def test_most_confused_pairs_come_first_and_right_answers_are_none() -> None:
+    answers = (
+        [answered(0, 1)] * 5 + [answered(1, 2, 0)] * 2 + [answered(2, 3, 0)] * 2 + [answered(2, 1), answered(0, 2, 3)]
+    )
+    found = [(c.truth, c.taken_for, c.clips, c.of) for c in evaluate(answers, Classes.of(LABELS)).confused]
+    assert found == [("drink", "book", 2, 2), ("hello", "book", 2, 3), ("book", "home", 1, 6)]
+
+
+def test_confusion_matrix_counts_every_clip_of_its_rows() -> None:
+    labels = tuple(f"g{n:02}" for n in range(40))
+    answers = [answered(truth, 2, (truth * 7 + n) % 40) for truth in range(20) for n in (1, 2, 3)]
+    matrix = evaluate(answers, Classes.of(labels)).confusion_matrix
+    assert len(matrix.rows) == 12 and len(matrix.columns) == 16
+    assert matrix.columns[:12] == matrix.rows
+    assert all(len(row) == 17 and sum(row) == 3 for row in matrix.clips)
+
+
+def test_all_right_leaves_nothing_confused() -> None:
+    measured = evaluate([answered(0, 1, confidence=1.0)] * 3, Classes.of(LABELS))
+    assert measured.confused == () and measured.confusion_matrix.rows == ()
+    assert measured.per_class.top1 == 1 and measured.calibration_error == 0
+
+
+def test_calibration_error_by_hand() -> None:
+    # Bin (0.6, 2/3]: sure 0.65, right 1 of 2; bin (14/15, 1]: sure 1.0, right 2 of 2; two of four clips off by 0.15.
+    answers = [
+        answered(0, 1, confidence=0.65),
+        answered(0, 2, 1, confidence=0.65),
+        *[answered(0, 1, confidence=1.0)] * 2,
+    ]
+    bins = reliability(answers)
+    assert [b.clips for b in bins] == [0] * 9 + [2] + [0] * 4 + [2]
+    assert bins[0].accuracy is None and bins[0].confidence is None
+    assert calibration_error(bins) == pytest.approx(0.5 * 0.15)
+
+
+@pytest.mark.parametrize(("confidence", "place"), [
+    (0.0, 0), (1e-9, 0), (1 / 15, 0), (0.0667, 1), (0.5, 7), (14 / 15, 13), (0.9334, 14), (1.0, 14),
+])  # fmt: skip
+def test_bins_are_open_below_and_closed_above(confidence: float, place: int) -> None:
+    assert [b.clips for b in reliability([answered(0, 1, confidence=confidence)])].index(1) == place
+
+
+@pytest.mark.parametrize(("right", "clips", "low", "high"), [
+    (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (388, 400, 0.9483, 0.9827),
+])  # fmt: skip
+def test_interval_agrees_with_published_tables(right: int, clips: int, low: float, high: float) -> None:
+    assert wilson_interval(right, clips) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_rank_is_among_all_glosses() -> None:
+    clip = LabelledClip(Path("v"), "v", "home", 3)
+    known = answer(clip, recognition(1, 0, 3, 2), Classes.of(LABELS))
+    assert known == Answer("v", 3, 3, (1, 0, 3, 2), 0.9)
+
+
+def test_merged_glosses_rank_as_the_best_of_them() -> None:
+    classes = Classes.of(LABELS, [["home", "book"]])
+    assert classes.names == ("home / book", "drink", "hello")
+    clip = LabelledClip(Path("v"), "v", "home", 3)
+    assert answer(clip, recognition(1, 0, 2, 3), classes).rank == 2  # book stands for home
+    assert answer(clip, recognition(0, 3, 1, 2), classes).best == (0, 1, 2)
+
+
+def test_ranking_is_kept_to_ten() -> None:
+    labels = tuple(map(str, range(2000)))
+    ranked = tuple(Prediction(n, str(n), n, 0.5, 0.0) for n in range(2000))
+    whole = Recognition("v", "m", ranked, False, 24, 1.0, 1, 0.1, 0.1)
+    known = answer(LabelledClip(Path("v"), "v", "1999", 1999), whole, Classes.of(labels))
+    assert known.rank == 2000 and len(known.best) == 10
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    ("book, zebra", "'zebra' is to be merged"),
+    ("book, drink\ndrink, home", "'drink' is merged twice"),
+    ("book", "line 1: 'book' stands alone"),
+    ("\n \n", "is empty"),
+    (b"\xff\xfe", "is not UTF-8"),
+    (None, "cannot read"),
+])  # fmt: skip
+def test_merge_that_cannot_be_used_is_a_sentence(tmp_path: Path, content: str | bytes | None, says: str) -> None:
+    path = tmp_path / "merge.txt"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(LabelsError, match=says):
+        Classes.of(LABELS, read_merge(path))
+
+
+def report_of(answers: list[Answer], failures: list[Failure], labels: tuple[str, ...] = LABELS) -> Report:
+    """A report on answers."""
+    model = ServedModel("small", "1", PRESETS["wlasl"], labels, "UINT8", "fp32", "ab", "test")
+    dataset = Dataset((), labels, missing=tuple(f"{n:05}" for n in range(3000)), warnings=("something is odd",))
+    known = Answers(tuple(answers), tuple(failures))
+    return Report.of(Path("data"), None, dataset, model, Classes.of(labels), known)
+
+
+def test_report_is_json_without_nan(tmp_path: Path) -> None:
+    report = report_of([answered(0, 1), answered(1, 2, 0)], [Failure("x", "is empty")])
+    as_json, page = written(report, render(report), tmp_path / "new" / "folder")
+
+    def no_constants(name: str) -> None:
+        raise AssertionError(name)
+
+    document = json.loads(as_json.read_text(), parse_constant=no_constants)
+    assert (document["clips"], document["failed"], document["missing"]) == (2, 1, 3000)
+    assert document["answers"][1] == {"video": "v", "gloss": "drink", "rank": 2, "best": ["book"], "confidence": 0.5}
+    assert page.read_text().startswith("<!doctype html>")
+    assert sorted(path.name for path in as_json.parent.iterdir()) == ["evaluation.html", "evaluation.json"]
+
+
+def test_page_asks_for_nothing_and_trusts_no_name() -> None:
+    evil = "<script>alert(1)</script>"
+    labels = (evil, '" onload="x', "&amp;", "home")
+    page = render(report_of([answered(0, 2, 1), answered(1, 1)], [Failure(evil, evil)], labels))
+    assert "<script" not in page and 'onload="x' not in page and evil not in page
+    assert not any(word in page for word in ("http:", "https:", "src=", "@import", "url("))
+    assert "3,000 videos" in page and "Something is odd." in page
+
+
+@pytest.mark.parametrize(("share", "shown"), [(1, "100.0"), (0.9999, "99.9"), (0, "0.0"), (0.6589, "65.9")])
+def test_percent_says_all_only_where_it_is_all(share: float, shown: str) -> None:
+    assert percent(share) == f"{shown}\N{NO-BREAK SPACE}%"
+    assert math.isclose(float(shown), share * 100, abs_tol=0.1)

@@ -1,0 +1,183 @@
+"""Frames from files and from a camera on the network: at their pace, over dropouts, and what is none of them."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asl_triton.errors import VideoError
+from asl_triton.live import capture
+from asl_triton.live import sources as feeds
+from asl_triton.live.capture import Capture, Dropout, Resumed
+from asl_triton.video.reader import Frame, open_video
+from tests.client.rtsp_camera import RtspCamera, pictures_of
+from tests.client.streams import NetworkCamera
+from tests.client.videos import clip, faststart, levels, uneven
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second and a half of video whose index is in front."""
+    folder = tmp_path_factory.mktemp("film")
+    whole = clip(folder / "whole.mp4", 38, size="320x240", options=["-crf", "5", "-g", "5"])
+    return faststart(folder / "film.mp4", whole)
+
+
+@pytest.fixture
+def camera(film: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NetworkCamera]:
+    """A camera on the network, which is asked again soon."""
+    monkeypatch.setattr(capture, "MIN_PAUSE_S", 0.05)
+    (film.parent / "page.html").write_text("<!doctype html><title>no video</title>" * 100)
+    with NetworkCamera(film.parent, frame_rate=50).serving() as serving:
+        yield serving
+
+
+def times_of(path: Path) -> list[float]:
+    with open_video(path) as video:
+        return [frame.time_s for frame in video]
+
+
+@pytest.mark.parametrize("make", [clip, uneven])
+def test_file_is_played_at_its_own_pace_to_its_end(tmp_path: Path, make: Callable[..., Path]) -> None:
+    path = make(tmp_path / "clip.mkv", 20)
+    began_s = time.monotonic()
+    with Capture(str(path)) as source:
+        came = [(item, time.monotonic() - began_s) for item in source]
+    assert [item.time_s for item, _ in came] == times_of(path)  # type: ignore[union-attr]
+    assert all(at_s > item.time_s - 0.05 for item, at_s in came)  # type: ignore[union-attr]
+    assert source.name == str(path)
+
+
+def test_frames_that_nobody_takes_are_dropped_the_oldest_first(tmp_path: Path) -> None:
+    path = levels(tmp_path / "levels.mkv", range(40), rate=100)
+    with Capture(str(path)) as source:
+        frames = iter(source)
+        first = next(frames)
+        time.sleep(1.0)  # all have come
+        left = [item.image[0, 0, 0] for item in frames if isinstance(item, Frame)]
+    assert isinstance(first, Frame) and first.image[0, 0, 0] == 0
+    assert left == list(range(32, 40))
+    assert source.dropped_frames == 31
+
+
+def test_closing_from_another_thread_ends_the_iteration(camera: NetworkCamera) -> None:
+    with Capture(f"http://{camera.address}/mjpeg") as source:
+        threading.Timer(0.3, source.close).start()
+        assert sum(1 for _ in source) > 0
+
+
+@pytest.mark.parametrize(("source", "says"), [
+    ("97", "there is no camera 97"),
+    ("/dev/video97", "there is no camera 97"),
+    ("nowhere.mp4", "there is no file nowhere.mp4"),
+    (".", "is a folder"),
+    ("ftp://user:hidden@host/x.mp4", "ftp:// cannot be watched"),
+    ("rtsp://user:hidden@:554/x", "names no host"),
+    ("rtsp://user:hidden@host:99999/x", "no readable host and port"),
+    ("rtsp://user:hidden@[host/x", "no readable host and port"),
+    ("rtsp://user:hidden@no-such-host.invalid/x", "there is no host no-such-host.invalid"),
+    ("http://user:hidden@127.0.0.1:1/x?token=hidden", "nobody answers at 127.0.0.1, port 1"),
+])  # fmt: skip
+def test_source_that_is_not_there_is_a_sentence_without_the_password(source: str, says: str) -> None:
+    with pytest.raises(VideoError) as raised, Capture(source):
+        pass
+    assert says in str(raised.value)
+    assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "what", ["http://user:hidden@{}/nothing.mp4?hidden", "rtsp://user:hidden@{}/x", "http://{}/page.html"]
+)
+def test_address_without_a_video_is_a_sentence(camera: NetworkCamera, what: str) -> None:
+    with pytest.raises(VideoError, match=r"127\.0\.0\.1 answers, but with no video") as raised:
+        Capture(what.format(camera.address)).__enter__()
+    assert "hidden" not in str(raised.value)
+
+
+def test_file_that_is_no_video_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("this is no video\n" * 100)
+    with pytest.raises(VideoError, match="cannot be read as a video"), Capture(str(tmp_path / "text.mp4")):
+        pass
+
+
+def test_camera_that_sends_nothing_is_a_sentence(camera: NetworkCamera, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "OPEN_TIMEOUT_MS", 300)
+    camera.is_silent.set()
+    with pytest.raises(VideoError, match="cannot be opened"), Capture(f"http://{camera.address}/mjpeg"):
+        pass
+
+
+@pytest.mark.parametrize("how", ["is_away", "is_silent"])
+def test_dropout_is_told_once_and_waited_for(camera: NetworkCamera, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(feeds, "OPEN_TIMEOUT_MS", 300)
+    monkeypatch.setattr(feeds, "READ_TIMEOUT_MS", 300)
+    happened: list[Dropout | Resumed] = []
+    times_s: list[float] = []
+    with Capture(f"http://user:hidden@{camera.address}/mjpeg?hidden") as source:
+        for item in source:
+            if isinstance(item, Frame):
+                times_s.append(item.time_s)
+                if len(times_s) == 10:
+                    getattr(camera, how).set()
+                if len(happened) == 2 and len(times_s) > 20:
+                    break
+            else:
+                happened.append(item)
+                if isinstance(item, Dropout):
+                    threading.Timer(0.7, getattr(camera, how).clear).start()
+    dropout, resumed = happened
+    assert isinstance(dropout, Dropout) and isinstance(resumed, Resumed)
+    assert dropout.reason == f"no more frames come from http://{camera.address}/mjpeg"
+    assert resumed.away_s >= 0.3
+    assert np.diff(times_s).min() >= 0
+    assert times_s[-1] > 0.7  # the clock went on
+    assert camera.num_connections >= 3
+
+
+def test_rtsp_camera_is_watched_with_its_password_and_over_a_dropout(
+    film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "MIN_PAUSE_S", 0.05)
+    happened: list[str] = []
+    with RtspCamera(pictures_of(film), "user", "hidden").serving() as camera:
+        with pytest.raises(VideoError, match="check path, user and password"):
+            Capture(f"rtsp://user:wrong@{camera.address}/live").__enter__()
+        with Capture(f"rtsp://user:hidden@{camera.address}/live") as source:
+            shapes = set()
+            for number, item in enumerate(source):
+                if not isinstance(item, Frame):
+                    happened.append(f"{item}")
+                    camera.is_away.clear()
+                    continue
+                shapes.add(item.image.shape)
+                if number == 10:
+                    camera.is_away.set()
+                if len(happened) == 2:
+                    break
+    assert shapes == {(240, 320, 3)}
+    assert [told.partition("(")[0] for told in happened] == ["Dropout", "Resumed"]
+    assert camera.address in happened[0] and "hidden" not in happened[0]
+    assert camera.num_plays == 2
+
+
+def test_video_by_address_goes_on_where_it_was_cut_off(camera: NetworkCamera, film: Path) -> None:
+    camera.cut_after = film.stat().st_size // 4
+    with Capture(f"http://{camera.address}/{film.name}") as source:
+        items = list(source)
+    frames = [item for item in items if isinstance(item, Frame)]
+    assert [type(item) for item in items if not isinstance(item, Frame)] == [Dropout, Resumed]
+    assert [round(frame.time_s, 3) for frame in frames] == [round(time_s, 3) for time_s in times_of(film)]
+    assert camera.num_connections == 2
+
+
+def test_source_that_stays_away_is_given_up_when_asked_to(camera: NetworkCamera) -> None:
+    with Capture(f"http://user:hidden@{camera.address}/mjpeg", give_up_s=0.2) as source:
+        frames = iter(source)
+        next(frames)
+        camera.is_away.set()
+        with pytest.raises(VideoError, match=r"given up after \d+ s without a frame: http://127") as raised:
+            list(frames)
+    assert "hidden" not in str(raised.value)

@@ -1,0 +1,56 @@
+"""The golden clip, which never changes, and the answer to it."""
+
+import io
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asl_triton.errors import ContractError
+from asl_triton.models.golden import GOLDEN_FRAMES, GoldenAnswer, render_golden
+
+CHECKSUM = 1881818799  # CRC-32 of the frames' bytes
+
+
+def test_golden_clip_is_the_same_on_every_machine() -> None:
+    frames = render_golden()
+    assert frames.shape == (GOLDEN_FRAMES, 224, 224, 3) and frames.dtype == np.uint8
+    assert zlib.crc32(frames.tobytes()) == CHECKSUM
+    assert np.array_equal(render_golden(9), frames[:9])
+
+
+def test_golden_clip_moves_and_has_every_level() -> None:
+    frames = render_golden()
+    assert (frames.min(), frames.max()) == (0, 255)
+    assert all((frames[t] != frames[t + 1]).mean() > 0.9 for t in range(GOLDEN_FRAMES - 1))
+
+
+def test_answer_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    logits = np.arange(5, dtype=np.float32)
+    GoldenAnswer(logits, logits + 1, 32, 0.25).save(tmp_path / "golden.npz")
+    golden = GoldenAnswer.load(tmp_path / "golden.npz")
+    assert np.array_equal(golden.logits, logits) and np.array_equal(golden.served_logits, logits + 1)
+    assert (golden.num_frames, golden.tolerance) == (32, 0.25)
+
+
+def array_file() -> bytes:
+    """An array alone, as `np.save` writes it."""
+    file = io.BytesIO()
+    np.save(file, np.zeros(3))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut", array_file()])
+def test_file_that_is_no_answer_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "golden.npz"
+    path.write_bytes(content)
+    with pytest.raises(ContractError, match="is no golden answer"):
+        GoldenAnswer.load(path)
+
+
+def test_answer_without_a_part_or_file_is_a_sentence(tmp_path: Path) -> None:
+    np.savez(tmp_path / "golden.npz", logits=np.zeros(3))
+    for name in ("golden.npz", "nowhere.npz"):
+        with pytest.raises(ContractError, match="export the model again"):
+            GoldenAnswer.load(tmp_path / name)

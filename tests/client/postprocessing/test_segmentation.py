@@ -1,0 +1,281 @@
+"""Step logits in time: stitched over windows, and cut into segments."""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asl_triton.errors import AslTritonError
+from asl_triton.postprocessing.ranking import confidences
+from asl_triton.postprocessing.segmentation import Segmentation, Segmenter, curves_of, strongest_curves
+from asl_triton.postprocessing.stitching import Stitcher, windowed
+from asl_triton.presets import PRESETS, Preset
+from asl_triton.results import Segment, Step
+from asl_triton.video.windows import Span
+
+WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
+LABELS = ("book", "drink", "hello")
+
+
+def span(start: int, num_frames: int, *, shown: int | None = None, rate: float = 25.0, shot: int = 0) -> Span:
+    """A window of a video of constant frame rate, of which `shown` crops are the video's."""
+    crops = num_frames if shown is None else shown
+    return Span(start, num_frames, (start + np.arange(crops + 1)) / rate, shot)
+
+
+def logits_of(*values: float) -> np.ndarray:
+    """Step logits (S, 3): of the first gloss these, of the others very low ones."""
+    logits = np.full((len(values), 3), -20.0, np.float32)
+    logits[:, 0] = values
+    return logits
+
+
+def stitched(windows: Iterable[tuple[Span, np.ndarray]], preset: Preset = WLASL) -> list[Step]:
+    stitcher = Stitcher(preset)
+    return [step for where, logits in windows for step in stitcher.add(where, logits)] + stitcher.finish()
+
+
+def first_logits(steps: Sequence[Step]) -> list[float]:
+    """The first gloss's logit of each step, back from its sigmoid."""
+    return [math.log(step.confidences[0] / (1 - step.confidences[0])) for step in steps]
+
+
+def test_step_stands_for_the_eight_frames_in_the_middle_of_the_sixteen_that_it_covers() -> None:
+    steps = stitched([(span(0, 40), logits_of(0, 1, 2, 3))])
+    assert [(step.start_s, step.end_s) for step in steps] == [
+        pytest.approx((start / 25, (start + 8) / 25)) for start in (4, 12, 20, 28)
+    ]
+    assert first_logits(steps) == pytest.approx([0, 1, 2, 3], abs=1e-5)
+    assert steps[0].middle_s == pytest.approx(8 / 25)
+
+
+def test_where_windows_overlap_a_step_is_the_mean_of_their_logits() -> None:
+    steps = stitched([(span(0, 40), logits_of(0, 1, 2, 3)), (span(16, 40), logits_of(4, 5, 6, 7))])
+    assert first_logits(steps) == pytest.approx([0, 1, 3, 4, 6, 7], abs=1e-5)
+    assert [step.start_s for step in steps] == pytest.approx([(4 + 8 * n) / 25 for n in range(6)])
+
+
+def test_stride_that_is_no_multiple_of_eight_has_the_mean_of_the_times_too() -> None:
+    steps = stitched([(span(0, 40), logits_of(0, 1, 2, 3)), (span(18, 40), logits_of(4, 5, 6, 7))])
+    assert first_logits(steps) == pytest.approx([0, 1, 3, 4, 6, 7], abs=1e-5)
+    assert [step.start_s * 25 for step in steps] == pytest.approx([4, 12, 21, 29, 38, 46])
+
+
+def test_windows_side_by_side_leave_out_the_step_between_them() -> None:
+    steps = stitched([(span(0, 24), logits_of(0, 1)), (span(24, 24), logits_of(2, 3))])
+    assert [step.start_s * 25 for step in steps] == pytest.approx([4, 12, 28, 36])
+
+
+def test_last_window_that_lies_flush_with_the_end_fills_a_gap() -> None:
+    steps = stitched([(span(0, 24), logits_of(0, 1)), (span(24, 24), logits_of(2, 3)), (span(26, 24), logits_of(4, 5))])
+    assert [step.start_s for step in steps] == sorted(step.start_s for step in steps)
+    assert len(steps) == 4
+
+
+def test_steps_come_as_soon_as_no_window_can_change_them() -> None:
+    stitcher = Stitcher(WLASL)
+    assert stitcher.add(span(0, 40), logits_of(0, 1, 2, 3)) == []
+    assert len(stitcher.add(span(16, 40), logits_of(4, 5, 6, 7))) == 2
+    assert len(stitcher.add(span(32, 40), logits_of(4, 5, 6, 7))) == 2
+    assert len(stitcher.finish()) == 4 and stitcher.finish() == []
+
+
+@pytest.mark.parametrize(("num_frames", "shown", "spans"), [
+    (9, 9, [(0, 9)]), (9, 3, [(0, 3)]), (16, 16, [(0, 16)]),  # one step is all there is
+    (64, 20, [(4, 12), (12, 20)]), (64, 18, [(4, 12), (12, 18)]),  # repetitions of the last crop are no time
+], ids=str)  # fmt: skip
+def test_short_clip_has_no_steps_behind_its_end(num_frames: int, shown: int, spans: list[tuple[int, int]]) -> None:
+    num_steps = max(math.ceil(num_frames / 8) - 1, 1)
+    steps = stitched([(span(0, num_frames, shown=shown), logits_of(*range(num_steps)))])
+    assert [(round(step.start_s * 25, 6), round(step.end_s * 25, 6)) for step in steps] == spans
+
+
+def test_times_are_those_of_the_frames_where_their_rate_varies() -> None:
+    edges_s = np.concatenate([np.arange(20) / 25, 0.8 + np.arange(21) / 5])  # 20 frames of 40 ms, then of 200 ms
+    (first, second, third, fourth) = stitched([(Span(0, 40, edges_s), logits_of(0, 1, 2, 3))])
+    assert (first.start_s, first.end_s) == pytest.approx((4 / 25, 12 / 25))
+    assert (second.start_s, second.end_s) == pytest.approx((12 / 25, 0.8))
+    assert (third.start_s, third.end_s) == pytest.approx((0.8, 0.8 + 8 / 5))
+    assert (fourth.start_s, fourth.end_s) == pytest.approx((0.8 + 8 / 5, 0.8 + 16 / 5))
+
+
+def test_shots_do_not_share_a_step() -> None:
+    steps = stitched([(span(0, 9), logits_of(1)), (span(9, 9, shown=2, shot=1), logits_of(3))])
+    assert first_logits(steps) == pytest.approx([1, 3], abs=1e-5)
+    assert steps[1].end_s == pytest.approx(11 / 25)
+
+
+def test_score_is_the_presets() -> None:
+    logits = np.array([[0, 1, 2]], np.float32)
+    (step,) = stitched([(span(0, 64), np.repeat(logits, 7, axis=0))], BSL1K)[:1]
+    assert step.confidences == pytest.approx(confidences(logits[0], BSL1K)) and step.confidences.sum() == pytest.approx(
+        1
+    )
+    assert step.confidences.dtype == np.float32
+
+
+@pytest.mark.parametrize(("window", "stride", "cut"), [
+    (None, None, (64, 32)), (48, None, (48, 24)), (48, 8, (48, 8)), (9, None, (9, 4)), (300, 300, (300, 300)),
+    (None, 64, (64, 64)), (9, 1, (9, 1)),
+], ids=str)  # fmt: skip
+def test_windows_are_the_presets_unless_asked_for(window: int | None, stride: int | None, cut: tuple[int, int]) -> None:
+    for preset in (WLASL, BSL1K):
+        asked = windowed(preset, window, stride)
+        assert (asked.window_frames, asked.stride_frames, asked.max_frames) == (*cut, cut[0])
+        assert (asked.frames, asked.score, asked.frame_rate) == (preset.frames, preset.score, preset.frame_rate)
+
+
+@pytest.mark.parametrize(("window", "stride", "says"), [
+    (8, None, "a window of 8 frames cannot be: with the preset 'wlasl' it has 9 to 300"),
+    (301, None, "a window of 301 frames cannot be"), (0, 1, "a window of 0 frames"),
+    (64, 65, "a stride of 65 frames cannot be: it goes from 1 to the window's 64"), (64, 0, "a stride of 0 frames"),
+], ids=str)  # fmt: skip
+def test_windows_that_cannot_be_are_a_sentence(window: int, stride: int | None, says: str) -> None:
+    with pytest.raises(AslTritonError, match=says):
+        windowed(WLASL, window, stride)
+
+
+def steps_of(*curves: Sequence[float], length_s: float = 1.0) -> list[Step]:
+    """Steps of a second each, from half a second on, with these confidences of the glosses in turn."""
+    columns = [np.array(values, np.float32) for values in zip(*curves, strict=True)]
+    return [Step((n + 0.5) * length_s, (n + 1.5) * length_s, values) for n, values in enumerate(columns)]
+
+
+def segments_of(
+    steps: Iterable[Step], rules: Segmentation | None = None, class_ids: Sequence[int] | None = None
+) -> list[Segment]:
+    segmenter = Segmenter(LABELS, rules, class_ids)
+    return [segment for step in steps for segment in segmenter.push(step)] + segmenter.finish()
+
+
+def spans_of(segments: Iterable[Segment]) -> list[tuple[str, float, float]]:
+    return [(s.gloss, round(s.start_s, 3), round(s.end_s, 3)) for s in segments]
+
+
+NOTHING = (0.0,) * 7
+
+
+@pytest.mark.parametrize(("curve", "spans"), [
+    # Borders are where half of the peak is passed: here half-way between the middles of two steps.
+    ((0, 0, 0.8, 0.8, 0, 0, 0), [(2.5, 4.5)]),
+    ((0, 0, 0.8, 0.8, 0.4, 0, 0), [(2.5, 5.0)]),
+    ((0, 0, 0.2, 0.8, 0.2, 0, 0), [(3 + 1 / 3, 4 + 2 / 3)]),
+    # Hysteresis: it goes on above half of 0.5, and needs 0.5 once.
+    ((0, 0.6, 0.3, 0.3, 0.6, 0, 0), [(1.5, 5.5)]),
+    ((0, 0.6, 0.2, 0.3, 0.6, 0, 0), [(1.5, 2.75), (4.0, 5.5)]),
+    ((0, 0.49, 0.49, 0.49, 0, 0, 0), []),
+    ((0, 0.3, 0.5, 0.3, 0, 0, 0), [(1.833, 4.167)]),
+    # At the ends of the video.
+    ((0.8, 0.8, 0, 0, 0, 0, 0), [(0.5, 2.5)]),
+    ((0, 0, 0, 0, 0, 0, 0.8), [(6.5, 7.5)]),
+    ((0.8,) * 7, [(0.5, 7.5)]),
+    (NOTHING, []),
+], ids=str)  # fmt: skip
+def test_confidence_becomes_segments(curve: Sequence[float], spans: list[tuple[float, float]]) -> None:
+    found = segments_of(steps_of(curve, NOTHING, NOTHING))
+    assert [(s.start_s, s.end_s) for s in found] == [pytest.approx(where, abs=1e-3) for where in spans]
+    assert {(s.gloss, s.class_id) for s in found} <= {("book", 0)}
+
+
+def test_segment_has_its_highest_confidence_and_when_that_was() -> None:
+    (segment,) = segments_of(steps_of((0, 0.6, 0.9, 0.7, 0, 0, 0), NOTHING, NOTHING))
+    assert (segment.confidence, segment.peak_s) == (pytest.approx(0.9), 3.0)
+
+
+def test_segment_that_is_too_short_is_none() -> None:
+    steps = steps_of((0, 0, 0.6, 0, 0, 0, 0), NOTHING, NOTHING)
+    assert len(segments_of(steps, Segmentation(min_length_s=0.9))) == 1
+    assert segments_of(steps, Segmentation(min_length_s=1.1)) == []
+
+
+def test_of_two_that_overlap_the_less_confident_is_none() -> None:
+    sure, unsure, later = (0, 0.9, 0.9, 0.9, 0, 0, 0), (0, 0.6, 0.6, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0.7, 0.7)
+    assert spans_of(segments_of(steps_of(sure, unsure, later))) == [("book", 1.5, 4.5), ("hello", 5.5, 7.5)]
+    assert spans_of(segments_of(steps_of(unsure, sure, later))) == [("drink", 1.5, 4.5), ("hello", 5.5, 7.5)]
+
+
+def test_one_that_is_over_waits_for_a_stronger_that_is_not() -> None:
+    rising, first = (0, 0.3, 0.4, 0.95, 0.95, 0, 0), (0, 0.6, 0.6, 0, 0, 0, 0)
+    segmenter = Segmenter(LABELS, Segmentation(overlap=0.1))
+    told = [[s.gloss for s in segmenter.push(step)] for step in steps_of(first, rising, NOTHING)]
+    assert told == [[], [], [], [], [], ["drink"], []] and segmenter.finish() == []
+
+
+def test_what_little_two_share_the_one_that_is_known_first_keeps() -> None:
+    first, second = (0, 0.9, 0.9, 0.6, 0, 0, 0), (0, 0, 0, 0.6, 0.8, 0.8, 0)
+    found = segments_of(steps_of(first, second, NOTHING))
+    assert [s.gloss for s in found] == ["book", "drink"]
+    assert found[1].start_s == found[0].end_s
+
+
+def test_segment_is_told_with_the_step_that_ends_it() -> None:
+    segmenter = Segmenter(LABELS)
+    told = [len(segmenter.push(step)) for step in steps_of((0, 0.9, 0.9, 0, 0, 0.9, 0), NOTHING, NOTHING)]
+    assert told == [0, 0, 0, 1, 0, 0, 1]
+
+
+def test_run_without_end_is_cut_and_nothing_of_it_is_kept() -> None:
+    segmenter = Segmenter(LABELS, Segmentation(max_length_s=10))
+    held, found = [], []
+    for n in range(1000):
+        found += segmenter.push(Step(n, n + 1, np.array([0.9, 0.3, 0.1], np.float32)))
+        held.append(
+            sum(len(run.times_s) for run in segmenter._runs.values()) + len(segmenter._over) + len(segmenter._kept)
+        )
+    found += segmenter.finish()
+    assert max(held) < 40
+    assert [s.gloss for s in found] == ["book"] * 100
+    assert all(s.end_s - s.start_s <= 11 for s in found)
+    assert all(a.end_s <= b.start_s for a, b in pairwise(found))
+
+
+def test_only_the_glosses_that_are_looked_for_are_found() -> None:
+    steps = steps_of((0, 0.9, 0.9, 0, 0, 0, 0), (0, 0.6, 0.6, 0, 0, 0, 0), NOTHING)
+    assert spans_of(segments_of(steps, class_ids=[1, 2])) == [("drink", 1.5, 3.5)]
+    assert segments_of([]) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.floats(0, 1, width=32)] * 3), min_size=1, max_size=40),
+    st.floats(0.05, 1),
+    st.floats(0.1, 1),
+    st.floats(0, 0.9),
+)
+def test_segments_of_any_confidences_keep_the_rules(
+    values: list[tuple[float, ...]], min_confidence: float, release: float, overlap: float
+) -> None:
+    rules = Segmentation(min_confidence, release, min_length_s=0.1, overlap=overlap, max_length_s=5)
+    steps = [Step(0.3 * n, 0.3 * n + 0.3, np.array(row, np.float32)) for n, row in enumerate(values)]
+    found = sorted(segments_of(steps, rules), key=lambda s: s.start_s)
+    for segment in found:
+        assert segment.confidence >= np.float32(min_confidence) - 1e-6
+        assert steps[0].start_s <= segment.start_s <= segment.peak_s <= segment.end_s <= steps[-1].end_s
+        assert 0.1 <= segment.end_s - segment.start_s <= 5.7
+    assert all(a.end_s <= b.start_s + 1e-9 for a, b in pairwise(found))
+
+
+@pytest.mark.parametrize(("rules", "says"), [
+    ({"min_confidence": 0}, "min_confidence is 0: for a timeline it is above 0, and 1 at most"),
+    ({"min_confidence": 1.1}, "min_confidence is 1.1"), ({"min_confidence": float("nan")}, "min_confidence is nan"),
+    ({"release": 0}, "release is 0"), ({"release": 2}, "release is 2"),
+    ({"overlap": 1}, "overlap is 1"), ({"overlap": -0.1}, "overlap is -0.1"),
+    ({"min_length_s": -1}, "a segment of -1 s at least"), ({"min_length_s": 10}, "10 s at least and 10.0 s at most"),
+], ids=str)  # fmt: skip
+def test_rules_that_cannot_be_are_a_sentence(rules: dict[str, float], says: str) -> None:
+    with pytest.raises(AslTritonError, match=says):
+        Segmentation(**rules)
+
+
+def test_curves_are_those_of_the_strongest_glosses() -> None:
+    steps = steps_of((0.1, 0.2), (0.3, 0.9), (0.5, 0.4))
+    strongest = strongest_curves(steps, LABELS, 2)
+    assert [(curve.gloss, curve.class_id) for curve in strongest] == [("drink", 1), ("hello", 2)]
+    assert strongest[0].confidences == pytest.approx([0.3, 0.9]) and strongest[0].times_s == pytest.approx([1, 2])
+    assert [curve.gloss for curve in curves_of(steps, LABELS, [2, 0])] == ["hello", "book"]
+    assert strongest_curves([], LABELS, 2) == ()
+    assert len(strongest_curves(steps, LABELS, 9)) == 3

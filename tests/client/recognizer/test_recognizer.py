@@ -1,0 +1,299 @@
+"""A clip, asked about: windows, pooling, several at once, and what ends it early."""
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError, VideoError
+from asl_triton.presets import PRESETS
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.results import Recognition
+from asl_triton.transport.base import Array
+from asl_triton.transport.fake import FakeTransport
+from asl_triton.video.preprocessing import crops, normalised
+from asl_triton.video.reader import Limits, open_video
+from tests.client import videos
+from tests.client.served import GLOSSES, Gauge, LastFirst, Stuck, fake, fake_steps, faking, in_order
+
+WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
+
+
+def recognised(transport: FakeTransport, video: object, **options: object) -> Recognition:
+    async def ask() -> Recognition:
+        async with AsyncRecognizer(transport=transport) as recognizer:
+            return await recognizer.recognize(video, **options)  # type: ignore[arg-type]
+
+    return asyncio.run(ask())
+
+
+def shapes(transport: FakeTransport) -> list[tuple[int, ...]]:
+    """Of the inputs, in the order in which they were asked about."""
+    return [inputs["FRAMES__0"] for _model, inputs in transport.calls]
+
+
+def level(tensor: Array) -> Sequence[float]:
+    """Logits that say how bright the first frame is: one class for each, all others below."""
+    return [float(tensor[0].mean()), -1000, -1000, -1000, -1000, -1000]
+
+
+def test_whole_clip_is_one_request(tmp_path: Path) -> None:
+    transport = fake()
+    path = videos.clip(tmp_path / "clip.mp4", num_frames=30)
+    recognition = recognised(transport, path, top_k=3)
+    assert shapes(transport) == [(1, 30, 224, 224, 3)]
+    assert [p.gloss for p in recognition.predictions] == list(GLOSSES[:3])
+    assert (recognition.video, recognition.model, recognition.unsure) == (str(path), "signs", False)
+    assert (recognition.num_frames, recognition.num_windows, recognition.warnings) == (30, 1, ())
+    assert recognition.duration_s == pytest.approx(30 / 25)
+    assert recognition.decode_s > 0 and recognition.wait_s > 0
+
+
+@pytest.mark.parametrize("num_frames", [1, 8])
+def test_short_clip_is_as_long_as_the_network_needs(tmp_path: Path, num_frames: int) -> None:
+    transport = fake()
+    path = videos.clip(tmp_path / "clip.mp4", num_frames=num_frames)
+    assert recognised(transport, path).num_frames == num_frames
+    assert shapes(transport) == [(1, 9, 224, 224, 3)]
+
+
+@pytest.mark.parametrize(("preset", "num_frames", "starts", "pooled"), [
+    (BSL1K, 40, [0], 0),
+    (BSL1K, 128, [0, 32, 64], 32),  # the mean
+    (WLASL, 352, range(0, 289, 32), 144),  # the max: levels are halves here
+], ids=["short", "mean", "max"])  # fmt: skip
+def test_windows_are_asked_about_in_order_and_pooled_by_the_preset(
+    tmp_path: Path, preset: object, num_frames: int, starts: Sequence[int], pooled: float
+) -> None:
+    scale = 1 if num_frames < 256 else 2
+    path = videos.levels(tmp_path / "clip.mkv", [n // scale for n in range(num_frames)])
+    seen: list[float] = []
+
+    def answer(tensor: Array) -> Sequence[float]:
+        seen.append(float(tensor[0].mean()))
+        return level(tensor)
+
+    recognition = recognised(transport := fake(preset, answer), path)  # type: ignore[arg-type]
+    assert set(shapes(transport)) == {(1, 64, 224, 224, 3)}
+    assert seen[1:] == pytest.approx([start // scale for start in starts], abs=1)  # the first asks for the labels
+    assert recognition.num_windows == len(starts)
+    assert recognition.predictions[0].logit == pytest.approx(pooled, abs=1)
+
+
+def test_order_of_the_answers_does_not_matter(tmp_path: Path) -> None:
+    path = videos.levels(tmp_path / "clip.mkv", [n // 2 for n in range(64 + 3 * 32)])
+    plain = recognised(fake(BSL1K, level), path)
+    turned = recognised(faking(LastFirst, BSL1K, level), path)
+    assert plain.num_windows == 4
+    assert turned.predictions == plain.predictions
+
+
+def test_model_with_the_classic_input_gets_normalised_frames(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "clip.mp4", num_frames=12)
+    given: list[Array] = []
+
+    def answer(tensor: Array) -> Sequence[float]:
+        given.append(tensor)
+        return in_order(tensor)
+
+    recognised(fake(WLASL, answer, datatype="FP32"), path)
+    with open_video(path) as video:
+        frames = np.stack([crop.image for crop in crops(video, WLASL, 100)])
+    assert given[1].dtype == np.float32
+    assert np.array_equal(given[1], normalised(frames, WLASL))
+
+
+def test_window_that_fails_ends_the_clip(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def answer(tensor: Array) -> Sequence[float]:
+        asked.append(1)
+        if len(asked) == 4:
+            raise ServerError("the third window failed")
+        return in_order(tensor)
+
+    path = videos.clip(tmp_path / "clip.mp4", num_frames=3000, size="32x32")
+    with pytest.raises(ServerError, match="the third window failed"):
+        recognised(fake(BSL1K, answer), path)
+    assert len(asked) < 20  # of 93
+
+
+@pytest.mark.parametrize(("logits", "says"), [
+    ([float("nan")] * 6, "logits that are no numbers.*--precision fp32"),
+    ([0, 1, 2, 3, 4, float("inf")], "logits that are no numbers"),
+    ([0.0] * 7, "7 logits for 6 glosses: it was changed meanwhile"),
+], ids=["NaN", "infinite", "too many"])  # fmt: skip
+def test_answer_that_makes_no_sense_is_a_sentence(tmp_path: Path, logits: list[float], says: str) -> None:
+    answers = iter([in_order(np.zeros(1)), logits])
+    with pytest.raises(ContractError, match=says):
+        recognised(fake(WLASL, lambda tensor: next(answers)), videos.clip(tmp_path / "clip.mp4"))
+
+
+def test_vocabulary_and_confidence_narrow_the_answer(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "clip.mp4")
+    recognition = recognised(fake(), path, vocabulary=["home", "help"], min_confidence=0.5, name="mine")
+    assert [p.gloss for p in recognition.predictions] == ["help", "home"]
+    assert recognition.unsure and recognition.video == "mine"
+    assert not recognised(fake(), path, min_confidence=0.5).unsure
+
+
+@pytest.mark.parametrize(("options", "error"), [
+    ({"top_k": 0}, AslTritonError), ({"min_confidence": 2}, AslTritonError), ({"vocabulary": ["cat"]}, LabelsError),
+], ids=str)  # fmt: skip
+def test_wrong_wish_is_told_before_the_clip_is_opened(options: dict[str, object], error: type[AslTritonError]) -> None:
+    with pytest.raises(error, match=str(next(iter(options.values()))).strip("[]'")):
+        recognised(fake(), "no such clip.mp4", **options)
+
+
+@pytest.mark.parametrize(("bucket", "length"), [(None, 30), (1, 30), (16, 32), (32, 32), (64, 64), (1000, 300)])
+def test_bucket_makes_clips_as_long_as_a_multiple_of_it(tmp_path: Path, bucket: int | None, length: int) -> None:
+    path = videos.clip(tmp_path / "clip.mp4", num_frames=30)
+    transport = fake_steps(lambda frames: np.zeros((max(-(-len(frames) // 8) - 1, 1), 6)))
+    with Recognizer(transport=transport, bucket=bucket) as recognizer:
+        recognition = recognizer.recognize(path)
+        assert (recognition.num_frames, recognition.duration_s) == (30, pytest.approx(1.2))
+        recognizer.recognize_with_curves(path)
+        recognizer.timeline(path)
+    assert [shape[1] for shape in shapes(transport)] == [length, 30, 30]  # what has times is never longer
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ({"bucket": 0}, "a bucket of 0 frames cannot be"),
+    ({"bucket": 8, "send": "video"}, r"send frames \(--send frames\), or leave it out"),
+    ({"bucket": 8, "send": "auto"}, r"send frames \(--send frames\), or leave it out"),
+], ids=str)  # fmt: skip
+def test_bucket_that_cannot_be_is_a_sentence(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(AslTritonError, match=says):
+        AsyncRecognizer(transport=fake(), **options)
+
+
+def test_clip_that_cannot_be_read_is_its_error(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="there is no file"):
+        recognised(fake(), tmp_path / "nowhere.mp4")
+
+
+def test_warnings_of_the_video_are_on_the_answer(tmp_path: Path) -> None:
+    source = videos.clip(tmp_path / "whole.mkv", num_frames=60, options=["-g", "10"])
+    recognition = recognised(fake(), videos.cut(tmp_path / "cut.mkv", source))
+    assert recognition.warnings == (
+        f"cut off: the file ends too early, after {recognition.num_frames} frames that can be read",
+    )
+
+
+def test_limits_are_kept(tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with AsyncRecognizer(transport=fake(), limits=Limits(max_frames=10)) as recognizer:
+            await recognizer.recognize(videos.clip(tmp_path / "clip.mp4", num_frames=11))
+
+    with pytest.raises(VideoError, match="more than 10 frames"):
+        asyncio.run(ask())
+
+
+def test_contract_is_read_once_for_clips_at_once(tmp_path: Path) -> None:
+    described: list[str] = []
+
+    class Counting(FakeTransport):
+        async def describe(self, model: str) -> object:  # type: ignore[override]
+            described.append(model)
+            await asyncio.sleep(0)
+            return await super().describe(model)
+
+    path = videos.clip(tmp_path / "clip.mp4", num_frames=9)
+
+    async def ask() -> list[Recognition]:
+        async with AsyncRecognizer(transport=faking(Counting), model="signs") as recognizer:
+            return await asyncio.gather(*(recognizer.recognize(path) for _ in range(10)))
+
+    assert len(asyncio.run(ask())) == 10
+    assert described == ["signs"]
+
+
+@pytest.mark.parametrize(("num_frames", "most"), [(9, 3), (200, 1), (400, 4)], ids=["short", "long", "windowed"])
+def test_clips_under_way_are_as_many_as_memory_is_meant_for(tmp_path: Path, num_frames: int, most: int) -> None:
+    # Three requests may hold 144 frames: three short clips, or one long, which asks about four windows at once.
+    path = videos.clip(tmp_path / "clip.mp4", num_frames=num_frames, size="32x32")
+    transport = faking(Gauge)
+
+    async def ask() -> None:
+        async with AsyncRecognizer(transport=transport, in_flight=3) as recognizer:
+            await asyncio.gather(*(recognizer.recognize(path) for _ in range(8)))
+
+    asyncio.run(ask())
+    assert isinstance(transport, Gauge) and 1 <= transport.most_at_once <= most
+
+
+def test_cancelled_clip_gives_up_its_request_and_its_decoding(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "clip.mp4", num_frames=3000, size="32x32")
+    given_up = []
+
+    async def ask() -> None:
+        come = asyncio.Event()
+        transport = faking(Stuck, BSL1K)
+        assert isinstance(transport, Stuck)
+        transport.come, transport.given_up = come.set, lambda: given_up.append(1)
+        async with AsyncRecognizer(transport=transport) as recognizer:
+            asking = asyncio.create_task(recognizer.recognize(path))
+            await come.wait()
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+    asyncio.run(ask())
+    assert 1 <= len(given_up) <= 4
+    for thread in threading.enumerate():
+        if thread.name.startswith("decode"):
+            thread.join()
+
+
+def test_sync_face_answers_as_the_other(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "clip.mp4")
+    with Recognizer(transport=fake()) as recognizer, path.open("rb") as file:
+        assert recognizer.model().labels == GLOSSES
+        answers = [recognizer.recognize(source) for source in (path, path.read_bytes(), file)]
+    assert {answer.predictions for answer in answers} == {recognised(fake(), path).predictions}
+
+
+def test_sync_face_is_asked_from_several_threads(tmp_path: Path) -> None:
+    paths = [videos.levels(tmp_path / f"{n}.mkv", [20 * n] * 9) for n in range(8)]
+    with Recognizer(transport=fake(WLASL, level)) as recognizer, ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(recognizer.recognize, paths))
+    assert [answer.predictions[0].logit for answer in answers] == pytest.approx([20 * n for n in range(8)], abs=1)
+
+
+def test_sync_face_is_used_where_an_event_loop_runs(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "clip.mp4")
+
+    async def notebook() -> Recognition:
+        with Recognizer(transport=fake()) as recognizer:
+            return recognizer.recognize(path)
+
+    assert asyncio.run(notebook()).gloss == "book"
+
+
+def test_sync_face_raises_what_happened(tmp_path: Path) -> None:
+    with Recognizer(transport=fake()) as recognizer, pytest.raises(VideoError, match="there is no file"):
+        recognizer.recognize(tmp_path / "nowhere.mp4")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signal to one thread")
+def test_control_c_ends_a_sync_call_and_what_it_asked_for(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "clip.mp4")
+    given_up = threading.Event()
+    transport = faking(Stuck)
+    assert isinstance(transport, Stuck)
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+    transport.come = lambda: signal.pthread_kill(main_thread, signal.SIGINT)
+    transport.given_up = given_up.set
+    with Recognizer(transport=transport) as recognizer:
+        with pytest.raises(KeyboardInterrupt):
+            recognizer.recognize(path)
+        assert given_up.wait(timeout=60)

@@ -1,0 +1,206 @@
+"""A clip's file in place of its frames: when, what is asked, and what comes of it."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asl_triton.errors import AslTritonError, ContractError, LabelsError, VideoError
+from asl_triton.presets import PRESETS
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.results import Recognition
+from asl_triton.transport.base import Array, ModelDescription, TensorSpec
+from asl_triton.transport.fake import FakeTransport
+from asl_triton.video.reader import Limits
+from tests.client import videos
+from tests.client.served import GLOSSES, answering, described, in_order
+
+ROOMY = {"asl_triton.max_bytes": "67108864", "asl_triton.max_frames": "10000", "asl_triton.max_pixels": "8847360"}
+DETAILS = {"num_frames": 12, "duration_s": 0.48, "num_windows": 1, "decode_s": 0.01, "wait_s": 0.1, "warnings": ["cut"]}
+
+
+def sign_model(
+    limits: Mapping[str, str] = ROOMY, outputs: tuple[str, ...] = ("CLASS_ID", "LOGIT", "DETAILS")
+) -> ModelDescription:
+    return ModelDescription(
+        name="recognize_sign",
+        version="1",
+        inputs={"VIDEO": TensorSpec("BYTES", (1,)), "TOP_K": TensorSpec("INT32", (1,))},
+        outputs={name: TensorSpec("FP32", (-1,)) for name in outputs},
+        parameters=limits,
+    )
+
+
+class Server(FakeTransport):
+    """Serves `signs`, and `recognize_sign`, which says what `refusal` is, or ranks the glosses from the last class."""
+
+    def __init__(self, model: ModelDescription | None, refusal: Exception | None = None, classes: int = 6) -> None:
+        models = {"signs": described(PRESETS["wlasl"])} | ({"recognize_sign": model} if model else {})
+        super().__init__(models, GLOSSES, self.outputs)
+        self.refusal, self.classes = refusal, classes
+        self.files: list[bytes] = []
+        self.parameters: list[Mapping[str, str] | None] = []
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        priority: int = 0,
+        parameters: Mapping[str, str] | None = None,
+    ) -> dict[str, Array]:
+        self.parameters.append(parameters)
+        return await super().infer(model, inputs, outputs, priority, parameters)
+
+    def outputs(self, model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        if model == "signs":
+            return answering(in_order)(model, inputs)
+        self.files.append(inputs["VIDEO"][0])
+        assert inputs["TOP_K"].tolist() == [len(GLOSSES)]
+        if self.refusal:
+            raise self.refusal
+        return {
+            "CLASS_ID": np.arange(self.classes, dtype=np.int32)[::-1],
+            "LOGIT": -np.arange(self.classes, dtype=np.float32),
+            "DETAILS": np.array([json.dumps(DETAILS).encode()], np.object_),
+        }
+
+
+def recognised(
+    server: Server, video: object, send: str, limits: Limits | None = None, **options: object
+) -> Recognition:
+    async def ask() -> Recognition:
+        async with AsyncRecognizer(transport=server, send=send, limits=limits) as recognizer:  # type: ignore[arg-type]
+            return await recognizer.recognize(video, **options)  # type: ignore[arg-type]
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return videos.clip(tmp_path_factory.mktemp("clip") / "clip.mp4", num_frames=12, size="64x48")
+
+
+def test_file_is_sent_as_it_is_and_its_logits_are_ranked_here(clip: Path) -> None:
+    server = Server(sign_model())
+    recognition = recognised(server, clip, "video", top_k=3, vocabulary=["mother", "book", "help"], min_confidence=0.7)
+    assert server.files == [clip.read_bytes()] and server.parameters == [{"model": "signs"}]
+    assert [(p.rank, p.gloss, p.logit) for p in recognition.predictions] == [
+        (1, "mother", 0.0), (2, "help", -2.0), (3, "book", -5.0)
+    ]  # fmt: skip
+    assert recognition.confidence == 0.5 and recognition.unsure
+    assert (recognition.video, recognition.model) == (str(clip), "signs")
+    assert (recognition.num_frames, recognition.num_windows, recognition.warnings) == (12, 1, ("cut",))
+    assert recognition.duration_s == 0.48 and recognition.decode_s == 0.01 and recognition.wait_s >= 0
+
+
+def test_bytes_and_file_objects_go_as_they_are(clip: Path) -> None:
+    server = Server(sign_model())
+    for send in ("video", "auto"):
+        with clip.open("rb") as file:
+            answers = [recognised(server, source, send) for source in (clip.read_bytes(), file)]
+        assert [answer.video for answer in answers] == ["the video"] * 2
+    assert server.files == [clip.read_bytes()] * 4
+
+
+@pytest.mark.parametrize(("send", "model", "is_file"), [
+    ("frames", sign_model(), False),
+    ("video", sign_model(), True),
+    ("auto", sign_model(), True),
+    ("auto", None, False),
+    ("auto", sign_model(outputs=("GLOSS", "CONFIDENCE")), False),  # somebody else's
+    ("auto", sign_model({"asl_triton.max_frames": "11"}), False),
+    ("auto", sign_model({"asl_triton.max_frames": "12"}), True),
+    ("auto", sign_model({"asl_triton.max_pixels": "3071"}), False),
+    ("auto", sign_model({"asl_triton.max_bytes": "100"}), False),
+    ("auto", sign_model({}), True),
+])  # fmt: skip
+def test_what_is_sent_depends_on_what_the_server_takes(
+    clip: Path, send: str, model: ModelDescription | None, is_file: bool
+) -> None:
+    server = Server(model)
+    assert recognised(server, clip, send).gloss == ("mother" if is_file else "book")
+    assert len(server.files) == is_file
+
+
+def test_auto_sends_frames_that_are_smaller_than_their_file(tmp_path: Path) -> None:
+    options = ["-c:v", "rawvideo", "-pix_fmt", "bgr24"]
+    path = videos.clip(tmp_path / "raw.avi", num_frames=10, size="320x240", options=options)
+    assert path.stat().st_size > 10 * 224 * 224 * 3
+    server = Server(sign_model())
+    recognised(server, path, "auto")
+    assert server.files == []
+
+
+def test_auto_sends_frames_where_the_container_does_not_count_them(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "live.webm", 12, size="16x16", options=["-live", "1", "-deadline", "realtime"])
+    server = Server(sign_model())
+    recognised(server, path, "auto")
+    assert server.files == []
+
+
+def test_server_that_takes_no_files_is_told_before_the_clip_is_opened() -> None:
+    with pytest.raises(
+        ContractError, match=r"does not serve recognize_sign.*send frames \(--send frames\), or serve it"
+    ):
+        recognised(Server(None), "no such clip.mp4", "video")
+
+
+def test_refusal_names_the_clip(clip: Path) -> None:
+    refusal = VideoError("VIDEO cannot be decoded: it ends the decoder (SIGSEGV)")
+    with pytest.raises(VideoError, match=r"^mine cannot be decoded"):
+        recognised(Server(sign_model(), refusal), clip, "video", name="mine")
+
+
+@pytest.mark.parametrize(("limits", "model"), [
+    (Limits(max_bytes=100), sign_model()), (None, sign_model({"asl_triton.max_bytes": "100"})),
+], ids=["ours", "theirs"])  # fmt: skip
+def test_file_beyond_a_limit_is_not_sent(clip: Path, limits: Limits | None, model: ModelDescription) -> None:
+    server = Server(model)
+    with pytest.raises(VideoError, match=r"larger than 100 bytes.*send its frames \(--send frames\)"):
+        recognised(server, clip, "video", limits)
+    assert server.files == []
+
+
+@pytest.mark.parametrize("send", ["video", "auto"])
+def test_what_is_no_file_is_the_same_error_as_with_frames(tmp_path: Path, send: str) -> None:
+    for path in (tmp_path / "nowhere.mp4", tmp_path):
+        with pytest.raises(VideoError) as ours:
+            recognised(Server(sign_model()), path, "frames")
+        with pytest.raises(VideoError) as theirs:
+            recognised(Server(sign_model()), path, send)
+        assert str(theirs.value) == str(ours.value)
+
+
+@pytest.mark.parametrize(("options", "error"), [
+    ({"top_k": 0}, AslTritonError), ({"vocabulary": ["cat"]}, LabelsError),
+], ids=str)  # fmt: skip
+def test_wrong_wish_is_told_before_anything_is_sent(options: dict[str, object], error: type[AslTritonError]) -> None:
+    server = Server(sign_model())
+    with pytest.raises(error):
+        recognised(server, "no such clip.mp4", "video", **options)
+
+
+def test_answer_with_other_classes_is_a_sentence(clip: Path) -> None:
+    with pytest.raises(ContractError, match="5 logits for 6 glosses"):
+        recognised(Server(sign_model(), classes=5), clip, "video")
+
+
+def test_server_is_asked_once_what_it_takes(clip: Path) -> None:
+    asked: list[str] = []
+
+    class Counting(Server):
+        async def describe(self, model: str) -> ModelDescription:
+            asked.append(model)
+            return await super().describe(model)
+
+    async def ask() -> None:
+        async with AsyncRecognizer(transport=Counting(sign_model()), model="signs", send="auto") as recognizer:
+            for _ in range(3):
+                await recognizer.recognize(clip)
+
+    asyncio.run(ask())
+    assert asked == ["signs", "recognize_sign"]

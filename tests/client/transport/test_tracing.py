@@ -1,0 +1,90 @@
+"""The trace of a caller goes on in the server: `traceparent` as it arrives there."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
+from asl_triton.errors import ServerError
+from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.transport import tracing
+from tests.client import videos
+from tests.client.asking import inferred
+from tests.client.grpc_server import Triton, serving
+
+
+@pytest.fixture
+def triton() -> Iterator[Triton]:
+    with serving(Triton()) as served:
+        yield served
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """The spans that are recorded in this test."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)  # its setter works once a process
+    return exporter
+
+
+def test_request_is_a_span_of_its_own_and_the_servers_parent(triton: Triton, spans: InMemorySpanExporter) -> None:
+    inferred(triton.address)
+    (span,) = spans.get_finished_spans()
+    assert (span.name, span.kind) == ("infer signs", trace.SpanKind.CLIENT)
+    assert span.attributes is not None and span.context is not None
+    assert span.attributes["server.address"] == triton.address
+    assert len(str(span.attributes["asl_triton.request_id"])) == 32
+    assert [seen["traceparent"] for seen in triton.asked] == [
+        f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}-{span.context.trace_flags:02x}"
+    ]
+
+
+def test_span_of_a_caller_is_the_parent_across_threads(
+    triton: Triton, spans: InMemorySpanExporter, tmp_path: Path
+) -> None:
+    clip = videos.clip(tmp_path / "clip.mp4", num_frames=9)
+    with trace.get_tracer("test").start_as_current_span("a visitor") as visit, Recognizer(triton.address) as recognizer:
+        recognizer.recognize(clip)
+    requests = [span for span in spans.get_finished_spans() if span.name == "infer signs"]
+    assert requests and all(span.parent == visit.get_span_context() for span in requests)
+
+
+def test_trace_goes_on_where_only_the_api_is_installed(triton: Triton) -> None:
+    above = SpanContext(trace_id=0xABC, span_id=0xDEF, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    with trace.use_span(NonRecordingSpan(above)):
+        inferred(triton.address)
+    inferred(triton.address)
+    assert [seen.get("traceparent") for seen in triton.asked] == [f"00-{0xABC:032x}-{0xDEF:016x}-01", None]
+
+
+def test_failure_is_in_the_span(spans: InMemorySpanExporter) -> None:
+    with pytest.raises(ServerError, match="no server answers"):
+        inferred("127.0.0.1:1")
+    (span,) = spans.get_finished_spans()
+    assert span.status.status_code == trace.StatusCode.ERROR
+
+
+def test_without_opentelemetry_nothing_is_sent_and_nothing_fails() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['opentelemetry'] = None\n"  # as if it were not installed
+        "from asl_triton.transport.tracing import request_span\n"
+        "with request_span('signs', 'here:1', 'c0ffee') as headers: print(headers)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{}\n", "")
+
+
+def test_opentelemetry_is_imported_by_the_first_request_alone() -> None:
+    code = f"import sys, {tracing.__name__}, asl_triton.cli.app; print('opentelemetry' in sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "False\n")

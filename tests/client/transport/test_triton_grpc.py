@@ -1,0 +1,263 @@
+"""Asking over gRPC: against a real server that refuses, is slow, is away, or is something else."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from asl_triton.errors import AslTritonError, BusyError, ContractError, ServerError
+from asl_triton.presets import PRESETS
+from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.transport.base import TensorSpec
+from asl_triton.transport.error_mapping import explained, is_worth_retrying
+from asl_triton.transport.triton_grpc import GrpcTransport
+from tests.client import videos
+from tests.client.asking import FRAMES, asked, inferred, version
+from tests.client.grpc_server import GLOSSES, Triton, serving
+
+AWAY, BUSY, INVALID, RESTRICTED = (
+    (grpc.StatusCode.UNAVAILABLE, "GOAWAY received"),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "no more room"),
+    (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape for input 'FRAMES__0'"),
+    (grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header 'triton-grpc-protocol-api-key'"),
+)
+
+
+@pytest.fixture
+def triton() -> Iterator[Triton]:
+    with serving(Triton()) as served:
+        yield served
+
+
+def test_server_tells_what_it_serves(triton: Triton) -> None:
+    async def ask(transport: GrpcTransport) -> tuple[Any, ...]:
+        described = await transport.describe("signs")
+        return (
+            await transport.server_version(),
+            await transport.model_names(),
+            described,
+            await transport.statistics("signs"),
+        )
+
+    server_version, names, described, statistics = asked(triton.address, ask)
+    assert (server_version, names) == ("2.80.0", ["signs"])  # and not the model that is not ready
+    assert (described.name, described.version, described.max_batch_size) == ("signs", "10", 8)
+    assert described.inputs == {"FRAMES__0": TensorSpec("UINT8", (-1, -1, 224, 224, 3))}
+    assert described.outputs["LOGITS__0"] == TensorSpec("FP32", (-1, 4))
+    assert described.parameters == {"asl_triton.preset": PRESETS["wlasl"].to_json()}
+    assert described.labelled == {"LOGITS__0"}
+    assert (statistics.requests, statistics.executions, statistics.failures) == (3, 2, 0)
+    assert (statistics.queue_s, statistics.compute_s) == (0.5, 1.5)
+
+
+def test_classes_come_best_first_with_their_labels(triton: Triton) -> None:
+    ranked = asked(triton.address, lambda t: t.classify("signs", FRAMES, "LOGITS__0", 3))
+    assert ranked == [(3, "help"), (2, "hello"), (1, "drink")]
+
+
+def test_clip_is_recognised_over_the_wire(tmp_path: Path, triton: Triton) -> None:
+    triton.logits = lambda frames: np.array([len(frames), frames.shape[1], 0, 0], np.float32)
+    with Recognizer(triton.address) as recognizer:
+        recognition = recognizer.recognize(videos.clip(tmp_path / "clip.mp4", num_frames=20))
+    assert [(p.gloss, p.logit) for p in recognition.predictions[:2]] == [("drink", 224.0), ("book", 20.0)]
+
+
+@pytest.mark.parametrize("fault", [AWAY, BUSY], ids=["away", "busy"])
+def test_request_that_finds_the_server_away_or_busy_is_sent_again(triton: Triton, fault: tuple[Any, str]) -> None:
+    triton.faults = [fault, fault]
+    assert inferred(triton.address) == [0, 1, 2, 3]
+    assert len(triton.asked) == 3
+
+
+@pytest.mark.parametrize(("fault", "times", "error", "says"), [
+    (AWAY, 4, ServerError, "no server answers at 127.0.0.1"),
+    (BUSY, 4, ServerError, "signs on 127.0.0.1.* is too busy .*no more room. Try again later"),
+    (INVALID, 1, ContractError, "signs on 127.0.0.1.* cannot answer this .*unexpected shape"),
+    (RESTRICTED, 1, ServerError, r"refused the call .*it wants an API key \(--api-key\)"),
+], ids=["away", "busy", "invalid", "restricted"])  # fmt: skip
+def test_fault_that_goes_on_is_a_sentence(
+    triton: Triton, fault: tuple[Any, str], times: int, error: type[AslTritonError], says: str
+) -> None:
+    triton.faults = [fault] * 10
+    with pytest.raises(error, match=says):
+        inferred(triton.address)
+    assert len(triton.asked) == times
+
+
+def test_nothing_is_sent_again_where_refusals_are_measured(triton: Triton) -> None:
+    triton.faults = [BUSY]
+    with pytest.raises(ServerError, match="too busy"):
+        inferred(triton.address, resend=False)
+    assert len(triton.asked) == 1
+
+
+def test_server_that_comes_up_in_a_moment_is_reached() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+
+    async def ask(transport: GrpcTransport) -> list[float]:
+        with pytest.raises(ServerError, match="no server answers"):
+            await transport.server_version()
+        with serving(Triton(), address=address):
+            return list((await transport.infer("signs", FRAMES, ["LOGITS__0"]))["LOGITS__0"][0])
+
+    assert asked(address, ask) == [0, 1, 2, 3]
+
+
+def test_deadline_is_a_sentence() -> None:
+    never = threading.Event()
+
+    def stuck(_frames: np.ndarray) -> np.ndarray:
+        never.wait()
+        return np.zeros(len(GLOSSES), np.float32)
+
+    with serving(Triton(logits=stuck)) as triton:
+        try:
+            with pytest.raises(ServerError, match=r"gave no answer within 0.2 s .*Raise --timeout"):
+                inferred(triton.address, timeout_s=0.2)
+            assert len(triton.asked) == 1
+        finally:
+            never.set()
+
+
+def test_requests_under_way_are_bounded(triton: Triton) -> None:
+    together = threading.Barrier(3, timeout=60)  # who waits here alone breaks it
+
+    def meet(_frames: np.ndarray) -> np.ndarray:
+        together.wait()
+        return np.zeros(len(GLOSSES), np.float32)
+
+    triton.logits = meet
+
+    async def ask(transport: GrpcTransport) -> int:
+        return len(await asyncio.gather(*(transport.infer("signs", FRAMES, ["LOGITS__0"]) for _ in range(12))))
+
+    assert asked(triton.address, ask, in_flight=3) == 12
+    assert triton.most_at_once == 3
+
+
+def test_answer_without_content_names_its_cause(triton: Triton) -> None:
+    triton.empty = True
+    for ask in (
+        lambda t: t.infer("signs", FRAMES, ["LOGITS__0"]),
+        lambda t: t.classify("signs", FRAMES, "LOGITS__0", 4),
+    ):
+        with pytest.raises(ContractError, match=r"answered with an empty LOGITS__0.*numpy<2"):
+            asked(triton.address, ask)
+
+
+def test_output_that_is_not_there_is_a_sentence(triton: Triton) -> None:
+    with pytest.raises(ContractError, match="empty NONE"):
+        asked(triton.address, lambda t: t.infer("signs", FRAMES, ["LOGITS__0", "NONE"]))
+
+
+def test_model_that_is_not_there_is_a_sentence(triton: Triton) -> None:
+    with pytest.raises(ContractError, match=r"nobody on 127.0.0.1.* cannot answer this: .*unknown model"):
+        asked(triton.address, lambda t: t.describe("nobody"))
+
+
+def test_server_that_is_not_ready_is_a_sentence(triton: Triton) -> None:
+    triton.ready = False
+    with pytest.raises(ServerError, match="is still starting, or a model failed to load"):
+        version(triton.address)
+
+
+def test_connection_is_made_again_after_it_was_closed(triton: Triton) -> None:
+    async def ask(transport: GrpcTransport) -> list[str]:
+        first = await transport.server_version()
+        await transport.close()
+        await transport.close()
+        return [first, await transport.server_version()]
+
+    assert asked(triton.address, ask) == ["2.80.0", "2.80.0"]
+
+
+@contextmanager
+def http_server() -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_arguments: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_port_of_http_is_a_sentence() -> None:
+    with http_server() as address, pytest.raises(ServerError, match=r"name another's gRPC port .*8000 is HTTP's"):
+        version(address)
+
+
+def test_server_of_something_else_is_a_sentence() -> None:
+    with serving(None) as other, pytest.raises(ServerError, match="is no Triton: name another"):
+        version(other.address)
+
+
+def test_request_beyond_the_servers_limit_is_not_sent_again() -> None:
+    with (
+        serving(Triton(), max_bytes=1000) as triton,
+        pytest.raises(ServerError, match=r"takes no requests as large as signs's .*larger than max"),
+    ):
+        inferred(triton.address)
+
+
+@pytest.mark.parametrize("address", ["localhost:1", "no-such-host.invalid:8001", "unix:/nowhere"])
+def test_nothing_that_listens_is_a_sentence(address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    for ask in (version, inferred):
+        with pytest.raises(ServerError, match=f"no server answers at {address}: start one"):
+            ask(address, timeout_s=10)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_proxy_is_not_asked_for_this_machine(triton: Triton, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for host in ("localhost", "127.0.0.1"):
+        assert version(triton.address.replace("127.0.0.1", host)) == "2.80.0"
+
+
+@pytest.mark.parametrize(("status", "message", "again", "error", "says"), [
+    ("UNAVAILABLE", "failed to connect to all addresses", True, ServerError, "no server answers at here:1: start one"),
+    ("UNAVAILABLE", "Exceeds maximum queue size", True, BusyError, "signs on here:1 is too busy"),
+    ("UNAVAILABLE", "Socket closed", True, ServerError, "closed the connection"),
+    ("UNAVAILABLE", "Tls handshake failed: BAD", True, ServerError, "no TLS with here:1"),
+    ("UNAVAILABLE", "This protocol is restricted", False, ServerError, "--api-key"),
+    ("RESOURCE_EXHAUSTED", "too many", True, BusyError, "too busy"),
+    ("RESOURCE_EXHAUSTED", "message larger than max (9 vs. 1)", False, ServerError, "takes no requests as large"),
+    ("UNAUTHENTICATED", "who are you", False, ServerError, "--api-key"),
+    ("PERMISSION_DENIED", "not you", False, ServerError, "--api-key"),
+    ("DEADLINE_EXCEEDED", "Deadline Exceeded", False, ServerError, "no answer within 5 s"),
+    ("UNAVAILABLE", "Request timeout expired", True, BusyError, "is too busy .*waited for longer than its queue"),
+    ("NOT_FOUND", "Request for unknown model: 'signs' is not found", False, ContractError, "unknown model"),
+    ("INVALID_ARGUMENT", "unexpected shape", False, ContractError, "cannot answer this .*: unexpected shape"),
+    ("UNIMPLEMENTED", "Method not found!", False, ServerError, "no Triton"),
+    ("INTERNAL", "CUDA  out of\nmemory", False, ServerError, "signs on here:1 failed .*: CUDA out of memory"),
+    ("UNAVAILABLE", "Server is stopping, scheduler ...", True, BusyError, "here:1 is stopping .request c0ffee"),
+    ("NOT_FOUND", "unknown model: 'signs' has no available versions", True, BusyError, "here:1 is stopping"),
+    ("CANCELLED", "CANCELLED", True, BusyError, "here:1 is stopping"),
+    (None, "Channel is closed", False, ServerError, "signs on here:1 failed"),
+])  # fmt: skip
+def test_status_becomes_a_sentence(
+    status: str | None, message: str, again: bool, error: type[AslTritonError], says: str
+) -> None:
+    said = InferenceServerException(message, f"StatusCode.{status}" if status else None)
+    assert is_worth_retrying(said) == again
+    with pytest.raises(error, match=says):
+        raise explained(said, "here:1", "signs", 5.0, "c0ffee")
+
+
+def test_other_exceptions_are_not_worth_a_second_try() -> None:
+    assert not is_worth_retrying(ValueError("UNAVAILABLE"))

@@ -1,0 +1,237 @@
+"""Video bytes in, glosses out, over a server from inside that is none."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError, VideoError
+from asl_triton.presets import PRESETS, Preset
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.results import Recognition
+from asl_triton.transport.base import Array
+from asl_triton.triton_backend.registry import UnknownRecogniserError
+from asl_triton.triton_backend.service import Heard, Question, ServiceLimits, SignService, Status, status_of
+from tests.client.model_folders import GLOSSES, Network, Served, write_folder
+from tests.client.served import fake
+from tests.client.videos import PDF, clip
+from tests.paths import ROOT
+
+NETWORK = Network(5)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 100).read_bytes()
+
+
+def serving(
+    repository: Path,
+    use: Callable[[SignService], Coroutine[Any, Any, Any]],
+    server: Served | None = None,
+    limits: ServiceLimits | None = None,
+) -> Any:
+    """Run `use` with a service of the recognisers in `repository`."""
+
+    async def run() -> Any:
+        service = SignService([repository], server or Served({"signs": NETWORK}), limits or ServiceLimits())
+        try:
+            return await use(service)
+        finally:
+            service.close()
+
+    return asyncio.run(run())
+
+
+async def heard(service: SignService, question: Question) -> list[Heard]:
+    async with aclosing(service.listen(question)) as windows:
+        return [window async for window in windows]
+
+
+def by_the_client(video: bytes, preset: Preset) -> Recognition:
+    """What our client says of the same video and network."""
+
+    async def recognize() -> Recognition:
+        transport = fake(preset, lambda frames: NETWORK.logits(frames[None])[0])
+        async with AsyncRecognizer(transport=transport) as recognizer:
+            return await recognizer.recognize(video)
+
+    return asyncio.run(recognize())
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_answer_is_the_clients_own(tmp_path: Path, video: bytes, preset: Preset) -> None:
+    write_folder(tmp_path, "signs", NETWORK, preset=preset)
+    ours = serving(tmp_path, lambda service: service.recognize(Question(video)))
+    theirs = by_the_client(video, preset)
+    assert ours.predictions == theirs.predictions
+    assert (ours.num_frames, ours.duration_s, ours.num_windows) == (
+        theirs.num_frames,
+        theirs.duration_s,
+        theirs.num_windows,
+    )
+
+
+def test_windows_of_a_long_video_come_in_order(tmp_path: Path, video: bytes) -> None:
+    write_folder(tmp_path, "signs", NETWORK)
+    windows = serving(tmp_path, lambda service: heard(service, Question(video, top_k=2)))
+    assert [t for w in windows for t in (w.start_s, w.end_s)] == pytest.approx([0, 2.56, 1.28, 3.84, 1.44, 4])
+    assert all(len(w.predictions) == 2 for w in windows)
+
+
+def test_min_confidence_may_leave_nothing(tmp_path: Path, video: bytes) -> None:
+    write_folder(tmp_path, "signs", NETWORK)
+    question = Question(video, min_confidence=1.0)
+    recognition = serving(tmp_path, lambda service: service.recognize(question))
+    assert len(recognition.predictions) == len(GLOSSES)
+    assert question.wanted(recognition.predictions) == ()
+    assert recognition.unsure
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"top_k": 0}, "TOP_K is 0: ask for one gloss or more"),
+        ({"top_k": -1}, "TOP_K is -1"),
+        ({"min_confidence": -0.1}, r"MIN_CONFIDENCE is -0.1: it goes from 0 to 1"),
+        ({"min_confidence": float("nan")}, "MIN_CONFIDENCE is nan"),
+    ],
+)
+def test_question_beyond_what_goes_is_one_sentence(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(AslTritonError, match=sentence):
+        Question(b"", **values)
+
+
+@pytest.mark.parametrize(("top_k", "answered"), [(None, 6), (6, 6), (10, 6), (11, None), (5000, None)])
+def test_more_glosses_than_there_are_may_not_be_asked_for(
+    tmp_path: Path, video: bytes, top_k: int | None, answered: int | None
+) -> None:
+    write_folder(tmp_path, "signs", NETWORK)
+
+    def ask() -> Recognition:
+        answer: Recognition = serving(tmp_path, lambda service: service.recognize(Question(video, top_k)))
+        return answer
+
+    if answered is None:
+        with pytest.raises(AslTritonError, match=f"TOP_K is {top_k}, and signs knows 6 glosses: ask for no more"):
+            ask()
+    else:
+        assert len(ask().predictions) == answered
+
+
+def test_limits_come_from_the_config() -> None:
+    limits = ServiceLimits.from_parameters({"asl_triton.max_bytes": "1000", "asl_triton.repository": "/models"})
+    assert limits == ServiceLimits(max_bytes=1000)
+    assert limits.video.max_bytes == 1000
+    for value in ("0", "-1", "many", "1.5", ""):
+        with pytest.raises(AslTritonError, match=r"asl_triton.max_frames is .*: give a whole number above 0"):
+            ServiceLimits.from_parameters({"asl_triton.max_frames": value})
+
+
+@pytest.mark.parametrize(
+    ("model", "limits"),
+    [
+        ("recognize_sign", ServiceLimits()),
+        ("recognize_sign_stream", ServiceLimits(max_frames=180_000, max_decode_s=600)),
+    ],
+)
+def test_shipped_configs_and_their_page_say_the_limits(model: str, limits: ServiceLimits) -> None:
+    repository = ROOT / "model_repository"
+    config = text_format.Parse((repository / model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    assert ServiceLimits.from_parameters(parameters) == limits
+    page = (repository / "README.md").read_text()
+    assert all(f"`{name}`" in page for name in parameters)
+    assert all(f"`{tensor.name}`" in page for tensor in (*config.input, *config.output))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (VideoError("not a video"), "INVALID_ARG"),
+        (AslTritonError("TOP_K is 0"), "INVALID_ARG"),
+        (UnknownRecogniserError("none of that name"), "NOT_FOUND"),
+        (ServerError("its queue is full"), "UNAVAILABLE"),
+        (ContractError("not a number"), "INTERNAL"),
+        (LabelsError("too few"), "INTERNAL"),
+    ],
+)
+def test_status_tells_whose_fault_it_is(error: AslTritonError, status: Status) -> None:
+    assert status_of(error) == status
+
+
+@dataclass
+class Slow(Served):
+    """A server that answers when it is let, and counts the frames that it has been asked about."""
+
+    frames: int = 0
+    let: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def infer(
+        self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], priority: int = 0
+    ) -> dict[str, Array]:
+        self.frames += inputs["FRAMES__0"].shape[1]
+        await self.let.wait()
+        return await super().infer(model, inputs, outputs)
+
+
+def test_videos_at_once_hold_no_more_crops_than_allowed(tmp_path: Path, video: bytes) -> None:
+    write_folder(tmp_path, "signs", NETWORK)
+    server = Slow({"signs": NETWORK})
+
+    async def crowd(service: SignService) -> int:
+        answering = [asyncio.create_task(service.recognize(Question(video))) for _ in range(6)]
+        while server.frames < 200:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        held = server.frames
+        server.let.set()
+        await asyncio.gather(*answering)
+        return held
+
+    assert serving(tmp_path, crowd, server, ServiceLimits(crops_at_once=250)) == 200
+    assert server.frames == 600
+
+
+def test_request_that_is_given_up_ends_its_decoder(tmp_path: Path, video: bytes) -> None:
+    write_folder(tmp_path, "signs", NETWORK)
+    server = Served({"signs": NETWORK})
+
+    async def give_up(service: SignService) -> Recognition:
+        for delay_s in np.linspace(0, 0.3, 12):
+            given_up = asyncio.create_task(service.recognize(Question(video)))
+            await asyncio.sleep(delay_s)
+            given_up.cancel()
+            await asyncio.gather(given_up, return_exceptions=True)
+        return await service.recognize(Question(video))
+
+    assert serving(tmp_path, give_up, server, ServiceLimits(requests_at_once=1)).num_frames == 100
+
+
+def test_bad_video_is_told_and_the_next_one_answered(tmp_path: Path, video: bytes) -> None:
+    write_folder(tmp_path, "signs", NETWORK)
+
+    async def ask(service: SignService) -> Recognition:
+        with pytest.raises(VideoError, match="VIDEO cannot be read as a video"):
+            await service.recognize(Question(PDF))
+        return await service.recognize(Question(video))
+
+    assert serving(tmp_path, ask).num_frames == 100
+
+
+def test_stream_that_nobody_reads_on_is_closed(tmp_path: Path, video: bytes) -> None:
+    write_folder(tmp_path, "signs", NETWORK)
+
+    async def read_one(service: SignService) -> Heard:
+        windows: AsyncGenerator[Heard, None] = service.listen(Question(video))
+        async with aclosing(windows):
+            return await anext(windows)
+
+    assert serving(tmp_path, read_one).start_s == 0

@@ -1,0 +1,216 @@
+"""Frames to what the network eats: rate, resize, crop, windows; and the crops of the reference."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from asl_triton.errors import VideoError
+from asl_triton.presets import PRESETS, Preset
+from asl_triton.video.preprocessing import Crop, at_rate, crop, crops, normalised
+from asl_triton.video.reader import Frame, open_video
+from asl_triton.video.windows import Window, spanned, windows
+
+WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    """A BGR frame that differs everywhere."""
+    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def middle(image: np.ndarray) -> np.ndarray:
+    """The centre 224 square, in RGB."""
+    top, left = round((image.shape[0] - 224) / 2), round((image.shape[1] - 224) / 2)
+    return image[top : top + 224, left : left + 224, ::-1]
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """The shorter side at 226 pixels, as WLASL's loaders write it."""
+    scale = 1 + (226 - min(image.shape[:2])) / min(image.shape[:2])
+    return cv2.resize(image, dsize=(0, 0), fx=scale, fy=scale)
+
+
+def squared(image: np.ndarray, size: int = 256) -> np.ndarray:
+    return cv2.resize(image, (size, size))
+
+
+def same(image: np.ndarray) -> np.ndarray:
+    return image
+
+
+@pytest.mark.parametrize(("name", "size", "steps"), [
+    ("wlasl", (256, 256), [same]),
+    ("wlasl", (226, 226), [same]),
+    ("wlasl", (241, 255), [same]),
+    ("wlasl", (200, 250), [enlarged]),
+    ("wlasl", (100, 256), [enlarged]),
+    ("wlasl", (16, 16), [enlarged]),
+    ("wlasl", (1, 1), [enlarged]),
+    ("wlasl", (240, 320), [squared]),
+    ("wlasl", (257, 226), [squared]),
+    ("wlasl", (200, 320), [enlarged, squared]),  # the ORIGINAL size decides on the square
+    ("wlasl", (720, 1280), [squared]),
+    ("wlasl-test", (240, 320), [same]),
+    ("wlasl-test", (200, 320), [enlarged]),
+    ("bsl1k", (256, 256), [squared]),
+    ("bsl1k", (100, 50), [squared]),
+    ("bsl1k", (720, 1280), [squared]),
+    ("asl-inference", (720, 1280), [lambda image: squared(image, 224)]),
+    ("asl-inference", (224, 224), [same]),
+])  # fmt: skip
+def test_frame_is_resized_and_cropped_as_the_preset_says(name: str, size: tuple[int, int], steps: list) -> None:
+    expected = image = picture(*size)
+    for step in steps:
+        expected = step(expected)
+    cropped = crop(image, PRESETS[name])
+    assert cropped.shape == (224, 224, 3) and cropped.flags.c_contiguous
+    assert np.array_equal(cropped, middle(expected))
+
+
+def test_frame_too_narrow_to_be_scaled_up_is_a_sentence() -> None:
+    with pytest.raises(VideoError, match="2 x 10000 pixels cannot be scaled up to 226"):
+        crop(np.zeros((10000, 2, 3), np.uint8), WLASL)
+
+
+def timed(times_s: list[float]) -> list[Frame]:
+    """Frames that know their place."""
+    return [Frame(np.full((1, 1, 3), n, np.uint8), time_s) for n, time_s in enumerate(times_s)]
+
+
+@pytest.mark.parametrize(("times_s", "shown"), [
+    ([0, 0.04, 0.08], [0, 1, 2]),  # 25 per second stay as they are
+    ([0, 0.08, 0.16], [0, 0, 1, 1, 2]),  # 12.5: each but the last shows twice
+    ([k / 50 for k in range(6)], [0, 2, 4, 5]),  # 50: of two in a slot the last shows; halves round up
+    ([k / 30 for k in range(7)], [0, 1, 2, 4, 5, 6]),
+    ([0, 0.039, 0.081], [0, 1, 2]),  # jitter
+    ([0, 0.2], [0, 0, 0, 0, 0, 1]),  # a gap shows the frame before it
+    ([0.0], [0]),
+    ([], []),
+], ids=str)  # fmt: skip
+def test_frames_come_at_the_rate_asked_for(times_s: list[float], shown: list[int]) -> None:
+    frames = list(at_rate(timed(times_s), 25.0, max_frames=1000))
+    slots = [int(np.floor(t * 25 + 0.5)) for t in times_s]
+    by_definition = [max(n for n, slot in enumerate(slots) if slot <= k) for k in range(max(slots, default=-1) + 1)]
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == by_definition == shown
+    assert [frame.time_s for frame in frames] == pytest.approx([k / 25 for k in range(len(shown))])
+
+
+def test_frame_stamped_beyond_the_limit_is_a_sentence() -> None:
+    with pytest.raises(VideoError, match=r"stamped 1000000 s.*repair its timestamps"):
+        list(at_rate(timed([0, 1e6]), 25.0, max_frames=1000))
+
+
+def numbered(count: int) -> Iterator[np.ndarray]:
+    """Crops (1, 1, 2) that hold their place."""
+    return (np.full((1, 1, 2), divmod(n, 256), np.uint8) for n in range(count))
+
+
+def numbers(window: Window) -> list[int]:
+    """The places of a window's crops."""
+    return list(window.frames.reshape(-1, 2) @ [256, 1])
+
+
+@pytest.mark.parametrize("count", [9, 10, 64, 299, 300])
+def test_whole_clip_is_one_window(count: int) -> None:
+    (window,) = windows(numbered(count), WLASL)
+    assert (window.start, numbers(window)) == (0, list(range(count)))
+
+
+@pytest.mark.parametrize(("preset", "count", "length"), [
+    (WLASL, 1, 9), (WLASL, 8, 9), (BSL1K, 1, 64), (BSL1K, 63, 64), (BSL1K, 64, 64),
+], ids=lambda value: getattr(value, "name", value))  # fmt: skip
+def test_short_clip_repeats_last_frame(preset: Preset, count: int, length: int) -> None:
+    (window,) = windows(numbered(count), preset)
+    assert numbers(window) == [min(n, count - 1) for n in range(length)]
+
+
+@pytest.mark.parametrize(("count", "bucket", "length"), [
+    (1, 8, 16), (9, 8, 16), (16, 8, 16), (17, 8, 24), (64, 16, 64), (65, 16, 80), (290, 32, 300), (300, 32, 300),
+    (70, 1, 70), (70, 1000, 300),
+])  # fmt: skip
+def test_whole_clip_is_as_long_as_a_multiple_of_the_bucket(count: int, bucket: int, length: int) -> None:
+    (window,) = windows(numbered(count), WLASL, bucket)
+    assert numbers(window) == [min(n, count - 1) for n in range(length)]
+    images = (Crop(image, n / 25) for n, image in enumerate(numbered(count)))
+    ((_, span),) = spanned(images, WLASL, 25.0, bucket)
+    assert (span.num_frames, len(span.edges_s)) == (length, count + 1)
+
+
+@pytest.mark.parametrize(("preset", "count"), [(BSL1K, 50), (BSL1K, 64), (BSL1K, 100), (WLASL, 310)], ids=str)
+def test_windows_of_fixed_length_have_no_bucket(preset: Preset, count: int) -> None:
+    plain, bucketed = (list(windows(numbered(count), preset, bucket)) for bucket in (1, 48))
+    assert [(w.start, numbers(w)) for w in plain] == [(w.start, numbers(w)) for w in bucketed]
+
+
+@pytest.mark.parametrize(("preset", "count", "starts"), [
+    (BSL1K, 65, [0, 1]),
+    (BSL1K, 96, [0, 32]),
+    (BSL1K, 97, [0, 32, 33]),
+    (BSL1K, 128, [0, 32, 64]),
+    (WLASL, 301, [*range(0, 225, 32), 237]),
+    (WLASL, 320, [*range(0, 257, 32)]),
+], ids=lambda value: getattr(value, "name", value))  # fmt: skip
+def test_longer_clip_is_windowed_and_the_last_window_ends_with_it(
+    preset: Preset, count: int, starts: list[int]
+) -> None:
+    found = list(windows(numbered(count), preset))
+    assert [window.start for window in found] == starts
+    for window in found:
+        assert numbers(window) == list(range(window.start, window.start + 64))
+
+
+@pytest.mark.parametrize(("preset", "count", "spans"), [
+    (WLASL, 5, [(0, 9, 5)]), (WLASL, 300, [(0, 300, 300)]),
+    (WLASL, 310, [(32 * n, 64, 64) for n in range(8)] + [(246, 64, 64)]),
+    (BSL1K, 20, [(0, 64, 20)]), (BSL1K, 100, [(0, 64, 64), (32, 64, 64), (36, 64, 64)]),
+], ids=str)  # fmt: skip
+def test_windows_have_the_times_of_their_crops(preset: Preset, count: int, spans: list[tuple[int, int, int]]) -> None:
+    times_s = np.cumsum([0] + [0.04 + 0.01 * (n % 3) for n in range(count - 1)])
+    images = [np.full((1, 1, 3), n % 256, np.uint8) for n in range(count)]
+    found = list(spanned((Crop(*pair) for pair in zip(images, times_s, strict=True)), preset, 25.0))
+    assert [(span.start, span.num_frames, len(span.edges_s) - 1) for _, span in found] == spans
+    for window, span in found:
+        shown = len(span.edges_s) - 1
+        assert window.start == span.start and window.frames[0, 0, 0, 0] == span.start % 256
+        assert span.edges_s[:shown] == pytest.approx(times_s[span.start : span.start + shown])
+        assert 0.03 < span.edges_s[-1] - span.edges_s[-2] < 0.07
+
+
+def test_no_frames_are_no_window() -> None:
+    assert list(windows(iter([]), WLASL)) == []
+
+
+def test_windows_are_cut_as_the_frames_come() -> None:
+    images = numbered(1000)
+    cutting = windows(images, BSL1K)
+    assert [next(cutting).start, next(cutting).start] == [0, 32]
+    assert next(images).reshape(-1).tolist() == [0, 64 + 32]
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_classic_input_is_in_the_presets_colour_order_and_range(preset: Preset) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (9, 224, 224, 3), np.uint8)
+    frames[0, 0, 0], frames[0, 0, 1] = (0, 0, 255), (255, 255, 0)  # RGB
+    values = normalised(frames, preset)
+    low, high = preset.value_range
+    assert values.shape == (3, 9, 224, 224) and values.dtype == np.float32
+    first = [high, low, low] if preset.colour == "BGR" else [low, low, high]
+    assert values[:, 0, 0, 0].tolist() == first
+    expected = frames[..., ::-1] if preset.colour == "BGR" else frames
+    assert np.allclose(values, (expected / 255 * (high - low) + low).transpose(3, 0, 1, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["wlasl", "wlasl-test", "asl-inference"])
+@pytest.mark.parametrize("clip", ["07068", "07069"])
+def test_crops_are_those_of_the_reference(
+    shared_folder: Path, expected: Mapping[str, np.ndarray], clip: str, name: str
+) -> None:
+    with open_video(shared_folder / "wlasl" / "videos" / f"{clip}.mp4") as video:
+        images = [c.image for c in crops(video, PRESETS[name], 10_000)]
+    frames = expected[f"{clip}/{name}/frames"]
+    assert len(images) == expected.get(f"{clip}/{name}/num_frames", len(images))
+    ours = np.stack([images[0], images[len(images) // 2], images[-1]])
+    assert np.abs(ours.astype(int) - frames).max() <= 2

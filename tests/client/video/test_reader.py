@@ -1,0 +1,324 @@
+"""Files, bytes and streams to timed frames: odd ones, cut ones, and what is no video."""
+
+import io
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asl_triton.errors import VideoError
+from asl_triton.video.reader import DEFAULT_FRAME_RATE, Limits, Video, frames_at, open_video
+from tests.client import videos
+
+Make = Callable[[Path], Path]
+MESSAGE_OF_TEXT = "cannot be read as a video: it is something else"
+
+
+def read_all(source: object, limits: Limits | None = None) -> tuple[Video, list[np.ndarray], list[float]]:
+    with open_video(source, limits) as video:  # type: ignore[arg-type]
+        frames = list(video)
+    return video, [frame.image for frame in frames], [frame.time_s for frame in frames]
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm"])
+def test_container_gives_its_frames_by_path_bytes_and_stream(tmp_path: Path, extension: str) -> None:
+    path = videos.clip(tmp_path / f"clip{extension}", num_frames=30)
+    video, images, times = read_all(path)
+    assert (video.num_frames, video.declared_frames, video.frame_rate) == (30, 30, 25)
+    assert video.duration_s == pytest.approx(30 / 25)
+    assert times == pytest.approx([k / 25 for k in range(30)])
+    assert video.warnings == []
+    assert images[0].shape == (48, 64, 3) and images[0].dtype == np.uint8
+    content = path.read_bytes()
+    with path.open("rb") as file:
+        for source in (str(path), content, bytearray(content), memoryview(content), io.BytesIO(content), file):
+            assert np.array_equal(read_all(source)[1], images)
+
+
+@pytest.mark.parametrize("num_frames", [1, 8, 3000])
+def test_every_length_is_read_whole(tmp_path: Path, num_frames: int) -> None:
+    path = videos.clip(tmp_path / "clip.mp4", num_frames, size="32x32")
+    assert read_all(path)[0].num_frames == num_frames
+
+
+@pytest.mark.parametrize("size", ["16x16", "2x2", "7680x4320"])
+def test_every_size_is_read(tmp_path: Path, size: str) -> None:
+    path = videos.clip(tmp_path / "clip.avi", num_frames=3, size=size)
+    width, height = map(int, size.split("x"))
+    assert [image.shape for image in read_all(path)[1]] == [(height, width, 3)] * 3
+
+
+# Counter-clockwise turns, as FFmpeg counts them; where blue, the top left corner of the pixels, is to be seen then.
+@pytest.mark.parametrize(("degrees", "shape", "blue"), [
+    (0, (40, 80), (5, 5)), (90, (80, 40), (-5, 5)), (180, (40, 80), (-5, -5)), (-90, (80, 40), (5, -5)),
+])  # fmt: skip
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_rotation_metadata_is_honoured(
+    tmp_path: Path, degrees: int, shape: tuple[int, int], blue: tuple[int, int], in_memory: bool
+) -> None:
+    path = videos.rotated(tmp_path / "turned.mp4", videos.corners(tmp_path / "corners.mp4"), degrees)
+    image = read_all(path.read_bytes() if in_memory else path)[1][0]
+    assert image.shape == (*shape, 3)
+    assert image[blue] == pytest.approx([255, 0, 0], abs=40)
+
+
+def test_grey_frames_come_as_bgr(tmp_path: Path) -> None:
+    images = read_all(videos.levels(tmp_path / "grey.mkv", [0, 100, 255]))[1]
+    assert [image.shape for image in images] == [(48, 64, 3)] * 3
+    assert [image.mean() for image in images] == pytest.approx([0, 100, 255], abs=1)
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mkv", ".webm"])
+def test_variable_frame_rate_keeps_the_times_and_warns_of_nothing(tmp_path: Path, extension: str) -> None:
+    video, _, times = read_all(videos.uneven(tmp_path / f"uneven{extension}", num_frames=60))
+    kept = [n for n in range(150) if n % 3 == 0 or n % 7 > 4][:60]
+    assert times == pytest.approx([n / 25 for n in kept], abs=1e-3)
+    assert video.warnings == []
+
+
+def test_frames_that_an_edit_list_hides_are_no_loss(tmp_path: Path) -> None:
+    source = videos.clip(tmp_path / "whole.mp4", num_frames=100)
+    video, _, times = read_all(videos.trimmed(tmp_path / "trimmed.mp4", source, start_s=1.2))
+    assert video.num_frames == 70
+    assert times[0] == 0
+    assert video.warnings == []
+
+
+def test_sound_that_goes_on_after_the_picture_is_no_loss(tmp_path: Path) -> None:
+    assert read_all(videos.with_audio(tmp_path / "long_sound.mkv"))[0].warnings == []
+
+
+def test_more_bytes_behind_the_last_box_are_no_loss(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "phone.mp4")
+    path.write_bytes(path.read_bytes() + b"\x7f\xff\xff\xffSEFT" + bytes(100))
+    assert read_all(path)[0].warnings == []
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mov", ".avi", ".mkv", ".webm"])
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_truncated_file_gives_the_frames_that_can_be_read_and_a_warning(
+    tmp_path: Path, extension: str, in_memory: bool
+) -> None:
+    source = videos.clip(tmp_path / f"whole{extension}", num_frames=100, options=["-g", "10"])
+    if extension in (".mp4", ".mov"):
+        source = videos.faststart(tmp_path / f"fast{extension}", source)
+    path = videos.cut(tmp_path / f"cut{extension}", source)
+    video, _, _ = read_all(path.read_bytes() if in_memory else path)
+    assert 10 < video.num_frames < 90
+    assert video.warnings == [f"cut off: the file ends too early, after {video.num_frames} frames that can be read"]
+
+
+def test_live_recording_of_unknown_length_is_whole(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "live.webm", num_frames=30, options=["-live", "1", "-f", "webm"])
+    video, _, _ = read_all(path)
+    assert (video.num_frames, video.warnings) == (30, [])
+
+
+def headless(path: Path) -> Path:
+    """An mp4 that is cut where its index ends."""
+    whole = videos.clip(path.with_name("whole.mp4"))
+    return videos.cut(path, videos.faststart(path.with_name("fast.mp4"), whole), share=0.3)
+
+
+NOT_VIDEOS: dict[str, tuple[Make, str]] = {
+    "zero bytes": (lambda path: path.touch() or path, "is empty (0 bytes)"),
+    "one byte": (lambda path: path.write_bytes(b"\0") and path, MESSAGE_OF_TEXT),
+    "text": (lambda path: path.write_bytes(videos.TEXT) and path, MESSAGE_OF_TEXT),
+    "PDF": (lambda path: path.write_bytes(videos.PDF) and path, MESSAGE_OF_TEXT),
+    "JPEG": (videos.still, MESSAGE_OF_TEXT),
+    "audio only": (videos.audio_only, "cannot be read as a video: it is audio only"),
+    "cut before its index": (
+        lambda path: videos.cut(path, videos.clip(path.with_name("whole.mp4"))),
+        "cannot be read as a video: the file is cut off",
+    ),
+    "cut before its frames": (
+        headless,
+        "cannot be read as a video: the file is cut off",
+    ),
+    "box of no end": (lambda path: path.write_bytes(b"\0\0\0\x18ftypisom" + b"\xff" * 100) and path, "cannot be read"),
+    "RIFF of no end": (lambda path: path.write_bytes(b"RIFF\xff\xff\xff\xffAVI LIST") and path, "cannot be read"),
+    "EBML of no end": (lambda path: path.write_bytes(b"\x1aE\xdf\xa3") and path, "cannot be read"),
+    "a folder": (lambda path: path.mkdir() or path, "is a folder, not a video"),
+    "nothing": (lambda path: path, "there is no file"),
+    "a link to nothing": (lambda path: path.symlink_to("nowhere") or path, "is a link to nowhere, which is not there"),
+    "a link to itself": (lambda path: path.symlink_to(path) or path, "cannot read"),
+    "a pipe": (lambda path: os.mkfifo(path) or path, "is no regular file"),
+    "16K": (lambda path: videos.huge(path.with_suffix(".avi")), "is 15360 x 8640 pixels, beyond the limit"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NOT_VIDEOS)
+def test_what_is_no_video_is_a_sentence(tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    make, says = NOT_VIDEOS[kind]
+    path = make(tmp_path / "clip.mp4")
+    with pytest.raises(VideoError) as from_path:
+        read_all(path)
+    assert says in str(from_path.value) and path.name in str(from_path.value)
+    if path.is_file():
+        with pytest.raises(VideoError) as from_bytes:
+            read_all(path.read_bytes())
+        assert str(from_bytes.value) == str(from_path.value).replace(str(path), "the video")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_name_without_meaning_to_the_system_is_a_sentence() -> None:
+    with pytest.raises(VideoError, match="cannot read"):
+        open_video("a\0b.mp4")
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_playlist_opens_no_other_file_and_no_connection(tmp_path: Path, in_memory: bool) -> None:
+    other = videos.clip(tmp_path / "other.mp4")
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/secret.ts"
+    for path in (videos.playlist(tmp_path / "a.mp4", other), videos.stream_playlist(tmp_path / "b.mp4", url)):
+        with pytest.raises(VideoError, match=MESSAGE_OF_TEXT):
+            read_all(path.read_bytes() if in_memory else path)
+    listener.setblocking(False)
+    with listener, pytest.raises(BlockingIOError):
+        listener.accept()
+
+
+@pytest.mark.parametrize("name", [
+    b"two words.mp4", b"it's \"quoted\".mp4", "signe 🤟 été.mp4".encode(), b"-dash.mp4", b"concat:x.mp4", b"100%d.mp4",
+    b"new\nline.mp4", b"not \xff UTF-8.mp4",
+])  # fmt: skip
+def test_odd_name_is_only_a_name(tmp_path: Path, name: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    os.rename(videos.clip(tmp_path / "plain.mp4", num_frames=9), path)
+    monkeypatch.chdir(tmp_path)
+    for source in (path, path.name):
+        assert read_all(source)[0].num_frames == 9
+
+
+@pytest.mark.parametrize(("limits", "says"), [
+    (Limits(max_bytes=100), "larger than 100 bytes, the limit"),
+    (Limits(max_frames=24), "more than 24 frames, the limit"),
+    (Limits(max_pixels=64 * 48 - 1), "64 x 48 pixels, beyond the limit of 3,071"),
+])  # fmt: skip
+def test_limit_is_a_sentence(tmp_path: Path, limits: Limits, says: str) -> None:
+    path = videos.clip(tmp_path / "clip.mp4", num_frames=25)
+    for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):
+        with pytest.raises(VideoError, match=says):
+            read_all(source, limits)
+    assert read_all(path, Limits(max_frames=25, max_pixels=64 * 48))[0].num_frames == 25
+
+
+def test_damaged_frames_are_not_spoken_of_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = videos.clip(tmp_path / "clip.mp4", num_frames=50, options=["-bf", "0", "-g", "10"])
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 500] = np.random.default_rng(0).bytes(500)
+    assert read_all(bytes(content))[0].num_frames > 9
+    assert capfd.readouterr() == ("", "")
+
+
+class Capture:
+    """A decoder of frames with these timestamps, in milliseconds."""
+
+    def __init__(self, stamps_ms: list[float]) -> None:
+        self.stamps_ms = stamps_ms
+        self.at = -1
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.at += 1
+        return (True, np.zeros((8, 8, 3), np.uint8)) if self.at < len(self.stamps_ms) else (False, None)
+
+    def get(self, _property: int) -> float:
+        return self.stamps_ms[self.at]
+
+
+@pytest.mark.parametrize(("stamps_ms", "times_s"), [
+    ([0, 40, 80], [0, 0.04, 0.08]),
+    ([0, 0, 0], [0, 0.04, 0.08]),  # a container without timestamps
+    ([float("nan"), float("nan"), 80], [0, 0.04, 0.08]),
+    ([0, float("inf"), float("-inf")], [0, 0.04, 0.08]),
+    ([-40, 0, 40], [0, 0.04, 0.08]),
+    ([0, 200, 100, 240], [0, 0.2, 0.24, 0.28]),  # one that goes back
+], ids=str)  # fmt: skip
+def test_time_rises_whatever_the_timestamps_do(stamps_ms: list[float], times_s: list[float]) -> None:
+    capture = Capture(stamps_ms)
+    video = Video("clip", capture, io.BytesIO(), Limits(), DEFAULT_FRAME_RATE, 0)  # type: ignore[arg-type]
+    assert [frame.time_s for frame in video] == pytest.approx(times_s)
+
+
+def test_stream_without_one_frame_is_a_sentence() -> None:
+    video = Video("clip", Capture([]), io.BytesIO(), Limits(), DEFAULT_FRAME_RATE, 0)  # type: ignore[arg-type]
+    with pytest.raises(VideoError, match="not one frame of it can be decoded"):
+        list(video)
+
+
+def test_closing_ends_the_reading_of_another_thread(tmp_path: Path) -> None:
+    video = open_video(videos.clip(tmp_path / "long.mp4", num_frames=3000, size="32x32"))
+    begun, read = threading.Event(), []
+
+    def read_on() -> None:
+        for frame in video:
+            read.append(frame.time_s)
+            begun.set()
+
+    reader = threading.Thread(target=read_on)
+    reader.start()
+    begun.wait()
+    video.close()
+    reader.join()
+    assert 0 < len(read) < 3000
+
+
+def test_bytes_may_go_before_the_video_does(tmp_path: Path) -> None:
+    # OpenCV lets go of what it reads without the interpreter's lock: a crash where it held the last reference.
+    code = (
+        "import sys, gc; from asl_triton.video.reader import open_video\n"
+        "for _ in range(20):\n"
+        "    with open_video(open(sys.argv[1], 'rb').read()) as video: print(sum(1 for _ in video))\n"
+        "    video = open_video(open(sys.argv[1], 'rb').read()); del video; gc.collect()\n"
+    )
+    path = videos.clip(tmp_path / "clip.mp4", num_frames=9)
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["9"] * 20, "")
+
+
+@pytest.mark.parametrize(("times_s", "levels"), [
+    ([0.0, 0.04, 0.5], [0, 10, 120]), ([0.5, -1, 0.079, 99, 0.5, 0.04], [120, 0, 10, 240, 120, 10]), ([], []),
+    ([99.0], [240]), ([0.959, 0.96, 0.961], [230, 240, 240]),
+], ids=str)  # fmt: skip
+def test_frames_shown_at_some_times_come_in_their_order(
+    tmp_path: Path, times_s: list[float], levels: list[int]
+) -> None:
+    path = videos.levels(tmp_path / "clip.mkv", range(0, 250, 10))
+    frames = frames_at(path, times_s)
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == levels
+    assert [frame.time_s for frame in frames] == pytest.approx([level / 250 for level in levels])
+
+
+def test_frames_of_what_is_no_video_are_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="there is no file"):
+        frames_at(tmp_path / "nowhere.mp4", [0.0])
+
+
+def test_share_that_is_read_is_told_where_the_container_tells_its_length(tmp_path: Path) -> None:
+    with open_video(videos.clip(tmp_path / "clip.mp4", num_frames=20)) as video:
+        assert [video.share_read for _ in video] == pytest.approx([n / 20 for n in range(1, 21)])
+    video.declared_frames = 0
+    assert video.share_read == 0
+
+
+def test_long_video_is_refused_before_it_is_decoded_where_its_container_tells_its_length(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "long.mp4", num_frames=50)  # of 2 seconds
+    with pytest.raises(VideoError, match=r"long.mp4 is longer than 0.02 minutes, the limit: cut it shorter"):
+        open_video(path, Limits(max_duration_s=1.2))
+    with open_video(path, Limits(max_duration_s=2.0)) as video:
+        assert len(list(video)) == 50
+
+
+def test_long_video_of_unknown_length_is_refused_where_the_limit_is_reached(tmp_path: Path) -> None:
+    with open_video(videos.clip(tmp_path / "long.mp4", num_frames=50), Limits(max_duration_s=1.9)) as video:
+        with pytest.raises(VideoError, match="longer than"):
+            list(video)
+        assert video.num_frames == 48

@@ -1,0 +1,236 @@
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from asl_triton_demo.handshapes import HANDSHAPES, Handshape
+from asl_triton_demo.motion import Arm, Execution, duration_s, perform, reach_of, wrist_of
+from asl_triton_demo.signer import (
+    CODECS,
+    FRAME_RATES,
+    MAX_FRAMES,
+    MIN_FRAMES,
+    SIZES,
+    RenderedClip,
+    direct,
+    generator,
+    render,
+    render_demo,
+    write_video,
+)
+from asl_triton_demo.signs import ANCHORS, SIGNS, Keyframe, Pose, Sign, direction
+
+SMALL = (96, 128)
+GLOSSES = [sign.gloss for sign in SIGNS]
+by_gloss = pytest.mark.parametrize("sign", SIGNS, ids=GLOSSES)
+
+
+def hands_of(sign: Sign, count: int = 48) -> np.ndarray:
+    """Wrists and fingertips of both hands through one unvaried performance (T, 12, 3)."""
+    execution = Execution(repeats=sign.repeats[0])
+    moments = np.linspace(0, duration_s(sign, execution), count)
+    arms = perform(sign, execution, moments, np.random.default_rng(0))
+    return np.concatenate([points_of(arm) for arm in arms], axis=1)
+
+
+def points_of(arm: Arm) -> np.ndarray:
+    return np.concatenate([arm.wrist[:, None], arm.bones[:, [6, 9, 12, 15, 18], 1]], axis=1)  # (T, 6, 3)
+
+
+def poses_of(sign: Sign) -> list[Pose]:
+    return [pose for keyframe in sign.keyframes for pose in (keyframe.hand, keyframe.other) if pose is not None]
+
+
+def test_twenty_signs_in_alphabetical_order() -> None:
+    assert len(SIGNS) == 20
+    assert sorted(set(GLOSSES)) == GLOSSES
+    assert [gloss.lower() for gloss in GLOSSES] == GLOSSES
+
+
+def test_same_seed_renders_the_same_bytes() -> None:
+    first, again = (render("book", 5, size=SMALL) for _ in range(2))
+    assert first.frames.tobytes() == again.frames.tobytes()
+    assert first.fps == again.fps
+
+
+@by_gloss
+def test_frames_keep_the_contract(sign: Sign) -> None:
+    clip = render(sign, 2, size=SMALL, num_frames=10, fps=12.5)
+    assert clip.frames.shape == (10, *SMALL, 3)
+    assert clip.frames.dtype == np.uint8
+    assert clip.frames.flags.c_contiguous
+    assert (clip.fps, clip.gloss, clip.seed) == (12.5, sign.gloss, 2)
+
+
+def test_unasked_frame_count_size_and_rate_stay_in_their_ranges() -> None:
+    takes = [direct(sign, generator(sign.gloss, seed)) for sign in SIGNS for seed in range(12)]
+    assert all(MIN_FRAMES <= take.num_frames <= MAX_FRAMES for take in takes)
+    assert {take.size for take in takes} == set(SIZES)
+    assert {take.fps for take in takes} == set(FRAME_RATES)
+    lengths = [take.num_frames / take.fps for take in takes]
+    assert min(lengths) > 1.1
+    assert max(lengths) < 3.4
+
+
+def test_seeds_vary_the_picture_and_the_movement() -> None:
+    clips = [render("please", seed, size=SMALL, num_frames=12) for seed in range(6)]
+    for one, other in itertools.combinations(clips, 2):
+        assert np.abs(one.frames[0].astype(int) - other.frames[0]).mean() > 4
+    wrists = [direct(SIGNS[0], generator("book", seed), num_frames=24).arms[0].wrist for seed in range(6)]
+    for path, another in itertools.combinations(wrists, 2):
+        assert np.abs(path - another).max() > 0.02
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(SIGNS, 2)), ids=lambda sign: sign.gloss)
+def test_signs_move_apart(one: Sign, other: Sign) -> None:
+    """Somewhere along the way a wrist or fingertip is a third of a shoulder width from where the other sign has it."""
+    apart = np.linalg.norm(hands_of(one) - hands_of(other), axis=-1)  # (T, 12)
+    assert apart.max() > 0.33
+
+
+@by_gloss
+def test_clips_start_and_end_at_rest(sign: Sign) -> None:
+    hands = hands_of(sign)
+    np.testing.assert_allclose(hands[0], hands[-1], atol=0.02)
+    assert hands[0, :, 1].max() < -1.0  # every fingertip hangs at the hips
+
+
+@by_gloss
+def test_hands_reach_every_keyframe(sign: Sign) -> None:
+    assert max(reach_of(wrist_of(pose)) for pose in poses_of(sign)) < 0.98
+    hands = hands_of(sign, count=400)
+    for keyframe in sign.keyframes:
+        signing = np.linalg.norm(hands[:, 0] - wrist_of(keyframe.hand), axis=1).min()
+        assert signing < 0.03
+        if keyframe.other is not None:
+            target = wrist_of(keyframe.other) * (-1, 1, 1)
+            assert np.linalg.norm(hands[:, 6] - target, axis=1).min() < 0.03
+
+
+@by_gloss
+def test_hands_stay_in_the_crop_while_they_sign(sign: Sign) -> None:
+    """The networks see the middle 7/8 of a picture; 2.5 shoulder widths is the tightest framing."""
+    half = 2.5 / 2 * 7 / 8
+    hands = hands_of(sign, count=120)
+    raised = hands[:, :6][hands[:, 0, 1] > -0.8]  # the signing hand, away from rest
+    assert np.abs(raised[..., 0]).max() < half * 1.02
+    assert raised[..., 1].max() < 1.05
+
+
+def test_left_handed_signers_mirror_the_sign() -> None:
+    takes = [direct(SIGNS[4], generator("go", seed), num_frames=32) for seed in range(40)]
+    left = next(take for take in takes if take.left_handed)
+    right = next(take for take in takes if not take.left_handed)
+    assert sum(take.left_handed for take in takes) < 20
+    for arm, side in ((left.arms[0], 1), (left.arms[1], -1), (right.arms[0], -1), (right.arms[1], 1)):
+        assert np.all(np.sign(arm.shoulder[:, 0]) == side)
+
+
+def test_both_makes_the_other_hand_mirror_the_signing_hand() -> None:
+    sign = next(sign for sign in SIGNS if sign.both)
+    hands = hands_of(sign)
+    np.testing.assert_allclose(hands[:, :6] * (-1, 1, 1), hands[:, 6:], atol=1e-9)
+
+
+def test_other_hand_of_a_one_handed_sign_rests() -> None:
+    hands = hands_of(next(sign for sign in SIGNS if sign.gloss == "mother"))
+    assert np.ptp(hands[:, 6:], axis=0).max() < 1e-9
+
+
+def test_repeats_lengthen_the_sign() -> None:
+    sign = next(sign for sign in SIGNS if sign.gloss == "eat")
+    once, twice = (duration_s(sign, Execution(repeats=n)) for n in (1, 2))
+    assert twice - once == pytest.approx(sum(keyframe.seconds for keyframe in sign.keyframes))
+
+
+def test_long_clip_is_filled_with_rest() -> None:
+    take = direct(SIGNS[0], generator("book", 0), num_frames=400, fps=25)
+    assert take.execution.lead_s > 3
+    np.testing.assert_allclose(take.arms[0].wrist[:50], take.arms[0].wrist[:1].repeat(50, axis=0))
+
+
+def test_sign_written_elsewhere_renders() -> None:
+    horns = Handshape(
+        flexion=((0, 0, 0), (85, 100, 60), (85, 100, 60), (0, 0, 0)),
+        thumb=((-0.21, 0.26, 0.13), (-0.14, 0.36, 0.25), (0.0, 0.39, 0.29)),
+    )
+    sign = Sign(
+        "of one's own",
+        (
+            Keyframe(0.2, Pose("temple", horns, "up+out", "away", touch="thumb")),
+            Keyframe(0.2, Pose("chest", "y", "in", "toward"), Pose("neutral", "flat", "in+away", "up")),
+        ),
+        repeats=(1, 2),
+        face="smile",
+        head="nod",
+    )
+    clip = render(sign, 0, size=SMALL)
+    assert clip.gloss == "of one's own"
+    moved = np.abs(clip.frames[len(clip.frames) // 2].astype(int) - clip.frames[0]).max(axis=2)
+    assert (moved > 40).mean() > 0.01
+
+
+@pytest.mark.parametrize("shape", HANDSHAPES)
+def test_every_handshape_renders_from_every_side(shape: str) -> None:
+    poses = [Pose("neutral", shape, "up", palm) for palm in ("away", "in", "toward", "out")]
+    sign = Sign(shape, tuple(Keyframe(0.2, pose) for pose in poses))
+    assert np.isfinite(hands_of(sign)).all()
+    assert render(sign, 0, size=(48, 48), num_frames=6).frames.shape == (6, 48, 48, 3)
+
+
+def test_handshapes_differ_in_outline() -> None:
+    for one, other in itertools.combinations(HANDSHAPES.values(), 2):
+        angles = np.abs(np.subtract(one.flexion, other.flexion)).max()
+        spread = np.abs(np.subtract(one.spread, other.spread)).max()
+        thumb = np.abs(np.subtract(one.thumb, other.thumb)).max()
+        assert angles > 15 or spread > 10 or thumb > 0.1
+
+
+def test_impossible_poses_are_explained() -> None:
+    with pytest.raises(ValueError, match="'sideways' is no direction"):
+        direction("up+sideways")
+    with pytest.raises(ValueError, match="must differ from fingers"):
+        wrist_of(Pose("chin", "flat", "up", "down"))
+    with pytest.raises(KeyError, match="no demo sign 'xylophone'"):
+        render("xylophone", 0)
+
+
+@pytest.mark.parametrize("anchor", ANCHORS)
+def test_both_hands_reach_every_anchor(anchor: str) -> None:
+    assert reach_of(wrist_of(Pose(anchor, "index", "up+in", "toward", touch="tips"))) < 0.98
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_written_video_reads_back(tmp_path: Path, suffix: str) -> None:
+    clip = render("more", 1, size=SMALL, num_frames=32, fps=29.97)
+    path = tmp_path / f"more{suffix}"
+    write_video(clip, path)
+    capture = cv2.VideoCapture(str(path))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(29.97)
+    frames = []
+    while True:
+        found, frame = capture.read()
+        if not found:
+            break
+        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    assert np.shape(frames) == clip.frames.shape
+    assert np.abs(np.subtract(frames, clip.frames, dtype=int)).mean() < 6
+
+
+def test_unwritable_video_is_an_error(tmp_path: Path) -> None:
+    clip = RenderedClip(np.zeros((2, 32, 32, 3), np.uint8), 25, "none", 0)
+    with pytest.raises(ValueError, match=r"use \.mp4"):
+        write_video(clip, tmp_path / "clip.gif")
+    with pytest.raises(OSError, match="cannot write"):
+        write_video(clip, tmp_path / "missing" / "clip.mp4")
+
+
+def test_demo_folder_has_a_file_for_every_sign_and_seed(tmp_path: Path) -> None:
+    quick = replace(SIGNS[GLOSSES.index("thank you")], repeats=(1, 1))
+    paths = render_demo(tmp_path / "clips", signs=(quick, "go"), seeds=(3,))
+    names = ["thank-you_3.mp4", "go_3.mp4"]
+    assert [path.name for path in paths] == names
+    assert all(path.stat().st_size > 1000 for path in paths)

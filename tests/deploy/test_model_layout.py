@@ -1,0 +1,137 @@
+"""What is wrong with a repository is said before Triton starts."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asl_triton.errors import AslTritonError
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_deploy.model_layout import SIGN_MODELS, find_models, models_to_serve, shipped_models
+
+from .conftest import write_model
+
+
+def remove_model_file(repository: Path) -> None:
+    (repository / "summing" / "1" / "model.pt").unlink()
+
+
+def remove_backend_code(repository: Path) -> None:
+    (repository / "summing" / "1" / "model.py").unlink()
+
+
+def remove_version(repository: Path) -> None:
+    shutil.rmtree(repository / "summing" / "1")
+
+
+def remove_wheel_config(repository: Path) -> None:
+    shutil.rmtree(repository / "summing" / "configs")
+
+
+def hide_model(repository: Path) -> None:
+    (repository / "summing").rename(repository / ".summing")
+
+
+def remove_repository(repository: Path) -> None:
+    shutil.rmtree(repository)
+
+
+def replace_by_file(repository: Path) -> None:
+    shutil.rmtree(repository)
+    repository.touch()
+
+
+def make_a_model_of_it(repository: Path) -> None:
+    (repository / "config.pbtxt").touch()
+
+
+def garble_config(repository: Path) -> None:
+    (repository / "summing" / "config.pbtxt").write_bytes(b"\xff\xfe")
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (remove_model_file, r"summing has no 1/model\.pt: write the model again with `asl-triton export`"),
+        (remove_backend_code, r"summing has no 1/model\.py"),
+        (remove_version, "summing has no version folder '1'"),
+        (remove_wheel_config, r"summing has no configs/wheel\.pbtxt, and this Triton has no pytorch backend"),
+        (hide_model, "holds no model .*: make one with `asl-triton export`"),
+        (remove_repository, "model_repository does not exist"),
+        (replace_by_file, "model_repository is not a folder"),
+        (make_a_model_of_it, "is a model, not a model repository"),
+        (garble_config, r"cannot read .*config\.pbtxt"),
+    ],
+)
+def test_a_repository_that_cannot_be_served_is_one_sentence(
+    repository: Path, temporary: Callable[[], list[str]], damage: Callable[[Path], None], sentence: str
+) -> None:
+    damage(repository)
+    with pytest.raises(AslTritonError, match=sentence) as failure:
+        LocalTriton(repository).start()
+    assert "\n" not in str(failure.value)
+    assert temporary() == []
+
+
+def test_a_model_of_the_python_backend_needs_no_model_pt(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, "recognize_sign")
+    (folder / "1" / "model.pt").unlink()
+    shutil.copy(folder / "configs" / "wheel.pbtxt", folder / "config.pbtxt")
+    shutil.rmtree(folder / "configs")
+    (model,) = find_models(tmp_path, None)
+    model.check("wheel")
+    model.check(None)
+
+
+def test_the_pytorch_backend_needs_no_model_py(repository: Path) -> None:
+    (repository / "summing" / "1" / "model.py").unlink()
+    (model,) = find_models(repository, None)
+    model.check(None)
+
+
+def test_the_newest_version_is_the_one_checked(repository: Path) -> None:
+    (repository / "summing" / "10").mkdir()
+    (model,) = find_models(repository, None)
+    with pytest.raises(AslTritonError, match=r"has no 10/model\.py"):
+        model.check("wheel")
+
+
+def names_of(repository: Path, names: list[str] | None = None, *, recognize_sign: bool) -> list[str]:
+    return [model.name for model in models_to_serve(repository, names, recognize_sign=recognize_sign)]
+
+
+def test_models_for_whole_videos_are_served_where_they_are_wanted(repository: Path) -> None:
+    assert names_of(repository, recognize_sign=False) == ["summing"]
+    assert names_of(repository, recognize_sign=True) == ["summing", *SIGN_MODELS]
+    assert names_of(repository, ["summing"], recognize_sign=True) == ["summing", *SIGN_MODELS]
+    for model in models_to_serve(repository, None, recognize_sign=True):
+        model.check("wheel")
+
+
+def test_models_for_whole_videos_are_the_repositorys_own_where_it_has_them(repository: Path) -> None:
+    write_model(repository, "recognize_sign")
+    assert names_of(repository, recognize_sign=False) == ["summing"]
+    assert names_of(repository, ["recognize_sign"], recognize_sign=False) == ["recognize_sign"]
+    places = {model.name: model.path.parent for model in models_to_serve(repository, None, recognize_sign=True)}
+    assert places == {"summing": repository, "recognize_sign": repository, "recognize_sign_stream": shipped_models()}
+
+
+@pytest.mark.parametrize("recognize_sign", [False, True])
+def test_models_for_whole_videos_alone_are_no_repository(tmp_path: Path, recognize_sign: bool) -> None:
+    write_model(tmp_path, "recognize_sign")
+    with pytest.raises(AslTritonError, match="holds no recogniser to ask: make one with `asl-triton export`"):
+        models_to_serve(tmp_path, None, recognize_sign=recognize_sign)
+
+
+def test_models_for_whole_videos_come_with_the_wheel(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=root, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if "/model_repository/" in name}
+    files = ("1/model.py", "config.pbtxt")
+    assert held == {f"asl_triton_deploy/model_repository/{name}/{file}" for name in SIGN_MODELS for file in files}

@@ -1,0 +1,106 @@
+"""Which Triton a machine gets, and what it is told when there is none."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from asl_triton.errors import AslTritonError
+from asl_triton_deploy.triton_binary import Machine, find_binary
+
+HERE = Machine.here()
+NOTHING_ON_PATH = replace(HERE, search_path="")
+
+
+def install_tritonserver(root: Path, *backends: str) -> Path:
+    """A `tritonserver` as NVIDIA's images have it; the answer is the folder to put on PATH."""
+    program = root / "bin" / "tritonserver"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    for backend in backends:
+        (root / "backends" / backend).mkdir(parents=True)
+    return program.parent
+
+
+def test_this_environment_has_the_wheel() -> None:
+    binary = find_binary(NOTHING_ON_PATH, Path("models"))
+    assert binary.is_wheel
+    assert binary.config_name == "wheel"
+    assert all(file.is_file() for file in (binary.path, *binary.python_backend))
+
+
+def test_the_wheels_backend_folder_has_the_stub_of_this_python_beside_the_backend(tmp_path: Path) -> None:
+    binary = find_binary(NOTHING_ON_PATH, Path("models"))
+    assert binary.options(tmp_path / "backends") == [
+        f"--backend-directory={tmp_path}/backends",
+        "--model-config-name=wheel",
+    ]
+    assert sorted(file.name for file in (tmp_path / "backends" / "python").iterdir()) == [
+        "libtriton_python.so",
+        "triton_python_backend_stub",
+        "triton_python_backend_utils.py",
+    ]
+    stub = (tmp_path / "backends" / "python" / "triton_python_backend_stub").resolve()
+    assert stub.parent.name == HERE.python
+
+
+@pytest.mark.parametrize(
+    ("backends", "options"),
+    [(("pytorch", "python"), []), (("python",), ["--model-config-name=wheel"])],
+)
+def test_a_tritonserver_on_path_comes_first(tmp_path: Path, backends: tuple[str, ...], options: list[str]) -> None:
+    path = install_tritonserver(tmp_path, *backends)
+    for machine in (replace(HERE, search_path=str(path)), replace(HERE, search_path=str(path), architecture="aarch64")):
+        binary = find_binary(machine, Path("models"))
+        assert not binary.is_wheel
+        assert binary.path == path / "tritonserver"
+        assert binary.options(tmp_path / "unused") == [f"--backend-directory={tmp_path}/backends", *options]
+
+
+def test_a_linked_tritonserver_finds_the_backends_beside_the_real_one(tmp_path: Path) -> None:
+    real = install_tritonserver(tmp_path / "opt", "pytorch") / "tritonserver"
+    link = tmp_path / "usr" / "tritonserver"
+    link.parent.mkdir()
+    link.symlink_to(real)
+    binary = find_binary(replace(HERE, search_path=str(link.parent)), Path("models"))
+    assert binary.backends == tmp_path / "opt" / "backends"
+    assert binary.config_name is None
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        replace(NOTHING_ON_PATH, system="Darwin", architecture="arm64", glibc=()),
+        replace(NOTHING_ON_PATH, system="Windows", architecture="AMD64", glibc=()),
+        replace(NOTHING_ON_PATH, architecture="aarch64"),
+        replace(NOTHING_ON_PATH, glibc=(2, 31)),
+        replace(NOTHING_ON_PATH, glibc=()),
+    ],
+    ids=["macos", "windows", "arm", "old glibc", "musl"],
+)
+def test_another_machine_is_told_the_container_that_does_the_same(machine: Machine) -> None:
+    with pytest.raises(AslTritonError) as failure:
+        find_binary(machine, Path("/data/models"))
+    sentence = str(failure.value)
+    assert "\n" not in sentence
+    assert "docker run --rm --gpus all" in sentence
+    assert "-p 127.0.0.1:8001:8001" in sentence
+    assert sentence.endswith(
+        "-v /data/models:/models:ro nvcr.io/nvidia/tritonserver:26.11-py3 tritonserver --model-repository=/models"
+    )
+
+
+@pytest.mark.parametrize(
+    ("machine", "sentence"),
+    [
+        (replace(NOTHING_ON_PATH, wheel=None), r"no `tritonserver`: pip install 'asl-triton\[serve\]'"),
+        (replace(NOTHING_ON_PATH, wheel=Path("/not/there")), r"no `tritonserver`: pip install 'asl-triton\[serve\]'"),
+        (replace(NOTHING_ON_PATH, numpy="2.1.0"), "NumPy 2.1.0 .* empty tensors .*: pip install 'numpy<2'"),
+        (replace(NOTHING_ON_PATH, python="3.99"), "not run models on Python 3.99: .* one of 3.8, 3.9, 3.10, 3.11"),
+    ],
+    ids=["no wheel", "another pytriton", "numpy 2", "new python"],
+)
+def test_an_environment_that_lacks_something_is_told_what(machine: Machine, sentence: str) -> None:
+    with pytest.raises(AslTritonError, match=sentence) as failure:
+        find_binary(machine, Path("models"))
+    assert "\n" not in str(failure.value)

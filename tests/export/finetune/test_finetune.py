@@ -1,0 +1,286 @@
+"""`asl-triton finetune` as it is typed: what it leaves, going on after a kill, and what people do wrong."""
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from asl_triton.presets import PRESETS
+from asl_triton_export.checkpoint import load_checkpoint, open_bundle
+from asl_triton_export.finetune import module as finetune_module
+from asl_triton_export.finetune.recipe import Recipe
+from asl_triton_export.finetune.run import finetune
+from tests.command_line import asl_triton
+from tests.live.conftest import write_clip
+from tests.networks import save_checkpoint, save_labels
+from tests.paths import DEMO_BUNDLE
+
+Capture = pytest.CaptureFixture[str]
+QUICK = ["--from", "small.pt", "--segment-frames", "9", "--precision", "fp32"]
+EPOCHS = 4
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint, and clips of two glosses, which a colour tells apart."""
+    folder = tmp_path_factory.mktemp("material")
+    save_checkpoint(folder / "small.pt")
+    for seed, gloss in enumerate(("home", "help me")):
+        for number in range(3):
+            write_clip(folder / "signs" / gloss / f"{number}.mp4", 10 + number, seed=10 * seed + number)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Small networks gain nothing by threads, and lose much where others use the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def here(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with the material in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.pt").symlink_to(material / "small.pt")
+    for clip in material.glob("signs/*/*.mp4"):
+        copy = tmp_path / clip.relative_to(material)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.symlink_to(clip)
+    return tmp_path
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    """`metrics.csv` without the seconds."""
+    with (folder / "metrics.csv").open() as file:
+        return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def spawn(*arguments: object, **options: object) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "asl_triton", "finetune", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("train", ["head", "last"])
+def test_finetuning_leaves_a_bundle_that_export_takes(here: Path, capsys: Capture, train: str) -> None:
+    done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", train, "--epochs", 3)
+    assert done.code == 0, done.told
+    assert "2 glosses (0 of them known to the checkpoint) from 4 clips in 3 epochs" in done.told
+    assert {path.name for path in Path("new").iterdir()} == DEMO_BUNDLE
+    assert Path("new/labels.txt").read_text() == "help me\nhome\n"
+    bundle = open_bundle(Path("new"))
+    assert bundle.preset == PRESETS["wlasl"]
+    table, metrics = rows(Path("new")), json.loads(Path("new/metrics.json").read_text())
+    assert [row["epoch"] for row in table] == [1, 2, 3]
+    assert metrics["best"]["held_out_loss"] == min(row["held_out_loss"] for row in table)
+    assert metrics["train"] == train and metrics["num_held_out_clips"] == 2
+    before, after = load_checkpoint(Path("small.pt")).state, load_checkpoint(bundle.weights).state
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"logits"} | ({"Mixed_5b", "Mixed_5c"} if train == "last" else set())
+    exported = asl_triton(capsys, "export", "new", "--repository", "models")
+    assert exported.code == 0, exported.told
+
+
+def test_killed_finetuning_goes_on_and_ends_as_one_that_was_not(here: Path, capsys: Capture) -> None:
+    options = ["signs", *QUICK, "--train", "all", "--epochs", 2, "--accumulate", 2, "--batch-size", 1]
+    assert asl_triton(capsys, "finetune", *options, "--to", "whole").code == 0
+    with spawn(*options, "--to", "cut") as process:
+        while not (here / "cut" / "metrics.csv").exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert (here / "cut" / "training").is_dir()
+    done = asl_triton(capsys, "finetune", *options, "--to", "cut")
+    assert done.code == 0, done.told
+    assert rows(here / "cut") == rows(here / "whole")
+    for name in ("weights.safetensors", "labels.txt", "preset.json"):
+        assert (here / "cut" / name).read_bytes() == (here / "whole" / name).read_bytes()
+
+
+def stop_after(here: Path, folder: Path, *, epochs: int) -> None:
+    """A head-only fine-tuning that is interrupted after so many epochs of `EPOCHS`."""
+
+    def interrupt(row: object) -> None:
+        if getattr(row, "epoch", 0) == epochs:
+            raise KeyboardInterrupt
+
+    recipe = Recipe(train="head", segment_frames=9, precision="fp32", epochs=EPOCHS)
+    checkpoint = load_checkpoint(here / "small.pt")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(checkpoint, None, PRESETS["wlasl"], Path("signs"), folder, recipe=recipe, on_epoch=interrupt)
+
+
+def test_interrupted_head_goes_on_without_computing_features_again(here: Path, capsys: Capture) -> None:
+    options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS]
+    assert asl_triton(capsys, "finetune", *options, "--to", "whole").code == 0
+    stop_after(here, Path("cut"), epochs=2)
+    features = sorted(Path("cut/training/features").iterdir())
+    assert [path.name for path in features] == [
+        *(f"held-out-{n}.npy" for n in range(2)), *(f"train-{n}.npy" for n in range(4))
+    ]  # fmt: skip
+    done = asl_triton(capsys, "finetune", *options, "--to", "cut")
+    assert "going on after epoch 2" in done.told
+    assert rows(Path("cut")) == rows(Path("whole"))
+
+
+def test_unfinished_finetuning_with_other_settings_is_left_alone(here: Path, capsys: Capture) -> None:
+    stop_after(here, Path("cut"), epochs=2)
+    before = Path("cut/weights.safetensors").read_bytes()
+    options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS, "--lr", 0.5, "--to", "cut"]
+    done = asl_triton(capsys, "finetune", *options)
+    assert done.code == 1
+    assert "with other settings, which was stopped (learning_rate was 'None')" in done.told
+    assert Path("cut/weights.safetensors").read_bytes() == before
+
+
+def test_training_stops_early_where_nothing_is_gained(here: Path, capsys: Capture) -> None:
+    options = ["signs", *QUICK, "--train", "head", "--lr", 0, "--patience", 2]
+    done = asl_triton(capsys, "finetune", *options, "--to", "new")
+    assert done.code == 0, done.told
+    assert len(rows(Path("new"))) == 3
+
+
+def test_glosses_that_the_checkpoint_knows_keep_their_classifier(here: Path, capsys: Capture) -> None:
+    bundle = here / "bundle"
+    bundle.mkdir()
+    (bundle / "weights.pt").symlink_to(here / "small.pt")
+    save_labels(bundle / "labels.txt")
+    options = ["signs", *QUICK[2:], "--from", "bundle", "--to", "new", "--train", "head", "--lr", 0, "--epochs", 1]
+    done = asl_triton(capsys, "finetune", *options)
+    assert "1 of them known" in done.told, done.told
+    old = load_checkpoint(here / "small.pt").state["logits.conv3d.weight"]
+    new = load_checkpoint(here / "new" / "weights.safetensors").state["logits.conv3d.weight"]
+    assert torch.equal(new[1], old[4])  # home
+
+
+def test_loss_that_is_no_number_stops_and_keeps_the_last_good_network(
+    here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(here, Path("cut"), epochs=2)
+    before = Path("cut/weights.safetensors").read_bytes()
+    loss_of = finetune_module.loss_of
+    monkeypatch.setattr(finetune_module, "loss_of", lambda *arguments: loss_of(*arguments) * float("nan"))
+    options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS, "--to", "cut"]
+    done = asl_triton(capsys, "finetune", *options)
+    assert done.code == 1
+    assert "the loss became nan in epoch 3, step 1, so training stopped. The best network so far" in done.told
+    assert Path("cut/weights.safetensors").read_bytes() == before
+    assert asl_triton(capsys, "export", "cut", "--repository", "models").code == 0
+
+
+def test_loss_that_is_no_number_in_the_first_epoch_leaves_no_bundle(
+    here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss_of = finetune_module.loss_of
+    monkeypatch.setattr(finetune_module, "loss_of", lambda *arguments: loss_of(*arguments) * float("inf"))
+    done = asl_triton(capsys, "finetune", "signs", *QUICK, "--train", "head", "--to", "new")
+    assert done.code == 1
+    assert "the loss became inf in epoch 1, step 1" in done.told and "no network was written" in done.told
+    assert not Path("new/weights.safetensors").exists()
+
+
+def test_full_disk_loses_nothing_and_the_same_command_goes_on(here: Path, capsys: Capture) -> None:
+    stop_after(here, Path("cut"), epochs=2)
+    before = {path: path.read_bytes() for path in Path("cut").rglob("*") if path.is_file()}
+    options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS, "--to", "cut"]
+    limit = len(before[Path("cut/weights.safetensors")]) // 2  # the greatest size of a file: it fails as a full disk
+
+    def allow_small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    with spawn(*options, preexec_fn=allow_small_files) as process:
+        told = " ".join(process.communicate(timeout=120)[0].split())
+    assert process.returncode == 1, told
+    assert "cannot write cut: File too large. The best network so far" in told and "Traceback" not in told
+    for path in ("weights.safetensors", "labels.txt", "training/last.ckpt"):
+        assert Path("cut", path).read_bytes() == before[Path("cut", path)]
+    assert not list(Path("cut").rglob("*.part"))
+    done = asl_triton(capsys, "finetune", *options)
+    assert done.code == 0 and len(rows(Path("cut"))) == EPOCHS, done.told
+
+
+def one_clip() -> None:
+    for name in ("0.mp4", "1.mp4"):
+        Path("signs/home", name).unlink()
+
+
+def no_clip() -> None:
+    Path("signs/mother").mkdir()
+
+
+def broken_clips() -> None:
+    for path in Path("signs/home").iterdir():
+        path.unlink()
+        path.write_text("no video")
+
+
+def wrong_labels() -> None:
+    Path("bundle").mkdir()
+    os.replace("small.pt", "bundle/weights.pt")
+    save_labels(Path("bundle/labels.txt"), ("book", "home"))
+    Path("small.pt").symlink_to("bundle")
+
+
+def other_vocabulary() -> None:
+    Path("words.txt").write_text("cat\ndog\n")
+
+
+def taken() -> None:
+    Path("new").mkdir()
+    Path("new", "thesis.txt").touch()
+
+
+@pytest.mark.parametrize(("fault", "options", "says"), [
+    (one_clip, [], "each gloss needs 2 clips that can be read, one to learn from and one held out, and 'home' has 1"),
+    (no_clip, [], "'mother' has 0"),
+    (broken_clips, [], "'home' has 0 (home/0.mp4 cannot be read as a video"),
+    (wrong_labels, [], "has 7 classes, and small.pt/labels.txt 2 glosses"),
+    (other_vocabulary, ["--labels", "words.txt"], "they are of another vocabulary"),
+    (taken, [], "new is there, and is no fine-tuning that was stopped"),
+    (None, ["--accelerator", "abacus"], "cannot train on accelerator 'abacus'"),
+])  # fmt: skip
+def test_bad_input_is_a_sentence_and_nothing_is_written(
+    here: Path, capsys: Capture, fault: object, options: list[str], says: str
+) -> None:
+    if callable(fault):
+        fault()
+    done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head", *options)
+    assert done.code == 1
+    assert says in done.told
+    assert not list(Path().glob("new/weights.*"))
+
+
+def test_some_broken_clips_are_named_and_the_rest_is_learnt(here: Path, capsys: Capture) -> None:
+    Path("signs/home/broken.mp4").write_text("no video")
+    done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head", "--epochs", 1)
+    assert done.code == 3
+    assert "1 clips cannot be read, and were left out: home/broken.mp4 cannot be read as a video" in done.told
+    assert {path.name for path in Path("new").iterdir()} == DEMO_BUNDLE
+
+
+def test_split_is_learnt_by_its_subsets_and_missing_videos_are_counted(here: Path, capsys: Capture) -> None:
+    Path("videos").mkdir()
+    split = {}
+    for number, clip in enumerate(sorted(here.glob("signs/*/*.mp4"))):
+        os.replace(clip, f"videos/{number:05}.mp4")
+        subset = ("train", "train", "val")[number % 3]
+        split[f"{number:05}"] = {"subset": subset, "action": [number // 3, 1, -1]}
+    split |= {f"{number:05}": {"subset": "train", "action": [0, 1, -1]} for number in range(90, 93)}
+    Path("split.json").write_text(json.dumps(split))
+    Path("two.txt").write_text("0\thelp me\n1\thome\n")
+    options = [*QUICK, "--labels", "two.txt", "--to", "new", "--train", "head", "--epochs", 1]
+    done = asl_triton(capsys, "finetune", "split.json", *options)
+    assert done.code == 0, done.told
+    assert "3 clips of the split are missing, and were left out: 00090 00091 00092" in done.told
+    assert "from 4 clips" in done.told and "of 2 held-out clips" in done.told

@@ -1,0 +1,191 @@
+"""The format for CPUs: the graph against the trained network, and what Triton's OpenVINO backend makes of its files."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from asl_triton.errors import AslTritonError
+from asl_triton.models.golden import GoldenAnswer, render_golden
+from asl_triton.models.served import FEATURES, LOGITS, STEP_LOGITS
+from asl_triton.presets import PRESETS, Preset
+from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
+from asl_triton_export.exporter import export_model, normalise, pool_steps
+from asl_triton_export.formats.openvino_graph import build_graph
+from asl_triton_export.formats.openvino_runtime import compiled, openvino
+from asl_triton_export.i3d import I3D
+from tests.command_line import asl_triton
+from tests.networks import GLOSSES, save_checkpoint, small_network
+
+TYPES = {pb.TYPE_UINT8: openvino.Type.u8, pb.TYPE_FP32: openvino.Type.f32}
+
+
+@pytest.fixture(scope="module")
+def net() -> I3D:
+    return small_network()
+
+
+@pytest.fixture(scope="module")
+def engine(net: I3D) -> openvino.CompiledModel:
+    return compiled(build_graph(net, PRESETS["wlasl"]), "fp32")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return load_checkpoint(save_checkpoint(tmp_path_factory.mktemp("weights") / "small.pt"))
+
+
+def clip(num_frames: int) -> torch.Tensor:
+    """Random frames: uint8 RGB (T, 224, 224, 3)."""
+    generator = torch.Generator().manual_seed(num_frames)
+    return torch.randint(0, 256, (num_frames, 224, 224, 3), dtype=torch.uint8, generator=generator)
+
+
+def difference(
+    net: I3D, engine: Callable[..., dict], preset: Preset, frames: torch.Tensor, normalised: bool = False
+) -> float:
+    """How far logits, steps and features are from the trained network's, at most."""
+    x = normalise(frames, preset)
+    with torch.inference_mode():
+        trained = net(x)
+        wanted = {
+            LOGITS: pool_steps(net, trained.step_logits, trained.features, preset),
+            STEP_LOGITS: trained.step_logits,
+            FEATURES: trained.features.mean(dim=2),
+        }
+    answer = engine((x if normalised else frames[None]).numpy())
+    assert {name: answer[name].shape for name in wanted} == {name: tuple(w.shape) for name, w in wanted.items()}
+    return max(float(np.abs(answer[name] - w.numpy()).max()) for name, w in wanted.items())
+
+
+@pytest.mark.parametrize("num_frames", [*range(9, 18), 23, 24, 25, 31, 33, 63, 65, 70, 150])
+def test_one_graph_is_exact_for_every_length(net: I3D, engine: openvino.CompiledModel, num_frames: int) -> None:
+    assert difference(net, engine, PRESETS["wlasl"], clip(num_frames)) < 1e-4
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
+def test_every_preset_is_exact_with_either_input(net: I3D, preset: Preset, normalised: bool) -> None:
+    engine = compiled(build_graph(net, preset, normalised_input=normalised), "fp32")
+    assert difference(net, engine, preset, clip(19), normalised) < 1e-4
+
+
+def test_clips_of_a_batch_do_not_mix(engine: openvino.CompiledModel) -> None:
+    pair = torch.stack([clip(16), clip(16).flip(0)]).numpy()
+    together = engine(pair)[LOGITS]
+    apart = np.concatenate([engine(one[None])[LOGITS] for one in pair])
+    assert np.allclose(together, apart, atol=1e-5)
+
+
+def read_config(path: Path) -> pb.ModelConfig:
+    return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
+
+
+@pytest.mark.parametrize(("precision", "backend", "own"), [
+    ("fp32", "python", {}),
+    ("bf16", "openvino", {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "2", "HINT_BF16": "YES"}),
+])  # fmt: skip
+def test_folder_holds_the_whole_contract(
+    checkpoint: Checkpoint, tmp_path: Path, precision: str, backend: str, own: dict[str, str]
+) -> None:
+    options = {"precision": precision, "served_as": "openvino", "instances": 2}
+    report = export_model(checkpoint, GLOSSES, PRESETS["bsl1k"], tmp_path, "small", **options)
+    folder = tmp_path / "small"
+    assert report.folder == folder and report.same_best and report.cost is None
+    written = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert written == {
+        "config.pbtxt", "configs/wheel.pbtxt", "labels.txt", "golden.npz", "1/model.xml", "1/model.bin", "1/model.py"
+    }  # fmt: skip
+    config, wheel = (read_config(folder / file) for file in ("config.pbtxt", "configs/wheel.pbtxt"))
+    assert (config.backend, wheel.backend) == (backend, "python")
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    assert {key: value for key, value in parameters.items() if not key.startswith("asl_triton.")} == own
+    assert parameters["asl_triton.precision"] == precision
+    assert "openvino" in parameters["asl_triton.exporter"]
+    for each in (config, wheel):
+        assert [(group.kind, group.count) for group in each.instance_group] == [(pb.ModelInstanceGroup.KIND_CPU, 2)]
+        assert each.max_batch_size == 1
+        assert [warmup.batch_size for warmup in each.model_warmup] == [1]
+    golden = GoldenAnswer.load(folder / "golden.npz")
+    logits = compiled(folder / "1" / "model.xml", precision)(render_golden(golden.num_frames)[None])[LOGITS]
+    assert np.abs(logits[0] - golden.logits).max() <= golden.tolerance
+
+
+@pytest.mark.parametrize("input_type", ["uint8", "fp32"])
+def test_tritons_openvino_backend_can_load_it(checkpoint: Checkpoint, tmp_path: Path, input_type: str) -> None:
+    """What that backend does to a graph when it loads it: it sets datatypes, holds the shapes against the config, and
+    fixes the batch size."""
+    options = {"precision": "bf16", "served_as": "openvino", "input_type": input_type}
+    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small", **options)
+    config = read_config(tmp_path / "small" / "config.pbtxt")
+    graph = openvino.Core().read_model(tmp_path / "small" / "1" / "model.xml")
+    shapes = {port.any_name: port.partial_shape for port in (*graph.inputs, *graph.outputs)}
+    steps = openvino.preprocess.PrePostProcessor(graph)
+    for tensor in config.input:
+        assert str(openvino.PartialShape([-1, *tensor.dims])) == str(shapes[tensor.name])
+        steps.input(tensor.name).tensor().set_element_type(TYPES[tensor.data_type])
+        steps.input(tensor.name).tensor().set_layout(openvino.Layout("N..."))
+    graph = steps.build()
+    openvino.set_batch(graph, config.max_batch_size)
+    steps = openvino.preprocess.PrePostProcessor(graph)
+    for tensor in config.output:
+        assert str(openvino.PartialShape([-1, *tensor.dims])) == str(shapes[tensor.name])
+        steps.output(tensor.name).tensor().set_element_type(TYPES[tensor.data_type])
+    engine = compiled(steps.build(), "bf16")
+    golden = GoldenAnswer.load(tmp_path / "small" / "golden.npz")
+    pixels = render_golden(golden.num_frames)
+    frames = pixels[None] if input_type == "uint8" else normalise(torch.from_numpy(pixels), PRESETS["wlasl"]).numpy()
+    assert np.abs(engine(frames)[LOGITS][0] - golden.served_logits).max() <= golden.tolerance
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ({"served_as": "openvino", "precision": "fp16"}, "served in fp32, bf16, int8, not in fp16"),
+    ({"served_as": "torchscript", "precision": "int8"}, "served in fp32, fp16, bf16, not in int8.*--format openvino"),
+    ({"served_as": "openvino", "precision": "int8"}, "--calibrate"),
+    ({"served_as": "openvino", "precision": "bf16", "calibrate": Path("clips")}, "bf16 needs no clips"),
+    ({"served_as": "openvino", "precision": "int8", "calibrate": Path("nowhere")}, "there is no folder nowhere"),
+])  # fmt: skip
+def test_what_does_not_go_together_is_a_sentence(
+    checkpoint: Checkpoint, tmp_path: Path, options: dict[str, object], says: str
+) -> None:
+    with pytest.raises(AslTritonError, match=says):
+        export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("module", "options"), [
+    ("openvino", ["--format", "openvino"]),
+    ("nncf", ["--format", "openvino", "--precision", "int8", "--calibrate", "."]),
+])  # fmt: skip
+def test_missing_package_is_a_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: str,
+    options: list[str],
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("asl_triton_export.openvino", f"{module}."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "asl_triton_export.quantization.nncf", raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    done = asl_triton(capsys, "export", "demo", "--repository", tmp_path / "models", *options)
+    assert done.code == 1
+    assert (
+        f"needs the Python module '{module}', which is not installed: pip install 'asl-triton[openvino]'" in done.told
+    )
+    assert not (tmp_path / "models").exists()
+
+
+def test_openvino_reports_to_nobody() -> None:
+    code = (
+        "import asl_triton_export.formats.openvino_runtime, asl_triton_export.quantization.nncf, sys\n"
+        "assert sys.modules['openvino_telemetry'] is None\n"
+        "assert not [name for name in sys.modules if name.startswith('openvino_telemetry.')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,34 @@
+"""The queue before the server: so many at once, so many behind them, and no more."""
+
+import asyncio
+
+import pytest
+
+from asl_triton.errors import ServerError
+from asl_triton_ui.state.request_queue import Ticket, Turns
+
+
+def test_visitors_have_their_turns_in_order_and_know_their_place() -> None:
+    async def scenario() -> None:
+        turns, tickets, order = Turns(at_once=1, waiting=2), [Ticket() for _ in range(3)], []
+        done = asyncio.Event()
+
+        async def take(number: int) -> None:
+            async with turns.turn(tickets[number]):
+                order.append(number)
+                await done.wait()
+
+        tasks = [asyncio.create_task(take(number)) for number in range(3)]
+        await asyncio.sleep(0)
+        assert [turns.ahead(ticket) for ticket in tickets] == [None, 0, 1]
+        with pytest.raises(ServerError, match="the page is busy, and 2 others wait already: try again in a minute"):
+            async with turns.turn(Ticket()):
+                pass
+        tasks[1].cancel()  # one who leaves makes room
+        await asyncio.sleep(0)
+        assert [turns.ahead(ticket) for ticket in tickets] == [None, None, 0]
+        done.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert order == [0, 2]
+
+    asyncio.run(scenario())

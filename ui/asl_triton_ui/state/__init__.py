@@ -1,0 +1,1 @@
+"""What the page keeps: the server's status, the queue of requests, live sessions."""

@@ -1,0 +1,141 @@
+"""The Triton behind the page: how it is, and a recognizer for each recogniser that it serves, for all visitors."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from asl_triton.errors import ContractError, ServerError
+from asl_triton.models.served import ServedModel
+from asl_triton.models.status import ServerState, read_state
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.recognizer.event_loop import background_loop
+from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.transport.base import Transport
+from asl_triton.video.reader import Limits
+
+T = TypeVar("T")
+
+STATE_AGE_S = 2.0  # a state that is older is asked for again
+STATE_TIMEOUT_S = 10.0
+# A long clip holds 300 crops, and a recognizer 48 for each request that it may have under way: with so many for each
+# clip, a visitor with a long one keeps nobody waiting.
+REQUESTS_A_CLIP = 7
+
+
+class Server:
+    """Shared by all visitors. Nothing here raises because the server is away: `state` says so.
+
+    `connect` makes a connection to it: for so many requests at once, that wait for an answer so many seconds. `at_once`
+    clips are asked about together. `only` is the one recogniser to offer; all that are served if it is None.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[int, float], Transport],
+        *,
+        timeout_s: float,
+        at_once: int,
+        limits: Limits,
+        only: str | None = None,
+    ) -> None:
+        self.limits = limits
+        self.only = only
+        self._connect, self._timeout_s, self._in_flight = connect, timeout_s, at_once * REQUESTS_A_CLIP
+        self._transport = connect(self._in_flight, timeout_s)
+        # Of its own: it must not wait behind clips, nor a visitor as long for a dead host as for an answer.
+        self._watching = connect(1, min(timeout_s, STATE_TIMEOUT_S))
+        self.address = self._watching.address
+        self._state = ServerState(self.address, problem="the server has not been asked yet")
+        self._asked_s = -STATE_AGE_S
+        self._asking: asyncio.Task[ServerState] | None = None
+        self._recognizers: dict[str, tuple[ServedModel, AsyncRecognizer]] = {}
+        self._lock = threading.Lock()
+
+    async def state(self, *, now: bool = False) -> ServerState:
+        """How the server is; asked at most every two seconds, however many visitors there are, unless `now`."""
+        if now or time.monotonic() - self._asked_s >= STATE_AGE_S:
+            return await on_background(self._refresh())
+        return self._state
+
+    async def _refresh(self) -> ServerState:
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._read())
+        return await asyncio.shield(self._asking)
+
+    async def _read(self) -> ServerState:
+        state = await read_state(self._watching, self._state, self.only)
+        if state != self._state:  # the same one as long as nothing changes: a page is told by identity
+            self._state = state
+        self._asked_s = time.monotonic()
+        return self._state
+
+    def recognizer(self, name: str | None) -> AsyncRecognizer:
+        """The recognizer for a recogniser that is served now. It belongs on the library's loop: see `on_background`.
+
+        Raises:
+            ServerError, ContractError: the server is away, or serves no such recogniser.
+        """
+        served = self._served(name)
+        with self._lock:
+            known = self._recognizers.get(served.name)
+            if known is None or known[0] != served:  # another checkpoint may go by the same name
+                made = AsyncRecognizer(
+                    model=served.name, in_flight=self._in_flight, limits=self.limits, transport=self._transport
+                )
+                known = self._recognizers[served.name] = (served, made)
+            return known[1]
+
+    def only_model(self) -> str | None:
+        """The name of the one recogniser that is served, None where there is none.
+
+        Raises:
+            ContractError: several are served.
+        """
+        names = [recogniser.name for recogniser in self._state.recognisers]
+        if len(names) > 1:
+            raise ContractError(f"{self.address} serves {len(names)} recognisers: choose one ({', '.join(names)})")
+        return names[0] if names else None
+
+    def factory(self, name: str | None, clips_at_once: int) -> Callable[[], AsyncRecognizer]:
+        """What makes a recognizer with a connection of its own, for `asl_triton.batch.runner`, which closes it.
+
+        Raises:
+            ServerError, ContractError: as `recognizer` does.
+        """
+        model, in_flight = self._served(name).name, clips_at_once * REQUESTS_A_CLIP
+
+        def make() -> AsyncRecognizer:
+            transport = self._connect(in_flight, self._timeout_s)
+            return AsyncRecognizer(model=model, in_flight=in_flight, limits=self.limits, transport=transport)
+
+        return make
+
+    def live_recognizer(self, name: str | None) -> Recognizer:
+        """A sync recognizer of its own for one live session: it shares the connection, so do not close it.
+
+        Raises:
+            ServerError, ContractError: as `recognizer` does.
+        """
+        return Recognizer(model=self._served(name).name, limits=self.limits, transport=self._transport)
+
+    def _served(self, name: str | None) -> ServedModel:
+        state = self._state
+        served = state.recogniser(name)
+        if served is not None:
+            return served
+        if state.version is None or not state.is_ready:
+            raise ServerError(state.problem or f"no server answers at {state.address}")
+        names = ", ".join(recogniser.name for recogniser in state.recognisers)
+        raise ContractError(f"{state.address} serves no recogniser {name!r} any more: choose another ({names})")
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await on_background(self._transport.close())
+        await on_background(self._watching.close())
+
+
+async def on_background(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await a coroutine that runs on the library's background loop: gRPC's asyncio does not bear several loops."""
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, background_loop()))
