@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP) ## Clips -> model -> Triton -> glosses, in one go
 	@test '$(VIDEOS)' != build/demo/clips || $(BIN)/python -m asl_triton_demo.signer build/demo/clips
-	$(BIN)/asl-triton export '$(CHECKPOINT)' $(if $(LABELS),--labels '$(LABELS)') --name recogniser \
+	$(BIN)/asl-triton export '$(CHECKPOINT)' $(if $(LABELS),--labels '$(LABELS)') --name demo \
 		--precision $(PRECISION) --repository build/demo/model_repository --force
 	$(BIN)/asl-triton batch '$(VIDEOS)' --local --repository build/demo/model_repository \
 		--output build/demo/results --format txt,csv,jsonl,parquet

@@ -22,7 +22,7 @@ RUN uv pip install --no-deps --no-build-isolation . --target /opt/asl-triton/pyt
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="asl-triton: Ray" \
-      org.opencontainers.image.description="A machine of the Ray cluster that recognises an archive of clips with asl-triton" \
+      org.opencontainers.image.description="A machine of the Ray cluster that recognizes an archive of clips with asl-triton" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT"
 # Nothing is installed into a running container.

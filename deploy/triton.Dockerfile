@@ -26,7 +26,7 @@ RUN uv pip install --no-deps --no-build-isolation . --target /opt/asl-triton/pyt
 
 FROM ${TRITON_IMAGE}
 LABEL org.opencontainers.image.title="asl-triton: Triton" \
-      org.opencontainers.image.description="NVIDIA Triton serving sign-language recognisers, with production flags and checked models" \
+      org.opencontainers.image.description="NVIDIA Triton serving sign-language models, with production flags and checked models" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT AND LicenseRef-NVIDIA-Deep-Learning-Container-License"
 COPY --from=packages /opt/asl-triton/python /opt/asl-triton/python

@@ -1,4 +1,4 @@
-"""Make the pictures of the page from what its tests photographed: fewer colours, so that they are small.
+"""Make the pictures of the page from what its tests photographed: fewer colors, so that they are small.
 
 .venv/bin/python -m pytest tests/browser/test_looks.py && .venv/bin/python scripts/page.py
 """
@@ -9,18 +9,18 @@ from PIL import Image
 
 DOCS = Path(__file__).parents[1] / "docs"
 SCREENSHOTS = DOCS.parent / "tests" / "browser" / "screenshots"
-COLOURS = 256
+COLORS = 256
 PICTURES = {
-    "page-recognise": "recognise-light-1280",
+    "page-recognize": "recognize-light-1280",
     "page-many-clips": "many-clips-dark-1280",
-    "page-phone": "recognise-dark-390",
+    "page-phone": "recognize-dark-390",
 }
 
 
 def main() -> None:
     for name, screenshot in PICTURES.items():
         with Image.open(SCREENSHOTS / f"{screenshot}.png") as picture:
-            small = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE, kmeans=3)
+            small = picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE, kmeans=3)
         path = DOCS / f"{name}.png"
         small.save(path, optimize=True)
         print(f"{path.name}: {small.width} x {small.height}, {path.stat().st_size // 1000} kB")

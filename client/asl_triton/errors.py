@@ -3,8 +3,8 @@
 AslTritonError
 ├── VideoError       a clip could not be read, or is beyond a limit
 ├── ServerError      no answer from the server: away, overloaded, too slow, or it refused the caller
-│   ├── AwayError    no connection came about, or it broke
-│   └── BusyError    it, or each of several, had no room for the request, or was stopping: it may be sent again later
+│   ├── ConnectionLostError    no connection came about, or it broke
+│   └── BusyError              none had room for the request, or all were stopping: it may be sent again later
 ├── ContractError    the served model is not one we can talk to
 ├── CheckpointError  a checkpoint could not be read, or is of another network
 └── LabelsError      labels that do not fit: wrong number, empty, twice the same
@@ -23,7 +23,7 @@ class ServerError(AslTritonError):
     """The server gave no answer: away, overloaded, too slow, or it refused the caller."""
 
 
-class AwayError(ServerError):
+class ConnectionLostError(ServerError):
     """No connection to the server came about, or it broke: the same request may be answered when the server is back."""
 
 

@@ -127,15 +127,15 @@ class FolderLock:
     def __enter__(self) -> "FolderLock":
         try:
             file = self._lock.acquire()
-            while not is_at(self.path, file):  # whoever held it has just deleted it
+            while not is_same_file(self.path, file):  # whoever held it has just deleted it
                 self._lock.release()
                 file = self._lock.acquire()
             os.truncate(file.fileno(), 0)
-            os.write(file.fileno(), holder().encode())
+            os.write(file.fileno(), describe_this_process().encode())
         except portalocker.AlreadyLocked as exc:
             raise AslTritonError(
-                f"another run writes to {self.path.parent}: {self._holder()}. Wait for it, stop it, or choose another "
-                "folder with --output"
+                f"another run writes to {self.path.parent}: {self._read_holder()}. Wait for it, stop it, or choose "
+                "another folder with --output"
             ) from exc
         except portalocker.LockException as exc:
             raise AslTritonError(
@@ -143,7 +143,7 @@ class FolderLock:
                 "one a second run would spoil the first"
             ) from exc
         except OSError as exc:
-            self._let_go()
+            self._release()
             raise AslTritonError(
                 f"cannot write to {self.path.parent}: {exc.strerror or exc}. Make room, or choose another folder with "
                 "--output"
@@ -151,27 +151,27 @@ class FolderLock:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._lock.fh is not None:
             with suppress(OSError):  # Windows deletes no file that is open
                 self.path.unlink()
         self._lock.release()
 
-    def _holder(self) -> str:
+    def _read_holder(self) -> str:
         try:
             return self.path.read_text(encoding="utf-8").strip() or "it has just begun"
         except OSError:
             return "it is just ending"
 
 
-def holder() -> str:
+def describe_this_process() -> str:
     """This process, for others to read."""
     return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
 
 
-def is_at(path: Path, file: IO[Any]) -> bool:
+def is_same_file(path: Path, file: IO[Any]) -> bool:
     """Whether an open file is the one at a path."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))

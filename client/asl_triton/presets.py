@@ -11,14 +11,14 @@ from typing import Any, Literal, get_args
 
 from asl_triton.errors import ContractError
 
-Colour = Literal["RGB", "BGR"]
+Color = Literal["RGB", "BGR"]
 Frames = Literal["clip", "window"]
 StepPooling = Literal["max", "mean", "mean-positions"]
 WindowPooling = Literal["max", "mean"]
 Score = Literal["sigmoid", "softmax"]
 
 LARGEST = 10_000  # of the numbers in a preset: frames, pixels, frames per second
-INPUT_SIZE = 224  # height and width, in pixels, of what every recogniser eats
+INPUT_SIZE = 224  # height and width, in pixels, of what every model eats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Preset:
     """How clips are prepared for a checkpoint, and how its logits become confidences.
 
     Resizing, per frame: a shorter side below `min_side` is scaled up to it; then, where the original height or width
-    is above `square_above`, the frame becomes `square` x `square`, aspect ignored; then the centre `INPUT_SIZE`
+    is above `square_above`, the frame becomes `square` x `square`, aspect ignored; then the center `INPUT_SIZE`
     square is cut out.
     """
 
@@ -35,7 +35,7 @@ class Preset:
     min_side: int = 0  # pixels; 0 never scales up
     square: int | None = None  # pixels; None never squares
     square_above: int = 0  # pixels
-    colour: Colour = "RGB"  # the order the weights expect
+    colour: Color = "RGB"  # the order the weights expect
     value_range: tuple[float, float] = (-1.0, 1.0)  # of 0 and 255, as the weights expect
     frames: Frames = "clip"  # a request carries the whole clip, or windows of exactly `window_frames`
     step_pooling: StepPooling = "max"  # over time, in the network; "mean-positions" averages before the steps do
@@ -94,7 +94,7 @@ class Preset:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "colour": get_args(Colour),
+    "colour": get_args(Color),
     "frames": get_args(Frames),
     "step_pooling": get_args(StepPooling),
     "window_pooling": get_args(WindowPooling),

@@ -13,7 +13,7 @@ Times = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Prediction:
-    """One gloss and how sure the recogniser is of it; rank 1 is the best."""
+    """One gloss and how sure the model is of it; rank 1 is the best."""
 
     rank: int
     gloss: str
@@ -24,7 +24,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Recognition:
-    """What was recognised in one clip, best gloss first."""
+    """What was recognized in one clip, best gloss first."""
 
     video: str
     model: str
@@ -50,7 +50,7 @@ class Recognition:
 
 @dataclass(frozen=True)
 class Step:
-    """One step, stitched over windows: `confidences` (C,) float32 are the preset's score of its logits.
+    """One step, stitched over windows: `compute_confidences` (C,) float32 are the preset's score of its logits.
 
     `start_s` to `end_s` is the middle half of the frames that it covers: steps follow one another, from half a step
     after the beginning of a shot to about half a step before its end.
@@ -80,7 +80,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What was recognised in one long video: segments in the order of their beginnings, none of which overlap."""
+    """What was recognized in one long video: segments in the order of their beginnings, none of which overlap."""
 
     video: str
     model: str
@@ -95,7 +95,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Curve:
-    """One gloss's confidence over time: `confidences` (S,) at `times_s` (S,), the middles of the steps."""
+    """One gloss's confidence over time: `compute_confidences` (S,) at `times_s` (S,), the middles of the steps."""
 
     gloss: str
     class_id: int
@@ -105,7 +105,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Failure:
-    """A clip that was not recognised, and why. `rejected`: the server had no room, so that it may be asked again."""
+    """A clip that was not recognized, and why. `rejected`: the server had no room, so that it may be asked again."""
 
     video: str
     error: str

@@ -12,27 +12,27 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Colour = tuple[int, int, int]  # RGB
+Color = tuple[int, int, int]  # RGB
 Floats = NDArray[np.float64]
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 
-SKINS: tuple[Colour, ...] = (
+SKINS: tuple[Color, ...] = (
     (244, 209, 184), (238, 195, 164), (229, 180, 143), (210, 153, 112),
     (181, 123, 84), (150, 96, 62), (118, 74, 50), (90, 57, 42),
 )  # fmt: skip
-HAIRS: tuple[Colour, ...] = (
+HAIRS: tuple[Color, ...] = (
     (28, 24, 24), (44, 30, 24), (72, 46, 30), (104, 66, 38), (150, 102, 56),
     (206, 166, 104), (142, 62, 34), (150, 148, 146), (210, 206, 200),
 )  # fmt: skip
-SHIRTS: tuple[Colour, ...] = (
+SHIRTS: tuple[Color, ...] = (
     (34, 38, 46), (58, 66, 82), (40, 72, 120), (70, 118, 170), (32, 96, 92), (48, 112, 72), (116, 52, 96),
     (140, 44, 52), (196, 88, 60), (218, 172, 70), (226, 224, 218), (150, 156, 164), (92, 76, 130), (206, 120, 138),
 )  # fmt: skip
-WALLS: tuple[Colour, ...] = (
+WALLS: tuple[Color, ...] = (
     (226, 228, 226), (200, 208, 214), (176, 194, 206), (188, 200, 178), (222, 210, 188), (214, 190, 178),
     (128, 150, 172), (96, 124, 138), (118, 138, 116), (70, 84, 108), (60, 62, 70), (150, 132, 152),
 )  # fmt: skip
-IRISES: tuple[Colour, ...] = ((58, 36, 22), (84, 54, 30), (74, 94, 62), (72, 108, 142))
+IRISES: tuple[Color, ...] = ((58, 36, 22), (84, 54, 30), (74, 94, 62), (72, 108, 142))
 HAIR_STYLES = ("short", "crop", "curly", "bob", "long", "bun", "bald", "headscarf")
 NECKLINES = ("crew", "vee", "collar")
 ROOMS = ("plain", "gradient", "window", "shelves", "picture", "curtain", "plant")
@@ -42,12 +42,12 @@ ROOMS = ("plain", "gradient", "window", "shelves", "picture", "curtain", "plant"
 class Look:
     """One signer and one room."""
 
-    skin: Colour
-    hair: Colour
-    shirt: Colour
-    scarf: Colour
-    wall: Colour
-    iris: Colour
+    skin: Color
+    hair: Color
+    shirt: Color
+    scarf: Color
+    wall: Color
+    iris: Color
     hair_style: str
     neckline: str
     room: str
@@ -58,7 +58,7 @@ class Look:
     face_width: float
     hand_scale: float
     light_from: int  # -1 from the left of the picture, 1 from the right
-    exposure: float  # what the camera makes of every colour, 1 as painted
+    exposure: float  # what the camera makes of every color, 1 as painted
 
 
 def choose_look(rng: np.random.Generator) -> Look:
@@ -93,19 +93,19 @@ def choose_look(rng: np.random.Generator) -> Look:
     )
 
 
-def mix(a: Colour | Floats, b: Colour | Floats, share: float) -> Colour:
+def mix_colors(a: Color | Floats, b: Color | Floats, share: float) -> Color:
     """`share` of b in a."""
     red, green, blue = (round(float(x) + (float(y) - float(x)) * share) for x, y in zip(a, b, strict=True))
     return red, green, blue
 
 
-def darker(colour: Colour, share: float) -> Colour:
-    """Towards a warm black, as shade on skin and cloth is."""
-    return mix(colour, (34, 14, 18), share)
+def darken(color: Color, share: float) -> Color:
+    """Toward a warm black, as shade on skin and cloth is."""
+    return mix_colors(color, (34, 14, 18), share)
 
 
-def lighter(colour: Colour, share: float) -> Colour:
-    return mix(colour, (255, 250, 242), share)
+def lighten(color: Color, share: float) -> Color:
+    return mix_colors(color, (255, 250, 242), share)
 
 
 def smooth(
@@ -218,11 +218,11 @@ def paint_room(look: Look, height: int, width: int, rng: np.random.Generator) ->
     plate = np.empty((height, width, 3), np.uint8)
     plate[:] = look.wall
     unit = height / 100
-    shade, light = darker(look.wall, 0.22), lighter(look.wall, 0.4)
+    shade, light = darken(look.wall, 0.22), lighten(look.wall, 0.4)
 
-    def box(x: float, y: float, w: float, h: float, colour: Colour) -> None:  # percent of the height
+    def box(x: float, y: float, w: float, h: float, color: Color) -> None:  # percent of the height
         cv2.rectangle(
-            plate, (round(x * unit), round(y * unit)), (round((x + w) * unit), round((y + h) * unit)), colour, -1
+            plate, (round(x * unit), round(y * unit)), (round((x + w) * unit), round((y + h) * unit)), color, -1
         )
 
     across = 100 * width / height
@@ -231,23 +231,23 @@ def paint_room(look: Look, height: int, width: int, rng: np.random.Generator) ->
         sky = _jitter((196, 222, 238), rng)
         box(side - 2, 6, 34, 50, light)
         for pane in range(4):
-            box(side + (pane % 2) * 15.5, 8 + (pane // 2) * 23.5, 14.5, 22.5, lighter(sky, 0.15 * (pane // 2)))
+            box(side + (pane % 2) * 15.5, 8 + (pane // 2) * 23.5, 14.5, 22.5, lighten(sky, 0.15 * (pane // 2)))
         box(side - 4, 56, 38, 3, shade)
     elif look.room == "shelves":
         box(side - 2, 4, 36, 92, shade)
         for row in range(4):
-            box(side, 7 + row * 22, 32, 19, darker(look.wall, 0.4))
+            box(side, 7 + row * 22, 32, 19, darken(look.wall, 0.4))
             x = side + 1
             while x < side + 27:
                 thick, tall = float(rng.uniform(2, 5)), float(rng.uniform(11, 17))
                 box(x, 26 + row * 22 - tall, thick - 0.6, tall, _jitter(_pick(rng, SHIRTS), rng))
                 x += thick
     elif look.room == "picture":
-        box(side, 12, 28, 22, darker(look.wall, 0.55))
-        box(side + 1.5, 13.5, 25, 19, lighter(look.wall, 0.75))
+        box(side, 12, 28, 22, darken(look.wall, 0.55))
+        box(side + 1.5, 13.5, 25, 19, lighten(look.wall, 0.75))
         box(side + 4, 24, 20, 6, _jitter(_pick(rng, SHIRTS), rng))
         box(side + 4, 16, 20, 8, _jitter((150, 190, 214), rng))
-        box(0, 84, across, 16, darker(look.wall, 0.16))
+        box(0, 84, across, 16, darken(look.wall, 0.16))
     elif look.room == "curtain":
         folds = np.sin(np.arange(width) / width * float(rng.uniform(50, 90)) + float(rng.uniform(0, 6)))
         plate[:] = np.clip(wall * (1 + 0.07 * folds[None, :, None]), 0, 255).astype(np.uint8)
@@ -260,7 +260,9 @@ def paint_room(look: Look, height: int, width: int, rng: np.random.Generator) ->
             bow = (base + tip) / 2 + 5 * np.array([np.cos(leaf), np.sin(leaf)])
             back = (base + tip) / 2 - 2 * np.array([np.cos(leaf), np.sin(leaf)])
             blade = smooth([(float(x), float(y)) for x, y in (base, bow, tip, back)])
-            cv2.fillPoly(plate, [(blade * unit).astype(np.int32)], mix(green, look.wall, float(rng.uniform(0, 0.35))))
+            cv2.fillPoly(
+                plate, [(blade * unit).astype(np.int32)], mix_colors(green, look.wall, float(rng.uniform(0, 0.35)))
+            )
         box(side + 7, 86, 14, 14, _jitter((186, 112, 84), rng))
     if look.room not in ("plain", "gradient", "curtain"):
         plate = np.asarray(cv2.GaussianBlur(plate, (0, 0), height * float(rng.uniform(0.006, 0.014))), np.uint8)
@@ -268,7 +270,7 @@ def paint_room(look: Look, height: int, width: int, rng: np.random.Generator) ->
 
 
 def _light(plate: Image, look: Look, strength: float) -> Image:
-    """The plate, brighter towards the light."""
+    """The plate, brighter toward the light."""
     height, width = plate.shape[:2]
     down = np.linspace(-0.5, 0.5, height)[:, None]
     across = np.linspace(-0.5, 0.5, width)[None, :]
@@ -276,14 +278,14 @@ def _light(plate: Image, look: Look, strength: float) -> Image:
     return np.clip(plate * gain[..., None].astype(np.float32), 0, 255).astype(np.uint8)
 
 
-def _pick(rng: np.random.Generator, colours: tuple[Colour, ...]) -> Colour:
-    return colours[int(rng.integers(len(colours)))]
+def _pick(rng: np.random.Generator, colors: tuple[Color, ...]) -> Color:
+    return colors[int(rng.integers(len(colors)))]
 
 
-def _jitter(colour: Colour, rng: np.random.Generator) -> Colour:
-    red, green, blue = (int(np.clip(c + d, 0, 255)) for c, d in zip(colour, rng.integers(-12, 13, 3), strict=True))
+def _jitter(color: Color, rng: np.random.Generator) -> Color:
+    red, green, blue = (int(np.clip(c + d, 0, 255)) for c, d in zip(color, rng.integers(-12, 13, 3), strict=True))
     return red, green, blue
 
 
-def _distance(a: Colour, b: Colour) -> int:
+def _distance(a: Color, b: Color) -> int:
     return sum(abs(x - y) for x, y in zip(a, b, strict=True))

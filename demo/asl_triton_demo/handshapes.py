@@ -12,8 +12,8 @@ class Handshape:
     """A handshape: degrees at the joints of the fingers, and where the thumb lies.
 
     `flexion` has a row (knuckle, middle joint, end joint) for index, middle, ring and little finger; 0 is straight.
-    `spread` is each finger's sideways angle, positive towards the little finger. `thumb` has the places of its two
-    joints and its tip, in hand lengths: x towards the little finger, y along the fingers, z out of the palm.
+    `spread` is each finger's sideways angle, positive toward the little finger. `thumb` has the places of its two
+    joints and its tip, in hand lengths: x toward the little finger, y along the fingers, z out of the palm.
     """
 
     flexion: tuple[Vector, Vector, Vector, Vector]

@@ -78,7 +78,7 @@ class Execution:
     looseness: float = 0.0  # radians, standard deviation of how hand and fingers are held
 
 
-def performed_keyframes(sign: Sign, repeats: int) -> tuple[list[Keyframe], Floats]:
+def collect_keyframes(sign: Sign, repeats: int) -> tuple[list[Keyframe], Floats]:
     """The keyframes with the loop unrolled, and the seconds at which each is reached, rest being left at 0."""
     loop = list(sign.keyframes[sign.loop_from :])
     keyframes = [*sign.keyframes[: sign.loop_from], *loop * repeats]
@@ -86,15 +86,15 @@ def performed_keyframes(sign: Sign, repeats: int) -> tuple[list[Keyframe], Float
     return keyframes, np.cumsum(gaps)
 
 
-def duration_s(sign: Sign, execution: Execution) -> float:
+def compute_duration_s(sign: Sign, execution: Execution) -> float:
     """Length of the performance, rest to rest."""
-    _, times = performed_keyframes(sign, execution.repeats)
+    _, times = collect_keyframes(sign, execution.repeats)
     return execution.lead_s + (float(times[-1]) + ONSET_S) * execution.tempo + execution.tail_s
 
 
 def perform(sign: Sign, execution: Execution, moments_s: Floats, rng: np.random.Generator) -> tuple[Arm, Arm]:
     """The signing arm and the other at each moment, for a signer who signs with the arm on the +x side."""
-    keyframes, times = performed_keyframes(sign, execution.repeats)
+    keyframes, times = collect_keyframes(sign, execution.repeats)
     hands: list[Pose | None] = [keyframe.hand for keyframe in keyframes]
     others = hands if sign.both else [keyframe.other for keyframe in keyframes]
     start, end = execution.lead_s, execution.lead_s + (times[-1] + ONSET_S) * execution.tempo
@@ -114,10 +114,10 @@ def perform(sign: Sign, execution: Execution, moments_s: Floats, rng: np.random.
         keys[2:-2, 7:23] += rng.normal(0, np.degrees(execution.looseness), 16)  # and fingers bent and spread
         arms.append(_arm(pchip(key_times, keys, moments_s)))
     signing_arm, other_arm = arms
-    return signing_arm, mirrored(other_arm)
+    return signing_arm, mirror(other_arm)
 
 
-def mirrored(arm: Arm) -> Arm:
+def mirror(arm: Arm) -> Arm:
     """The same movement by the arm on the other side."""
     flip = np.array([-1.0, 1.0, 1.0])
     return Arm(
@@ -125,7 +125,7 @@ def mirrored(arm: Arm) -> Arm:
     )
 
 
-def wrist_of(pose: Pose) -> Floats:
+def compute_wrist(pose: Pose) -> Floats:
     """Where the wrist must be for the pose (3,), in the axes of a hand on the +x side."""
     local = _touch_point(pose)
     return np.add(ANCHORS[pose.anchor], pose.offset) - _axes(pose) @ (local * HAND_LENGTH)
@@ -160,7 +160,7 @@ def pchip(times: Floats, values: Floats, at: Floats) -> Floats:
 
 
 def _axes(pose: Pose) -> Floats:
-    """Rotation (3, 3) from the hand's local axes: columns are towards the little finger, fingers, out of the palm."""
+    """Rotation (3, 3) from the hand's local axes: columns are toward the little finger, fingers, out of the palm."""
     fingers = np.array(direction(pose.fingers))
     palm = np.array(direction(pose.palm))
     palm = palm - fingers * (palm @ fingers)
@@ -188,7 +188,7 @@ def _shape_vector(shape: Handshape) -> Floats:
 
 def _state(pose: Pose) -> Floats:
     """What is interpolated (32,): wrist 3, quaternion 4, flexion 12, spread 4, thumb 9."""
-    return np.concatenate([wrist_of(pose), _quaternion(_axes(pose)), _shape_vector(pose.handshape)])
+    return np.concatenate([compute_wrist(pose), _quaternion(_axes(pose)), _shape_vector(pose.handshape)])
 
 
 def _quaternion(axes: Floats) -> Floats:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asl_triton_demo import appearance as shapes
-from asl_triton_demo.appearance import Colour, Floats, Image, Look, darker, lighter, mix
+from asl_triton_demo.appearance import Color, Floats, Image, Look, darken, lighten, mix_colors
 from asl_triton_demo.motion import BONE_RADII, FINGERS, PALM, THUMB, Arm
 from asl_triton_demo.signs import Face
 
@@ -21,7 +21,7 @@ Polygons = NDArray[np.int32]  # (..., N, 2) in sixteenths of a pixel
 
 SUBPIXEL_BITS = 4
 CAMERA_DISTANCE = 7.0  # shoulder widths
-HEAD_CENTRE = np.array([0.0, 0.525])
+HEAD_CENTER = np.array([0.0, 0.525])
 HEAD_SCALE = 1.1  # of the shapes in `demo_look`
 LINE = 0.011  # width of an outline, shoulder widths
 _UPPER_ARM_RADII = (0.128, 0.104)
@@ -81,7 +81,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class HeadMotion:
-    """The head through T frames, in shoulder widths: `sway` of the whole, `turn` of the features on it, each (T, 2)."""
+    """The head through T frames, in shoulder widths: `sway` of the whole, `wait_for_turn` of the features on it, each (T, 2)."""
 
     sway: Floats
     turn: Floats
@@ -122,55 +122,55 @@ class Painter:
     def _body(self, image: Image, frame: int) -> None:
         look, place = self.look, self.camera.place
         wide = (look.build, 1.0)
-        back_hair = mix(darker(self.hair, 0.3), self.hair, 0.2)
+        back_hair = mix_colors(darken(self.hair, 0.3), self.hair, 0.2)
         if look.hair_style != "headscarf":
             for shape in shapes.HAIR_BACK.get(look.hair_style, []):
                 self._on_head(image, shape, back_hair, frame)
-        fill(image, place(shapes.TORSO * wide, frame), darker(self.shirt, 0.13))
+        fill(image, place(shapes.TORSO * wide, frame), darken(self.shirt, 0.13))
         fill(image, place(shapes.TORSO * wide * (0.9, 1) + (0.03 * look.light_from, 0), frame), self.shirt)
         neck = shapes.NECK[look.neckline]
-        fill(image, place(_grown(neck, 0.016), frame), darker(self.shirt, 0.3))
-        fill(image, place(neck, frame), darker(self.skin, 0.1))
-        fill(image, place(shapes.NECK_SHADE, frame), darker(self.skin, 0.28))
+        fill(image, place(_grown(neck, 0.016), frame), darken(self.shirt, 0.3))
+        fill(image, place(neck, frame), darken(self.skin, 0.1))
+        fill(image, place(shapes.NECK_SHADE, frame), darken(self.skin, 0.28))
         if look.neckline == "collar":
             for side in (-1, 1):
                 flap = shapes.COLLAR_SIDE * (side, 1)
-                fill(image, place(_grown(flap, LINE), frame), darker(self.shirt, 0.32))
-                fill(image, place(flap, frame), lighter(self.shirt, 0.1))
+                fill(image, place(_grown(flap, LINE), frame), darken(self.shirt, 0.32))
+                fill(image, place(flap, frame), lighten(self.shirt, 0.1))
             seam = np.array([(0.0, -0.16), (0.0, -2.4)])
-            stroke(image, place(seam, frame), darker(self.shirt, 0.3), self._px(0.012))
+            stroke(image, place(seam, frame), darken(self.shirt, 0.3), self._px(0.012))
 
     def _face(self, image: Image, frame: int) -> None:
         look = self.look
-        skin, line = self.skin, darker(self.skin, 0.42)
+        skin, line = self.skin, darken(self.skin, 0.42)
         wide = (look.face_width, 1.0)
         turn = self.head.turn[frame]
         if look.hair_style == "headscarf":
             scarf = _lit(look.scarf, look)
             for shape in shapes.HAIR_BACK["headscarf"]:
-                self._on_head(image, _grown(shape, LINE), darker(scarf, 0.35), frame)
+                self._on_head(image, _grown(shape, LINE), darken(scarf, 0.35), frame)
                 self._on_head(image, shape, scarf, frame)
-            self._on_head(image, _grown(shapes.SCARF_OPENING, 0.02), darker(scarf, 0.25), frame)
+            self._on_head(image, _grown(shapes.SCARF_OPENING, 0.02), darken(scarf, 0.25), frame)
             outline = shapes.SCARF_OPENING + turn * 0.2
         else:
             for side in (-1, 1):
                 ear = shapes.EAR * (side, 1) - turn * 0.4
-                self._on_head(image, ear, darker(skin, 0.16), frame)
+                self._on_head(image, ear, darken(skin, 0.16), frame)
             outline = shapes.HEAD * wide
-        self._on_head(image, _grown(outline, LINE * 0.7), darker(skin, 0.3), frame)
-        self._on_head(image, outline, darker(skin, 0.11), frame)
+        self._on_head(image, _grown(outline, LINE * 0.7), darken(skin, 0.3), frame)
+        self._on_head(image, outline, darken(skin, 0.11), frame)
         self._on_head(image, outline * (0.9, 0.97) + (0.016 * look.light_from, 0.006), skin, frame)
         if look.beard:
-            self._on_head(image, shapes.BEARD * wide + turn * 0.4, mix(self.hair, skin, 0.16), frame)
+            self._on_head(image, shapes.BEARD * wide + turn * 0.4, mix_colors(self.hair, skin, 0.16), frame)
         self._features(image, frame, line)
         for shape in shapes.HAIR_FRONT[look.hair_style]:
             self._on_head(image, shape * wide + turn * 0.25, self.hair, frame)
         if look.hair_style in ("short", "bob", "long"):
             shine = shapes.smooth([(-0.13, 0.27), (-0.03, 0.315), (0.09, 0.3)], closed=False) * (look.light_from, 1)
             points = self._head_points(shine + turn * 0.25, frame)
-            stroke(image, points, lighter(self.hair, 0.14), self._px(0.02))
+            stroke(image, points, lighten(self.hair, 0.14), self._px(0.02))
 
-    def _features(self, image: Image, frame: int, line: Colour) -> None:
+    def _features(self, image: Image, frame: int, line: Color) -> None:
         look, shift = self.look, self.head.turn[frame]
         share = float(self.head.expressing[frame])
         rest, face = EXPRESSIONS["neutral"], self.expression
@@ -179,19 +179,19 @@ class Painter:
         width = 0.062 * (rest.mouth_width + (face.mouth_width - rest.mouth_width) * share)
         inner, outer = face.brow_inner * share, face.brow_outer * share
         open_eye = 1.0 - float(self.head.blinking[frame])
-        brow = mix(darker(self.hair, 0.2), darker(self.skin, 0.6), 0.35)
+        brow = mix_colors(darken(self.hair, 0.2), darken(self.skin, 0.6), 0.35)
         for side in (-1.0, 1.0):
-            centre = np.array([0.088 * side, 0.0]) + shift
+            center = np.array([0.088 * side, 0.0]) + shift
             if open_eye > 0.3:
                 self._on_head(
-                    image, shapes.ellipse(0, 0, 0.043, 0.023 * open_eye, count=14) + centre, (244, 242, 238), frame
+                    image, shapes.ellipse(0, 0, 0.043, 0.023 * open_eye, count=14) + center, (244, 242, 238), frame
                 )
-                iris = centre + shift * (0.35, 0.1) - (0, 0.001)
+                iris = center + shift * (0.35, 0.1) - (0, 0.001)
                 self._on_head(image, shapes.ellipse(0, 0, 0.021, 0.021 * open_eye, count=12) + iris, look.iris, frame)
                 self._on_head(image, shapes.ellipse(0, 0, 0.011, 0.011 * open_eye, count=8) + iris, (16, 12, 12), frame)
             lid = np.array([(-0.05, -0.006), (-0.028, 0.021 * open_eye), (0.0, 0.028 * open_eye),
                             (0.028, 0.021 * open_eye), (0.05, -0.004)])  # fmt: skip
-            stroke(image, self._head_points(lid + centre, frame), darker(self.skin, 0.72), self._px(0.012))
+            stroke(image, self._head_points(lid + center, frame), darken(self.skin, 0.72), self._px(0.012))
             pinch = 0.012 if inner < 0 else 0.0
             arch = np.array(
                 [(0.034 - pinch, 0.064 + inner), (0.085, 0.085 + (inner + outer) / 2), (0.14, 0.066 + outer)]
@@ -218,7 +218,7 @@ class Painter:
         shift = self.head.turn[frame]
         upper = np.stack([across * width, middle + thick * (0.016 + opening / 2)], axis=1)
         lower = np.stack([across * width, middle - thick * (0.018 + opening / 2)], axis=1)
-        lips = mix(darker(self.skin, 0.2), (176, 62, 66), 0.42)
+        lips = mix_colors(darken(self.skin, 0.2), (176, 62, 66), 0.42)
         self._on_head(image, np.concatenate([upper, lower[::-1]]) + shift, lips, frame)
         if opening > 0.02:
             upper[:, 1] = middle + thick * opening / 2
@@ -227,13 +227,13 @@ class Painter:
             self._on_head(image, np.concatenate([upper, lower[::-1]]) * (0.9, 1) + shift, inside, frame)
         else:
             seam = np.stack([across * width * 1.05, middle], axis=1) + shift
-            stroke(image, self._head_points(seam, frame), darker(self.skin, 0.6), self._px(0.008))
+            stroke(image, self._head_points(seam, frame), darken(self.skin, 0.6), self._px(0.008))
 
     def _head_points(self, shape: Floats, frame: int) -> Polygons:
-        return self.camera.place(shape * HEAD_SCALE + HEAD_CENTRE + self.head.sway[frame], frame)
+        return self.camera.place(shape * HEAD_SCALE + HEAD_CENTER + self.head.sway[frame], frame)
 
-    def _on_head(self, image: Image, shape: Floats, colour: Colour, frame: int) -> None:
-        fill(image, self._head_points(shape, frame), colour)
+    def _on_head(self, image: Image, shape: Floats, color: Color, frame: int) -> None:
+        fill(image, self._head_points(shape, frame), color)
 
     def _px(self, width: float) -> int:
         return max(1, round(width * self.camera.scale))
@@ -242,21 +242,21 @@ class Painter:
 class LimbTrack:
     """One arm and hand as polygons of every frame, in the order in which they are drawn."""
 
-    def __init__(self, look: Look, camera: Camera, arm: Arm, skin: Colour, shirt: Colour) -> None:
+    def __init__(self, look: Look, camera: Camera, arm: Arm, skin: Color, shirt: Color) -> None:
         self.look = look
         self.depths = arm.bones[:, PALM, :, 2].mean(axis=(1, 2))  # (T,)
         self.skin, self.shirt = skin, shirt
         self._trace_arm(camera, arm)
         self._trace_hand(camera, arm, look.hand_scale)
-        self._colour_hand(arm, skin)
+        self._color_hand(arm, skin)
 
     def paint(self, image: Image, frame: int) -> None:
         line = _outline(self.skin)
-        for polygon, colour in (
+        for polygon, color in (
             (self.upper_line, line), (self.upper, self.skin), (self.forearm_line, line), (self.forearm, self.skin),
         ):  # fmt: skip
-            fill_convex(image, polygon[frame], colour)
-        shade = darker(self.shirt, 0.34)
+            fill_convex(image, polygon[frame], color)
+        shade = darken(self.shirt, 0.34)
         for outline, cloth in zip(self.sleeve_lines, self.sleeves, strict=True):
             fill_convex(image, outline[frame], shade)
             fill_convex(image, cloth[frame], self.shirt)
@@ -272,14 +272,14 @@ class LimbTrack:
 
     def _paint_part(self, image: Image, frame: int, part: int) -> None:
         bones = PARTS[part]
-        colour = self.colours[part][frame]
-        line = _outline(colour)
+        color = self.colors[part][frame]
+        line = _outline(color)
         for bone in range(bones.start, bones.stop):
             fill_convex(image, self.bone_lines[frame, bone], line)
         for bone in range(bones.start, bones.stop):
-            fill_convex(image, self.bones[frame, bone], colour)
+            fill_convex(image, self.bones[frame, bone], color)
         if part >= 2 and self.nail_shown[frame, part - 2]:
-            fill_convex(image, self.nails[frame, part - 2], lighter(colour, 0.32))
+            fill_convex(image, self.nails[frame, part - 2], lighten(color, 0.32))
 
     def _trace_arm(self, camera: Camera, arm: Arm) -> None:
         joints = np.stack([arm.shoulder, arm.elbow, arm.wrist], axis=1)  # (T, 3, 3)
@@ -325,9 +325,9 @@ class LimbTrack:
         depth[:, 0] -= 0.012  # at equal depth the palm lies under the fingers
         self.order = np.argsort(depth, axis=1, kind="stable")
 
-    def _colour_hand(self, arm: Arm, skin: Colour) -> None:
+    def _color_hand(self, arm: Arm, skin: Color) -> None:
         """The inside of a hand is lighter than its back, most so in dark skin."""
-        inside = mix(skin, (246, 196, 172), 0.18 + 0.22 * (1 - sum(skin) / 765))
+        inside = mix_colors(skin, (246, 196, 172), 0.18 + 0.22 * (1 - sum(skin) / 765))
         facing = arm.normals[:, 2]  # (T,), 1 where the palm faces the camera
         fingers_dir = arm.bones[:, 1, 1] - arm.bones[:, 1, 0]
         upward = fingers_dir[:, 2] / np.linalg.norm(fingers_dir, axis=1)  # z of straight fingers
@@ -335,7 +335,9 @@ class LimbTrack:
         finger_facing = facing[:, None] * np.cos(bent) - upward[:, None] * np.sin(bent)
         shares = np.concatenate([facing[:, None], facing[:, None] * 0.5, finger_facing], axis=1)  # (T, 6)
         weights = np.clip(shares * 1.5 + 0.5, 0, 1)
-        self.colours = [[mix(skin, inside, float(share)) for share in weights[:, part]] for part in range(len(PARTS))]
+        self.colors = [
+            [mix_colors(skin, inside, float(share)) for share in weights[:, part]] for part in range(len(PARTS))
+        ]
         self.nail_shown = finger_facing < -0.35
 
 
@@ -356,16 +358,16 @@ def capsules(ends: Floats, radii: Floats, *, flat_end: bool = False) -> Polygons
     return _subpixel(np.concatenate(sides, axis=-2))
 
 
-def fill(image: Image, polygon: Polygons, colour: Colour) -> None:
-    cv2.fillPoly(image, [polygon], colour, cv2.LINE_AA, SUBPIXEL_BITS)
+def fill(image: Image, polygon: Polygons, color: Color) -> None:
+    cv2.fillPoly(image, [polygon], color, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
-def fill_convex(image: Image, polygon: Polygons, colour: Colour) -> None:
-    cv2.fillConvexPoly(image, polygon, colour, cv2.LINE_AA, SUBPIXEL_BITS)
+def fill_convex(image: Image, polygon: Polygons, color: Color) -> None:
+    cv2.fillConvexPoly(image, polygon, color, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
-def stroke(image: Image, points: Polygons, colour: Colour, width_px: int, *, closed: bool = False) -> None:
-    cv2.polylines(image, [points], closed, colour, width_px, cv2.LINE_AA, SUBPIXEL_BITS)
+def stroke(image: Image, points: Polygons, color: Color, width_px: int, *, closed: bool = False) -> None:
+    cv2.polylines(image, [points], closed, color, width_px, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 def _subpixel(points: Floats) -> Polygons:
@@ -374,16 +376,16 @@ def _subpixel(points: Floats) -> Polygons:
 
 def _grown(shape: Floats, by: float) -> Floats:
     """The shape, about `by` larger on every side."""
-    centre = (shape.min(axis=0) + shape.max(axis=0)) / 2
+    center = (shape.min(axis=0) + shape.max(axis=0)) / 2
     half = (shape.max(axis=0) - shape.min(axis=0)) / 2
-    return np.asarray(centre + (shape - centre) * (1 + by / half))
+    return np.asarray(center + (shape - center) * (1 + by / half))
 
 
-def _outline(colour: Colour) -> Colour:
+def _outline(color: Color) -> Color:
     """A line that shows on skin of any tone."""
-    return darker(colour, 0.34 + 0.3 * max(0.0, 1 - sum(colour) / 420))
+    return darken(color, 0.34 + 0.3 * max(0.0, 1 - sum(color) / 420))
 
 
-def _lit(colour: Colour, look: Look) -> Colour:
-    red, green, blue = (min(255, round(channel * look.exposure)) for channel in colour)
+def _lit(color: Color, look: Look) -> Color:
+    red, green, blue = (min(255, round(channel * look.exposure)) for channel in color)
     return red, green, blue

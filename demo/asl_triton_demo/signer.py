@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from asl_triton_demo.appearance import TORSO, Floats, Image, choose_look, paint_room
 from asl_triton_demo.handshapes import Handshape
-from asl_triton_demo.motion import Arm, Execution, duration_s, mirrored, perform
+from asl_triton_demo.motion import Arm, Execution, compute_duration_s, mirror, perform
 from asl_triton_demo.renderer import Camera, HeadMotion, Painter
 from asl_triton_demo.signs import SIGNS, Head, Keyframe, Pose, Sign
 
@@ -80,8 +80,8 @@ def render(
     A clip of more frames than the sign needs is filled with rest, one of fewer shows the sign faster.
     """
     sign = find_sign(sign) if isinstance(sign, str) else sign
-    rng = generator(sign.gloss, seed)
-    take = direct(sign, rng, size=size, num_frames=num_frames, fps=fps)
+    rng = make_generator(sign.gloss, seed)
+    take = plan_take(sign, rng, size=size, num_frames=num_frames, fps=fps)
     look = choose_look(rng)
     height, width = (side * SUPERSAMPLING for side in take.size)
     shake = _shake(take, rng)  # (T, 2) pixels of the large picture
@@ -130,13 +130,13 @@ def render_demo(folder: Path, signs: Iterable[Sign | str] = SIGNS, seeds: Iterab
     return paths
 
 
-def generator(gloss: str, seed: int) -> np.random.Generator:
+def make_generator(gloss: str, seed: int) -> np.random.Generator:
     """The clip's only source of chance, the same on every machine."""
     digest = hashlib.sha256(f"{gloss}\n{seed}".encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
 
-def direct(
+def plan_take(
     sign: Sign,
     rng: np.random.Generator,
     *,
@@ -159,17 +159,17 @@ def direct(
     )
     fps = fps or chosen_fps
     if num_frames is None:
-        num_frames = int(np.clip(round(duration_s(sign, execution) * fps), MIN_FRAMES, MAX_FRAMES))
+        num_frames = int(np.clip(round(compute_duration_s(sign, execution) * fps), MIN_FRAMES, MAX_FRAMES))
     execution = _fitted(sign, execution, num_frames / fps)
     moments_s = np.arange(num_frames) / fps
     signing, other = perform(sign, execution, moments_s, rng)
-    arms = (mirrored(signing), mirrored(other)) if not left_handed else (signing, other)
+    arms = (mirror(signing), mirror(other)) if not left_handed else (signing, other)
     return Take(execution, left_handed, size or chosen_size, fps, num_frames, arms, moments_s)
 
 
 def _fitted(sign: Sign, execution: Execution, seconds: float) -> Execution:
-    """The execution, slowed or hastened to last `seconds`, with longer rest where it would grow too slow."""
-    factor = seconds / duration_s(sign, execution)
+    """The execution, slowed or hastened to last `format_seconds`, with longer rest where it would grow too slow."""
+    factor = seconds / compute_duration_s(sign, execution)
     slowed = min(factor, max(SLOWEST / execution.tempo, 1.0))
     execution = replace(
         execution,
@@ -177,7 +177,7 @@ def _fitted(sign: Sign, execution: Execution, seconds: float) -> Execution:
         lead_s=execution.lead_s * slowed,
         tail_s=execution.tail_s * slowed,
     )
-    spare = max(seconds - duration_s(sign, execution), 0.0)
+    spare = max(seconds - compute_duration_s(sign, execution), 0.0)
     return replace(execution, lead_s=execution.lead_s + spare / 2, tail_s=execution.tail_s + spare / 2)
 
 

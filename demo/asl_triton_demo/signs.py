@@ -1,6 +1,6 @@
 """Choreographies of the demo signer: twenty ASL signs as plain data.
 
-Lengths are in shoulder widths. Every hand has its own axes, mirrored between the two: x towards that hand's own side,
+Lengths are in shoulder widths. Every hand has its own axes, mirrored between the two: x toward that hand's own side,
 y up, z away from the signer (to the camera). So one `Pose` serves either hand, and a left-handed signer needs no data.
 
 A pose is given the way sign phonology describes one (HamNoSys; Hanke 2004): handshape, where the extended fingers
@@ -69,7 +69,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Keyframe:
-    """Both hands at one moment, `seconds` after the keyframe before. `other` None: that hand hangs at rest."""
+    """Both hands at one moment, `format_seconds` after the keyframe before. `other` None: that hand hangs at rest."""
 
     seconds: float
     hand: Pose
@@ -313,7 +313,7 @@ SIGNS: tuple[Sign, ...] = (
         ),
         face="smile",
     ),
-    # Two clawed hands, palms up, pull towards the body.
+    # Two clawed hands, palms up, pull toward the body.
     Sign(
         "want",
         (

@@ -33,11 +33,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from asl_triton.presets import INPUT_SIZE, PRESETS
-from asl_triton.video.preprocessing import crops, resized
+from asl_triton.video.preprocessing import crop_frames, resize_image
 from asl_triton.video.reader import open_video
-from asl_triton.video.windows import windows
+from asl_triton.video.windows import cut_windows
 from asl_triton_demo.motion import ONSET_S, REST
-from asl_triton_demo.signer import direct, generator, render, write_video
+from asl_triton_demo.signer import make_generator, plan_take, render, write_video
 from asl_triton_demo.signs import SIGNS, Face, Head, Keyframe, Sign
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.formats.served_i3d import ServedI3D
@@ -74,21 +74,21 @@ STAGES = (
 )
 
 
-def idle(seed: int) -> Sign:
+def make_idle_sign(seed: int) -> Sign:
     """A signer at rest, whose face and head move all the same."""
     return Sign("idle", (Keyframe(0.2, REST),), face=get_args(Face)[seed % 5], head=get_args(Head)[seed % 3])
 
 
-def num_frames_of(sign: Sign, seed: int) -> int | None:
+def draw_num_frames(sign: Sign, seed: int) -> int | None:
     """How long a training clip is; None: as long as the sign needs."""
     if sign.gloss == "idle":
         return 32 + seed % 49
     return 72 + seed % 37 if seed % 4 == 0 else None  # long rests around a slow sign
 
 
-def signing(sign: Sign, seed: int) -> NDArray[np.bool_]:
+def find_signing_frames(sign: Sign, seed: int) -> NDArray[np.bool_]:
     """In which frames of a training clip (T,) the hands are nearer to the sign than to rest."""
-    take = direct(sign, generator(sign.gloss, seed), num_frames=num_frames_of(sign, seed))
+    take = plan_take(sign, make_generator(sign.gloss, seed), num_frames=draw_num_frames(sign, seed))
     half_onset = ONSET_S * take.execution.tempo / 2
     start = take.execution.lead_s + half_onset
     end = take.num_frames / take.fps - take.execution.tail_s - half_onset
@@ -108,32 +108,32 @@ class Draws(Dataset[tuple[Image, int, np.float32, Floats]]):
         rng = np.random.default_rng((self.seed, self.stage.first_seed, number))
         label = -1 if rng.random() < IDLE_SHARE else int(rng.integers(len(SIGNS)))
         seed = self.stage.first_seed + int(rng.integers(self.stage.clips_per_sign))
-        sign = SIGNS[label] if label >= 0 else idle(seed)
-        clip, active = self.clip(sign, seed), signing(sign, seed)
+        sign = SIGNS[label] if label >= 0 else make_idle_sign(seed)
+        clip, active = self.clip(sign, seed), find_signing_frames(sign, seed)
         shown = np.clip(window(len(clip), self.stage, rng), 0, len(clip) - 1)
-        frames = distorted(clip[shown], self.stage.size, rng)
+        frames = distort(clip[shown], self.stage.size, rng)
         seen = active[min(shown) : max(shown) + 1].sum() / max(active.sum(), 1)
-        return frames, label, wanted(seen, least=0.75), step_targets(active[shown])
+        return frames, label, make_class_target(seen, least=0.75), make_step_targets(active[shown])
 
     def clip(self, sign: Sign, seed: int) -> Image:
         """The pictures of a clip before the crop (T, S, S, 3), mapped from its file."""
         path = self.folder / str(self.stage.size) / f"{sign.gloss.replace(' ', '-')}_{seed}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            pictures = render(sign, seed, num_frames=num_frames_of(sign, seed)).frames
+            pictures = render(sign, seed, num_frames=draw_num_frames(sign, seed)).frames
             quality = 25 + (37 * seed) % 70
             unfinished = path.with_suffix(f".{time.monotonic_ns()}.part")
             with unfinished.open("wb") as file:
-                np.save(file, np.stack([squared(picture, self.stage.size, quality) for picture in pictures]))
+                np.save(file, np.stack([square(picture, self.stage.size, quality) for picture in pictures]))
             unfinished.replace(path)
         return np.asarray(np.load(path, mmap_mode="r"))
 
 
-def squared(picture: Image, crop: int, quality: int) -> Image:
+def square(picture: Image, crop: int, quality: int) -> Image:
     """A rendered picture as a camera compressed it and the preset squares it, scaled as the crop is."""
     side = SQUARE * crop // INPUT_SIZE
     code = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
-    square = resized(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8), size=SQUARE)
+    square = resize_image(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8), size=SQUARE)
     return np.asarray(cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 
@@ -146,7 +146,7 @@ def window(length: int, stage: Stage, rng: np.random.Generator) -> NDArray[np.in
     return np.asarray(np.floor(frames), np.int64)
 
 
-def distorted(clip: Image, size: int, rng: np.random.Generator) -> Image:
+def distort(clip: Image, size: int, rng: np.random.Generator) -> Image:
     """A window cropped near the middle and mirrored, tinted, blurred and noisy at times: (T, size, size, 3)."""
     top, left = rng.integers(0, clip.shape[1] - size + 1, 2)
     frames = clip[:, top : top + size, left : left + size]
@@ -166,24 +166,26 @@ def distorted(clip: Image, size: int, rng: np.random.Generator) -> Image:
     return np.ascontiguousarray(frames)
 
 
-def wanted(share: float, *, least: float) -> np.float32:
+def make_class_target(share: float, *, least: float) -> np.float32:
     """1 where enough of the sign is seen, 0 where none is, NaN where it is anyone's guess."""
     return np.float32(1.0 if share >= least else 0.0 if share <= 0.05 else np.nan)
 
 
-def step_targets(active: NDArray[np.bool_]) -> Floats:
+def make_step_targets(active: NDArray[np.bool_]) -> Floats:
     """What each step should say (S,), from the 16 frames that the two positions it averages are the middle of."""
     starts = range(0, max(len(active) - 8, 1), 8)
-    return np.array([wanted(float(active[start : start + 16].mean()), least=0.6) for start in starts], np.float32)
+    return np.array(
+        [make_class_target(float(active[start : start + 16].mean()), least=0.6) for start in starts], np.float32
+    )
 
 
-def normalised(frames: Tensor) -> Tensor:
+def normalize(frames: Tensor) -> Tensor:
     """uint8 RGB (N, T, H, W, 3) as the preset says: float32 BGR (N, 3, T, H, W), channels last in memory."""
     low, high = PRESET.value_range
     return (frames.flip(4).float() / 255 * (high - low) + low).permute(0, 4, 1, 2, 3)
 
 
-def loss_of(step_logits: Tensor, labels: Tensor, clip: Tensor, steps: Tensor, cross_entropy: float) -> Tensor:
+def compute_loss(step_logits: Tensor, labels: Tensor, clip: Tensor, steps: Tensor, cross_entropy: float) -> Tensor:
     """The loss of step logits (N, S, C) of clips whose glosses are `labels` (N,).
 
     `clip` (N,) and `steps` (N, S) say what is wanted: 1 the gloss, 0 silence, NaN either.
@@ -201,20 +203,20 @@ def loss_of(step_logits: Tensor, labels: Tensor, clip: Tensor, steps: Tensor, cr
     return torch.stack(halves).sum()
 
 
-def learning_rate(share: float, peak: float) -> float:
+def schedule_learning_rate(share: float, peak: float) -> float:
     """One cycle: up during the first eighth of the stage, then down along a cosine to a thousandth."""
     rising = min(0.04 + 7.68 * share, 1.0)
     falling = (1 + math.cos(math.pi * max(share - 0.125, 0.0) / 0.875)) / 2
     return peak * rising * (0.001 + 0.999 * falling)
 
 
-def fading(share: float, start: float, end: float) -> float:
-    """1 until `start`, 0 from `end` on."""
+def fade(share: float, start: float, end: float) -> float:
+    """1 until `start`, 0 from `wait_until_back` on."""
     return min(max((end - share) / (end - start), 0.0), 1.0)
 
 
 class Training:
-    """A network and its optimiser between two steps, as saved in `work/state.pt`."""
+    """A network and its optimizer between two steps, as saved in `work/state.pt`."""
 
     def __init__(self, work: Path, stages: Sequence[Stage], seed: int) -> None:
         self.work, self.stages, self.seed = work, stages, seed
@@ -254,14 +256,14 @@ class Training:
             share = (self.step - start) / stage.steps
             torch.manual_seed(self.seed + self.step)  # dropout's
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(share, stage.peak_rate)
-            x = normalised(frames)
+                group["lr"] = schedule_learning_rate(share, stage.peak_rate)
+            x = normalize(frames)
             if stage.from_nothing:
-                x -= fading(share, 0.25, 0.6) * x.mean(dim=2, keepdim=True)
+                x -= fade(share, 0.25, 0.6) * x.mean(dim=2, keepdim=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 output = self.net(x)
-            cross_entropy = fading(share, 0.0, 0.67) if stage.from_nothing else 0.0
-            loss = loss_of(output.step_logits.float(), labels, clip, steps, cross_entropy)
+            cross_entropy = fade(share, 0.0, 0.67) if stage.from_nothing else 0.0
+            loss = compute_loss(output.step_logits.float(), labels, clip, steps, cross_entropy)
             self.optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), 20.0)
@@ -295,13 +297,13 @@ def evaluate(bundle: Path, videos: Path, seeds: Sequence[int]) -> None:
     confused = Counter[str]()
     right, alarms = [], []
     for seed in seeds:
-        for label, sign in enumerate((*SIGNS, idle(seed))):
+        for label, sign in enumerate((*SIGNS, make_idle_sign(seed))):
             path = videos / f"{sign.gloss.replace(' ', '-')}_{seed}.mp4"
             if not path.exists():
                 write_video(render(sign, seed, num_frames=64 if sign.gloss == "idle" else None), path)
             with open_video(path) as video:
-                images = (crop.image for crop in crops(video, PRESET, video.limits.max_frames))
-                frames = torch.from_numpy(next(windows(images, PRESET)).frames)
+                images = (crop.image for crop in crop_frames(video, PRESET, video.limits.max_frames))
+                frames = torch.from_numpy(next(cut_windows(images, PRESET)).frames)
             confidences = served(frames[None])[0][0].sigmoid()  # (C,)
             best = int(confidences.argmax())
             if sign.gloss == "idle":
@@ -320,7 +322,7 @@ def evaluate(bundle: Path, videos: Path, seeds: Sequence[int]) -> None:
 def main(
     to: Annotated[Path, typer.Option(help="The folder that the bundle is written to.")],
     work: Annotated[Path, typer.Option(help="Rendered clips and the state to go on from.")] = Path("demo/training"),
-    steps: Annotated[int | None, typer.Option(min=2, help="Optimiser steps in all, shared among the stages.")] = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="Optimizer steps in all, shared among the stages.")] = None,
     minutes: Annotated[float, typer.Option(help="Stop after so long; the same command goes on from there.")] = 600.0,
     held_out: Annotated[int, typer.Option(help="Seeds of every sign to test on at the end.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the first weights and of every draw.")] = 0,

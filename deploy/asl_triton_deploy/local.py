@@ -13,11 +13,11 @@ from typing import NoReturn
 
 from asl_triton.errors import AslTritonError, ServerError
 from asl_triton.transport.shm_key import leave_key, new_key
-from asl_triton_deploy.model_layout import lay_out, models_to_serve
-from asl_triton_deploy.ports import claim_ports, ipv4_address, reachable
+from asl_triton_deploy.model_layout import choose_models, link_models
+from asl_triton_deploy.ports import claim_ports, format_reachable_address, ipv4_address
 from asl_triton_deploy.readiness import explain, is_ready, last_error, model_states, server_name, tail
-from asl_triton_deploy.server_flags import server_options
-from asl_triton_deploy.supervised import Keeper
+from asl_triton_deploy.server_flags import build_server_flags
+from asl_triton_deploy.supervised import SupervisedTriton
 from asl_triton_deploy.triton_binary import Machine, find_binary
 
 POLL_S = 0.05
@@ -63,7 +63,7 @@ class LocalTriton:
         self._log_path = Path()
         self._models_folder = Path()
         self._name = f"asl-triton-{secrets.token_hex(8)}"
-        self._keeper: Keeper | None = None
+        self._keeper: SupervisedTriton | None = None
 
     @property
     def address(self) -> str:
@@ -109,7 +109,7 @@ class LocalTriton:
             raise RuntimeError("this LocalTriton is running")
         repository = self.repository.absolute()
         binary = find_binary(Machine.here(), repository)
-        models = models_to_serve(repository, self._wanted_models, recognize_sign=self._recognize_sign)
+        models = choose_models(repository, self._wanted_models, recognize_sign=self._recognize_sign)
         for model in models:
             model.check(binary.config_name)
         self._bound_to = ipv4_address(self.host)
@@ -120,11 +120,11 @@ class LocalTriton:
         folder = Path(tempfile.mkdtemp(prefix="asl-triton-"))
         try:
             self._models_folder = folder / "models"
-            lay_out(models, self._models_folder)
+            link_models(models, self._models_folder)
             memory_key = new_key()
-            options = server_options(self._models_folder, self._bound_to, self._ports, self._name, memory_key)
+            options = build_server_flags(self._models_folder, self._bound_to, self._ports, self._name, memory_key)
             command = [str(binary.path), *binary.options(folder / "backends"), *options]
-            self._keeper = Keeper(command, binary.environment, folder, self._name, self._log_path)
+            self._keeper = SupervisedTriton(command, binary.environment, folder, self._name, self._log_path)
             self.pid = self._keeper.triton_pid
             with suppress(OSError):  # no room: clients do without
                 leave_key(self._name, self._ports["gRPC"], memory_key)
@@ -154,12 +154,12 @@ class LocalTriton:
     def detach(self) -> None:
         """Let Triton outlive this process and the `with` block; `keeper_pid` stops it from then on."""
         try:
-            self._running().stay()
+            self._running().detach()
         except BrokenPipeError:
             self.wait()
         self._keeper = None
 
-    def _running(self) -> Keeper:
+    def _running(self) -> SupervisedTriton:
         if self._keeper is None:
             raise RuntimeError("this LocalTriton is not running")
         return self._keeper
@@ -167,10 +167,10 @@ class LocalTriton:
     def _address(self, protocol: str) -> str:
         if not self._ports:
             raise RuntimeError("a LocalTriton has addresses once it is started")
-        return f"{reachable(self._bound_to)}:{self._ports[protocol]}"
+        return f"{format_reachable_address(self._bound_to)}:{self._ports[protocol]}"
 
-    def _wait_until_ready(self, keeper: Keeper) -> None:
-        host, port = reachable(self._bound_to), self._ports["HTTP"]
+    def _wait_until_ready(self, keeper: SupervisedTriton) -> None:
+        host, port = format_reachable_address(self._bound_to), self._ports["HTTP"]
         deadline = time.monotonic() + self.startup_timeout_s
         while time.monotonic() < deadline:
             if keeper.has_ended(POLL_S):

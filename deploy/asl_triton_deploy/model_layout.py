@@ -9,7 +9,7 @@ from asl_triton.errors import AslTritonError
 
 # The file that each backend loads, in the version folder.
 MODEL_FILES = {"pytorch": "model.pt", "openvino": "model.xml", "python": "model.py"}
-# The models that take whole videos. They are no recognisers, and come with asl-triton.
+# The models that take whole videos; they come with asl-triton.
 SIGN_MODELS = ("recognize_sign", "recognize_sign_stream")
 
 
@@ -33,14 +33,14 @@ class ModelFolder:
         version = self._latest_version()
         if version is None:
             raise AslTritonError(f"{self.path} has no version folder '1': `asl-triton export` writes a whole model")
-        backend = backend_of(self.config(config_name))
+        backend = read_backend(self.config(config_name))
         if config_name == "wheel" and backend in MODEL_FILES and backend != "python":
             raise AslTritonError(
                 f"{self.path} has no configs/wheel.pbtxt, and this Triton has no {backend} backend: "
                 "write the model again with `asl-triton export`"
             )
-        # The Python backend's model.py of a recogniser loads the same file as the container's backend.
-        for needed in (backend, backend_of(self.path / "config.pbtxt")):
+        # The Python backend's model.py of a model loads the same file as the container's backend.
+        for needed in (backend, read_backend(self.path / "config.pbtxt")):
             if needed in MODEL_FILES and not (version / MODEL_FILES[needed]).is_file():
                 raise AslTritonError(
                     f"{self.path} has no {version.name}/{MODEL_FILES[needed]}: "
@@ -52,7 +52,7 @@ class ModelFolder:
         return max(versions, key=lambda path: int(path.name), default=None)
 
 
-def backend_of(config: Path) -> str | None:
+def read_backend(config: Path) -> str | None:
     """The backend that a `config.pbtxt` names."""
     try:
         text = config.read_text(encoding="utf-8")
@@ -90,7 +90,7 @@ def find_models(repository: Path, names: Sequence[str] | None) -> list[ModelFold
     return list(found.values()) if names is None else [found[name] for name in dict.fromkeys(names)]
 
 
-def models_to_serve(repository: Path, names: Sequence[str] | None, *, recognize_sign: bool) -> list[ModelFolder]:
+def choose_models(repository: Path, names: Sequence[str] | None, *, recognize_sign: bool) -> list[ModelFolder]:
     """The models of `repository`, as `find_models`, with the sign models (ours where it has none) or without them.
 
     Raises AslTritonError as `find_models` does, and where there is no other model than those.
@@ -101,19 +101,19 @@ def models_to_serve(repository: Path, names: Sequence[str] | None, *, recognize_
     asked_for = [name for name in SIGN_MODELS if recognize_sign or name in (names or ())]
     if not others and not (names and asked_for):
         raise AslTritonError(
-            f"the model repository {repository} holds no recogniser to ask: make one with `asl-triton export`"
+            f"the model repository {repository} holds no asl-triton model: make one with `asl-triton export`"
         )
-    return others + [own.get(name) or ModelFolder(shipped_models() / name) for name in asked_for]
+    return others + [own.get(name) or ModelFolder(find_shipped_models() / name) for name in asked_for]
 
 
-def shipped_models() -> Path:
+def find_shipped_models() -> Path:
     """The folder of the models that come with asl-triton: in the package, or in the checkout that it is used from."""
     package = Path(__file__).parent
     places = (package / "model_repository", package.parents[1] / "model_repository")
     return next((place for place in places if (place / SIGN_MODELS[0]).is_dir()), places[0])
 
 
-def lay_out(models: Iterable[ModelFolder], folder: Path) -> None:
+def link_models(models: Iterable[ModelFolder], folder: Path) -> None:
     """Make `folder` a repository of just `models`, by links.
 
     Triton takes every sub-folder for a model, hidden ones too. Its explicit mode could leave some out, but opens to

@@ -22,7 +22,7 @@ def ipv4_address(host: str) -> str:
         raise ServerError(f"cannot bind to {host!r}: not a host name or IPv4 address that this machine knows") from exc
 
 
-def reachable(address: str) -> str:
+def format_reachable_address(address: str) -> str:
     """The address to connect to for a server that is bound to `address`."""
     return "127.0.0.1" if address == "0.0.0.0" else address
 

@@ -13,7 +13,7 @@ SHM_BYTES = 16 * 1024 * 1024
 CLOSED_APIS = "trace,logging"
 
 
-def server_options(
+def build_server_flags(
     repository: Path, address: str, ports: Mapping[str, int], name: str, memory_key: str | None = None
 ) -> list[str]:
     """Serve all of `repository` on `address` and nothing else, as Triton 2.51 and newer understand it.

@@ -12,7 +12,7 @@ from asl_triton_deploy import supervisor as warden
 STOP_TIMEOUT_S = warden.KILL_AFTER_S + 10.0
 
 
-class Keeper:
+class SupervisedTriton:
     """A started warden (see `warden.py`) and the Triton it keeps; nothing of both outlives this process.
 
     `pid` is the process that stops Triton on SIGTERM and ends when nothing of it is left; `triton_pid` is Triton's.
@@ -55,7 +55,7 @@ class Keeper:
             return f"killed by {name}"
         return f"with exit code {code}: {why}" if why else f"with exit code {code}"
 
-    def stay(self) -> None:
+    def detach(self) -> None:
         """Let Triton outlive this process. Raises BrokenPipeError when it has ended."""
         assert self._process.stdin is not None
         self._process.stdin.write(warden.STAY)
@@ -75,7 +75,7 @@ class Keeper:
         finally:
             self._close_pipes()
         # Done already, unless somebody killed the warden.
-        warden.remove_traces(self._folder, self._name)
+        warden.clean_up(self._folder, self._name)
 
     def _close_pipes(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):

@@ -53,13 +53,13 @@ def main(folder: Path, name: str, command: Sequence[str]) -> int:
         )
     except OSError as exc:
         os.write(STDERR, f"cannot run {command[0]}: {exc}\n".encode())
-        remove_traces(folder, name)
+        clean_up(folder, name)
         return 126
     with suppress(BrokenPipeError):
         os.write(STDOUT, f"{triton.pid}\n".encode())
-    wait_for_the_end(triton, signals)
-    end_family(triton)
-    remove_traces(folder, name)
+    wait_for_exit(triton, signals)
+    kill_process_tree(triton)
+    clean_up(folder, name)
     return triton.returncode if triton.returncode >= 0 else 128 - triton.returncode
 
 
@@ -73,7 +73,7 @@ def open_signals() -> int:
     return reader
 
 
-def wait_for_the_end(triton: subprocess.Popen[bytes], signals: int) -> None:
+def wait_for_exit(triton: subprocess.Popen[bytes], signals: int) -> None:
     """Return when Triton has ended, or has to."""
     watched = [STDIN, signals]
     while triton.poll() is None:
@@ -86,7 +86,7 @@ def wait_for_the_end(triton: subprocess.Popen[bytes], signals: int) -> None:
             watched.remove(STDIN)
 
 
-def end_family(triton: subprocess.Popen[bytes]) -> None:
+def kill_process_tree(triton: subprocess.Popen[bytes]) -> None:
     """Stop Triton gently, then kill and wait for whatever of it is left."""
     triton.terminate()
     with suppress(subprocess.TimeoutExpired):
@@ -106,7 +106,7 @@ def end_family(triton: subprocess.Popen[bytes]) -> None:
             return
 
 
-def remove_traces(folder: Path, name: str) -> None:
+def clean_up(folder: Path, name: str) -> None:
     """Remove Triton's folder, and the shared memory that a killed stub leaves behind."""
     shutil.rmtree(folder, ignore_errors=True)
     for region in Path("/dev/shm").glob(f"{name}*"):

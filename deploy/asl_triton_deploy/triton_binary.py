@@ -91,12 +91,13 @@ def find_binary(machine: Machine, repository: Path) -> TritonBinary:
     if (machine.system, machine.architecture) != ("Linux", "x86_64") or machine.glibc < WHEEL_GLIBC:
         raise AslTritonError(
             "this machine has no `tritonserver`, and the one that pip can install runs on Linux x86-64 with glibc "
-            f"2.35 or newer only; with Docker and an NVIDIA GPU, this does the same: {container_command(repository)}"
+            f"2.35 or newer only; with Docker and an NVIDIA GPU, this does the same: "
+            f"{build_container_command(repository)}"
         )
     return _wheel_binary(machine)
 
 
-def container_command(repository: Path) -> str:
+def build_container_command(repository: Path) -> str:
     """The command that serves `repository` with NVIDIA's container."""
     ports = " ".join(f"-p 127.0.0.1:{port}:{port}" for port in (8000, 8001, 8002))
     return (
@@ -145,7 +146,7 @@ KEEP_MEMORY = {
 }
 # A thread of a forward that waits for the others spins first. GNU OpenMP's own 300,000 rounds hold the core that the
 # others need where anything else runs, and a forward takes up to twenty times as long. Fewer rounds cost nothing where
-# nothing does: python -m tests.benchmarks.neighbour.
+# nothing does: python -m tests.benchmarks.neighbor.
 SPINNING = ("GOMP_SPINCOUNT", "10000")
 
 

@@ -44,7 +44,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Bundle:
+class CheckpointBundle:
     """A checkpoint with what belongs to it: a folder of `weights.*`, `labels.txt` and `preset.json`, or a bare file."""
 
     weights: Path
@@ -52,7 +52,7 @@ class Bundle:
     preset: Preset | None = None
 
 
-def open_bundle(path: Path) -> Bundle:
+def open_bundle(path: Path) -> CheckpointBundle:
     """Look at a checkpoint file or bundle folder, without loading the weights; `demo` is the one that comes with us.
 
     Raises:
@@ -67,7 +67,7 @@ def open_bundle(path: Path) -> Bundle:
             f"with asl-triton ({DEMO})"
         )
     if not path.is_dir():
-        return Bundle(path)
+        return CheckpointBundle(path)
     weights = sorted(p for p in path.glob("weights.*") if p.suffix in WEIGHT_SUFFIXES)
     if len(weights) != 1:
         found = ", ".join(p.name for p in weights) or "none"
@@ -76,7 +76,7 @@ def open_bundle(path: Path) -> Bundle:
             f"(weights.safetensors or weights.pt), and these were found: {found}"
         )
     labels, preset = path / "labels.txt", path / "preset.json"
-    return Bundle(
+    return CheckpointBundle(
         weights[0],
         labels if labels.exists() else None,
         Preset.from_json(preset.read_text(encoding="utf-8")) if preset.exists() else None,

@@ -18,11 +18,11 @@ from asl_triton.errors import AslTritonError, CheckpointError
 from asl_triton.models.golden import GOLDEN_FRAMES, GoldenAnswer, render_golden
 from asl_triton.presets import Preset
 from asl_triton_export.checkpoint import CLASSIFIER_KEY, Checkpoint
-from asl_triton_export.formats.custom_script import Script
-from asl_triton_export.formats.registry import Engine, engine_of
+from asl_triton_export.formats.custom_script import CustomScript
+from asl_triton_export.formats.registry import ModelFormat, get_format
 from asl_triton_export.i3d import I3D
 from asl_triton_export.quantization.calibration import read_calibration
-from asl_triton_export.quantization.report import QuantisationCost
+from asl_triton_export.quantization.report import QuantizationCost
 from asl_triton_export.triton_config import Format, ServedNetwork, model_config, write_config
 
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
@@ -43,7 +43,7 @@ class ExportReport:
     max_difference: float  # logits
     spread: float  # logits, from the least to the greatest of the trained network's
     same_best: bool
-    cost: QuantisationCost | None = None  # of int8, on the clips that it was not quantised with
+    cost: QuantizationCost | None = None  # of int8, on the clips that it was not quantized with
 
 
 def export_model(
@@ -63,7 +63,7 @@ def export_model(
 ) -> ExportReport:
     """Write `repository/name` whole: to a temporary sibling, compared with the trained network, then renamed.
 
-    `calibrate` is a folder of clips: int8 is quantised with some of them, and its cost measured on others.
+    `calibrate` is a folder of clips: int8 is quantized with some of them, and its cost measured on others.
 
     Raises:
         AslTritonError: the name is not usable, the folder exists and `force` is not given, it cannot be written, the
@@ -78,10 +78,10 @@ def export_model(
         )
     if precision == "auto":
         precision = fastest_precision(served_as)
-    engine = engine_of(served_as, precision)
+    engine = get_format(served_as, precision)
     if (precision == "int8") != (calibrate is not None):
         raise AslTritonError(
-            "--precision int8 is quantised with clips of yours: name a folder of them with --calibrate"
+            "--precision int8 is quantized with clips of yours: name a folder of them with --calibrate"
             if calibrate is None
             else f"--calibrate is for --precision int8: {precision} needs no clips"
         )
@@ -98,21 +98,21 @@ def export_model(
         served_as=served_as,
     )
     net = checkpoint.network()
-    with written_whole(repository, name, force) as folder:
+    with atomic_folder(repository, name, force) as folder:
         saved = folder / str(version)
         saved.mkdir()
         engine.save(net, network, saved, () if calibration is None else calibration.clips)
         answer, report = compare(net, network, engine, saved)
         if calibration is not None:
-            from asl_triton_export.formats.openvino import cost_of
+            from asl_triton_export.formats.openvino import count_operations
 
-            report = replace(report, cost=cost_of(net, network, saved, calibration, labels))
+            report = replace(report, cost=count_operations(net, network, saved, calibration, labels))
         write_beside_model(folder, version, network, engine, labels, answer)
     return replace(report, folder=repository / name)
 
 
 def export_script(
-    script: Script,
+    script: CustomScript,
     labels: tuple[str, ...],
     preset: Preset,
     repository: Path,
@@ -140,13 +140,13 @@ def export_script(
         checkpoint_sha256=script.sha256,
         instances=instances,
     )
-    with written_whole(repository, name, force) as folder:
+    with atomic_folder(repository, name, force) as folder:
         (folder / str(version)).mkdir()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             script.module.save(folder / str(version) / "model.pt")
         answer = GoldenAnswer(logits, logits, GOLDEN_FRAMES, tolerance)
-        write_beside_model(folder, version, network, engine_of("torchscript"), labels, answer)
+        write_beside_model(folder, version, network, get_format("torchscript"), labels, answer)
     return repository / name
 
 
@@ -159,7 +159,12 @@ def check_name(name: str) -> None:
 
 
 def write_beside_model(
-    folder: Path, version: int, network: ServedNetwork, engine: Engine, labels: tuple[str, ...], answer: GoldenAnswer
+    folder: Path,
+    version: int,
+    network: ServedNetwork,
+    engine: ModelFormat,
+    labels: tuple[str, ...],
+    answer: GoldenAnswer,
 ) -> None:
     """Write everything of a model folder but the network."""
     answer.save(folder / "golden.npz")
@@ -176,7 +181,7 @@ def fastest_precision(served_as: Format = "torchscript") -> Literal["fp32", "fp1
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def compare(net: I3D, network: ServedNetwork, engine: Engine, saved: Path) -> tuple[GoldenAnswer, ExportReport]:
+def compare(net: I3D, network: ServedNetwork, engine: ModelFormat, saved: Path) -> tuple[GoldenAnswer, ExportReport]:
     """Ask the trained network, and the one in the version folder `saved`, for the golden clip.
 
     Raises:
@@ -184,7 +189,7 @@ def compare(net: I3D, network: ServedNetwork, engine: Engine, saved: Path) -> tu
     """
     pixels = render_golden()
     with torch.inference_mode():
-        output = net(normalise(torch.from_numpy(pixels), network.preset))
+        output = net(normalize(torch.from_numpy(pixels), network.preset))
         trained = pool_steps(net, output.step_logits, output.features, network.preset)[0].numpy()
     answer = engine.open(network, saved)(network.tensor(pixels))
     difference = float(np.abs(answer - trained).max())
@@ -199,7 +204,7 @@ def compare(net: I3D, network: ServedNetwork, engine: Engine, saved: Path) -> tu
     return GoldenAnswer(trained, answer, len(pixels), tolerance), report
 
 
-def normalise(frames: Tensor, preset: Preset) -> Tensor:
+def normalize(frames: Tensor, preset: Preset) -> Tensor:
     """uint8 RGB (T, H, W, 3) as the weights expect it: float32 (1, 3, T, H, W)."""
     low, high = preset.value_range
     if preset.colour == "BGR":
@@ -217,7 +222,7 @@ def pool_steps(net: I3D, step_logits: Tensor, features: Tensor, preset: Preset) 
 
 
 @contextlib.contextmanager
-def written_whole(repository: Path, name: str, force: bool) -> Iterator[Path]:
+def atomic_folder(repository: Path, name: str, force: bool) -> Iterator[Path]:
     """A folder to fill that becomes `repository/name` at the end of the block, or vanishes if the block raises."""
     target = repository / name
     if target.exists() and not force:

@@ -119,7 +119,7 @@ class Logits(nn.Module):
 class I3D(nn.Module):
     """I3D for clips of 9 frames or more.
 
-    `width` multiplies every layer's channels; 1.0 is the published network. `forward` takes normalised clips,
+    `width` multiplies every layer's channels; 1.0 is the published network. `forward` takes normalized clips,
     float (N, channels, T, H, W), and answers with an `Output`: S = max(ceil(T / 8) - 1, 1) steps.
     """
 
@@ -154,7 +154,7 @@ class I3D(nn.Module):
         x = self.MaxPool3d_5a_2x2(x)
         x = self.mixed(x, "5b", "5c")  # (N, 1024, T/8, H/32, W/32)
         features = x.mean(dim=(3, 4))  # (N, 1024, T/8): the original's 7x7 average at 224 x 224
-        steps = average_neighbours(features)
+        steps = average_neighbors(features)
         step_logits = self.logits(self.dropout(steps)[..., None, None])  # (N, C, S, 1, 1)
         return Output(step_logits[..., 0, 0].transpose(1, 2), features)
 
@@ -165,6 +165,6 @@ class I3D(nn.Module):
         return x
 
 
-def average_neighbours(features: Tensor) -> Tensor:
-    """(N, F, T/8) -> (N, F, S): each step is the mean of two neighbours in time; a single position stays."""
+def average_neighbors(features: Tensor) -> Tensor:
+    """(N, F, T/8) -> (N, F, S): each step is the mean of two neighbors in time; a single position stays."""
     return (features[..., 1:] + features[..., :-1]) / 2 if features.shape[-1] > 1 else features

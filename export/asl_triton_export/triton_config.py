@@ -1,4 +1,4 @@
-"""Triton's config of a recogniser: the tensors, the queue, the warm-up, and what the checkpoint is."""
+"""Triton's config of a model: the tensors, the queue, the warm-up, and what the checkpoint is."""
 
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,7 +11,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from asl_triton.presets import INPUT_SIZE, Preset
 from asl_triton.transport.base import Array
-from asl_triton.video.preprocessing import normalised
+from asl_triton.video.preprocessing import normalize
 from asl_triton.video.reader import Image
 
 Format = Literal["torchscript", "openvino"]
@@ -35,7 +35,7 @@ class ServedNetwork:
     num_features: int
     preset: Preset
     precision: str
-    input_type: str  # "uint8": RGB bytes (T, 224, 224, 3); "fp32": normalised (3, T, 224, 224)
+    input_type: str  # "uint8": RGB bytes (T, 224, 224, 3); "fp32": normalized (3, T, 224, 224)
     checkpoint_sha256: str
     instances: int = 1  # how many forwards may run at once; on GPUs, on each of them
     served_as: Format = "torchscript"
@@ -50,7 +50,7 @@ class ServedNetwork:
 
     def tensor(self, frames_thwc: Image) -> Array:
         """uint8 RGB crops (T, 224, 224, 3) as its input takes them, with a batch axis."""
-        return (frames_thwc if self.input_type == "uint8" else normalised(frames_thwc, self.preset))[None]
+        return (frames_thwc if self.input_type == "uint8" else normalize(frames_thwc, self.preset))[None]
 
 
 def model_config(network: ServedNetwork, backend: str) -> pb.ModelConfig:
@@ -122,7 +122,7 @@ def parameters(network: ServedNetwork) -> dict[str, str]:
 def backend_parameters(network: ServedNetwork, backend: str) -> dict[str, str]:
     """What a backend reads in the config, by the names of its own documentation."""
     if backend == "pytorch":
-        # Optimised execution would compile anew for each length of clip.
+        # Optimized execution would compile anew for each length of clip.
         return {"INFERENCE_MODE": "true", "DISABLE_OPTIMIZED_EXECUTION": "true"}
     if backend == "openvino":
         # A stream computes one instance's request, with its share of the cores.

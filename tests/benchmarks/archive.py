@@ -41,7 +41,7 @@ MB = 1e6
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """The run at one moment: `below` is all processes that the command started."""
+    """The run at one moment: `join` is all processes that the command started."""
 
     time_s: float
     clips: int
@@ -69,7 +69,7 @@ def main() -> None:
             again_s, again = watch(command, folder / "out" / JOURNAL)
         doubled = arguments.clips - len(set(names(folder / "out" / "results.jsonl")))
     show(samples, summary, console)
-    console.print(f"results {summary['recognised']:,}, failed {len(summary['failures'])}, doubled or lost {doubled}")
+    console.print(f"results {summary['recognized']:,}, failed {len(summary['failures'])}, doubled or lost {doubled}")
     console.print(
         f"the same command again: {again_s[-1].time_s:.1f} s, {again['known_before']:,} known, "
         f"at most {max(sample.resident_mb for sample in again_s):.0f} MB"

@@ -20,9 +20,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.decoding.base import Cutting
-from asl_triton.decoding.in_process import ReadingHere
-from asl_triton.postprocessing.ranking import confidences
+from asl_triton.decoding.base import WindowingOptions
+from asl_triton.decoding.in_process import InProcessDecodeSession
+from asl_triton.postprocessing.ranking import compute_confidences
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.results import Logits
 from asl_triton.video.reader import Image, Limits
@@ -90,7 +90,7 @@ def measure(net: I3D, preset: Preset, paths: Sequence[Path]) -> Iterator[tuple[i
     served = torch.jit.script(ServedI3D(net, preset, torch.float32).eval())
 
     def answer(path: Path, bucket: int) -> tuple[Image, Logits]:
-        with ReadingHere(path, Cutting(preset, Limits(), bucket=bucket)) as reading:
+        with InProcessDecodeSession(path, WindowingOptions(preset, Limits(), bucket=bucket)) as reading:
             reading.open()
             ((window, _),) = reading.windows()
         with torch.inference_mode(), torch.jit.optimized_execution(False):
@@ -103,7 +103,7 @@ def measure(net: I3D, preset: Preset, paths: Sequence[Path]) -> Iterator[tuple[i
         for path, (frames, before) in zip(paths, plain, strict=True):
             padded, after = answer(path, bucket)
             best = [np.argsort(-logits)[:5] for logits in (before, after)]
-            sure = [confidences(logits, preset) for logits in (before, after)]
+            sure = [compute_confidences(logits, preset) for logits in (before, after)]
             changes.append(
                 Change(
                     frames=len(frames),

@@ -45,7 +45,7 @@ def main() -> None:
             words += ["--format", "parquet", "--json"]
             for engine, options in engines.items():
                 summary, seconds, most_mb, processes = watch([*words, "--output", str(folder / engine), *options])
-                assert summary["recognised"] == arguments.clips, summary
+                assert summary["recognized"] == arguments.clips, summary
                 rate = f"{arguments.clips / seconds:.1f}"
                 table.add_row(engine, f"{arguments.clips:,}", f"{seconds:.0f}", rate, f"{most_mb:.0f}", str(processes))
         local, ray = (pq.read_table(folder / engine / "results.parquet") for engine in engines)

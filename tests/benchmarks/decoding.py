@@ -25,31 +25,31 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.decoding.base import Cutting, Reader
+from asl_triton.decoding.base import Reader, WindowingOptions
 from asl_triton.decoding.factory import MAX_MEMORY_BYTES
-from asl_triton.decoding.in_process import ReadingHere
-from asl_triton.decoding.pool import Decoders
+from asl_triton.decoding.in_process import InProcessDecodeSession
+from asl_triton.decoding.pool import DecoderPool
 from asl_triton.decoding.worker import DecoderLimits
 from asl_triton.presets import PRESETS
 from asl_triton.video.containers import declared_frames
-from asl_triton.video.reader import FILM, Limits, open_capture
+from asl_triton.video.reader import LONG_VIDEO_LIMITS, Limits, open_capture
 from asl_triton_demo.signer import render
 from asl_triton_demo.signs import SIGNS
 from tests.client.videos import ffmpeg
 from tests.paths import SHARED
 
 REAL_CLIPS = SHARED / "wlasl" / "videos"
-CLIP = Cutting(PRESETS["wlasl"], Limits())
-CUT_FILM = Cutting(replace(PRESETS["wlasl"], max_frames=64), FILM, is_film=True)
+CLIP = WindowingOptions(PRESETS["wlasl"], Limits())
+CUT_FILM = WindowingOptions(replace(PRESETS["wlasl"], max_frames=64), LONG_VIDEO_LIMITS, is_film=True)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Videos that are alike, and how they are cut; `count` of them are decoded in a turn."""
+    """Videos that are alike, and how they are cut; `format_count` of them are decoded in a turn."""
 
     what: str
     paths: Sequence[Path]
-    cutting: Cutting
+    cutting: WindowingOptions
     count: int
 
 
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured")
     arguments = parser.parse_args()
     console = Console(width=110)
-    decoders = Decoders(DecoderLimits(max_decode_s=None, max_window_s=60, max_memory_bytes=MAX_MEMORY_BYTES))
+    decoders = DecoderPool(DecoderLimits(max_decode_s=None, max_window_s=60, max_memory_bytes=MAX_MEMORY_BYTES))
     decoders.warm_up()
     with tempfile.TemporaryDirectory() as folder:
         with console.status("Rendering"):
@@ -121,9 +121,9 @@ def processor_s() -> float:
     return total
 
 
-def ways(kinds: Sequence[Kind], decoders: Decoders, rounds: int) -> Table:
+def ways(kinds: Sequence[Kind], decoders: DecoderPool, rounds: int) -> Table:
     """Threads and processes in turns, over all kinds of videos."""
-    readers: dict[str, Reader] = {"threads": ReadingHere, "processes": decoders.reading}
+    readers: dict[str, Reader] = {"threads": InProcessDecodeSession, "processes": decoders.reading}
     at_once = os.cpu_count() or 1
     costs = {(kind.what, way): Cost() for kind in kinds for way in readers}
     for turn in range(rounds + 1):
@@ -165,7 +165,7 @@ def lengths(kinds: Sequence[Kind]) -> str:
     """What it costs to read the number of frames from the container, beside opening it as for decoding."""
     paths = [path for kind in kinds for path in kind.paths]
     times_s: list[float] = []
-    for call in (declared_frames, lambda path: ReadingHere(path, CLIP).open().declared_frames):
+    for call in (declared_frames, lambda path: InProcessDecodeSession(path, CLIP).open().declared_frames):
         assert all(call(path) for path in paths)
         began_s = own_s()
         for _ in range(20):

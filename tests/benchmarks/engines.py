@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.engines`: the formats of a recogniser on this machine's CPU, in one run.
+"""`python -m tests.benchmarks.engines`: the formats of a model on this machine's CPU, in one run.
 
 The first row is the earlier project's way: the network as trained, eager float32, clip after clip. Then the bare
 forwards of every format, the whole path through a real Triton with each, and what LitServe makes of the same
@@ -37,11 +37,11 @@ from asl_triton.transport.shm import Sharing
 from asl_triton.video.discovery import Clip
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
-from asl_triton_export.exporter import export_model, fastest_precision, normalise
-from asl_triton_export.formats.registry import engine_of
+from asl_triton_export.exporter import export_model, fastest_precision, normalize
+from asl_triton_export.formats.registry import get_format
 from asl_triton_export.formats.served_i3d import ServedI3D
 from asl_triton_export.i3d import I3D
-from asl_triton_export.quantization.calibration import windows_of
+from asl_triton_export.quantization.calibration import read_windows
 from asl_triton_export.triton_config import Format, ServedNetwork
 from tests.benchmarks.__main__ import FLOP_A_CLIP, NUM_FRAMES, as_the_earlier_project, served, write_clip
 from tests.networks import small_network
@@ -124,22 +124,22 @@ class Bench:
         return self.folder / f"{served_as}-{precision}"
 
     def export(self, served_as: Format, precision: str) -> None:
-        """Write a repository with one recogniser, `i3d`."""
+        """Write a repository with one model, `i3d`."""
         calibrate = {"calibrate": self.folder / "clips"} if precision == "int8" else {}
         options = {"precision": precision, "served_as": served_as, **calibrate}
         export_model(self.checkpoint, LABELS, PRESET, self.repository(served_as, precision), "i3d", **options)
 
     def bare_forwards(self, exports: list[tuple[Format, str]], aot: bool) -> list[Row]:
         """The forward alone, of one clip of 64 frames."""
-        frames = next(windows_of(Clip(self.clips[0], "clip"), PRESET))[None]
-        x = normalise(torch.from_numpy(frames[0]), PRESET)
+        frames = next(read_windows(Clip(self.clips[0], "clip"), PRESET))[None]
+        x = normalize(torch.from_numpy(frames[0]), PRESET)
         ways: dict[str, Callable[[], object]] = {
             "product of bfloat16 matrices, as many operations": matrix_products(),
             "bare forward: as trained, eager float32": lambda: self.net(x),
         }
         for served_as, precision in exports:
             network = ServedNetwork("i3d", len(LABELS), 1024, PRESET, precision, "uint8", "0" * 64, served_as=served_as)
-            ask = engine_of(served_as).open(network, self.repository(served_as, precision) / "i3d" / "1")
+            ask = get_format(served_as).open(network, self.repository(served_as, precision) / "i3d" / "1")
             ways[f"bare forward: {served_as} {precision}"] = lambda ask=ask: ask(frames)
         if aot:
             package = aot_inductor(self.net, self.folder)
@@ -173,7 +173,7 @@ class Bench:
             for turn in range(3):  # the first is for warming up
                 for path in self.clips:
                     began = time.perf_counter()
-                    (frames,) = windows_of(Clip(path, path.name), PRESET)
+                    (frames,) = read_windows(Clip(path, path.name), PRESET)
                     answer = client.post(f"{address}/predict", files={"frames": frames.tobytes()}).raise_for_status()
                     rank(np.array(answer.json()["logits"], np.float32), LABELS, PRESET, Ranking())
                     if turn:

@@ -17,11 +17,11 @@ import numpy as np
 
 from asl_triton_demo import signer
 from asl_triton_demo.appearance import Floats, Image, choose_look, paint_room
-from asl_triton_demo.motion import ONSET_S, Arm, mirrored
+from asl_triton_demo.motion import ONSET_S, Arm, mirror
 from asl_triton_demo.renderer import Camera, HeadMotion, Painter
 from asl_triton_demo.signer import SUPERSAMPLING, Take
 from asl_triton_demo.signs import SIGNS, Sign
-from asl_triton_demo.training import FIRST_HELD_OUT_SEED, idle
+from asl_triton_demo.training import FIRST_HELD_OUT_SEED, make_idle_sign
 
 SIZE = (256, 256)  # (H, W)
 FPS = 25.0
@@ -51,12 +51,12 @@ class Part:
     @property
     def arms(self) -> tuple[Arm, Arm]:
         """For a right-handed signer."""
-        return tuple(map(mirrored, self.take.arms)) if self.take.left_handed else self.take.arms  # type: ignore[return-value]
+        return tuple(map(mirror, self.take.arms)) if self.take.left_handed else self.take.arms  # type: ignore[return-value]
 
 
 def perform_sign(sign: Sign, seed: int) -> Part:
     """A sign at the pace that its seed chooses."""
-    take = signer.direct(sign, signer.generator(sign.gloss, seed), size=SIZE, fps=FPS)
+    take = signer.plan_take(sign, signer.make_generator(sign.gloss, seed), size=SIZE, fps=FPS)
     half_onset_s = ONSET_S * take.execution.tempo / 2
     start_s = take.execution.lead_s + half_onset_s
     end_s = take.num_frames / FPS - take.execution.tail_s - half_onset_s
@@ -65,16 +65,18 @@ def perform_sign(sign: Sign, seed: int) -> Part:
 
 def rest(seconds: float, seed: int) -> Part:
     """A pause."""
-    sign = idle(seed)
+    sign = make_idle_sign(seed)
     num_frames = max(round(seconds * FPS), 1)
     return Part(
-        sign, signer.direct(sign, signer.generator("idle", seed), size=SIZE, fps=FPS, num_frames=num_frames), None
+        sign,
+        signer.plan_take(sign, signer.make_generator("idle", seed), size=SIZE, fps=FPS, num_frames=num_frames),
+        None,
     )
 
 
 def paint_scene(parts: Sequence[Part], seed: int) -> Iterator[Image]:
     """The frames of a scene, uint8 RGB (H, W, 3)."""
-    rng = signer.generator("scene", seed)
+    rng = signer.make_generator("scene", seed)
     total = sum(part.take.num_frames for part in parts)
     whole = Take(parts[0].take.execution, False, SIZE, FPS, total, parts[0].arms, np.arange(total) / FPS)
     look = choose_look(rng)

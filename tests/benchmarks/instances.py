@@ -23,7 +23,7 @@ from asl_triton_export.checkpoint import Checkpoint, load_checkpoint, open_bundl
 from asl_triton_export.exporter import export_model, fastest_precision
 from tests.networks import small_network
 
-MODEL = "recogniser"
+MODEL = "model"
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def measured(folder: Path, instances: int, full: bool, options: list[str]) -> di
 
 
 def export(repository: Path, instances: int, full: bool) -> None:
-    """Write a repository with one recogniser, in the precision that is fastest here."""
+    """Write a repository with one model, in the precision that is fastest here."""
     precision = fastest_precision()
     if full:
         net = small_network(2000, width=1.0)

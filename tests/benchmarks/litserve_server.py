@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 
-class Recogniser(litserve.LitAPI):
+class Model(litserve.LitAPI):
     """Crops of one clip, uint8 (T, 224, 224, 3), to its logits."""
 
     def __init__(self, path: str) -> None:
@@ -35,5 +35,5 @@ class Recogniser(litserve.LitAPI):
 
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Recogniser(sys.argv[1]), accelerator="cpu", workers_per_device=1, timeout=600)
+    server = litserve.LitServer(Model(sys.argv[1]), accelerator="cpu", workers_per_device=1, timeout=600)
     server.run(host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False, log_level="warning")

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.page
 
-A real Chromium presses Recognise over a real Triton with the demo checkpoint, in turns with `Recognizer.recognize` on
+A real Chromium presses Recognize over a real Triton with the demo checkpoint, in turns with `Recognizer.recognize` on
 the same file; medians. Both ask the same server, one after the other, so noise meets both alike. On a busy machine read
 the seconds of computing: they say what the page and the browser cost, whoever else computes.
 """
@@ -43,7 +43,7 @@ PRESS = """() => new Promise((done, fail) => {
     });
     watch.observe(answer, { childList: true, subtree: true, characterData: true });
     setTimeout(() => fail(new Error("no answer within 30 s")), 30000);
-    document.querySelector("#recognise").click();
+    document.querySelector("#recognize").click();
 })"""
 
 

@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def export(folder: Path, demo: bool, precision: str) -> None:
-    """One recogniser."""
+    """One model."""
     if demo:
         checkpoint = load_checkpoint(DEMO_BUNDLE / "weights.safetensors")
         labels = tuple((DEMO_BUNDLE / "labels.txt").read_text().splitlines())

@@ -30,13 +30,13 @@ from rich.table import Table
 
 from asl_triton.models.served import FRAMES, STEP_LOGITS, read_model
 from asl_triton.postprocessing.segmentation import Segmenter
-from asl_triton.postprocessing.stitching import Stitcher, windowed
+from asl_triton.postprocessing.stitching import Stitcher, with_window
 from asl_triton.presets import PRESETS
 from asl_triton.results import Segment, Step
 from asl_triton.transport.triton_grpc import GrpcTransport
-from asl_triton.video.preprocessing import crops
+from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import open_video
-from asl_triton.video.windows import Span, spanned, spanned_by_shots
+from asl_triton.video.windows import WindowTiming, cut_timed_windows, cut_windows_by_shot
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
 from asl_triton_export.exporter import export_model, fastest_precision
@@ -136,15 +136,15 @@ class MostCentral:
     end: int = 0
 
     def __post_init__(self) -> None:
-        self.held: list[tuple[float, Span, np.ndarray]] = []
+        self.held: list[tuple[float, WindowTiming, np.ndarray]] = []
 
-    def add(self, span: Span, step_logits: np.ndarray) -> list[Step]:
+    def add(self, span: WindowTiming, step_logits: np.ndarray) -> list[Step]:
         """As `Stitcher.add`."""
         border = (span.start + self.end) / 2
         given = [step for middle, *one in self.held if middle < border for step in self.alone(*one)]
         middles = span.start + 8.0 * np.arange(1, len(step_logits) + 1)
         self.held = [
-            (middle, Span(span.start + 8 * n, 16, span.edges_s[8 * n : 8 * n + 17]), step_logits[n : n + 1])
+            (middle, WindowTiming(span.start + 8 * n, 16, span.edges_s[8 * n : 8 * n + 17]), step_logits[n : n + 1])
             for n, middle in enumerate(middles)
             if middle >= border or not self.end
         ]
@@ -155,10 +155,10 @@ class MostCentral:
         """As `Stitcher.finish`."""
         return [step for _, *one in self.held for step in self.alone(*one)]
 
-    def alone(self, span: Span, step_logits: np.ndarray) -> list[Step]:
+    def alone(self, span: WindowTiming, step_logits: np.ndarray) -> list[Step]:
         """A step by itself, for the middle half of its 16 frames."""
         stitcher = Stitcher(self.preset)  # type: ignore[arg-type]
-        middle = Span(span.start + 4, min(8, len(span.edges_s) - 5), span.edges_s[4:13])
+        middle = WindowTiming(span.start + 4, min(8, len(span.edges_s) - 5), span.edges_s[4:13])
         return stitcher.add(middle, step_logits) + stitcher.finish()
 
 
@@ -166,19 +166,19 @@ async def alternatives(address: str, film: Path) -> dict[str, list[Segment]]:
     """The segments of one film by other ways to cut it and to stitch its steps."""
     transport = GrpcTransport(address)
     served = await read_model(transport)
-    preset = windowed(served.preset)
+    preset = with_window(served.preset)
     ways: dict[str, tuple[Callable[..., object], type]] = {
-        "mean of the windows, cut at shots": (spanned_by_shots, Stitcher),
-        "most central, cut at shots": (spanned_by_shots, MostCentral),
-        "mean of the windows, never cut": (spanned, Stitcher),
-        "most central, never cut": (spanned, MostCentral),
+        "mean of the windows, cut at shots": (cut_windows_by_shot, Stitcher),
+        "most central, cut at shots": (cut_windows_by_shot, MostCentral),
+        "mean of the windows, never cut": (cut_timed_windows, Stitcher),
+        "most central, never cut": (cut_timed_windows, MostCentral),
     }
     found = {}
-    for cut in (spanned_by_shots, spanned):
+    for cut in (cut_windows_by_shot, cut_timed_windows):
         with open_video(film) as video:
             answers = []
-            for window, span in cut(crops(video, preset, 10**6), preset, video.frame_rate):
-                answer = await transport.infer(served.name, {FRAMES: served.tensor(window.frames)}, [STEP_LOGITS])
+            for window, span in cut(crop_frames(video, preset, 10**6), preset, video.frame_rate):
+                answer = await transport.infer(served.name, {FRAMES: served.make_input(window.frames)}, [STEP_LOGITS])
                 answers.append((span, answer[STEP_LOGITS][0]))
         for name, (spans, kind) in ways.items():
             if spans is cut:

@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks.transports`: gRPC messages beside system shared memory, on one machine, in one run.
 
 The same frames go to one Triton by both ways, in turns, so that noise meets both alike: latency, clips a second, and
-the processor time of the client and of Triton with its stubs, a clip. Two recognisers: one that answers zeros without a
+the processor time of the client and of Triton with its stubs, a clip. Two models: one that answers zeros without a
 look at its frames, so that nothing but their way costs anything, and the demo checkpoint in the precision that is
 fastest here. Frames are ready: decoding is not in the figures. Quiet the machine first; read the ratios.
 """
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def export(repository: Path) -> None:
-    """Write both recognisers."""
+    """Write both models."""
     write_stranger(repository, NOTHING, NOTHING_CONFIG)
     bundle = open_bundle(DEMO_BUNDLE)
     assert bundle.labels is not None
@@ -160,8 +160,8 @@ def show(rows: Sequence[Row], console: Console) -> None:
     """The table; below each pair, shared memory's share of what gRPC took."""
     title = f"{NUM_FRAMES}-frame clips, {os.cpu_count()} cores; ms a clip"
     table = Table(title=title, title_justify="left")
-    for column in ("recogniser", "in flight", "way", "p50", "p95", "clips/s", "client's CPU", "Triton's CPU"):
-        table.add_column(column, justify="left" if column in ("recogniser", "way") else "right")
+    for column in ("model", "in flight", "way", "p50", "p95", "clips/s", "client's CPU", "Triton's CPU"):
+        table.add_column(column, justify="left" if column in ("model", "way") else "right")
     for grpc, shm in zip(rows[::2], rows[1::2], strict=True):
         pairs = [figures(grpc), figures(shm)]
         for row, values in zip((grpc, shm), pairs, strict=True):

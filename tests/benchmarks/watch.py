@@ -1,6 +1,6 @@
 """How far `watch` is behind, and what it finds: `python -m tests.benchmarks.watch`.
 
-A film of the demo signer, by seeds never trained on, is played at its own pace into a live recogniser that asks the
+A film of the demo signer, by seeds never trained on, is played at its own pace into a live model that asks the
 demo checkpoint on a real Triton of this machine. Each scene of the film has one signer and room; between scenes there
 is a cut. A sign is found if its gloss is told of a stretch that overlaps it; what else is told is false.
 """

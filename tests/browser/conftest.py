@@ -182,20 +182,20 @@ def ready(page: Page) -> Page:
 
 
 def choose(page: Page, path: Path) -> None:
-    """Upload a file to the tab Recognise, and wait for the preview."""
+    """Upload a file to the tab Recognize, and wait for the preview."""
     page.locator("#clip input[type=file]").set_input_files(path)
     page.locator("#clip video[src]").wait_for()
 
 
 def answer_to(page: Page) -> str:
-    """Press Recognise: the gloss that is shown."""
-    page.locator("#recognise").click()
+    """Press Recognize: the gloss that is shown."""
+    page.locator("#recognize").click()
     return page.locator("#best-gloss").inner_text()
 
 
 def sentence_after(page: Page) -> str:
-    """Press Recognise: the sentence that is shown where an answer would be."""
-    page.locator("#recognise").click()
+    """Press Recognize: the sentence that is shown where an answer would be."""
+    page.locator("#recognize").click()
     return page.locator("#answer .problem").inner_text()
 
 

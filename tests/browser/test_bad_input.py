@@ -14,7 +14,7 @@ from tests.client.videos import PDF, written_by_opencv
 
 @pytest.fixture
 def usable_after(page: Page, clips: dict[str, Path]) -> Iterator[Page]:
-    """The page; when the test is done, a good clip is recognised on it."""
+    """The page; when the test is done, a good clip is recognized on it."""
     yield page
     if clear := page.locator('#clip [aria-label="Clear"]').all():
         clear[0].click()
@@ -60,7 +60,7 @@ def test_half_an_hour_of_video(usable_after: Page, tmp_path: Path) -> None:
 def test_long_clip_says_how_far_it_is_and_is_stopped(usable_after: Page, tmp_path: Path) -> None:
     frames = (np.full((96, 128, 3), number % 255, np.uint8) for number in range(5000))
     choose(usable_after, written_by_opencv(tmp_path / "patience.mp4", frames))
-    usable_after.locator("#recognise").click()
+    usable_after.locator("#recognize").click()
     expect(usable_after.locator("#answer .progress")).to_contain_text("of about 5,000 frames")
     usable_after.locator("#stop").click()
     expect(usable_after.locator("#answer .hint")).to_contain_text("Stopped.")
@@ -90,7 +90,7 @@ def test_two_visitors_at_once_see_their_own(visit: Visit, clips: dict[str, Path]
     for gloss, page in visitors.items():
         choose(page, clips[gloss])
     for page in visitors.values():
-        page.locator("#recognise").click()
+        page.locator("#recognize").click()
     for gloss, page in visitors.items():
         expect(page.locator("#best-gloss")).to_have_text(gloss)
         assert page.locator("#clip video").get_attribute("src").endswith(f"/{gloss}.mp4")  # type: ignore[union-attr]
@@ -99,13 +99,13 @@ def test_two_visitors_at_once_see_their_own(visit: Visit, clips: dict[str, Path]
 def test_server_killed_between_upload_and_answer_and_back_again(
     page: Page, clips: dict[str, Path], triton: LocalTriton
 ) -> None:
-    page.get_by_label("Recogniser", exact=True).click()
+    page.get_by_label("Model", exact=True).click()
     page.get_by_role("option", name="small: 7 glosses, bsl1k, fp32").click()
     choose(page, clips["book"])
     triton.stop()
     try:
         said = sentence_after(page)
-        assert "Not recognised." in said and "no server answers at" in said.lower()
+        assert "Not recognized." in said and "no server answers at" in said.lower()
         expect(page.locator("#away")).to_contain_text("This page asks again every few seconds")
         expect(page.locator(".state")).to_contain_text("Server away")
     finally:

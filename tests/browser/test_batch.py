@@ -29,7 +29,7 @@ def filled(
             [clips["drink"], broken, clips["book"], clips["thank you"]]
         )
         expect(page.locator("#clips .file")).to_have_count(4)
-        page.locator("#recognise-all").click()
+        page.locator("#recognize-all").click()
         expect(page.locator(".summary")).to_contain_text("Done.")
         yield page
 
@@ -43,9 +43,9 @@ def test_table_has_each_clip_and_one_that_fails_stops_no_other(filled: Page) -> 
     assert column(filled, 1) == ["drink.mp4", "notes.mp4", "book.mp4", "thank you.mp4"]
     assert column(filled, 2) == ["drink", "", "book", "thank you"]
     states = column(filled, 4)
-    assert states[0] == states[2] == states[3] == "recognised"
+    assert states[0] == states[2] == states[3] == "recognized"
     assert states[1].startswith("failed: notes.mp4 cannot be read as a video")
-    expect(filled.locator(".summary")).to_have_text("Done. 3\xa0clips recognised; 1\xa0clip failed.")
+    expect(filled.locator(".summary")).to_have_text("Done. 3\xa0clips recognized; 1\xa0clip failed.")
 
 
 def test_all_is_downloaded(filled: Page, tmp_path: Path) -> None:
@@ -82,22 +82,22 @@ def test_stopped_batch_keeps_what_is_known(page: Page, clips: dict[str, Path], t
     page.get_by_role("tab", name="Many clips").click()
     page.locator("#clips input[type=file]").set_input_files([slow, clips["book"]])
     expect(page.locator("#clips .file")).to_have_count(2)
-    page.locator("#recognise-all").click()
-    expect(page.locator("#table tbody")).to_contain_text("recognised")
+    page.locator("#recognize-all").click()
+    expect(page.locator("#table tbody")).to_contain_text("recognized")
     page.locator("#stop-all").click()
-    expect(page.locator(".summary")).to_have_text("Stopped. 1\xa0clip recognised; 1\xa0clip not tried.")
-    assert column(page, 4) == ["not tried", "recognised"]
+    expect(page.locator(".summary")).to_have_text("Stopped. 1\xa0clip recognized; 1\xa0clip not tried.")
+    assert column(page, 4) == ["not tried", "recognized"]
     expect(page.locator("#many-downloads a")).to_have_count(2)
 
 
 def test_too_many_or_none_is_a_sentence(page: Page, clips: dict[str, Path], tmp_path: Path) -> None:
     page.get_by_role("tab", name="Many clips").click()
-    page.locator("#recognise-all").click()
+    page.locator("#recognize-all").click()
     expect(page.locator("#many-status .problem")).to_contain_text("Choose several video files first")
     many = [tmp_path / f"{number}.mp4" for number in range(MAX_CLIPS + 1)]
     for path in many:
         path.write_bytes(clips["book"].read_bytes())
     page.locator("#clips input[type=file]").set_input_files(many)
     expect(page.locator("#clips .file")).to_have_count(len(many))
-    page.locator("#recognise-all").click()
+    page.locator("#recognize-all").click()
     expect(page.locator("#many-status .problem")).to_contain_text(f"more than the {MAX_CLIPS} that this page takes")

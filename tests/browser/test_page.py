@@ -38,7 +38,7 @@ def test_models_are_shown_and_their_vocabularies_searched(page: Page) -> None:
 
 
 def test_model_that_is_picked_is_asked(page: Page, clips: dict[str, Path]) -> None:
-    page.get_by_label("Recogniser", exact=True).click()
+    page.get_by_label("Model", exact=True).click()
     page.get_by_role("option", name="small: 7 glosses, bsl1k, fp32").click()
     expect(page.locator("#samples")).to_have_count(0)  # they are nothing to it
     choose(page, clips["book"])
@@ -66,7 +66,7 @@ def test_keyboard_alone_is_enough(page: Page, clips: dict[str, Path]) -> None:
         page.keyboard.press("Enter")
     chooser.value.set_files(clips["drink"])
     page.locator("#clip video[src]").wait_for()
-    tab_to("Recognise")
+    tab_to("Recognize")
     page.keyboard.press("Enter")
     expect(page.locator("#best-gloss")).to_have_text("drink")
     tab_to("range slider for Threshold in percent")
@@ -81,7 +81,7 @@ def test_keyboard_alone_is_enough(page: Page, clips: dict[str, Path]) -> None:
 def test_answer_is_told_to_screen_readers(page: Page, clips: dict[str, Path]) -> None:
     choose(page, clips["book"])
     answer_to(page)
-    expect(page.locator(".announcement[role=status]")).to_contain_text(re.compile(r"^(Recognised, )?book, confidence"))
+    expect(page.locator(".announcement[role=status]")).to_contain_text(re.compile(r"^(Recognized, )?book, confidence"))
 
 
 def test_programs_call_recognize(page_url: str, clips: dict[str, Path], tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_programs_call_recognize(page_url: str, clips: dict[str, Path], tmp_path
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(Exception, match=r"text.mp4 cannot be read as a video"):
         client.predict(video=gradio_client.handle_file(tmp_path / "text.mp4"), model="demo", api_name="/recognize")
-    with pytest.raises(Exception, match=r"serves 2 recognisers: choose one \(demo, small\)"):
+    with pytest.raises(Exception, match=r"serves 2 models: choose one \(demo, small\)"):
         client.predict(video=video, api_name="/recognize")
-    with pytest.raises(Exception, match="serves no recogniser 'nobody' any more"):
+    with pytest.raises(Exception, match="serves no model 'nobody' any more"):
         client.predict(video=video, model="nobody", api_name="/recognize")
     with pytest.raises(Exception, match="fetches nothing from other hosts"):
         there = gradio_client.handle_file("http://127.0.0.1:9/clip.mp4")

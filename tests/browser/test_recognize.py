@@ -1,4 +1,4 @@
-"""The tab "Recognise", in a real browser, over a real Triton."""
+"""The tab "Recognize", in a real browser, over a real Triton."""
 
 import csv
 import json
@@ -115,7 +115,7 @@ def test_webvtt_is_byte_for_byte_what_its_segments_say(answered: Page, tmp_path:
     assert inside == [confidence >= half for confidence in curve["confidences"]]
 
 
-def test_samples_are_recognised_as_what_they_are(page: Page) -> None:
+def test_samples_are_recognized_as_what_they_are(page: Page) -> None:
     for gloss in ("thank you", "where"):
         page.locator("#samples").get_by_role("button", name=gloss).click()
         page.wait_for_function(f"document.querySelector('#clip video')?.src.includes('{gloss.split()[0]}')")
@@ -129,7 +129,7 @@ def test_samples_are_for_the_demo_vocabulary_alone(page: Page) -> None:
     expect(page.locator("#samples")).to_have_count(0)
 
 
-def test_clip_recorded_from_the_camera_is_recognised(visit: Visit) -> None:
+def test_clip_recorded_from_the_camera_is_recognized(visit: Visit) -> None:
     page = ready(visit(permissions=["camera"]))
     page.get_by_label("Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()

@@ -18,7 +18,7 @@ GLOSSES = ("book", "drink", "hello", "help")
 
 @dataclass
 class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """One recogniser, `signs`; `logits` gives its answer to frames (T, 224, 224, 3).
+    """One model, `signs`; `logits` gives its answer to frames (T, 224, 224, 3).
 
     `faults` are what the next inferences end in instead: one status and text each.
     """

@@ -1,4 +1,4 @@
-"""Recognisers' folders as an export leaves them, without a network, and a server that serves networks of its own."""
+"""Models' folders as an export leaves them, without a network, and a server that serves networks of its own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ GLOSSES = ("book", "drink", "hello", "help", "home", "mother")
 
 @dataclass(frozen=True)
 class Network:
-    """A stand-in for a network: its logits are linear in the mean colours of a clip; another seed, other weights."""
+    """A stand-in for a network: its logits are linear in the mean colors of a clip; another seed, other weights."""
 
     seed: int = 0
     num_classes: int = len(GLOSSES)
@@ -39,7 +39,7 @@ def write_folder(
     *,
     golden: bool = True,
 ) -> Path:
-    """The folder of a recogniser, or the one that takes its place."""
+    """The folder of a model, or the one that takes its place."""
     network = network or Network()
     folder = repository / name
     (folder / "1").mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Fake servers, and what recognisers answer there."""
+"""Fake servers, and what models answer there."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ Answer = Callable[[Array], Sequence[float] | Array]
 def described(
     preset: Preset = PRESETS["wlasl"], name: str = "signs", datatype: str = "UINT8", **parameters: str
 ) -> ModelDescription:
-    """A recogniser of `GLOSSES` as Triton describes it."""
+    """A model of `GLOSSES` as Triton describes it."""
     frames = (-1, -1, 224, 224, 3) if datatype == "UINT8" else (-1, 3, -1, 224, 224)
     return ModelDescription(
         name=name,
@@ -29,7 +29,7 @@ def described(
             "FEATURES__2": TensorSpec("FP32", (-1, 1024)),
         },
         parameters={"asl_triton.preset": preset.to_json(), "asl_triton.precision": "fp32", **parameters},
-        labelled=frozenset({"LOGITS__0"}),
+        labeled=frozenset({"LOGITS__0"}),
         max_batch_size=8,
     )
 
@@ -40,7 +40,7 @@ def in_order(_tensor: Array) -> Sequence[float]:
 
 
 def fake(preset: Preset = PRESETS["wlasl"], answer: Answer = in_order, datatype: str = "UINT8") -> FakeTransport:
-    """A server with one recogniser, `signs`; `answer` gives the logits (6,) to its input without the batch axis."""
+    """A server with one model, `signs`; `answer` gives the logits (6,) to its input without the batch axis."""
     return faking(FakeTransport, preset, answer, datatype)
 
 

@@ -17,7 +17,7 @@ BOUNDARY = "frame"
 class NetworkCamera:
     """Serves `/mjpeg` at `frame_rate`, the JPEG `pictures` over and over, and files of `folder`.
 
-    Without pictures, each frame is a grey level higher than the last.
+    Without pictures, each frame is a gray level higher than the last.
 
     While `is_away` it hangs up on everybody, and on those who are watching at once; while `is_silent` it sends nothing
     and stays. A file is cut off once, after `cut_after` of its bytes.

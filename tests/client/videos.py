@@ -36,7 +36,7 @@ def clip(
 
 
 def levels(path: Path, values: Iterable[int], size: tuple[int, int] = (48, 64), rate: int = 25) -> Path:
-    """A clip (.mkv) of plain grey frames, one a value, stored without loss."""
+    """A clip (.mkv) of plain gray frames, one a value, stored without loss."""
     raw = b"".join(bytes([value]) * size[0] * size[1] for value in values)
     shape = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", f"{size[1]}x{size[0]}", "-r", str(rate)]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", *shape, "-i", "-", "-c:v", "ffv1", path]

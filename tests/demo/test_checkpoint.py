@@ -7,13 +7,21 @@ import pytest
 import torch
 
 from asl_triton.presets import PRESETS, Preset
-from asl_triton.video.preprocessing import crops
+from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import Frame
-from asl_triton.video.windows import windows
+from asl_triton.video.windows import cut_windows
 from asl_triton_demo import training as demo_training
 from asl_triton_demo.signer import render
 from asl_triton_demo.signs import SIGNS, Sign
-from asl_triton_demo.training import FIRST_HELD_OUT_SEED, Draws, Stage, Training, idle, step_targets, window
+from asl_triton_demo.training import (
+    FIRST_HELD_OUT_SEED,
+    Draws,
+    Stage,
+    Training,
+    make_idle_sign,
+    make_step_targets,
+    window,
+)
 from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
 from asl_triton_export.i3d import I3D
 from tests.paths import DEMO_BUNDLE
@@ -43,9 +51,9 @@ def answer(network: I3D, sign: Sign, seed: int) -> np.ndarray:
     """Confidences (C,) of a rendered clip, prepared as the client does and shown to the network as trained."""
     preset = PRESETS["wlasl"]
     frames = (Frame(image[..., ::-1], 0) for image in render(sign, seed).frames)
-    images = (crop.image for crop in crops(frames, preset, 300))
-    clip = torch.from_numpy(next(windows(images, preset)).frames)
-    return network(demo_training.normalised(clip[None])).step_logits[0].amax(dim=0).sigmoid().numpy()
+    images = (crop.image for crop in crop_frames(frames, preset, 300))
+    clip = torch.from_numpy(next(cut_windows(images, preset)).frames)
+    return network(demo_training.normalize(clip[None])).step_logits[0].amax(dim=0).sigmoid().numpy()
 
 
 def test_bundle_is_complete_and_small() -> None:
@@ -60,7 +68,7 @@ def test_bundle_is_complete_and_small() -> None:
 
 
 @pytest.mark.parametrize("index", range(0, len(SIGNS), 4))
-def test_signs_of_signers_never_trained_on_are_recognised(network: I3D, index: int) -> None:
+def test_signs_of_signers_never_trained_on_are_recognized(network: I3D, index: int) -> None:
     scores = answer(network, SIGNS[index], FIRST_HELD_OUT_SEED + 500 + index)
     assert scores.argmax() == index
     assert scores[index] > 0.5
@@ -68,7 +76,7 @@ def test_signs_of_signers_never_trained_on_are_recognised(network: I3D, index: i
 
 @pytest.mark.parametrize("seed", [FIRST_HELD_OUT_SEED + 500, FIRST_HELD_OUT_SEED + 501])
 def test_signer_at_rest_is_no_sign(network: I3D, seed: int) -> None:
-    assert answer(network, idle(seed), seed).max() < 0.5
+    assert answer(network, make_idle_sign(seed), seed).max() < 0.5
 
 
 def test_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
@@ -112,8 +120,8 @@ def test_draws_follow_from_their_number(tmp_path: Path) -> None:
 
 def test_steps_at_rest_want_silence_and_steps_between_are_left_open() -> None:
     active = np.arange(48) >= 24
-    np.testing.assert_array_equal(step_targets(active), [0, 0, np.nan, 1, 1])
-    np.testing.assert_array_equal(step_targets(np.ones(9, bool)), [1])
+    np.testing.assert_array_equal(make_step_targets(active), [0, 0, np.nan, 1, 1])
+    np.testing.assert_array_equal(make_step_targets(np.ones(9, bool)), [1])
 
 
 def test_windows_rise_and_stay_about_the_clip() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from asl_triton_demo.handshapes import HANDSHAPES, Handshape
-from asl_triton_demo.motion import Arm, Execution, duration_s, perform, reach_of, wrist_of
+from asl_triton_demo.motion import Arm, Execution, compute_duration_s, compute_wrist, perform, reach_of
 from asl_triton_demo.signer import (
     CODECS,
     FRAME_RATES,
@@ -15,8 +15,8 @@ from asl_triton_demo.signer import (
     MIN_FRAMES,
     SIZES,
     RenderedClip,
-    direct,
-    generator,
+    make_generator,
+    plan_take,
     render,
     render_demo,
     write_video,
@@ -31,7 +31,7 @@ by_gloss = pytest.mark.parametrize("sign", SIGNS, ids=GLOSSES)
 def hands_of(sign: Sign, count: int = 48) -> np.ndarray:
     """Wrists and fingertips of both hands through one unvaried performance (T, 12, 3)."""
     execution = Execution(repeats=sign.repeats[0])
-    moments = np.linspace(0, duration_s(sign, execution), count)
+    moments = np.linspace(0, compute_duration_s(sign, execution), count)
     arms = perform(sign, execution, moments, np.random.default_rng(0))
     return np.concatenate([points_of(arm) for arm in arms], axis=1)
 
@@ -66,7 +66,7 @@ def test_frames_keep_the_contract(sign: Sign) -> None:
 
 
 def test_unasked_frame_count_size_and_rate_stay_in_their_ranges() -> None:
-    takes = [direct(sign, generator(sign.gloss, seed)) for sign in SIGNS for seed in range(12)]
+    takes = [plan_take(sign, make_generator(sign.gloss, seed)) for sign in SIGNS for seed in range(12)]
     assert all(MIN_FRAMES <= take.num_frames <= MAX_FRAMES for take in takes)
     assert {take.size for take in takes} == set(SIZES)
     assert {take.fps for take in takes} == set(FRAME_RATES)
@@ -79,7 +79,7 @@ def test_seeds_vary_the_picture_and_the_movement() -> None:
     clips = [render("please", seed, size=SMALL, num_frames=12) for seed in range(6)]
     for one, other in itertools.combinations(clips, 2):
         assert np.abs(one.frames[0].astype(int) - other.frames[0]).mean() > 4
-    wrists = [direct(SIGNS[0], generator("book", seed), num_frames=24).arms[0].wrist for seed in range(6)]
+    wrists = [plan_take(SIGNS[0], make_generator("book", seed), num_frames=24).arms[0].wrist for seed in range(6)]
     for path, another in itertools.combinations(wrists, 2):
         assert np.abs(path - another).max() > 0.02
 
@@ -100,13 +100,13 @@ def test_clips_start_and_end_at_rest(sign: Sign) -> None:
 
 @by_gloss
 def test_hands_reach_every_keyframe(sign: Sign) -> None:
-    assert max(reach_of(wrist_of(pose)) for pose in poses_of(sign)) < 0.98
+    assert max(reach_of(compute_wrist(pose)) for pose in poses_of(sign)) < 0.98
     hands = hands_of(sign, count=400)
     for keyframe in sign.keyframes:
-        signing = np.linalg.norm(hands[:, 0] - wrist_of(keyframe.hand), axis=1).min()
+        signing = np.linalg.norm(hands[:, 0] - compute_wrist(keyframe.hand), axis=1).min()
         assert signing < 0.03
         if keyframe.other is not None:
-            target = wrist_of(keyframe.other) * (-1, 1, 1)
+            target = compute_wrist(keyframe.other) * (-1, 1, 1)
             assert np.linalg.norm(hands[:, 6] - target, axis=1).min() < 0.03
 
 
@@ -121,7 +121,7 @@ def test_hands_stay_in_the_crop_while_they_sign(sign: Sign) -> None:
 
 
 def test_left_handed_signers_mirror_the_sign() -> None:
-    takes = [direct(SIGNS[4], generator("go", seed), num_frames=32) for seed in range(40)]
+    takes = [plan_take(SIGNS[4], make_generator("go", seed), num_frames=32) for seed in range(40)]
     left = next(take for take in takes if take.left_handed)
     right = next(take for take in takes if not take.left_handed)
     assert sum(take.left_handed for take in takes) < 20
@@ -142,12 +142,12 @@ def test_other_hand_of_a_one_handed_sign_rests() -> None:
 
 def test_repeats_lengthen_the_sign() -> None:
     sign = next(sign for sign in SIGNS if sign.gloss == "eat")
-    once, twice = (duration_s(sign, Execution(repeats=n)) for n in (1, 2))
+    once, twice = (compute_duration_s(sign, Execution(repeats=n)) for n in (1, 2))
     assert twice - once == pytest.approx(sum(keyframe.seconds for keyframe in sign.keyframes))
 
 
 def test_long_clip_is_filled_with_rest() -> None:
-    take = direct(SIGNS[0], generator("book", 0), num_frames=400, fps=25)
+    take = plan_take(SIGNS[0], make_generator("book", 0), num_frames=400, fps=25)
     assert take.execution.lead_s > 3
     np.testing.assert_allclose(take.arms[0].wrist[:50], take.arms[0].wrist[:1].repeat(50, axis=0))
 
@@ -193,14 +193,14 @@ def test_impossible_poses_are_explained() -> None:
     with pytest.raises(ValueError, match="'sideways' is no direction"):
         direction("up+sideways")
     with pytest.raises(ValueError, match="must differ from fingers"):
-        wrist_of(Pose("chin", "flat", "up", "down"))
+        compute_wrist(Pose("chin", "flat", "up", "down"))
     with pytest.raises(KeyError, match="no demo sign 'xylophone'"):
         render("xylophone", 0)
 
 
 @pytest.mark.parametrize("anchor", ANCHORS)
 def test_both_hands_reach_every_anchor(anchor: str) -> None:
-    assert reach_of(wrist_of(Pose(anchor, "index", "up+in", "toward", touch="tips"))) < 0.98
+    assert reach_of(compute_wrist(Pose(anchor, "index", "up+in", "toward", touch="tips"))) < 0.98
 
 
 @pytest.mark.parametrize("suffix", CODECS)

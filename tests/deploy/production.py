@@ -13,7 +13,7 @@ from typing import Any
 
 from asl_triton_deploy.ports import claim_ports
 from asl_triton_deploy.production.flags import Settings, triton_flags
-from asl_triton_deploy.supervised import Keeper
+from asl_triton_deploy.supervised import SupervisedTriton
 from asl_triton_deploy.triton_binary import Machine, find_binary
 from tests.certificates import Certificates
 
@@ -41,7 +41,7 @@ class ProductionTriton:
         self.more_flags = list(more_flags)
         self._folder = Path(tempfile.mkdtemp(prefix="production-"))
         self.log_path = self._folder / "log"
-        self._keeper: Keeper | None = None
+        self._keeper: SupervisedTriton | None = None
         ports = claim_ports(HOST, {"grpc_port": None, "http_port": None, "metrics_port": None})
         self.address, self.http_address, self.metrics_address = (f"{HOST}:{port}" for port in ports.values())
         self._settings: dict[str, Any] = {"api_key": API_KEY, "tls": "off", "exit_timeout_s": 10, **settings, **ports}
@@ -59,7 +59,7 @@ class ProductionTriton:
         """What it has said."""
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
-    def launch(self) -> Keeper:
+    def launch(self) -> SupervisedTriton:
         """Start it and do not wait."""
         settings = Settings(repositories=(self.repository,), address=HOST, **self._settings)
         binary = find_binary(Machine.here(), self.repository)
@@ -67,7 +67,7 @@ class ProductionTriton:
         own_memory = f"--backend-config=python,shm-region-prefix-name={name}-"  # as the warden cleans up
         flags = [*triton_flags(settings, WHEEL), *self.more_flags, own_memory]
         command = [str(binary.path), *binary.options(folder / "backends"), *flags]
-        self._keeper = Keeper(command, binary.environment, folder, name, self.log_path)
+        self._keeper = SupervisedTriton(command, binary.environment, folder, name, self.log_path)
         return self._keeper
 
     def start(self) -> "ProductionTriton":

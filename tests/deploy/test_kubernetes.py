@@ -162,7 +162,7 @@ def test_network_is_closed_but_for_what_is_named(objects: list[Object]) -> None:
             assert all(peer for peer in rule.get("from") or rule["to"])
 
 
-def test_triton_is_asked_by_its_own_and_by_labelled_namespaces_only(objects: list[Object]) -> None:
+def test_triton_is_asked_by_its_own_and_by_labeled_namespaces_only(objects: list[Object]) -> None:
     spec = of_kind(objects, "NetworkPolicy")["triton"]["spec"]
     assert [[port["port"] for port in rule["ports"]] for rule in spec["ingress"]] == [["grpc"], ["metrics"]]
     peers = [yaml.safe_dump(peer) for rule in spec["ingress"] for peer in rule["from"]]

@@ -11,7 +11,7 @@ import pytest
 
 from asl_triton.errors import AslTritonError
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_deploy.model_layout import SIGN_MODELS, find_models, models_to_serve, shipped_models
+from asl_triton_deploy.model_layout import SIGN_MODELS, choose_models, find_models, find_shipped_models
 
 from .conftest import write_model
 
@@ -101,14 +101,14 @@ def test_the_newest_version_is_the_one_checked(repository: Path) -> None:
 
 
 def names_of(repository: Path, names: list[str] | None = None, *, recognize_sign: bool) -> list[str]:
-    return [model.name for model in models_to_serve(repository, names, recognize_sign=recognize_sign)]
+    return [model.name for model in choose_models(repository, names, recognize_sign=recognize_sign)]
 
 
 def test_models_for_whole_videos_are_served_where_they_are_wanted(repository: Path) -> None:
     assert names_of(repository, recognize_sign=False) == ["summing"]
     assert names_of(repository, recognize_sign=True) == ["summing", *SIGN_MODELS]
     assert names_of(repository, ["summing"], recognize_sign=True) == ["summing", *SIGN_MODELS]
-    for model in models_to_serve(repository, None, recognize_sign=True):
+    for model in choose_models(repository, None, recognize_sign=True):
         model.check("wheel")
 
 
@@ -116,15 +116,19 @@ def test_models_for_whole_videos_are_the_repositorys_own_where_it_has_them(repos
     write_model(repository, "recognize_sign")
     assert names_of(repository, recognize_sign=False) == ["summing"]
     assert names_of(repository, ["recognize_sign"], recognize_sign=False) == ["recognize_sign"]
-    places = {model.name: model.path.parent for model in models_to_serve(repository, None, recognize_sign=True)}
-    assert places == {"summing": repository, "recognize_sign": repository, "recognize_sign_stream": shipped_models()}
+    places = {model.name: model.path.parent for model in choose_models(repository, None, recognize_sign=True)}
+    assert places == {
+        "summing": repository,
+        "recognize_sign": repository,
+        "recognize_sign_stream": find_shipped_models(),
+    }
 
 
 @pytest.mark.parametrize("recognize_sign", [False, True])
 def test_models_for_whole_videos_alone_are_no_repository(tmp_path: Path, recognize_sign: bool) -> None:
     write_model(tmp_path, "recognize_sign")
-    with pytest.raises(AslTritonError, match="holds no recogniser to ask: make one with `asl-triton export`"):
-        models_to_serve(tmp_path, None, recognize_sign=recognize_sign)
+    with pytest.raises(AslTritonError, match="holds no asl-triton model: make one with `asl-triton export`"):
+        choose_models(tmp_path, None, recognize_sign=recognize_sign)
 
 
 def test_models_for_whole_videos_come_with_the_wheel(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
 from asl_triton.errors import BusyError, ServerError
-from asl_triton.models.served import find_recognisers
+from asl_triton.models.served import list_models
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.transport.security import Security
@@ -155,7 +155,7 @@ def test_our_certificate_and_key_are_answered(
         assert recognizer.recognize(clips / "0.mp4").gloss in GLOSSES
     options = ["--server", triton.address, *tls_options(certificates), "--api-key", API_KEY, "--model", "signs"]
     done = asl_triton(capsys, "batch", clips, *options, "--output", tmp_path / "out")
-    assert done.code == 0 and "2 recognised" in done.out
+    assert done.code == 0 and "2 recognized" in done.out
     assert (tmp_path / "out" / "results.csv").is_file()
 
 
@@ -197,7 +197,7 @@ def test_contract_is_not_read_without_the_key(
 
 
 def test_key_opens_the_contract(triton: ProductionTriton, certificates: Certificates) -> None:
-    found = asked(triton, ours(certificates), find_recognisers)
+    found = asked(triton, ours(certificates), list_models)
     assert [model.name for model in found] == ["narrow", "signs"]
 
 
@@ -289,7 +289,7 @@ def test_configuration_is_served_as_it_is_written(
     triton: ProductionTriton, models: Path, certificates: Certificates
 ) -> None:
     async def read(transport: GrpcTransport) -> Any:
-        client = await transport._connected()
+        client = await transport._connect()
         return (await client.get_model_config("signs", headers=KEY)).config
 
     config = asked(triton, ours(certificates), read)

@@ -8,7 +8,7 @@ import pytest
 
 from asl_triton.errors import AslTritonError
 from asl_triton_deploy.production.flags import FLAGS, Settings, triton_flags
-from asl_triton_deploy.server_flags import server_options
+from asl_triton_deploy.server_flags import build_server_flags
 
 KEY = "a-key-of-sixteen-signs"
 WHEEL = (2, 51)
@@ -126,7 +126,7 @@ def test_development_server_differs_where_it_says_why() -> None:
     """`asl-triton serve` has its own options: these are all in which the two disagree, and why is beside each there."""
     ports = {"gRPC": 8001, "HTTP": 8000, "metrics": 8002}
     served = dict(
-        flag.partition("=")[::2] for flag in server_options(Path("/run/asl-triton/models"), "0.0.0.0", ports, "x")
+        flag.partition("=")[::2] for flag in build_server_flags(Path("/run/asl-triton/models"), "0.0.0.0", ports, "x")
     )
     production = dict(flag.partition("=")[::2] for flag in triton_flags(settings()))
     shared = (served.keys() & production.keys()) - {"--backend-config"}

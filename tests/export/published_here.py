@@ -9,7 +9,7 @@ import torch
 
 from asl_triton_export.i3d import I3D
 from asl_triton_export.pretrained.catalog import PUBLISHED, Weights
-from asl_triton_export.pretrained.download import Remote
+from asl_triton_export.pretrained.download import RemoteFile
 
 from .file_server import FileServer, Served
 
@@ -42,7 +42,7 @@ def info_bytes(words: object) -> bytes:
 
 
 def publish(server: FileServer) -> dict[str, Weights]:
-    """Serve `bsl1k` of 4 classes, `wlasl5` and `wlasl3`, and return their catalogue."""
+    """Serve `bsl1k` of 4 classes, `wlasl5` and `wlasl3`, and return their catalog."""
     archive = {name: checkpoint_bytes(size) for size, name in MEMBERS.items()}
     archive |= {name.replace(".pt", ".ini"): b"[config]" for name in MEMBERS.values()}
     archive |= {"__MACOSX/archived/asl5/._FINAL_nslt_5_iters.pt": b"resource fork"}
@@ -56,8 +56,8 @@ def publish(server: FileServer) -> dict[str, Weights]:
         PUBLISHED["bsl1k-wlasl2000"],
         name="bsl1k",
         num_classes=4,
-        checkpoint=Remote(f"{server.url}/model", "model.pth.tar"),
-        glosses=Remote(f"{server.url}/info", "info.pkl"),
+        checkpoint=RemoteFile(f"{server.url}/model", "model.pth.tar"),
+        glosses=RemoteFile(f"{server.url}/info", "info.pkl"),
     )
     wlasl = [
         dataclasses.replace(
@@ -66,8 +66,8 @@ def publish(server: FileServer) -> dict[str, Weights]:
             num_classes=size,
             sha256=None,
             member=f"FINAL_nslt_{size}_*.pt",
-            checkpoint=Remote(f"{server.url}/archive", "archive.zip", on_drive=True),
-            glosses=Remote(f"{server.url}/classes", "classes.txt"),
+            checkpoint=RemoteFile(f"{server.url}/archive", "archive.zip", on_drive=True),
+            glosses=RemoteFile(f"{server.url}/classes", "classes.txt"),
         )
         for size in MEMBERS
     ]

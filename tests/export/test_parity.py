@@ -10,13 +10,13 @@ import torch
 
 from asl_triton.models.served import LOGITS, STEP_LOGITS
 from asl_triton.presets import PRESETS
-from asl_triton.video.preprocessing import crops
+from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import open_video
-from asl_triton.video.windows import windows
+from asl_triton.video.windows import cut_windows
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.exporter import normalise
+from asl_triton_export.exporter import normalize
 from asl_triton_export.formats.openvino_graph import build_graph
-from asl_triton_export.formats.openvino_runtime import compiled
+from asl_triton_export.formats.openvino_runtime import compile_model
 from asl_triton_export.formats.served_i3d import ServedI3D
 from asl_triton_export.i3d import I3D
 
@@ -55,7 +55,7 @@ def through_torchscript(net: I3D, preset: str, precision: str) -> Ask:
 
 
 def through_openvino(net: I3D, preset: str, precision: str) -> Ask:
-    model = compiled(build_graph(net, PRESETS[preset]), precision)
+    model = compile_model(build_graph(net, PRESETS[preset]), precision)
 
     def ask(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         answer = model(frames[None])
@@ -67,7 +67,7 @@ def through_openvino(net: I3D, preset: str, precision: str) -> Ask:
 def read_clip(shared_folder: Path, clip: str, preset: str) -> np.ndarray:
     """The crops of a real clip: uint8 RGB (T, 224, 224, 3)."""
     with open_video(shared_folder / "wlasl" / "videos" / f"{clip}.mp4") as video:
-        return np.stack([crop.image for crop in crops(video, PRESETS[preset], max_frames=1000)])
+        return np.stack([crop.image for crop in crop_frames(video, PRESETS[preset], max_frames=1000)])
 
 
 @pytest.mark.parametrize("num_frames", [9, 16, 33, 65])
@@ -75,7 +75,7 @@ def test_the_network_as_trained_answers_as_the_original(
     net: I3D, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int
 ) -> None:
     with torch.inference_mode():
-        output = net(normalise(torch.from_numpy(noise(num_frames)), PRESETS["wlasl"]))
+        output = net(normalize(torch.from_numpy(noise(num_frames)), PRESETS["wlasl"]))
     assert np.abs(output.step_logits[0].numpy() - expected[f"noise{num_frames}/wlasl"]).max() <= 1e-3
 
 
@@ -113,7 +113,7 @@ def test_float32_export_answers_as_the_original_on_noise(
 def test_float32_export_answers_as_the_original_in_windows(
     served, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int, served_as: str
 ) -> None:
-    cut = windows(iter(noise(num_frames)), PRESETS["bsl1k"])
+    cut = cut_windows(iter(noise(num_frames)), PRESETS["bsl1k"])
     logits = np.stack([served(served_as, "bsl1k", "fp32")(window.frames)[0] for window in cut])
     assert np.abs(logits - expected[f"noise{num_frames}/bsl1k"]).max() <= 1e-3
 

@@ -14,14 +14,14 @@ from tritonclient.grpc import model_config_pb2
 
 from asl_triton.presets import PRESETS
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_deploy.model_layout import SIGN_MODELS, shipped_models
+from asl_triton_deploy.model_layout import SIGN_MODELS, find_shipped_models
 from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
 from asl_triton_export.exporter import export_model
 from tests.networks import GLOSSES, save_checkpoint
 from tests.paths import DEMO_BUNDLE
 
 STRICT = {"max_frames": 250, "max_pixels": 25_000_000, "max_decode_s": 1, "max_memory_bytes": 144 * 2**20}
-NO_RECOGNISER = """
+NOT_OURS = """
 import torch
 import triton_python_backend_utils as pb_utils
 
@@ -33,7 +33,7 @@ class TritonPythonModel:
     def answer(self):
         return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("SUM__0", torch.zeros(1))])
 """
-NO_RECOGNISER_CONFIG = """
+NOT_OURS_CONFIG = """
 backend: "python"
 max_batch_size: 0
 input [{ name: "FRAMES__0", data_type: TYPE_UINT8, dims: [-1] }]
@@ -63,7 +63,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_repository(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One recogniser of seven glosses, `small`."""
+    """One model of seven glosses, `small`."""
     folder = tmp_path_factory.mktemp("small")
     export_model(load_checkpoint(small_checkpoint), GLOSSES, PRESETS["wlasl"], folder, "small")
     return folder
@@ -77,7 +77,7 @@ def small_triton(small_repository: Path) -> Iterator[LocalTriton]:
 
 @pytest.fixture(scope="session")
 def crowd_repository(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three recognisers, one of them with the classic input, and a model that is none."""
+    """Three models, one of them with the classic input, and a model that is none."""
     folder = tmp_path_factory.mktemp("crowd")
     checkpoint = load_checkpoint(small_checkpoint)
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], folder, "first")
@@ -87,8 +87,8 @@ def crowd_repository(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-def write_stranger(repository: Path, name: str, config: str = NO_RECOGNISER_CONFIG, code: str = NO_RECOGNISER) -> None:
-    """A model that is no recogniser of ours."""
+def write_stranger(repository: Path, name: str, config: str = NOT_OURS_CONFIG, code: str = NOT_OURS) -> None:
+    """A model that is not ours."""
     folder = repository / name
     (folder / "configs").mkdir(parents=True)
     (folder / "1").mkdir()
@@ -106,7 +106,7 @@ def crowd_triton(crowd_repository: Path) -> Iterator[LocalTriton]:
 
 @pytest.fixture(scope="session")
 def preset_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network of twenty glosses, served under each preset, and as `classic`, whose input is normalised."""
+    """A small network of twenty glosses, served under each preset, and as `classic`, whose input is normalized."""
     folder = tmp_path_factory.mktemp("presets")
     checkpoint = load_checkpoint(save_checkpoint(folder / "weights.pt", num_classes=20))
     labels = tuple(f"gloss {number}" for number in range(20))
@@ -131,11 +131,11 @@ def preset_triton(preset_repository: Path) -> Iterator[LocalTriton]:
 
 @pytest.fixture(scope="session")
 def strict_triton(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """The recogniser `small` alone, and models that take videos if they are short, small, quick, and few at once."""
+    """The model `small` alone, and models that take videos if they are short, small, quick, and few at once."""
     folder = tmp_path_factory.mktemp("strict")
     shutil.copytree(small_repository / "small", folder / "small")
     for name in SIGN_MODELS:
-        shutil.copytree(shipped_models() / name, folder / name)
+        shutil.copytree(find_shipped_models() / name, folder / name)
         path = folder / name / "config.pbtxt"
         config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
         for limit, value in STRICT.items():

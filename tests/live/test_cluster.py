@@ -22,10 +22,10 @@ from moto.server import ThreadedMotoServer
 from asl_triton.batch import runner as batch
 from asl_triton.batch.ray import runner as cluster_batch
 from asl_triton.batch.ray.cluster import Cluster
-from asl_triton.batch.ray.runner import Order
+from asl_triton.batch.ray.runner import RayBatchSpec
 from asl_triton.batch.ray.storage import Folder, stored_clips
 from asl_triton.batch.runner import Manner, Summary
-from asl_triton.batch.workers import Patience
+from asl_triton.batch.workers import FailurePolicy
 from asl_triton.errors import AslTritonError
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
@@ -107,17 +107,17 @@ def spread(
     output: Path | str,
     told: Told | None = None,
     *,
-    patience: Patience | None = None,
+    patience: FailurePolicy | None = None,
     workers: int = 1,
 ) -> Summary:
     """A batch on the Ray of this process."""
-    order = Order(Folder.of(str(source)), Folder.of(str(output)), ["parquet"], RANKING)
+    order = RayBatchSpec(Folder.of(str(source)), Folder.of(str(output)), ["parquet"], RANKING)
     return cluster_batch.run(
         maker(address),
         stored_clips(order.source),
         order,
         cluster=Cluster(workers=workers),
-        manner=Manner(patience or Patience()),
+        manner=Manner(patience or FailurePolicy()),
         observer=told,
     )
 
@@ -166,8 +166,8 @@ def test_killed_run_goes_on_where_it_was_and_its_rows_are_those_of_the_local_eng
     summary = json.loads(done.stdout)
     assert done.returncode == 3  # two clips have failed
     assert [line for line in done.stderr.splitlines() if "/42 clips" not in line] == []  # nothing of Ray's is said
-    counted = {name: summary[name] for name in ("recognised", "not_tried", "stopped")}
-    assert counted == {"recognised": NUM_CLIPS, "not_tried": 0, "stopped": None}
+    counted = {name: summary[name] for name in ("recognized", "not_tried", "stopped")}
+    assert counted == {"recognized": NUM_CLIPS, "not_tried": 0, "stopped": None}
     assert 0 < summary["known_before"] <= known
     assert [failure["video"] for failure in summary["failures"]] == ["0/text.mp4", "empty.mp4"]
     assert_same_rows(pq.read_table(output / "results.parquet"), pq.read_table(expected / "results.parquet"))
@@ -175,8 +175,8 @@ def test_killed_run_goes_on_where_it_was_and_its_rows_are_those_of_the_local_eng
     assert [line.split(",")[:3] for line in (output / "results.csv").read_text().splitlines()] == [
         line.split(",")[:3] for line in (expected / "results.csv").read_text().splitlines()
     ]
-    recognised = [video for video in videos_in(output) if video not in ("0/text.mp4", "empty.mp4")]
-    assert len(recognised) == len(set(recognised)) == NUM_CLIPS  # each was asked about once
+    recognized = [video for video in videos_in(output) if video not in ("0/text.mp4", "empty.mp4")]
+    assert len(recognized) == len(set(recognized)) == NUM_CLIPS  # each was asked about once
     written = ["errors.jsonl", "journal", "results.csv", "results.parquet"]
     assert sorted(path.name for path in output.iterdir()) == written
 
@@ -194,7 +194,7 @@ def test_second_signal_stops_at_once_and_says_what_is_left(
         summary = json.loads(running.communicate(timeout=60)[0])
     assert running.returncode == 3
     assert (summary["stopped"], summary["files"]) == ("interrupted twice: stopped at once", [])
-    assert 0 < summary["recognised"] + len(summary["failures"]) < NUM_CLIPS + 2
+    assert 0 < summary["recognized"] + len(summary["failures"]) < NUM_CLIPS + 2
 
 
 def cmdline(process: psutil.Process) -> list[str]:
@@ -213,14 +213,14 @@ def test_same_command_again_does_only_what_is_missing_or_has_changed(
     clips, output = tmp_path / "clips", tmp_path / "results"
     shutil.copytree(few, clips)
     first = spread(small_triton.address, clips, output)
-    assert (first.recognised, len(first.failures), first.known_before) == (8, 1, 0)
+    assert (first.recognized, len(first.failures), first.known_before) == (8, 1, 0)
     names = sorted(clip.name for clip in find_clips(clips))
     write_clip(clips / names[0], num_frames=20, seed=99)
     (clips / names[1]).unlink()
     write_clip(clips / "empty.mp4", num_frames=9, seed=100)
     told = Told()
     second = spread(small_triton.address, clips, output, told)
-    assert (second.recognised, second.failures, second.known_before) == (8, (), 6)
+    assert (second.recognized, second.failures, second.known_before) == (8, (), 6)
     assert sorted(outcome.video for outcome in told.outcomes) == [names[0], "empty.mp4"]
     assert told.skipped == 6
     table = pq.read_table(output / "results.parquet")
@@ -237,7 +237,7 @@ def test_clips_and_results_may_be_in_a_bucket(
     words = (f"{BUCKET}/clips", "--output", f"{BUCKET}/glosses", "--server", small_triton.address, "--top-k", 3)
     done = asl_triton(capsys, "batch", *words, "--engine", "ray", "--ray-workers", 1)
     assert done.code == 3
-    assert "8 recognised; 1 failed" in done.told
+    assert "8 recognized; 1 failed" in done.told
     assert f"written: {BUCKET}/glosses/results.parquet, {BUCKET}/glosses/errors.jsonl" in done.told
     batch.run(maker(small_triton.address), find_clips(few), tmp_path, ["parquet"], RANKING)
     with store.open(f"{BUCKET}/glosses/results.parquet") as file:
@@ -248,7 +248,7 @@ def test_clips_and_results_may_be_in_a_bucket(
     store.put_file(few / "empty.mp4", f"{BUCKET}/clips/{name}")  # another object, of the same name
     done = asl_triton(capsys, "batch", *words, "--engine", "ray", "--json")
     summary = json.loads(done.out)
-    assert (summary["recognised"], summary["known_before"], len(summary["failures"])) == (7, 7, 2)
+    assert (summary["recognized"], summary["known_before"], len(summary["failures"])) == (7, 7, 2)
 
 
 def test_ctrl_c_finishes_what_is_under_way(ray: None, small_triton: LocalTriton, archive: Path, tmp_path: Path) -> None:
@@ -256,10 +256,10 @@ def test_ctrl_c_finishes_what_is_under_way(ray: None, small_triton: LocalTriton,
     summary = spread(small_triton.address, archive, tmp_path, told)
     assert (summary.stopped, len(told.sentences)) == ("interrupted", 1)
     assert told.sentences[0].startswith("SIGINT: finishing the clips that are under way")
-    known = summary.recognised + len(summary.failures)
+    known = summary.recognized + len(summary.failures)
     assert (known, known + summary.not_tried) == (len(told.outcomes), NUM_CLIPS + 2)
     assert len(videos_in(tmp_path)) == known > 0
-    assert pq.read_table(tmp_path / "results.parquet").num_rows == 3 * summary.recognised
+    assert pq.read_table(tmp_path / "results.parquet").num_rows == 3 * summary.recognized
 
 
 def test_actor_that_dies_is_started_again_and_loses_nothing(
@@ -272,7 +272,7 @@ def test_actor_that_dies_is_started_again_and_loses_nothing(
 
     told = Told(end_an_actor)
     summary = spread(small_triton.address, archive, tmp_path, told, workers=2)
-    assert (summary.recognised, len(summary.failures), summary.stopped) == (NUM_CLIPS, 2, None)
+    assert (summary.recognized, len(summary.failures), summary.stopped) == (NUM_CLIPS, 2, None)
     assert_same_rows(pq.read_table(tmp_path / "results.parquet"), pq.read_table(expected / "results.parquet"))
 
 
@@ -281,11 +281,11 @@ def test_server_that_goes_away_for_too_long_ends_the_run_and_what_is_known_is_wr
 ) -> None:
     with LocalTriton(small_repository) as doomed:
         told = Told(lambda outcome: doomed.stop() if len(told.outcomes) == 1 else None)
-        summary = spread(doomed.address, archive, tmp_path, told, patience=Patience(wait_s=0.5))
+        summary = spread(doomed.address, archive, tmp_path, told, patience=FailurePolicy(wait_s=0.5))
     assert summary.stopped is not None and "the server went away" in summary.stopped
-    assert summary.recognised > 0 and summary.not_tried > 0
+    assert summary.recognized > 0 and summary.not_tried > 0
     assert [sentence for sentence in told.sentences if "is away: waiting for it" in sentence]
-    assert pq.read_table(tmp_path / "results.parquet").num_rows == 3 * summary.recognised
+    assert pq.read_table(tmp_path / "results.parquet").num_rows == 3 * summary.recognized
 
 
 def test_run_with_too_many_failures_ends(ray: None, small_triton: LocalTriton, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_run_with_too_many_failures_ends(ray: None, small_triton: LocalTriton, t
     for number in range(30):
         (clips / f"{number:02}.mp4").write_text("not a video")
     write_clip(clips / "00.mp4", num_frames=9)
-    summary = spread(small_triton.address, clips, tmp_path / "results", patience=Patience(max_failures=2))
+    summary = spread(small_triton.address, clips, tmp_path / "results", patience=FailurePolicy(max_failures=2))
     assert summary.stopped is not None
     assert re.match(r"2 clips have failed, as many as --max-failures allows\. The last: ", summary.stopped)
     assert len(summary.failures) >= 2 and all(isinstance(failure, Failure) for failure in summary.failures)
@@ -310,7 +310,7 @@ def test_machine_that_lacks_a_module_is_told_of(
     monkeypatch.syspath_prepend(tmp_path)
     import only_here  # type: ignore[import-not-found]
 
-    order = Order(Folder.of(str(few)), Folder.of(str(tmp_path / "results")), ["parquet"], RANKING)
+    order = RayBatchSpec(Folder.of(str(few)), Folder.of(str(tmp_path / "results")), ["parquet"], RANKING)
     with pytest.raises(AslTritonError, match=r"has no Python module 'only_here': install .*'asl-triton\[ray\]'"):
         cluster_batch.run(only_here.make, stored_clips(order.source), order)
 
@@ -318,7 +318,10 @@ def test_machine_that_lacks_a_module_is_told_of(
 def test_output_that_another_run_holds_is_left_alone(
     ray: None, small_triton: LocalTriton, few: Path, tmp_path: Path
 ) -> None:
-    with cluster_batch.held(Folder.of(str(tmp_path))), pytest.raises(AslTritonError, match="another run writes to"):
+    with (
+        cluster_batch.output_lock(Folder.of(str(tmp_path))),
+        pytest.raises(AslTritonError, match="another run writes to"),
+    ):
         spread(small_triton.address, few, tmp_path)
 
 

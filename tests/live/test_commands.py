@@ -15,11 +15,11 @@ from asl_triton.models.golden import render_golden
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.transport.triton_grpc import BULK_PRIORITY, GrpcTransport
-from asl_triton.video.preprocessing import normalised
+from asl_triton.video.preprocessing import normalize
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.ports import claim_ports
 from tests.command_line import asl_triton
-from tests.live.conftest import NO_RECOGNISER, write_clip, write_stranger
+from tests.live.conftest import NOT_OURS, write_clip, write_stranger
 from tests.networks import GLOSSES
 
 Capture = pytest.CaptureFixture[str]
@@ -31,7 +31,7 @@ def test_batch_writes_every_clip_in_the_order_of_their_names(
     output = tmp_path / "out"
     done = asl_triton(capsys, "batch", clips, "--server", small_triton.address, "--output", output, "--top-k", 3)
     assert done.code == 0, done.told
-    assert "3 recognised" in done.out
+    assert "3 recognized" in done.out
     recognitions = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     assert [r["video"] for r in recognitions] == ["a.mp4", "b.mp4", "deeper/c.mp4"]
     assert [r["num_frames"] for r in recognitions] == [20, 27, 34]
@@ -46,9 +46,9 @@ def test_same_clip_gets_the_same_answer_by_every_way(crowd_triton: LocalTriton, 
         with path.open("rb") as file:
             from_file = recognizer.recognize(file, top_k=7)
     with Recognizer(crowd_triton.address, model="classic") as recognizer:
-        normalised_here = recognizer.recognize(path, top_k=7)
+        normalized_here = recognizer.recognize(path, top_k=7)
     assert from_path.predictions == from_bytes.predictions == from_file.predictions
-    for ours, theirs in zip(from_path.predictions, normalised_here.predictions, strict=True):
+    for ours, theirs in zip(from_path.predictions, normalized_here.predictions, strict=True):
         assert ours.gloss == theirs.gloss
         assert ours.logit == pytest.approx(theirs.logit, abs=1e-3)
 
@@ -77,7 +77,7 @@ def test_requests_of_unequal_lengths_are_answered_each_for_itself(crowd_triton: 
         lengths = [9, 16, 24, 9, 40, 16]
         frames = [render_golden(length) for length in lengths]
         ours = [transport.infer("first", {"FRAMES__0": f[None]}, ["STEP_LOGITS__1", "FEATURES__2"]) for f in frames]
-        tensors = [normalised(f, PRESETS["wlasl"])[None] for f in frames]
+        tensors = [normalize(f, PRESETS["wlasl"])[None] for f in frames]
         classic = [transport.infer("classic", {"FRAMES__0": t}, ["STEP_LOGITS__1", "FEATURES__2"]) for t in tensors]
         answers = await asyncio.gather(*ours, *classic)
         await transport.close()
@@ -113,7 +113,7 @@ def test_bad_clips_are_named_and_the_others_written(
     output = tmp_path / "out"
     done = asl_triton(capsys, "batch", clips, "--server", small_triton.address, "--output", output)
     assert done.code == 3
-    assert "3 recognised; 2 failed" in done.out
+    assert "3 recognized; 2 failed" in done.out
     errors = {e["video"]: e["error"] for e in map(json.loads, (output / "errors.jsonl").read_text().splitlines())}
     assert "cannot be read as a video" in errors["text.mp4"]
     assert "is empty" in errors["empty.mov"]
@@ -173,9 +173,7 @@ def test_listed_server_that_does_not_answer_is_named(
     assert "127.0.0.1:9 does not answer: the other servers are asked" in done.told
 
 
-def test_several_recognisers_ask_for_a_name(
-    crowd_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_several_models_ask_for_a_name(crowd_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
     options = ["--server", crowd_triton.address, "--output", tmp_path / "out"]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 1
@@ -185,7 +183,8 @@ def test_several_recognisers_ask_for_a_name(
 
 
 @pytest.mark.parametrize(("model", "says"), [
-    ("stranger", "is no recogniser"), ("nobody", "serves no model 'nobody'; its recognisers: classic, first, second"),
+    ("stranger", "is not an asl-triton model"),
+    ("nobody", "serves no model 'nobody'; its models: classic, first, second"),
 ])  # fmt: skip
 def test_model_that_is_not_ours_is_a_sentence(
     crowd_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture, model: str, says: str
@@ -196,12 +195,12 @@ def test_model_that_is_not_ours_is_a_sentence(
     assert says in done.told
 
 
-def test_server_without_a_recogniser_is_a_sentence(clips: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_server_without_a_model_is_a_sentence(clips: Path, tmp_path: Path, capsys: Capture) -> None:
     write_stranger(tmp_path / "models", "stranger")
     with LocalTriton(tmp_path / "models") as triton:
         done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out")
         assert done.code == 1
-        assert "serves no recogniser (it serves stranger)" in done.told
+        assert "serves no asl-triton model (it serves stranger)" in done.told
         assert asl_triton(capsys, "doctor", "--server", triton.address).code == 1
 
 
@@ -302,7 +301,7 @@ def test_empty_answers_of_numpy_2_are_caught(
     small_repository: Path, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     shutil.copytree(small_repository, tmp_path / "models")
-    empty = NO_RECOGNISER.replace("SUM__0", "LOGITS__0").replace("torch.zeros(1)", "torch.zeros(1, 0)")
+    empty = NOT_OURS.replace("SUM__0", "LOGITS__0").replace("torch.zeros(1)", "torch.zeros(1, 0)")
     (tmp_path / "models" / "small" / "1" / "model.py").write_text(empty)
     with LocalTriton(tmp_path / "models") as triton:
         done = asl_triton(capsys, "doctor", "--server", triton.address)

@@ -1,4 +1,4 @@
-"""`recognize_sign` while the recogniser behind it is replaced: no gloss is ever named with another network's labels."""
+"""`recognize_sign` while the model behind it is replaced: no gloss is ever named with another network's labels."""
 
 import time
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def repository(tmp_path: Path) -> Path:
 @pytest.fixture
 def watching_triton(repository: Path) -> Iterator[LocalTriton]:
     """A server that loads what changes in its repository, some seconds later."""
-    options = local.server_options
+    options = local.build_server_flags
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             local,

@@ -1,4 +1,4 @@
-"""Recognisers for CPUs in a real Triton: float32 for every length, and the demo checkpoint in int8."""
+"""Models for CPUs in a real Triton: float32 for every length, and the demo checkpoint in int8."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from asl_triton_demo.signer import render, write_video
 from asl_triton_demo.signs import SIGNS
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.exporter import export_model, normalise, pool_steps
+from asl_triton_export.exporter import export_model, normalize, pool_steps
 from tests.command_line import asl_triton
 from tests.networks import GLOSSES, small_network
 
@@ -31,7 +31,7 @@ FIRST_SEED = 70_000  # of signers that neither training nor its held-out clips h
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """What `export --precision int8` wrote and said."""
 
     repository: Path
@@ -50,7 +50,7 @@ def gloss_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quantised(gloss_folders: Path, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Quantised:
+def quantized(gloss_folders: Path, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
     """A repository of `demo`, in int8, and `small`, in float32."""
     repository = tmp_path_factory.mktemp("openvino") / "models"
     command = [sys.executable, "-m", "asl_triton", "export", "demo", "--repository", str(repository)]
@@ -59,26 +59,26 @@ def quantised(gloss_folders: Path, small_checkpoint: Path, tmp_path_factory: pyt
     assert done.returncode == 0, done.stderr
     checkpoint = load_checkpoint(small_checkpoint)
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], repository, "small", served_as="openvino")
-    return Quantised(repository, " ".join(done.stdout.split()))
+    return Quantized(repository, " ".join(done.stdout.split()))
 
 
 @pytest.fixture(scope="module")
-def triton(quantised: Quantised) -> Iterator[LocalTriton]:
-    with LocalTriton(quantised.repository) as triton:
+def triton(quantized: Quantized) -> Iterator[LocalTriton]:
+    with LocalTriton(quantized.repository) as triton:
         yield triton
 
 
-def test_export_says_what_int8_cost(quantised: Quantised) -> None:
-    said = re.search(r"with 12 clips, [\d,]+ frames\. On 12 others, the best gloss .* for (\d+) of 12", quantised.told)
-    assert said is not None, quantised.told
+def test_export_says_what_int8_cost(quantized: Quantized) -> None:
+    said = re.search(r"with 12 clips, [\d,]+ frames\. On 12 others, the best gloss .* for (\d+) of 12", quantized.told)
+    assert said is not None, quantized.told
     assert int(said[1]) >= 11
-    accuracies = re.search(r"Top-1 ([\d.]+)% in int8, ([\d.]+)% in float32", quantised.told)
-    assert accuracies is not None, quantised.told
+    accuracies = re.search(r"Top-1 ([\d.]+)% in int8, ([\d.]+)% in float32", quantized.told)
+    assert accuracies is not None, quantized.told
     assert min(map(float, accuracies.groups())) > 90
-    assert "Statistics" not in quantised.told  # NNCF's own progress
+    assert "Statistics" not in quantized.told  # NNCF's own progress
 
 
-def test_int8_still_recognises(triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_int8_still_recognizes(triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture) -> None:
     arguments = [gloss_folders, "--server", triton.address, "--model", "demo", "--output", tmp_path]
     done = asl_triton(capsys, "evaluate", *arguments)
     assert done.code == 0, done.told
@@ -89,8 +89,8 @@ def test_int8_still_recognises(triton: LocalTriton, gloss_folders: Path, tmp_pat
 
 
 @pytest.mark.parametrize("model", ["demo", "small"])
-def test_doctor_finds_the_golden_answer(triton: LocalTriton, quantised: Quantised, model: str, capsys: Capture) -> None:
-    arguments = ["--server", triton.address, "--model", model, "--repository", quantised.repository]
+def test_doctor_finds_the_golden_answer(triton: LocalTriton, quantized: Quantized, model: str, capsys: Capture) -> None:
+    arguments = ["--server", triton.address, "--model", model, "--repository", quantized.repository]
     done = asl_triton(capsys, "doctor", *arguments)
     assert done.code == 0, done.told
     assert f"{model}: golden answer: logits differ by" in done.told
@@ -116,7 +116,7 @@ def test_every_length_is_served_as_trained(triton: LocalTriton) -> None:
     for num_frames in (9, 10, 17, 33, 64, 70, 9, 150):  # back and forth: shapes are dynamic
         frames = random.integers(0, 256, (num_frames, 224, 224, 3), np.uint8)
         with torch.inference_mode():
-            trained = net(normalise(torch.from_numpy(frames), preset))
+            trained = net(normalize(torch.from_numpy(frames), preset))
             logits = pool_steps(net, trained.step_logits, trained.features, preset)
         answer = ask(triton, frames[None])
         assert np.abs(answer[LOGITS] - logits.numpy()).max() < 1e-4
@@ -129,13 +129,13 @@ def test_two_clips_in_a_request_are_refused_with_a_sentence(triton: LocalTriton)
         ask(triton, np.zeros((2, 9, 224, 224, 3), np.uint8))
 
 
-def test_server_without_openvino_says_what_to_install(quantised: Quantised, tmp_path: Path) -> None:
-    code = quantised.repository / "small" / "1" / "model.py"
+def test_server_without_openvino_says_what_to_install(quantized: Quantized, tmp_path: Path) -> None:
+    code = quantized.repository / "small" / "1" / "model.py"
     folder = tmp_path / "models" / "small"
     (folder / "1").mkdir(parents=True)
     (folder / "configs").mkdir()
     for name in ("config.pbtxt", "configs/wheel.pbtxt", "labels.txt", "1/model.xml", "1/model.bin"):
-        (folder / name).symlink_to(quantised.repository / "small" / name)
+        (folder / name).symlink_to(quantized.repository / "small" / name)
     (folder / "1" / "model.py").write_text(f"import sys\nsys.modules['openvino'] = None\n{code.read_text()}")
     with pytest.raises(ServerError, match=r"pip install 'asl-triton\[openvino\]'"):
         LocalTriton(tmp_path / "models").start()

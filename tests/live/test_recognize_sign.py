@@ -88,7 +88,7 @@ def test_it_answers_over_http_too(strict_triton: LocalTriton, good: bytes) -> No
     assert [gloss.decode() for gloss in result.as_numpy("GLOSS")] == list(answer.glosses)
 
 
-def test_requests_at_once_join_in_the_recognisers_batches(preset_triton: LocalTriton, signed: list[Path]) -> None:
+def test_requests_at_once_join_in_the_models_batches(preset_triton: LocalTriton, signed: list[Path]) -> None:
     def counters() -> Statistics:
         async def read() -> Statistics:
             transport = GrpcTransport(preset_triton.address)
@@ -194,10 +194,10 @@ def test_decoding_ends_at_its_limit_of_memory(strict_triton: LocalTriton, good: 
         ({"top_k": 5000}, "INVALID_ARGUMENT", "TOP_K is 5000, and small knows 7 glosses: ask for no more"),
         ({"min_confidence": 1.5}, "INVALID_ARGUMENT", "MIN_CONFIDENCE is 1.5: it goes from 0 to 1"),
         ({"min_confidence": float("nan")}, "INVALID_ARGUMENT", "MIN_CONFIDENCE is nan: it goes from 0 to 1"),
-        ({"model": "big"}, "NOT_FOUND", "this server has no recogniser 'big': its recognisers are small"),
-        ({"model": "../small"}, "NOT_FOUND", "this server has no recogniser '../small'"),
-        ({"model": "recognize_sign"}, "NOT_FOUND", "this server has no recogniser 'recognize_sign'"),
-        ({"model": 7}, "INVALID_ARGUMENT", "the parameter `model` is 7: give the name of a recogniser"),
+        ({"model": "big"}, "NOT_FOUND", "this server has no model 'big': its models are small"),
+        ({"model": "../small"}, "NOT_FOUND", "this server has no model '../small'"),
+        ({"model": "recognize_sign"}, "NOT_FOUND", "this server has no model 'recognize_sign'"),
+        ({"model": 7}, "INVALID_ARGUMENT", "the parameter `model` is 7: give the name of a model"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_with_a_sentence(
@@ -209,13 +209,10 @@ def test_what_cannot_be_asked_is_refused_with_a_sentence(
     assert sentence in refused.sentence
 
 
-def test_several_recognisers_have_to_be_told_apart(preset_triton: LocalTriton, signed: list[Path]) -> None:
+def test_several_models_have_to_be_told_apart(preset_triton: LocalTriton, signed: list[Path]) -> None:
     refused = ask(preset_triton.address, signed[0].read_bytes())
     assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT"
-    assert (
-        "this server has 5 recognisers: name one in the request's parameter `model` (asl-inference, "
-        in refused.sentence
-    )
+    assert "this server has 5 models: name one in the request's parameter `model` (asl-inference, " in refused.sentence
 
 
 def test_tensors_of_another_type_or_shape_are_refused(strict_triton: LocalTriton, good: bytes) -> None:
@@ -285,9 +282,7 @@ def test_caller_who_goes_away_ends_the_decoding(preset_triton: LocalTriton, tmp_
     assert wait_until(lambda: decoders(preset_triton) == [])
 
 
-def test_models_and_doctor_take_it_for_no_recogniser(
-    strict_triton: LocalTriton, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_models_and_doctor_take_it_for_no_model(strict_triton: LocalTriton, capsys: pytest.CaptureFixture[str]) -> None:
     listed = asl_triton(capsys, "models", "--server", strict_triton.address, "--json")
     assert [model["name"] for model in json.loads(listed.out)] == ["small"]
     options = ("--server", strict_triton.address, "--repository", strict_triton.repository, "--json")

@@ -11,9 +11,9 @@ from tritonclient.utils import InferenceServerException
 
 from asl_triton.postprocessing.ranking import Ranking, rank
 from asl_triton.presets import PRESETS
-from asl_triton.video.preprocessing import crops
+from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import open_video
-from asl_triton.video.windows import spanned
+from asl_triton.video.windows import cut_timed_windows
 from asl_triton_deploy.local import LocalTriton
 from tests.client.videos import PDF, clip
 from tests.live.conftest import write_clip
@@ -34,9 +34,7 @@ def test_each_window_is_answered_in_order_with_its_times(preset_triton: LocalTri
     assert all(len(answer.glosses) == 10 for answer in heard if isinstance(answer, Answer))
 
 
-def test_windows_of_a_recogniser_of_windows_pool_to_the_answer_of_the_clip(
-    preset_triton: LocalTriton, long: Path
-) -> None:
+def test_windows_of_a_model_of_windows_pool_to_the_answer_of_the_clip(preset_triton: LocalTriton, long: Path) -> None:
     heard = listen(preset_triton.address, long.read_bytes(), model="bsl1k", top_k=20)
     logits = np.zeros((len(heard), 20), np.float32)
     for row, answer in zip(logits, heard, strict=True):
@@ -62,7 +60,7 @@ def test_short_video_is_one_window_and_the_clips_own_answer(strict_triton: Local
 
 def test_spans_are_those_of_the_client(preset_triton: LocalTriton, long: Path) -> None:
     with open_video(long) as video:
-        cut = spanned(crops(video, PRESETS["bsl1k"], 1000), PRESETS["bsl1k"], video.frame_rate)
+        cut = cut_timed_windows(crop_frames(video, PRESETS["bsl1k"], 1000), PRESETS["bsl1k"], video.frame_rate)
         times = [float(span.edges_s[place]) for _, span in cut for place in (0, -1)]
     heard = listen(preset_triton.address, long.read_bytes(), model="bsl1k")
     assert [t for a in heard if isinstance(a, Answer) for t in (a.start_s, a.end_s)] == pytest.approx(times)
@@ -75,7 +73,7 @@ def test_spans_are_those_of_the_client(preset_triton: LocalTriton, long: Path) -
         (PDF, None, None, "INVALID_ARGUMENT", "VIDEO cannot be read as a video: it is something else"),
         (PDF, 0, None, "INVALID_ARGUMENT", "TOP_K is 0: ask for one gloss or more"),
         (PDF, 5000, None, "INVALID_ARGUMENT", "TOP_K is 5000, and small knows 7 glosses"),
-        (PDF, None, "big", "NOT_FOUND", "this server has no recogniser 'big'"),
+        (PDF, None, "big", "NOT_FOUND", "this server has no model 'big'"),
     ],
 )
 def test_what_cannot_be_answered_is_one_error_and_the_end(

@@ -52,7 +52,7 @@ def frames_of(seed: int, num_frames: int = 9) -> Array:
 
 
 async def answer(transport: GrpcTransport, frames: Array, model: str = "small") -> bytes:
-    """All that a recogniser says of frames, byte for byte."""
+    """All that a model says of frames, byte for byte."""
     answers = await transport.infer(model, {"FRAMES__0": frames}, OUTPUTS)
     return b"".join(answers[name].tobytes() for name in OUTPUTS)
 
@@ -251,10 +251,10 @@ def test_server_that_allows_none_is_asked_in_messages(
 def test_server_that_allows_none_is_a_sentence_where_it_must(
     small_triton: LocalTriton, without_key: None, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    labelled = tmp_path / "labelled"
-    (labelled / "book").mkdir(parents=True)
-    (clips / "a.mp4").rename(labelled / "book" / "a.mp4")
-    for command in (["bench"], ["evaluate", labelled], ["watch", clips / "b.mp4"]):
+    labeled = tmp_path / "labeled"
+    (labeled / "book").mkdir(parents=True)
+    (clips / "a.mp4").rename(labeled / "book" / "a.mp4")
+    for command in (["bench"], ["evaluate", labeled], ["watch", clips / "b.mp4"]):
         output = [] if command[0] == "watch" else ["--output", tmp_path / "out"]
         done = asl_triton(capsys, *command, *output, "--server", small_triton.address, "--transport", "shm")
         assert done.code == 1, done.told
@@ -266,8 +266,8 @@ def test_server_that_allows_none_is_a_sentence_where_it_must(
 def test_commands_take_the_way_they_are_told(
     small_triton: LocalTriton, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_clip(tmp_path / "labelled" / "book" / "a.mp4")
-    command = ["evaluate", tmp_path / "labelled", "--output", tmp_path / "out", "--server", small_triton.address]
+    write_clip(tmp_path / "labeled" / "book" / "a.mp4")
+    command = ["evaluate", tmp_path / "labeled", "--output", tmp_path / "out", "--server", small_triton.address]
     registered = []
     register = tritonclient.grpc.aio.InferenceServerClient.register_system_shared_memory
 

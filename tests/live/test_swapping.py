@@ -1,4 +1,4 @@
-"""Swapping models: several recognisers at once, one of them a network that is not I3D and came as TorchScript."""
+"""Swapping models: several models at once, one of them a network that is not I3D and came as TorchScript."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from asl_triton.cli.app import app
 from asl_triton.presets import Preset
 from asl_triton.recognizer.sync_client import Recognizer
-from asl_triton.video.preprocessing import crops
+from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import Image, open_video
-from asl_triton.video.windows import windows
+from asl_triton.video.windows import cut_windows
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
@@ -115,10 +115,10 @@ def test_network_that_is_not_i3d_is_asked_as_any_other(triton: LocalTriton, netw
 def crops_of(clip: Path) -> Image:
     """The clip as the client sends it."""
     with open_video(clip) as video:
-        return next(windows((c.image for c in crops(video, PRESET, 1000)), PRESET)).frames
+        return next(cut_windows((c.image for c in crop_frames(video, PRESET, 1000)), PRESET)).frames
 
 
-def test_several_recognisers_are_served_at_once(
+def test_several_models_are_served_at_once(
     triton: LocalTriton, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 24)

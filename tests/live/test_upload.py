@@ -95,7 +95,7 @@ def test_local_server_takes_files_where_they_are_sent(
     arguments = ["--local", "--repository", small_repository, "--output", tmp_path / "out", "--send", "video"]
     done = asl_triton(capsys, "batch", clips, *arguments)
     assert done.code == 0, done.told
-    assert "3 recognised" in done.told
+    assert "3 recognized" in done.told
 
 
 def test_server_without_recognize_sign_gets_frames_or_says_what_to_do(

@@ -3,7 +3,7 @@
 import pytest
 
 from asl_triton.results import Prediction, Recognition
-from asl_triton_ui.rendering import count, percent, problem, render, seconds
+from asl_triton_ui.rendering import format_count, format_percent, format_seconds, render, render_problem
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -17,21 +17,24 @@ def test_names_and_glosses_are_escaped() -> None:
 
 
 def test_problem_is_a_sentence() -> None:
-    assert "<strong>No.</strong> The clip is empty.</p>" in problem("the clip is empty", "No.")
-    assert "Really?</p>" in problem("really?")
-    assert "</strong> a.mp4 is empty.</p>" in problem("a.mp4 is empty")
+    assert "<strong>No.</strong> The clip is empty.</p>" in render_problem("the clip is empty", "No.")
+    assert "Really?</p>" in render_problem("really?")
+    assert "</strong> a.mp4 is empty.</p>" in render_problem("a.mp4 is empty")
 
 
 @pytest.mark.parametrize(
     ("value", "shown"), [(1.0, "100.0 %"), (0.99996, "99.9 %"), (0.5, "50.0 %"), (0.0004, "0.0 %"), (0.9876, "98.8 %")]
 )
 def test_percents_never_claim_all(value: float, shown: str) -> None:
-    assert percent(value).replace("\xa0", " ") == shown
+    assert format_percent(value).replace("\xa0", " ") == shown
 
 
 def test_numbers_are_for_people() -> None:
-    assert [text.replace("\xa0", " ") for text in (seconds(2.5), seconds(150.2))] == ["2.50 s", "2:30.2 min"]
-    assert [count(n, w).replace("\xa0", " ") for n, w in ((1, "gloss"), (2000, "gloss"), (3, "clip"))] == [
+    assert [text.replace("\xa0", " ") for text in (format_seconds(2.5), format_seconds(150.2))] == [
+        "2.50 s",
+        "2:30.2 min",
+    ]
+    assert [format_count(n, w).replace("\xa0", " ") for n, w in ((1, "gloss"), (2000, "gloss"), (3, "clip"))] == [
         "1 gloss",
         "2,000 glosses",
         "3 clips",

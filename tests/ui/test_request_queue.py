@@ -5,16 +5,16 @@ import asyncio
 import pytest
 
 from asl_triton.errors import ServerError
-from asl_triton_ui.state.request_queue import Ticket, Turns
+from asl_triton_ui.state.request_queue import RequestQueue, Ticket
 
 
 def test_visitors_have_their_turns_in_order_and_know_their_place() -> None:
     async def scenario() -> None:
-        turns, tickets, order = Turns(at_once=1, waiting=2), [Ticket() for _ in range(3)], []
+        turns, tickets, order = RequestQueue(at_once=1, waiting=2), [Ticket() for _ in range(3)], []
         done = asyncio.Event()
 
         async def take(number: int) -> None:
-            async with turns.turn(tickets[number]):
+            async with turns.wait_for_turn(tickets[number]):
                 order.append(number)
                 await done.wait()
 
@@ -22,7 +22,7 @@ def test_visitors_have_their_turns_in_order_and_know_their_place() -> None:
         await asyncio.sleep(0)
         assert [turns.ahead(ticket) for ticket in tickets] == [None, 0, 1]
         with pytest.raises(ServerError, match="the page is busy, and 2 others wait already: try again in a minute"):
-            async with turns.turn(Ticket()):
+            async with turns.wait_for_turn(Ticket()):
                 pass
         tasks[1].cancel()  # one who leaves makes room
         await asyncio.sleep(0)

@@ -19,9 +19,9 @@ def test_vocabulary_is_the_demo_checkpoints() -> None:
 
 
 def test_samples_are_for_that_vocabulary_and_not_for_one_that_holds_their_words() -> None:
-    assert samples.fits(served(tuple(LABELS)))
-    assert not samples.fits(served((*LABELS, "zebra")))
-    assert not samples.fits(None)
+    assert samples.fits_model(served(tuple(LABELS)))
+    assert not samples.fits_model(served((*LABELS, "zebra")))
+    assert not samples.fits_model(None)
 
 
 def test_clips_are_small_and_whole() -> None:

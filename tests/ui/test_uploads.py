@@ -5,12 +5,12 @@ import stat
 import time
 from pathlib import Path
 
-from asl_triton_ui.uploads import private_uploads, sweep
+from asl_triton_ui.uploads import make_upload_folder, sweep
 
 
 def test_uploads_lie_in_a_folder_of_this_user_alone_and_go_with_the_page() -> None:
     before = os.environ.get("GRADIO_TEMP_DIR")
-    with private_uploads(3000) as folder:
+    with make_upload_folder(3000) as folder:
         assert os.environ["GRADIO_TEMP_DIR"] == str(folder)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         (folder / "hash").mkdir()
@@ -36,7 +36,7 @@ def test_old_files_are_swept_whatever_their_own_time_says(tmp_path: Path) -> Non
 
 
 def test_sweeper_works_by_itself() -> None:
-    with private_uploads(keep_s=0.4) as folder:
+    with make_upload_folder(keep_s=0.4) as folder:
         (folder / "clip.mp4").touch()
         deadline = time.monotonic() + 30
         while (folder / "clip.mp4").exists():

@@ -8,10 +8,10 @@ import gradio as gr
 
 from asl_triton.errors import AslTritonError
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K
-from asl_triton_ui.page_context import Shell
+from asl_triton_ui.page_context import PageContext
 from asl_triton_ui.state.request_queue import Ticket
 from asl_triton_ui.state.server import on_background
-from asl_triton_ui.upload_components import files_alone
+from asl_triton_ui.upload_components import uploads_only
 
 NUMBER, TEXT = {"type": "number"}, {"type": "string"}
 WHOLE, TRUTH = {"type": "integer"}, {"type": "boolean"}
@@ -31,18 +31,18 @@ RECOGNITION = {
 }
 
 
-def build(shell: Shell) -> None:
+def build(shell: PageContext) -> None:
     """The endpoint, and the components that its types are read from; nothing of it is seen."""
 
     async def recognize(
         video: str | None, model: str | None = None, top_k: float = DEFAULT_TOP_K, min_confidence: float = 0.0
     ) -> dict[str, Any]:
-        """Recognise the sign in a clip. `model` may be left out where only one is served; `min_confidence` (0 to 1)
+        """Recognize the sign in a clip. `model` may be left out where only one is served; `min_confidence` (0 to 1)
         marks the answer as unsure below it. Returns the recognition: `predictions` best first, and what it took."""
         if video is None:
             raise gr.Error("there is no clip: give a video file", print_exception=False)
         try:
-            async with shell.turns.turn(Ticket()):
+            async with shell.turns.wait_for_turn(Ticket()):
                 await shell.server.state()
                 recognizer = shell.server.recognizer(model or shell.server.only_model())
                 asking = recognizer.recognize(
@@ -53,7 +53,7 @@ def build(shell: Shell) -> None:
             raise gr.Error(str(exc), print_exception=False) from exc
 
     with gr.Column(visible=False):
-        video = files_alone(gr.File(label="Video"))
+        video = uploads_only(gr.File(label="Video"))
         model = gr.Textbox(label="Model", value="")
         top_k = gr.Number(label="Top k", value=DEFAULT_TOP_K, precision=0, minimum=1)
         min_confidence = gr.Number(label="Min confidence", value=0.0, minimum=0, maximum=1)

@@ -11,21 +11,21 @@ from starlette.middleware import Middleware
 from asl_triton.errors import AslTritonError
 from asl_triton.recognizer.event_loop import run
 from asl_triton_ui.options import Address, PageOptions
-from asl_triton_ui.state.server import Server
-from asl_triton_ui.uploads import Doorkeeper, private_uploads
+from asl_triton_ui.state.server import ServerConnection
+from asl_triton_ui.uploads import SecurityMiddleware, make_upload_folder
 
 HERE = Path(__file__).parent
 
 
 @contextmanager
-def running_page(server: Server, options: PageOptions, address: Address) -> Iterator[str]:
+def run_page(server: ServerConnection, options: PageOptions, address: Address) -> Iterator[str]:
     """The page, for the length of the block: its address, which ends in "/".
 
     Raises:
         AslTritonError: the port is taken or not allowed, or the address is not this machine's.
     """
-    port = free_port(address)
-    with private_uploads(60 * options.keep_minutes):
+    port = find_free_port(address)
+    with make_upload_folder(60 * options.keep_minutes):
         from asl_triton_ui.app import build  # only now: Gradio reads when it is imported where files go
         from asl_triton_ui.theme import theme
 
@@ -39,7 +39,7 @@ def running_page(server: Server, options: PageOptions, address: Address) -> Iter
             auth=list(address.auth) or None,
             max_file_size=options.limits.max_bytes,
             css_paths=HERE / "page.css",
-            head=head(options),
+            head=build_head(options),
             theme=theme(),
             favicon_path=HERE / "favicon.svg",
             footer_links=[],
@@ -51,7 +51,7 @@ def running_page(server: Server, options: PageOptions, address: Address) -> Iter
             show_error=True,
             quiet=True,
             prevent_thread_lock=True,
-            app_kwargs={"middleware": [Middleware(Doorkeeper)]},
+            app_kwargs={"middleware": [Middleware(SecurityMiddleware)]},
         )
         try:
             yield share_url or local_url
@@ -60,24 +60,24 @@ def running_page(server: Server, options: PageOptions, address: Address) -> Iter
             run(server.close())
 
 
-def head(options: PageOptions) -> str:
+def build_head(options: PageOptions) -> str:
     """What the page's head holds besides Gradio's: our script, and the limit that it checks before an upload."""
     script = (HERE / "page.js").read_text(encoding="utf-8")
     return f"<script>window.aslTriton = {{ maxUploadMb: {options.max_upload_mb} }};\n{script}</script>"
 
 
-def free_port(address: Address) -> int:
+def find_free_port(address: Address) -> int:
     """The port to listen on, checked before anything is built."""
     with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((address.host, address.port))
         except (OSError, OverflowError) as exc:
-            raise AslTritonError(why_not(exc, address)) from exc
+            raise AslTritonError(explain_start_failure(exc, address)) from exc
         return int(listener.getsockname()[1])
 
 
-def why_not(exc: OSError | OverflowError, address: Address) -> str:
+def explain_start_failure(exc: OSError | OverflowError, address: Address) -> str:
     """The sentence for a port that cannot be had."""
     place = f"port {address.port} on {address.host}"
     if isinstance(exc, OverflowError):

@@ -11,12 +11,12 @@
     video.currentTime = Number(button.dataset.seek);
   });
 
-  // Browsers play fewer codecs than are recognised.
+  // Browsers play fewer codecs than are recognized.
   document.addEventListener("error", (event) => {
     const video = event.target;
     if (!(video instanceof HTMLVideoElement) || !video.closest("#clip") || !video.getAttribute("src")) return;
     event.stopPropagation(); // Gradio would only say "Video not playable"
-    explain("This browser cannot show this file. It may be recognised all the same: press Recognise.");
+    explain("This browser cannot show this file. It may be recognized all the same: press Recognize.");
   }, true);
 
   document.addEventListener("loadeddata", (event) => {
@@ -26,9 +26,9 @@
   // A camera that is refused: Gradio goes back to where it was without a word.
   const cameras = navigator.mediaDevices;
   const reasons = {
-    NotAllowedError: "The browser refuses the camera. Allow it for this page, by the sign beside its address, and try again; or upload a clip under Recognise.",
-    NotFoundError: "There is no camera. Connect one and try again, or upload a clip under Recognise.",
-    NotReadableError: "Another program uses the camera. Close that and try again, or upload a clip under Recognise.",
+    NotAllowedError: "The browser refuses the camera. Allow it for this page, by the sign beside its address, and try again; or upload a clip under Recognize.",
+    NotFoundError: "There is no camera. Connect one and try again, or upload a clip under Recognize.",
+    NotReadableError: "Another program uses the camera. Close that and try again, or upload a clip under Recognize.",
   };
   if (cameras) {
     const ask = cameras.getUserMedia.bind(cameras);
@@ -38,14 +38,14 @@
         explain("");
         return stream;
       } catch (error) {
-        explain(reasons[error.name] ?? `The camera cannot be used (${error.name}). Try again, or upload a clip under Recognise.`);
+        explain(reasons[error.name] ?? `The camera cannot be used (${error.name}). Try again, or upload a clip under Recognize.`);
         throw error;
       }
     };
   } else {
     document.addEventListener("click", (event) => {
       if (!event.target.closest('[aria-label="Capture from camera"], [title="grant webcam access"]')) return;
-      explain("Browsers give a camera to pages of https and of this machine alone. Upload a clip under Recognise, or have the page served over https.");
+      explain("Browsers give a camera to pages of https and of this machine alone. Upload a clip under Recognize, or have the page served over https.");
     });
   }
 

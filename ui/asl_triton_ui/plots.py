@@ -1,7 +1,7 @@
 """The strongest glosses over a clip's seconds, as a figure of Plotly, which Gradio draws.
 
 The figure is written as Plotly's JSON (https://plotly.com/javascript/reference/) and not by its Python package, whose
-checks take longer than the answer may. Its texts take their colour from the style sheet.
+checks take longer than the answer may. Its texts take their color from the style sheet.
 """
 
 import json
@@ -20,22 +20,22 @@ LOOKS = (
     ("#c04a76", "dashdot", "triangle-up"),
     ("#6f7a33", "longdash", "x"),
 )
-THRESHOLD_COLOUR = "#808a8e"
+THRESHOLD_COLOR = "#808a8e"
 AXIS = {"gridcolor": "rgba(128, 138, 142, 0.28)", "zeroline": False, "fixedrange": True}
 HEIGHT = 300  # pixels
 
 
-def timeline(curves: Sequence[Curve], duration_s: float, threshold: float) -> PlotData:
+def plot_timeline(curves: Sequence[Curve], duration_s: float, threshold: float) -> PlotData:
     """A line a gloss: its confidence at the middles of the steps; and the threshold."""
     figure = {
-        "data": [line(curve, *look) for curve, look in zip(curves, LOOKS, strict=False)],
-        "layout": layout(duration_s, threshold),
+        "data": [make_line(curve, *look) for curve, look in zip(curves, LOOKS, strict=False)],
+        "layout": make_layout(duration_s, threshold),
         "config": {"displayModeBar": False, "displaylogo": False, "scrollZoom": False},
     }
     return PlotData(type="plotly", plot=json.dumps(figure))
 
 
-def line(curve: Curve, colour: str, dash: str, mark: str) -> dict[str, Any]:
+def make_line(curve: Curve, color: str, dash: str, mark: str) -> dict[str, Any]:
     """One gloss."""
     return {
         "type": "scatter",
@@ -43,13 +43,13 @@ def line(curve: Curve, colour: str, dash: str, mark: str) -> dict[str, Any]:
         "y": [round(float(confidence), 4) for confidence in curve.confidences],
         "name": curve.gloss,
         "mode": "lines+markers",
-        "line": {"color": colour, "dash": dash, "width": 2.5},
+        "line": {"color": color, "dash": dash, "width": 2.5},
         "marker": {"symbol": mark, "size": 8},
         "hovertemplate": "%{y:.1%}",
     }
 
 
-def layout(duration_s: float, threshold: float) -> dict[str, Any]:
+def make_layout(duration_s: float, threshold: float) -> dict[str, Any]:
     """Axes, legend and the line of the threshold."""
     across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": threshold, "y1": threshold}
     clear = "rgba(0,0,0,0)"
@@ -65,5 +65,5 @@ def layout(duration_s: float, threshold: float) -> dict[str, Any]:
         "dragmode": False,
         "xaxis": {**AXIS, "title": {"text": "seconds"}, "range": [0, max(duration_s, 0.1)], "hoverformat": ".2f"},
         "yaxis": {**AXIS, "range": [-0.03, 1.03], "tickformat": ".0%", "dtick": 0.25},
-        "shapes": [{**across, "line": {"color": THRESHOLD_COLOUR, "width": 1.5, "dash": "4px,4px"}}],
+        "shapes": [{**across, "line": {"color": THRESHOLD_COLOR, "width": 1.5, "dash": "4px,4px"}}],
     }

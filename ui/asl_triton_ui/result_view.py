@@ -9,19 +9,19 @@ import numpy as np
 from gradio.components.plot import PlotData
 
 from asl_triton.errors import VideoError
-from asl_triton.recognizer.pipeline import Inquiry
+from asl_triton.recognizer.pipeline import ClipPipeline
 from asl_triton.results import Curve, Recognition
-from asl_triton.video.reader import Limits, frames_at
+from asl_triton.video.reader import Limits, compute_frame_time
 from asl_triton_ui import plots
-from asl_triton_ui.rendering import FILM_HEIGHT, count, picture, render
-from asl_triton_ui.state.request_queue import Ticket, Turns
+from asl_triton_ui.rendering import FILM_HEIGHT, encode_picture, format_count, render
+from asl_triton_ui.state.request_queue import RequestQueue, Ticket
 
 FILM_FRAMES = 7
 FILM_SPACING_S = 0.16
 
 
 @dataclass(frozen=True)
-class Shown:
+class DisplayedResult:
     """The answer that a visitor looks at: kept for the session, to be shown anew with another threshold."""
 
     path: Path
@@ -38,12 +38,12 @@ class Shown:
 class Progress:
     """How far a clip is, for as long as its answer is waited for."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: RequestQueue) -> None:
         self.ticket = Ticket()
         self._turns = turns
-        self._inquiry: Inquiry | None = None
+        self._inquiry: ClipPipeline | None = None
 
-    def started(self, inquiry: Inquiry) -> None:
+    def started(self, inquiry: ClipPipeline) -> None:
         """Its turn has come."""
         self._inquiry = inquiry
 
@@ -51,45 +51,45 @@ class Progress:
         """What to say of it now."""
         if self._inquiry is None:
             ahead = self._turns.ahead(self.ticket)
-            detail = "" if not ahead else f"{count(ahead, 'clip')} before yours"
+            detail = "" if not ahead else f"{format_count(ahead, 'clip')} before yours"
             what = "Waiting for its turn" if ahead is not None else "Opening the clip"
             return render("progress.html", what=what, detail=detail, share=None)
         video = self._inquiry.video
         read, declared = video.num_frames, video.measures.declared_frames
         if declared and read >= declared:
             return render(
-                "progress.html", what="Waiting for the server", detail=f"{count(read, 'frame')} read", share=None
+                "progress.html", what="Waiting for the server", detail=f"{format_count(read, 'frame')} read", share=None
             )
         of = f" of about {declared:,}" if declared else ""
         windows = self._inquiry.num_windows
-        answered = f", {count(windows, 'window')} answered" if windows else ""
+        answered = f", {format_count(windows, 'window')} answered" if windows else ""
         share = min(read / declared, 1) if declared else None
         return render("progress.html", what="Reading the clip", detail=f"{read:,}{of} frames{answered}", share=share)
 
 
-def with_threshold(recognition: Recognition, threshold: float) -> Recognition:
+def apply_threshold(recognition: Recognition, threshold: float) -> Recognition:
     """The same, judged by another threshold."""
     return dataclasses.replace(recognition, unsure=recognition.confidence < threshold)
 
 
-def plot_of(shown: Shown, threshold: float) -> PlotData:
+def make_plot(shown: DisplayedResult, threshold: float) -> PlotData:
     """The curves over the clip's seconds."""
-    return plots.timeline(shown.curves, shown.recognition.duration_s, threshold)
+    return plots.plot_timeline(shown.curves, shown.recognition.duration_s, threshold)
 
 
-def film_times(peak_s: float, duration_s: float) -> list[float]:
+def choose_film_times(peak_s: float, duration_s: float) -> list[float]:
     """Seconds about a peak, within a clip, rising; the peak is one of them."""
     half = FILM_FRAMES // 2
     times_s = [peak_s + FILM_SPACING_S * place for place in range(-half, half + 1)]
     return [time_s for time_s in times_s if 0 <= time_s < duration_s]
 
 
-def film(shown: Shown, limits: Limits) -> str:
+def read_film(shown: DisplayedResult, limits: Limits) -> str:
     """The frames about the peak, and the peaks of all curves as a table. Reads the clip up to the last of them."""
     peak_s = shown.peak_s
-    times_s = film_times(peak_s, shown.recognition.duration_s)
+    times_s = choose_film_times(peak_s, shown.recognition.duration_s)
     try:
-        pictures = [picture(frame.image) for frame in frames_at(shown.path, times_s, limits)]
+        pictures = [encode_picture(frame.image) for frame in compute_frame_time(shown.path, times_s, limits)]
     except VideoError:  # deleted meanwhile
         pictures = []
     return render(
@@ -100,11 +100,11 @@ def film(shown: Shown, limits: Limits) -> str:
             {"time_s": time_s, "picture": address, "is_peak": time_s == peak_s}
             for time_s, address in zip(times_s, pictures, strict=False)
         ],
-        peaks=[peak_of(curve) for curve in shown.curves],
+        peaks=[find_peak(curve) for curve in shown.curves],
     )
 
 
-def peak_of(curve: Curve) -> dict[str, Any]:
+def find_peak(curve: Curve) -> dict[str, Any]:
     """Where a gloss is strongest."""
     at = int(np.argmax(curve.confidences))
     return {"gloss": curve.gloss, "confidence": float(curve.confidences[at]), "time_s": float(curve.times_s[at])}

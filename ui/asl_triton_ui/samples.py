@@ -26,6 +26,6 @@ class Sample:
 SAMPLES = tuple(Sample(gloss, FOLDER / f"{gloss}.mp4") for gloss in ("book", "hello", "mother", "thank you", "where"))
 
 
-def fits(served: ServedModel | None) -> bool:
-    """Whether the samples are anything to this recogniser."""
+def fits_model(served: ServedModel | None) -> bool:
+    """Whether the samples are anything to this model."""
     return served is not None and frozenset(served.labels) == DEMO_VOCABULARY

@@ -1,4 +1,4 @@
-"""The page's colours and type, as a Gradio theme: fonts of the system alone, so that nothing foreign is loaded."""
+"""The page's colors and type, as a Gradio theme: fonts of the system alone, so that nothing foreign is loaded."""
 
 import gradio as gr
 from gradio.themes.utils.colors import Color
@@ -12,17 +12,17 @@ TEAL = Color(
     "#1f6f77", "#1b5960", "#18474d", "#153a3f", "#0b2427",
     name="teal",
 )  # fmt: skip
-GREY = Color(
+GRAY = Color(
     "#fafaf9", "#f2f3f2", "#e2e5e5", "#cdd2d3", "#98a1a4", "#69747a",
     "#505a60", "#3a4348", "#262d31", "#1a2023", "#12171a",
-    name="grey",
+    name="gray",
 )  # fmt: skip
 
 
 def theme() -> gr.themes.Base:
     """Light and dark; a browser takes the one its user prefers."""
     return gr.themes.Base(
-        primary_hue=TEAL, secondary_hue=TEAL, neutral_hue=GREY, font=FONT, font_mono=MONO, radius_size="lg"
+        primary_hue=TEAL, secondary_hue=TEAL, neutral_hue=GRAY, font=FONT, font_mono=MONO, radius_size="lg"
     ).set(
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",

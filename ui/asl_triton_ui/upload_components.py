@@ -12,17 +12,17 @@ C = TypeVar("C", bound=Component)
 FETCHES_NOTHING = "This page fetches nothing from other hosts: send the file itself."
 
 
-def files_alone(component: C) -> C:
+def uploads_only(component: C) -> C:
     """The component, which now refuses an address where Gradio would have the server download what is there.
 
     On the component and not by a subclass: Gradio writes a file beside the source of every class made of its own.
     """
     for name in ("move_resource_to_block_cache", "async_move_resource_to_block_cache"):
-        setattr(component, name, refusing(getattr(component, name)))
+        setattr(component, name, refuse_urls(getattr(component, name)))
     return component
 
 
-def refusing(move: Any) -> Any:
+def refuse_urls(move: Any) -> Any:
     """A method of Gradio's, which raises its own error, that a visitor sees as a sentence, for anything but a file."""
 
     def moved(place: str | Path | None) -> Any:

@@ -28,7 +28,7 @@ HEADERS = (
 
 
 @contextmanager
-def private_uploads(keep_s: float) -> Iterator[Path]:
+def make_upload_folder(keep_s: float) -> Iterator[Path]:
     """A folder that only this user can read, where Gradio keeps all files of the page for the length of the block.
 
     What is older than `keep_s` is deleted, uploads that were broken off among it. Build the page inside the block:
@@ -40,7 +40,7 @@ def private_uploads(keep_s: float) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="asl-triton-ui-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
         os.environ.update(dict.fromkeys(names, str(folder)))
-        sweeper = threading.Thread(target=keep_swept, args=(folder, keep_s, over), name="sweep", daemon=True)
+        sweeper = threading.Thread(target=sweep_periodically, args=(folder, keep_s, over), name="sweep", daemon=True)
         sweeper.start()
         try:
             yield folder
@@ -52,7 +52,7 @@ def private_uploads(keep_s: float) -> Iterator[Path]:
                     os.environ[variable] = value
 
 
-def keep_swept(folder: Path, keep_s: float, over: threading.Event) -> None:
+def sweep_periodically(folder: Path, keep_s: float, over: threading.Event) -> None:
     """Sweep now and then until `over`."""
     while not over.wait(min(SWEEP_EVERY_S, keep_s / 2)):
         sweep(folder, keep_s)
@@ -74,7 +74,7 @@ def sweep(folder: Path, keep_s: float) -> None:
                     os.rmdir(path)
 
 
-class Doorkeeper:
+class SecurityMiddleware:
     """ASGI middleware: closes routes of Gradio that no page needs, and has browsers load nothing foreign."""
 
     def __init__(self, app: ASGIApp) -> None:

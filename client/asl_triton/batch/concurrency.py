@@ -11,7 +11,7 @@ DECODERS_BUSY = 0.8  # of their time: then they are what the rest waits for
 Bottleneck = Literal["decoding", "server"]
 
 
-class Timed(Protocol):
+class TimedResult(Protocol):
     """What is known of a clip that was answered."""
 
     @property
@@ -28,7 +28,7 @@ class Timed(Protocol):
 
 
 @dataclass
-class Pace:
+class ConcurrencyController:
     """Sets `limit`, from `least` to `most`, by how long clips take: TCP Vegas (Brakmo and Peterson 1995) for clips.
 
     The quickest clip, per frame, is taken for one that waited for nobody. Where clips take t a frame and that one took
@@ -54,7 +54,7 @@ class Pace:
     def __post_init__(self) -> None:
         self.limit = self.limit or min(max(self.least, self.decoders + 2), self.most)
 
-    def learn(self, clip: Timed) -> None:
+    def record(self, clip: TimedResult) -> None:
         """Take account of a clip that was answered."""
         seconds = clip.decode_s + clip.wait_s
         self.clips += 1
@@ -79,7 +79,7 @@ class Pace:
                 self._adapt(sum(self._epoch) / len(self._epoch))
                 self._epoch.clear()
 
-    def refused(self) -> None:
+    def record_overload(self) -> None:
         """Take account of a server that had no room."""
         self.limit = max(self.limit // 2, self.least)
         self._usual = max(self._usual // 2, self.least)
@@ -93,10 +93,10 @@ class Pace:
             self._is_starting = False
             self.limit = max(self.limit - (waiting > MOST_WAITING), self.least)
 
-    def report(self, seconds: float) -> "PaceReport":
+    def report(self, seconds: float) -> "ConcurrencyReport":
         """What was busy in a run of so many seconds."""
         busy = self.decode_s / (seconds * self.decoders)
-        return PaceReport(
+        return ConcurrencyReport(
             clips_under_way=self.clip_s / seconds,
             limit=self.limit,
             decoders=self.decoders,
@@ -106,7 +106,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class PaceReport:
+class ConcurrencyReport:
     """What was busy: `clips_under_way` on average, `limit` at the end; the share of their time that decoders worked."""
 
     clips_under_way: float

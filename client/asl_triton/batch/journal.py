@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from asl_triton.files import FolderLock, ensure_folder, sync_folder, translate_write_errors
 from asl_triton.results import AnyOutcome, Failure, Prediction, Recognition, Segment, Timeline
-from asl_triton.video.discovery import Stamp
+from asl_triton.video.discovery import FileFingerprint
 
 JOURNAL = "journal.jsonl"
 PARTS = "journal"  # the folder that has the journal of a cluster
@@ -30,14 +30,14 @@ class Entry(NamedTuple):
     """Where the last line about a clip starts, what its file was then, and whether it is a failure."""
 
     start: int
-    stamp: Stamp | None
+    stamp: FileFingerprint | None
     is_failure: bool
 
 
 class Journal:
     """The outcomes of a folder's runs, one line each, in the order they come; held by one run at a time.
 
-    The first line says what is asked of each clip: `begin` keeps what was known of the same question. The journals of
+    The first line says what is asked of each clip: `init_or_verify_settings` keeps what was known of the same question. The journals of
     other questions stay beside it under names of their own, and are taken up again when theirs is asked. Of a clip with
     several lines the last counts. A line is written whole: what a full disk cuts off is taken back, what `kill -9` or a
     power failure cut off is left out when it is read. Lines reach the disk itself within a second or so, and all of
@@ -81,7 +81,7 @@ class Journal:
             self._file = self.path.open("r+b", buffering=0)
         return put_aside
 
-    def stamp(self, video: str) -> Stamp | None:
+    def stamp(self, video: str) -> FileFingerprint | None:
         """What a clip's file was when it was answered; None where it was not."""
         entry = self._entries.get(video)
         return None if entry is None or entry.is_failure else entry.stamp
@@ -95,7 +95,7 @@ class Journal:
         """Take what is known of a clip for unknown, until the file is read again: its own file is another now."""
         del self._entries[video]
 
-    def append(self, outcome: AnyOutcome, stamp: Stamp | None = None) -> None:
+    def append(self, outcome: AnyOutcome, stamp: FileFingerprint | None = None) -> None:
         """Write one outcome, of a file that had this stamp before it was read.
 
         Raises:
@@ -123,12 +123,12 @@ class Journal:
 
     def outcomes(self, videos: Collection[str]) -> Iterator[AnyOutcome]:
         """What is known of these clips, by their names."""
-        return (parsed(line) for line in self._lines(videos))
+        return (parse_outcome(line) for line in self._lines(videos))
 
     def failures(self, videos: Collection[str]) -> Iterator[Failure]:
         """The failures among them, by their names."""
         for line in self._lines(videos, failures_only=True):
-            outcome = parsed(line)
+            outcome = parse_outcome(line)
             assert isinstance(outcome, Failure)
             yield outcome
 
@@ -147,11 +147,11 @@ class Journal:
         with suppress(FileNotFoundError):
             with self.path.open("rb") as lines:
                 first = lines.readline()
-            head = loaded(first) or {}
+            head = load_line(first) or {}
             if first and head.get(QUESTION) != asked:
                 aside = self._aside(head.get(QUESTION) or first.decode(errors="replace"))
                 self.path.replace(aside)
-                said = f"{self.path} {differing(head.get(QUESTION), asked)}: it is {aside.name} now"
+                said = f"{self.path} {describe_difference(head.get(QUESTION), asked)}: it is {aside.name} now"
         if not self.path.exists():
             with suppress(FileNotFoundError):
                 self._aside(asked).replace(self.path)
@@ -170,18 +170,20 @@ class Journal:
         except FileNotFoundError:
             return {}, False
         with lines:
-            head = loaded(lines.readline())
+            head = load_line(lines.readline())
             if head is None or head.get(QUESTION) != json.loads(json.dumps(question)):
                 return {}, False
             is_clean, start = True, lines.tell()
             for line in lines:
-                values = loaded(line)
+                values = load_line(line)
                 if values is None or values.keys() - {STAMP} not in FIELDS:
                     is_clean = False
                 else:
                     stamp = values.get(STAMP)
                     is_clean = is_clean and values["video"] not in entries
-                    entries[values["video"]] = Entry(start, Stamp(*stamp) if stamp else None, "error" in values)
+                    entries[values["video"]] = Entry(
+                        start, FileFingerprint(*stamp) if stamp else None, "error" in values
+                    )
                 start += len(line)
         return entries, is_clean
 
@@ -207,7 +209,7 @@ class Journal:
         return entries
 
 
-def differing(question: Any, asked: Mapping[str, Any]) -> str:
+def describe_difference(question: Any, asked: Mapping[str, Any]) -> str:
     """What a journal of that question is, to who asks the other."""
     if not isinstance(question, dict):
         return "was no journal of a batch"
@@ -215,7 +217,7 @@ def differing(question: Any, asked: Mapping[str, Any]) -> str:
     return f"is of another question ({', '.join(names)})"
 
 
-def loaded(line: bytes) -> dict[str, Any] | None:
+def load_line(line: bytes) -> dict[str, Any] | None:
     """A line's JSON object; None where it is none, or has no end."""
     try:
         values = json.loads(line) if line.endswith(b"\n") else None
@@ -224,7 +226,7 @@ def loaded(line: bytes) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def parsed(line: dict[str, Any]) -> AnyOutcome:
+def parse_outcome(line: dict[str, Any]) -> AnyOutcome:
     """An outcome of its line."""
     line.pop(STAMP, None)
     if "error" in line:

@@ -16,14 +16,14 @@ calmly = tenacity.wait_random_exponential(multiplier=0.5, min=0.1, max=5.0)
 CONFIRM_EVERY_S = 10.0
 
 
-class ReplacedError(ContractError):
-    """Another recogniser answers now."""
+class ModelChangedError(ContractError):
+    """Another model answers now."""
 
 
-class Absence:
+class OutageMonitor:
     """Waits up to `wait_s` for the server of a recognizer to answer again, unless `stopping` is set meanwhile.
 
-    `say` is told in a sentence when the waiting begins and ends. `begin` remembers which recogniser it is.
+    `send_message` is told in a sentence when the waiting begins and ends. `init_or_verify_settings` remembers which model it is.
     """
 
     def __init__(
@@ -34,32 +34,32 @@ class Absence:
         self._recognizer, self._say = recognizer, say
         self._waiting = asyncio.Lock()
         self._served: ServedModel
-        self._confirmed = 0  # changes of the transport when the recogniser was last looked at
+        self._confirmed = 0  # changes of the transport when the model was last looked at
         self._confirmed_s = 0.0
 
     async def begin(self) -> None:
-        """Take the recogniser that is served now for the one that all answers are to come from.
+        """Take the model that is served now for the one that all answers are to come from.
 
         Raises:
             ServerError, ContractError, LabelsError: there is none.
         """
         await self._recognizer.transport.watch()
         self._served = await self._recognizer.model()
-        for address in await self._recognizer.transport.silent():
+        for address in await self._recognizer.transport.find_unreachable():
             self._say(
                 f"{address} does not answer: the other servers are asked without it, and it joins them when it does"
             )
-        self._confirmed, self._confirmed_s = self._recognizer.transport.changes, time.monotonic()
+        self._confirmed, self._confirmed_s = self._recognizer.transport.connection_epoch, time.monotonic()
 
-    async def confirm(self, *, anyway: bool = False) -> None:
-        """See to it that an answer came from that recogniser; the server is asked if there is a reason, or `anyway`.
+    async def verify_same_model(self, *, anyway: bool = False) -> None:
+        """See to it that an answer came from that model; the server is asked if there is a reason, or `anyway`.
 
         A reason is a connection that was made anew, or a request that was sent again, or ten seconds.
 
         Raises:
             ReplacedError: it is another. AslTritonError: there was no answer.
         """
-        changes, now_s = self._recognizer.transport.changes, time.monotonic()
+        changes, now_s = self._recognizer.transport.connection_epoch, time.monotonic()
         if anyway or changes > self._confirmed or now_s - self._confirmed_s > CONFIRM_EVERY_S:
             described = await self._recognizer.transport.describe(self._served.name)
             if not self._served.is_described_by(described):
@@ -85,11 +85,11 @@ class Absence:
             return True
         return False
 
-    async def end(self, cause: AslTritonError) -> None:
+    async def wait_until_back(self, cause: AslTritonError) -> None:
         """Return when the server answers again; the first who comes here waits, the others for it.
 
         Raises:
-            ServerError: it was away for too long. ReplacedError: it came back with another recogniser.
+            ServerError: it was away for too long. ReplacedError: it came back with another model.
         """
         async with self._waiting:
             if not await self.is_gone():
@@ -115,8 +115,8 @@ class Absence:
                 raise self._replaced()
             self._say(f"{address} is back after {time.monotonic() - began_s:.0f} s")
 
-    def _replaced(self) -> ReplacedError:
-        return ReplacedError(
+    def _replaced(self) -> ModelChangedError:
+        return ModelChangedError(
             f"{self._recognizer.transport.address} came back with another {self._served.name}, of other weights, "
             "precision or labels: the results would be of both. Run the same command again, which begins anew"
         )

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
-from asl_triton.batch.concurrency import Pace, PaceReport
+from asl_triton.batch.concurrency import ConcurrencyController, ConcurrencyReport
 from asl_triton.batch.journal import Journal
-from asl_triton.batch.signals import Interruption, StoppedAtOnce
+from asl_triton.batch.signals import ForcedStop, GracefulShutdown
 from asl_triton.batch.together import by_length
-from asl_triton.batch.workers import AnyClip, Ask, Known, Observer, Patience, Workers
+from asl_triton.batch.workers import AnyClip, Ask, ClipWorkers, FailurePolicy, Observer, Result
 from asl_triton.errors import AslTritonError
 from asl_triton.files import translate_write_errors
 from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import AnyOutcome, Failure, Outcome, Recognition
-from asl_triton.video.discovery import Clip, Stamp
+from asl_triton.video.discovery import Clip, FileFingerprint
 from asl_triton.writers.tables import SINKS, JsonLinesSink, Sink
 
 ERRORS = "errors.jsonl"
@@ -28,18 +28,18 @@ LOOKED_AT_ONCE = 256  # clips that a run before may have answered: then the loop
 
 
 @dataclass(frozen=True)
-class Errand(Generic[AnyClip, Known]):
+class Errand(Generic[AnyClip, Result]):
     """What is to be done about each clip of a batch.
 
-    `question` says, for a recogniser, all that the answers depend on, as JSON can hold it; it raises what is wrong for
+    `question` says, for a model, all that the answers depend on, as JSON can hold it; it raises what is wrong for
     all clips. `ask` asks about one clip; `keep` gets its outcome before the journal does. `write` writes files of all
     outcomes, which it gets by the names of the clips.
     """
 
     question: Callable[[ServedModel], dict[str, Any]]
-    ask: Ask[AnyClip, Known]
+    ask: Ask[AnyClip, Result]
     write: Callable[[Iterator[AnyOutcome]], tuple[Path, ...]]
-    keep: Callable[[Known | Failure], None] = lambda outcome: None
+    keep: Callable[[Result | Failure], None] = lambda outcome: None
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Manner:
     same length are asked about together.
     """
 
-    patience: Patience = field(default_factory=Patience)
+    patience: FailurePolicy = field(default_factory=FailurePolicy)
     in_flight: int | None = None
     by_content: bool = False
     anew: bool = False
@@ -66,7 +66,7 @@ class Summary:
     no room. `files` is empty where it was stopped at once: the journal has it all.
     """
 
-    recognised: int
+    recognized: int
     failures: tuple[Failure, ...]
     not_tried: int
     seconds: float
@@ -74,7 +74,7 @@ class Summary:
     stopped: str | None = None
     rejected: int = 0
     known_before: int = 0
-    pace: PaceReport | None = None
+    pace: ConcurrencyReport | None = None
 
 
 def run(
@@ -87,10 +87,10 @@ def run(
     manner: Manner | None = None,
     observer: Observer | None = None,
 ) -> Summary:
-    """Recognise clips, and write `OUTPUT/results.<format>` and `errors.jsonl`.
+    """Recognize clips, and write `OUTPUT/results.<format>` and `errors.jsonl`.
 
     Each outcome goes to `OUTPUT/journal.jsonl` as soon as it is known, then to `observer`; a clip that cannot be read
-    or answered is a `Failure`. What the journal already knows is not asked again: the answers of the same recogniser
+    or answered is a `Failure`. What the journal already knows is not asked again: the answers of the same model
     with the same `ranking` to files that have not changed since. Where the server goes away, the disk fills or Ctrl-C
     comes, what is known is still written, and the summary says why it stopped; where nothing is known yet, the files of
     an earlier run stay as they are. A second Ctrl-C stops at once.
@@ -114,7 +114,7 @@ def question_of(served: ServedModel, ranking: Ranking) -> dict[str, Any]:
     """All that a clip's ranked glosses depend on, beside the clip.
 
     Raises:
-        LabelsError: the recogniser does not know the vocabulary.
+        LabelsError: the model does not know the vocabulary.
     """
     ranking.class_ids(served.labels)
     asked = dataclasses.asdict(ranking)
@@ -137,7 +137,7 @@ def asking(ranking: Ranking) -> Ask[Clip, Recognition]:
 
 
 def carry_out(
-    errand: Errand[AnyClip, Known],
+    errand: Errand[AnyClip, Result],
     make_recognizer: Callable[[], AsyncRecognizer],
     clips: Sequence[AnyClip],
     output: Path,
@@ -149,25 +149,25 @@ def carry_out(
     names = {clip.name for clip in clips}
     with Journal(output) as journal:
         course = Course(errand, clips, journal, manner or Manner(), observer or Observer())
-        with Interruption(course.finish) as interruption:
+        with GracefulShutdown(course.finish) as interruption:
             stopped = course.run(make_recognizer, interruption)
             known = journal.count(names)
             if stopped is not None and not known:
                 raise stopped
             files: tuple[Path, ...] = ()
             try:
-                if not isinstance(stopped, StoppedAtOnce):
+                if not isinstance(stopped, ForcedStop):
                     files = errand.write(journal.outcomes(names))
             except AslTritonError as exc:
                 raise AslTritonError(f"{exc}. The {known} outcomes so far are in {journal.path}") from exc
-            except StoppedAtOnce as exc:
+            except ForcedStop as exc:
                 stopped = exc
         failures = tuple(journal.failures(names))
     not_tried = len(names) - known
     came_too_late = isinstance(stopped, KeyboardInterrupt) and files and not not_tried
     seconds = time.perf_counter() - began_s
     return Summary(
-        recognised=known - len(failures),
+        recognized=known - len(failures),
         failures=failures,
         not_tried=not_tried,
         seconds=seconds,
@@ -179,38 +179,38 @@ def carry_out(
     )
 
 
-class Course(Generic[AnyClip, Known]):
+class Course(Generic[AnyClip, Result]):
     """One run through the clips of a batch, into its journal."""
 
     def __init__(
         self,
-        errand: Errand[AnyClip, Known],
+        errand: Errand[AnyClip, Result],
         clips: Sequence[AnyClip],
         journal: Journal,
         manner: Manner,
         observer: Observer,
     ) -> None:
         self.known_before = 0
-        self.pace: Pace | None = None
-        self._errand: Errand[AnyClip, Known] = errand
+        self.pace: ConcurrencyController | None = None
+        self._errand: Errand[AnyClip, Result] = errand
         self._clips = iter(clips)
         self._journal, self._manner, self._observer = journal, manner, observer
-        self._workers: Workers[AnyClip, Known] | None = None
+        self._workers: ClipWorkers[AnyClip, Result] | None = None
 
     def run(
-        self, make_recognizer: Callable[[], AsyncRecognizer], interruption: Interruption
+        self, make_recognizer: Callable[[], AsyncRecognizer], interruption: GracefulShutdown
     ) -> AslTritonError | KeyboardInterrupt | None:
         """Go through the clips; returns why it ended before the last, if it did."""
         try:
             asyncio.run(self._run(make_recognizer, interruption))
-        except StoppedAtOnce as exc:
+        except ForcedStop as exc:
             return exc
         except (AslTritonError, KeyboardInterrupt) as exc:
             self._forget_what_changed()
             return exc
         return None
 
-    async def _run(self, make_recognizer: Callable[[], AsyncRecognizer], interruption: Interruption) -> None:
+    async def _run(self, make_recognizer: Callable[[], AsyncRecognizer], interruption: GracefulShutdown) -> None:
         with interruption.task() as asked:
             try:
                 async with make_recognizer() as recognizer:
@@ -222,15 +222,17 @@ class Course(Generic[AnyClip, Known]):
                     await self._workers.run(by_length(clips, recognizer) if self._manner.by_length else clips)
             except asyncio.CancelledError:
                 if interruption.at_once:
-                    raise StoppedAtOnce from None
+                    raise ForcedStop from None
                 raise
             if asked.is_set():
                 raise KeyboardInterrupt("interrupted")
 
-    def _made(self, recognizer: AsyncRecognizer, stopping: asyncio.Event) -> Workers[AnyClip, Known]:
+    def _made(self, recognizer: AsyncRecognizer, stopping: asyncio.Event) -> ClipWorkers[AnyClip, Result]:
         fixed = self._manner.in_flight
-        self.pace = Pace(fixed or 1, fixed or recognizer.in_flight, recognizer.decoders, limit=fixed or 0)
-        return Workers(
+        self.pace = ConcurrencyController(
+            fixed or 1, fixed or recognizer.in_flight, recognizer.decoders, limit=fixed or 0
+        )
+        return ClipWorkers(
             recognizer,
             self._errand.ask,
             self._keep,
@@ -241,7 +243,7 @@ class Course(Generic[AnyClip, Known]):
             by_content=self._manner.by_content,
         )
 
-    def _keep(self, clip: AnyClip, outcome: Known | Failure, stamp: Stamp | None) -> None:
+    def _keep(self, clip: AnyClip, outcome: Result | Failure, stamp: FileFingerprint | None) -> None:
         self._errand.keep(outcome)
         self._journal.append(outcome, stamp)
         self._observer.advance(outcome)
@@ -256,7 +258,7 @@ class Course(Generic[AnyClip, Known]):
         """Of the clips that were not looked at, those that were changed since they were answered are not known."""
         for clip in self._clips:
             before = self._journal.stamp(clip.name)
-            if before is not None and not before.is_same(Stamp.of(clip.path)):
+            if before is not None and not before.is_same(FileFingerprint.of(clip.path)):
                 self._journal.forget(clip.name)
 
     async def _missing(self, stopping: asyncio.Event) -> AsyncIterator[AnyClip]:
@@ -282,20 +284,20 @@ class Course(Generic[AnyClip, Known]):
                 return
             yield clip
 
-    async def _stamp(self, clip: AnyClip) -> Stamp | None:
+    async def _stamp(self, clip: AnyClip) -> FileFingerprint | None:
         if self._manner.by_content:
-            return await asyncio.to_thread(Stamp.of, clip.path, True)
-        return Stamp.of(clip.path)
+            return await asyncio.to_thread(FileFingerprint.of, clip.path, True)
+        return FileFingerprint.of(clip.path)
 
 
-async def recognise(
+async def recognize(
     make_recognizer: Callable[[], AsyncRecognizer],
     clips: Sequence[AnyClip],
     ranking: Ranking,
     clips_at_once: int,
     keep: Callable[[AnyClip, Outcome], None],
 ) -> None:
-    """Recognise clips, `clips_at_once` at a time, and hand the outcome of each to `keep` as soon as it is known.
+    """Recognize clips, `clips_at_once` at a time, and hand the outcome of each to `keep` as soon as it is known.
 
     Raises:
         AslTritonError: the server or its model cannot be used. ServerError: it went away. And what `keep` raises.
@@ -307,8 +309,8 @@ async def recognise(
 
     async with make_recognizer() as recognizer:
         ranking.class_ids((await recognizer.model()).labels)  # a wrong server or vocabulary is told before any clip
-        pace = Pace(clips_at_once, clips_at_once, recognizer.decoders)
-        workers = Workers[AnyClip, Recognition](
+        pace = ConcurrencyController(clips_at_once, clips_at_once, recognizer.decoders)
+        workers = ClipWorkers[AnyClip, Recognition](
             recognizer, asking(ranking), lambda clip, outcome, _stamp: keep(clip, outcome), pace=pace
         )
         await workers.run(all_clips())

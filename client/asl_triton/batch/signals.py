@@ -10,14 +10,14 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class StoppedAtOnce(KeyboardInterrupt):
+class ForcedStop(KeyboardInterrupt):
     """A second Ctrl-C."""
 
     def __init__(self) -> None:
         super().__init__("interrupted twice: stopped at once")
 
 
-class Interruption:
+class GracefulShutdown:
     """For the length of a `with` block, the two signals are requests and no deaths.
 
     The first sets `is_asked`, and calls `on_first` with its name. The second raises StoppedAtOnce; inside of `task` it
@@ -33,10 +33,10 @@ class Interruption:
         self._task: asyncio.Task[Any] | None = None
         self._asked = asyncio.Event()
 
-    def __enter__(self) -> "Interruption":
+    def __enter__(self) -> "GracefulShutdown":
         for number in SIGNALS:
             with suppress(ValueError):
-                self._before[number] = signal.signal(number, self._signalled)
+                self._before[number] = signal.signal(number, self._signaled)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
@@ -54,7 +54,7 @@ class Interruption:
         finally:
             self._loop = self._task = None
 
-    def _signalled(self, number: int, _frame: FrameType | None) -> None:
+    def _signaled(self, number: int, _frame: FrameType | None) -> None:
         if self._loop is not None:  # which may be asleep
             self._loop.call_soon_threadsafe(self._ask, number)
         else:
@@ -66,7 +66,7 @@ class Interruption:
             self._asked.set()
             self._on_first(signal.Signals(number).name)
         elif self._task is None:
-            raise StoppedAtOnce
+            raise ForcedStop
         else:
             self.at_once = True
             self._task.cancel()

@@ -14,7 +14,7 @@ from asl_triton.files import translate_write_errors
 from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.postprocessing.segmentation import Segmentation
-from asl_triton.postprocessing.stitching import windowed
+from asl_triton.postprocessing.stitching import with_window
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import AnyOutcome, Failure, Timeline
 from asl_triton.video.discovery import Clip
@@ -24,8 +24,8 @@ TimelineOutcome = Timeline | Failure
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What is wanted of each timeline: arguments of `AsyncRecognizer.timeline`."""
+class TimelineOptions:
+    """What is wanted of each timeline: arguments of `AsyncRecognizer.plot_timeline`."""
 
     rules: Segmentation = field(default_factory=Segmentation)
     vocabulary: Sequence[str] | None = None
@@ -38,7 +38,7 @@ def run(
     clips: Sequence[Clip],
     output: Path,
     formats: Sequence[str],
-    wishes: Wishes,
+    wishes: TimelineOptions,
     *,
     manner: Manner | None = None,
     observer: Observer | None = None,
@@ -55,7 +55,7 @@ def run(
 
     def question(served: ServedModel) -> dict[str, Any]:
         Ranking(vocabulary=wishes.vocabulary).class_ids(served.labels)
-        windowed(served.preset, wishes.window, wishes.stride)
+        with_window(served.preset, wishes.window, wishes.stride)
         asked = dataclasses.asdict(wishes)
         return {**served.identity, **asked, "vocabulary": sorted(wishes.vocabulary) if wishes.vocabulary else None}
 
@@ -83,7 +83,7 @@ class TimelineFiles:
     def __init__(self, clips: Sequence[Clip], output: Path, formats: Sequence[str]) -> None:
         self._output, self._formats = output, formats
         self._media = {clip.name: clip.path for clip in clips}
-        self._stems = stems([clip.name for clip in clips])
+        self._stems = choose_output_stems([clip.name for clip in clips])
         self._written: dict[str, tuple[Path, ...]] = {}
 
     def write(self, timeline: Timeline) -> None:
@@ -122,7 +122,7 @@ class TimelineFiles:
         return (*written, *write_failures(failures, self._output))
 
 
-def stems(names: Sequence[str]) -> dict[str, str]:
+def choose_output_stems(names: Sequence[str]) -> dict[str, str]:
     """What each clip's files are called before their format: its name without its extension, as players look for it.
 
     A clip that would share its files with another, or with the batch's own, keeps its extension: `a.mp4` and `a.mov`

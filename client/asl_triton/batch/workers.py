@@ -9,16 +9,16 @@ from typing import Any, Generic, TypeVar
 
 import tenacity
 
-from asl_triton.batch.concurrency import Pace
-from asl_triton.batch.outage import Absence, ReplacedError, calmly
-from asl_triton.errors import AslTritonError, AwayError, BusyError, ServerError, VideoError
+from asl_triton.batch.concurrency import ConcurrencyController
+from asl_triton.batch.outage import ModelChangedError, OutageMonitor, calmly
+from asl_triton.errors import AslTritonError, BusyError, ConnectionLostError, ServerError, VideoError
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Failure, Recognition, Timeline
-from asl_triton.video.discovery import Clip, Stamp
+from asl_triton.video.discovery import Clip, FileFingerprint
 
 AnyClip = TypeVar("AnyClip", bound=Clip)
-Known = TypeVar("Known", Recognition, Timeline)
-Ask = Callable[[AsyncRecognizer, AnyClip], Awaitable[Known]]
+Result = TypeVar("Result", Recognition, Timeline)
+Ask = Callable[[AsyncRecognizer, AnyClip], Awaitable[Result]]
 
 DEFAULT_WAIT_S = 300.0  # of those who label archives overnight
 # While it is asked about one clip: beyond that the clip may be why. Connections of bad networks break more often.
@@ -27,7 +27,7 @@ MENDING_S = (0.1, 0.5)  # until gRPC has connected anew
 
 
 @dataclass(frozen=True)
-class Patience:
+class FailurePolicy:
     """What a run puts up with. `wait_s`: how long a server may be away, or have no room for a clip. `max_failures`:
     with how many failed clips it is over; None for any number."""
 
@@ -51,7 +51,7 @@ class Observer:
         """Something that who waits for the run wants to know."""
 
 
-class Workers(Generic[AnyClip, Known]):
+class ClipWorkers(Generic[AnyClip, Result]):
     """Ask about clips, as many at once as `pace` says, until there are no more or `stopping` is set.
 
     A clip that cannot be read or answered is a `Failure`. A server that is away or has no room is waited for. What is
@@ -61,25 +61,25 @@ class Workers(Generic[AnyClip, Known]):
     def __init__(
         self,
         recognizer: AsyncRecognizer,
-        ask: Ask[AnyClip, Known],
-        keep: Callable[[AnyClip, Known | Failure, Stamp | None], None],
+        ask: Ask[AnyClip, Result],
+        keep: Callable[[AnyClip, Result | Failure, FileFingerprint | None], None],
         *,
-        pace: Pace,
-        patience: Patience | None = None,
+        pace: ConcurrencyController,
+        patience: FailurePolicy | None = None,
         observer: Observer | None = None,
         stopping: asyncio.Event | None = None,
         by_content: bool = False,
     ) -> None:
         self.pace = pace
-        self.patience = patience or Patience()
+        self.patience = patience or FailurePolicy()
         self.under_way = 0
         self.failed = 0
         self._recognizer, self._by_content = recognizer, by_content
-        self._ask: Ask[AnyClip, Known] = ask
-        self._keep: Callable[[AnyClip, Known | Failure, Stamp | None], None] = keep
+        self._ask: Ask[AnyClip, Result] = ask
+        self._keep: Callable[[AnyClip, Result | Failure, FileFingerprint | None], None] = keep
         self._stopping = stopping or asyncio.Event()
         say = (observer or Observer()).say
-        self._absence = Absence(recognizer, self.patience.wait_s, self._stopping, say)
+        self._absence = OutageMonitor(recognizer, self.patience.wait_s, self._stopping, say)
         self._one_by_one = asyncio.Lock()
         self._hopeless: AslTritonError | None = None
 
@@ -112,22 +112,24 @@ class Workers(Generic[AnyClip, Known]):
         if self._hopeless:
             raise self._hopeless
         with suppress(ServerError):  # it went away, and nothing more is asked of it
-            await self._absence.confirm(anyway=True)
+            await self._absence.verify_same_model(anyway=True)
 
     async def _work(self, clip: AnyClip) -> None:
-        stamp = await asyncio.to_thread(Stamp.of, clip.path, self._by_content)  # before it is read: it may change then
+        stamp = await asyncio.to_thread(
+            FileFingerprint.of, clip.path, self._by_content
+        )  # before it is read: it may change then
         outcome = await self._outcome(clip)
         if outcome is None:
             return
         self._keep(clip, outcome, stamp)
         if not isinstance(outcome, Failure):
-            self.pace.learn(outcome)
+            self.pace.record(outcome)
             return
         self.failed += 1
         if self.failed == self.patience.max_failures:
             self._hopeless = AslTritonError(too_many(self.failed, outcome))
 
-    async def _outcome(self, clip: AnyClip) -> Known | Failure | None:
+    async def _outcome(self, clip: AnyClip) -> Result | Failure | None:
         """What is known of a clip in the end; None where that would have had to be waited for, and the run stops."""
         losses = breaks = 0
         while losses < LOSSES_A_CLIP and breaks < BREAKS_A_CLIP:
@@ -135,14 +137,14 @@ class Workers(Generic[AnyClip, Known]):
             async with self._one_by_one if losses else nullcontext():
                 try:
                     known = await self._answer(clip)
-                    await self._absence.confirm()
+                    await self._absence.verify_same_model()
                     return known
-                except ReplacedError:
+                except ModelChangedError:
                     raise
                 except VideoError as exc:
                     return Failure(clip.name, str(exc))
                 except AslTritonError as exc:
-                    is_broken = isinstance(exc, AwayError)
+                    is_broken = isinstance(exc, ConnectionLostError)
                     if is_broken:  # and may be whole again in a moment
                         await self._absence.nap(random.uniform(*MENDING_S))
                     is_gone = await self._absence.is_gone()
@@ -151,21 +153,21 @@ class Workers(Generic[AnyClip, Known]):
                     if not (is_gone or is_broken):
                         return Failure(clip.name, str(exc), rejected=isinstance(exc, BusyError))
                     losses, breaks = losses + is_gone, breaks + (not is_gone)
-                    await self._absence.end(exc)
+                    await self._absence.wait_until_back(exc)
         what = "the server went away" if losses else "the connection broke"
         return Failure(clip.name, f"{what} each of the {losses + breaks} times that it was asked about: see its log")
 
-    async def _answer(self, clip: AnyClip) -> Known:
+    async def _answer(self, clip: AnyClip) -> Result:
         """Ask, and where the server has no room ask again, more and more slowly."""
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(BusyError),
             wait=calmly,
             stop=self._absence.is_enough,
             sleep=self._absence.nap,
-            before_sleep=lambda _state: self.pace.refused(),
+            before_sleep=lambda _state: self.pace.record_overload(),
             reraise=True,
         )
-        known: Known = await retrying(self._ask, self._recognizer, clip)
+        known: Result = await retrying(self._ask, self._recognizer, clip)
         return known
 
 

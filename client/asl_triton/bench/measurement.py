@@ -60,7 +60,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Level:
-    """One load, measured. `windows` are all there were; `errors` counts those of the whole level by their reason."""
+    """One load, measured. `cut_windows` are all there were; `errors` counts those of the whole level by their reason."""
 
     loop: Loop
     windows: tuple[Window, ...]
@@ -75,7 +75,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Measured:
-    """Loads that were put on a recogniser. `stopped` says why it ended before the last, if it did."""
+    """Loads that were put on a model. `stopped` says why it ended before the last, if it did."""
 
     model: ServedModel
     what: str

@@ -1,4 +1,4 @@
-"""What a load is made of: random frames for the recogniser's own input, or clips by the whole way of the client."""
+"""What a load is made of: random frames for the model's own input, or clips by the whole way of the client."""
 
 import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -29,14 +29,14 @@ class Traffic:
 
 
 class Source(Protocol):
-    """Asks a recogniser about one clip after another. `what` says of which kind, for people."""
+    """Asks a model about one clip after another. `what` says of which kind, for people."""
 
     model: ServedModel
     what: str
 
     @property
     def traffic(self) -> Traffic:
-        """What has travelled so far."""
+        """What has traveled so far."""
 
     async def send(self) -> object:
         """Ask about the next clip. Raises `AslTritonError`: it could not be read or answered."""
@@ -76,8 +76,8 @@ class Metered:
         self.traffic = Traffic(before.requests + 1, before.sent + sent, before.received + received)
         return answers
 
-    async def silent(self) -> tuple[str, ...]:
-        return await self.transport.silent()
+    async def find_unreachable(self) -> tuple[str, ...]:
+        return await self.transport.find_unreachable()
 
     async def classify(self, model: str, inputs: Mapping[str, Array], output: str, count: int) -> list[tuple[int, str]]:
         return await self.transport.classify(model, inputs, output, count)
@@ -86,8 +86,8 @@ class Metered:
         return await self.transport.statistics(model)
 
     @property
-    def changes(self) -> int:
-        return self.transport.changes
+    def connection_epoch(self) -> int:
+        return self.transport.connection_epoch
 
     async def watch(self) -> None:
         await self.transport.watch()
@@ -105,7 +105,7 @@ class FramesSource:
         self._transport = transport
         draw = np.random.default_rng(0)
         shape = (num_frames, INPUT_SIZE, INPUT_SIZE, 3)
-        arrays = [model.tensor(draw.integers(0, 256, shape, np.uint8)) for _ in range(ARRAYS)]
+        arrays = [model.make_input(draw.integers(0, 256, shape, np.uint8)) for _ in range(ARRAYS)]
         self._inputs = itertools.cycle([{FRAMES: array} for array in arrays])
 
     @property
@@ -143,7 +143,7 @@ class ClipsSource:
 
 @asynccontextmanager
 async def frames_source(transport: Transport, model: str | None, num_frames: int) -> AsyncIterator[Source]:
-    """Random frames for a recogniser, or the only one that is served.
+    """Random frames for a model, or the only one that is served.
 
     Raises:
         ServerError, ContractError, LabelsError: the server is away, or serves nothing that fits.
@@ -166,7 +166,7 @@ async def frames_source(transport: Transport, model: str | None, num_frames: int
 async def clips_source(
     transport: Transport, model: str | None, clips: list[Clip], in_flight: int
 ) -> AsyncIterator[Source]:
-    """Clips for a recogniser, or the only one that is served; at most `in_flight` are under way at once.
+    """Clips for a model, or the only one that is served; at most `in_flight` are under way at once.
 
     Raises:
         ServerError, ContractError, LabelsError: the server is away, or serves nothing that fits.

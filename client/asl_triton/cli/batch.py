@@ -13,11 +13,11 @@ from rich.table import Table
 
 from asl_triton.batch import runner as clips
 from asl_triton.batch import timelines as timeline_batch
-from asl_triton.batch.concurrency import MOST_IN_FLIGHT, PaceReport
+from asl_triton.batch.concurrency import MOST_IN_FLIGHT, ConcurrencyReport
 from asl_triton.batch.journal import JOURNAL, PARTS
 from asl_triton.batch.runner import Manner, Summary
-from asl_triton.batch.timelines import Wishes
-from asl_triton.batch.workers import DEFAULT_WAIT_S, Observer, Patience
+from asl_triton.batch.timelines import TimelineOptions
+from asl_triton.batch.workers import DEFAULT_WAIT_S, FailurePolicy, Observer
 from asl_triton.cli.batch_options import (
     BucketOption,
     DecodersOption,
@@ -46,7 +46,7 @@ from asl_triton.cli.options import (
     TlsServerNameOption,
     TransportOption,
 )
-from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress, LastingConsole
+from asl_triton.cli.progress import ROWS_SHOWN, BrokenPipeSafeConsole, ClipProgress
 from asl_triton.cli.ray_options import (
     CLIPS_AN_ACTOR,
     EngineOption,
@@ -144,7 +144,7 @@ def batch(
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
     as_json: JsonOption = False,
 ) -> None:
-    """Recognise the sign in each clip of a folder, and write tables of ranked glosses.
+    """Recognize the sign in each clip of a folder, and write tables of ranked glosses.
 
     Writes OUTPUT/results.FORMAT for each format; OUTPUT/errors.jsonl says which clips could not be read, and why.
     With --timeline: OUTPUT/CLIP.FORMAT for each clip, a row, cue or annotation for each sign found in it.
@@ -166,7 +166,7 @@ def batch(
     spread = engine == "ray"
     formats = parse_formats(format or ("parquet" if spread else "csv,jsonl"), TIMELINES if timeline else SINKS)
     glosses = read_labels(vocabulary) if vocabulary else None
-    wishes = parse_wishes(timeline, min_confidence, glosses, window, stride, top_k)
+    wishes = parse_timeline_options(timeline, min_confidence, glosses, window, stride, top_k)
     if timeline and send == "video":
         raise typer.BadParameter("a timeline is made of frames: leave it out", param_hint="--send")
     if bucket and (timeline or send != "frames"):
@@ -183,7 +183,9 @@ def batch(
         transport,
     )
     wait_s = (0.0 if local else DEFAULT_WAIT_S) if wait is None else wait
-    manner = Manner(Patience(wait_s, max_failures), in_flight, by_content, anew=fresh, by_length=bucket is not None)
+    manner = Manner(
+        FailurePolicy(wait_s, max_failures), in_flight, by_content, anew=fresh, by_length=bucket is not None
+    )
     go: Run
     if spread:
         found, go = ray_batch(folder, output, glob, formats, ranking, manner, ray_address, ray_workers)
@@ -204,16 +206,20 @@ def batch(
             )
 
         try:
-            summary, shown, table = timelines(recognizer, found, go) if wishes else recognitions(recognizer, found, go)
+            summary, shown, table = (
+                timelines(recognizer, found, go) if wishes else run_with_progress(recognizer, found, go)
+            )
         except KeyboardInterrupt as exc:
             raise AslTritonError(f"{str(exc) or 'interrupted'}: no clip was done by then") from exc
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(summary), default=str))
     else:
-        show(summary, shown, table, f"{output}/{PARTS if spread else JOURNAL}", LastingConsole())
-        if not spread and (older := older_than(summary.files, Path(output))):
-            LastingConsole().print(f"not written, and of an earlier run: {escape(', '.join(older))}", soft_wrap=True)
-    if summary.recognised == 0:
+        print_summary(summary, shown, table, f"{output}/{PARTS if spread else JOURNAL}", BrokenPipeSafeConsole())
+        if not spread and (older := find_stale_outputs(summary.files, Path(output))):
+            BrokenPipeSafeConsole().print(
+                f"not written, and of an earlier run: {escape(', '.join(older))}", soft_wrap=True
+            )
+    if summary.recognized == 0:
         raise typer.Exit(1)
     raise typer.Exit(3 if summary.failures or summary.not_tried or summary.stopped else 0)
 
@@ -222,24 +228,24 @@ Shown = tuple[Summary, Sequence[Recognition | Timeline], Table]
 
 
 def local_batch(
-    folder: Path, output: Path, glob: str | None, formats: list[str], wanted: Ranking | Wishes, manner: Manner
+    folder: Path, output: Path, glob: str | None, formats: list[str], wanted: Ranking | TimelineOptions, manner: Manner
 ) -> tuple[int, Run]:
     """Find the clips of a folder: how many there are, and what does what is wanted of each, on this machine."""
     found = find_clips(folder, glob)
 
     def run(recognizer: Callable[[], AsyncRecognizer], observer: Observer) -> Summary:
-        if isinstance(wanted, Wishes):
+        if isinstance(wanted, TimelineOptions):
             return timeline_batch.run(recognizer, found, output, formats, wanted, manner=manner, observer=observer)
         return clips.run(recognizer, found, output, formats, wanted, manner=manner, observer=observer)
 
     return len(found), run
 
 
-def recognitions(recognizer: Callable[[], AsyncRecognizer], found: int, go: Run) -> Shown:
-    """Recognise clips, with a bar: the summary, the clips to show, and their best glosses."""
+def run_with_progress(recognizer: Callable[[], AsyncRecognizer], found: int, go: Run) -> Shown:
+    """Recognize clips, with a bar: the summary, the clips to show, and their best glosses."""
     with ClipProgress[Recognition](found) as progress:
         summary = go(recognizer, progress)
-    table = table_of("clip", "best gloss", "confidence", "then")
+    table = make_table("clip", "best gloss", "confidence", "then")
     for recognition in progress.shown:
         unsure = " (unsure)" if recognition.unsure else ""
         table.add_row(
@@ -255,7 +261,7 @@ def timelines(recognizer: Callable[[], AsyncRecognizer], found: int, go: Run) ->
     """Make timelines of clips, with a bar: the summary, the clips to show, and what is signed in them."""
     with ClipProgress[Timeline](found) as progress:
         summary = go(recognizer, progress)
-    table = table_of("clip", "signs", "length", "glosses")
+    table = make_table("clip", "signs", "length", "glosses")
     for timeline in progress.shown:
         glosses = [segment.gloss for segment in timeline.segments]
         table.add_row(
@@ -267,7 +273,7 @@ def timelines(recognizer: Callable[[], AsyncRecognizer], found: int, go: Run) ->
     return summary, progress.shown, table
 
 
-def table_of(*columns: str) -> Table:
+def make_table(*columns: str) -> Table:
     """A plain table; what is third is a figure, what is last is less important."""
     table = Table(box=None, pad_edge=False)
     for place, column in enumerate(columns, start=1):
@@ -291,14 +297,14 @@ def parse_formats(formats: str, known: Collection[str]) -> list[str]:
     return names
 
 
-def parse_wishes(
+def parse_timeline_options(
     timeline: bool,
     min_confidence: float | None,
     glosses: tuple[str, ...] | None,
     window: int | None,
     stride: int | None,
     top_k: int | None,
-) -> Wishes | None:
+) -> TimelineOptions | None:
     """What is wanted of timelines, if they are."""
     if not timeline:
         if window is not None or stride is not None:
@@ -307,18 +313,18 @@ def parse_wishes(
     if top_k is not None:
         raise typer.BadParameter("a timeline has one gloss a segment: leave it out", param_hint="--top-k")
     if min_confidence is None:
-        return Wishes(Segmentation(), glosses, window, stride)
+        return TimelineOptions(Segmentation(), glosses, window, stride)
     try:
-        return Wishes(Segmentation(min_confidence), glosses, window, stride)
+        return TimelineOptions(Segmentation(min_confidence), glosses, window, stride)
     except AslTritonError as exc:
         raise typer.BadParameter(str(exc), param_hint="--min-confidence") from exc
 
 
-def show(
+def print_summary(
     summary: Summary, shown: Sequence[Recognition | Timeline], table: Table, journal: str, console: Console
 ) -> None:
-    """The clips that were recognised, those that failed, what was busy, and where the results are."""
-    now = summary.recognised - summary.known_before
+    """The clips that were recognized, those that failed, what was busy, and where the results are."""
+    now = summary.recognized - summary.known_before
     if shown:
         console.print(table)
     if now > len(shown):
@@ -332,7 +338,7 @@ def show(
         console.print(f"[yellow]warning[/] {escape(video)}: {escape(warning)}", soft_wrap=True)
     if summary.stopped:
         console.print(f"[red]stopped[/] before the end: {escape(summary.stopped)}", soft_wrap=True)
-    parts = [f"{summary.recognised:,} recognised"]
+    parts = [f"{summary.recognized:,} recognized"]
     if summary.known_before:
         parts[0] += f", {summary.known_before:,} of them by an earlier run (--fresh asks again)"
     rejected = f" ({summary.rejected:,} rejected: the server was too busy)" if summary.rejected else ""
@@ -340,17 +346,17 @@ def show(
     parts += [f"{summary.not_tried:,} left: run the same command again"] if summary.not_tried else []
     console.print(f"{'; '.join(parts)}. {summary.seconds:.1f} s", highlight=False, soft_wrap=True)
     if summary.pace and now:
-        console.print(escape(bottleneck(summary.pace, now / summary.seconds)), highlight=False, soft_wrap=True)
+        console.print(escape(format_bottleneck(summary.pace, now / summary.seconds)), highlight=False, soft_wrap=True)
     files = summary.files or (journal,)
     console.print("written: " + escape(", ".join(str(path) for path in files)), soft_wrap=True)
 
 
-def older_than(files: Sequence[Path | str], output: Path) -> list[str]:
+def find_stale_outputs(files: Sequence[Path | str], output: Path) -> list[str]:
     """The tables in a folder that were not written now, though others were."""
     return sorted(str(path) for path in output.glob("results.*") if path not in files) if files else []
 
 
-def bottleneck(pace: PaceReport, rate: float) -> str:
+def format_bottleneck(pace: ConcurrencyReport, rate: float) -> str:
     """What was busy, as a sentence, at so many clips a second."""
     waited_for = "the decoding of videos" if pace.bottleneck == "decoding" else "the server"
     return (

@@ -1,4 +1,4 @@
-"""`asl-triton bench`: how much load a served recogniser bears."""
+"""`asl-triton bench`: how much load a served model bears."""
 
 import json
 import math
@@ -97,7 +97,7 @@ def bench(
     transport: TransportOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Put load on a served recogniser: throughput and latency, beside the server's queue, compute and batches.
+    """Put load on a served model: throughput and latency, beside the server's queue, compute and batches.
 
     Each load is warmed up, then measured in windows until three in a row agree, as perf_analyzer does. A request that
     fails is not sent again, but counted. Writes OUTPUT/bench.json and OUTPUT/bench.html, one page that needs nothing

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from asl_triton.cli.optional_imports import extra
+from asl_triton.cli.optional_imports import require_extra
 from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, DecodeIn
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.upload import Send
@@ -36,7 +36,7 @@ class Connection:
         if not self.local:
             yield self.server
             return
-        with extra("serve"):
+        with require_extra("serve"):
             from asl_triton_deploy.local import LocalTriton
         with LocalTriton(self.repository, recognize_sign=self.send != "frames") as triton:
             yield triton.address

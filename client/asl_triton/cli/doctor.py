@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from asl_triton.cli.connection import Connection
-from asl_triton.cli.optional_imports import extra
+from asl_triton.cli.optional_imports import require_extra
 from asl_triton.cli.options import (
     ApiKeyOption,
     JsonOption,
@@ -27,7 +27,7 @@ from asl_triton.cli.options import (
     TlsOption,
     TlsServerNameOption,
 )
-from asl_triton.doctor.checks import Check, examine
+from asl_triton.doctor.checks import Check, run_checks
 from asl_triton.transport.endpoints import DEFAULT_SERVER
 from asl_triton.transport.security import Security
 from asl_triton.transport.triton_grpc import DEFAULT_TIMEOUT_S
@@ -59,7 +59,7 @@ def doctor(
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two examinations, with --metrics.")] = 60.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the server, each recogniser's contract and labels, and its answer to a clip whose answer is known.
+    """Check the server, each model's contract and labels, and its answer to a clip whose answer is known.
 
     Says what to do about each thing that is not well. Exit code 0: all well, or with warnings; 1: something failed.
 
@@ -83,7 +83,7 @@ def doctor(
         transport = connection.transport(server, in_flight=1)
         checks = []
         try:
-            async for check in examine(transport, model, repository):
+            async for check in run_checks(transport, model, repository):
                 checks.append(check)
                 show(check)
         finally:
@@ -109,7 +109,7 @@ def is_well(checks: list[Check]) -> bool:
 
 def keep_looking(once: Callable[[], list[Check]], address: str, every_s: float) -> NoReturn:
     """Examine for ever, and serve what the last examination found."""
-    with extra("monitoring"):
+    with require_extra("monitoring"):
         from asl_triton.doctor.metrics import Examinations, serve_metrics
     examinations = Examinations()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # takes the way of Ctrl-C

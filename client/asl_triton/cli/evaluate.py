@@ -1,4 +1,4 @@
-"""`asl-triton evaluate`: how good a served recogniser is on labelled clips."""
+"""`asl-triton evaluate`: how good a served model is on labeled clips."""
 
 import asyncio
 import json
@@ -30,10 +30,10 @@ from asl_triton.cli.options import (
 )
 from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress
 from asl_triton.errors import AslTritonError
-from asl_triton.evaluation.dataset import listed, read_dataset
+from asl_triton.evaluation.dataset import format_list, read_dataset
 from asl_triton.evaluation.page import render
-from asl_triton.evaluation.report import Report, written
-from asl_triton.evaluation.scoring import Answers, Classes, ask, read_merge
+from asl_triton.evaluation.report import EvaluationReport, write_report
+from asl_triton.evaluation.scoring import ClassMapping, ScoringRun, read_merge, score_clips
 from asl_triton.files import check_writable
 from asl_triton.models.served import ServedModel
 from asl_triton.results import Recognition
@@ -78,7 +78,7 @@ def evaluate(
     transport: TransportOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a served recogniser on labelled clips: top-1, 5 and 10, what it confuses, how well it is calibrated.
+    """Measure a served model on labeled clips: top-1, 5 and 10, what it confuses, how well it is calibrated.
 
     Writes OUTPUT/evaluation.json and OUTPUT/evaluation.html, one page that needs nothing else. Videos that a split
     names and that are not there are counted and left out. Exit code 3: some clips could not be read.
@@ -100,10 +100,10 @@ def evaluate(
     check_writable(output)  # or what is measured could not be kept
     with connection.address() as address:
         served = asyncio.run(read_served(connection, address, model))
-        classes = Classes.of(served.labels, groups)
+        classes = ClassMapping.of(served.labels, groups)
         dataset = read_dataset(data, videos=videos, subset=subset, labels=served.labels)
         with ClipProgress[Recognition](len(dataset.clips)) as progress:
-            answers = ask(
+            answers = score_clips(
                 lambda: connection.recognizer(address, served.name, in_flight, BULK_PRIORITY),
                 dataset.clips,
                 classes,
@@ -113,8 +113,8 @@ def evaluate(
     if not answers.answers:
         first = answers.failures[0]
         raise AslTritonError(f"not one of the {len(answers.failures)} clips could be read. The first: {first.error}")
-    report = Report.of(data, subset, dataset, served, classes, answers)
-    files = written(report, render(report), output)
+    report = EvaluationReport.of(data, subset, dataset, served, classes, answers)
+    files = write_report(report, render(report), output)
     if as_json:
         typer.echo(json.dumps(report.as_json()))
     else:
@@ -123,12 +123,12 @@ def evaluate(
 
 
 async def read_served(connection: Connection, address: str, model: str | None) -> ServedModel:
-    """The recogniser's contract."""
+    """The model's contract."""
     async with connection.recognizer(address, model, in_flight=1) as recognizer:
         return await recognizer.model()
 
 
-def show(report: Report, seconds: float, files: tuple[Path, ...], console: Console) -> None:
+def show(report: EvaluationReport, seconds: float, files: tuple[Path, ...], console: Console) -> None:
     """The measures, what could not be scored, and where the report is."""
     evaluation = report.evaluation
     table = Table(box=None, pad_edge=False)
@@ -142,7 +142,7 @@ def show(report: Report, seconds: float, files: tuple[Path, ...], console: Conso
     console.print(f"expected calibration error {evaluation.calibration_error:.2%} (15 bins)", highlight=False)
     if evaluation.confused:
         console.print()
-        console.print(confused(report))
+        console.print(format_confusions(report))
     show_left_out(report.answers, report, console)
     parts = [f"{evaluation.clips:,} clips of {evaluation.classes:,} of {evaluation.vocabulary:,} glosses scored"]
     parts += [f"{len(report.answers.failures):,} failed"] if report.answers.failures else []
@@ -152,7 +152,7 @@ def show(report: Report, seconds: float, files: tuple[Path, ...], console: Conso
     console.print("written: " + escape(", ".join(str(path) for path in files)), soft_wrap=True)
 
 
-def confused(report: Report) -> Table:
+def format_confusions(report: EvaluationReport) -> Table:
     """The most confused pairs."""
     pairs = report.evaluation.confused
     table = Table("signed", "most taken for", box=None, pad_edge=False)
@@ -163,7 +163,7 @@ def confused(report: Report) -> Table:
     return table
 
 
-def show_left_out(answers: Answers, report: Report, console: Console) -> None:
+def show_left_out(answers: ScoringRun, report: EvaluationReport, console: Console) -> None:
     """What the figures do not hold, and what is odd about the data."""
     for failure in answers.failures[:ROWS_SHOWN]:
         console.print(f"[red]failed[/] {escape(failure.video)}: {escape(failure.error)}", soft_wrap=True)
@@ -173,7 +173,7 @@ def show_left_out(answers: Answers, report: Report, console: Console) -> None:
         console.print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True, highlight=False)
     if missing := report.dataset.missing:
         console.print(
-            f"[yellow]missing[/] {len(missing):,} videos that the split names: {escape(listed(missing))}",
+            f"[yellow]missing[/] {len(missing):,} videos that the split names: {escape(format_list(missing))}",
             soft_wrap=True,
             highlight=False,
         )

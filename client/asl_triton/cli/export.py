@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from asl_triton.cli.optional_imports import extra
+from asl_triton.cli.optional_imports import require_extra
 from asl_triton.cli.options import RepositoryOption
 from asl_triton.errors import AslTritonError, LabelsError
 from asl_triton.labels import read_labels
@@ -14,7 +14,7 @@ from asl_triton.models.checksums import write_checksums
 from asl_triton.presets import PRESETS, Preset
 
 if TYPE_CHECKING:
-    from asl_triton_export.quantization.report import QuantisationCost
+    from asl_triton_export.quantization.report import QuantizationCost
 
 Format = Literal["torchscript", "openvino"]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
@@ -58,7 +58,7 @@ def export(
         Precision,
         typer.Option(
             help="fp32 answers as trained; fp16 and bf16 round, and are several times faster; int8, for OpenVINO, is "
-            "faster still and is quantised with your clips (--calibrate). "
+            "faster still and is quantized with your clips (--calibrate). "
             "auto: fp16 with an NVIDIA GPU in this machine, bf16 with a CPU that multiplies it, else fp32."
         ),
     ] = "fp32",
@@ -78,7 +78,7 @@ def export(
     ] = None,
     input: Annotated[
         Input,
-        typer.Option(help="uint8: the wire carries RGB bytes. fp32: four times that, normalised by the client."),
+        typer.Option(help="uint8: the wire carries RGB bytes. fp32: four times that, normalized by the client."),
     ] = "uint8",
     instances: Annotated[
         int,
@@ -127,7 +127,7 @@ def export(
         export_torchscript(torchscript, labels, preset, repository, name, instances, model_version, force, console)
         return
     assert checkpoint is not None
-    with extra("export"):
+    with require_extra("export"):
         from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
         from asl_triton_export.exporter import export_model
 
@@ -167,23 +167,23 @@ def export(
         soft_wrap=True,
     )
     if report.cost is not None:
-        for sentence in told(report.cost):
+        for sentence in format_report(report.cost):
             console.print(sentence, soft_wrap=True, highlight=False)
     console.print(f"Next: asl-triton serve --repository {repository}", soft_wrap=True)
 
 
-def told(cost: "QuantisationCost") -> list[str]:
+def format_report(cost: "QuantizationCost") -> list[str]:
     """What int8 cost, in sentences."""
     where = f"On {cost.clips} others" if cost.apart else "On the same (there are no others)"
     sentences = [
-        f"Quantised to int8 with {cost.quantised_with} clips, {cost.frames:,} frames. {where}, the best gloss is the "
+        f"Quantized to int8 with {cost.quantized_with} clips, {cost.frames:,} frames. {where}, the best gloss is the "
         f"float32 network's for {cost.same_best} of {cost.clips}, {cost.top5_in_common:.2g} of its best 5 stay among "
         f"the best 5, and logits differ by {cost.max_difference:.2g} at most, where they spread over {cost.spread:.3g}."
     ]
     if cost.accuracies is not None:
-        exact, quantised = cost.accuracies
+        exact, quantized = cost.accuracies
         sentences.append(
-            f"Top-1 {quantised.top1:.1%} in int8, {exact.top1:.1%} in float32; top-5 {quantised.top5:.1%} and "
+            f"Top-1 {quantized.top1:.1%} in int8, {exact.top1:.1%} in float32; top-5 {quantized.top5:.1%} and "
             f"{exact.top5:.1%}. `asl-triton evaluate` measures it on more."
         )
     return sentences
@@ -201,7 +201,7 @@ def export_torchscript(
     console: Console,
 ) -> None:
     """The command, for a network that is TorchScript already."""
-    with extra("export"):
+    with require_extra("export"):
         from asl_triton_export.exporter import export_script
         from asl_triton_export.formats.custom_script import load_script
 
@@ -225,7 +225,7 @@ def export_torchscript(
 def model_name(checkpoint: Path) -> str:
     """A name for the server from a file's: what cannot stand in one becomes '_'."""
     stem = checkpoint.name.split(".")[0]
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem).lstrip("-_") or "recogniser"
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem).lstrip("-_") or "model"
 
 
 def read_preset(name_or_path: str) -> Preset:

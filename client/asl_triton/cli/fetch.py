@@ -11,7 +11,7 @@ from rich import progress
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.cli.optional_imports import extra
+from asl_triton.cli.optional_imports import require_extra
 from asl_triton.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def fetch(
     """Download published weights, check them, leave a bundle for `asl-triton export`.
 
     A bundle is a folder of weights.pt, labels.txt, preset.json (how the weights
-    were trained) and README.txt (where they come from, their licence and their
+    were trained) and README.txt (where they come from, their license and their
     published accuracy). It appears only when it is complete and was checked.
 
     Downloads go to .downloads beside it. One that broke off goes on from there
@@ -45,23 +45,23 @@ def fetch(
         asl-triton fetch bsl1k-wlasl2000
         asl-triton export weights/bsl1k-wlasl2000
     """
-    with extra("export"):
+    with require_extra("export"):
         from asl_triton_export.pretrained.catalog import PUBLISHED
 
     console = Console()
     if name is None or list_them:
         listed = [PUBLISHED[name]] if name in PUBLISHED else list(PUBLISHED.values())
         if as_json:
-            print(json.dumps([as_row(weights) for weights in listed], indent=2))
+            print(json.dumps([format_row(weights) for weights in listed], indent=2))
         else:
-            console.print(as_table(listed))
+            console.print(make_table(listed))
             console.print(f"Next: asl-triton fetch {listed[0].name}", soft_wrap=True)
         return
 
-    with extra("export"):
+    with require_extra("export"):
         from asl_triton_export.pretrained.fetch import fetch as fetch_bundle
 
-    with shown(Console(stderr=True)) as (on_bytes, on_step):
+    with format_published(Console(stderr=True)) as (on_bytes, on_step):
         fetched = fetch_bundle(name, to, force=force, on_bytes=on_bytes, on_step=on_step)
     if as_json:
         archive = str(fetched.archive) if fetched.archive else None
@@ -70,7 +70,7 @@ def fetch(
     state = "is ready" if fetched.is_new else "was there already (--force downloads it again)"
     lines = [
         f"{name} {state}: {fetched.weights.num_classes} glosses, in {fetched.folder}",
-        f"Licence: {fetched.weights.terms}",
+        f"License: {fetched.weights.terms}",
     ]
     if fetched.archive:
         lines.append(f"The archive is kept for the other weights in it, and may be deleted: {fetched.archive}")
@@ -78,7 +78,7 @@ def fetch(
     console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
-def as_row(weights: "Weights") -> dict[str, str | int | float | None]:
+def format_row(weights: "Weights") -> dict[str, str | int | float | None]:
     """What a program may want to know of published weights."""
     return {
         "name": weights.name,
@@ -89,21 +89,21 @@ def as_row(weights: "Weights") -> dict[str, str | int | float | None]:
         "top10": weights.accuracy.top10,
         "num_bytes": weights.checkpoint.num_bytes,
         "url": weights.checkpoint.url,
-        "licence": weights.licence,
+        "license": weights.license,
         "terms": weights.terms,
         "homepage": weights.homepage,
     }
 
 
-def as_table(listed: list["Weights"]) -> Table:
+def make_table(listed: list["Weights"]) -> Table:
     """Published weights, a row each."""
     table = Table(
         title="Published weights",
         caption="Accuracy: percent of the clips of each vocabulary's test split, as published",
     )
-    for heading in ("name", "glosses", "top-1", "top-5", "top-10", "download", "licence"):
+    for heading in ("name", "glosses", "top-1", "top-5", "top-10", "download", "license"):
         table.add_column(
-            heading, justify="left" if heading in ("name", "licence") else "right", no_wrap=heading == "name"
+            heading, justify="left" if heading in ("name", "license") else "right", no_wrap=heading == "name"
         )
     for number, weights in enumerate(listed):
         accuracy, size = weights.accuracy, weights.checkpoint.num_bytes
@@ -114,13 +114,13 @@ def as_table(listed: list["Weights"]) -> Table:
             f"{accuracy.top5:.2f}",
             "" if accuracy.top10 is None else f"{accuracy.top10:.2f}",
             "" if size is None else f"{size / 1e6:.0f} MB",
-            weights.licence,
+            weights.license,
         )
     return table
 
 
 @contextmanager
-def shown(console: Console) -> Iterator[tuple[OnBytes, OnStep]]:
+def format_published(console: Console) -> Iterator[tuple[OnBytes, OnStep]]:
     """Two functions that show how far a download is: as a bar on a terminal, else as a line for each tenth."""
     if not console.is_terminal:
         yield _lines(console)

@@ -1,4 +1,4 @@
-"""`asl-triton finetune`: a checkpoint learns the glosses of labelled clips."""
+"""`asl-triton finetune`: a checkpoint learns the glosses of labeled clips."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from asl_triton.cli.export import read_preset
-from asl_triton.cli.optional_imports import extra
+from asl_triton.cli.optional_imports import require_extra
 from asl_triton.labels import read_labels
 from asl_triton.presets import PRESETS
 
 if TYPE_CHECKING:
     from asl_triton_export.finetune.callbacks import Epoch
-    from asl_triton_export.finetune.run import FineTuned
+    from asl_triton_export.finetune.run import FineTuneResult
 
 Train = Literal["head", "last", "all"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -135,9 +135,9 @@ def finetune(
         asl-triton finetune nslt_100.json --videos WLASL/videos --labels wlasl_class_list.txt --from kinetics.pt \\
             --to weights/wlasl100 --devices 4
     """
-    with extra("train"):
+    with require_extra("train"):
         from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
-        from asl_triton_export.finetune.recipe import Machines, Recipe
+        from asl_triton_export.finetune.recipe import HardwareOptions, Recipe
         from asl_triton_export.finetune.run import finetune as train_bundle
 
     bundle = open_bundle(start)
@@ -171,7 +171,7 @@ def finetune(
                 videos=videos,
                 labels=glosses,
                 recipe=recipe,
-                machines=Machines(accelerator, devices, num_nodes, workers),
+                machines=HardwareOptions(accelerator, devices, num_nodes, workers),
                 on_step=progress.step,
                 on_epoch=progress.epoch,
             )
@@ -179,11 +179,11 @@ def finetune(
         Console(stderr=True).print("Interrupted; the same command goes on after the last epoch.")
         raise
     if tuned.is_main:
-        summarise(tuned, console)
+        print_summary(tuned, console)
     raise typer.Exit(3 if tuned.clips.broken else 0)
 
 
-def summarise(tuned: FineTuned, console: Console) -> None:
+def print_summary(tuned: FineTuneResult, console: Console) -> None:
     """Say what came of it, and what comes next."""
     clips, best = tuned.clips, tuned.best
     for warning in clips.warnings:

@@ -23,7 +23,7 @@ from asl_triton.cli.options import (
     TlsServerNameOption,
 )
 from asl_triton.errors import ContractError
-from asl_triton.models.served import ServedModel, find_recognisers, read_model
+from asl_triton.models.served import ServedModel, list_models, read_model
 from asl_triton.transport.endpoints import DEFAULT_SERVER
 from asl_triton.transport.security import Security
 from asl_triton.transport.triton_grpc import DEFAULT_TIMEOUT_S
@@ -42,7 +42,7 @@ def models(
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
     as_json: JsonOption = False,
 ) -> None:
-    """List the recognisers that a server serves, with their vocabulary, preset and precision.
+    """List the models that a server serves, with their vocabulary, preset and precision.
 
     asl-triton models
     asl-triton models --model i3d_wlasl2000 --labels > glosses.txt
@@ -52,9 +52,9 @@ def models(
     if labels:
         typer.echo(json.dumps(served[0].labels) if as_json else "\n".join(served[0].labels))
     elif as_json:
-        typer.echo(json.dumps([as_dict(m) for m in served]))
+        typer.echo(json.dumps([to_dict(m) for m in served]))
     else:
-        table = Table(title=f"Recognisers on {server}", title_justify="left")
+        table = Table(title=f"Models on {server}", title_justify="left")
         for column in ("model", "version", "glosses", "preset", "precision", "input", "exported by", "checkpoint"):
             table.add_column(column, justify="right" if column == "glosses" else "left", overflow="fold")
         for m in served:
@@ -72,20 +72,20 @@ def models(
 
 
 async def read_all(connection: Connection, model: str | None, only_one: bool) -> list[ServedModel]:
-    """The contracts of all recognisers, or of the one that is named."""
+    """The contracts of all models, or of the one that is named."""
     transport = connection.transport(connection.server, in_flight=1)
     try:
         await transport.server_version()
         if model is not None or only_one:
             return [await read_model(transport, model)]
-        names = [description.name for description in await find_recognisers(transport)]
+        names = [description.name for description in await list_models(transport)]
         if not names:
-            raise ContractError(f"{connection.server} serves no recogniser: write one with `asl-triton export`")
+            raise ContractError(f"{connection.server} serves no asl-triton model: write one with `asl-triton export`")
         return [await read_model(transport, name) for name in names]
     finally:
         await transport.close()
 
 
-def as_dict(served: ServedModel) -> dict[str, object]:
+def to_dict(served: ServedModel) -> dict[str, object]:
     """A contract for `--json`: all but the glosses themselves."""
     return {**dataclasses.asdict(served), "labels": len(served.labels)}

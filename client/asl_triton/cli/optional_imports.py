@@ -7,7 +7,7 @@ from asl_triton.errors import AslTritonError
 
 
 @contextmanager
-def extra(name: str) -> Iterator[None]:
+def require_extra(name: str) -> Iterator[None]:
     """Turn a module that is missing inside the block into the sentence that names the extra to install."""
     try:
         yield

@@ -16,7 +16,7 @@ ServerOption = Annotated[
     ),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Which recogniser to ask. Not needed where only one is served.")
+    str | None, typer.Option("--model", help="Which model to ask. Not needed where only one is served.")
 ]
 TlsOption = Annotated[bool, typer.Option("--tls", help="Speak TLS, trusting this machine's authorities.")]
 TlsCaOption = Annotated[

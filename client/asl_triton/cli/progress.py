@@ -18,14 +18,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from asl_triton.batch.workers import Known, Observer
+from asl_triton.batch.workers import Observer, Result
 from asl_triton.results import Failure
 
 ROWS_SHOWN = 40  # recognitions kept for the table at the end
 LINE_EVERY_S = 10.0
 
 
-class LastingConsole(Console):
+class BrokenPipeSafeConsole(Console):
     """A console whose reader may go before the run ends: a terminal is closed, or the program behind a pipe ends."""
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -49,15 +49,15 @@ class LastingConsole(Console):
         os.close(nowhere)
 
 
-class ClipProgress(Observer, Generic[Known]):
-    """Counts outcomes on standard error; `shown` keeps the first of them by name, for a table."""
+class ClipProgress(Observer, Generic[Result]):
+    """Counts outcomes on standard error; `format_published` keeps the first of them by name, for a table."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.done = self.failed = self.skipped = 0
-        self.shown: list[Known] = []
+        self.shown: list[Result] = []
         self._shares: dict[str, float] = {}  # of the clips under way, where it is known how far they are
-        self._console = LastingConsole(stderr=True)
+        self._console = BrokenPipeSafeConsole(stderr=True)
         self._began_s = self._line_s = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -72,9 +72,9 @@ class ClipProgress(Observer, Generic[Known]):
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("Recognising", total=total, rate="")
+        self._task = self._bar.add_task("Recognizing", total=total, rate="")
 
-    def advance(self, outcome: Known | Failure) -> None:
+    def advance(self, outcome: Result | Failure) -> None:
         """Count one outcome."""
         self.done += 1
         self._shares.pop(outcome.video, None)
@@ -117,7 +117,7 @@ class ClipProgress(Observer, Generic[Known]):
     def _failures(self) -> str:
         return f", {self.failed} failed" if self.failed else ""
 
-    def __enter__(self) -> "ClipProgress[Known]":
+    def __enter__(self) -> "ClipProgress[Result]":
         self._bar.start()
         return self
 

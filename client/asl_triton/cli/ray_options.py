@@ -7,7 +7,7 @@ import typer
 
 from asl_triton.batch.runner import Manner, Summary
 from asl_triton.batch.workers import Observer
-from asl_triton.cli.optional_imports import extra
+from asl_triton.cli.optional_imports import require_extra
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
 
@@ -86,18 +86,18 @@ def ray_batch(
     address: str | None,
     workers: int | None,
 ) -> tuple[int, Run]:
-    """Find the clips of a folder: how many there are, and what recognises them on a cluster.
+    """Find the clips of a folder: how many there are, and what recognizes them on a cluster.
 
     Raises:
         AslTritonError: Ray, or what an address needs, is not installed; or there is no clip.
     """
-    with extra("ray"):
+    with require_extra("ray"):
         from asl_triton.batch.ray import runner as cluster_batch
         from asl_triton.batch.ray.cluster import Cluster, check_installed
         from asl_triton.batch.ray.storage import Folder, stored_clips
 
         check_installed()
-    order = cluster_batch.Order(Folder.of(folder), Folder.of(output), formats, ranking)
+    order = cluster_batch.RayBatchSpec(Folder.of(folder), Folder.of(output), formats, ranking)
     clips = stored_clips(order.source, glob)
     cluster = Cluster(address, workers)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from asl_triton.cli.optional_imports import extra
+from asl_triton.cli.optional_imports import require_extra
 
 
 def serve(
@@ -45,7 +45,7 @@ def serve(
 
     Example: asl-triton serve --repository model_repository --model wlasl --detach
     """
-    with extra("serve"):
+    with require_extra("serve"):
         from asl_triton_deploy import detached
         from asl_triton_deploy.local import LocalTriton
 

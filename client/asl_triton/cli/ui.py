@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from asl_triton.cli.connection import Connection
-from asl_triton.cli.optional_imports import extra
+from asl_triton.cli.optional_imports import require_extra
 from asl_triton.cli.options import (
     ApiKeyOption,
     JsonOption,
@@ -82,10 +82,10 @@ def ui(
         asl-triton ui --local --open
         asl-triton ui --server gpu-box:8001 --host 0.0.0.0 --auth-file accounts.txt --root-path /signs
     """
-    with extra("ui"):
-        from asl_triton_ui.launching import running_page
+    with require_extra("ui"):
+        from asl_triton_ui.launching import run_page
         from asl_triton_ui.options import Address, PageOptions, read_auth
-        from asl_triton_ui.state.server import Server
+        from asl_triton_ui.state.server import ServerConnection
 
     options = PageOptions(max_upload_mb, max_minutes, max_clips, queue, at_once, max_live)
     page = Address(host, port, root_path, share, read_auth(auth, auth_file))
@@ -98,8 +98,8 @@ def ui(
         def connect(in_flight: int, timeout_s: float) -> Transport:
             return dataclasses.replace(connection, timeout_s=timeout_s).transport(address, in_flight)
 
-        triton = Server(connect, timeout_s=timeout, at_once=at_once, limits=options.limits, only=model)
-        with running_page(triton, options, page) as url:
+        triton = ServerConnection(connect, timeout_s=timeout, at_once=at_once, limits=options.limits, only=model)
+        with run_page(triton, options, page) as url:
             if as_json:
                 typer.echo(json.dumps({"url": url, "server": triton.address}))
             else:

@@ -1,4 +1,4 @@
-"""`asl-triton watch`: a camera, a stream or a file, and each gloss as it is recognised."""
+"""`asl-triton watch`: a camera, a stream or a file, and each gloss as it is recognized."""
 
 import asyncio
 import contextlib
@@ -32,10 +32,10 @@ from asl_triton.cli.options import (
     TransportOption,
 )
 from asl_triton.labels import read_labels
-from asl_triton.live.capture import Capture, Dropout, Resumed
+from asl_triton.live.capture import Capture, SourceLost, SourceResumed
 from asl_triton.live.spotting import LiveRules
 from asl_triton.live.state import LiveEvent, LiveState
-from asl_triton.live.watch import Away, Back, Happening, Watch, WatchSummary
+from asl_triton.live.watch import Happening, ServerLost, ServerRecovered, Watch, WatchSummary
 from asl_triton.transport.endpoints import DEFAULT_SERVER
 from asl_triton.transport.security import Security
 
@@ -43,10 +43,10 @@ DEFAULT_RULES = LiveRules()
 ANSWER_TIMEOUT_S = 10.0  # an answer that comes later is of no use
 KINDS: dict[type[Happening], str] = {
     LiveEvent: "sign",
-    Dropout: "dropout",
-    Resumed: "resumed",
-    Away: "server away",
-    Back: "server back",
+    SourceLost: "dropout",
+    SourceResumed: "resumed",
+    ServerLost: "server away",
+    ServerRecovered: "server back",
 }
 
 
@@ -148,14 +148,18 @@ class Screen:
         if self._as_json:
             self._print(json.dumps({"event": KINDS[type(happening)], **dataclasses.asdict(happening)}))
         elif isinstance(happening, LiveEvent):
-            self._print(f"{clock(happening.start_s)}  {happening.gloss}  {happening.confidence:.1%}".replace("%", " %"))
+            self._print(
+                f"{format_clock(happening.start_s)}  {happening.gloss}  {happening.confidence:.1%}".replace("%", " %")
+            )
         else:
-            self._console.print(f"[yellow]{escape(sentence(happening))}[/]", soft_wrap=True)
+            self._console.print(f"[yellow]{escape(format_event(happening))}[/]", soft_wrap=True)
 
     def show(self, state: LiveState) -> None:
         """Renew the line that changes."""
         if self._line.is_started:
-            self._line.update(Text(standing(state), style="dim", no_wrap=True, overflow="ellipsis"), refresh=True)
+            self._line.update(
+                Text(format_status_line(state), style="dim", no_wrap=True, overflow="ellipsis"), refresh=True
+            )
 
     def conclude(self, summary: WatchSummary) -> None:
         """Print what came of it."""
@@ -179,20 +183,20 @@ class Screen:
             typer.echo(line)
 
 
-def sentence(happening: Dropout | Resumed | Away | Back) -> str:
+def format_event(happening: SourceLost | SourceResumed | ServerLost | ServerRecovered) -> str:
     """What happened to the source or the server."""
     match happening:
-        case Dropout(reason):
+        case SourceLost(reason):
             return f"{reason}: waiting for it"
-        case Resumed(away_s):
+        case SourceResumed(away_s):
             return f"frames come again, after {away_s:.1f} s"
-        case Away(reason):
+        case ServerLost(reason):
             return f"no answers: {reason}"
-        case Back(away_s):
+        case ServerRecovered(away_s):
             return f"answers come again, after {away_s:.1f} s"
 
 
-def standing(state: LiveState) -> str:
+def format_status_line(state: LiveState) -> str:
     """How it stands, in a line."""
     lag = "" if state.lag_s is None else f"lag {state.lag_s * 1000:.0f} ms   "
     gloss = f"{state.gloss or '-'} {state.confidence:.0%}".replace("%", " %")
@@ -200,7 +204,7 @@ def standing(state: LiveState) -> str:
     return f"{gloss}   {lag}{frames}" + ("   no answers" if state.problem else "")
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """12.41 as 00:12.4; with hours where there are any."""
     minutes, seconds = divmod(max(round(seconds, 1), 0.0), 60)
     hours, minutes = divmod(int(minutes), 60)

@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 
-from asl_triton.decoding.base import Cutting, Measures, Reader, Reading
-from asl_triton.decoding.frame_budget import CROP_VALUES, CROPS_A_REQUEST, CropBudget
+from asl_triton.decoding.base import DecodeSession, Reader, VideoInfo, WindowingOptions
+from asl_triton.decoding.frame_budget import CROP_VALUES, CROPS_A_REQUEST, FrameBudget
 from asl_triton.video.reader import Source
 
 FILES_OF_A_VIDEO = 3  # its own, and FFmpeg's; or the way to its decoder, and what they share for a moment
 OTHER_FILES = 40  # of Python, gRPC and who calls
 
 
-def most_open() -> int:
+def max_open_videos() -> int:
     """How many videos may be open at once, so that this process stays within its limit on open files."""
     try:
         import resource
@@ -26,7 +26,7 @@ def most_open() -> int:
 
 
 class Admission:
-    """Opens videos in `threads`, at most `in_flight` at once, fewer where they hold more than `crops` together, or
+    """Opens videos in `threads`, at most `in_flight` at once, fewer where they hold more than `crop_frames` together, or
     where this process may open few files.
 
     Memory is bounded by that: 48 crops for each, if it is not given.
@@ -34,17 +34,17 @@ class Admission:
 
     def __init__(self, in_flight: int, reader: Reader, threads: Executor, crops: int | None = None) -> None:
         self.threads = threads
-        self._open = asyncio.Semaphore(min(in_flight, most_open()))
-        self._budget = CropBudget(crops or in_flight * CROPS_A_REQUEST)
+        self._open = asyncio.Semaphore(min(in_flight, max_open_videos()))
+        self._budget = FrameBudget(crops or in_flight * CROPS_A_REQUEST)
         self._reader = reader
 
     @asynccontextmanager
     async def open(
-        self, source: Source, cutting: Cutting, *, name: str | None, bytes_a_value: int
-    ) -> AsyncIterator[Reading]:
+        self, source: Source, cutting: WindowingOptions, *, name: str | None, bytes_a_value: int
+    ) -> AsyncIterator[DecodeSession]:
         """A video, open for the length of the block, when there is room for it and for its crops.
 
-        `bytes_a_value` is what the recogniser's input has for a pixel's colour.
+        `bytes_per_value` is what the model's input has for a pixel's color.
 
         Raises:
             VideoError: it cannot be opened.
@@ -56,7 +56,7 @@ class Admission:
         ):
             yield reading
 
-    async def measure(self, source: Source, cutting: Cutting, name: str | None = None) -> Measures:
+    async def measure(self, source: Source, cutting: WindowingOptions, name: str | None = None) -> VideoInfo:
         """What a video tells of itself when it is opened; nothing of it is decoded.
 
         Raises:
@@ -72,7 +72,9 @@ class Admission:
             yield
 
     @asynccontextmanager
-    async def _opened(self, source: Source, cutting: Cutting, name: str | None) -> AsyncIterator[Reading]:
+    async def _opened(
+        self, source: Source, cutting: WindowingOptions, name: str | None
+    ) -> AsyncIterator[DecodeSession]:
         with self._reader(source, cutting, name) as reading:
             await asyncio.get_running_loop().run_in_executor(self.threads, reading.open)
             yield reading

@@ -14,11 +14,11 @@ from typing import BinaryIO
 from asl_triton.errors import AslTritonError
 from asl_triton.presets import Preset
 from asl_triton.video.reader import Limits, Source
-from asl_triton.video.windows import Span, Window
+from asl_triton.video.windows import Window, WindowTiming
 
 
 @dataclass(frozen=True)
-class Cutting:
+class WindowingOptions:
     """How a video becomes windows. Of a film no window goes beyond its shot; a clip of one window is made as long as a
     multiple of `bucket` frames by its last one. `refuses_early` believes a container that tells of too many frames."""
 
@@ -30,10 +30,10 @@ class Cutting:
 
 
 @dataclass(frozen=True)
-class Measures:
+class VideoInfo:
     """What is known of a video that is open before anything of it is decoded, as far as its container tells.
 
-    `declared_frames` is 0 where the container does not tell; `crops_held` is how many crops are in memory at once while
+    `declared_frames` is 0 where the container does not tell; `estimate_frames_in_memory` is how many crops are in memory at once while
     it is asked about.
     """
 
@@ -44,7 +44,7 @@ class Measures:
     crops_held: int
 
 
-class Reading(ABC):
+class DecodeSession(ABC):
     """One video on its way: `open` it, then ask for the `next_window` until it gives None, from one thread at a time.
 
     `close` it in the end. That never waits, may be done from any thread, and ends what another one is doing with it.
@@ -52,10 +52,10 @@ class Reading(ABC):
     `open` and `next_window` took, by the clock: waiting for a thread to call them in is not in it.
     """
 
-    measures: Measures
+    measures: VideoInfo
 
-    def __init__(self, source: Source, cutting: Cutting, name: str | None = None) -> None:
-        self.name = name_of(source, name)
+    def __init__(self, source: Source, cutting: WindowingOptions, name: str | None = None) -> None:
+        self.name = format_source(source, name)
         self.num_frames = 0
         self.duration_s = 0.0
         self.share_read = 0.0  # 0 to 1; 0 where the container does not tell the length
@@ -65,26 +65,26 @@ class Reading(ABC):
         self._in_use = threading.Lock()
         self._is_over = False
 
-    def open(self) -> Measures:
+    def open(self) -> VideoInfo:
         """Open the video.
 
         Raises:
             VideoError: it is none, or beyond a limit. AslTritonError: it was closed meanwhile.
         """
-        with self._used():
+        with self._use():
             self.measures = self._open()
             return self.measures
 
-    def next_window(self) -> tuple[Window, Span] | None:
+    def next_window(self) -> tuple[Window, WindowTiming] | None:
         """The next window of crops and its place in time; None behind the last.
 
         Raises:
             VideoError: it cannot be decoded, or is beyond a limit. AslTritonError: it was closed meanwhile.
         """
-        with self._used():
+        with self._use():
             return self._next_window()
 
-    def windows(self) -> Iterator[tuple[Window, Span]]:
+    def windows(self) -> Iterator[tuple[Window, WindowTiming]]:
         """All windows, as `next_window` gives them."""
         while (window := self.next_window()) is not None:
             yield window
@@ -95,18 +95,18 @@ class Reading(ABC):
         self._interrupt()
         self._let_go_if_unused()
 
-    def __enter__(self) -> "Reading":
+    def __enter__(self) -> "DecodeSession":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
     @contextmanager
-    def _used(self) -> Iterator[None]:
+    def _use(self) -> Iterator[None]:
         try:
             with self._in_use:
                 if self._is_over:
-                    raise self._given_up()
+                    raise self._closed_error()
                 began_s = time.perf_counter()
                 try:
                     yield
@@ -123,14 +123,14 @@ class Reading(ABC):
             finally:
                 self._in_use.release()
 
-    def _given_up(self) -> AslTritonError:
+    def _closed_error(self) -> AslTritonError:
         return AslTritonError(f"the decoding of {self.name} was given up")
 
     @abstractmethod
-    def _open(self) -> Measures: ...
+    def _open(self) -> VideoInfo: ...
 
     @abstractmethod
-    def _next_window(self) -> tuple[Window, Span] | None: ...
+    def _next_window(self) -> tuple[Window, WindowTiming] | None: ...
 
     @abstractmethod
     def _interrupt(self) -> None:
@@ -141,10 +141,12 @@ class Reading(ABC):
         """Close what is open. Called once or more, when no thread is at it."""
 
 
-Reader = Callable[[Source, Cutting, str | None], Reading]  # begins one, of a video that messages call by the name
+Reader = Callable[
+    [Source, WindowingOptions, str | None], DecodeSession
+]  # begins one, of a video that messages call by the name
 
 
-def size_of(stream: BinaryIO) -> int:
+def measure_stream(stream: BinaryIO) -> int:
     """How many bytes a stream has; it stays where it is."""
     at = stream.tell()
     size = stream.seek(0, io.SEEK_END)
@@ -152,6 +154,6 @@ def size_of(stream: BinaryIO) -> int:
     return size
 
 
-def name_of(source: Source, name: str | None) -> str:
+def format_source(source: Source, name: str | None) -> str:
     """What messages call a video."""
     return name or (str(Path(source)) if isinstance(source, str | os.PathLike) else "the video")

@@ -15,7 +15,7 @@ CROPS_A_REQUEST = 48
 CROP_VALUES = INPUT_SIZE * INPUT_SIZE * 3  # of one crop, a byte each where the input is UINT8
 
 
-class CropBudget:
+class FrameBudget:
     """Crops that clips may hold together. They get their share first come, first served."""
 
     def __init__(self, crops: int) -> None:
@@ -39,7 +39,7 @@ class CropBudget:
             self._given_back.set()
 
 
-def crops_held(video: Video, preset: Preset, bucket: int = 1) -> int:
+def estimate_frames_in_memory(video: Video, preset: Preset, bucket: int = 1) -> int:
     """How many crops of a clip are held at once while it is asked about, as far as its container tells its length."""
     most = max(preset.max_frames, WINDOWS_AHEAD * preset.window_frames)
     if video.declared_frames == 0:

@@ -4,30 +4,30 @@ from collections.abc import Iterator
 
 import cv2
 
-from asl_triton.decoding.base import Cutting, Measures, Reading, size_of
-from asl_triton.decoding.frame_budget import crops_held
+from asl_triton.decoding.base import DecodeSession, VideoInfo, WindowingOptions, measure_stream
+from asl_triton.decoding.frame_budget import estimate_frames_in_memory
 from asl_triton.errors import VideoError
-from asl_triton.video.preprocessing import crops
+from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import DECLARED_EXCESS, Frame, Image, Source, Video, open_video
-from asl_triton.video.windows import Span, Window, spanned, spanned_by_shots
+from asl_triton.video.windows import Window, WindowTiming, cut_timed_windows, cut_windows_by_shot
 
 
-class ReadingHere(Reading):
+class InProcessDecodeSession(DecodeSession):
     """Decodes in this process: what a video does to the decoder, it does to all.
 
     An only window is a part of `memory`, where that is given: room for `max_frames` crops of the preset.
     """
 
     _video: Video | None = None
-    _windows: Iterator[tuple[Window, Span]] = iter(())
+    _windows: Iterator[tuple[Window, WindowTiming]] = iter(())
 
     def __init__(
-        self, source: Source, cutting: Cutting, name: str | None = None, *, memory: Image | None = None
+        self, source: Source, cutting: WindowingOptions, name: str | None = None, *, memory: Image | None = None
     ) -> None:
         super().__init__(source, cutting, name)
         self._memory = memory
 
-    def _open(self) -> Measures:
+    def _open(self) -> VideoInfo:
         cutting = self._cutting
         self._video = video = open_video(self._source, cutting.limits, self.name)
         if cutting.refuses_early and video.declared_frames > cutting.limits.max_frames * DECLARED_EXCESS:
@@ -35,21 +35,21 @@ class ReadingHere(Reading):
                 f"{self.name} has more than {cutting.limits.max_frames:,} frames, the limit: cut it shorter"
             )
         self.warnings = video.warnings
-        cut = crops(self._frames(video), cutting.preset, cutting.limits.max_frames)
+        cut = crop_frames(self._frames(video), cutting.preset, cutting.limits.max_frames)
         if cutting.is_film:
-            self._windows = spanned_by_shots(cut, cutting.preset, video.frame_rate)
+            self._windows = cut_windows_by_shot(cut, cutting.preset, video.frame_rate)
         else:
-            self._windows = spanned(cut, cutting.preset, video.frame_rate, cutting.bucket, self._memory)
-        return measured(video, cutting)
+            self._windows = cut_timed_windows(cut, cutting.preset, video.frame_rate, cutting.bucket, self._memory)
+        return read_video_info(video, cutting)
 
     def _frames(self, video: Video) -> Iterator[Frame]:
         for frame in video:
             self.num_frames, self.duration_s, self.share_read = video.num_frames, video.duration_s, video.share_read
             if self._is_over:
-                raise self._given_up()
+                raise self._closed_error()
             yield frame
 
-    def _next_window(self) -> tuple[Window, Span] | None:
+    def _next_window(self) -> tuple[Window, WindowTiming] | None:
         return next(self._windows, None)
 
     def _interrupt(self) -> None:
@@ -61,13 +61,13 @@ class ReadingHere(Reading):
         self._windows = iter(())  # which hold frames, and this
 
 
-def measured(video: Video, cutting: Cutting) -> Measures:
+def read_video_info(video: Video, cutting: WindowingOptions) -> VideoInfo:
     """What is known of a video that is open."""
     width, height = (int(video.capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-    return Measures(
-        num_bytes=size_of(video.stream),
+    return VideoInfo(
+        num_bytes=measure_stream(video.stream),
         width=width,
         height=height,
         declared_frames=video.declared_frames,
-        crops_held=crops_held(video, cutting.preset, cutting.bucket),
+        crops_held=estimate_frames_in_memory(video, cutting.preset, cutting.bucket),
     )

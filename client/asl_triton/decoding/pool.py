@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from asl_triton.decoding.base import Cutting, Measures, Reading
-from asl_triton.decoding.worker import CROP_SHAPE, ENDED, GO_ON, STATE, DecoderLimits, Order, crops_in
+from asl_triton.decoding.base import DecodeSession, VideoInfo, WindowingOptions
+from asl_triton.decoding.worker import CROP_SHAPE, ENDED, GO_ON, STATE, DecodeRequest, DecoderLimits, map_crops
 from asl_triton.errors import AslTritonError, ServerError, VideoError
 from asl_triton.video.reader import Image, Source
-from asl_triton.video.windows import Span, Window
+from asl_triton.video.windows import Window, WindowTiming
 
 MAX_MESSAGE_BYTES = 2**20  # of JSON
 # A decoder hangs that says no word for so many times the seconds of computing it may take: busy machines are slower.
@@ -37,7 +37,7 @@ ENDS_WITHIN_S = 5.0  # the server of decoders, when nobody can ask it any more
 
 
 @dataclass(frozen=True)
-class Decoder:
+class WorkerHandle:
     """A process that waits for its order: the way to it, where its end is told, and what it writes its crops to."""
 
     connection: Connection
@@ -45,7 +45,7 @@ class Decoder:
     crops: Image
 
 
-class Decoders:
+class DecoderPool:
     """Starts decoders. Threads may share it. Nothing runs before the first, or `warm_up`; close it at the end.
 
     Ctrl-C and SIGTERM, which reach a whole group of processes, are nothing to them: they end when they are let go of,
@@ -60,11 +60,11 @@ class Decoders:
         self._server: subprocess.Popen[bytes] | None = None
         self._is_closed = False
 
-    def reading(self, source: Source, cutting: Cutting, name: str | None = None) -> "Decoding":
+    def reading(self, source: Source, cutting: WindowingOptions, name: str | None = None) -> "SubprocessDecodeSession":
         """A video that will have a process of its own. A file is opened there, and never read here."""
-        return Decoding(self, source, cutting, name)
+        return SubprocessDecodeSession(self, source, cutting, name)
 
-    def start(self, num_crops: int) -> Decoder:
+    def start(self, num_crops: int) -> WorkerHandle:
         """A new process, with room for so many crops.
 
         Raises:
@@ -75,13 +75,13 @@ class Decoders:
         with theirs, told, ExitStack() as failed:
             failed.enter_context(connection)
             failed.enter_context(status)
-            memory, crops = shared_crops(num_crops)
+            memory, crops = allocate_crops(num_crops)
             try:
                 self._hand_over([theirs.fileno(), told.fileno(), memory])
             finally:
                 os.close(memory)
             failed.pop_all()
-        return Decoder(Connection(connection.detach()), status, crops)
+        return WorkerHandle(Connection(connection.detach()), status, crops)
 
     def warm_up(self) -> None:
         """Start the server of decoders, for which the first video would wait otherwise."""
@@ -114,7 +114,7 @@ class Decoders:
             python = sys.executable or shutil.which("python3") or "python3"
             # Of the folder that it is in it imports nothing, unless this process does.
             own = {} if sys.path[0] in ("", os.getcwd()) else {"PYTHONSAFEPATH": "1"}
-            with theirs, without_signals():
+            with theirs, block_signals():
                 self._server = subprocess.Popen(
                     [python, "-m", "asl_triton.decoding.worker", str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
@@ -137,7 +137,7 @@ class Decoders:
 
 
 @contextmanager
-def without_signals() -> Iterator[None]:
+def block_signals() -> Iterator[None]:
     """Start processes that Ctrl-C and SIGTERM do not reach, from their first moment on."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
@@ -146,44 +146,44 @@ def without_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def shared_crops(count: int) -> tuple[int, Image]:
+def allocate_crops(count: int) -> tuple[int, Image]:
     """Memory for so many crops as a file that a decoder may write to and nobody can resize, and the crops in it."""
     memory = os.memfd_create("crops", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     os.ftruncate(memory, count * math.prod(CROP_SHAPE))  # takes memory as it is written to
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    return memory, crops_in(memory)
+    return memory, map_crops(memory)
 
 
-class Decoding(Reading):
+class SubprocessDecodeSession(DecodeSession):
     """Decodes in a process of its own.
 
-    Beside what `Reading` raises: `ServerError` where the decoding was interrupted, by somebody else than the video.
+    Beside what `DecodeSession` raises: `ServerError` where the decoding was interrupted, by somebody else than the video.
     """
 
-    def __init__(self, decoders: Decoders, source: Source, cutting: Cutting, name: str | None) -> None:
+    def __init__(self, decoders: DecoderPool, source: Source, cutting: WindowingOptions, name: str | None) -> None:
         super().__init__(source, cutting, name)
         self._decoders, self._limits = decoders, decoders.limits
-        self._decoder: Decoder | None = None
+        self._decoder: WorkerHandle | None = None
         self._ending = threading.Lock()
 
-    def _open(self) -> Measures:
+    def _open(self) -> VideoInfo:
         path, content = None, None
         if isinstance(self._source, str | os.PathLike):
             path = str(Path(self._source).absolute())
         else:
             content = self._content()
-        order = Order(self.name, path, self._cutting, self._limits)
+        order = DecodeRequest(self.name, path, self._cutting, self._limits)
         try:
             self._decoder = self._decoders.start(self._cutting.preset.max_frames)
         except OSError as exc:
             raise AslTritonError(f"{self.name} cannot be decoded: no decoder can be started ({exc.strerror})") from exc
         if self._is_over:  # by somebody who found no decoder to end
-            raise self._given_up()
+            raise self._closed_error()
         with suppress(OSError):  # of one that is not there to take it; what it has to say is told now
             self._decoder.connection.send_bytes(order.to_json().encode())
             if content is not None:
                 self._decoder.connection.send_bytes(content)
-        return Measures(**self._message()["measures"])
+        return VideoInfo(**self._message()["measures"])
 
     def _content(self) -> bytes | bytearray | memoryview:
         assert not isinstance(self._source, str | os.PathLike)
@@ -193,7 +193,7 @@ class Decoding(Reading):
             raise VideoError(f"{self.name} is larger than {most:,} bytes, the limit: cut or compress it first")
         return content
 
-    def _next_window(self) -> tuple[Window, Span] | None:
+    def _next_window(self) -> tuple[Window, WindowTiming] | None:
         if self._decoder is None:
             return None
         with suppress(OSError):
@@ -212,7 +212,7 @@ class Decoding(Reading):
             self._let_go()
         # The next window would come to the same place.
         window = Window(start, crops[:length] if is_only else crops[:length].copy(), is_only)
-        return window, Span(start, length, np.array(message["edges_s"], np.float64), shot)
+        return window, WindowTiming(start, length, np.array(message["edges_s"], np.float64), shot)
 
     def _interrupt(self) -> None:
         with self._ending, suppress(OSError):
@@ -259,7 +259,7 @@ class Decoding(Reading):
     def _death(self, status: socket.socket) -> AslTritonError:
         """The sentence for a decoder that is gone."""
         if self._is_over:
-            return self._given_up()
+            return self._closed_error()
         told = b""
         with suppress(OSError):
             told = status.recv(ENDED.size)

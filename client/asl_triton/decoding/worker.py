@@ -26,8 +26,8 @@ from typing import Any, NoReturn
 import cv2
 import numpy as np
 
-from asl_triton.decoding.base import Cutting, Reading
-from asl_triton.decoding.in_process import ReadingHere
+from asl_triton.decoding.base import DecodeSession, WindowingOptions
+from asl_triton.decoding.in_process import InProcessDecodeSession
 from asl_triton.errors import AslTritonError
 from asl_triton.presets import INPUT_SIZE, Preset
 from asl_triton.video.reader import Image, Limits
@@ -35,7 +35,7 @@ from asl_triton.video.reader import Image, Limits
 GO_ON = b"go on"
 NUM_FILES = 3  # that the server gets for each video
 CROP_SHAPE = (INPUT_SIZE, INPUT_SIZE, 3)
-STATE = ("num_frames", "duration_s", "share_read", "warnings")  # of a `Reading`: what is known with each window
+STATE = ("num_frames", "duration_s", "share_read", "warnings")  # of a `DecodeSession`: what is known with each window
 ENDED = struct.Struct("i")  # the exit code of a decoder, or minus the number of its signal
 
 
@@ -49,12 +49,12 @@ class DecoderLimits:
 
 
 @dataclass(frozen=True)
-class Order:
+class DecodeRequest:
     """What a decoder is told to decode, and how: a file, or the bytes of one, which follow where `path` is None."""
 
     name: str
     path: str | None
-    cutting: Cutting
+    cutting: WindowingOptions
     limits: DecoderLimits
 
     def to_json(self) -> str:
@@ -62,16 +62,16 @@ class Order:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: bytes) -> "Order":
+    def from_json(cls, text: bytes) -> "DecodeRequest":
         """Read what `to_json` wrote."""
         values = json.loads(text)
         cutting = values["cutting"]
         preset, limits = Preset.from_json(json.dumps(cutting["preset"])), Limits(**cutting["limits"])
-        cutting = Cutting(**{**cutting, "preset": preset, "limits": limits})
+        cutting = WindowingOptions(**{**cutting, "preset": preset, "limits": limits})
         return cls(values["name"], values["path"], cutting, DecoderLimits(**values["limits"]))
 
 
-class DecoderServer:
+class ForkServer:
     """Forks a decoder for each video whose sockets and memory come over `control`, until that is closed."""
 
     def __init__(self, control: socket.socket) -> None:
@@ -150,44 +150,46 @@ def decode_and_exit(number: int, memory: int) -> NoReturn:
 
 def decode(connection: Connection, memory: int) -> None:
     """Read an order, open its video and write its windows, each when it is asked for."""
-    order = Order.from_json(connection.recv_bytes())
-    confine(order.limits)
-    allow_a_window(order.limits)
+    order = DecodeRequest.from_json(connection.recv_bytes())
+    apply_rlimits(order.limits)
+    extend_cpu_limit(order.limits)
     try:
         source = connection.recv_bytes() if order.path is None else Path(order.path)
-        shared = crops_in(memory)
-        with ReadingHere(source, order.cutting, order.name, memory=shared) as reading:
-            say(connection, measures=asdict(reading.open()))
+        shared = map_crops(memory)
+        with InProcessDecodeSession(source, order.cutting, order.name, memory=shared) as reading:
+            send_message(connection, measures=asdict(reading.open()))
             write_windows(connection, shared, reading, order.limits)
     except AslTritonError as exc:
-        say(connection, failed=str(exc))
+        send_message(connection, failed=str(exc))
     except MemoryError:
         megabytes = order.limits.max_memory_bytes // 2**20
-        say(connection, failed=f"{order.name} takes more than {megabytes:,} MiB to decode, the limit: scale it down")
+        send_message(
+            connection, failed=f"{order.name} takes more than {megabytes:,} MiB to decode, the limit: scale it down"
+        )
     except cv2.error as exc:
-        say(connection, failed=f"{order.name} cannot be decoded: {exc.err}. Convert or record it again")
+        send_message(connection, failed=f"{order.name} cannot be decoded: {exc.err}. Convert or record it again")
 
 
-def confine(limits: DecoderLimits) -> None:
+def apply_rlimits(limits: DecoderLimits) -> None:
     """Bound what this process may use, for good: computing, memory, and no file of a byte."""
     pages_held = int(Path("/proc/self/statm").read_text().split()[5])  # of data, as RLIMIT_DATA counts it
     memory = pages_held * resource.getpagesize() + limits.max_memory_bytes
-    bound(resource.RLIMIT_DATA, memory, memory)
-    bound(resource.RLIMIT_FSIZE, 0, 0)
-    bound(resource.RLIMIT_CORE, 0, 0)
+    set_rlimit(resource.RLIMIT_DATA, memory, memory)
+    set_rlimit(resource.RLIMIT_FSIZE, 0, 0)
+    set_rlimit(resource.RLIMIT_CORE, 0, 0)
     if limits.max_decode_s is not None:
-        bound(resource.RLIMIT_CPU, limits.max_decode_s, limits.max_decode_s + 1)  # a signal, then the end
+        set_rlimit(resource.RLIMIT_CPU, limits.max_decode_s, limits.max_decode_s + 1)  # a signal, then the end
 
 
-def allow_a_window(limits: DecoderLimits) -> None:
+def extend_cpu_limit(limits: DecoderLimits) -> None:
     """Let this process compute as long as a window may take, from now on: it ends by itself, whoever may watch it."""
     if limits.max_window_s is not None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         until_s = math.ceil(usage.ru_utime + usage.ru_stime + limits.max_window_s) + 1
-        bound(resource.RLIMIT_CPU, until_s, resource.getrlimit(resource.RLIMIT_CPU)[1])
+        set_rlimit(resource.RLIMIT_CPU, until_s, resource.getrlimit(resource.RLIMIT_CPU)[1])
 
 
-def bound(which: int, soft: int, hard: int) -> None:
+def set_rlimit(which: int, soft: int, hard: int) -> None:
     """Set a limit of this process, no higher than it was allowed before."""
     allowed = resource.getrlimit(which)[1]
     if allowed != resource.RLIM_INFINITY:
@@ -195,35 +197,35 @@ def bound(which: int, soft: int, hard: int) -> None:
     resource.setrlimit(which, (soft, hard))
 
 
-def write_windows(connection: Connection, shared: Image, reading: Reading, limits: DecoderLimits) -> None:
+def write_windows(connection: Connection, shared: Image, reading: DecodeSession, limits: DecoderLimits) -> None:
     """Write each window when it is asked for, and at last, or with the only one, what is known of the video."""
 
     def state() -> dict[str, Any]:
         return {name: getattr(reading, name) for name in STATE}
 
     while connection.recv_bytes(len(GO_ON)):
-        allow_a_window(limits)
+        extend_cpu_limit(limits)
         found = reading.next_window()
         if found is None:
-            say(connection, **state())
+            send_message(connection, **state())
             return
         window, span = found
         if not window.is_only:  # which is there already
             shared[: span.num_frames] = window.frames
         place = {"start": span.start, "length": span.num_frames, "shot": span.shot, "edges_s": span.edges_s.tolist()}
-        say(connection, **place, is_only=window.is_only, **state())
+        send_message(connection, **place, is_only=window.is_only, **state())
 
 
-def crops_in(memory: int) -> Image:
+def map_crops(memory: int) -> Image:
     """The crops (N, 224, 224, 3) that a file of shared memory has room for."""
     return np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(-1, *CROP_SHAPE)
 
 
-def say(connection: Connection, **message: Any) -> None:
+def send_message(connection: Connection, **message: Any) -> None:
     """Write a message."""
     connection.send_bytes(json.dumps(message).encode())
 
 
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as control:
-        DecoderServer(control).run()
+        ForkServer(control).run()

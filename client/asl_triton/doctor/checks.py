@@ -14,7 +14,7 @@ import numpy as np
 
 from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError, VideoError
 from asl_triton.models.golden import GoldenAnswer, render_golden
-from asl_triton.models.served import FRAMES, LOGITS, ServedModel, find_recognisers, read_model
+from asl_triton.models.served import FRAMES, LOGITS, ServedModel, list_models, read_model
 from asl_triton.transport.base import Transport
 
 State = Literal["ok", "warning", "failed"]
@@ -33,8 +33,8 @@ class Check:
     remedy: str = ""
 
 
-async def examine(transport: Transport, model: str | None, repository: Path | None) -> AsyncIterator[Check]:
-    """Look at the client, the server, and each recogniser (or the one named); stops where going on makes no sense.
+async def run_checks(transport: Transport, model: str | None, repository: Path | None) -> AsyncIterator[Check]:
+    """Look at the client, the server, and each model (or the one named); stops where going on makes no sense.
 
     `repository` is where the model folders lie if this machine can see them: the golden answers are in them.
     """
@@ -51,14 +51,14 @@ async def examine(transport: Transport, model: str | None, repository: Path | No
         return
     yield check_version(transport.address, server_version)
     try:
-        names = [model] if model else [description.name for description in await find_recognisers(transport)]
+        names = [model] if model else [description.name for description in await list_models(transport)]
     except AslTritonError as exc:
-        yield Check("recognisers", "failed", str(exc), "allow the model-repository protocol, or name one with --model")
+        yield Check("models", "failed", str(exc), "allow the model-repository protocol, or name one with --model")
         return
     if not names:
-        yield Check("recognisers", "failed", "none is served", "write one with `asl-triton export`, then restart")
+        yield Check("models", "failed", "none is served", "write one with `asl-triton export`, then restart")
         return
-    yield Check("recognisers", "ok", ", ".join(names))
+    yield Check("models", "ok", ", ".join(names))
     for name in names:
         async for check in examine_model(transport, name, repository):
             yield check
@@ -94,7 +94,7 @@ def check_version(address: str, server_version: str) -> Check:
 
 
 async def examine_model(transport: Transport, name: str, repository: Path | None) -> AsyncIterator[Check]:
-    """The contract, the labels and the golden answer of one recogniser."""
+    """The contract, the labels and the golden answer of one model."""
     try:
         served = await read_model(transport, name)
     except LabelsError as exc:
@@ -128,7 +128,7 @@ async def check_golden(transport: Transport, served: ServedModel, repository: Pa
         return Check(name, "warning", f"not checked: {where}", "name the model repository with --repository")
     try:
         golden = GoldenAnswer.load(path)
-        tensor = served.tensor(render_golden(golden.num_frames))
+        tensor = served.make_input(render_golden(golden.num_frames))
         logits = (await transport.infer(served.name, {FRAMES: tensor}, [LOGITS]))[LOGITS][0]
     except AslTritonError as exc:
         return Check(name, "failed", str(exc), "see the server's log; export the model again if it goes on")

@@ -1,1 +1,1 @@
-"""Accuracy on labelled clips."""
+"""Accuracy on labeled clips."""

@@ -1,4 +1,4 @@
-"""Labelled clips on disk: a folder with one sub-folder a gloss, or a split JSON of WLASL with its folder of videos."""
+"""Labeled clips on disk: a folder with one sub-folder a gloss, or a split JSON of WLASL with its folder of videos."""
 
 import json
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from asl_triton.errors import LabelsError, VideoError
-from asl_triton.video.discovery import Clip, find_clips, is_video, printable
+from asl_triton.video.discovery import Clip, find_clips, format_name, is_video
 
 MAX_SPLIT_BYTES = 64 * 2**20  # WLASL's largest is 2 MB
 SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
-class LabelledClip(Clip):
+class LabeledClip(Clip):
     """A clip and what is signed in it: `class_id` is the place of `gloss` in `Dataset.glosses`.
 
     `name` is `gloss folder/file`, or WLASL's video id; `subset` is "train", "val" or "test", None in a folder.
@@ -32,7 +32,7 @@ class LabelledClip(Clip):
 class Dataset:
     """What was found, and what was not. `clips` are in the order of their names, which are all different."""
 
-    clips: tuple[LabelledClip, ...]
+    clips: tuple[LabeledClip, ...]
     glosses: tuple[str, ...]  # in class order: the labels given, or the folders with clips, sorted
     missing: tuple[str, ...] = ()  # ids of the videos that the split names and the folder of videos has not
     unknown: tuple[str, ...] = ()  # folders that are no gloss of the labels given: their clips are left out
@@ -42,7 +42,7 @@ class Dataset:
 def read_dataset(
     data: Path, *, videos: Path | None = None, subset: str | None = None, labels: Sequence[str] | None = None
 ) -> Dataset:
-    """Find labelled clips; none is opened.
+    """Find labeled clips; none is opened.
 
     A folder: the clips below each sub-folder are of the gloss that it is named after. With `labels` a folder is matched
     to the one of its name, or to the only one that differs by case alone.
@@ -74,34 +74,36 @@ def read_folder(folder: Path, labels: Sequence[str] | None) -> Dataset:
         entries = sorted((e for e in os.scandir(folder) if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as exc:
         raise VideoError(f"cannot read {folder}: {exc.strerror}") from exc
-    found = {entry.name: clips_below(Path(entry.path)) for entry in entries if entry.is_dir()}
+    found = {entry.name: find_labeled_clips(Path(entry.path)) for entry in entries if entry.is_dir()}
     full = {name: clips for name, clips in found.items() if clips}
     if not full:
         raise VideoError(f"{folder} has no sub-folder with a video in it: it takes one sub-folder a gloss")
-    names = tuple(printable(name) for name in full)
+    names = tuple(format_name(name) for name in full)
     glosses = names if labels is None else tuple(labels)
-    class_ids = dict(zip(full, classes_of(names, glosses), strict=True))
+    class_ids = dict(zip(full, assign_classes(names, glosses), strict=True))
     unknown = [name for name in full if class_ids[name] is None]
     if len(unknown) == len(full):
         raise LabelsError(
-            f"not one of the {len(full)} gloss folders in {folder} ({listed(names)}) is among the {len(glosses)} "
-            f"glosses of the labels (such as {listed(glosses)}): they are of another vocabulary"
+            f"not one of the {len(full)} gloss folders in {folder} ({format_list(names)}) is among the {len(glosses)} "
+            f"glosses of the labels (such as {format_list(glosses)}): they are of another vocabulary"
         )
     warnings = []
-    if empty := [printable(name) for name in found if name not in full]:
-        warnings.append(f"{counted(len(empty), 'gloss folder has', 'gloss folders have')} no video: {listed(empty)}")
-    if outside := [entry.name for entry in entries if is_video(Path(entry.name)) and entry.is_file()]:
-        warnings.append(f"{counted(len(outside), 'video is', 'videos are')} left out, lying in no gloss folder")
-    for alike in grouped_by_case(names):
-        warnings.append(f"the gloss folders {listed(alike)} differ by case alone: rename one if they are one sign")
-    if unknown:
-        lost = counted(sum(len(full[name]) for name in unknown), "clip is", "clips are")
+    if empty := [format_name(name) for name in found if name not in full]:
         warnings.append(
-            f"{counted(len(unknown), 'gloss folder is', 'gloss folders are')} not among the labels, and {lost} left "
-            f"out: {listed([printable(name) for name in unknown])}"
+            f"{format_count(len(empty), 'gloss folder has', 'gloss folders have')} no video: {format_list(empty)}"
+        )
+    if outside := [entry.name for entry in entries if is_video(Path(entry.name)) and entry.is_file()]:
+        warnings.append(f"{format_count(len(outside), 'video is', 'videos are')} left out, lying in no gloss folder")
+    for alike in group_by_case(names):
+        warnings.append(f"the gloss folders {format_list(alike)} differ by case alone: rename one if they are one sign")
+    if unknown:
+        lost = format_count(sum(len(full[name]) for name in unknown), "clip is", "clips are")
+        warnings.append(
+            f"{format_count(len(unknown), 'gloss folder is', 'gloss folders are')} not among the labels, and {lost} "
+            f"left out: {format_list([format_name(name) for name in unknown])}"
         )
     clips = [
-        LabelledClip(clip.path, f"{printable(name)}/{clip.name}", glosses[class_id], class_id)
+        LabeledClip(clip.path, f"{format_name(name)}/{clip.name}", glosses[class_id], class_id)
         for name, class_id in class_ids.items()
         if class_id is not None
         for clip in full[name]
@@ -109,12 +111,12 @@ def read_folder(folder: Path, labels: Sequence[str] | None) -> Dataset:
     return Dataset(
         tuple(sorted(clips, key=lambda clip: clip.name)),
         glosses,
-        unknown=tuple(printable(name) for name in unknown),
+        unknown=tuple(format_name(name) for name in unknown),
         warnings=tuple(warnings),
     )
 
 
-def clips_below(folder: Path) -> list[Clip]:
+def find_labeled_clips(folder: Path) -> list[Clip]:
     """The clips in a folder and below, none where it has none."""
     try:
         return find_clips(folder)
@@ -122,32 +124,32 @@ def clips_below(folder: Path) -> list[Clip]:
         return []
 
 
-def classes_of(names: Sequence[str], glosses: Sequence[str]) -> list[int | None]:
+def assign_classes(names: Sequence[str], glosses: Sequence[str]) -> list[int | None]:
     """The class of each name, or else the only one that differs by case alone, or by how accents are written."""
     exact = {gloss: class_id for class_id, gloss in enumerate(glosses)}
     alike: dict[str, list[int]] = defaultdict(list)
     for class_id, gloss in enumerate(glosses):
-        alike[folded(gloss)].append(class_id)
+        alike[fold_case(gloss)].append(class_id)
     only = {name: class_ids[0] for name, class_ids in alike.items() if len(class_ids) == 1}
-    return [exact.get(name, only.get(folded(name))) for name in names]
+    return [exact.get(name, only.get(fold_case(name))) for name in names]
 
 
-def grouped_by_case(names: Sequence[str]) -> list[list[str]]:
+def group_by_case(names: Sequence[str]) -> list[list[str]]:
     """The names that differ by case alone, those of each group together."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        alike[folded(name)].append(name)
+        alike[fold_case(name)].append(name)
     return [group for group in alike.values() if len(group) > 1]
 
 
-def folded(name: str) -> str:
+def fold_case(name: str) -> str:
     """A name without case, its accents composed: macOS writes them apart."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def read_split(path: Path, videos: Path, subset: str | None, labels: Sequence[str]) -> Dataset:
     """The clips of a split JSON that are in the folder `videos`."""
-    entries = [parsed(path, video, entry) for video, entry in read_json(path).items()]
+    entries = [parse_entries(path, video, entry) for video, entry in read_json(path).items()]
     wanted = [entry for entry in entries if subset in (None, entry.subset)]
     if not wanted:
         has = ", ".join(f"{name} ({count:,})" for name, count in Counter(e.subset for e in entries).items())
@@ -172,7 +174,7 @@ def read_split(path: Path, videos: Path, subset: str | None, labels: Sequence[st
             "name their folder with --videos"
         )
     clips = (
-        LabelledClip(present[e.name], e.name, labels[e.class_id], e.class_id, e.subset)
+        LabeledClip(present[e.name], e.name, labels[e.class_id], e.class_id, e.subset)
         for e in wanted
         if e.name in present
     )
@@ -208,7 +210,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def parsed(path: Path, video: str, entry: object) -> SplitEntry:
+def parse_entries(path: Path, video: str, entry: object) -> SplitEntry:
     """One entry of a split, checked."""
     subset = entry.get("subset") if isinstance(entry, dict) else None
     action = entry.get("action") if isinstance(entry, dict) else None
@@ -218,14 +220,14 @@ def parsed(path: Path, video: str, entry: object) -> SplitEntry:
             f'{path}: video {video!r} should say {{"subset": "test", "action": [class, first, last]}}, and says '
             f"{json.dumps(entry)[:80]}"
         )
-    return SplitEntry(printable(video), action[0], subset)
+    return SplitEntry(format_name(video), action[0], subset)
 
 
-def listed(names: Sequence[str]) -> str:
+def format_list(names: Sequence[str]) -> str:
     """The first names, and that there are more."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
-def counted(count: int, one: str, several: str) -> str:
+def format_count(count: int, one: str, several: str) -> str:
     """A number and its noun."""
     return f"{count:,} {one if count == 1 else several}"

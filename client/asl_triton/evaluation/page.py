@@ -2,7 +2,7 @@
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from asl_triton.evaluation.report import Report
+from asl_triton.evaluation.report import EvaluationReport
 
 CLASSES_SHOWN = 200  # in the table; `evaluation.json` has them all
 CONFUSIONS_SHOWN = 20
@@ -10,7 +10,7 @@ NAMES_SHOWN = 200
 PLOT = 300  # pixels of the reliability diagram's sides
 
 
-def render(report: Report) -> str:
+def render(report: EvaluationReport) -> str:
     """The page. Glosses and file names come from outside: the template escapes all that it is given."""
     pages = Environment(
         loader=PackageLoader("asl_triton", "templates"),
@@ -19,7 +19,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters["percent"] = percent
+    pages.filters["percent"] = format_percent
     return pages.get_template("evaluation.html").render(
         report=report,
         evaluation=report.evaluation,
@@ -30,7 +30,7 @@ def render(report: Report) -> str:
     )
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """A share for people: one decimal, and 100.0 % only where it is all."""
     shown = f"{share:.1%}"
     return "99.9\N{NO-BREAK SPACE}%" if shown == "100.0%" and share < 1 else shown.replace("%", "\N{NO-BREAK SPACE}%")

@@ -9,7 +9,7 @@ from typing import Any
 
 from asl_triton.evaluation.dataset import Dataset
 from asl_triton.evaluation.metrics import Evaluation, evaluate
-from asl_triton.evaluation.scoring import Answers, Classes
+from asl_triton.evaluation.scoring import ClassMapping, ScoringRun
 from asl_triton.files import write_text
 from asl_triton.models.served import ServedModel
 
@@ -17,21 +17,27 @@ TRAINED_ON = ("train", "val")  # WLASL's training loader takes both, `nslt_datas
 
 
 @dataclass(frozen=True)
-class Report:
+class EvaluationReport:
     """All that `asl-triton evaluate` has to say. `answers` holds one answer or more."""
 
     data: str
     subset: str | None  # of a split; None is all of it
     dataset: Dataset
     model: ServedModel
-    classes: Classes
-    answers: Answers
+    classes: ClassMapping
+    answers: ScoringRun
     evaluation: Evaluation
 
     @classmethod
     def of(
-        cls, data: Path, subset: str | None, dataset: Dataset, model: ServedModel, classes: Classes, answers: Answers
-    ) -> "Report":
+        cls,
+        data: Path,
+        subset: str | None,
+        dataset: Dataset,
+        model: ServedModel,
+        classes: ClassMapping,
+        answers: ScoringRun,
+    ) -> "EvaluationReport":
         """The report on one answer or more."""
         return cls(str(data), subset, dataset, model, classes, answers, evaluate(answers.answers, classes))
 
@@ -92,7 +98,7 @@ class Report:
         }
 
 
-def written(report: Report, page: str, output: Path) -> tuple[Path, ...]:
+def write_report(report: EvaluationReport, page: str, output: Path) -> tuple[Path, ...]:
     """Write `evaluation.json` and `evaluation.html`: the paths."""
     as_json = json.dumps(report.as_json(), indent=1)
     return write_text(output / "evaluation.json", as_json), write_text(output / "evaluation.html", page)

@@ -1,4 +1,4 @@
-"""What a recogniser answers to labelled clips: where the right gloss ranks, and what ranks before it."""
+"""What a model answers to labeled clips: where the right gloss ranks, and what ranks before it."""
 
 import asyncio
 import dataclasses
@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asl_triton.batch.runner import recognise
+from asl_triton.batch.runner import recognize
 from asl_triton.errors import AslTritonError, LabelsError
-from asl_triton.evaluation.dataset import LabelledClip
+from asl_triton.evaluation.dataset import LabeledClip
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Failure, Outcome, Recognition
@@ -17,18 +17,18 @@ BEST_KEPT = 10  # of a clip's ranking: the whole would be clips x classes
 
 
 @dataclass(frozen=True)
-class Classes:
-    """What is told apart: each gloss of a recogniser, or look-alike glosses as one.
+class ClassMapping:
+    """What is told apart: each gloss of a model, or look-alike glosses as one.
 
-    `names[of_gloss[g]]` is the class of gloss g, in the recogniser's class order.
+    `names[of_gloss[g]]` is the class of gloss g, in the model's class order.
     """
 
     names: tuple[str, ...]
     of_gloss: tuple[int, ...]
 
     @classmethod
-    def of(cls, labels: Sequence[str], merged: Sequence[Sequence[str]] = ()) -> "Classes":
-        """The classes of a recogniser, each group of `merged` being one, named after its glosses.
+    def of(cls, labels: Sequence[str], merged: Sequence[Sequence[str]] = ()) -> "ClassMapping":
+        """The classes of a model, each group of `merged` being one, named after its glosses.
 
         Raises:
             LabelsError: a group names a gloss that is not among the labels, or that another group has.
@@ -52,8 +52,8 @@ class Classes:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What was answered to one clip. `truth` and `best` (best first, up to 10) count in `Classes.names`.
+class ScoredClip:
+    """What was answered to one clip. `truth` and `find_best` (best first, up to 10) count in `Classes.names`.
 
     `rank` is that of the truth among all classes, 1 the best; a class ranks as its best gloss does. `confidence` is the
     best gloss's, as the preset scores it.
@@ -67,10 +67,10 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answers to labelled clips, by the clips' names. `stopped` says why it ended before the last, if it did."""
+class ScoringRun:
+    """The answers to labeled clips, by the clips' names. `stopped` says why it ended before the last, if it did."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[ScoredClip, ...]
     failures: tuple[Failure, ...]
     not_tried: int = 0
     stopped: str | None = None
@@ -101,23 +101,23 @@ def read_merge(path: Path) -> list[list[str]]:
     return groups
 
 
-def answer(clip: LabelledClip, recognition: Recognition, classes: Classes) -> Answer:
+def score(clip: LabeledClip, recognition: Recognition, classes: ClassMapping) -> ScoredClip:
     """A recognition that ranks every gloss, reduced to what measures need."""
     ranked = dict.fromkeys(classes.of_gloss[p.class_id] for p in recognition.predictions)
     truth = classes.of_gloss[clip.class_id]
     order = tuple(ranked)
-    return Answer(clip.name, truth, order.index(truth) + 1, order[:BEST_KEPT], recognition.confidence)
+    return ScoredClip(clip.name, truth, order.index(truth) + 1, order[:BEST_KEPT], recognition.confidence)
 
 
-def ask(
+def score_clips(
     make_recognizer: Callable[[], AsyncRecognizer],
-    clips: Sequence[LabelledClip],
-    classes: Classes,
+    clips: Sequence[LabeledClip],
+    classes: ClassMapping,
     *,
     clips_at_once: int,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
-) -> Answers:
-    """Ask about labelled clips, `clips_at_once` at a time; `on_outcome` sees each, with its best gloss alone.
+) -> ScoringRun:
+    """Ask about labeled clips, `clips_at_once` at a time; `on_outcome` sees each, with its best gloss alone.
 
     A clip that cannot be read or answered is a `Failure`. Where the server goes away or Ctrl-C comes, what is known is
     returned.
@@ -126,12 +126,12 @@ def ask(
         AslTritonError: the server or its model cannot be used, or the server goes away before the first answer.
         KeyboardInterrupt: Ctrl-C before the first answer.
     """
-    answers: list[Answer] = []
+    answers: list[ScoredClip] = []
     failures: list[Failure] = []
 
-    def keep(clip: LabelledClip, outcome: Outcome) -> None:
+    def keep(clip: LabeledClip, outcome: Outcome) -> None:
         if isinstance(outcome, Recognition):
-            answers.append(answer(clip, outcome, classes))
+            answers.append(score(clip, outcome, classes))
             on_outcome(dataclasses.replace(outcome, predictions=outcome.predictions[:1]))
         else:
             failures.append(outcome)
@@ -140,12 +140,12 @@ def ask(
     whole_ranking = Ranking(top_k=len(classes.of_gloss))
     stopped = None
     try:
-        asyncio.run(recognise(make_recognizer, clips, whole_ranking, clips_at_once, keep))
+        asyncio.run(recognize(make_recognizer, clips, whole_ranking, clips_at_once, keep))
     except (AslTritonError, KeyboardInterrupt) as exc:
         if not answers:
             raise
         stopped = str(exc) or "interrupted"
-    return Answers(
+    return ScoringRun(
         tuple(sorted(answers, key=lambda known: known.video)),
         tuple(sorted(failures, key=lambda failure: failure.video)),
         not_tried=len(clips) - len(answers) - len(failures),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from asl_triton.errors import VideoError
-from asl_triton.live.sources import feed_of
+from asl_triton.live.sources import make_source
 from asl_triton.video.reader import Frame, Image
 
 FRAMES_WAITING = 8  # of those not taken yet; then the oldest goes
@@ -20,20 +20,20 @@ CLOSE_TIMEOUT_S = 6.0  # a feed that is silent is left after less
 
 
 @dataclass(frozen=True)
-class Dropout:
+class SourceLost:
     """No more frames come, and the feed is opened again and again from now on."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Resumed:
+class SourceResumed:
     """Frames come again, `away_s` after the last."""
 
     away_s: float
 
 
-Item = Frame | Dropout | Resumed
+Item = Frame | SourceLost | SourceResumed
 
 
 class Capture:
@@ -43,12 +43,12 @@ class Capture:
     is played at its own pace, and its frames' times are its timestamps; other frames' times are seconds since the
     first, as they come. A thread of its own reads; frames that nobody takes are dropped, the oldest first.
 
-    A dropout after the first frame ends nothing: the iteration gives a `Dropout`, and a `Resumed` when frames come
+    A dropout after the first frame ends nothing: the iteration gives a `SourceLost`, and a `SourceResumed` when frames come
     again. `give_up_s` is how long is waited; None: for ever.
     """
 
     def __init__(self, source: str, *, give_up_s: float | None = None) -> None:
-        self._feed = feed_of(source)
+        self._feed = make_source(source)
         self.name = self._feed.name
         self.dropped_frames = 0
         self._give_up_s = give_up_s
@@ -132,11 +132,11 @@ class Capture:
             if self._feed.is_over() or self._stop.is_set():
                 return
             ended_s = time.monotonic()
-            yield Dropout(f"no more frames come from {self.name}")
+            yield SourceLost(f"no more frames come from {self.name}")
             read = self._opened_again(ended_s)
             if read is None:
                 return
-            yield Resumed(time.monotonic() - ended_s)
+            yield SourceResumed(time.monotonic() - ended_s)
 
     def _shown(self, read: tuple[Image, float] | None, began_s: float) -> Iterator[Frame]:
         """From the frame that was read until none comes: each when it is to be shown."""

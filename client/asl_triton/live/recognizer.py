@@ -1,4 +1,4 @@
-"""Signs recognised while they are signed: frames as they come, from a camera or a browser, to glosses.
+"""Signs recognized while they are signed: frames as they come, from a camera or a browser, to glosses.
 
 A window of the newest frames is asked about every few frames. At most one request is under way; what comes meanwhile
 waits in the window, and the newest window wins: with a server that is slower than the camera frames are dropped, and
@@ -20,9 +20,9 @@ from dataclasses import replace
 from types import TracebackType
 
 from asl_triton.errors import AslTritonError
-from asl_triton.live.spotting import LiveRules, LiveSigns
-from asl_triton.live.state import EVENTS_KEPT, LiveEvent, LiveRecord, LiveState
-from asl_triton.live.window import LiveClip, LiveWindow
+from asl_triton.live.spotting import LiveRules, SignSpotter
+from asl_triton.live.state import EVENTS_KEPT, LiveCounters, LiveEvent, LiveState
+from asl_triton.live.window import LiveWindow, WindowSnapshot
 from asl_triton.models.served import FRAMES, STEP_LOGITS, ServedModel
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.event_loop import run
@@ -47,10 +47,10 @@ class LiveRecognizer:
         self.rules = rules or LiveRules()
         self._recognizer = recognizer
         self._lock = threading.Lock()  # over all that follows: frames come from any thread
-        self._record = LiveRecord()
+        self._record = LiveCounters()
         self._served: ServedModel | None = None
         self._window: LiveWindow | None = None  # None until the server said how frames are prepared
-        self._signs: LiveSigns | None = None
+        self._signs: SignSpotter | None = None
         self._unread: deque[LiveEvent] = deque(maxlen=EVENTS_KEPT)
         self._problem: str | None = None
         self._asked_s: float | None = None  # when the request that is under way was sent
@@ -96,7 +96,7 @@ class LiveRecognizer:
             )
 
     async def events(self) -> AsyncIterator[LiveEvent]:
-        """The signs as they are recognised, for one reader; ends after `finish`, or with the block.
+        """The signs as they are recognized, for one reader; ends after `finish`, or with the block.
 
         One who reads too slowly gets the newest 100.
         """
@@ -111,7 +111,7 @@ class LiveRecognizer:
     def clear(self) -> None:
         """Forget frames, events and counts, as if it had just begun. From any thread."""
         with self._lock:
-            self._record = LiveRecord()
+            self._record = LiveCounters()
             self._unread.clear()
             if self._served is not None:
                 self._prepare(self._served)
@@ -173,13 +173,13 @@ class LiveRecognizer:
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     def _prepare(self, served: ServedModel) -> None:
-        """Begin with an empty window, as that recogniser wants it."""
+        """Begin with an empty window, as that model wants it."""
         if self._window is not None:
             self._record.dropped_frames += self._window.dropped_frames
             self._record.dropped_windows += self._window.dropped_windows
-        self._served, self._window, self._signs = served, LiveWindow(served.preset), LiveSigns(served.preset)
+        self._served, self._window, self._signs = served, LiveWindow(served.preset), SignSpotter(served.preset)
 
-    async def _next_clip(self) -> LiveClip | None:
+    async def _next_clip(self) -> WindowSnapshot | None:
         """The newest window, when one is due; None when no more come."""
         while True:
             self._fed.clear()
@@ -191,20 +191,20 @@ class LiveRecognizer:
                 return clip
             await self._fed.wait()
 
-    async def _ask(self, served: ServedModel, clip: LiveClip) -> None:
+    async def _ask(self, served: ServedModel, clip: WindowSnapshot) -> None:
         """Ask about a window, and tell the signs that come of it."""
         rules, signs = self.rules, self._signs
         class_ids = rules.class_ids(served.labels, served.preset)
         self._asked_s = time.monotonic()
         if served.datatype == "UINT8":
-            tensor = served.tensor(clip.frames)
-        else:  # normalising takes long enough to hold up others
-            tensor = await asyncio.to_thread(served.tensor, clip.frames)
+            tensor = served.make_input(clip.frames)
+        else:  # normalizing takes long enough to hold up others
+            tensor = await asyncio.to_thread(served.make_input, clip.frames)
         answers = await self._recognizer.transport.infer(
             served.name, {FRAMES: tensor}, [STEP_LOGITS], self._recognizer.priority
         )
         steps = max(math.ceil(len(clip.frames) / POSITION_FRAMES) - 1, 1)
-        step_logits = served.checked(answers[STEP_LOGITS][0], (steps,), self._recognizer.transport.address)
+        step_logits = served.check_output(answers[STEP_LOGITS][0], (steps,), self._recognizer.transport.address)
         with self._lock:
             self._problem = self._asked_s = None
             if signs is None or signs is not self._signs:

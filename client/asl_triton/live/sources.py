@@ -25,7 +25,7 @@ CAMERA = re.compile(r"(?:/dev/video)?(\d{1,4})")
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-class Feed(Protocol):
+class FrameSource(Protocol):
     """A source of frames. `name` holds no password."""
 
     name: str
@@ -45,20 +45,20 @@ class Feed(Protocol):
         """Let go of it."""
 
 
-def feed_of(source: str) -> Feed:
+def make_source(source: str) -> FrameSource:
     """The feed that a source names: a camera's index, an rtsp:// or http:// address, or a file.
 
     Raises:
         VideoError: an address of another kind, or of no kind.
     """
     if match := CAMERA.fullmatch(source):
-        return CameraFeed(int(match[1]))
+        return CameraSource(int(match[1]))
     if ADDRESS.match(source):
-        return UrlFeed(source)
-    return FileFeed(source)
+        return UrlSource(source)
+    return FileSource(source)
 
 
-class FileFeed:
+class FileSource:
     """A video file, played at its own pace, from its beginning to its end."""
 
     is_paced = has_end = True
@@ -84,7 +84,7 @@ class FileFeed:
             self._video.close()
 
 
-class CameraFeed:
+class CameraSource:
     """A camera of this machine, by its index."""
 
     is_paced = has_end = False
@@ -95,7 +95,7 @@ class CameraFeed:
         self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> None:
-        silence()
+        silence_ffmpeg()
         is_linux = sys.platform == "linux"
         if is_linux and not Path(f"/dev/video{self._index}").exists():
             there = sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*"))
@@ -122,7 +122,7 @@ class CameraFeed:
             self._capture.release()
 
 
-class UrlFeed:
+class UrlSource:
     """A stream or a video by its address. What of it has an end is played at its own pace.
 
     User, password and what follows a `?` are in no message. FFmpeg's own options are read from
@@ -131,7 +131,7 @@ class UrlFeed:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        parts, self._place = parsed(url)
+        parts, self._place = parse_address(url)
         self.name = f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self.is_paced = self.has_end = False
         self._capture: cv2.VideoCapture | None = None
@@ -141,7 +141,7 @@ class UrlFeed:
         self._seen_s = -math.inf  # shown before it was opened again
 
     def open(self) -> None:
-        silence()
+        silence_ffmpeg()
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS]
         one_thread = [cv2.CAP_PROP_N_THREADS, 1]  # several hold a frame back each
         self._capture = cv2.VideoCapture(self._url, cv2.CAP_FFMPEG, timeouts + one_thread)
@@ -188,7 +188,7 @@ class UrlFeed:
         )
 
 
-def parsed(url: str) -> tuple[SplitResult, tuple[str, int]]:
+def parse_address(url: str) -> tuple[SplitResult, tuple[str, int]]:
     """An address in its parts, and the host and port that it leads to.
 
     Raises:
@@ -216,7 +216,7 @@ def read_image(capture: cv2.VideoCapture | None) -> Image | None:
     return np.asarray(image, np.uint8) if more and image is not None else None
 
 
-def silence() -> None:
+def silence_ffmpeg() -> None:
     """OpenCV and FFmpeg speak to the terminal, addresses with their passwords too; what they say becomes our error."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     cv2.setLogLevel(0)

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from asl_triton.errors import AslTritonError
-from asl_triton.live.window import LiveClip, LiveWindow
-from asl_triton.postprocessing.ranking import Ranking, confidences
+from asl_triton.live.window import LiveWindow, WindowSnapshot
+from asl_triton.postprocessing.ranking import Ranking, compute_confidences
 from asl_triton.presets import Preset
 from asl_triton.results import Logits
 from asl_triton.video.windows import POSITION_FRAMES
@@ -61,7 +61,7 @@ class LiveRules:
             )
 
     def class_ids(self, labels: Sequence[str], preset: Preset) -> npt.NDArray[np.intp]:
-        """The classes that may be told by a recogniser of those labels and that preset.
+        """The classes that may be told by a model of those labels and that preset.
 
         Raises:
             LabelsError: the vocabulary does not fit the labels. AslTritonError: the window does not fit the preset.
@@ -71,7 +71,7 @@ class LiveRules:
 
 
 @dataclass(frozen=True)
-class Sighting:
+class Detection:
     """A stretch of one window in which a gloss is seen; `confidence` is its highest."""
 
     class_id: int
@@ -84,54 +84,54 @@ class Sighting:
         """When it is half over."""
         return (self.start_s + self.end_s) / 2
 
-    def shares(self, other: "Sighting") -> bool:
+    def shares(self, other: "Detection") -> bool:
         """Whether the two overlap by so much that they cannot both be."""
         common_s = min(self.end_s, other.end_s) - max(self.start_s, other.start_s)
         return common_s > OVERLAP * min(self.end_s - self.start_s, other.end_s - other.start_s)
 
-    def follows(self, other: "Sighting", gone_s: float) -> bool:
+    def follows(self, other: "Detection", gone_s: float) -> bool:
         """Whether the two are one sign."""
         apart_s = max(self.start_s, other.start_s) - min(self.end_s, other.end_s)
         return self.class_id == other.class_id and apart_s <= gone_s
 
-    def joined(self, other: "Sighting") -> "Sighting":
+    def joined(self, other: "Detection") -> "Detection":
         """One sign of two sightings."""
         start_s, end_s = min(self.start_s, other.start_s), max(self.end_s, other.end_s)
-        return Sighting(self.class_id, start_s, end_s, max(self.confidence, other.confidence))
+        return Detection(self.class_id, start_s, end_s, max(self.confidence, other.confidence))
 
 
 @dataclass
-class Sign:
+class Track:
     """What is known of one sign: `told_s` is where it ended when it was told, None before."""
 
-    seen: Sighting
+    seen: Detection
     first_seen_s: float  # the end of the window that saw it first
     told_s: float | None = None
 
 
-class LiveSigns:
+class SignSpotter:
     """The signs of one stream, out of its answers in order; memory is bounded by a window's length.
 
-    `now` is the gloss that is being signed, None where none is; `best` the confidence of it, or of the nearest to it.
+    `now` is the gloss that is being signed, None where none is; `find_best` the confidence of it, or of the nearest to it.
     """
 
     def __init__(self, preset: Preset) -> None:
         self.now: int | None = None
         self.best = 0.0
         self._preset = preset
-        self._signs: list[Sign] = []
+        self._signs: list[Track] = []
         self._run = 0
         self._end_s = 0.0  # of the newest window
 
     def add(
-        self, clip: LiveClip, step_logits: Logits, rules: LiveRules, class_ids: npt.NDArray[np.intp]
-    ) -> list[Sighting]:
+        self, clip: WindowSnapshot, step_logits: Logits, rules: LiveRules, class_ids: npt.NDArray[np.intp]
+    ) -> list[Detection]:
         """Take the step logits (S, C) of a window; gives the signs to tell. `class_ids` are those that may be told."""
         told = self._out_of_sight(clip)
         self._run, self._end_s = clip.run, clip.time_s(clip.num_shown)
         self._signs = [sign for sign in self._signs if sign.seen.end_s >= clip.start_s - rules.gone_s]
-        scores = np.stack([confidences(logits, self._preset) for logits in step_logits])[:, class_ids]
-        seen = strongest(sightings(clip, scores, class_ids, rules.min_confidence))
+        scores = np.stack([compute_confidences(logits, self._preset) for logits in step_logits])[:, class_ids]
+        seen = suppress_non_maxima(find_detections(clip, scores, class_ids, rules.min_confidence))
         told += [sign for sighting in seen for sign in self._looked_at(sighting, rules)]
         self._forget_unseen(seen, rules)
         self._look_at_now(clip, scores, seen)
@@ -141,7 +141,7 @@ class LiveSigns:
         """Nothing is known of now."""
         self.now, self.best = None, 0.0
 
-    def _out_of_sight(self, clip: LiveClip) -> list[Sighting]:
+    def _out_of_sight(self, clip: WindowSnapshot) -> list[Detection]:
         """What is to be told because no second look can come: another run begins, or the server was slow."""
         if clip.run == self._run:
             return self._untold(before_s=clip.start_s)
@@ -150,21 +150,21 @@ class LiveSigns:
             self._signs = []
         return told
 
-    def _untold(self, before_s: float = math.inf) -> list[Sighting]:
+    def _untold(self, before_s: float = math.inf) -> list[Detection]:
         """What waits for a second look, and is half over before then."""
         waiting = [sign for sign in self._signs if sign.told_s is None and sign.seen.middle_s < before_s]
         for sign in waiting:
             sign.told_s = sign.seen.end_s
         return [sign.seen for sign in waiting]
 
-    def _looked_at(self, sighting: Sighting, rules: LiveRules) -> Iterator[Sighting]:
+    def _looked_at(self, sighting: Detection, rules: LiveRules) -> Iterator[Detection]:
         """Make a sighting part of what is known; gives it if it is to be told."""
         known = next((sign for sign in self._signs if sighting.follows(sign.seen, rules.gone_s)), None)
         if known is None:
             if any(s.told_s is not None and s.seen.confidence >= sighting.confidence and sighting.shares(s.seen)
                    for s in self._signs):  # fmt: skip
                 return
-            known = Sign(sighting, self._end_s)
+            known = Track(sighting, self._end_s)
             self._signs.append(known)
         known.seen = sighting.joined(known.seen)
         if known.told_s is None:
@@ -174,9 +174,9 @@ class LiveSigns:
         if is_known:
             start_s = known.seen.start_s if known.told_s is None else known.told_s
             known.told_s = known.seen.end_s
-            yield Sighting(known.seen.class_id, start_s, known.seen.end_s, sighting.confidence)
+            yield Detection(known.seen.class_id, start_s, known.seen.end_s, sighting.confidence)
 
-    def _forget_unseen(self, seen: Sequence[Sighting], rules: LiveRules) -> None:
+    def _forget_unseen(self, seen: Sequence[Detection], rules: LiveRules) -> None:
         """A first guess that the second look does not bear out was none."""
         self._signs = [
             sign
@@ -184,7 +184,7 @@ class LiveSigns:
             if sign.told_s is not None or any(sighting.follows(sign.seen, rules.gone_s) for sighting in seen)
         ]
 
-    def _look_at_now(self, clip: LiveClip, scores: npt.NDArray[np.float64], seen: Sequence[Sighting]) -> None:
+    def _look_at_now(self, clip: WindowSnapshot, scores: npt.NDArray[np.float64], seen: Sequence[Detection]) -> None:
         late = [sighting for sighting in seen if sighting.end_s > self._end_s - NOW_S]
         newest = max(late, key=lambda sighting: sighting.end_s, default=None)
         self.now = newest.class_id if newest else None
@@ -192,9 +192,9 @@ class LiveSigns:
         self.best = newest.confidence if newest else float(scores[last_step:].max())
 
 
-def sightings(
-    clip: LiveClip, scores: npt.NDArray[np.float64], class_ids: npt.NDArray[np.intp], min_confidence: float
-) -> Iterator[Sighting]:
+def find_detections(
+    clip: WindowSnapshot, scores: npt.NDArray[np.float64], class_ids: npt.NDArray[np.intp], min_confidence: float
+) -> Iterator[Detection]:
     """The runs of steps, of confidences (S, classes), above the release that reach the threshold somewhere.
 
     Step s covers the frames from 8 s to 8 s + 15 and stands for those in its middle. Steps that see only repetitions of
@@ -209,12 +209,12 @@ def sightings(
             if peak >= min_confidence:
                 start_s = clip.time_s((first + 0.5) * POSITION_FRAMES)
                 end_s = clip.time_s((behind + 0.5) * POSITION_FRAMES)
-                yield Sighting(int(class_ids[column]), start_s, end_s, peak)
+                yield Detection(int(class_ids[column]), start_s, end_s, peak)
 
 
-def strongest(seen: Iterator[Sighting]) -> list[Sighting]:
+def suppress_non_maxima(seen: Iterator[Detection]) -> list[Detection]:
     """The sightings without those that a more confident one leaves no room for."""
-    kept: list[Sighting] = []
+    kept: list[Detection] = []
     for sighting in sorted(seen, key=lambda sighting: -sighting.confidence):
         if not any(sighting.shares(other) for other in kept):
             kept.append(sighting)

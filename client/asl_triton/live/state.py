@@ -13,7 +13,7 @@ SILENT_S = 1.0  # without a frame: nobody knows what is being signed now
 
 @dataclass(frozen=True)
 class LiveEvent:
-    """A sign was recognised. `start_s` and `end_s` are of the clock that the frames were fed with.
+    """A sign was recognized. `start_s` and `end_s` are of the clock that the frames were fed with.
 
     `lag_s`: seconds from the moment when the newest frame of the window was fed to the moment of this event.
     """
@@ -46,7 +46,7 @@ class LiveState:
 
 
 @dataclass
-class LiveRecord:
+class LiveCounters:
     """What a `LiveState` is made of, for one thread at a time."""
 
     frames: int = 0

@@ -1,4 +1,4 @@
-"""A camera, an address or a file watched to its end: its frames through a live recogniser, and what happens told."""
+"""A camera, an address or a file watched to its end: its frames through a live model, and what happens told."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from asl_triton.errors import VideoError
-from asl_triton.live.capture import Capture, Dropout, Resumed
+from asl_triton.live.capture import Capture, SourceLost, SourceResumed
 from asl_triton.live.recognizer import LiveRecognizer
 from asl_triton.live.spotting import LiveRules
 from asl_triton.live.state import LiveEvent, LiveState
@@ -17,20 +17,20 @@ LOOK_EVERY_S = 0.2  # at the state
 
 
 @dataclass(frozen=True)
-class Away:
+class ServerLost:
     """The server gives no answers, from now on; what is signed meanwhile is lost."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Back:
+class ServerRecovered:
     """The server answers again, `away_s` after it was found away."""
 
     away_s: float
 
 
-Happening = LiveEvent | Dropout | Resumed | Away | Back
+Happening = LiveEvent | SourceLost | SourceResumed | ServerLost | ServerRecovered
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class Watch:
             self._stopped = str(exc)
         await live.finish()
 
-    def _tell(self, item: Dropout | Resumed) -> None:
-        self._dropouts += isinstance(item, Dropout)
+    def _tell(self, item: SourceLost | SourceResumed) -> None:
+        self._dropouts += isinstance(item, SourceLost)
         self._on_happening(item)
 
     async def _look(self, live: LiveRecognizer) -> None:
@@ -145,8 +145,8 @@ class Watch:
         """Show the state, and tell when the server goes or comes."""
         if state.problem is not None and self._away_s is None:
             self._away_s = time.monotonic()
-            self._on_happening(Away(state.problem))
+            self._on_happening(ServerLost(state.problem))
         elif state.problem is None and self._away_s is not None:
-            self._on_happening(Back(time.monotonic() - self._away_s))
+            self._on_happening(ServerRecovered(time.monotonic() - self._away_s))
             self._away_s = None
         self._on_state(state)

@@ -8,9 +8,9 @@ import numpy as np
 
 from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.presets import Preset
-from asl_triton.video.preprocessing import Crop, crop
+from asl_triton.video.preprocessing import Crop, crop_frame
 from asl_triton.video.reader import Image
-from asl_triton.video.shots import ShotNumber
+from asl_triton.video.shots import ShotDetector
 
 LIVE_FRAME_RATE = 25.0  # frames per second, where the preset takes the clip's own
 MAX_GAP_S = 1.0  # between two frames; a clock that jumps by more, either way, begins a new window
@@ -19,7 +19,7 @@ FIRST_SHARE = {"clip": 1 / 4, "window": 1 / 2}
 
 
 @dataclass(frozen=True)
-class LiveClip:
+class WindowSnapshot:
     """A window to ask about: `frames` is uint8 RGB (T, 224, 224, 3), of which the first `num_shown` were seen.
 
     What is behind them repeats the last. The first was shown at `start_s` by the clock of those who fed it, the newest
@@ -40,7 +40,7 @@ class LiveClip:
 
 
 @dataclass
-class Slot:
+class BufferedFrame:
     """One frame at the constant rate; `is_new` where it was fed, and does not repeat the one before."""
 
     number: int  # counts from the run's first
@@ -60,9 +60,9 @@ class LiveWindow:
         self.size(None, 1)
         self.dropped_frames = 0  # fed, and never asked about: too late, or gone before the next request
         self.dropped_windows = 0  # due, and overtaken by the next before anybody asked
-        self._slots: deque[Slot] = deque()
+        self._slots: deque[BufferedFrame] = deque()
         self._picture: tuple[int, ...] = ()
-        self._shot_number, self._shot = ShotNumber(), -1
+        self._shot_number, self._shot = ShotDetector(), -1
         self._run = 0
         self._began_s = self._newest_s = -math.inf
         self._fed_s = 0.0
@@ -98,9 +98,9 @@ class LiveWindow:
         if not math.isfinite(time_s) or -MAX_GAP_S <= time_s - self._newest_s < 0:
             self.dropped_frames += 1
             return
-        image = crop(image_bgr, self.preset)
+        image = crop_frame(image_bgr, self.preset)
         if image_bgr.shape != self._picture or abs(time_s - self._newest_s) > MAX_GAP_S:
-            self._shot_number, self._shot = ShotNumber(), -1
+            self._shot_number, self._shot = ShotDetector(), -1
         shot = self._shot_number(Crop(image, time_s))
         if shot != self._shot:
             self._begin(time_s)
@@ -108,7 +108,7 @@ class LiveWindow:
         self._newest_s, self._fed_s = time_s, fed_s
         self._append(image, math.floor((time_s - self._began_s) * self.frame_rate + 0.5))
 
-    def take(self, *, flush: bool = False) -> LiveClip | None:
+    def take(self, *, flush: bool = False) -> WindowSnapshot | None:
         """The newest window, if one is due, or if there is anything not asked about yet and `flush`."""
         if not self._slots or not (self.is_due or (flush and self._slots[-1].number > self._asked)):
             return None
@@ -121,7 +121,7 @@ class LiveWindow:
         self._asked = shown[-1].number
         self._due, self.is_due = self._asked + self.stride_frames, False
         start_s = self._began_s + shown[0].number / self.frame_rate
-        return LiveClip(frames, len(shown), start_s, self.frame_rate, self._fed_s, self._run, flush)
+        return WindowSnapshot(frames, len(shown), start_s, self.frame_rate, self._fed_s, self._run, flush)
 
     def _begin(self, time_s: float) -> None:
         """Begin a new run."""
@@ -139,8 +139,8 @@ class LiveWindow:
             last.image, last.is_new = image, True
         else:
             for between in range(last.number + 1 if last else number, number):
-                self._slots.append(Slot(between, self._slots[-1].image, False))
-            self._slots.append(Slot(number, image, True))
+                self._slots.append(BufferedFrame(between, self._slots[-1].image, False))
+            self._slots.append(BufferedFrame(number, image, True))
         self._forget(len(self._slots) - self.window_frames)
         if number >= self._due:
             self.dropped_windows += self.is_due

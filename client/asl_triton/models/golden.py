@@ -15,7 +15,7 @@ TILE = 16  # pixels
 
 
 def render_golden(num_frames: int = GOLDEN_FRAMES) -> npt.NDArray[np.uint8]:
-    """Tiles of colour that fade into one another and drift: uint8 RGB (T, 224, 224, 3), by integer arithmetic alone."""
+    """Tiles of color that fade into one another and drift: uint8 RGB (T, 224, 224, 3), by integer arithmetic alone."""
     tiles = INPUT_SIZE // TILE
     t, y, x, c = np.meshgrid(
         np.arange(num_frames, dtype=np.int64), np.arange(tiles), np.arange(tiles), np.arange(3), indexing="ij"

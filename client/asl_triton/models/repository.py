@@ -1,4 +1,4 @@
-"""The recognisers of model repositories, read from their folders: for what runs in the server and cannot ask it."""
+"""Our models in model repositories, read from their folders: for what runs in the server and cannot ask it."""
 
 import os
 import re
@@ -29,19 +29,19 @@ SAME_NETWORK = 0.15
 
 
 @dataclass(frozen=True)
-class Shelved:
-    """A recogniser as its folder describes it; `golden` is None where the folder has no golden answer."""
+class ModelOnDisk:
+    """A model as its folder describes it; `golden` is None where the folder has no golden answer."""
 
     served: ServedModel
     golden: GoldenAnswer | None
 
-    def reads_as(self, other: "Shelved") -> bool:
+    def is_compatible_with(self, other: "ModelOnDisk") -> bool:
         """Whether an answer means the same of both: they take the same frames, score alike and name alike."""
         ours, theirs = self.served, other.served
         return (ours.preset, ours.labels, ours.datatype) == (theirs.preset, theirs.labels, theirs.datatype)
 
-    def gave(self, logits: Logits) -> bool:
-        """Whether these logits of the golden clip are this recogniser's, as far as one can tell."""
+    def matches_golden(self, logits: Logits) -> bool:
+        """Whether these logits of the golden clip are this model's, as far as one can tell."""
         if self.golden is None or logits.shape != self.golden.served_logits.shape:
             return False
         known = self.golden.served_logits
@@ -49,19 +49,19 @@ class Shelved:
         return bool(np.abs(logits - known).max() <= allowed)
 
 
-class Catalogue:
-    """The recognisers in `repositories`; a folder is read again when one of its files is another."""
+class ModelRepository:
+    """The models in `repositories`; a folder is read again when one of its files is another."""
 
     def __init__(self, repositories: Sequence[Path]) -> None:
         self._repositories = tuple(repositories)
-        self._read: dict[Path, tuple[State, Shelved]] = {}
+        self._read: dict[Path, tuple[State, ModelOnDisk]] = {}
 
     def names(self) -> list[str]:
-        """The folders that hold a recogniser, sorted. One that is damaged counts."""
+        """The folders that hold a model, sorted. One that is damaged counts."""
         return sorted(self._folders())
 
-    def read(self, name: str) -> Shelved | None:
-        """What the folder `name` describes, or None where there is no recogniser of that name.
+    def read(self, name: str) -> ModelOnDisk | None:
+        """What the folder `name` describes, or None where there is no model of that name.
 
         Raises:
             ContractError, LabelsError: the folder is not whole, or not what asl-triton can talk to.
@@ -69,26 +69,26 @@ class Catalogue:
         folder = self._folders().get(name)
         if folder is None:
             return None
-        state = state_of(folder)
+        state = fingerprint_folder(folder)
         known = self._read.get(folder)
         if known is None or known[0] != state:
             known = self._read[folder] = (state, read_folder(folder))
         return known[1]
 
     def _folders(self) -> dict[str, Path]:
-        """The recognisers' folders by name."""
+        """The models' folders by name."""
         found: dict[str, Path] = {}
         for repository in self._repositories:
             with suppress(OSError):
                 for entry in os.scandir(repository):
-                    if not entry.name.startswith(".") and self._is_recogniser(Path(entry.path)):
+                    if not entry.name.startswith(".") and self._is_model_folder(Path(entry.path)):
                         found.setdefault(entry.name, Path(entry.path))
         return found
 
-    def _is_recogniser(self, folder: Path) -> bool:
+    def _is_model_folder(self, folder: Path) -> bool:
         """Whether the folder's config has our preset."""
         known = self._read.get(folder)
-        if known is not None and known[0] == state_of(folder):
+        if known is not None and known[0] == fingerprint_folder(folder):
             return True
         try:
             return PRESET_PARAMETER in (folder / CONFIG).read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ class Catalogue:
             return False
 
 
-def state_of(folder: Path) -> State:
+def fingerprint_folder(folder: Path) -> State:
     """What is another as soon as somebody writes the folder anew: identity, size and last change of its files."""
     state: list[tuple[int, int, int] | None] = []
     for name in (CONFIG, LABELS, GOLDEN):
@@ -108,13 +108,13 @@ def state_of(folder: Path) -> State:
     return tuple(state)
 
 
-def read_folder(folder: Path) -> Shelved:
-    """A recogniser from its folder.
+def read_folder(folder: Path) -> ModelOnDisk:
+    """A model from its folder.
 
     Raises:
-        ContractError, LabelsError: as `Catalogue.read` does.
+        ContractError, LabelsError: as `Catalog.read_bytes` does.
     """
-    description = describe(folder)
+    description = read_description(folder)
     num_classes = check_tensors(description, str(folder))
     labels = read_labels(folder / LABELS)
     if len(labels) != num_classes:
@@ -130,10 +130,10 @@ def read_folder(folder: Path) -> Shelved:
         checkpoint_sha256=parameters.get("asl_triton.checkpoint_sha256", "unknown"),
         exporter=parameters.get("asl_triton.exporter", "unknown"),
     )
-    return Shelved(served, GoldenAnswer.load(folder / GOLDEN) if (folder / GOLDEN).exists() else None)
+    return ModelOnDisk(served, GoldenAnswer.load(folder / GOLDEN) if (folder / GOLDEN).exists() else None)
 
 
-def describe(folder: Path) -> ModelDescription:
+def read_description(folder: Path) -> ModelDescription:
     """What a server that serves this folder says of the model, as far as the folder tells."""
     try:
         text = (folder / CONFIG).read_text(encoding="utf-8")
@@ -153,6 +153,6 @@ def describe(folder: Path) -> ModelDescription:
         inputs=specs(config.input),
         outputs=specs(config.output),
         parameters={key: value.string_value for key, value in config.parameters.items()},
-        labelled=frozenset(output.name for output in config.output if output.label_filename),
+        labeled=frozenset(output.name for output in config.output if output.label_filename),
         max_batch_size=config.max_batch_size,
     )

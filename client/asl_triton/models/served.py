@@ -1,4 +1,4 @@
-"""What a server serves: finds the recognisers, reads their preset, labels and tensors, refuses what is not ours."""
+"""What a server serves: finds the models, reads their preset, labels and tensors, refuses what is not ours."""
 
 import dataclasses
 import hashlib
@@ -9,17 +9,17 @@ import numpy as np
 from asl_triton.errors import ContractError, LabelsError
 from asl_triton.presets import INPUT_SIZE, Preset
 from asl_triton.transport.base import Array, ModelDescription, TensorSpec, Transport
-from asl_triton.video.preprocessing import normalised
+from asl_triton.video.preprocessing import normalize
 from asl_triton.video.reader import Image
 
-PRESET_PARAMETER = "asl_triton.preset"  # a model that has it is a recogniser
+PRESET_PARAMETER = "asl_triton.preset"  # a model that has it is one of ours
 FRAMES, LOGITS, STEP_LOGITS, FEATURES = "FRAMES__0", "LOGITS__0", "STEP_LOGITS__1", "FEATURES__2"
 INPUT_SHAPES = {"UINT8": (-1, -1, INPUT_SIZE, INPUT_SIZE, 3), "FP32": (-1, 3, -1, INPUT_SIZE, INPUT_SIZE)}
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A recogniser as it is served. `labels` in class order; `datatype` is what its input takes."""
+    """A model as it is served. `labels` in class order; `datatype` is what its input takes."""
 
     name: str
     version: str
@@ -47,19 +47,19 @@ class ServedModel:
             preset = Preset.from_json(description.parameters.get(PRESET_PARAMETER, ""))
         except ContractError:
             return False
-        told = (parameter(description, "checkpoint_sha256"), parameter(description, "precision"), preset)
+        told = (get_parameter(description, "checkpoint_sha256"), get_parameter(description, "precision"), preset)
         return told == (self.checkpoint_sha256, self.precision, self.preset)
 
     @property
-    def bytes_a_value(self) -> int:
+    def bytes_per_value(self) -> int:
         """Of the input's datatype."""
         return 1 if self.datatype == "UINT8" else 4
 
-    def tensor(self, frames_thwc: Image) -> Array:
+    def make_input(self, frames_thwc: Image) -> Array:
         """uint8 RGB crops (T, 224, 224, 3) as this model's input takes them, with a batch axis."""
-        return (frames_thwc if self.datatype == "UINT8" else normalised(frames_thwc, self.preset))[None]
+        return (frames_thwc if self.datatype == "UINT8" else normalize(frames_thwc, self.preset))[None]
 
-    def checked(self, logits: Array, steps: tuple[int, ...], address: str) -> Array:
+    def check_output(self, logits: Array, steps: tuple[int, ...], address: str) -> Array:
         """Logits (*steps, C) that this model answered with at `address`.
 
         Raises:
@@ -78,51 +78,52 @@ class ServedModel:
         return logits
 
 
-async def find_recognisers(transport: Transport) -> list[ModelDescription]:
+async def list_models(transport: Transport) -> list[ModelDescription]:
     """The models of the server that have our preset, sorted by name."""
     described = [await transport.describe(name) for name in await transport.model_names()]
     return [model for model in described if PRESET_PARAMETER in model.parameters]
 
 
-async def choose(transport: Transport, model: str | None) -> ModelDescription:
-    """The recogniser of that name, or the only one that is served.
+async def choose_model(transport: Transport, model: str | None) -> ModelDescription:
+    """The model of that name, or the only one that is served.
 
     Raises:
-        ContractError: none is served, or several and no name is given, or the named model is no recogniser.
+        ContractError: none is served, or several and no name is given, or the named model is not ours.
     """
     if model is not None:
         try:
             description = await transport.describe(model)
         except ContractError as exc:
-            names = ", ".join(m.name for m in await find_recognisers(transport)) or "none"
-            raise ContractError(f"{transport.address} serves no model {model!r}; its recognisers: {names}") from exc
+            names = ", ".join(m.name for m in await list_models(transport)) or "none"
+            raise ContractError(f"{transport.address} serves no model {model!r}; its models: {names}") from exc
         if PRESET_PARAMETER not in description.parameters:
             raise ContractError(
-                f"{model} on {transport.address} is no recogniser: its config has no parameter {PRESET_PARAMETER}. "
-                "Write it with `asl-triton export`, or name another with --model (asl-triton models lists them)"
+                f"{model} on {transport.address} is not an asl-triton model: its config has no parameter "
+                f"{PRESET_PARAMETER}. Write it with `asl-triton export`, or name another with --model (asl-triton "
+                "models lists them)"
             )
         return description
-    found = await find_recognisers(transport)
+    found = await list_models(transport)
     if not found:
         others = ", ".join(await transport.model_names()) or "nothing"
         raise ContractError(
-            f"{transport.address} serves no recogniser (it serves {others}): write one into its model repository "
+            f"{transport.address} serves no asl-triton model (it serves {others}): write one into its model repository "
             "with `asl-triton export`"
         )
     if len(found) > 1:
         names = ", ".join(m.name for m in found)
-        raise ContractError(f"{transport.address} serves {len(found)} recognisers: choose one with --model ({names})")
+        raise ContractError(f"{transport.address} serves {len(found)} models: choose one with --model ({names})")
     return found[0]
 
 
 async def read_model(transport: Transport, model: str | None = None) -> ServedModel:
-    """Read and check the contract of a recogniser. Asks it once, for its labels.
+    """Read and check the contract of a model. Asks it once, for its labels.
 
     Raises:
         ContractError: it cannot be chosen, or its tensors or preset are not what we can talk to.
         LabelsError: it has no labels, or not one for each class.
     """
-    description = await choose(transport, model)
+    description = await choose_model(transport, model)
     try:
         preset = Preset.from_json(description.parameters[PRESET_PARAMETER])
     except ContractError as exc:
@@ -134,21 +135,21 @@ async def read_model(transport: Transport, model: str | None = None) -> ServedMo
         preset=preset,
         labels=(),
         datatype=description.inputs[FRAMES].datatype,
-        precision=parameter(description, "precision"),
-        checkpoint_sha256=parameter(description, "checkpoint_sha256"),
-        exporter=parameter(description, "exporter"),
+        precision=get_parameter(description, "precision"),
+        checkpoint_sha256=get_parameter(description, "checkpoint_sha256"),
+        exporter=get_parameter(description, "exporter"),
     )
     labels = await read_served_labels(transport, served, description, num_classes)
     return dataclasses.replace(served, labels=labels)
 
 
-def parameter(description: ModelDescription, name: str) -> str:
+def get_parameter(description: ModelDescription, name: str) -> str:
     """What the exporter wrote into the config under a name."""
     return description.parameters.get(f"asl_triton.{name}", "unknown")
 
 
 def check_tensors(model: ModelDescription, address: str) -> int:
-    """Check names, datatypes and shapes of a recogniser's tensors; returns its number of classes."""
+    """Check names, datatypes and shapes of a model's tensors; returns its number of classes."""
 
     def wrong(what: str) -> ContractError:
         return ContractError(f"{model.name} on {address} is not what asl-triton can talk to: {what}. Export it again")
@@ -157,17 +158,17 @@ def check_tensors(model: ModelDescription, address: str) -> int:
     if frames is None or len(model.inputs) != 1:
         raise wrong(f"its inputs are {', '.join(model.inputs) or 'none'}, not {FRAMES} alone")
     if frames.datatype not in INPUT_SHAPES or frames.shape != INPUT_SHAPES[frames.datatype]:
-        shapes = " or ".join(show(TensorSpec(*item)) for item in INPUT_SHAPES.items())
-        raise wrong(f"{FRAMES} is {show(frames)}, not {shapes}")
+        shapes = " or ".join(format_spec(TensorSpec(*item)) for item in INPUT_SHAPES.items())
+        raise wrong(f"{FRAMES} is {format_spec(frames)}, not {shapes}")
     logits, steps = model.outputs.get(LOGITS), model.outputs.get(STEP_LOGITS)
     if logits is None or logits.datatype != "FP32" or len(logits.shape) != 2 or logits.shape[1] < 1:
-        raise wrong(f"{LOGITS} is {show(logits)}, not FP32 [-1, classes]")
+        raise wrong(f"{LOGITS} is {format_spec(logits)}, not FP32 [-1, classes]")
     if steps is None or steps.datatype != "FP32" or steps.shape != (-1, -1, logits.shape[1]):
-        raise wrong(f"{STEP_LOGITS} is {show(steps)}, not FP32 [-1, -1, {logits.shape[1]}]")
+        raise wrong(f"{STEP_LOGITS} is {format_spec(steps)}, not FP32 [-1, -1, {logits.shape[1]}]")
     return logits.shape[1]
 
 
-def show(spec: TensorSpec | None) -> str:
+def format_spec(spec: TensorSpec | None) -> str:
     """A tensor for a message."""
     return "missing" if spec is None else f"{spec.datatype} {list(spec.shape)}"
 
@@ -176,10 +177,10 @@ async def read_served_labels(
     transport: Transport, served: ServedModel, description: ModelDescription, num_classes: int
 ) -> tuple[str, ...]:
     """The labels in class order, from the classification of a black clip over all classes."""
-    if LOGITS not in description.labelled:
+    if LOGITS not in description.labeled:
         raise LabelsError(f"{served.name} on {transport.address} has no labels: export it again")
     black = np.zeros((served.preset.min_frames, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
-    ranked = await transport.classify(served.name, {FRAMES: served.tensor(black)}, LOGITS, num_classes)
+    ranked = await transport.classify(served.name, {FRAMES: served.make_input(black)}, LOGITS, num_classes)
     labels = dict(ranked)
     missing = [index for index in range(num_classes) if not labels.get(index)]
     if missing:

@@ -1,63 +1,65 @@
-"""How a server is at this moment: there or away, and which recognisers it serves. For pages and other long-lived
+"""How a server is at this moment: there or away, and which models it serves. For pages and other long-lived
 callers, which outlive a server that is stopped, started and swapped."""
 
 from dataclasses import dataclass
 
 from asl_triton.errors import AslTritonError
-from asl_triton.models.served import ServedModel, find_recognisers, read_model
+from asl_triton.models.served import ServedModel, list_models, read_model
 from asl_triton.transport.base import ModelDescription, Transport
 
 
 @dataclass(frozen=True)
-class ServerState:
+class ServerStatus:
     """What a server said when it was last asked.
 
-    `version` is None where it is away, and `problem` says why, or why it has no recogniser. `broken` holds the sentence
-    for each recogniser that cannot be talked to, by name; the others are in `recognisers`, sorted by name.
+    `version` is None where it is away, and `render_problem` says why, or why it has no model. `broken` holds the sentence
+    for each model that cannot be talked to, by name; the others are in `models`, sorted by name.
     """
 
     address: str
     version: str | None = None
     problem: str | None = None
-    recognisers: tuple[ServedModel, ...] = ()
+    models: tuple[ServedModel, ...] = ()
     broken: tuple[tuple[str, str], ...] = ()
     descriptions: tuple[ModelDescription, ...] = ()
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a recogniser to ask."""
-        return bool(self.recognisers)
+        """Whether there is a model to ask."""
+        return bool(self.models)
 
-    def recogniser(self, name: str | None) -> ServedModel | None:
-        """The recogniser of that name, the first where the name is None; None where there is none such."""
+    def model(self, name: str | None) -> ServedModel | None:
+        """The model of that name, the first where the name is None; None where there is none such."""
         if name is None:
-            return self.recognisers[0] if self.recognisers else None
-        return next((served for served in self.recognisers if served.name == name), None)
+            return self.models[0] if self.models else None
+        return next((served for served in self.models if served.name == name), None)
 
 
-async def read_state(transport: Transport, before: ServerState | None = None, only: str | None = None) -> ServerState:
+async def read_status(
+    transport: Transport, before: ServerStatus | None = None, only: str | None = None
+) -> ServerStatus:
     """Ask a server how it is. A server that is away is an answer, not an error.
 
-    A recogniser that is as it was in `before` is not read again: its vocabulary costs a request. `only` leaves all
-    recognisers but that one out.
+    A model that is as it was in `before` is not read again: its vocabulary costs a request. `only` leaves all
+    models but that one out.
     """
     try:
         version = await transport.server_version()
-        found = [d for d in await find_recognisers(transport) if only is None or d.name == only]
+        found = [d for d in await list_models(transport) if only is None or d.name == only]
     except AslTritonError as exc:
-        return ServerState(transport.address, problem=str(exc))
+        return ServerStatus(transport.address, problem=str(exc))
     known = {identity(description) for description in before.descriptions} if before else set()
     served: list[ServedModel] = []
     broken: list[tuple[str, str]] = []
     for description in found:
-        same = before.recogniser(description.name) if before and identity(description) in known else None
+        same = before.model(description.name) if before and identity(description) in known else None
         try:
             served.append(same or await read_model(transport, description.name))
         except AslTritonError as exc:
             broken.append((description.name, str(exc)))
     problem = None
     if not served:
-        wanted = f"the recogniser {only!r}" if only else "a recogniser"
+        wanted = f"the model {only!r}" if only else "a model"
         problem = (
             broken[0][1]
             if broken
@@ -66,7 +68,7 @@ async def read_state(transport: Transport, before: ServerState | None = None, on
                 "`asl-triton export`"
             )
         )
-    return ServerState(transport.address, version, problem, tuple(served), tuple(broken), tuple(found))
+    return ServerStatus(transport.address, version, problem, tuple(served), tuple(broken), tuple(found))
 
 
 def identity(description: ModelDescription) -> tuple[object, ...]:

@@ -31,14 +31,14 @@ class Ranking:
         """The classes that may be ranked, ascending.
 
         Raises:
-            LabelsError: the vocabulary names a gloss that the recogniser does not know, or none.
+            LabelsError: the vocabulary names a gloss that the model does not know, or none.
         """
         if self.vocabulary is None:
             return np.arange(len(labels))
         unknown = sorted(set(self.vocabulary) - set(labels))
         if unknown:
             raise LabelsError(
-                f"the recogniser does not know {len(unknown)} of the {len(set(self.vocabulary))} glosses asked for: "
+                f"the model does not know {len(unknown)} of the {len(set(self.vocabulary))} glosses asked for: "
                 f"{', '.join(unknown[:5])}. `asl-triton models --labels` lists those that it knows"
             )
         if not self.vocabulary:
@@ -46,14 +46,14 @@ class Ranking:
         return np.flatnonzero([label in self.vocabulary for label in labels])
 
 
-def pool(window_logits: Sequence[Logits], preset: Preset) -> Logits:
+def pool_windows(window_logits: Sequence[Logits], preset: Preset) -> Logits:
     """The logits (C,) of a clip from those of its windows, each (C,)."""
     stacked = np.stack(window_logits)
     pooled: Logits = stacked.max(axis=0) if preset.window_pooling == "max" else stacked.mean(axis=0)
     return pooled
 
 
-def confidences(logits: Logits, preset: Preset) -> npt.NDArray[np.float64]:
+def compute_confidences(logits: Logits, preset: Preset) -> npt.NDArray[np.float64]:
     """Logits (C,) as the preset's score, 0 to 1."""
     wide = logits.astype(np.float64)
     if preset.score == "softmax":
@@ -67,7 +67,7 @@ def confidences(logits: Logits, preset: Preset) -> npt.NDArray[np.float64]:
 
 def rank(logits: Logits, labels: Sequence[str], preset: Preset, ranking: Ranking) -> tuple[Prediction, ...]:
     """The best glosses of a clip, by logit; of equals the lower class first."""
-    scores = confidences(logits, preset)
+    scores = compute_confidences(logits, preset)
     class_ids = ranking.class_ids(labels)
     best = class_ids[np.argsort(-logits[class_ids], kind="stable")][: ranking.top_k]
     return tuple(

@@ -43,7 +43,7 @@ class Segmentation:
 
 
 @dataclass
-class Run:
+class _Run:
     """A gloss above the release: its confidences at the middles of its steps, and of the ones before and after it.
 
     `start_s` is before its beginning: the middle of the step before it, or where its first begins.
@@ -95,7 +95,7 @@ class Segmenter:
         self._labels = labels
         self._class_ids = np.array(sorted(range(len(labels)) if class_ids is None else class_ids), np.intp)
         self._before: Step | None = None
-        self._runs: dict[int, Run] = {}  # going on, by class
+        self._runs: dict[int, _Run] = {}  # going on, by class
         self._over: list[Segment] = []  # and not decided about
         self._kept: list[Segment] = []  # that what comes may still overlap
 
@@ -116,7 +116,7 @@ class Segmenter:
             run.times_s.append(step.middle_s)
             run.confidences.append(confidence)
         self._before = step
-        return self._decided(step.end_s)
+        return self._decide(step.end_s)
 
     def finish(self) -> list[Segment]:
         """The segments that are left, when the last step was pushed."""
@@ -124,10 +124,10 @@ class Segmenter:
             return []
         for run in list(self._runs.values()):
             self._end(run, self._before.end_s)
-        return self._decided(self._before.end_s)
+        return self._decide(self._before.end_s)
 
-    def _begin(self, class_id: int, step: Step) -> Run:
-        run = self._runs[class_id] = Run(class_id, step.start_s, [], [])
+    def _begin(self, class_id: int, step: Step) -> _Run:
+        run = self._runs[class_id] = _Run(class_id, step.start_s, [], [])
         if self._before is not None and (low := float(self._before.confidences[class_id])) < self._release:
             run.start_s = self._before.middle_s
             run.times_s.append(run.start_s)
@@ -138,14 +138,14 @@ class Segmenter:
     def _release(self) -> float:
         return self.rules.release * self.rules.min_confidence
 
-    def _end(self, run: Run, end_s: float) -> None:
+    def _end(self, run: _Run, end_s: float) -> None:
         del self._runs[run.class_id]
         if max(run.confidences) >= self.rules.min_confidence:
             segment = run.segment(self._labels, end_s)
             if segment.end_s - segment.start_s >= self.rules.min_length_s:
                 self._over.append(segment)
 
-    def _decided(self, now_s: float) -> list[Segment]:
+    def _decide(self, now_s: float) -> list[Segment]:
         """Of the segments that are over, the strongest first, those that nothing can change any more."""
         decided, waiting = [], list[Segment]()
         going_on = [(run.border_s, now_s) for run in self._runs.values()]
@@ -155,7 +155,7 @@ class Segmenter:
             others = going_on + [(other.start_s, other.end_s) for other in waiting]
             if any(self._conflict(segment, *other) for other in others):
                 waiting.append(segment)
-            elif (rest := without(segment, self._kept)).end_s - rest.start_s >= self.rules.min_length_s:
+            elif (rest := trim_overlaps(segment, self._kept)).end_s - rest.start_s >= self.rules.min_length_s:
                 decided.append(rest)
                 self._kept.append(rest)
         self._over = waiting
@@ -169,7 +169,7 @@ class Segmenter:
         return shared_s > self.rules.overlap * min(segment.end_s - segment.start_s, end_s - start_s)
 
 
-def without(segment: Segment, others: Sequence[Segment]) -> Segment:
+def trim_overlaps(segment: Segment, others: Sequence[Segment]) -> Segment:
     """The segment without what it shares with others at its ends."""
     start_s, end_s = segment.start_s, segment.end_s
     for other in others:
@@ -185,10 +185,10 @@ def strongest_curves(steps: Sequence[Step], labels: Sequence[str], count: int) -
     if not steps:
         return ()
     peaks = np.max([step.confidences for step in steps], axis=0)
-    return curves_of(steps, labels, np.argsort(-peaks, kind="stable")[:count].tolist())
+    return select_curves(steps, labels, np.argsort(-peaks, kind="stable")[:count].tolist())
 
 
-def curves_of(steps: Sequence[Step], labels: Sequence[str], class_ids: Sequence[int]) -> tuple[Curve, ...]:
+def select_curves(steps: Sequence[Step], labels: Sequence[str], class_ids: Sequence[int]) -> tuple[Curve, ...]:
     """The curves of these glosses, in this order."""
     times_s = np.array([step.middle_s for step in steps])
     return tuple(

@@ -1,9 +1,9 @@
 """The step logits of overlapping windows, stitched in time.
 
-A step of the network is the mean of two neighbouring positions of its temporal output, and a position is what became
+A step of the network is the mean of two neighboring positions of its temporal output, and a position is what became
 of 8 frames: step s of a window covers the window's frames 8 s to 8 s + 15, and shares half of them with either
-neighbour. In time it stands for the 8 frames in its middle. When those were shown is read from the timestamps of the
-crops, so variable frame rates are honoured.
+neighbor. In time it stands for the 8 frames in its middle. When those were shown is read from the timestamps of the
+crops, so variable frame rates are honored.
 """
 
 from dataclasses import dataclass, replace
@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from asl_triton.errors import AslTritonError
-from asl_triton.postprocessing.ranking import confidences
+from asl_triton.postprocessing.ranking import compute_confidences
 from asl_triton.presets import Preset
 from asl_triton.results import Logits, Step
-from asl_triton.video.windows import POSITION_FRAMES, Span
+from asl_triton.video.windows import POSITION_FRAMES, WindowTiming
 
 
-def windowed(preset: Preset, window: int | None = None, stride: int | None = None) -> Preset:
+def with_window(preset: Preset, window: int | None = None, stride: int | None = None) -> Preset:
     """The preset, made to cut any video of more than `window` frames into windows of so many, one every `stride`.
 
     Both are the preset's if not given; a window alone brings a stride in proportion.
 
     Raises:
-        AslTritonError: a window that the recogniser cannot eat, or a stride that leaves frames out.
+        AslTritonError: a window that the model cannot eat, or a stride that leaves frames out.
     """
     window = preset.window_frames if window is None else window
     if not preset.min_frames <= window <= preset.max_frames:
@@ -41,7 +41,7 @@ def windowed(preset: Preset, window: int | None = None, stride: int | None = Non
 
 
 @dataclass
-class Cell:
+class StepAccumulator:
     """The steps of several windows whose middles lie in the same 8 crops: sums of their times and logits."""
 
     logits: Logits
@@ -58,7 +58,7 @@ class Cell:
 
     def step(self, preset: Preset) -> Step:
         """The mean of all of them, as one step."""
-        scores = confidences(self.logits / self.count, preset)
+        scores = compute_confidences(self.logits / self.count, preset)
         return Step(self.start_s / self.count, self.end_s / self.count, scores.astype(np.float32))
 
 
@@ -74,9 +74,9 @@ class Stitcher:
     def __init__(self, preset: Preset) -> None:
         self._preset = preset
         self._shot = 0
-        self._cells: dict[int, Cell] = {}  # that the next window may still change, by their place
+        self._cells: dict[int, StepAccumulator] = {}  # that the next window may still change, by their place
 
-    def add(self, span: Span, step_logits: Logits) -> list[Step]:
+    def add(self, span: WindowTiming, step_logits: Logits) -> list[Step]:
         """Take the next window's step logits (S, C); gives the steps that no later window can change."""
         places = np.arange(len(span.edges_s))
         starts = np.arange(len(step_logits)) * POSITION_FRAMES + POSITION_FRAMES // 2
@@ -91,7 +91,7 @@ class Stitcher:
         for cell, start_s, end_s, logits in zip(cells.tolist(), *times_s.tolist(), step_logits, strict=True):
             if start_s == end_s:  # of the last crop's repetitions
                 break
-            self._cells.setdefault(cell, Cell(np.zeros_like(logits))).add(logits, start_s, end_s)
+            self._cells.setdefault(cell, StepAccumulator(np.zeros_like(logits))).add(logits, start_s, end_s)
         return settled
 
     def finish(self) -> list[Step]:

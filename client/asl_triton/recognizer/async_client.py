@@ -9,36 +9,36 @@ from pathlib import Path
 from types import TracebackType
 
 from asl_triton.decoding.admission import Admission
-from asl_triton.decoding.base import Cutting
-from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, DecodeIn, decoding_in
+from asl_triton.decoding.base import WindowingOptions
+from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, DecodeIn, make_decoder_backend
 from asl_triton.errors import AslTritonError
 from asl_triton.models.served import ServedModel, read_model
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
 from asl_triton.postprocessing.segmentation import Segmentation, Segmenter
-from asl_triton.postprocessing.stitching import windowed
+from asl_triton.postprocessing.stitching import with_window
 from asl_triton.presets import Preset
-from asl_triton.recognizer.pipeline import Inquiry, recognised, segmented, stitched
-from asl_triton.recognizer.upload import Send, Sending
+from asl_triton.recognizer.pipeline import ClipPipeline, iter_steps, run_recognition, run_timeline
+from asl_triton.recognizer.upload import Send, VideoUploader
 from asl_triton.results import Curve, Recognition, Segment, Step, Timeline
 from asl_triton.transport.base import Transport
 from asl_triton.transport.endpoints import DEFAULT_SERVER
 from asl_triton.transport.security import Security
 from asl_triton.transport.triton_grpc import DEFAULT_IN_FLIGHT, DEFAULT_TIMEOUT_S, GrpcTransport
 from asl_triton.video.containers import declared_frames
-from asl_triton.video.reader import FILM, Limits, Source
+from asl_triton.video.reader import LONG_VIDEO_LIMITS, Limits, Source
 
 DEFAULT_CURVES = 5
 
 
 class AsyncRecognizer:
-    """Asks a served recogniser what is signed in a clip.
+    """Asks a served model what is signed in a clip.
 
-    `model` may be left out where only one recogniser is served. Clips may be asked about at the same time; at most
+    `model` may be left out where only one model is served. Clips may be asked about at the same time; at most
     `in_flight` of them are under way, fewer where they are long: memory is bounded by 48 frames for each. Close it, or
     use it in an `async with` block.
 
     `send` is how `recognize` brings a clip to the server, with the same answer: its "frames", cropped here; the whole
-    "video" file, where the server has `recognize_sign`; or "auto", as `Sending` says. Steps and curves take frames.
+    "video" file, where the server has `recognize_sign`; or "auto", as `VideoUploader` says. Steps and curves take frames.
 
     `decoders` videos are decoded at once, as many as there are processors if it is not given: in threads of this
     process, or, on Linux, each in one of the "processes" that a damaged video may crash, or hang for
@@ -70,21 +70,21 @@ class AsyncRecognizer:
         check_bucket(bucket, send)
         self.transport = transport or GrpcTransport(server, security=security, timeout_s=timeout_s, in_flight=in_flight)
         self.limits = limits or Limits()
-        self.film_limits = limits or FILM  # of a file that becomes a timeline
+        self.film_limits = limits or LONG_VIDEO_LIMITS  # of a file that becomes a timeline
         self.priority = priority
         self.in_flight = in_flight
         self.decoders = decoders or os.cpu_count() or 1
         self.bucket = bucket or 1
         self._name = model
-        self._decoding = decoding_in(decoding, decode_timeout_s)
+        self._decoding = make_decoder_backend(decoding, decode_timeout_s)
         self._threads = ThreadPoolExecutor(self.decoders, thread_name_prefix="decode")
         self._admission = Admission(in_flight, self._decoding.reader, self._threads)
-        self._sending = Sending(send, self.transport, self._admission, self.limits, priority=priority)
+        self._sending = VideoUploader(send, self.transport, self._admission, self.limits, priority=priority)
         self._served: ServedModel | None = None
         self._reading = asyncio.Lock()
 
     async def model(self, *, again: bool = False) -> ServedModel:
-        """The recogniser's contract, read from the server once, and once more if `again`.
+        """The model's contract, read from the server once, and once more if `retry`.
 
         Raises:
             ServerError, ContractError, LabelsError: the server is away, or serves nothing that fits.
@@ -103,7 +103,7 @@ class AsyncRecognizer:
         min_confidence: float = 0.0,
         name: str | None = None,
     ) -> Recognition:
-        """Recognise the sign in a clip: a path, the bytes of a video file, or a binary file object.
+        """Recognize the sign in a clip: a path, the bytes of a video file, or a binary file object.
 
         `vocabulary` ranks only its glosses; `min_confidence` marks the answer `unsure` below it; `name` is what the
         answer calls the video, its path if not given.
@@ -111,14 +111,14 @@ class AsyncRecognizer:
         Raises:
             VideoError: the clip cannot be read. ServerError, ContractError, LabelsError: as `model` does.
         """
-        ranking, video = Ranking(top_k, vocabulary, min_confidence), await self._sending.held(video)
+        ranking, video = Ranking(top_k, vocabulary, min_confidence), await self._sending.buffer(video)
         served = await self.model()
         ranking.class_ids(served.labels)  # a wrong vocabulary is told before a clip is opened
-        if await self._sending.takes(video, served, name):
+        if await self._sending.should_upload(video, served, name):
             return await self._sending.recognize(video, served, ranking, name)
-        cutting = Cutting(served.preset, self.limits, bucket=self.bucket)
+        cutting = WindowingOptions(served.preset, self.limits, bucket=self.bucket)
         async with self._inquiry(video, served, cutting, name) as inquiry:
-            recognition, _ = await recognised(inquiry, ranking)
+            recognition, _ = await run_recognition(inquiry, ranking)
         return recognition
 
     async def recognize_with_curves(
@@ -130,7 +130,7 @@ class AsyncRecognizer:
         min_confidence: float = 0.0,
         name: str | None = None,
         curves: int = DEFAULT_CURVES,
-        on_start: Callable[[Inquiry], None] = lambda inquiry: None,
+        on_start: Callable[[ClipPipeline], None] = lambda inquiry: None,
     ) -> tuple[Recognition, tuple[Curve, ...]]:
         """As `recognize`, with the confidences of the `curves` best glosses over time, of the same requests.
 
@@ -139,9 +139,9 @@ class AsyncRecognizer:
         """
         ranking, served = Ranking(top_k, vocabulary, min_confidence), await self.model()
         ranking.class_ids(served.labels)  # a wrong vocabulary is told before a clip is decoded
-        async with self._inquiry(video, served, Cutting(served.preset, self.limits), name) as inquiry:
+        async with self._inquiry(video, served, WindowingOptions(served.preset, self.limits), name) as inquiry:
             on_start(inquiry)
-            return await recognised(inquiry, ranking, curves)
+            return await run_recognition(inquiry, ranking, curves)
 
     async def steps(
         self, video: Source, *, window: int | None = None, stride: int | None = None, name: str | None = None
@@ -156,10 +156,10 @@ class AsyncRecognizer:
             AslTritonError: such windows cannot be.
         """
         served = await self.model()
-        preset = windowed(served.preset, window, stride)
+        preset = with_window(served.preset, window, stride)
         async with (
             self._inquiry(video, served, self._film(video, preset), name) as inquiry,
-            aclosing(stitched(inquiry, preset)) as steps,
+            aclosing(iter_steps(inquiry, preset)) as steps,
         ):
             async for step in steps:
                 yield step
@@ -185,27 +185,27 @@ class AsyncRecognizer:
             VideoError, ServerError, ContractError, LabelsError, AslTritonError: as `steps` and `recognize` do.
         """
         served = await self.model()
-        preset = windowed(served.preset, window, stride)
+        preset = with_window(served.preset, window, stride)
         segmenter = Segmenter(served.labels, rules, Ranking(vocabulary=vocabulary).class_ids(served.labels).tolist())
         async with self._inquiry(video, served, self._film(video, preset), name) as inquiry:
-            return await segmented(inquiry, preset, segmenter, on_segment, on_progress)
+            return await run_timeline(inquiry, preset, segmenter, on_segment, on_progress)
 
     async def lengths(self, paths: Sequence[str | os.PathLike[str]]) -> list[int | None]:
         """How many frames each of these files says it has, as `container.declared_frames` does: nothing is decoded."""
         return await asyncio.to_thread(lambda: [declared_frames(Path(path)) for path in paths])
 
-    def _film(self, video: Source, preset: Preset) -> Cutting:
+    def _film(self, video: Source, preset: Preset) -> WindowingOptions:
         """A video that may be longer than a clip, if it is a file: what is in memory already has a clip's limits."""
         is_file = isinstance(video, str | os.PathLike)
-        return Cutting(preset, self.film_limits if is_file else self.limits, is_film=True)
+        return WindowingOptions(preset, self.film_limits if is_file else self.limits, is_film=True)
 
     @asynccontextmanager
     async def _inquiry(
-        self, video: Source, served: ServedModel, cutting: Cutting, name: str | None
-    ) -> AsyncIterator[Inquiry]:
+        self, video: Source, served: ServedModel, cutting: WindowingOptions, name: str | None
+    ) -> AsyncIterator[ClipPipeline]:
         """A video that is being decoded, for the length of the block, when its turn has come."""
-        async with self._admission.open(video, cutting, name=name, bytes_a_value=served.bytes_a_value) as reading:
-            yield Inquiry(self.transport, served, reading, priority=self.priority, threads=self._threads)
+        async with self._admission.open(video, cutting, name=name, bytes_a_value=served.bytes_per_value) as reading:
+            yield ClipPipeline(self.transport, served, reading, priority=self.priority, threads=self._threads)
 
     async def close(self) -> None:
         """Let go of the connection and the decoders."""

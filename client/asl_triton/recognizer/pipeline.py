@@ -1,4 +1,4 @@
-"""One video on its way through a recogniser: read and asked about window by window, answered in order, summed up."""
+"""One video on its way through a model: read and asked about window by window, answered in order, summed up."""
 
 import asyncio
 import math
@@ -10,19 +10,19 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from asl_triton.decoding.base import Reading
+from asl_triton.decoding.base import DecodeSession
 from asl_triton.decoding.frame_budget import WINDOWS_AHEAD
 from asl_triton.models.served import FRAMES, LOGITS, STEP_LOGITS, ServedModel
-from asl_triton.postprocessing.ranking import Ranking, pool, rank
-from asl_triton.postprocessing.segmentation import Segmenter, curves_of
+from asl_triton.postprocessing.ranking import Ranking, pool_windows, rank
+from asl_triton.postprocessing.segmentation import Segmenter, select_curves
 from asl_triton.postprocessing.stitching import Stitcher
 from asl_triton.presets import Preset
 from asl_triton.results import Curve, Logits, Recognition, Segment, Step, Timeline
 from asl_triton.transport.base import Array
-from asl_triton.video.windows import POSITION_FRAMES, Span, Window
+from asl_triton.video.windows import POSITION_FRAMES, Window, WindowTiming
 
 
-class Asked(Protocol):
+class InferenceClient(Protocol):
     """What is asked about windows: a `Transport`, or the server that this runs inside of."""
 
     address: str
@@ -34,22 +34,22 @@ class Asked(Protocol):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a recogniser says of one window: `logits` (C,), and `step_logits` (S, C) where they were asked for."""
+class WindowResult:
+    """What a model says of one window: `logits` (C,), and `step_logits` (S, C) where they were asked for."""
 
-    span: Span
+    span: WindowTiming
     logits: Logits
     step_logits: Logits | None
 
 
-class Inquiry:
+class ClipPipeline:
     """The windows of a video that is open, asked about as they come, a few at once: memory is bounded.
 
     `threads` read it, so that as many videos are decoded at once as there are threads.
     """
 
     def __init__(
-        self, transport: Asked, served: ServedModel, video: Reading, *, priority: int, threads: Executor
+        self, transport: InferenceClient, served: ServedModel, video: DecodeSession, *, priority: int, threads: Executor
     ) -> None:
         self.video, self.served = video, served
         self.num_windows = 0  # answered so far
@@ -66,13 +66,13 @@ class Inquiry:
         """The seconds since it was open in which no decoder worked on it: it waited for answers, or for its turn."""
         return time.perf_counter() - self._began_s - self.decode_s
 
-    async def answers(self, *, steps: bool = False) -> AsyncGenerator[Answer, None]:
+    async def answers(self, *, steps: bool = False) -> AsyncGenerator[WindowResult, None]:
         """The windows' answers, in order; with step logits if `steps`.
 
         Raises:
             VideoError: the video cannot be decoded. ServerError, ContractError: a window cannot be answered.
         """
-        asked: deque[asyncio.Task[Answer]] = deque()
+        asked: deque[asyncio.Task[WindowResult]] = deque()
         try:
             while (window := await self._next_window()) is not None:
                 asked.append(asyncio.create_task(self._ask(*window, steps)))
@@ -87,28 +87,30 @@ class Inquiry:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
 
-    async def _first(self, asked: deque[asyncio.Task[Answer]]) -> Answer:
+    async def _first(self, asked: deque[asyncio.Task[WindowResult]]) -> WindowResult:
         answer = await asked[0]
         asked.popleft()  # only now: one that is given up must be cancelled with the others
         self.num_windows += 1
         return answer
 
-    async def _ask(self, window: Window, span: Span, steps: bool) -> Answer:
-        tensor = self.served.tensor(window.frames)
+    async def _ask(self, window: Window, span: WindowTiming, steps: bool) -> WindowResult:
+        tensor = self.served.make_input(window.frames)
         outputs = [LOGITS, STEP_LOGITS] if steps else [LOGITS]
         answers = await self._transport.infer(self.served.name, {FRAMES: tensor}, outputs, self._priority)
         address = self._transport.address
-        logits = self.served.checked(answers[LOGITS][0], (), address)
+        logits = self.served.check_output(answers[LOGITS][0], (), address)
         if not steps:
-            return Answer(span, logits, None)
+            return WindowResult(span, logits, None)
         num_steps = max(math.ceil(span.num_frames / POSITION_FRAMES) - 1, 1)
-        return Answer(span, logits, self.served.checked(answers[STEP_LOGITS][0], (num_steps,), address))
+        return WindowResult(span, logits, self.served.check_output(answers[STEP_LOGITS][0], (num_steps,), address))
 
-    async def _next_window(self) -> tuple[Window, Span] | None:
+    async def _next_window(self) -> tuple[Window, WindowTiming] | None:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.video.next_window)
 
 
-async def recognised(inquiry: Inquiry, ranking: Ranking, curves: int = 0) -> tuple[Recognition, tuple[Curve, ...]]:
+async def run_recognition(
+    inquiry: ClipPipeline, ranking: Ranking, curves: int = 0
+) -> tuple[Recognition, tuple[Curve, ...]]:
     """What an inquiry's answers say together, and the confidences of the `curves` best glosses over time.
 
     Raises:
@@ -122,7 +124,7 @@ async def recognised(inquiry: Inquiry, ranking: Ranking, curves: int = 0) -> tup
             if answer.step_logits is not None:
                 steps += stitcher.add(answer.span, answer.step_logits)
     steps += stitcher.finish()
-    logits = pool(window_logits, served.preset)
+    logits = pool_windows(window_logits, served.preset)
     predictions = rank(logits, served.labels, served.preset, ranking)
     recognition = Recognition(
         video=video.name,
@@ -137,10 +139,10 @@ async def recognised(inquiry: Inquiry, ranking: Ranking, curves: int = 0) -> tup
         warnings=tuple(video.warnings),
     )
     best = rank(logits, served.labels, served.preset, replace(ranking, top_k=curves)) if curves else ()
-    return recognition, curves_of(steps, served.labels, [prediction.class_id for prediction in best])
+    return recognition, select_curves(steps, served.labels, [prediction.class_id for prediction in best])
 
 
-async def stitched(inquiry: Inquiry, preset: Preset) -> AsyncGenerator[Step, None]:
+async def iter_steps(inquiry: ClipPipeline, preset: Preset) -> AsyncGenerator[Step, None]:
     """The steps of an inquiry's windows, in order, each as soon as no window to come can change it."""
     stitcher = Stitcher(preset)
     async with aclosing(inquiry.answers(steps=True)) as answers:
@@ -152,8 +154,8 @@ async def stitched(inquiry: Inquiry, preset: Preset) -> AsyncGenerator[Step, Non
         yield step
 
 
-async def segmented(
-    inquiry: Inquiry,
+async def run_timeline(
+    inquiry: ClipPipeline,
     preset: Preset,
     segmenter: Segmenter,
     on_segment: Callable[[Segment], None],
@@ -172,7 +174,7 @@ async def segmented(
             segments.append(segment)
             on_segment(segment)
 
-    async with aclosing(stitched(inquiry, preset)) as steps:
+    async with aclosing(iter_steps(inquiry, preset)) as steps:
         async for step in steps:
             keep(segmenter.push(step))
             on_progress(video.share_read)

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from asl_triton.decoding.admission import Admission
-from asl_triton.decoding.base import Cutting, Measures, name_of
+from asl_triton.decoding.base import VideoInfo, WindowingOptions, format_source
 from asl_triton.decoding.frame_budget import CROP_VALUES
 from asl_triton.errors import ContractError, VideoError
 from asl_triton.models.served import ServedModel
@@ -31,7 +31,7 @@ CLASS_ID, LOGIT, DETAILS = "CLASS_ID", "LOGIT", "DETAILS"
 
 
 @dataclass(frozen=True)
-class Service:
+class UploadLimits:
     """What the `recognize_sign` of a server takes; a limit that it does not tell is none."""
 
     max_bytes: int
@@ -39,7 +39,7 @@ class Service:
     max_pixels: int  # of one frame
 
     @classmethod
-    def of(cls, model: ModelDescription) -> "Service":
+    def from_description(cls, model: ModelDescription) -> "UploadLimits":
         """As its config says."""
         largest = Limits()
 
@@ -53,17 +53,17 @@ class Service:
             limit("max_pixels", largest.max_pixels),
         )
 
-    def takes(self, video: Measures, served: ServedModel) -> bool:
+    def should_upload(self, video: VideoInfo, served: ServedModel) -> bool:
         """Whether it takes a clip's file, and that is smaller than the clip's crops."""
         return (
             video.num_bytes <= self.max_bytes
             and 0 < video.declared_frames <= self.max_frames
             and video.width * video.height <= self.max_pixels
-            and video.num_bytes < video.crops_held * CROP_VALUES * served.bytes_a_value
+            and video.num_bytes < video.crops_held * CROP_VALUES * served.bytes_per_value
         )
 
 
-class Sending:
+class VideoUploader:
     """Asks `recognize_sign` about clips that are to be sent as their files, and says which are.
 
     `send` is "frames" for none and "video" for all. "auto" sends the file where the server has `recognize_sign`, the
@@ -83,16 +83,16 @@ class Sending:
         self.send = send
         self._transport, self._admission, self._limits = transport, admission, limits
         self._priority = priority
-        self._service: Service | None = None
+        self._service: UploadLimits | None = None
         self._is_known = False
 
-    async def held(self, video: Source) -> Source:
+    async def buffer(self, video: Source) -> Source:
         """A clip that may be read twice: what a file object holds, unless its frames are sent anyway."""
         if self.send == "frames" or isinstance(video, str | os.PathLike | bytes | bytearray | memoryview):
             return video
         return await self._in_thread(lambda: video.read(self._limits.max_bytes + 1))
 
-    async def takes(self, video: Source, served: ServedModel, name: str | None) -> bool:
+    async def should_upload(self, video: Source, served: ServedModel, name: str | None) -> bool:
         """Whether a clip, as it is `held`, goes as its file.
 
         Raises:
@@ -105,8 +105,8 @@ class Sending:
         if self.send == "auto":
             if service is None:
                 return False
-            measures = await self._admission.measure(video, Cutting(served.preset, self._limits), name)
-            return service.takes(measures, served)
+            measures = await self._admission.measure(video, WindowingOptions(served.preset, self._limits), name)
+            return service.should_upload(measures, served)
         if service is None:
             raise ContractError(
                 f"{self._transport.address} does not serve {RECOGNIZE_SIGN}, which takes whole videos: send frames "
@@ -114,20 +114,20 @@ class Sending:
             )
         return True
 
-    async def service(self) -> Service | None:
+    async def service(self) -> UploadLimits | None:
         """What the server's `recognize_sign` takes, asked once; None where it has none."""
         if not self._is_known:
             try:
                 model = await self._transport.describe(RECOGNIZE_SIGN)
                 fits = VIDEO in model.inputs and {CLASS_ID, LOGIT, DETAILS} <= set(model.outputs)
-                self._service = Service.of(model) if fits else None
+                self._service = UploadLimits.from_description(model) if fits else None
             except ContractError:
                 self._service = None
             self._is_known = True
         return self._service
 
     async def recognize(self, video: Source, served: ServedModel, ranking: Ranking, name: str | None) -> Recognition:
-        """Recognise the sign in a clip, as it is `held`, by its file. The answer is that of its frames.
+        """Recognize the sign in a clip, as it is `held`, by its file. The answer is that of its frames.
 
         All logits are asked for, and ranked here: 8 bytes a gloss.
 
@@ -137,16 +137,16 @@ class Sending:
         """
         service = await self.service()
         assert service is not None
-        name = name_of(video, name)
+        name = format_source(video, name)
         most = min(service.max_bytes, self._limits.max_bytes)
-        size = await self._in_thread(lambda: size_of(video, name))
+        size = await self._in_thread(lambda: get_size(video, name))
         if size > most:
             raise VideoError(
                 f"{name} is larger than {most:,} bytes, the limit of what is sent as a file: compress it, or send its "
                 "frames (--send frames)"
             )
         async with self._admission.hold(size):
-            data = await self._in_thread(lambda: read(video, name))
+            data = await self._in_thread(lambda: read_bytes(video, name))
             began_s = time.perf_counter()
             answers = await self._ask(data, served, name)
             seconds = time.perf_counter() - began_s
@@ -177,7 +177,7 @@ class Sending:
     def _logits(self, answers: dict[str, Array], served: ServedModel) -> Logits:
         """The logits (C,) in class order, of an answer that has them best first."""
         address = self._transport.address
-        best_first = served.checked(answers[LOGIT], (), address)
+        best_first = served.check_output(answers[LOGIT], (), address)
         if not np.array_equal(np.sort(answers[CLASS_ID]), np.arange(len(best_first))):
             raise ContractError(f"{RECOGNIZE_SIGN} on {address} did not answer with each class once: update it")
         logits = np.empty_like(best_first)
@@ -188,7 +188,7 @@ class Sending:
         return await asyncio.get_running_loop().run_in_executor(self._admission.threads, call)
 
 
-def size_of(video: Source, name: str) -> int:
+def get_size(video: Source, name: str) -> int:
     """How many bytes a clip's file has."""
     if isinstance(video, str | os.PathLike):
         with open_file(Path(video), name) as stream:
@@ -197,7 +197,7 @@ def size_of(video: Source, name: str) -> int:
     return memoryview(video).nbytes
 
 
-def read(video: Source, name: str) -> bytes:
+def read_bytes(video: Source, name: str) -> bytes:
     """A clip's file."""
     if isinstance(video, str | os.PathLike):
         try:

@@ -19,14 +19,14 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What a server says of one model; `labelled` names the outputs that have labels."""
+    """What a server says of one model; `labeled` names the outputs that have labels."""
 
     name: str
     version: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     parameters: Mapping[str, str]
-    labelled: frozenset[str] = frozenset()
+    labeled: frozenset[str] = frozenset()
     max_batch_size: int = 0
 
 
@@ -49,7 +49,7 @@ class Transport(Protocol):
     address: str
 
     @property
-    def changes(self) -> int:
+    def connection_epoch(self) -> int:
         """Grows whenever another server may answer than before, once `watch` was called."""
 
     async def server_version(self) -> str:
@@ -72,15 +72,15 @@ class Transport(Protocol):
         """Ask a model for some of its outputs. Priority 0 is the model's default; `parameters` are the request's."""
 
     async def classify(self, model: str, inputs: Mapping[str, Array], output: str, count: int) -> list[tuple[int, str]]:
-        """The `count` best of a labelled output, best first: (class, label)."""
+        """The `format_count` best of a labeled output, best first: (class, label)."""
 
     async def statistics(self, model: str) -> Statistics:
         """A model's counters."""
 
     async def watch(self) -> None:
-        """Begin to count `changes`."""
+        """Begin to count `connection_epoch`."""
 
-    async def silent(self) -> tuple[str, ...]:
+    async def find_unreachable(self) -> tuple[str, ...]:
         """Of several servers that were listed, those that do not answer."""
 
     async def close(self) -> None:

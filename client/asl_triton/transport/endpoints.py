@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Addresses:
+class Endpoints:
     """The servers that `text` names, in any of three ways. gRPC asks several in turn, and leaves out those that are
     away.
 
@@ -79,7 +79,7 @@ class Addresses:
         found: dict[str, list[str]] = {"ipv4": [], "ipv6": []}
         unknown = []
         for host, port in self._listed():
-            known = looked_up(host, int(port))
+            known = resolve(host, int(port))
             if known is None:
                 unknown.append(host)
             else:
@@ -99,7 +99,7 @@ class Addresses:
         return ONE_OF_SEVERAL.findall(self.text) if self.are_listed else []
 
 
-def looked_up(host: str, port: int) -> tuple[str, list[str]] | None:
+def resolve(host: str, port: int) -> tuple[str, list[str]] | None:
     """Where a host listens: IPv4 where it has that, as gRPC writes it; None where nobody knows it."""
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from tritonclient.utils import InferenceServerException
 
-from asl_triton.errors import AslTritonError, AwayError, BusyError, ContractError, ServerError, VideoError
+from asl_triton.errors import AslTritonError, BusyError, ConnectionLostError, ContractError, ServerError, VideoError
 from asl_triton.transport.security import Security
-from asl_triton.transport.tls_probe import has_expired, place_named, speaks_tls
+from asl_triton.transport.tls_probe import has_expired, peer_address, speaks_tls
 
 TOO_LARGE = "larger than max"  # in what gRPC says of a message beyond a limit
 QUEUE_FULL, QUEUED_TOO_LONG = "queue size", "Request timeout expired"  # in what Triton says of a request
@@ -33,33 +33,33 @@ class Fault:
         return f" (request {self.request_id})" if self.request_id else ""
 
 
-def status_of(exc: BaseException) -> str:
+def get_status(exc: BaseException) -> str:
     """gRPC's status, such as UNAVAILABLE; nothing where there is none."""
     return (exc.status() or "").removeprefix("StatusCode.") if isinstance(exc, InferenceServerException) else ""
 
 
-def is_leaving(exc: BaseException) -> bool:
+def is_stopping(exc: BaseException) -> bool:
     """Whether a server refused because it is stopping or starting: another one may answer at once."""
     return isinstance(exc, InferenceServerException) and any(words in str(exc.message()) for words in LEAVING)
 
 
-def is_worth_retrying(exc: BaseException) -> bool:
+def is_retryable(exc: BaseException) -> bool:
     """Whether the same request may be answered in a moment: the server was away or stopping, or its queue full."""
     return (
         # CANCELLED is what a server says to requests that it had not begun when it stopped.
-        (status_of(exc) in ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED") or is_leaving(exc))
+        (get_status(exc) in ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED") or is_stopping(exc))
         and isinstance(exc, InferenceServerException)
         and not any(words in str(exc.message()) for words in ("restricted", TOO_LARGE))
     )
 
 
-def was_turned_down(exc: InferenceServerException) -> bool:
+def is_rejected(exc: InferenceServerException) -> bool:
     """Whether the server itself would not take a request, and so no longer reads it."""
-    refused_it = status_of(exc) in ("INVALID_ARGUMENT", "NOT_FOUND")
+    refused_it = get_status(exc) in ("INVALID_ARGUMENT", "NOT_FOUND")
     return refused_it or any(words in str(exc.message()) for words in (QUEUE_FULL, QUEUED_TOO_LONG))
 
 
-def explained(
+def translate_error(
     exc: InferenceServerException,
     address: str,
     model: str,
@@ -70,11 +70,19 @@ def explained(
     """The sentence for what the server, or the way to it, said. Where a server closed the connection, this looks why:
     that may take seconds."""
     said = " ".join(str(exc.message()).split())
-    fault = Fault(status_of(exc), said, address, model, timeout_s, request_id, security or Security())
-    return refused(fault) or full(fault) or late(fault) or unread(fault) or unfit(fault) or away(fault) or failed(fault)
+    fault = Fault(get_status(exc), said, address, model, timeout_s, request_id, security or Security())
+    return (
+        _auth_error(fault)
+        or _overload_error(fault)
+        or _deadline_error(fault)
+        or _video_error(fault)
+        or _contract_error(fault)
+        or _connection_error(fault)
+        or _other_error(fault)
+    )
 
 
-def refused(fault: Fault) -> AslTritonError | None:
+def _auth_error(fault: Fault) -> AslTritonError | None:
     """Where the server wants a key."""
     if "restricted" not in fault.said and fault.status not in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return None
@@ -82,7 +90,7 @@ def refused(fault: Fault) -> AslTritonError | None:
     return ServerError(f"the server at {fault.address} refused the call{fault.asked}: {what} [{fault.said}]")
 
 
-def full(fault: Fault) -> AslTritonError | None:
+def _overload_error(fault: Fault) -> AslTritonError | None:
     """Where there is no room for the request."""
     if TOO_LARGE in fault.said:
         return ServerError(
@@ -110,7 +118,7 @@ def full(fault: Fault) -> AslTritonError | None:
     return None
 
 
-def late(fault: Fault) -> AslTritonError | None:
+def _deadline_error(fault: Fault) -> AslTritonError | None:
     """Where time ran out."""
     if fault.status != "DEADLINE_EXCEEDED":
         return None
@@ -120,14 +128,14 @@ def late(fault: Fault) -> AslTritonError | None:
     )
 
 
-def unread(fault: Fault) -> AslTritonError | None:
+def _video_error(fault: Fault) -> AslTritonError | None:
     """Where a model that takes whole videos refused one: what is said begins with the name of its input."""
     if fault.status != "INVALID_ARGUMENT" or not fault.said.startswith("VIDEO "):
         return None
     return VideoError(fault.said)
 
 
-def unfit(fault: Fault) -> AslTritonError | None:
+def _contract_error(fault: Fault) -> AslTritonError | None:
     """Where the server cannot answer that question."""
     if fault.status in ("NOT_FOUND", "INVALID_ARGUMENT") or "unknown model" in fault.said:
         return ContractError(
@@ -141,28 +149,31 @@ def unfit(fault: Fault) -> AslTritonError | None:
     return None
 
 
-def away(fault: Fault) -> AslTritonError | None:
+def _connection_error(fault: Fault) -> AslTritonError | None:
     """Where no connection came about, or it broke."""
     if "handshak" in fault.said or "erification" in fault.said:
-        return ServerError(f"no TLS with {fault.address}{fault.asked}: {untrusted(fault.said)}. [{cut(fault.said)}]")
+        return ServerError(
+            f"no TLS with {fault.address}{fault.asked}: {_explain_certificate(fault.said)}. [{shorten(fault.said)}]"
+        )
     if fault.status != "UNAVAILABLE":
         return None
     if "Socket closed" in fault.said:
-        return AwayError(
-            f"the server at {fault.address} closed the connection{fault.asked}: {closed(fault)}. [{cut(fault.said)}]"
+        return ConnectionLostError(
+            f"the server at {fault.address} closed the connection{fault.asked}: {_explain_closed_connection(fault)}. "
+            f"[{shorten(fault.said)}]"
         )
-    return AwayError(
+    return ConnectionLostError(
         f"no server answers at {fault.address}: start one (asl-triton serve), or name another's gRPC port "
-        f"(--server host:8001; 8000 is HTTP's){fault.asked}. [{cut(fault.said)}]"
+        f"(--server host:8001; 8000 is HTTP's){fault.asked}. [{shorten(fault.said)}]"
     )
 
 
-def failed(fault: Fault) -> AslTritonError:
+def _other_error(fault: Fault) -> AslTritonError:
     """Anything else."""
     return ServerError(f"{fault.model or 'the server'} on {fault.address} failed{fault.asked}: {fault.said}")
 
 
-def untrusted(said: str) -> str:
+def _explain_certificate(said: str) -> str:
     """What is wrong with the server's certificate, and what to do."""
     if "has expired" in said:
         return "its certificate has expired: renew it where the server runs"
@@ -183,9 +194,9 @@ def untrusted(said: str) -> str:
     )
 
 
-def closed(fault: Fault) -> str:
+def _explain_closed_connection(fault: Fault) -> str:
     """Why a server may have closed the connection, and what to do."""
-    security, place = fault.security, place_named(fault.said)
+    security, place = fault.security, peer_address(fault.said)
     stopped = "it stopped, or this is not Triton's gRPC port (8001; 8000 is HTTP's)"
     if place is None:  # it was open before
         return "it stopped"
@@ -204,6 +215,6 @@ def closed(fault: Fault) -> str:
     )
 
 
-def cut(said: str) -> str:
+def shorten(said: str) -> str:
     """What was said, where it may be long."""
     return said if len(said) <= 250 else said[:250] + "..."

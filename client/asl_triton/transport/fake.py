@@ -23,7 +23,7 @@ class FakeTransport:
     answer: Callable[[str, Mapping[str, Array]], Mapping[str, Array]]
     address: str = "fake:8001"
     calls: list[tuple[str, dict[str, tuple[int, ...]]]] = field(default_factory=list)
-    changes: int = 0
+    connection_epoch: int = 0
 
     async def server_version(self) -> str:
         return "fake"
@@ -56,7 +56,7 @@ class FakeTransport:
     async def statistics(self, model: str) -> Statistics:
         return Statistics(len(self.calls), 0, len(self.calls), 0.0, 0.0)
 
-    async def silent(self) -> tuple[str, ...]:
+    async def find_unreachable(self) -> tuple[str, ...]:
         return ()
 
     async def watch(self) -> None:

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import tenacity
 
-from asl_triton.transport.error_mapping import is_leaving, is_worth_retrying
+from asl_triton.transport.error_mapping import is_retryable, is_stopping
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ growing = tenacity.wait_random_exponential(multiplier=0.2, min=MIN_PAUSE_S, max=
 short = tenacity.wait_random(0, MIN_PAUSE_S)
 
 
-class Budget:
+class RetryThrottle:
     """How much may be sent again, of all requests together: gRPC's retry throttling (its proposal A6).
 
     There are 100 tokens. A try that is lost costs one, an answer gives a tenth of one back, and with half of them gone
@@ -30,20 +30,22 @@ class Budget:
         self._tokens = self.MOST
 
     @property
-    def is_spent(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether nothing is sent again for now."""
         return self._tokens <= self.MOST / 2
 
-    def lose(self) -> None:
+    def record_failure(self) -> None:
         """Count a try that was lost."""
         self._tokens = max(self._tokens - 1, 0.0)
 
-    def gain(self) -> None:
+    def record_success(self) -> None:
         """Count an answer."""
         self._tokens = min(self._tokens + self.AN_ANSWER, self.MOST)
 
 
-async def again(ask: Callable[[], Awaitable[T]], several: bool, budget: Budget, on_resend: Callable[[], None]) -> T:
+async def retry(
+    ask: Callable[[], Awaitable[T]], several: bool, budget: RetryThrottle, on_resend: Callable[[], None]
+) -> T:
     """What `ask` gives, at its first or a later try; what its last try raised otherwise.
 
     It is tried again, four times in all and within the budget, where a server was away or its queue full. Where there
@@ -53,27 +55,27 @@ async def again(ask: Callable[[], Awaitable[T]], several: bool, budget: Budget, 
 
     def is_enough(state: tenacity.RetryCallState) -> bool:
         nonlocal lost
-        if not (several and is_leaving(fault_of(state))):
+        if not (several and is_stopping(get_exception(state))):
             lost += 1
-            budget.lose()
-        return lost >= TRIES or budget.is_spent or state.attempt_number >= TRIES_OF_SEVERAL
+            budget.record_failure()
+        return lost >= TRIES or budget.is_exhausted or state.attempt_number >= TRIES_OF_SEVERAL
 
     def pause_s(state: tenacity.RetryCallState) -> float:
-        return short(state) if several and is_leaving(fault_of(state)) else growing(state)
+        return short(state) if several and is_stopping(get_exception(state)) else growing(state)
 
     retrying = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(is_worth_retrying),
+        retry=tenacity.retry_if_exception(is_retryable),
         wait=pause_s,
         stop=is_enough,
         before_sleep=lambda _state: on_resend(),
         reraise=True,
     )
     answer: T = await retrying(ask)
-    budget.gain()
+    budget.record_success()
     return answer
 
 
-def fault_of(state: tenacity.RetryCallState) -> BaseException:
+def get_exception(state: tenacity.RetryCallState) -> BaseException:
     """What the last try raised."""
     assert state.outcome is not None
     fault = state.outcome.exception()

@@ -16,10 +16,10 @@ import tenacity
 from tritonclient.utils import InferenceServerException
 
 from asl_triton.errors import ServerError
-from asl_triton.transport.endpoints import Addresses
-from asl_triton.transport.error_mapping import is_worth_retrying, status_of
+from asl_triton.transport.endpoints import Endpoints
+from asl_triton.transport.error_mapping import get_status, is_retryable
 from asl_triton.transport.shm_key import key_headers
-from asl_triton.transport.shm_region import Region, forget_names_left_behind, is_left_behind
+from asl_triton.transport.shm_region import Region, is_stale, unlink_stale_regions
 
 Sharing = Literal["auto", "grpc", "shm"]
 
@@ -49,9 +49,9 @@ class SharedMemory:
         ServerError: "shm", and this machine or address cannot.
     """
 
-    def __init__(self, sharing: Sharing, addresses: Addresses, headers: Mapping[str, str]) -> None:
+    def __init__(self, sharing: Sharing, addresses: Endpoints, headers: Mapping[str, str]) -> None:
         self._sharing, self._addresses, self._headers = sharing, addresses, headers
-        self._refusal = hindrance(sharing, addresses)
+        self._refusal = unavailable_reason(sharing, addresses)
         self._free: list[Region] = []
         self._begun = self._open = False
         self._unclear = ""  # why a region was not taken, where that may pass
@@ -61,18 +61,18 @@ class SharedMemory:
         if sharing == "shm" and self._refusal:
             raise ServerError(self._refusal)
 
-    async def prove(self, client: Any) -> None:
+    async def ensure_available(self, client: Any) -> None:
         """Register a region now, if there must be one.
 
         Raises:
             ServerError: the server takes none. InferenceServerException: it is away.
         """
         if self._sharing == "shm" and not self._free:
-            region = await self.lend(client, 1)
+            region = await self.acquire(client, 1)
             assert region is not None
             self._free.append(region)
 
-    async def lend(self, client: Any, size: int, fresh: bool = False) -> Region | None:
+    async def acquire(self, client: Any, size: int, fresh: bool = False) -> Region | None:
         """A region of that many bytes or more which the server has; None where requests go without.
 
         A `fresh` one is registered for this request: the server may have lost all others with the one before.
@@ -90,7 +90,7 @@ class SharedMemory:
                 return None
             return (None if fresh else self._fitting(size)) or await self._registered(client, size)
 
-    def take_back(self, client: Any, region: Region) -> None:
+    def release(self, client: Any, region: Region) -> None:
         """Keep a region for further requests, unless it must not be written again."""
         if self._open and not region.in_doubt:
             self._free.append(region)
@@ -99,7 +99,7 @@ class SharedMemory:
         if self._open:
             self._let_go(client, region.name)
 
-    def refuse(self, said: str) -> None:
+    def disable(self, said: str) -> None:
         """Register nothing from now on: the server does not want it.
 
         Raises:
@@ -120,7 +120,7 @@ class SharedMemory:
         if self._unclear:
             self._turned_away += 1
             if self._turned_away == MOST_TURNED_AWAY:
-                self.refuse(self._unclear)
+                self.disable(self._unclear)
             self._unclear = ""
 
     async def close(self, client: Any) -> None:
@@ -171,7 +171,7 @@ class SharedMemory:
             self._let_go(client, region.name)  # the server may have it
             raise
         finally:
-            region.forget_name()
+            region.unlink()
         self._open, self._unclear, self._turned_away = True, "", 0
         return region
 
@@ -184,10 +184,10 @@ class SharedMemory:
             self._find_not_taken(exc)
             return False
         if is_too_old(version):
-            self.refuse(f"Triton {version} may crash when it is told to let go of a region that it reads")
+            self.disable(f"Triton {version} may crash when it is told to let go of a region that it reads")
             return False
-        forget_names_left_behind()
-        for name in filter(is_left_behind, status.regions):
+        unlink_stale_regions()
+        for name in filter(is_stale, status.regions):
             self._let_go(client, name)
         self._begun = True
         return True
@@ -202,8 +202,8 @@ class SharedMemory:
     def _find_not_taken(self, exc: InferenceServerException) -> None:
         """The server takes no region, now or ever."""
         said = str(exc.message())
-        if not is_worth_retrying(exc) and status_of(exc) != "DEADLINE_EXCEEDED":
-            self.refuse(said)
+        if not is_retryable(exc) and get_status(exc) != "DEADLINE_EXCEEDED":
+            self.disable(said)
         elif self._sharing == "shm":
             raise exc
         else:
@@ -240,7 +240,7 @@ def is_too_old(version: str) -> bool:
     return numbers is not None and (int(numbers[1]), int(numbers[2])) < OLDEST
 
 
-def hindrance(sharing: Sharing, addresses: Addresses) -> str:
+def unavailable_reason(sharing: Sharing, addresses: Endpoints) -> str:
     """What is in the way of shared memory, before any server is asked; nothing where it may be tried."""
     if sharing == "grpc":
         return "not wanted"

@@ -39,18 +39,18 @@ class Region:
     """
 
     def __init__(self, size: int) -> None:
-        self.size = rounded(size)
+        self.size = round_up(size)
         self.in_doubt = False
         status = os.statvfs(FOLDER)
         if (status.f_bavail - status.f_blocks * LEFT_ALONE) * status.f_frsize < self.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(FOLDER))
-        self.name = new_name()
+        self.name = make_name()
         file = os.open(FOLDER / self.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(file, 0, self.size)
             self._memory = mmap.mmap(file, self.size)
         except BaseException:
-            self.forget_name()
+            self.unlink()
             raise
         finally:
             os.close(file)
@@ -61,14 +61,14 @@ class Region:
         return f"/{self.name}"
 
     def write(self, arrays: Mapping[str, Array]) -> dict[str, int]:
-        """Copy arrays of that many bytes at most (`room_for`) into it; gives the offset of each."""
-        offsets = dict(zip(arrays, itertools.accumulate(map(room, arrays.values()), initial=0), strict=False))
+        """Copy arrays of that many bytes at most (`size_for`) into it; gives the offset of each."""
+        offsets = dict(zip(arrays, itertools.accumulate(map(padded_size, arrays.values()), initial=0), strict=False))
         for name, array in arrays.items():
             place = np.frombuffer(self._memory, array.dtype, array.size, offsets[name])
             np.copyto(place.reshape(array.shape), array)
         return offsets
 
-    def forget_name(self) -> None:
+    def unlink(self) -> None:
         """From now on only those have it who have it now; it ends with them, however they end."""
         (FOLDER / self.name).unlink(missing_ok=True)
 
@@ -77,30 +77,30 @@ class Region:
         self._memory.close()
 
 
-def room(array: Array) -> int:
+def padded_size(array: Array) -> int:
     """The bytes that an array takes in a region."""
     return -(-array.nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def room_for(arrays: Mapping[str, Array]) -> int:
+def size_for(arrays: Mapping[str, Array]) -> int:
     """The bytes that they take together."""
-    return sum(map(room, arrays.values()))
+    return sum(map(padded_size, arrays.values()))
 
 
-def rounded(size: int) -> int:
+def round_up(size: int) -> int:
     """The size of the region for so many bytes."""
     return -(-size // GRAIN) * GRAIN
 
 
-def new_name() -> str:
+def make_name() -> str:
     """A name that no other region has, and that says whose it is: PID namespace, PID, and when that process started."""
     pid = os.getpid()
-    state = state_of(pid)
+    state = read_process_state(pid)
     started = state[1] if state else 0
     return f"{PREFIX}-{pid_namespace()}-{pid}-{started}-{secrets.token_hex(8)}"
 
 
-def is_left_behind(name: str) -> bool:
+def is_stale(name: str) -> bool:
     """Whether a region is one of ours whose process has ended.
 
     Nobody can tell that of a process in another PID namespace, such as another container's: it counts as running.
@@ -112,10 +112,10 @@ def is_left_behind(name: str) -> bool:
     return namespace == pid_namespace() and not is_running(pid, started)
 
 
-def forget_names_left_behind() -> None:
+def unlink_stale_regions() -> None:
     """Remove the names of processes that were killed in the moment between making a region and forgetting its name."""
     for path in FOLDER.glob(f"{PREFIX}-*"):
-        if is_left_behind(path.name):
+        if is_stale(path.name):
             path.unlink(missing_ok=True)
 
 
@@ -127,13 +127,13 @@ def is_running(pid: int, started: int) -> bool:
         return False
     except PermissionError:
         pass  # somebody else's
-    state = state_of(pid)
+    state = read_process_state(pid)
     if state is None:
         return True  # /proc may be closed to us
     return state[0] not in "ZX" and started in (0, state[1])
 
 
-def state_of(pid: int) -> tuple[str, int] | None:
+def read_process_state(pid: int) -> tuple[str, int] | None:
     """A process's state, one letter, and when it started, in clock ticks since boot; see proc(5), `stat`."""
     try:
         # pid (name) state ppid ...: the name may hold anything, so count from its closing bracket.

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from tritonclient.utils import InferenceServerException
 
 from asl_triton.transport.base import Array
-from asl_triton.transport.error_mapping import was_turned_down
+from asl_triton.transport.error_mapping import is_rejected
 from asl_triton.transport.shm import SharedMemory
-from asl_triton.transport.shm_region import Region, room_for
+from asl_triton.transport.shm_region import Region, size_for
 
 T = TypeVar("T")
 
@@ -53,19 +53,19 @@ class Cargo:
                 self._region = None
                 losses += 1
                 if losses == MOST_LOSSES:
-                    self._memory.refuse(f"it forgets them: {exc.message()}")
+                    self._memory.disable(f"it forgets them: {exc.message()}")
 
     def unload(self) -> None:
         """The request is over, however it ended."""
         if self._region is not None:
-            self._memory.take_back(self._client, self._region)
+            self._memory.release(self._client, self._region)
             self._region = None
 
     async def _load(self, client: Any, fresh: bool) -> None:
         if not self._large or self._region is not None:
             return
         self._client, self._places = client, {}
-        self._region = await self._memory.lend(client, room_for(self._large), fresh)
+        self._region = await self._memory.acquire(client, size_for(self._large), fresh)
         if self._region is not None:
             offsets = self._region.write(self._large)
             self._places = {name: Place(self._region.name, offset) for name, offset in offsets.items()}
@@ -81,7 +81,7 @@ class Cargo:
         try:
             answer = await ask(self._places)
         except InferenceServerException as exc:
-            if was_turned_down(exc):
+            if is_rejected(exc):
                 region.in_doubt = before
             raise
         region.in_doubt = before

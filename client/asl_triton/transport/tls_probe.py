@@ -12,7 +12,7 @@ WHERE = re.compile(r"ipv4:([\d.]+):(\d+)|ipv6:(?:%5B|\[)([\da-fA-F:.]+)(?:%5D|\]
 PATIENCE_S = 3.0
 
 
-def place_named(said: str) -> tuple[str, int] | None:
+def peer_address(said: str) -> tuple[str, int] | None:
     """The address and port that gRPC's words name, where they do."""
     found = WHERE.search(said)
     if found is None:

@@ -19,10 +19,10 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from asl_triton.errors import AslTritonError, ContractError
 from asl_triton.transport.base import Array, ModelDescription, Statistics, TensorSpec, Transport
 from asl_triton.transport.channel_state import Connectivity
-from asl_triton.transport.endpoints import DEFAULT_SERVER, Addresses
-from asl_triton.transport.error_mapping import NOT_READY, explained, is_worth_retrying
+from asl_triton.transport.endpoints import DEFAULT_SERVER, Endpoints
+from asl_triton.transport.error_mapping import NOT_READY, is_retryable, translate_error
 from asl_triton.transport.fake import FakeTransport
-from asl_triton.transport.retry import MAX_PAUSE_S, MIN_PAUSE_S, Budget, again
+from asl_triton.transport.retry import MAX_PAUSE_S, MIN_PAUSE_S, RetryThrottle, retry
 from asl_triton.transport.security import Security
 from asl_triton.transport.shm import SharedMemory, Sharing
 from asl_triton.transport.shm_transfer import Place, carrying
@@ -42,8 +42,8 @@ __all__ = [
     "Statistics",
     "TensorSpec",
     "Transport",
-    "explained",
-    "is_worth_retrying",
+    "is_retryable",
+    "translate_error",
 ]
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ ANSWERS_WITHIN_S = 3.0  # a server that is there
 class GrpcTransport:
     """One Triton or several, over gRPC. Bound to the event loop that first uses it.
 
-    `address` is what `Addresses` takes: several servers are asked in turn. At most `in_flight` requests are under way
+    `address` is what `Endpoints` takes: several servers are asked in turn. At most `in_flight` requests are under way
     at once; more wait. A request that found the server away, stopping, or its queue full is sent again, after a random
     and growing pause, four times in all and within a budget (gRPC's own retries stop at 256 KiB); where there are
     several servers, one that is stopping is no reason to give up, and the request soon meets another. `resent` counts
@@ -84,13 +84,13 @@ class GrpcTransport:
         resend: bool = True,
         shared_memory: Sharing = "auto",
     ) -> None:
-        self.addresses = Addresses(address)
+        self.addresses = Endpoints(address)
         self.address = address
         self.security = security or Security()
         self.timeout_s = timeout_s
         self.resend = resend
         self.resent = 0
-        self._budget = Budget()
+        self._budget = RetryThrottle()
         self._tls_name = self.security.tls_server_name
         if self.security.is_tls and self._tls_name is None and self.addresses.are_listed:
             if len(self.addresses.hosts) > 1:
@@ -106,27 +106,27 @@ class GrpcTransport:
 
     async def server_version(self) -> str:
         async def ask(client: Any) -> str:
-            if not await client.is_server_ready(**self._call()):
+            if not await client.is_server_ready(**self._call_options()):
                 raise InferenceServerException(NOT_READY, "StatusCode.UNAVAILABLE")
-            return str((await client.get_server_metadata(**self._call())).version)
+            return str((await client.get_server_metadata(**self._call_options())).version)
 
         return await self._ask(ask)
 
     async def model_names(self) -> list[str]:
-        index = await self._ask(lambda client: client.get_model_repository_index(**self._call()))
+        index = await self._ask(lambda client: client.get_model_repository_index(**self._call_options()))
         return sorted({model.name for model in index.models if model.state in ("READY", "")})
 
     async def describe(self, model: str) -> ModelDescription:
-        metadata = await self._ask(lambda client: client.get_model_metadata(model, **self._call()), model)
-        config = (await self._ask(lambda client: client.get_model_config(model, **self._call()), model)).config
-        await self._ask(self._memory.prove)  # before anything is asked that needs it
+        metadata = await self._ask(lambda client: client.get_model_metadata(model, **self._call_options()), model)
+        config = (await self._ask(lambda client: client.get_model_config(model, **self._call_options()), model)).config
+        await self._ask(self._memory.ensure_available)  # before anything is asked that needs it
         return ModelDescription(
             name=metadata.name,
             version=max(metadata.versions, key=int, default=""),
             inputs={t.name: TensorSpec(t.datatype, tuple(t.shape)) for t in metadata.inputs},
             outputs={t.name: TensorSpec(t.datatype, tuple(t.shape)) for t in metadata.outputs},
             parameters={key: value.string_value for key, value in config.parameters.items()},
-            labelled=frozenset(output.name for output in config.output if output.label_filename),
+            labeled=frozenset(output.name for output in config.output if output.label_filename),
             max_batch_size=config.max_batch_size,
         )
 
@@ -140,18 +140,18 @@ class GrpcTransport:
     ) -> dict[str, Array]:
         asked = [grpc_client.InferRequestedOutput(name) for name in outputs]
         result = await self._infer(model, inputs, asked, priority, parameters)
-        return {name: self._array(result, model, name) for name in outputs}
+        return {name: self._read_output(result, model, name) for name in outputs}
 
     async def classify(self, model: str, inputs: Mapping[str, Array], output: str, count: int) -> list[tuple[int, str]]:
         result = await self._infer(model, inputs, [grpc_client.InferRequestedOutput(output, class_count=count)], 0)
         ranked = []
-        for row in self._array(result, model, output).reshape(-1):
+        for row in self._read_output(result, model, output).reshape(-1):
             _score, index, *label = row.decode("utf-8", "replace").split(":", 2)
             ranked.append((int(index), label[0] if label else ""))
         return ranked
 
     async def statistics(self, model: str) -> Statistics:
-        answer = await self._ask(lambda client: client.get_inference_statistics(model, **self._call()), model)
+        answer = await self._ask(lambda client: client.get_inference_statistics(model, **self._call_options()), model)
         stats = [m.inference_stats for m in answer.model_stats]
         compute = [(s.compute_input.ns + s.compute_infer.ns + s.compute_output.ns) / 1e9 for s in stats]
         return Statistics(
@@ -163,10 +163,10 @@ class GrpcTransport:
         )
 
     @property
-    def changes(self) -> int:
+    def connection_epoch(self) -> int:
         return self.resent + self._connectivity.changes
 
-    async def silent(self) -> tuple[str, ...]:
+    async def find_unreachable(self) -> tuple[str, ...]:
         listed = self.address.split(",") if self.addresses.are_listed else ()
         answers = await asyncio.gather(*(self._answers(address) for address in listed))
         return tuple(address for address, does in zip(listed, answers, strict=True) if not does)
@@ -183,7 +183,7 @@ class GrpcTransport:
         return True
 
     async def watch(self) -> None:
-        self._connectivity.watch((await self._connected())._channel)  # tritonclient gives no other way to it
+        self._connectivity.watch((await self._connect())._channel)  # tritonclient gives no other way to it
 
     async def close(self) -> None:
         await self._connectivity.close()
@@ -192,10 +192,10 @@ class GrpcTransport:
             await self._connection.close()
             self._connection = None
 
-    def _call(self, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def _call_options(self, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         return {"client_timeout": self.timeout_s, "headers": {**self.security.headers, **(headers or {})} or None}
 
-    async def _connected(self) -> Any:
+    async def _connect(self) -> Any:
         if self._connection is None:
             target = await asyncio.to_thread(self.addresses.target)
             if self._connection is None:  # nobody else was faster
@@ -231,12 +231,12 @@ class GrpcTransport:
         """What a server says of itself. Where it is the only one, its first word counts."""
 
         async def ask_one() -> T:
-            return await ask(await self._connected())
+            return await ask(await self._connect())
 
-        async with self._mapped(model):
+        async with self._map_errors(model):
             if not self.addresses.may_be_several:
                 return await ask_one()
-            return await again(ask_one, True, self._budget, self._count_resent)
+            return await retry(ask_one, True, self._budget, self._count_resent)
 
     async def _infer(
         self,
@@ -249,31 +249,31 @@ class GrpcTransport:
         request_id = uuid.uuid4().hex
 
         async def ask() -> Any:
-            client = await self._connected()
+            client = await self._connect()
 
             async def send(places: Mapping[str, Place]) -> Any:
                 return await client.infer(
                     model,
-                    tensors_of(inputs, places),
+                    build_inputs(inputs, places),
                     outputs=outputs,
                     request_id=request_id,
                     priority=priority,
                     parameters=dict(parameters) if parameters else None,
-                    **self._call(headers),
+                    **self._call_options(headers),
                 )
 
             return await cargo.sent(client, send)
 
-        async with self._slots, self._mapped(model, request_id):
+        async with self._slots, self._map_errors(model, request_id):
             with request_span(model, self.address, request_id) as headers, carrying(self._memory, inputs) as cargo:
                 if not self.resend:
                     return await ask()
-                return await again(ask, self.addresses.may_be_several, self._budget, self._count_resent)
+                return await retry(ask, self.addresses.may_be_several, self._budget, self._count_resent)
 
     def _count_resent(self) -> None:
         self.resent += 1
 
-    def _array(self, result: Any, model: str, name: str) -> Array:
+    def _read_output(self, result: Any, model: str, name: str) -> Array:
         array: Array | None = result.as_numpy(name)
         if array is None or array.size == 0:
             raise ContractError(
@@ -284,18 +284,18 @@ class GrpcTransport:
         return array
 
     @asynccontextmanager
-    async def _mapped(self, model: str = "", request_id: str = "") -> AsyncIterator[None]:
+    async def _map_errors(self, model: str = "", request_id: str = "") -> AsyncIterator[None]:
         """Turn gRPC's and Triton's exceptions into a sentence."""
         try:
             yield
         except InferenceServerException as exc:
             # In a thread: why a connection was closed is looked for.
             raise await asyncio.to_thread(
-                explained, exc, self.address, model, self.timeout_s, request_id, self.security
+                translate_error, exc, self.address, model, self.timeout_s, request_id, self.security
             ) from exc
 
 
-def tensors_of(inputs: Mapping[str, Array], places: Mapping[str, Place]) -> list[Any]:
+def build_inputs(inputs: Mapping[str, Array], places: Mapping[str, Place]) -> list[Any]:
     """The inputs as tritonclient takes them: those that have a place in shared memory as that, others by content."""
     tensors = []
     for name, array in inputs.items():

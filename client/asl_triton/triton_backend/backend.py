@@ -1,7 +1,7 @@
 """`recognize_sign` and `recognize_sign_stream` on Triton's Python backend: its tensors, errors and threads.
 
 The model folders import this file inside Triton, whose module `triton_python_backend_utils` exists nowhere else. Each
-`execute` hands its request on and returns: requests are answered side by side, and reach the recogniser together.
+`execute` hands its request on and returns: requests are answered side by side, and reach the model together.
 NumPy carries all tensors: strings have no other way, and Triton 2.51's stub does not bear arrays of NumPy by DLPack.
 """
 
@@ -24,7 +24,7 @@ from asl_triton.decoding.frame_budget import WINDOWS_AHEAD
 from asl_triton.errors import AslTritonError, ServerError
 from asl_triton.results import Prediction, Recognition
 from asl_triton.transport.base import Array
-from asl_triton.triton_backend.service import Question, ServiceLimits, SignService, status_of
+from asl_triton.triton_backend.service import RecognizeRequest, ServiceLimits, SignService, get_grpc_status
 
 # From glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
@@ -36,8 +36,8 @@ class SignModel:
     """The `TritonPythonModel` of both: a decoupled one answers each window, the other the whole clip."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Read the limits and the recognisers beside this model, and start to answer."""
-        give_memory_back()
+        """Read the limits and the models beside this model, and start to answer."""
+        configure_malloc()
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
         self.name = args["model_name"]
@@ -76,31 +76,36 @@ class SignModel:
                     task.cancel()
             await task
         except asyncio.CancelledError:
-            refuse(sender, "CANCELLED", "the caller has gone")
+            make_error(sender, "CANCELLED", "the caller has gone")
         except AslTritonError as exc:
-            refuse(sender, status_of(exc), str(exc))
+            make_error(sender, get_grpc_status(exc), str(exc))
         except Exception as exc:
             pb_utils.Logger.log_error(f"{self.name} failed: {exc!r}")
-            refuse(sender, "INTERNAL", f"{self.name} failed: {exc}. This is a fault of its own; see the server's log")
+            make_error(
+                sender, "INTERNAL", f"{self.name} failed: {exc}. This is a fault of its own; see the server's log"
+            )
 
     async def recognize(self, request: Any, sender: Any) -> None:
         """One response: the glosses of the clip."""
-        question = await asyncio.to_thread(question_of, request)
+        question = await asyncio.to_thread(parse_request, request)
         recognition = await self.service.recognize(question)
-        tensors = [*ranked(question.wanted(recognition.predictions)), details(recognition)]
+        tensors = [*build_ranked_tensors(question.wanted(recognition.predictions)), build_details(recognition)]
         sender.send(pb_utils.InferenceResponse(tensors), flags=FINAL)
 
     async def stream(self, request: Any, sender: Any) -> None:
         """A response for each window, and an empty final one."""
-        question = await asyncio.to_thread(question_of, request)
-        async with aclosing(self.service.listen(question)) as windows:
+        question = await asyncio.to_thread(parse_request, request)
+        async with aclosing(self.service.recognize_windows(question)) as windows:
             async for heard in windows:
-                times = [tensor("START_S", [heard.start_s], np.float32), tensor("END_S", [heard.end_s], np.float32)]
-                sender.send(pb_utils.InferenceResponse([*ranked(heard.predictions), *times]))
+                times = [
+                    make_tensor("START_S", [heard.start_s], np.float32),
+                    make_tensor("END_S", [heard.end_s], np.float32),
+                ]
+                sender.send(pb_utils.InferenceResponse([*build_ranked_tensors(heard.predictions), *times]))
         sender.send(flags=FINAL)
 
 
-def give_memory_back() -> None:
+def configure_malloc() -> None:
     """Let glibc return what a video took: the server's environment says to keep it, for the sake of networks."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -157,20 +162,20 @@ def ask(model: str, inputs: Mapping[str, Array], outputs: list[str]) -> dict[str
     return {name: np.array(pb_utils.get_output_tensor_by_name(response, name).as_numpy()) for name in outputs}
 
 
-def question_of(request: Any) -> Question:
+def parse_request(request: Any) -> RecognizeRequest:
     """What a request asks.
 
     Raises:
         AslTritonError: a value of it is beyond what goes.
     """
-    top_k, min_confidence = value_of(request, "TOP_K"), value_of(request, "MIN_CONFIDENCE")
+    top_k, min_confidence = read_tensor(request, "TOP_K"), read_tensor(request, "MIN_CONFIDENCE")
     model = json.loads(request.parameters() or "{}").get("model")
     if model is not None and not isinstance(model, str):
-        raise AslTritonError(f"the parameter `model` is {model}: give the name of a recogniser")
-    video = value_of(request, "VIDEO")
+        raise AslTritonError(f"the parameter `model` is {model}: give the name of a model")
+    video = read_tensor(request, "VIDEO")
     if video is None:
         raise AslTritonError("the request has no VIDEO: send a video file's bytes in it")
-    return Question(
+    return RecognizeRequest(
         video=bytes(video),
         top_k=None if top_k is None else int(top_k),
         min_confidence=None if min_confidence is None else float(min_confidence),
@@ -178,34 +183,36 @@ def question_of(request: Any) -> Question:
     )
 
 
-def value_of(request: Any, name: str) -> Any:
+def read_tensor(request: Any, name: str) -> Any:
     """The one value of an input, or None where it was left out."""
     given = pb_utils.get_input_tensor_by_name(request, name)
     return None if given is None else given.as_numpy().reshape(-1)[0]
 
 
-def ranked(predictions: Sequence[Prediction]) -> list[Any]:
+def build_ranked_tensors(predictions: Sequence[Prediction]) -> list[Any]:
     """The outputs that name glosses, best first."""
     return [
-        tensor("GLOSS", [p.gloss.encode() for p in predictions], np.object_),
-        tensor("CONFIDENCE", [p.confidence for p in predictions], np.float32),
-        tensor("CLASS_ID", [p.class_id for p in predictions], np.int32),
-        tensor("LOGIT", [p.logit for p in predictions], np.float32),
+        make_tensor("GLOSS", [p.gloss.encode() for p in predictions], np.object_),
+        make_tensor("CONFIDENCE", [p.confidence for p in predictions], np.float32),
+        make_tensor("CLASS_ID", [p.class_id for p in predictions], np.int32),
+        make_tensor("LOGIT", [p.logit for p in predictions], np.float32),
     ]
 
 
-def details(recognition: Recognition) -> Any:
+def build_details(recognition: Recognition) -> Any:
     """The output that says how the answer came about, as JSON."""
     names = ("model", "num_frames", "duration_s", "num_windows", "decode_s", "wait_s", "warnings")
-    return tensor("DETAILS", [json.dumps({name: getattr(recognition, name) for name in names}).encode()], np.object_)
+    return make_tensor(
+        "DETAILS", [json.dumps({name: getattr(recognition, name) for name in names}).encode()], np.object_
+    )
 
 
-def tensor(name: str, values: Sequence[Any], dtype: Any) -> Any:
+def make_tensor(name: str, values: Sequence[Any], dtype: Any) -> Any:
     """An output of one axis."""
     return pb_utils.Tensor(name, np.array(values, dtype))
 
 
-def refuse(sender: Any, status: str, sentence: str) -> None:
+def make_error(sender: Any, status: str, sentence: str) -> None:
     """An error in place of a response, and the last."""
     error = pb_utils.TritonError(sentence, getattr(pb_utils.TritonError, status))
     sender.send(pb_utils.InferenceResponse(error=error), flags=FINAL)

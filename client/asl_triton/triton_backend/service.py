@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Literal
 
 from asl_triton.decoding.admission import Admission
-from asl_triton.decoding.base import Cutting
-from asl_triton.decoding.pool import Decoders
+from asl_triton.decoding.base import WindowingOptions
+from asl_triton.decoding.pool import DecoderPool
 from asl_triton.decoding.worker import DecoderLimits
 from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError
-from asl_triton.models.repository import Catalogue
+from asl_triton.models.repository import ModelRepository
 from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking, rank
 from asl_triton.presets import Preset
-from asl_triton.recognizer.pipeline import Inquiry, recognised
+from asl_triton.recognizer.pipeline import ClipPipeline, run_recognition
 from asl_triton.results import Prediction, Recognition
-from asl_triton.triton_backend.registry import Inside, Register, UnknownRecogniserError
+from asl_triton.triton_backend.registry import InProcessServer, ModelRegistry, UnknownModelError
 from asl_triton.video.reader import Limits
-from asl_triton.video.windows import Span
+from asl_triton.video.windows import WindowTiming
 
 Status = Literal["INVALID_ARG", "NOT_FOUND", "UNAVAILABLE", "INTERNAL"]  # of Triton's errors
 
@@ -69,7 +69,7 @@ class ServiceLimits:
 
 
 @dataclass(frozen=True)
-class Question:
+class RecognizeRequest:
     """A request: a whole video file, and what is wanted of it. None is the default of each."""
 
     video: bytes = field(repr=False)
@@ -84,7 +84,7 @@ class Question:
             raise AslTritonError(f"MIN_CONFIDENCE is {self.min_confidence:g}: it goes from 0 to 1")
 
     def ranking(self, served: ServedModel) -> Ranking:
-        """What is wanted of this recogniser's logits.
+        """What is wanted of this model's logits.
 
         Raises:
             AslTritonError: more glosses than it knows; the default number, 10, is always well.
@@ -100,7 +100,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Heard:
+class StreamedWindow:
     """One window of a long video: what is signed between two times of it, best first."""
 
     start_s: float
@@ -111,10 +111,10 @@ class Heard:
 class SignService:
     """Answers requests on the event loop that it is first used on; several at once."""
 
-    def __init__(self, repositories: Sequence[Path], server: Inside, limits: ServiceLimits) -> None:
-        self.decoders = Decoders(limits.decoder)
+    def __init__(self, repositories: Sequence[Path], server: InProcessServer, limits: ServiceLimits) -> None:
+        self.decoders = DecoderPool(limits.decoder)
         self._server, self._limits = server, limits
-        self._register = Register(Catalogue(repositories), server)
+        self._register = ModelRegistry(ModelRepository(repositories), server)
         # One waits for each decoder, and one may be left behind by a request that was given up.
         self._threads = ThreadPoolExecutor(2 * limits.requests_at_once, thread_name_prefix="decoder")
         self._admission = Admission(
@@ -126,8 +126,8 @@ class SignService:
         self.decoders.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def recognize(self, question: Question) -> Recognition:
-        """Recognise the sign in a clip, as `AsyncRecognizer.recognize` does, with the same answer.
+    async def recognize(self, question: RecognizeRequest) -> Recognition:
+        """Recognize the sign in a clip, as `AsyncRecognizer.recognize` does, with the same answer.
 
         Raises:
             AslTritonError: as `status_of` tells apart.
@@ -136,12 +136,12 @@ class SignService:
         served, preset = chosen.served, chosen.served.preset
         ranking = question.ranking(served)
         async with self._inquiry(question.video, served, preset) as inquiry:
-            recognition, _ = await recognised(inquiry, ranking)
+            recognition, _ = await run_recognition(inquiry, ranking)
         await self._register.confirm(chosen)
         return recognition
 
-    async def listen(self, question: Question) -> AsyncGenerator[Heard, None]:
-        """Recognise window by window: `window_frames` of the preset every `stride_frames`, a shorter video as a whole.
+    async def recognize_windows(self, question: RecognizeRequest) -> AsyncGenerator[StreamedWindow, None]:
+        """Recognize window by window: `window_frames` of the preset every `stride_frames`, a shorter video as a whole.
 
         Raises:
             AslTritonError: as `recognize` does, perhaps after some windows.
@@ -154,24 +154,24 @@ class SignService:
             async for answer in answers:
                 await self._register.confirm(chosen)
                 predictions = rank(answer.logits, served.labels, preset, ranking)
-                yield Heard(*edges(answer.span), question.wanted(predictions))
+                yield StreamedWindow(*compute_edges(answer.span), question.wanted(predictions))
 
     @asynccontextmanager
-    async def _inquiry(self, video: bytes, served: ServedModel, preset: Preset) -> AsyncIterator[Inquiry]:
+    async def _inquiry(self, video: bytes, served: ServedModel, preset: Preset) -> AsyncIterator[ClipPipeline]:
         """A video being decoded, for the length of the block, when there is room for its crops."""
-        cutting = Cutting(preset, self._limits.video, refuses_early=True)
-        async with self._admission.open(video, cutting, name=VIDEO, bytes_a_value=served.bytes_a_value) as reading:
-            yield Inquiry(self._server, served, reading, priority=0, threads=self._threads)
+        cutting = WindowingOptions(preset, self._limits.video, refuses_early=True)
+        async with self._admission.open(video, cutting, name=VIDEO, bytes_a_value=served.bytes_per_value) as reading:
+            yield ClipPipeline(self._server, served, reading, priority=0, threads=self._threads)
 
 
-def edges(span: Span) -> tuple[float, float]:
+def compute_edges(span: WindowTiming) -> tuple[float, float]:
     """When a window begins to be shown and when it ends, in seconds of the video."""
     return float(span.edges_s[0]), float(span.edges_s[-1])
 
 
-def status_of(error: AslTritonError) -> Status:
+def get_grpc_status(error: AslTritonError) -> Status:
     """Whose fault an error is, as Triton tells its callers."""
-    if isinstance(error, UnknownRecogniserError):
+    if isinstance(error, UnknownModelError):
         return "NOT_FOUND"
     if isinstance(error, ServerError):
         return "UNAVAILABLE"

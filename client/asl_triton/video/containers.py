@@ -1,6 +1,6 @@
 """Video containers: which one a file is, by its first bytes, whether the file ends before it does, and its frames.
 
-Only what is recognised here goes to FFmpeg: among what else it opens are playlists, which name other files and hosts.
+Only what is recognized here goes to FFmpeg: among what else it opens are playlists, which name other files and hosts.
 """
 
 import stat
@@ -19,7 +19,7 @@ RIFF_HEADER_BYTES = 8
 AVI_HEAD, AVI_NUM_FRAMES_AT = (b"LIST", b"hdrl", b"avih"), 48  # Microsoft's AVIMAINHEADER, dwTotalFrames
 
 
-def container_of(file: BinaryIO) -> Container | None:
+def detect_container(file: BinaryIO) -> Container | None:
     """The container of a file (mov and m4v are mp4, webm is matroska), or None where it is none that we read."""
     file.seek(0)
     head = file.read(12)
@@ -30,19 +30,19 @@ def container_of(file: BinaryIO) -> Container | None:
     return "matroska" if head[:4] == EBML else None
 
 
-def is_cut(file: BinaryIO, container: Container) -> bool:
+def is_truncated(file: BinaryIO, container: Container) -> bool:
     """Whether the container says that it goes on where the file ends. Some do not say."""
     size = file.seek(0, 2)
     if container == "mp4":
-        return is_mp4_cut(file, size)
+        return _is_mp4_truncated(file, size)
     if container == "avi":
         file.seek(4)
         length = int.from_bytes(file.read(4), "little")
         return length != 0xFFFFFFFF and RIFF_HEADER_BYTES + length > size
-    return is_matroska_cut(file, size)
+    return _is_matroska_truncated(file, size)
 
 
-def is_mp4_cut(file: BinaryIO, size: int) -> bool:
+def _is_mp4_truncated(file: BinaryIO, size: int) -> bool:
     """Whether one of the outermost boxes is longer than the file."""
     start = 0
     for _ in range(MAX_BOXES):
@@ -58,7 +58,7 @@ def is_mp4_cut(file: BinaryIO, size: int) -> bool:
     return False
 
 
-def is_matroska_cut(file: BinaryIO, size: int) -> bool:
+def _is_matroska_truncated(file: BinaryIO, size: int) -> bool:
     """Whether the segment, which holds everything, is longer than the file."""
     file.seek(len(EBML))
     header_bytes = read_length(file)
@@ -87,7 +87,7 @@ def declared_frames(path: Path) -> int | None:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
             return None
         with path.open("rb") as file:
-            container = container_of(file)
+            container = detect_container(file)
             if container == "mp4":
                 return frames_of_mp4(file) or None
             return (frames_of_avi(file) or None) if container == "avi" else None

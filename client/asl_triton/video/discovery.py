@@ -21,7 +21,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Stamp:
+class FileFingerprint:
     """What a file was when it was read: by its size and its time of modification, or by its content."""
 
     size: int
@@ -29,7 +29,7 @@ class Stamp:
     sha256: str | None = None
 
     @classmethod
-    def of(cls, path: Path, by_content: bool = False) -> "Stamp | None":
+    def of(cls, path: Path, by_content: bool = False) -> "FileFingerprint | None":
         """The stamp of a file, which is read whole for its content; None where there is no such file, or it is no
         regular one: a pipe would be waited for without end."""
         try:
@@ -40,7 +40,7 @@ class Stamp:
         except OSError:
             return None
 
-    def is_same(self, now: "Stamp | None") -> bool:
+    def is_same(self, now: "FileFingerprint | None") -> bool:
         """Whether a file that had this stamp is the same, now that it has the other: by content where that tells."""
         if now is None:
             return False
@@ -59,7 +59,7 @@ def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
         VideoError: there is no such folder, or no video in it.
     """
     if folder.is_file():
-        return [Clip(folder, printable(folder.name))]
+        return [Clip(folder, format_name(folder.name))]
     if not folder.is_dir():
         raise VideoError(f"there is no folder {folder}")
     clips: list[Clip] = []
@@ -70,14 +70,14 @@ def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
             path = Path(parent, file)
             name = path.relative_to(folder).as_posix()
             if is_wanted(name, glob):
-                clips.append(Clip(path, printable(name)))
+                clips.append(Clip(path, format_name(name)))
     for error in unread:
         path = Path(error.filename)
         if path == folder:
             raise VideoError(f"cannot read {folder}: {error.strerror}") from error
-        clips.append(Clip(path, printable(path.relative_to(folder).as_posix())))
+        clips.append(Clip(path, format_name(path.relative_to(folder).as_posix())))
     if not clips:
-        raise nothing_in(str(folder), glob)
+        raise no_clips_error(str(folder), glob)
     return sorted(clips, key=lambda clip: clip.name)
 
 
@@ -89,7 +89,7 @@ def is_wanted(name: str, glob: str | None) -> bool:
     return fnmatch.fnmatch(parts[-1], glob) or fnmatch.fnmatch(name, glob) if glob else is_video(Path(parts[-1]))
 
 
-def nothing_in(folder: str, glob: str | None) -> VideoError:
+def no_clips_error(folder: str, glob: str | None) -> VideoError:
     """The sentence for a folder without clips."""
     what = f"file that matches {glob!r}" if glob else f"video ({', '.join(EXTENSIONS)})"
     return VideoError(f"there is no {what} in {folder} or its sub-folders")
@@ -100,7 +100,7 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS
 
 
-def printable(name: str) -> str:
+def format_name(name: str) -> str:
     """A file's name as text on one line, also where its bytes are not UTF-8, or are meant for a terminal."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", text)

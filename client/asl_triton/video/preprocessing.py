@@ -23,17 +23,17 @@ class Crop:
     time_s: float
 
 
-def crops(frames: Iterable[Frame], preset: Preset, max_frames: int) -> Iterator[Crop]:
+def crop_frames(frames: Iterable[Frame], preset: Preset, max_frames: int) -> Iterator[Crop]:
     """Frames at the preset's rate, resized and cropped as it says.
 
     Raises:
         VideoError: more than `max_frames` would come of a broken timestamp, or a frame is absurdly narrow.
     """
-    timed = frames if preset.frame_rate is None else at_rate(frames, preset.frame_rate, max_frames)
-    return (Crop(crop(frame.image, preset), frame.time_s) for frame in timed)
+    timed = frames if preset.frame_rate is None else resample(frames, preset.frame_rate, max_frames)
+    return (Crop(crop_frame(frame.image, preset), frame.time_s) for frame in timed)
 
 
-def at_rate(frames: Iterable[Frame], frame_rate: float, max_frames: int) -> Iterator[Frame]:
+def resample(frames: Iterable[Frame], frame_rate: float, max_frames: int) -> Iterator[Frame]:
     """Frames at a constant rate: frame k is the last whose time, to the nearest 1 / rate, is not after k / rate."""
     shown: Frame | None = None
     k = 0
@@ -52,16 +52,16 @@ def at_rate(frames: Iterable[Frame], frame_rate: float, max_frames: int) -> Iter
         yield Frame(shown.image, k / frame_rate)
 
 
-def crop(image_bgr: Image, preset: Preset) -> Image:
+def crop_frame(image_bgr: Image, preset: Preset) -> Image:
     """One frame, BGR (H, W, 3), resized and cropped as the preset says: RGB (224, 224, 3)."""
-    image = resize(image_bgr, preset)
+    image = resize_frame(image_bgr, preset)
     height, width = image.shape[:2]
     top, left = round((height - INPUT_SIZE) / 2), round((width - INPUT_SIZE) / 2)
-    centre = image[top : top + INPUT_SIZE, left : left + INPUT_SIZE]
-    return cv2.cvtColor(centre, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)  # NumPy takes fifty times as long
+    center = image[top : top + INPUT_SIZE, left : left + INPUT_SIZE]
+    return cv2.cvtColor(center, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)  # NumPy takes fifty times as long
 
 
-def resize(image_bgr: Image, preset: Preset) -> Image:
+def resize_frame(image_bgr: Image, preset: Preset) -> Image:
     """One frame, BGR (H, W, 3), at the size that the preset crops from: 224 or more a side."""
     height, width = image_bgr.shape[:2]
     image = image_bgr
@@ -69,21 +69,21 @@ def resize(image_bgr: Image, preset: Preset) -> Image:
         scale = preset.min_side / min(height, width)
         if height * width * scale * scale > MAX_SCALED_PIXELS:
             raise VideoError(f"frames of {width} x {height} pixels cannot be scaled up to {preset.min_side}: crop them")
-        image = resized(image, scale=scale)
+        image = resize_image(image, scale=scale)
     if preset.square is not None and max(height, width) > preset.square_above:
-        image = resized(image, size=preset.square)
+        image = resize_image(image, size=preset.square)
     return image
 
 
-def resized(image: Image, *, scale: float | None = None, size: int | None = None) -> Image:
+def resize_image(image: Image, *, scale: float | None = None, size: int | None = None) -> Image:
     """OpenCV's bilinear resize, by a factor or to a square."""
     if size is not None:
         return cv2.resize(image, (size, size)).astype(np.uint8, copy=False)
     return cv2.resize(image, None, fx=scale or 1.0, fy=scale or 1.0).astype(np.uint8, copy=False)
 
 
-def normalised(frames_thwc: Image, preset: Preset) -> npt.NDArray[np.float32]:
-    """uint8 RGB (T, H, W, 3) in the preset's colour order and range: float32 (3, T, H, W)."""
+def normalize(frames_thwc: Image, preset: Preset) -> npt.NDArray[np.float32]:
+    """uint8 RGB (T, H, W, 3) in the preset's color order and range: float32 (3, T, H, W)."""
     low, high = preset.value_range
     ordered = frames_thwc[..., ::-1] if preset.colour == "BGR" else frames_thwc
     values = np.ascontiguousarray(ordered.transpose(3, 0, 1, 2), dtype=np.float32)  # (T, H, W, C) -> (C, T, H, W)

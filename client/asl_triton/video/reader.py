@@ -20,7 +20,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2
 
 from asl_triton.errors import VideoError
-from asl_triton.video.containers import container_of, is_cut
+from asl_triton.video.containers import detect_container, is_truncated
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 Image = npt.NDArray[np.uint8]
@@ -41,7 +41,7 @@ class Limits:
 
 
 # Of a file that becomes a timeline: it is read as a stream, and never held.
-FILM = Limits(max_bytes=2**40, max_frames=2_000_000)
+LONG_VIDEO_LIMITS = Limits(max_bytes=2**40, max_frames=2_000_000)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Video:
             rises = math.isfinite(stamp_s) and (stamp_s > time_s or first)
             time_s = max(stamp_s, 0.0) if rises else time_s + 1 / self.frame_rate
             if time_s > self.limits.max_duration_s:
-                raise too_long(self.name, self.limits)
+                raise _too_long_error(self.name, self.limits)
             self.num_frames += 1
             self.duration_s = time_s + 1 / self.frame_rate
             yield Frame(image, time_s)
@@ -134,7 +134,7 @@ class Video:
 
 
 def open_video(source: Source, limits: Limits | None = None, name: str | None = None) -> Video:
-    """Open a video file, its bytes, or a binary file object; rotation metadata is honoured.
+    """Open a video file, its bytes, or a binary file object; rotation metadata is honored.
 
     `name` is what messages call it: the path if not given.
 
@@ -157,7 +157,7 @@ def open_video(source: Source, limits: Limits | None = None, name: str | None = 
         raise
 
 
-def frames_at(source: Source, times_s: Sequence[float], limits: Limits | None = None) -> list[Frame]:
+def compute_frame_time(source: Source, times_s: Sequence[float], limits: Limits | None = None) -> list[Frame]:
     """The frames that are shown at these times, in the order given, in one pass that ends with the last of them.
 
     Before the first frame it is the first, behind the last frame the last. Each time gets a frame of its own `time_s`.
@@ -201,13 +201,13 @@ def open_stream(stream: BinaryIO, path: Path | None, name: str, limits: Limits) 
         raise VideoError(f"{name} is empty (0 bytes): copy or record it again")
     if size > limits.max_bytes:
         raise VideoError(f"{name} is larger than {limits.max_bytes:,} bytes, the limit: cut or compress it first")
-    container = container_of(stream)
+    container = detect_container(stream)
     if container is None:
         raise VideoError(
             f"{name} cannot be read as a video: it is something else. "
             f"Containers that are read: {', '.join(e.removeprefix('.') for e in EXTENSIONS)}"
         )
-    cut = is_cut(stream, container)
+    cut = is_truncated(stream, container)
     stream.seek(0)
     capture = open_capture(stream, path)
     if not capture.isOpened():
@@ -228,7 +228,7 @@ def open_stream(stream: BinaryIO, path: Path | None, name: str, limits: Limits) 
     declared_frames = int(declared) if math.isfinite(declared) and declared > 0 else 0
     if declared_frames / frame_rate > limits.max_duration_s * DECLARED_EXCESS:
         capture.release()
-        raise too_long(name, limits)
+        raise _too_long_error(name, limits)
     return Video(
         name,
         capture,
@@ -240,7 +240,7 @@ def open_stream(stream: BinaryIO, path: Path | None, name: str, limits: Limits) 
     )
 
 
-def too_long(name: str, limits: Limits) -> VideoError:
+def _too_long_error(name: str, limits: Limits) -> VideoError:
     """The sentence for a video beyond `max_duration_s`."""
     return VideoError(f"{name} is longer than {limits.max_duration_s / 60:g} minutes, the limit: cut it shorter")
 

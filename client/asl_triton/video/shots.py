@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from asl_triton.video.preprocessing import Crop
 
-TILES = 16  # a side, of each of which the mean colour is compared
+TILES = 16  # a side, of each of which the mean color is compared
 # A signer who moves changes a few tiles, a camera that moves changes all of them a little and goes on doing so: in
 # WLASL's clips and the demo signer's films the median change from frame to frame is 1 level, and 18 and more at cuts.
 CUT_LEVELS = 10  # of 255: what more than half of the tiles change by at least
@@ -18,7 +18,7 @@ CUT_RATIO = 3.0  # times the change from the frame before
 SHORTEST_SHOT = 9  # crops: a flash, or a flicker, is no shot
 
 
-class ShotNumber:
+class ShotDetector:
     """Called with the crops of a video in order: the number of the shot that each is in, from 0."""
 
     def __init__(self) -> None:

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from asl_triton.presets import Preset
 from asl_triton.video.preprocessing import Crop
 from asl_triton.video.reader import Image
-from asl_triton.video.shots import ShotNumber
+from asl_triton.video.shots import ShotDetector
 
-POSITION_FRAMES = 8  # of a window, in one position of the network's temporal output; a step averages two neighbours
+POSITION_FRAMES = 8  # of a window, in one position of the network's temporal output; a step averages two neighbors
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Span:
+class WindowTiming:
     """Where a window is in time: `start` counts in crops from the video's first; `num_frames` are the window's.
 
     `edges_s` (K + 1,) says when each of its K crops begins to be shown, and when the last of them ends; K is below
@@ -43,7 +43,9 @@ class Span:
     shot: int = 0
 
 
-def windows(images: Iterator[Image], preset: Preset, bucket: int = 1, memory: Image | None = None) -> Iterator[Window]:
+def cut_windows(
+    images: Iterator[Image], preset: Preset, bucket: int = 1, memory: Image | None = None
+) -> Iterator[Window]:
     """Crops as requests: the whole clip, or windows every `stride_frames`, the last one flush with the end.
 
     A clip shorter than the network or the preset's windows need repeats its last frame; so does a whole clip whose
@@ -65,17 +67,17 @@ def windows(images: Iterator[Image], preset: Preset, bucket: int = 1, memory: Im
     if after is not None:
         if memory is not None:
             held = held[:most].copy()  # who gave the memory may use it between the windows
-        yield from sliding(chain(held, [after], images), preset.window_frames, preset.stride_frames)
+        yield from slide_windows(chain(held, [after], images), preset.window_frames, preset.stride_frames)
         return
     length = min(math.ceil(max(count, least) / bucket) * bucket, most)
     held[count:length] = held[count - 1]
     yield Window(0, held[:length], is_only=True)
 
 
-def spanned(
+def cut_timed_windows(
     cut: Iterable[Crop], preset: Preset, frame_rate: float, bucket: int = 1, memory: Image | None = None
-) -> Iterator[tuple[Window, Span]]:
-    """The `windows` of crops, each with its place in time; `frame_rate` says how long the last crop is shown."""
+) -> Iterator[tuple[Window, WindowTiming]]:
+    """The `cut_windows` of crops, each with its place in time; `frame_rate` says how long the last crop is shown."""
     times_s: deque[float] = deque()
     first = 0  # the crop that times_s[0] is of
 
@@ -84,17 +86,17 @@ def spanned(
             times_s.append(one.time_s)
             yield one.image
 
-    for window in windows(images(), preset, bucket, memory):
+    for window in cut_windows(images(), preset, bucket, memory):
         for _ in range(window.start - first):
             times_s.popleft()
         first = window.start
         edges_s = list(islice(times_s, len(window.frames) + 1))
         if len(edges_s) <= len(window.frames):  # and so no crop has come after it yet
             edges_s.append(edges_s[-1] + 1 / (preset.frame_rate or frame_rate))
-        yield window, Span(window.start, len(window.frames), np.array(edges_s))
+        yield window, WindowTiming(window.start, len(window.frames), np.array(edges_s))
 
 
-def sliding(images: Iterable[Image], window: int, stride: int) -> Iterator[Window]:
+def slide_windows(images: Iterable[Image], window: int, stride: int) -> Iterator[Window]:
     """Windows of `window` crops every `stride`, and one flush with the end where they do not reach it."""
     held: deque[Image] = deque(maxlen=window)
     count, covered, due = 0, 0, window
@@ -108,8 +110,10 @@ def sliding(images: Iterable[Image], window: int, stride: int) -> Iterator[Windo
         yield Window(count - len(held), np.stack(held))
 
 
-def spanned_by_shots(cut: Iterable[Crop], preset: Preset, frame_rate: float) -> Iterator[tuple[Window, Span]]:
-    """As `clips.spanned`, for a film: no window goes beyond its shot."""
+def cut_windows_by_shot(
+    cut: Iterable[Crop], preset: Preset, frame_rate: float
+) -> Iterator[tuple[Window, WindowTiming]]:
+    """As `clips.cut_timed_windows`, for a film: no window goes beyond its shot."""
     shown = 0
 
     def counted(shot: Iterable[Crop]) -> Iterator[Crop]:
@@ -118,8 +122,8 @@ def spanned_by_shots(cut: Iterable[Crop], preset: Preset, frame_rate: float) -> 
             shown += 1
             yield crop
 
-    for number, shot in groupby(cut, key=ShotNumber()):
+    for number, shot in groupby(cut, key=ShotDetector()):
         first = shown
-        for window, span in spanned(counted(shot), preset, frame_rate):
+        for window, span in cut_timed_windows(counted(shot), preset, frame_rate):
             start = first + span.start
             yield replace(window, start=start, is_only=False), replace(span, start=start, shot=number)

@@ -36,7 +36,7 @@ COLUMNS = pa.schema(
 )
 
 
-def rows(recognition: Recognition) -> Iterator[dict[str, Any]]:
+def iter_rows(recognition: Recognition) -> Iterator[dict[str, Any]]:
     """A recognition as rows of `COLUMNS`, one a rank."""
     for prediction in recognition.predictions:
         yield {
@@ -134,7 +134,7 @@ class CsvSink(LineSink[Recognition]):
         self._rows.writeheader()
 
     def _write(self, recognition: Recognition) -> None:
-        self._rows.writerows(rows(recognition))
+        self._rows.writerows(iter_rows(recognition))
 
 
 class JsonLinesSink(LineSink[T]):
@@ -153,7 +153,7 @@ class ParquetSink(Sink[Recognition]):
         self._rows: list[dict[str, Any]] = []
 
     def _write(self, recognition: Recognition) -> None:
-        self._rows += rows(recognition)
+        self._rows += iter_rows(recognition)
         if len(self._rows) >= ROWS_A_GROUP:
             self._flush()
 

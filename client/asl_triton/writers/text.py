@@ -12,29 +12,29 @@ import numpy as np
 
 from asl_triton.postprocessing.segmentation import Segmentation, Segmenter
 from asl_triton.results import Curve, Outcome, Recognition, Segment, Step
-from asl_triton.writers.tables import rows
-from asl_triton.writers.timelines import webvtt
+from asl_triton.writers.tables import iter_rows
+from asl_triton.writers.timelines import format_webvtt
 
 # The columns of the earlier project, ASL_Inference, then ours.
 COLUMNS = ("word", "confidence", "video", "rank", "class_id", "logit", "unsure", "num_frames", "duration_s", "model")
 
 
-def csv_text(recognitions: Sequence[Recognition]) -> str:
+def format_csv(recognitions: Sequence[Recognition]) -> str:
     """A row a clip and rank."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
     writer.writeheader()
     for recognition in recognitions:
-        writer.writerows({**row, "word": row["gloss"]} for row in rows(recognition))
+        writer.writerows({**row, "word": row["gloss"]} for row in iter_rows(recognition))
     return text.getvalue()
 
 
-def json_text(outcomes: Sequence[Outcome]) -> str:
+def format_json(outcomes: Sequence[Outcome]) -> str:
     """A list of recognitions and failures, each whole."""
     return json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=1)
 
 
-def json_text_of(recognition: Recognition, curves: Sequence[Curve]) -> str:
+def format_recognition_json(recognition: Recognition, curves: Sequence[Curve]) -> str:
     """One recognition, whole, with `curves`: the confidence of its best glosses at the seconds of `times_s`."""
     document: dict[str, Any] = dataclasses.asdict(recognition)
     document["curves"] = [
@@ -49,16 +49,16 @@ def json_text_of(recognition: Recognition, curves: Sequence[Curve]) -> str:
     return json.dumps(document, indent=1)
 
 
-def vtt_text(recognition: Recognition, curves: Sequence[Curve], min_confidence: float) -> str:
+def format_vtt(recognition: Recognition, curves: Sequence[Curve], min_confidence: float) -> str:
     """WebVTT: a cue wherever one of the curves' glosses is signed, by the rules of `Segmentation`; one at a time.
 
     `min_confidence` is above 0.
     """
-    segments = segments_of(curves, Segmentation(min_confidence))
-    return webvtt(segments, f"{recognition.model}: {recognition.video}")
+    segments = segment_curves(curves, Segmentation(min_confidence))
+    return format_webvtt(segments, f"{recognition.model}: {recognition.video}")
 
 
-def segments_of(curves: Sequence[Curve], rules: Segmentation) -> list[Segment]:
+def segment_curves(curves: Sequence[Curve], rules: Segmentation) -> list[Segment]:
     """The segments of a clip of which only these glosses' curves are kept, in the order of their beginnings."""
     if not curves or not len(curves[0].times_s):
         return []

@@ -21,10 +21,10 @@ MEDIA_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktim
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def rows(timeline: Timeline) -> Iterator[dict[str, Any]]:
+def iter_segment_rows(timeline: Timeline) -> Iterator[dict[str, Any]]:
     """A timeline as rows of `COLUMNS`, one a segment; times to the millisecond, as in all formats."""
     for segment in timeline.segments:
-        start_ms, end_ms = milliseconds(segment)
+        start_ms, end_ms = to_milliseconds(segment)
         yield {
             "video": timeline.video,
             "gloss": segment.gloss,
@@ -37,7 +37,7 @@ def rows(timeline: Timeline) -> Iterator[dict[str, Any]]:
         }
 
 
-def milliseconds(segment: Segment) -> tuple[int, int]:
+def to_milliseconds(segment: Segment) -> tuple[int, int]:
     """Where a segment begins and ends; one at least apart."""
     start_ms, end_ms = round(segment.start_s * 1000), round(segment.end_s * 1000)
     return start_ms, max(end_ms, start_ms + 1)
@@ -57,21 +57,21 @@ class CsvTimelineSink(TimelineSink):
     def _write(self, timeline: Timeline) -> None:
         writer = csv.DictWriter(self._file, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows(timeline))
+        writer.writerows(iter_segment_rows(timeline))
 
 
 class JsonLinesTimelineSink(TimelineSink):
     """A line a segment, with the columns of the CSV: the files of several videos may be joined as they are."""
 
     def _write(self, timeline: Timeline) -> None:
-        self._file.writelines(json.dumps(row) + "\n" for row in rows(timeline))
+        self._file.writelines(json.dumps(row) + "\n" for row in iter_segment_rows(timeline))
 
 
 class WebVttSink(TimelineSink):
     """A cue a segment: subtitles for players and browsers (https://www.w3.org/TR/webvtt1/)."""
 
     def _write(self, timeline: Timeline) -> None:
-        self._file.write(webvtt(timeline.segments, f"{timeline.model}: {timeline.video}"))
+        self._file.write(format_webvtt(timeline.segments, f"{timeline.model}: {timeline.video}"))
 
 
 class EafSink(TimelineSink):
@@ -90,7 +90,7 @@ class EafSink(TimelineSink):
             "xsi:noNamespaceSchemaLocation": "http://www.mpi.nl/tools/elan/EAFv3.0.xsd",
         }
         document.header["TIME_UNITS"] = "milliseconds"
-        document.properties = [("asl_triton.model", legible(timeline.model))]
+        document.properties = [("asl_triton.model", strip_invalid_xml(timeline.model))]
         if self.media is not None:
             self._link(document, self.media)
         document.remove_tier("default")
@@ -98,8 +98,8 @@ class EafSink(TimelineSink):
         document.add_tier(GLOSSES)
         document.add_tier(CONFIDENCES, "of-gloss", parent=GLOSSES)
         for segment in timeline.segments:
-            start_ms, end_ms = milliseconds(segment)
-            document.add_annotation(GLOSSES, start_ms, end_ms, legible(segment.gloss))
+            start_ms, end_ms = to_milliseconds(segment)
+            document.add_annotation(GLOSSES, start_ms, end_ms, strip_invalid_xml(segment.gloss))
             middle_ms = (start_ms + end_ms) // 2
             document.add_ref_annotation(CONFIDENCES, GLOSSES, middle_ms, f"{segment.confidence:.4f}")
         return document
@@ -107,36 +107,36 @@ class EafSink(TimelineSink):
     def _link(self, document: Elan.Eaf, media: Path) -> None:
         """Name the video by its place from here, so that both may be moved together; ELAN's URLs have no escapes."""
         video, here = media.resolve(), self.path.parent.resolve()
-        absolute = legible(video.as_posix())
+        absolute = strip_invalid_xml(video.as_posix())
         try:
-            relative: str | None = legible(Path(os.path.relpath(video, here)).as_posix())
+            relative: str | None = strip_invalid_xml(Path(os.path.relpath(video, here)).as_posix())
         except ValueError:  # on another drive of Windows
             relative = None
         media_type = MEDIA_TYPES.get(media.suffix.lower(), "unknown")
         document.add_linked_file(f"file:///{absolute.lstrip('/')}", relative, media_type)
 
 
-def webvtt(segments: Sequence[Segment], note: str) -> str:
+def format_webvtt(segments: Sequence[Segment], note: str) -> str:
     """WebVTT of segments in the order of their beginnings, with a comment at its head."""
-    blocks = ["WEBVTT", f"NOTE {escaped(note)}"]
+    blocks = ["WEBVTT", f"NOTE {escape_cue(note)}"]
     for number, segment in enumerate(segments, start=1):
-        start, end = map(timestamp, milliseconds(segment))
-        blocks.append(f"{number}\n{start} --> {end}\n{escaped(segment.gloss)}")
+        start, end = map(format_timestamp, to_milliseconds(segment))
+        blocks.append(f"{number}\n{start} --> {end}\n{escape_cue(segment.gloss)}")
     return "\n\n".join(blocks) + "\n"
 
 
-def timestamp(time_ms: int) -> str:
+def format_timestamp(time_ms: int) -> str:
     """Milliseconds as WebVTT writes them: `00:01:02.345`."""
     seconds, milli = divmod(time_ms, 1000)
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{milli:03}"
 
 
-def escaped(text: str) -> str:
+def escape_cue(text: str) -> str:
     """Text for a cue: on one line, and none of it markup."""
     return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def legible(text: str) -> str:
+def strip_invalid_xml(text: str) -> str:
     """Text without the characters that XML cannot hold."""
     return NOT_IN_XML.sub("\ufffd", text)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asl_triton.errors import AslTritonError
 from asl_triton.models.checksums import MANIFEST, copy_checked, read_checksums
-from asl_triton_deploy.model_layout import shipped_models
+from asl_triton_deploy.model_layout import find_shipped_models
 from asl_triton_deploy.production.flags import FLAGS, MINIMUM_TRITON, Settings, Version, triton_flags
 from asl_triton_deploy.triton_binary import KEEP_MEMORY
 
@@ -32,7 +32,7 @@ class Places:
     repository: Path = Path("/models")
     checksums: Path = Path("/models") / MANIFEST
     served: Path = Path("/run/asl-triton/models")
-    image_models: Path = field(default_factory=shipped_models)
+    image_models: Path = field(default_factory=find_shipped_models)
     flags: Path = FLAGS
 
     @classmethod

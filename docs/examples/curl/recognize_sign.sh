@@ -19,7 +19,7 @@ size=$(($(wc -c <"$video")))
 
 # The body is JSON, then the raw bytes of VIDEO: one BYTES element, which is its length in four bytes, the least first,
 # and the file as it is, whatever its container. Further inputs, where wanted:
-# {"name":"TOP_K","datatype":"INT32","shape":[1],"data":[5]}. Where the server has several recognisers:
+# {"name":"TOP_K","datatype":"INT32","shape":[1],"data":[5]}. Where the server has several models:
 # "parameters":{"model":"name"} beside "inputs".
 json='{"inputs":[{"name":"VIDEO","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":'$((size + 4))'}}],
 "outputs":[{"name":"GLOSS"},{"name":"CONFIDENCE"}]}'

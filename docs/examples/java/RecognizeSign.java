@@ -44,7 +44,7 @@ public class RecognizeSign {
     private static HttpResponse<byte[]> ask(String server, byte[] video) throws IOException, InterruptedException {
         // One BYTES element: its length in four bytes, then the file as it is, whatever its container. Further inputs,
         // where wanted: {"name":"TOP_K","datatype":"INT32","shape":[1],"data":[5]}. Where the server has several
-        // recognisers: "parameters":{"model":"name"} beside "inputs".
+        // models: "parameters":{"model":"name"} beside "inputs".
         byte[] length = ByteBuffer.allocate(4).order(ByteOrder.LITTLE_ENDIAN).putInt(video.length).array();
         byte[] json = ("{\"inputs\":[{\"name\":\"VIDEO\",\"datatype\":\"BYTES\",\"shape\":[1],"
                 + "\"parameters\":{\"binary_data_size\":" + (4 + video.length) + "}}],"

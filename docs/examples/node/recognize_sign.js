@@ -22,7 +22,7 @@ function recognizeSign(server, video) {
     // wanted: TOP_K (INT32, int_contents) and MIN_CONFIDENCE (FP32, fp32_contents).
     inputs: [{ name: "VIDEO", datatype: "BYTES", shape: [1], contents: { bytes_contents: [video] } }],
     outputs: [{ name: "GLOSS" }, { name: "CONFIDENCE" }],
-    // Where the server has several recognisers: parameters: { model: { string_param: "name" } }
+    // Where the server has several models: parameters: { model: { string_param: "name" } }
   };
   return new Promise((resolve, reject) => {
     client.ModelInfer(request, { deadline: Date.now() + 60_000 }, (error, response) => {

@@ -1,1 +1,1 @@
-"""Fine-tuning of a checkpoint on labelled clips."""
+"""Fine-tuning of a checkpoint on labeled clips."""

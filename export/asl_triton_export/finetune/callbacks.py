@@ -19,7 +19,7 @@ from safetensors.torch import save
 from asl_triton.errors import CheckpointError
 from asl_triton.presets import Preset
 from asl_triton_export.finetune.data import OnStep
-from asl_triton_export.finetune.module import FineTuning, rate_after
+from asl_triton_export.finetune.module import FineTuning, schedule_learning_rate
 from asl_triton_export.i3d import I3D
 
 STATE = "last.ckpt"
@@ -38,12 +38,12 @@ class Epoch:
     seconds: float
 
 
-def best_of(epochs: list[Epoch]) -> Epoch:
+def find_best(epochs: list[Epoch]) -> Epoch:
     """The epoch whose network is kept: the least held-out loss, of equals the first."""
     return min(epochs, key=lambda row: row.held_out_loss)
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's state, written beside its place and moved there: a kill or a full disk leaves the one before."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -92,7 +92,7 @@ class BundleFiles:
         write_whole(self.folder / "labels.txt", "".join(f"{gloss}\n" for gloss in self.glosses).encode())
         write_whole(self.folder / "preset.json", f"{self.preset.to_json()}\n".encode())
         write_whole(self.folder / "weights.safetensors", save(weights))
-        metrics = {"best": dataclasses.asdict(best_of(epochs)), **self.about}
+        metrics = {"best": dataclasses.asdict(find_best(epochs)), **self.about}
         write_whole(self.folder / "metrics.json", f"{json.dumps(metrics, indent=1, ensure_ascii=False)}\n".encode())
 
     def write_table(self, epochs: list[Epoch]) -> None:
@@ -104,7 +104,7 @@ class BundleFiles:
         write_whole(self.folder / "metrics.csv", table.getvalue().encode())
 
 
-class Keeper(pl.Callback):
+class CheckpointCallback(pl.Callback):
     """After each epoch: its row, the network if it is the best so far, the state, and whether it is enough.
 
     All that decides how it goes on (rate, patience) follows from the rows, which are part of the state.
@@ -135,11 +135,11 @@ class Keeper(pl.Callback):
     @property
     def is_enough(self) -> bool:
         """Whether the held-out loss has not fallen for as many epochs as patience lasts."""
-        return bool(self.epochs) and len(self.epochs) - best_of(self.epochs).epoch >= self.patience
+        return bool(self.epochs) and len(self.epochs) - find_best(self.epochs).epoch >= self.patience
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, FineTuning)
-        pl_module.rate = rate_after([row.held_out_loss for row in self.epochs], self.base_rate)
+        pl_module.rate = schedule_learning_rate([row.held_out_loss for row in self.epochs], self.base_rate)
         trainer.should_stop = self.is_enough  # where the kill came between the last epoch and the end
         self.began_s = time.monotonic()
 
@@ -154,9 +154,9 @@ class Keeper(pl.Callback):
         seconds, self.began_s = time.monotonic() - self.began_s, time.monotonic()
         row = Epoch(len(self.epochs) + 1, train_loss, loss, top1, top5, pl_module.rate, round(seconds, 2))
         self.epochs.append(row)
-        pl_module.rate = rate_after([row.held_out_loss for row in self.epochs], self.base_rate)
+        pl_module.rate = schedule_learning_rate([row.held_out_loss for row in self.epochs], self.base_rate)
         if trainer.is_global_zero:
-            if best_of(self.epochs) is row:
+            if find_best(self.epochs) is row:
                 self.files.write(pl_module.net, self.epochs)
             self.files.write_table(self.epochs)
         trainer.save_checkpoint(self.state)
@@ -168,7 +168,7 @@ class Keeper(pl.Callback):
         """What there is on disk of all this, for a message."""
         if not self.epochs:
             return "No epoch was finished, so no network was written"
-        best = best_of(self.epochs)
+        best = find_best(self.epochs)
         return (
             f"The best network so far (epoch {best.epoch}, held-out top-1 {best.held_out_top1:.1%}) is in "
             f"{self.files.folder}"

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from asl_triton.errors import VideoError
-from asl_triton.evaluation.dataset import Dataset, LabelledClip, listed, read_dataset
-from asl_triton.video.discovery import printable
+from asl_triton.evaluation.dataset import Dataset, LabeledClip, format_list, read_dataset
+from asl_triton.video.discovery import format_name
 from asl_triton.video.reader import Limits, open_video
 
 LIMITS = Limits(max_frames=3_000)  # of a clip of one sign; all of it is held in memory when it is held out
@@ -27,8 +27,8 @@ class Clips:
     """What to learn from and what to be judged by. `glosses` in class order."""
 
     glosses: tuple[str, ...]
-    train: tuple[LabelledClip, ...]
-    held_out: tuple[LabelledClip, ...]
+    train: tuple[LabeledClip, ...]
+    held_out: tuple[LabeledClip, ...]
     broken: tuple[str, ...]  # clips that cannot be read, and why: a sentence each
     missing: tuple[str, ...]  # videos that the split names and that are not there
     warnings: tuple[str, ...]
@@ -77,16 +77,16 @@ def choose_clips(
             "another of the same gloss to be held out"
         )
     if unseen := sorted({c.gloss for c in held_out} - {c.gloss for c in train}):
-        warnings.append(f"{len(unseen)} glosses are held out and have no clip to learn from: {listed(unseen)}")
+        warnings.append(f"{len(unseen)} glosses are held out and have no clip to learn from: {format_list(unseen)}")
     return Clips(
         dataset.glosses, tuple(train), tuple(held_out), tuple(broken.values()), dataset.missing, tuple(warnings)
     )
 
 
-def find_broken(clips: Sequence[LabelledClip], on_step: OnStep) -> dict[str, str]:
+def find_broken(clips: Sequence[LabeledClip], on_step: OnStep) -> dict[str, str]:
     """Decode every clip to its end: names of those that cannot be read, and why."""
 
-    def fault(clip: LabelledClip) -> str | None:
+    def fault(clip: LabeledClip) -> str | None:
         try:
             with open_video(clip.path, LIMITS, clip.name) as video:
                 for _ in video:
@@ -105,7 +105,7 @@ def find_broken(clips: Sequence[LabelledClip], on_step: OnStep) -> dict[str, str
 
 
 def refuse_poor_glosses(
-    folder: Path, dataset: Dataset, found: Iterable[LabelledClip], good: Iterable[LabelledClip], broken: dict[str, str]
+    folder: Path, dataset: Dataset, found: Iterable[LabeledClip], good: Iterable[LabeledClip], broken: dict[str, str]
 ) -> None:
     """Refuse a folder whose glosses cannot all be learnt: a vocabulary lacks none silently.
 
@@ -114,21 +114,21 @@ def refuse_poor_glosses(
     """
     counts = Counter(clip.gloss for clip in good)
     full = {clip.name.partition("/")[0] for clip in found} | set(dataset.unknown)
-    names = {printable(p.name) for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    names = {format_name(p.name) for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
     poor = {gloss: counts[gloss] for gloss in {clip.gloss for clip in found} if counts[gloss] < LEAST}
     poor |= dict.fromkeys(names - full, 0)
     if poor:
         why = f" ({next(iter(broken.values()))})" if broken else ""
         raise VideoError(
             f"{folder}: each gloss needs {LEAST} clips that can be read, one to learn from and one held out, and "
-            f"{listed([f'{gloss!r} has {count}' for gloss, count in sorted(poor.items())])}{why}. Add clips, or move "
-            "the folder away"
+            f"{format_list([f'{gloss!r} has {count}' for gloss, count in sorted(poor.items())])}{why}. Add clips, or "
+            "move the folder away"
         )
 
 
-def hold_out(clips: Sequence[LabelledClip], share: float, seed: int) -> tuple[list[LabelledClip], list[LabelledClip]]:
+def hold_out(clips: Sequence[LabeledClip], share: float, seed: int) -> tuple[list[LabeledClip], list[LabeledClip]]:
     """A share of each gloss's clips by chance, at least one where there are two: (to learn from, held out)."""
-    by_class: dict[int, list[LabelledClip]] = defaultdict(list)
+    by_class: dict[int, list[LabeledClip]] = defaultdict(list)
     for clip in clips:
         by_class[clip.class_id].append(clip)
     chosen: set[str] = set()

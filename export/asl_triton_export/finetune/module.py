@@ -16,7 +16,7 @@ from asl_triton.errors import CheckpointError
 from asl_triton.presets import Preset
 from asl_triton_export.exporter import pool_steps
 from asl_triton_export.finetune.recipe import Train
-from asl_triton_export.i3d import I3D, Output, average_neighbours
+from asl_triton_export.i3d import I3D, Output, average_neighbors
 
 LAST_BLOCKS = ("Mixed_5b", "Mixed_5c")
 FRAMES_PER_POSITION = 8
@@ -27,11 +27,11 @@ PLATEAU_LEAST = 1e-4  # an improvement by less than this share is none: PyTorch'
 TOP = 5
 
 
-class Diverged(CheckpointError):
+class DivergedError(CheckpointError):
     """The loss is not a number any more."""
 
 
-def loss_of(net: I3D, output: Output, class_ids: Tensor, preset: Preset) -> Tensor:
+def compute_loss(net: I3D, output: Output, class_ids: Tensor, preset: Preset) -> Tensor:
     """The loss of clips of the classes (N,).
 
     Where confidences are sigmoids it is that of WLASL's train_i3d.py: the step logits, stretched linearly to the
@@ -50,22 +50,22 @@ def loss_of(net: I3D, output: Output, class_ids: Tensor, preset: Preset) -> Tens
     return (localisation + classification) / 2
 
 
-def normalised(frames: Tensor, preset: Preset) -> Tensor:
+def normalize(frames: Tensor, preset: Preset) -> Tensor:
     """uint8 RGB (N, T, H, W, 3) as the weights expect it: float32 (N, 3, T, H, W)."""
     low, high = preset.value_range
     ordered = frames.flip(-1) if preset.colour == "BGR" else frames
     return (ordered.float() / 255 * (high - low) + low).permute(0, 4, 1, 2, 3)
 
 
-def answer(net: I3D, clips: Tensor, preset: Preset) -> Output:
+def forward_pooled(net: I3D, clips: Tensor, preset: Preset) -> Output:
     """The network's output for frames, uint8 (N, T, 224, 224, 3), or for features that it gave before, (N, F, T/8)."""
     if clips.dtype == torch.uint8:
-        return net(normalised(clips, preset))  # type: ignore[no-any-return]
-    step_logits = net.logits(net.dropout(average_neighbours(clips))[..., None, None])  # (N, C, S, 1, 1)
+        return net(normalize(clips, preset))  # type: ignore[no-any-return]
+    step_logits = net.logits(net.dropout(average_neighbors(clips))[..., None, None])  # (N, C, S, 1, 1)
     return Output(step_logits[..., 0, 0].transpose(1, 2), clips)
 
 
-def rate_after(losses: list[float], base: float) -> float:
+def schedule_learning_rate(losses: list[float], base: float) -> float:
     """The learning rate after epochs with these held-out losses: lowered where they have not fallen for six."""
     rate, best, waited = base, math.inf, 0
     for loss in losses:
@@ -131,18 +131,18 @@ class FineTuning(pl.LightningModule):
             Diverged: it is not finite.
         """
         clips, class_ids = batch
-        loss = loss_of(self.net, answer(self.net, clips, self.preset), class_ids, self.preset)
+        loss = compute_loss(self.net, forward_pooled(self.net, clips, self.preset), class_ids, self.preset)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise Diverged(f"the loss became {value} in epoch {self.current_epoch + 1}, step {batch_idx + 1}")
+            raise DivergedError(f"the loss became {value} in epoch {self.current_epoch + 1}, step {batch_idx + 1}")
         self.train_sums += torch.tensor([value * len(class_ids), len(class_ids)])
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         """Loss and rank of one clip, answered as it would be served: windows, both poolings."""
         (windows, *_), class_ids, weight = batch
-        outputs = [answer(self.net, window[None], self.preset) for window in windows]
-        losses = torch.stack([loss_of(self.net, output, class_ids, self.preset) for output in outputs])
+        outputs = [forward_pooled(self.net, window[None], self.preset) for window in windows]
+        losses = torch.stack([compute_loss(self.net, output, class_ids, self.preset) for output in outputs])
         logits = torch.cat([pool_steps(self.net, o.step_logits, o.features, self.preset).float() for o in outputs])
         pooled = logits.amax(dim=0) if self.preset.window_pooling == "max" else logits.mean(dim=0)
         better = int((pooled > pooled[class_ids[0]]).sum())
@@ -160,11 +160,13 @@ class FineTuning(pl.LightningModule):
         self.begin_sums()
         (train_loss, train_count), (loss, top1, top5, count) = sums[:2].tolist(), sums[2:].tolist()
         if not math.isfinite(loss):
-            raise Diverged(f"the loss of the held-out clips became {loss / count} in epoch {self.current_epoch + 1}")
+            raise DivergedError(
+                f"the loss of the held-out clips became {loss / count} in epoch {self.current_epoch + 1}"
+            )
         return train_loss / max(train_count, 1), loss / count, top1 / count, top5 / count
 
 
-class FeatureKeeper(pl.LightningModule):
+class FeatureExtractor(pl.LightningModule):
     """Computes what the body of a network makes of clips, once, and writes it: a file a clip, whole or not there."""
 
     def __init__(self, net: I3D, preset: Preset, on_clip: Callable[[], None]) -> None:
@@ -175,7 +177,9 @@ class FeatureKeeper(pl.LightningModule):
         """One clip: each of its draws or windows by itself, so that the answer does not depend on the others."""
         (clips, *_), (path, *_) = batch
         if len(clips):
-            features = [answer(self.net, clip[None], self.preset).features[0].float().cpu().numpy() for clip in clips]
+            features = [
+                forward_pooled(self.net, clip[None], self.preset).features[0].float().cpu().numpy() for clip in clips
+            ]
             unfinished = Path(path).with_suffix(f".{os.getpid()}.part")
             with unfinished.open("wb") as file:
                 np.save(file, np.stack(features))

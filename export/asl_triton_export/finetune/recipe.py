@@ -31,7 +31,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Machines:
+class HardwareOptions:
     """Where to train, as Lightning's Trainer takes it."""
 
     accelerator: str = "auto"
@@ -40,7 +40,7 @@ class Machines:
     workers: int | None = None  # processes that decode; None: none on a CPU, else up to eight
 
 
-def lightning_precision(recipe: Recipe, machines: Machines) -> Any:
+def lightning_precision(recipe: Recipe, machines: HardwareOptions) -> Any:
     """What Lightning calls the precision: "auto" is mixed where the machine is faster so."""
     precision = recipe.precision
     if precision == "auto":

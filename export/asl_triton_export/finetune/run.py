@@ -1,4 +1,4 @@
-"""Fine-tuning: a checkpoint and labelled clips to a bundle that `asl-triton export` takes.
+"""Fine-tuning: a checkpoint and labeled clips to a bundle that `asl-triton export` takes.
 
 The recipe is WLASL's (Li et al. 2020; code/I3D/train_i3d.py and configfiles/asl2000.ini of dxli94/WLASL), with what it
 lacks: parts that stay frozen, a held-out split of one's own, early stopping, and going on after a kill. The loop, the
@@ -19,18 +19,18 @@ import torch
 from asl_triton.errors import AslTritonError, CheckpointError
 from asl_triton.presets import Preset
 from asl_triton_export.checkpoint import Checkpoint
-from asl_triton_export.finetune.callbacks import STATE, BundleFiles, Epoch, Keeper, best_of, write_whole
+from asl_triton_export.finetune.callbacks import STATE, BundleFiles, CheckpointCallback, Epoch, find_best, write_whole
 from asl_triton_export.finetune.data import Clips, OnStep, choose_clips
 from asl_triton_export.finetune.module import FineTuning
-from asl_triton_export.finetune.recipe import LEARNING_RATES, Machines, Recipe
-from asl_triton_export.finetune.trainer import explained, make_loaders, new_trainer
+from asl_triton_export.finetune.recipe import LEARNING_RATES, HardwareOptions, Recipe
+from asl_triton_export.finetune.trainer import make_loaders, make_trainer, translate_training_errors
 from asl_triton_export.i3d import I3D
 
 TRAINING = "training"  # the folder in the bundle's that holds what is needed to go on; gone when it is done
 
 
 @dataclass(frozen=True)
-class FineTuned:
+class FineTuneResult:
     """What came of it."""
 
     folder: Path
@@ -52,10 +52,10 @@ def finetune(
     videos: Path | None = None,
     labels: Sequence[str] | None = None,
     recipe: Recipe | None = None,
-    machines: Machines | None = None,
+    machines: HardwareOptions | None = None,
     on_step: OnStep = lambda what, done, total: None,
     on_epoch: Callable[[Epoch], None] = lambda row: None,
-) -> FineTuned:
+) -> FineTuneResult:
     """Train `checkpoint`, whose glosses are `known`, on the clips of `data`; leave a bundle in `folder`.
 
     The glosses are `labels`, or else the folder's. Those that the checkpoint knows keep their part of the classifier.
@@ -66,14 +66,14 @@ def finetune(
         CheckpointError: not an RGB network, or the state to go on from is damaged.
         AslTritonError: `folder` is something else, or cannot be written; the loss is no number. What was written stays.
     """
-    recipe, machines = recipe or Recipe(), machines or Machines()
+    recipe, machines = recipe or Recipe(), machines or HardwareOptions()
     if checkpoint.channels != 3:
         raise CheckpointError(f"{checkpoint.path} takes {checkpoint.channels} input channels: only RGB can be trained")
     refuse_other(folder)
     clips = choose_clips(data, videos, labels, recipe.held_out, recipe.seed, on_step)
     if known is None and labels is not None and len(labels) == checkpoint.num_classes:
         known = labels  # a bare file with as many classes as these labels was trained with them
-    net, num_known = adapted(checkpoint, known or (), clips.glosses, recipe.seed)
+    net, num_known = replace_classifier(checkpoint, known or (), clips.glosses, recipe.seed)
     about = {
         "from_sha256": checkpoint.sha256,
         "num_known_glosses": num_known,
@@ -85,19 +85,19 @@ def finetune(
     training = folder / TRAINING
     rate = LEARNING_RATES[recipe.train] if recipe.learning_rate is None else recipe.learning_rate
     files = BundleFiles(folder, clips.glosses, preset, about)
-    keeper = Keeper(files, training / STATE, rate, recipe.patience, on_step, on_epoch)
+    keeper = CheckpointCallback(files, training / STATE, rate, recipe.patience, on_step, on_epoch)
     settings = {**about, "glosses": clips.glosses, "clips": clips.fingerprint, "preset": preset.to_json()}
-    with explained(folder, keeper):
-        trainer = new_trainer(recipe, machines, keeper)
-        begin(training, settings)
+    with translate_training_errors(folder, keeper):
+        trainer = make_trainer(recipe, machines, keeper)
+        init_or_verify_settings(training, settings)
         module = FineTuning(net, preset, recipe.train, recipe.weight_decay, recipe.seed)
         state = training / STATE
         loaders = make_loaders(trainer, net, clips, preset, recipe, machines, training, on_step)
         trainer.fit(module, *loaders, ckpt_path=state if state.exists() else None)
         if trainer.is_global_zero:
             shutil.rmtree(training)
-    return FineTuned(
-        folder, clips, tuple(keeper.epochs), best_of(keeper.epochs), num_known, keeper.resumed_after,
+    return FineTuneResult(
+        folder, clips, tuple(keeper.epochs), find_best(keeper.epochs), num_known, keeper.resumed_after,
         trainer.is_global_zero,
     )  # fmt: skip
 
@@ -115,7 +115,7 @@ def refuse_other(folder: Path) -> None:
     )
 
 
-def begin(training: Path, settings: dict[str, Any]) -> None:
+def init_or_verify_settings(training: Path, settings: dict[str, Any]) -> None:
     """Note the settings, or see that they are those of the fine-tuning that was stopped here.
 
     Raises:
@@ -140,7 +140,9 @@ def begin(training: Path, settings: dict[str, Any]) -> None:
         write_whole(path, json.dumps(settings, indent=1).encode())
 
 
-def adapted(checkpoint: Checkpoint, known: Sequence[str], glosses: Sequence[str], seed: int) -> tuple[I3D, int]:
+def replace_classifier(
+    checkpoint: Checkpoint, known: Sequence[str], glosses: Sequence[str], seed: int
+) -> tuple[I3D, int]:
     """The checkpoint's network for other glosses; those that it knows keep their part of the classifier."""
     torch.manual_seed(seed)
     net = I3D(len(glosses), checkpoint.channels, checkpoint.width)

@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from asl_triton.evaluation.dataset import LabelledClip
+from asl_triton.evaluation.dataset import LabeledClip
 from asl_triton.presets import INPUT_SIZE, Preset
-from asl_triton.video.preprocessing import at_rate, crops, resize
+from asl_triton.video.preprocessing import crop_frames, resample, resize_frame
 from asl_triton.video.reader import Image, open_video
-from asl_triton.video.windows import windows
+from asl_triton.video.windows import cut_windows
 from asl_triton_export.finetune.data import LIMITS
 
-Turn = tuple[int, int]  # which clip, and which of its draws; a negative one only fills up a batch
+EpochItem = tuple[int, int]  # which clip, and which of its draws; a negative one only fills up a batch
 
 
 @dataclass(frozen=True)
-class Draw:
+class SegmentSampler:
     """How segments are drawn of clips."""
 
     preset: Preset
@@ -36,7 +36,7 @@ class Draw:
     flip: bool
     seed: int
 
-    def of(self, clip: LabelledClip, index: int, turns: Sequence[int]) -> list[Image]:
+    def of(self, clip: LabeledClip, index: int, turns: Sequence[int]) -> list[Image]:
         """One segment a turn, uint8 RGB (num_frames, 224, 224, 3) each; the clip is decoded once."""
         chances = [np.random.default_rng((self.seed, turn, index)) for turn in turns]
         held: deque[Image] = deque(maxlen=self.num_frames)
@@ -44,9 +44,9 @@ class Draw:
         rate = self.preset.frame_rate
         count = 0
         with open_video(clip.path, LIMITS, clip.name) as video:
-            frames = iter(video) if rate is None else at_rate(video, rate, LIMITS.max_frames)
+            frames = iter(video) if rate is None else resample(video, rate, LIMITS.max_frames)
             for count, frame in enumerate(frames, start=1):
-                held.append(resize(frame.image, self.preset))
+                held.append(resize_frame(frame.image, self.preset))
                 # Each place is as likely, though the length is not known: the n-th replaces those before with 1 / n.
                 for place, rng in enumerate(chances):
                     if count >= self.num_frames and rng.integers(count - self.num_frames + 1) == 0:
@@ -73,10 +73,10 @@ class Draw:
 class Segments(Dataset[tuple[Tensor, int]]):
     """What is learnt from, by turn: a segment, uint8 (T, 224, 224, 3), and its class."""
 
-    clips: Sequence[LabelledClip]
-    draw: Draw
+    clips: Sequence[LabeledClip]
+    draw: SegmentSampler
 
-    def __getitem__(self, turn: Turn) -> tuple[Tensor, int]:
+    def __getitem__(self, turn: EpochItem) -> tuple[Tensor, int]:
         clip = self.clips[turn[0]]
         return torch.from_numpy(self.draw.of(clip, turn[0], [turn[1]])[0]), clip.class_id
 
@@ -85,32 +85,32 @@ class Segments(Dataset[tuple[Tensor, int]]):
 class WholeClips(Dataset[tuple[Tensor, int, float]]):
     """What is held out, by turn: the windows that would be served, uint8 (W, T, 224, 224, 3), the class, the weight."""
 
-    clips: Sequence[LabelledClip]
+    clips: Sequence[LabeledClip]
     preset: Preset
 
-    def __getitem__(self, turn: Turn) -> tuple[Tensor, int, float]:
+    def __getitem__(self, turn: EpochItem) -> tuple[Tensor, int, float]:
         clip = self.clips[turn[0]]
-        return torch.from_numpy(served_windows(clip, self.preset)), clip.class_id, float(turn[1] >= 0)
+        return torch.from_numpy(cut_served_windows(clip, self.preset)), clip.class_id, float(turn[1] >= 0)
 
 
-def served_windows(clip: LabelledClip, preset: Preset) -> Image:
+def cut_served_windows(clip: LabeledClip, preset: Preset) -> Image:
     """The windows of a clip that the client would send: uint8 RGB (W, T, 224, 224, 3)."""
     with open_video(clip.path, LIMITS, clip.name) as video:
-        images = (crop.image for crop in crops(video, preset, LIMITS.max_frames))
-        return np.stack([window.frames for window in windows(images, preset)])
+        images = (crop.image for crop in crop_frames(video, preset, LIMITS.max_frames))
+        return np.stack([window.frames for window in cut_windows(images, preset)])
 
 
 @dataclass(frozen=True)
-class Views(Dataset[int]):
+class FeatureInputs(Dataset[int]):
     """What head-only training reads once: each clip's draws, or the windows of one that is held out, by number.
 
     `out` is where the features of a clip go; those that are there already are not computed again.
     """
 
-    clips: Sequence[LabelledClip]
+    clips: Sequence[LabeledClip]
     folder: Path
     preset: Preset
-    draw: Draw | None = None
+    draw: SegmentSampler | None = None
     views: int = 1
 
     def __len__(self) -> int:
@@ -125,25 +125,25 @@ class Views(Dataset[int]):
         if path.exists():
             return torch.empty(0, dtype=torch.uint8), str(path)
         if self.draw is None:
-            return torch.from_numpy(served_windows(clip, self.preset)), str(path)
+            return torch.from_numpy(cut_served_windows(clip, self.preset)), str(path)
         return torch.from_numpy(np.stack(self.draw.of(clip, index, range(self.views)))), str(path)
 
 
-class Kept(Dataset[tuple[Tensor, int] | tuple[Tensor, int, float]]):
-    """The features of `Views` in place of their clips, by turn."""
+class CachedFeatures(Dataset[tuple[Tensor, int] | tuple[Tensor, int, float]]):
+    """The features of `FeatureInputs` in place of their clips, by turn."""
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, views: FeatureInputs) -> None:
         self.views = views
         self.features = [torch.from_numpy(np.load(views.path(index))) for index in range(len(views))]
 
-    def __getitem__(self, turn: Turn) -> tuple[Tensor, int] | tuple[Tensor, int, float]:
+    def __getitem__(self, turn: EpochItem) -> tuple[Tensor, int] | tuple[Tensor, int, float]:
         features, class_id = self.features[turn[0]], self.views.clips[turn[0]].class_id
         if self.views.draw is None:
             return features, class_id, float(turn[1] >= 0)
         return features[turn[1]], class_id
 
 
-class Turns(Sampler[Turn]):
+class EpochSampler(Sampler[EpochItem]):
     """Every clip once an epoch: in an order that follows from seed and epoch, or as they are where `seed` is None.
 
     They are dealt among `world` processes, each as many; where that does not come out even, the first are dealt again.
@@ -161,7 +161,7 @@ class Turns(Sampler[Turn]):
     def __len__(self) -> int:
         return -(-self.count // self.world)
 
-    def __iter__(self) -> Iterator[Turn]:
+    def __iter__(self) -> Iterator[EpochItem]:
         shuffled = self.seed is not None
         order = list(range(self.count))
         if self.seed is not None:

@@ -17,15 +17,22 @@ from torch.utils.data import DataLoader
 
 from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.presets import Preset
-from asl_triton_export.finetune.callbacks import Keeper, WholeFiles
+from asl_triton_export.finetune.callbacks import AtomicCheckpointIO, CheckpointCallback
 from asl_triton_export.finetune.data import Clips, OnStep
-from asl_triton_export.finetune.module import Diverged, FeatureKeeper
-from asl_triton_export.finetune.recipe import Machines, Recipe, lightning_precision
-from asl_triton_export.finetune.sampling import Draw, Kept, Segments, Turns, Views, WholeClips
+from asl_triton_export.finetune.module import DivergedError, FeatureExtractor
+from asl_triton_export.finetune.recipe import HardwareOptions, Recipe, lightning_precision
+from asl_triton_export.finetune.sampling import (
+    CachedFeatures,
+    EpochSampler,
+    FeatureInputs,
+    Segments,
+    SegmentSampler,
+    WholeClips,
+)
 from asl_triton_export.i3d import I3D
 
 
-def new_trainer(recipe: Recipe, machines: Machines, keeper: Keeper) -> pl.Trainer:
+def make_trainer(recipe: Recipe, machines: HardwareOptions, keeper: CheckpointCallback) -> pl.Trainer:
     """Lightning's loop, with nothing of its own on the screen or the disk."""
     try:
         return pl.Trainer(
@@ -36,7 +43,7 @@ def new_trainer(recipe: Recipe, machines: Machines, keeper: Keeper) -> pl.Traine
             max_epochs=recipe.epochs,
             accumulate_grad_batches=recipe.accumulate,
             callbacks=[keeper],
-            plugins=[WholeFiles()],
+            plugins=[AtomicCheckpointIO()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -56,12 +63,12 @@ def make_loaders(
     clips: Clips,
     preset: Preset,
     recipe: Recipe,
-    machines: Machines,
+    machines: HardwareOptions,
     training: Path,
     on_step: OnStep,
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """What is learnt from and what is held out: clips or, where the head alone is trained, features kept of them."""
-    draw = Draw(preset, recipe.segment_frames, recipe.flip, recipe.seed)
+    draw = SegmentSampler(preset, recipe.segment_frames, recipe.flip, recipe.seed)
     learnt: Any = Segments(clips.train, draw)
     judged: Any = WholeClips(clips.held_out, preset)
     workers = machines.workers
@@ -72,20 +79,25 @@ def make_loaders(
         views = min(recipe.views, recipe.epochs)
         kept = training / "features"
         kept.mkdir(exist_ok=True)
-        both = Views(clips.train, kept, preset, draw, views), Views(clips.held_out, kept, preset)
+        both = FeatureInputs(clips.train, kept, preset, draw, views), FeatureInputs(clips.held_out, kept, preset)
         learnt, judged = keep_features(trainer, net, preset, both, workers, on_step)
         workers = 0
     rank, world = trainer.global_rank, trainer.world_size
-    turns = Turns(len(clips.train), rank, world, recipe.seed, views)
+    turns = EpochSampler(len(clips.train), rank, world, recipe.seed, views)
     return (
         DataLoader(learnt, recipe.batch_size, sampler=turns, num_workers=workers),
-        DataLoader(judged, 1, sampler=Turns(len(clips.held_out), rank, world), num_workers=workers),
+        DataLoader(judged, 1, sampler=EpochSampler(len(clips.held_out), rank, world), num_workers=workers),
     )
 
 
 def keep_features(
-    trainer: pl.Trainer, net: I3D, preset: Preset, both: tuple[Views, Views], workers: int, on_step: OnStep
-) -> tuple[Kept, Kept]:
+    trainer: pl.Trainer,
+    net: I3D,
+    preset: Preset,
+    both: tuple[FeatureInputs, FeatureInputs],
+    workers: int,
+    on_step: OnStep,
+) -> tuple[CachedFeatures, CachedFeatures]:
     """Compute what the frozen body makes of each clip, as far as a run before has not."""
     total, done = sum(map(len, both)), 0
 
@@ -97,13 +109,13 @@ def keep_features(
     for views in both:
         sampler = range(trainer.global_rank, len(views), trainer.world_size)
         loader = DataLoader(views, sampler=sampler, num_workers=workers)
-        trainer.predict(FeatureKeeper(net, preset, count), loader, return_predictions=False)
+        trainer.predict(FeatureExtractor(net, preset, count), loader, return_predictions=False)
         trainer.strategy.barrier()
-    return Kept(both[0]), Kept(both[1])
+    return CachedFeatures(both[0]), CachedFeatures(both[1])
 
 
 @contextmanager
-def explained(folder: Path, keeper: Keeper) -> Iterator[None]:
+def translate_training_errors(folder: Path, keeper: CheckpointCallback) -> Iterator[None]:
     """Keep Lightning quiet inside the block, and turn what may end a training into a sentence."""
     loud = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in loud]
@@ -114,7 +126,7 @@ def explained(folder: Path, keeper: Keeper) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Lightning gives advice as warnings
             yield
-    except Diverged as exc:
+    except DivergedError as exc:
         raise AslTritonError(
             f"{exc}, so training stopped. {keeper.left()}. Try a lower --lr, or --precision fp32, in another folder"
         ) from exc

@@ -28,7 +28,7 @@ MAX_ROW_DIFFERENCE = 0.05  # of a clip alone and in a batch, in parts of the spr
 
 
 @dataclass(frozen=True)
-class Script:
+class CustomScript:
     """A TorchScript network that keeps the signature, and its logits (C,) for the golden clip."""
 
     path: Path
@@ -39,7 +39,7 @@ class Script:
     golden_logits: npt.NDArray[np.float32]
 
 
-def load_script(path: Path, num_labels: int, preset: Preset) -> Script:
+def load_script(path: Path, num_labels: int, preset: Preset) -> CustomScript:
     """Load a TorchScript file and ask it for the golden clip, alone and in a batch, and for one of another length.
 
     Raises:
@@ -48,14 +48,14 @@ def load_script(path: Path, num_labels: int, preset: Preset) -> Script:
     """
     module = _read(path)
     golden = torch.from_numpy(render_golden())[None]
-    logits, _, features = ask(module, golden, path)
+    logits, _, features = run_script(module, golden, path)
     if logits.shape[1] != num_labels:
         raise LabelsError(
             f"{path} has {logits.shape[1]} classes, and there are {num_labels} labels: give the list that it was "
             "trained with"
         )
     spread = float(logits.max() - logits.min())
-    together = ask(module, torch.cat([golden, golden.flip(1)]), path)[0]
+    together = run_script(module, torch.cat([golden, golden.flip(1)]), path)[0]
     difference = float((together[0] - logits[0]).abs().max())
     if not difference <= MAX_ROW_DIFFERENCE * max(spread, 1.0):
         raise CheckpointError(
@@ -63,9 +63,9 @@ def load_script(path: Path, num_labels: int, preset: Preset) -> Script:
             "eval() before scripting it, and let no clip of a batch see the others"
         )
     least = preset.min_frames
-    ask(module, torch.from_numpy(render_golden(least if least != GOLDEN_FRAMES else least + 1))[None], path)
+    run_script(module, torch.from_numpy(render_golden(least if least != GOLDEN_FRAMES else least + 1))[None], path)
     parameter = next(iter(module.parameters()), None)
-    return Script(
+    return CustomScript(
         path,
         sha256(path),
         module,
@@ -75,7 +75,7 @@ def load_script(path: Path, num_labels: int, preset: Preset) -> Script:
     )
 
 
-def ask(module: Any, frames: Tensor, path: Path) -> tuple[Tensor, Tensor, Tensor]:
+def run_script(module: Any, frames: Tensor, path: Path) -> tuple[Tensor, Tensor, Tensor]:
     """A network's answers to clips (N, T, 224, 224, 3).
 
     Raises:

@@ -8,48 +8,48 @@ from asl_triton.results import Logits
 from asl_triton.transport.base import Array
 from asl_triton.video.reader import Image
 from asl_triton_export.formats.openvino_graph import build_graph
-from asl_triton_export.formats.openvino_runtime import compiled, openvino
+from asl_triton_export.formats.openvino_runtime import compile_model, openvino
 from asl_triton_export.i3d import I3D
 from asl_triton_export.quantization.calibration import Calibration
-from asl_triton_export.quantization.report import Ask, QuantisationCost, measure_cost
+from asl_triton_export.quantization.report import Ask, QuantizationCost, measure_cost
 from asl_triton_export.triton_config import ServedNetwork
 
 GRAPH = "model.xml"
 
 
 def save_openvino(net: I3D, network: ServedNetwork, folder: Path, clips: Sequence[Image]) -> None:
-    """Write `model.xml` and `model.bin`, quantised where the precision is int8."""
-    graph = graph_of(net, network)
+    """Write `model.xml` and `model.bin`, quantized where the precision is int8."""
+    graph = load_graph(net, network)
     if network.precision == "int8":
-        from asl_triton_export.quantization.nncf import quantised  # here, because NNCF takes seconds to import
+        from asl_triton_export.quantization.nncf import quantize  # here, because NNCF takes seconds to import
 
-        graph = quantised(graph, [network.tensor(clip) for clip in clips])
+        graph = quantize(graph, [network.tensor(clip) for clip in clips])
     openvino.save_model(graph, folder / GRAPH, compress_to_fp16=False)
 
 
 def open_openvino(network: ServedNetwork, folder: Path) -> Ask:
     """What `save_openvino` wrote, to be asked."""
-    return asked(compiled(folder / GRAPH, network.precision))
+    return run_graph(compile_model(folder / GRAPH, network.precision))
 
 
-def cost_of(
+def count_operations(
     net: I3D, network: ServedNetwork, folder: Path, calibration: Calibration, labels: Sequence[str]
-) -> QuantisationCost:
+) -> QuantizationCost:
     """What was written, beside the same network in float32.
 
     Raises:
         VideoError: not one clip that was held out can be read.
     """
-    exact = asked(compiled(graph_of(net, network), "fp32"))
+    exact = run_graph(compile_model(load_graph(net, network), "fp32"))
     return measure_cost(exact, open_openvino(network, folder), network, calibration, labels)
 
 
-def graph_of(net: I3D, network: ServedNetwork) -> openvino.Model:
+def load_graph(net: I3D, network: ServedNetwork) -> openvino.Model:
     """The graph in float32."""
-    return build_graph(net, network.preset, normalised_input=network.input_type == "fp32")
+    return build_graph(net, network.preset, normalized_input=network.input_type == "fp32")
 
 
-def asked(engine: openvino.CompiledModel) -> Ask:
+def run_graph(engine: openvino.CompiledModel) -> Ask:
     """A compiled graph as a function from frames to logits."""
 
     def ask(frames: Array) -> Logits:

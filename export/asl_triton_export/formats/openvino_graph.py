@@ -2,7 +2,7 @@
 
 Written down, not converted: OpenVINO's convolution and pooling know TensorFlow's 'same' padding (`same_upper`), so this
 one graph is exact for clips of every length, where a converted trace would be for one parity of it. Beyond what
-`serving` does (BatchNorm, range and colour folded, a fourth channel of zeros) nothing is left to do by hand: OpenVINO
+`serving` does (BatchNorm, range and color folded, a fourth channel of zeros) nothing is left to do by hand: OpenVINO
 fuses the rest when it compiles for the processor that it finds.
 """
 
@@ -23,14 +23,14 @@ ANY = -1  # clips, frames
 LAST = np.iinfo(np.int64).max
 
 
-def build_graph(net: I3D, preset: Preset, *, normalised_input: bool = False) -> openvino.Model:
+def build_graph(net: I3D, preset: Preset, *, normalized_input: bool = False) -> openvino.Model:
     """The served network: FRAMES__0 in, LOGITS__0, STEP_LOGITS__1 and FEATURES__2 out, with the shapes of the contract.
 
-    `normalised_input` is as in `serving.ServedI3D`. The weights are float32; what it computes in is chosen when it is
+    `normalized_input` is as in `serving.ServedI3D`. The weights are float32; what it computes in is chosen when it is
     compiled.
     """
-    frames, x = wire(preset, normalised_input)
-    x = pool(convolution(x, *stem_of(net, preset, normalised_input), stride=2), (1, 3, 3), (1, 2, 2))
+    frames, x = add_input(preset, normalized_input)
+    x = pool(convolution(x, *add_stem(net, preset, normalized_input), stride=2), (1, 3, 3), (1, 2, 2))
     x = convolution(x, *fold_batch_norm(net.Conv3d_2b_1x1))
     x = convolution(x, *fold_batch_norm(net.Conv3d_2c_3x3))
     x = pool(x, (1, 3, 3), (1, 2, 2))
@@ -47,10 +47,10 @@ def build_graph(net: I3D, preset: Preset, *, normalised_input: bool = False) -> 
     return openvino.Model(results, [frames], "I3D")
 
 
-def wire(preset: Preset, normalised_input: bool) -> tuple[openvino.Node, openvino.Node]:
-    """The input, and what the stem eats of it: (N, 4, T, H, W), 0 where a pixel normalises to zero."""
+def add_input(preset: Preset, normalized_input: bool) -> tuple[openvino.Node, openvino.Node]:
+    """The input, and what the stem eats of it: (N, 4, T, H, W), 0 where a pixel normalizes to zero."""
     size = INPUT_SIZE
-    if normalised_input:
+    if normalized_input:
         frames = x = ops.parameter([ANY, 3, ANY, size, size], openvino.Type.f32, name=FRAMES)
     else:
         frames = ops.parameter([ANY, ANY, size, size, 3], openvino.Type.u8, name=FRAMES)
@@ -62,10 +62,10 @@ def wire(preset: Preset, normalised_input: bool) -> tuple[openvino.Node, openvin
     return frames, ops.pad(x, nothing, after, "constant", np.float32(0))
 
 
-def stem_of(net: I3D, preset: Preset, normalised_input: bool) -> tuple[Tensor, Tensor]:
+def add_stem(net: I3D, preset: Preset, normalized_input: bool) -> tuple[Tensor, Tensor]:
     """Weight and bias of the first convolution, for what `wire` gives it."""
     weight, bias = fold_batch_norm(net.Conv3d_1a_7x7)
-    if not normalised_input:
+    if not normalized_input:
         low, high = preset.value_range
         weight = weight * ((high - low) / 255.0)
         if preset.colour == "BGR":
@@ -105,23 +105,23 @@ def head(x: openvino.Node, net: I3D, preset: Preset) -> dict[str, openvino.Node]
     """The outputs by name, from the last block's activations (N, F, T/8, 7, 7)."""
     positions = ops.transpose(ops.reduce_mean(x, shape(3, 4)), shape(0, 2, 1))  # (N, T/8, F)
     count = ops.gather(ops.shape_of(positions), shape(1), np.int64(0))
-    # Each step is the mean of two neighbours; a single position is its own.
+    # Each step is the mean of two neighbors; a single position is its own.
     one, last = shape(1), ops.subtract(count, shape(1))
     before = ops.slice(positions, shape(0), ops.maximum(last, one), one, axes=one)
     behind = ops.slice(positions, ops.minimum(last, one), shape(LAST), one, axes=one)
     steps = ops.multiply(ops.add(before, behind), np.float32(0.5))
-    step_logits = classified(steps, net, "steps")
+    step_logits = add_classifier(steps, net, "steps")
     features = ops.reduce_mean(positions, shape(1))
     if preset.step_pooling == "max":
         logits = ops.reduce_max(step_logits, shape(1))
     elif preset.step_pooling == "mean":
         logits = ops.reduce_mean(step_logits, shape(1))
     else:
-        logits = classified(features, net, "clip")
+        logits = add_classifier(features, net, "clip")
     return {LOGITS: logits, STEP_LOGITS: step_logits, FEATURES: features}
 
 
-def classified(features: openvino.Node, net: I3D, of: str) -> openvino.Node:
+def add_classifier(features: openvino.Node, net: I3D, of: str) -> openvino.Node:
     """The logits of features (..., F)."""
     state = net.logits.conv3d.state_dict()
     product = ops.matmul(features, constant(state["weight"].flatten(1)), False, True, name=f"{CLASSIFIER} of {of}")

@@ -9,10 +9,10 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 import openvino  # noqa: E402
 from openvino import opset8 as ops  # noqa: E402 - of 2022, so that older servers read it too
 
-__all__ = ["compiled", "openvino", "ops"]
+__all__ = ["compile_model", "openvino", "ops"]
 
 
-def compiled(model: openvino.Model | Path, precision: str) -> openvino.CompiledModel:
+def compile_model(model: openvino.Model | Path, precision: str) -> openvino.CompiledModel:
     """A graph, or the file of one, ready to be asked on this machine's CPU.
 
     `precision` is that of `asl-triton export`: bf16 computes in bfloat16 where the processor can. It has to be said:

@@ -22,8 +22,8 @@ PRECISIONS: dict[Format, tuple[str, ...]] = {"torchscript": tuple(DTYPES), "open
 
 
 @dataclass(frozen=True)
-class Engine:
-    """One format. `save` writes a network into the version folder of its model folder, quantised with clips where its
+class ModelFormat:
+    """One format. `save` writes a network into the version folder of its model folder, quantized with clips where its
     precision is int8: uint8 RGB (T, 224, 224, 3). `open` reads it again, to be asked on this machine."""
 
     wheel_model: str  # the file in `python_backends` that serves it on Triton's Python backend
@@ -31,7 +31,7 @@ class Engine:
     open: Callable[[ServedNetwork, Path], Ask]
 
 
-def engine_of(served_as: Format, precision: str = "fp32") -> Engine:
+def get_format(served_as: Format, precision: str = "fp32") -> ModelFormat:
     """The engine of a format.
 
     Raises:
@@ -45,7 +45,7 @@ def engine_of(served_as: Format, precision: str = "fp32") -> Engine:
             f"--format {other}"
         )
     if served_as == "torchscript":
-        return Engine("torchscript_model.py", save_torchscript, open_torchscript)
+        return ModelFormat("torchscript_model.py", save_torchscript, open_torchscript)
     try:
         if precision == "int8":
             importlib.import_module("asl_triton_export.quantization.nncf")
@@ -55,13 +55,13 @@ def engine_of(served_as: Format, precision: str = "fp32") -> Engine:
             f"--format openvino needs the Python module {exc.name!r}, which is not installed: "
             "pip install 'asl-triton[openvino]'"
         ) from exc
-    return Engine("openvino_model.py", save_openvino, open_openvino)
+    return ModelFormat("openvino_model.py", save_openvino, open_openvino)
 
 
 def save_torchscript(net: I3D, network: ServedNetwork, folder: Path, clips: Sequence[Image]) -> None:
     """Write `model.pt`."""
-    normalised = network.input_type == "fp32"
-    served = ServedI3D(net, network.preset, DTYPES[network.precision], normalised_input=normalised).eval()
+    normalized = network.input_type == "fp32"
+    served = ServedI3D(net, network.preset, DTYPES[network.precision], normalized_input=normalized).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is what Triton's backend loads
         torch.jit.script(served).save(folder / "model.pt")

@@ -2,8 +2,8 @@
 
 What differs from the trained network, each without changing the answer beyond rounding:
 
-- BatchNorm is folded into the convolutions; the range and colour order that the weights expect are folded into the
-  first one, so uint8 RGB comes in. Its 'same' padding is the raw value that normalises to zero.
+- BatchNorm is folded into the convolutions; the range and color order that the weights expect are folded into the
+  first one, so uint8 RGB comes in. Its 'same' padding is the raw value that normalizes to zero.
 - The first convolution sees a fourth channel of zeros: matrix units want multiples of four.
 - The three 1x1x1 convolutions of a Mixed block that read the same input are one.
 - After a ReLU, zero padding and max pooling's own (minus infinity) are the same, so no copy is padded but the first.
@@ -80,35 +80,35 @@ class Mixed(nn.Module):
 class ServedI3D(nn.Module):
     """I3D from the wire to the logits: `forward(frames) -> (logits, step_logits, features)`, all float32.
 
-    `frames` is uint8 RGB (N, T, 224, 224, 3); with `normalised_input`, float32 (N, 3, T, 224, 224) in the preset's
-    colour order and range. `logits` (N, C), `step_logits` (N, S, C) with S = max(ceil(T / 8) - 1, 1), `features`
+    `frames` is uint8 RGB (N, T, 224, 224, 3); with `normalized_input`, float32 (N, 3, T, 224, 224) in the preset's
+    color order and range. `logits` (N, C), `step_logits` (N, S, C) with S = max(ceil(T / 8) - 1, 1), `features`
     (N, F): the last block's activations, mean over time and space.
     """
 
     stem_kernel: Final[int] = 7
     stem_channels: Final[int] = 4  # RGB and one of zeros
     pixel_scale: Final[float] = 128.0  # pixels are divided by it: a power of two, so exact, and right for float16
-    normalised_input: Final[bool]
+    normalized_input: Final[bool]
     step_pooling: Final[str]
     pixel_offset: Final[float]
 
-    def __init__(self, net: I3D, preset: Preset, dtype: torch.dtype, *, normalised_input: bool = False) -> None:
+    def __init__(self, net: I3D, preset: Preset, dtype: torch.dtype, *, normalized_input: bool = False) -> None:
         super().__init__()
-        self.normalised_input = normalised_input
+        self.normalized_input = normalized_input
         self.step_pooling = preset.step_pooling
         low, high = preset.value_range
-        self.pixel_offset = -low * 255.0 / (high - low)  # the pixel that normalises to zero, as padding does
+        self.pixel_offset = -low * 255.0 / (high - low)  # the pixel that normalizes to zero, as padding does
 
         weight, bias = fold_batch_norm(net.Conv3d_1a_7x7)
-        if not normalised_input:
+        if not normalized_input:
             weight = weight * ((high - low) / 255.0 * self.pixel_scale)
             if preset.colour == "BGR":
                 weight = weight.flip(1)
         weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, self.stem_channels - weight.shape[1]))
-        self.stem = as_conv(weight, bias, dtype)
-        self.conv_2b = as_conv(*fold_batch_norm(net.Conv3d_2b_1x1), dtype)
-        self.conv_2c = as_conv(*fold_batch_norm(net.Conv3d_2c_3x3), dtype)
-        blocks = {name: as_mixed(net.get_submodule(name), dtype) for name in MIXED}
+        self.stem = fold_conv(weight, bias, dtype)
+        self.conv_2b = fold_conv(*fold_batch_norm(net.Conv3d_2b_1x1), dtype)
+        self.conv_2c = fold_conv(*fold_batch_norm(net.Conv3d_2c_3x3), dtype)
+        blocks = {name: fold_mixed(net.get_submodule(name), dtype) for name in MIXED}
         self.mixed_3 = nn.Sequential(*(block for name, block in blocks.items() if name.startswith("Mixed_3")))
         self.mixed_4 = nn.Sequential(*(block for name, block in blocks.items() if name.startswith("Mixed_4")))
         self.mixed_5 = nn.Sequential(*(block for name, block in blocks.items() if name.startswith("Mixed_5")))
@@ -119,7 +119,7 @@ class ServedI3D(nn.Module):
 
     def pad_clip(self, frames: Tensor) -> Tensor:
         """Frames as the stem eats them: channels-last (N, 4, T', H', W') with the stem's 'same' padding around."""
-        if self.normalised_input:
+        if self.normalized_input:
             x = frames.permute(0, 2, 3, 4, 1).to(self.stem.weight.dtype)  # (N, C, T, H, W) -> (N, T, H, W, C)
         else:
             x = (frames.to(self.stem.weight.dtype) - self.pixel_offset) / self.pixel_scale
@@ -165,16 +165,16 @@ def fold_batch_norm(unit: nn.Module) -> tuple[Tensor, Tensor]:
     return weight.detach(), bias.detach()
 
 
-def as_conv(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Conv:
+def fold_conv(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Conv:
     """A served convolution of these, channels-last."""
     return Conv(weight.to(dtype).contiguous(memory_format=torch.channels_last_3d), bias.to(dtype))
 
 
-def as_mixed(block: nn.Module, dtype: torch.dtype) -> Mixed:
+def fold_mixed(block: nn.Module, dtype: torch.dtype) -> Mixed:
     """A served Mixed block of a trained one."""
     folded = {name: fold_batch_norm(block.get_submodule(name)) for name in ("b0", "b1a", "b2a", "b1b", "b2b", "b3b")}
     entry = [folded[name] for name in ("b0", "b1a", "b2a")]
     return Mixed(
-        as_conv(torch.cat([weight for weight, _ in entry]), torch.cat([bias for _, bias in entry]), dtype),
-        *(as_conv(*folded[name], dtype) for name in ("b1b", "b2b", "b3b")),
+        fold_conv(torch.cat([weight for weight, _ in entry]), torch.cat([bias for _, bias in entry]), dtype),
+        *(fold_conv(*folded[name], dtype) for name in ("b1b", "b2b", "b3b")),
     )

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from asl_triton_export.pretrained.download import Remote
+from asl_triton_export.pretrained.download import RemoteFile
 from asl_triton_export.pretrained.glosses import GlossFormat
 
-WLASL_ARCHIVE = Remote(
+WLASL_ARCHIVE = RemoteFile(
     "https://drive.google.com/uc?id=1jALimVOB69ifYkeT0Pe297S1z4U3jC48",
     "wlasl-archived.zip",
     num_bytes=197_000_000,
     on_drive=True,
 )
-WLASL_CLASS_LIST = Remote(
+WLASL_CLASS_LIST = RemoteFile(
     "https://raw.githubusercontent.com/dxli94/WLASL/master/code/I3D/preprocess/wlasl_class_list.txt",
     "wlasl_class_list.txt",
 )
@@ -38,10 +38,10 @@ class Weights:
     name: str
     num_classes: int
     preset: str
-    checkpoint: Remote
-    glosses: Remote
+    checkpoint: RemoteFile
+    glosses: RemoteFile
     accuracy: Accuracy
-    licence: str  # a few words, for a table
+    license: str  # a few words, for a table
     terms: str
     homepage: str
     paper: str
@@ -60,7 +60,7 @@ def _wlasl(num_classes: int, accuracy: Accuracy, sha256: str | None = None) -> W
         sha256=sha256,
         glosses=WLASL_CLASS_LIST,
         accuracy=accuracy,
-        licence="C-UDA: academic use",
+        license="C-UDA: academic use",
         terms=C_UDA,
         homepage="https://github.com/dxli94/WLASL",
         paper="Li et al., Word-level Deep Sign Language Recognition from Video, WACV 2020, arXiv:1910.11006",
@@ -75,15 +75,15 @@ PUBLISHED: dict[str, Weights] = {
             name="bsl1k-wlasl2000",
             num_classes=2000,
             preset="bsl1k",
-            # Weights and the optimiser's momentum: twice 57 MB.
-            checkpoint=Remote(
+            # Weights and the optimizer's momentum: twice 57 MB.
+            checkpoint=RemoteFile(
                 f"{BSL1K}/data/experiments/wlasl_i3d_pbsl1k/model.pth.tar", "bsl1k-model.pth.tar", num_bytes=115_000_000
             ),
-            glosses=Remote(f"{BSL1K}/demo-data/wlasl/info/info.pkl", "bsl1k-info.pkl"),
+            glosses=RemoteFile(f"{BSL1K}/demo-data/wlasl/info/info.pkl", "bsl1k-info.pkl"),
             gloss_format="info-pickle",
             accuracy=Accuracy(46.82, 79.36),
-            licence="none stated; WLASL's C-UDA: academic use",
-            terms="The authors state no licence for these weights. They were trained on BSL-1K, from television, and "
+            license="none stated; WLASL's C-UDA: academic use",
+            terms="The authors state no license for these weights. They were trained on BSL-1K, from television, and "
             f"on WLASL: {C_UDA}",
             homepage="https://github.com/gulvarol/bsl1k",
             paper="Albanie, Varol et al., BSL-1K: Scaling up co-articulated sign language recognition using mouthing "

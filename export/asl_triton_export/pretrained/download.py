@@ -22,7 +22,7 @@ OnBytes = Callable[[str, int, int | None], None]  # file name, bytes so far, byt
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteFile:
     """A file on the net, and the name it gets here."""
 
     url: str
@@ -35,7 +35,7 @@ def ignore(*_: object) -> None:
     """Report to nobody."""
 
 
-def download(remote: Remote, folder: Path, *, force: bool = False, on_bytes: OnBytes = ignore) -> Path:
+def download(remote: RemoteFile, folder: Path, *, force: bool = False, on_bytes: OnBytes = ignore) -> Path:
     """Put a file into `folder`, whole, and return its path. A file that lies there already is taken as it is.
 
     What came before a connection broke stays beside it as a `.part` and is not asked for again. Where the server says
@@ -49,7 +49,7 @@ def download(remote: Remote, folder: Path, *, force: bool = False, on_bytes: OnB
     if target.exists() and not force:
         return target
     part = target.with_name(f"{target.name}.part")
-    with _explained(remote, target):
+    with _translate_errors(remote, target):
         folder.mkdir(parents=True, exist_ok=True)
         if force:
             _forget(part)
@@ -66,7 +66,7 @@ def download(remote: Remote, folder: Path, *, force: bool = False, on_bytes: OnB
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def download_lock(folder: Path) -> Iterator[None]:
     """Keep other processes of ours from downloading into the same folder meanwhile (not on Windows).
 
     Raises:
@@ -187,7 +187,7 @@ def _gdown(url: str, target: Path, on_bytes: Callable[[int, int | None], None]) 
 
 
 @contextmanager
-def _explained(remote: Remote, target: Path) -> Iterator[None]:
+def _translate_errors(remote: RemoteFile, target: Path) -> Iterator[None]:
     """Turn what goes wrong on the way into a sentence: httpx's errors, gdown's, those of its requests, the disk's."""
     by_hand = f"open it in a browser, save the file as {target} and run this again"
     kept = "what came so far is kept: run this again to go on from there"

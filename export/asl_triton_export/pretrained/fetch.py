@@ -16,7 +16,7 @@ from asl_triton.errors import AslTritonError, CheckpointError, LabelsError
 from asl_triton.presets import PRESETS
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint, read_labels_for
 from asl_triton_export.pretrained.catalog import PUBLISHED, Weights
-from asl_triton_export.pretrained.download import OnBytes, Remote, alone_in, download, ignore
+from asl_triton_export.pretrained.download import OnBytes, RemoteFile, download, download_lock, ignore
 from asl_triton_export.pretrained.glosses import read_glosses
 from asl_triton_export.pretrained.zip_extract import extract_member
 
@@ -26,7 +26,7 @@ FETCHED_BY = ", fetched by asl-triton"  # how README.txt's first line ends: such
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchResult:
     """A bundle on this machine."""
 
     folder: Path
@@ -40,10 +40,10 @@ def fetch(
     folder: Path | None = None,
     *,
     force: bool = False,
-    catalogue: Mapping[str, Weights] = PUBLISHED,
+    catalog: Mapping[str, Weights] = PUBLISHED,
     on_bytes: OnBytes = ignore,
     on_step: Callable[[str], None] = ignore,
-) -> Fetched:
+) -> FetchResult:
     """Download published weights and leave a bundle in `folder` (`weights/<name>` unless given).
 
     The folder appears by a rename, complete and checked, or not at all. Downloads lie in `.downloads` beside it, where
@@ -54,17 +54,17 @@ def fetch(
         AslTritonError: no such weights; the folder is taken; a file could not be had or written.
         CheckpointError: what came is not what was published.
     """
-    weights = catalogue.get(name)
+    weights = catalog.get(name)
     if weights is None:
-        raise AslTritonError(f"there are no published weights called {name!r}: choose one of {', '.join(catalogue)}")
+        raise AslTritonError(f"there are no published weights called {name!r}: choose one of {', '.join(catalog)}")
     folder = Path("weights") / name if folder is None else folder
     if folder.name in ("", "..") or folder.is_symlink():
         folder = folder.resolve()
     downloads = folder.parent / DOWNLOADS
     try:
         if _is_there(folder, weights, force):
-            return Fetched(folder, weights, is_new=False)
-        with alone_in(downloads):
+            return FetchResult(folder, weights, is_new=False)
+        with download_lock(downloads):
             source = download(weights.checkpoint, downloads, force=force, on_bytes=on_bytes)
             glosses = download(weights.glosses, downloads, force=force, on_bytes=on_bytes)
             on_step(f"Checking {name}")
@@ -76,10 +76,10 @@ def fetch(
                     folder.rename(Path(scratch) / "replaced")
                 bundle.rename(folder)
             if weights.member is not None:
-                return Fetched(folder, weights, is_new=True, archive=source)
+                return FetchResult(folder, weights, is_new=True, archive=source)
             source.unlink()
             glosses.unlink()
-            return Fetched(folder, weights, is_new=True)
+            return FetchResult(folder, weights, is_new=True)
     except OSError as exc:
         raise AslTritonError(
             f"cannot write {folder}: {exc.strerror or exc}. What was downloaded is kept in {downloads}"
@@ -142,7 +142,7 @@ def _check(checkpoint: Checkpoint, weights: Weights) -> None:
 
 
 @contextmanager
-def _published(weights: Weights, remote: Remote, path: Path, bundle: Path) -> Iterator[None]:
+def _published(weights: Weights, remote: RemoteFile, path: Path, bundle: Path) -> Iterator[None]:
     """Set a file aside that turns out not to be what was published, so that the next call downloads it again."""
     try:
         yield
@@ -175,7 +175,7 @@ Weights: {weights.checkpoint.url}{f" ({weights.member})" if weights.member else 
 Glosses: {weights.glosses.url}
 SHA-256 of weights.pt: {sha256}
 
-Licence: {weights.terms}
+License: {weights.terms}
 Read the authors' terms before you use or pass on these files: fetching them is between you and the authors.
 
 Next: asl-triton export THIS_FOLDER

@@ -1,4 +1,4 @@
-"""A recogniser on Triton's Python backend: OpenVINO, on the cores of this machine.
+"""A model on Triton's Python backend: OpenVINO, on the cores of this machine.
 
 `asl-triton export --format openvino` copies this file into the model folder; it runs inside Triton and needs nothing of
 asl-triton, nor PyTorch. NumPy carries the tensors: the Python backend of Triton's wheel does not bear NumPy's DLPack.

@@ -1,4 +1,4 @@
-"""A recogniser on Triton's Python backend: one TorchScript forward for all requests of equal length.
+"""A model on Triton's Python backend: one TorchScript forward for all requests of equal length.
 
 `asl-triton export` copies this file into the model folder; it runs inside Triton and needs nothing of asl-triton.
 Tensors travel by DLPack, which is right under every NumPy.
@@ -40,7 +40,7 @@ class TritonPythonModel:
         for indices in alike.values():
             sizes = [frames[i].shape[0] for i in indices]
             try:
-                # Optimised execution would specialise, and so compile, for each new length.
+                # Optimized execution would specialize, and so compile, for each new length.
                 with torch.inference_mode(), torch.jit.optimized_execution(False):
                     batch = frames[indices[0]] if len(indices) == 1 else torch.cat([frames[i] for i in indices])
                     parts = batch.split(max(1, FRAMES_A_FORWARD[self.device.type] // batch.shape[time]))

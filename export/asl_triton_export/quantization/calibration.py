@@ -1,4 +1,4 @@
-"""Clips to quantise a network with, and others to measure what that cost."""
+"""Clips to quantize a network with, and others to measure what that cost."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from asl_triton.errors import LabelsError, VideoError
 from asl_triton.evaluation.dataset import read_dataset
 from asl_triton.presets import Preset
 from asl_triton.video.discovery import Clip, find_clips
-from asl_triton.video.preprocessing import crops
+from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import Image, Limits, open_video
-from asl_triton.video.windows import windows
+from asl_triton.video.windows import cut_windows
 
-MAX_CLIPS = 32  # to quantise with: the ranges of activations change little with more
+MAX_CLIPS = 32  # to quantize with: the ranges of activations change little with more
 MAX_FRAMES = 64  # of each: what a forward of it holds is 30 MB a frame
 MAX_HELD_OUT = 64  # to measure with
 
@@ -22,8 +22,8 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Calibration:
-    """Clips of `folder`. `clips` are what a network is quantised with, as the client crops them: uint8 RGB
-    (T, 224, 224, 3). `held_out` are to measure with, `LabelledClip` where the folder has a sub-folder a gloss: other
+    """Clips of `folder`. `clips` are what a network is quantized with, as the client crops them: uint8 RGB
+    (T, 224, 224, 3). `held_out` are to measure with, `LabeledClip` where the folder has a sub-folder a gloss: other
     files if `apart`, the same where there is only one."""
 
     folder: Path
@@ -33,32 +33,32 @@ class Calibration:
 
 
 def read_calibration(folder: Path, preset: Preset, labels: Sequence[str]) -> Calibration:
-    """Choose clips of a folder and below, evenly over their names, and decode those to quantise with.
+    """Choose clips of a folder and below, evenly over their names, and decode those to quantize with.
 
-    Half of them, 32 at most, to quantise with; of the others 64 at most to measure with. Clips that cannot be read are
+    Half of them, 32 at most, to quantize with; of the others 64 at most to measure with. Clips that cannot be read are
     passed over.
 
     Raises:
         VideoError: there is no such folder, no video in it, or none that can be read.
     """
-    found = find_labelled(folder, labels)
-    chosen = evenly(found, min(MAX_CLIPS, (len(found) + 1) // 2))
+    found = find_labeled(folder, labels)
+    chosen = sample_evenly(found, min(MAX_CLIPS, (len(found) + 1) // 2))
     names = {clip.name for clip in chosen}
     others = [clip for clip in found if clip.name not in names]
     decoded, failure = [], None
     for clip in chosen:
         try:
-            decoded.append(next(windows_of(clip, preset))[:MAX_FRAMES])
+            decoded.append(next(read_windows(clip, preset))[:MAX_FRAMES])
         except VideoError as exc:
             failure = exc
     if not decoded:
         raise VideoError(
             f"not one of {len(chosen)} clips in {folder} can be read, the last of them because {failure}"
         ) from failure
-    return Calibration(folder, tuple(decoded), tuple(evenly(others or chosen, MAX_HELD_OUT)), apart=bool(others))
+    return Calibration(folder, tuple(decoded), tuple(sample_evenly(others or chosen, MAX_HELD_OUT)), apart=bool(others))
 
 
-def find_labelled(folder: Path, labels: Sequence[str]) -> Sequence[Clip]:
+def find_labeled(folder: Path, labels: Sequence[str]) -> Sequence[Clip]:
     """The clips of a folder by name: with their glosses where its sub-folders are named after some of `labels`."""
     if not folder.is_dir():
         raise VideoError(f"there is no folder {folder} to calibrate with: name one with clips of yours")
@@ -68,7 +68,7 @@ def find_labelled(folder: Path, labels: Sequence[str]) -> Sequence[Clip]:
         return find_clips(folder)
 
 
-def windows_of(clip: Clip, preset: Preset) -> Iterator[Image]:
+def read_windows(clip: Clip, preset: Preset) -> Iterator[Image]:
     """What the client would ask about a clip, request by request: uint8 RGB (T, 224, 224, 3).
 
     Raises:
@@ -76,12 +76,12 @@ def windows_of(clip: Clip, preset: Preset) -> Iterator[Image]:
     """
     limits = Limits()
     with open_video(clip.path, limits) as video:
-        images = (crop.image for crop in crops(video, preset, limits.max_frames))
-        for window in windows(images, preset):
+        images = (crop.image for crop in crop_frames(video, preset, limits.max_frames))
+        for window in cut_windows(images, preset):
             yield window.frames
 
 
-def evenly(items: Sequence[Item], most: int) -> list[Item]:
+def sample_evenly(items: Sequence[Item], most: int) -> list[Item]:
     """At most so many of them, spread over all."""
     count = min(most, len(items))
     return [items[place * len(items) // count] for place in range(count)]

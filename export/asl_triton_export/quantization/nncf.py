@@ -1,4 +1,4 @@
-"""A graph in int8, by NNCF's quantisation after training."""
+"""A graph in int8, by NNCF's quantization after training."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from asl_triton_export.formats.openvino_runtime import openvino
 import nncf  # isort: skip - after OpenVINO, which is imported without its telemetry
 
 
-def quantised(graph: openvino.Model, clips: Sequence[Array]) -> openvino.Model:
+def quantize(graph: openvino.Model, clips: Sequence[Array]) -> openvino.Model:
     """The graph with int8 weights and activations, whose ranges are those that `clips` cause, each as the input takes
     it. The classifier stays as it is: it costs nothing, and its rounding would be the answer's."""
     with _silent():

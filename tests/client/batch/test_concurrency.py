@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from asl_triton.batch.concurrency import Pace
+from asl_triton.batch.concurrency import ConcurrencyController
 
 
 @dataclass
@@ -15,7 +15,7 @@ class Clip:
     wait_s: float
 
 
-def settle(pace: Pace, servers: int, frame_s: float = 0.01, clips: int = 4000) -> float:
+def settle(pace: ConcurrencyController, servers: int, frame_s: float = 0.01, clips: int = 4000) -> float:
     """Clips through so many servers with one queue before them, as many under way as `pace` says: the servers' share of
     time that they worked in the second half."""
     free_s = [0.0] * servers
@@ -28,7 +28,7 @@ def settle(pace: Pace, servers: int, frame_s: float = 0.01, clips: int = 4000) -
             heapq.heappush(free_s, begin_s + frames * frame_s)
             heapq.heappush(under_way, (begin_s + frames * frame_s, now_s, frames))
         now_s, start_s, frames = heapq.heappop(under_way)
-        pace.learn(Clip(frames, 0.0, now_s - start_s))
+        pace.record(Clip(frames, 0.0, now_s - start_s))
         if n == clips // 2:
             half_s = now_s
         worked_s += frames * frame_s * (n > clips // 2)
@@ -37,37 +37,37 @@ def settle(pace: Pace, servers: int, frame_s: float = 0.01, clips: int = 4000) -
 
 @pytest.mark.parametrize("servers", [1, 2, 8, 16])
 def test_limit_finds_what_keeps_the_servers_busy_with_a_few_that_wait(servers: int) -> None:
-    pace = Pace(1, 32, decoders=2)
+    pace = ConcurrencyController(1, 32, decoders=2)
     assert settle(pace, servers) > 0.95
     assert servers + 1 <= pace.limit <= servers + 8
 
 
 def test_limit_follows_servers_that_come_and_go() -> None:
-    pace = Pace(1, 32, decoders=2)
+    pace = ConcurrencyController(1, 32, decoders=2)
     for servers, frame_s in ((2, 0.01), (12, 0.01), (2, 0.01), (12, 0.03), (1, 0.001)):
         assert settle(pace, servers, frame_s) > 0.95
         assert servers + 1 <= pace.limit <= servers + 8
 
 
 def test_limit_stays_within_its_bounds() -> None:
-    pace = Pace(1, 32, decoders=2)
+    pace = ConcurrencyController(1, 32, decoders=2)
     settle(pace, 1000)
     assert pace.limit == 32
     for _ in range(10):
-        pace.refused()
+        pace.record_overload()
     assert pace.limit == 1
-    fixed = Pace(8, 8, decoders=2)
+    fixed = ConcurrencyController(8, 8, decoders=2)
     settle(fixed, 1)
-    fixed.refused()
+    fixed.record_overload()
     assert fixed.limit == 8
 
 
 def test_report_says_what_was_busy() -> None:
-    pace = Pace(4, 4, decoders=2)
+    pace = ConcurrencyController(4, 4, decoders=2)
     for _ in range(100):
-        pace.learn(Clip(64, 0.18, 0.02))
+        pace.record(Clip(64, 0.18, 0.02))
     report = pace.report(10.0)
     assert (report.bottleneck, report.decoders_busy, report.clips_under_way) == (
         "decoding", pytest.approx(0.9), pytest.approx(2.0),
     )  # fmt: skip
-    assert Pace(4, 4, decoders=2).report(10.0).bottleneck == "server"
+    assert ConcurrencyController(4, 4, decoders=2).report(10.0).bottleneck == "server"

@@ -9,11 +9,11 @@ import pytest
 from asl_triton.batch.journal import JOURNAL, Journal
 from asl_triton.errors import AslTritonError
 from asl_triton.results import AnyOutcome, Failure, Prediction, Recognition, Segment, Timeline
-from asl_triton.video.discovery import Stamp
+from asl_triton.video.discovery import FileFingerprint
 from tests.client.conftest import Shrink
 
 QUESTION = {"model": "signs", "top_k": 10, "vocabulary": None}
-STAMP = Stamp(1234, 1_700_000_000_123_456_789)
+STAMP = FileFingerprint(1234, 1_700_000_000_123_456_789)
 
 
 def recognition(video: str) -> Recognition:
@@ -49,7 +49,7 @@ def test_outcomes_come_back_as_they_were_by_the_names_of_their_clips(tmp_path: P
 def test_outcome_is_on_disk_when_append_returns(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.begin(QUESTION)
-        journal.append(Failure("a.mp4", "empty"), Stamp(0, 5, "abc"))
+        journal.append(Failure("a.mp4", "empty"), FileFingerprint(0, 5, "abc"))
         assert [json.loads(line) for line in journal.path.read_text().splitlines()] == [
             {"question": QUESTION}, {"stamp": [0, 5, "abc"], "video": "a.mp4", "error": "empty", "rejected": False},
         ]  # fmt: skip
@@ -62,7 +62,7 @@ def test_last_line_of_a_clip_counts(tmp_path: Path) -> None:
             journal.append(outcome, STAMP)
         assert all_of(journal) == [recognition("a.mp4"), recognition("b.mp4")]
         assert journal.stamp("a.mp4") == STAMP
-        journal.append(Failure("a.mp4", "changed"), Stamp(1, 1))
+        journal.append(Failure("a.mp4", "changed"), FileFingerprint(1, 1))
         assert journal.stamp("a.mp4") is None and list(journal.failures({"a.mp4"})) == [Failure("a.mp4", "changed")]
     with Journal(tmp_path) as journal:
         journal.begin(QUESTION)

@@ -50,7 +50,7 @@ def test_clips_are_read(folder: Folder) -> None:
 
 
 def test_one_file_is_a_batch_too(folder: Folder) -> None:
-    assert clips_in(folder.below("d", "e", "c.webm")) == ["c.webm"]
+    assert clips_in(folder.join("d", "e", "c.webm")) == ["c.webm"]
 
 
 def test_stamp_changes_with_the_file(folder: Folder) -> None:
@@ -74,20 +74,20 @@ def test_file_that_is_gone_is_that_clip_s_failure(folder: Folder) -> None:
 @pytest.mark.parametrize("name", ["nowhere", "d/e"])
 def test_nothing_to_do_is_a_sentence(folder: Folder, name: str) -> None:
     with pytest.raises(VideoError, match=r"there is no (folder|file that matches '\*\.avi' in) "):
-        stored_clips(folder.below(*name.split("/")), "*.avi")
+        stored_clips(folder.join(*name.split("/")), "*.avi")
 
 
 def test_results_replace_those_before(folder: Folder, tmp_path_factory: pytest.TempPathFactory) -> None:
     made = tmp_path_factory.mktemp("made")
     for name in ("results.csv", "errors.jsonl"):
         (made / name).write_text("first")
-    results = folder.below("results")
+    results = folder.join("results")
     assert results.path is None or not results.path.exists()
     results.write("question.json", b"{}")
-    assert len(results.take(made.iterdir(), ["errors.jsonl"])) == 2
+    assert len(results.upload(made.iterdir(), ["errors.jsonl"])) == 2
     (made / "results.csv").write_text("second")
     (made / "errors.jsonl").unlink()
-    (written,) = results.take(made.iterdir(), ["errors.jsonl"])
+    (written,) = results.upload(made.iterdir(), ["errors.jsonl"])
     assert written == f"{results.address}/results.csv"
     file_system, path = results.opened()
     assert {name.rpartition("/")[2] for name in file_system.find(path)} == {"question.json", "results.csv"}

@@ -12,8 +12,8 @@ import pytest
 
 from asl_triton.batch.journal import JOURNAL
 from asl_triton.batch.runner import Errand, Manner, Summary, asking, carry_out, write_results
-from asl_triton.batch.workers import Patience
-from asl_triton.errors import AslTritonError, AwayError, ServerError
+from asl_triton.batch.workers import FailurePolicy
+from asl_triton.errors import AslTritonError, ConnectionLostError, ServerError
 from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.presets import PRESETS
@@ -49,7 +49,7 @@ def batch(
     while_writing: Callable[[], None] = lambda: None,
     **manner: Any,
 ) -> Summary:
-    """Recognise clips one after another, and write `results.jsonl`."""
+    """Recognize clips one after another, and write `results.jsonl`."""
     asked = transport or fake()
 
     def question(served: ServedModel) -> dict[str, Any]:
@@ -88,9 +88,9 @@ def test_answers_of_files_that_have_changed_are_left_where_the_run_is_stopped(
         changed.path.write_bytes(changed.path.read_bytes() + b"\0")
     summary = batch(clips, tmp_path / "out", told=stopping_after(3), by_content=by_content)
     assert summary.stopped == "interrupted"
-    assert 3 <= summary.recognised <= 5 and summary.not_tried == 12 - summary.recognised
+    assert 3 <= summary.recognized <= 5 and summary.not_tried == 12 - summary.recognized
     again = batch(clips, tmp_path / "out", by_content=by_content)
-    assert (again.recognised, again.known_before, again.stopped) == (12, summary.recognised, None)
+    assert (again.recognized, again.known_before, again.stopped) == (12, summary.recognized, None)
 
 
 def test_what_failed_is_tried_again_behind_what_was_not_tried(clips: list[Clip], tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_server_that_is_lost_leaves_only_what_is_right(clips: list[Clip], tmp_pa
     transport = fake(answer=lose)
     summary = batch(clips, tmp_path / "out", transport)
     assert summary.stopped is not None and "went away" in summary.stopped
-    assert (summary.recognised, summary.not_tried) == (6, 6)
+    assert (summary.recognized, summary.not_tried) == (6, 6)
 
 
 def test_looking_for_what_has_changed_can_be_stopped(clips: list[Clip], tmp_path: Path) -> None:
@@ -124,13 +124,13 @@ def test_looking_for_what_has_changed_can_be_stopped(clips: list[Clip], tmp_path
     told.skip = lambda count: interrupt()  # type: ignore[method-assign]
     summary = batch(clips, tmp_path / "out", told=told, by_content=True)
     assert summary.known_before < 4
-    assert (summary.recognised, summary.not_tried, summary.stopped) == (12, 0, None)
+    assert (summary.recognized, summary.not_tried, summary.stopped) == (12, 0, None)
 
 
 def test_signal_while_results_are_written_lets_them_be_written(clips: list[Clip], tmp_path: Path) -> None:
     told = Told()
     summary = batch(clips, tmp_path / "out", told=told, while_writing=interrupt)
-    assert (summary.recognised, summary.stopped) == (12, None)
+    assert (summary.recognized, summary.stopped) == (12, None)
     assert summary.files == (tmp_path / "out" / "results.jsonl",)
     assert told.sentences == ["SIGINT: writing the results; once more stops at once"]
 
@@ -159,7 +159,7 @@ def test_what_killed_runs_have_left_is_written_over(clips: list[Clip], tmp_path:
     with (output / JOURNAL).open("ab") as journal:
         journal.write(b'{"stamp": [1, 2, null], "video": "00')
     summary = batch(clips, output)
-    assert (summary.recognised, summary.known_before) == (12, 6)
+    assert (summary.recognized, summary.known_before) == (12, 6)
     assert (output / "results.jsonl").read_bytes().count(b"}\n") == 12
     assert sorted(os.listdir(output)) == [JOURNAL, "results.jsonl"]
 
@@ -169,14 +169,14 @@ def test_clip_that_is_deleted_meanwhile_is_a_failure(clips: list[Clip], tmp_path
     summary = batch(clips, tmp_path / "out", told=told)
     (failure,) = summary.failures
     assert failure.video == "009.mp4" and "there is no file" in failure.error
-    assert summary.recognised == 11
+    assert summary.recognized == 11
 
 
 def test_folder_that_is_deleted_meanwhile_is_a_sentence(clips: list[Clip], tmp_path: Path) -> None:
     told = Told(lambda outcome: shutil.rmtree(tmp_path / "out", ignore_errors=True))
     with pytest.raises(AslTritonError, match=r"cannot write .*results\.jsonl: No such file or directory"):
         batch(clips, tmp_path / "out", told=told)
-    assert batch(clips, tmp_path / "out").recognised == 12
+    assert batch(clips, tmp_path / "out").recognized == 12
 
 
 def test_clip_that_is_replaced_while_it_is_read_is_asked_about_again(clips: list[Clip], tmp_path: Path) -> None:
@@ -184,9 +184,9 @@ def test_clip_that_is_replaced_while_it_is_read_is_asked_about_again(clips: list
         clips[0].path.write_bytes(clips[0].path.read_bytes() + b"\0")
         return in_order(frames)
 
-    assert batch(clips[:1], tmp_path / "out", fake(answer=replace)).recognised == 1
+    assert batch(clips[:1], tmp_path / "out", fake(answer=replace)).recognized == 1
     again = batch(clips[:1], tmp_path / "out")
-    assert (again.recognised, again.known_before) == (1, 0)
+    assert (again.recognized, again.known_before) == (1, 0)
     assert batch(clips[:1], tmp_path / "out").known_before == 1
 
 
@@ -195,15 +195,15 @@ def test_clock_that_jumps_back_loses_nothing(clips: list[Clip], tmp_path: Path) 
         os.utime(future.path, (2**33, 2**33))  # the year 2242
     for past in clips[6:]:
         os.utime(past.path, (0, 0))
-    assert batch(clips, tmp_path / "out").recognised == 12
+    assert batch(clips, tmp_path / "out").recognized == 12
     assert batch(clips, tmp_path / "out").known_before == 12
 
 
 def test_results_within_the_folder_of_clips_are_no_clips(clips: list[Clip], tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     for _ in range(2):
-        assert batch(find_clips(folder), folder / "results").recognised == 12
-        assert batch(find_clips(folder), folder).recognised == 12
+        assert batch(find_clips(folder), folder / "results").recognized == 12
+        assert batch(find_clips(folder), folder).recognized == 12
 
 
 @dataclass
@@ -224,14 +224,14 @@ class Balanced(FakeTransport):
         self.num_asked += 1
         if self.num_asked == 4:
             self.models["signs"] = described(PRESETS["wlasl"], **{"asl_triton.checkpoint_sha256": "another"})
-            self.changes += not self.moves_silently
+            self.connection_epoch += not self.moves_silently
         return await super().infer(model, inputs, outputs, priority, parameters)
 
 
 def test_answer_of_another_server_behind_a_balancer_is_not_kept(clips: list[Clip], tmp_path: Path) -> None:
-    summary = batch(clips, tmp_path / "out", faking(Balanced), patience=Patience(wait_s=60))
+    summary = batch(clips, tmp_path / "out", faking(Balanced), patience=FailurePolicy(wait_s=60))
     assert summary.stopped is not None and "came back with another signs" in summary.stopped
-    assert (summary.recognised, summary.not_tried) == (3, 9)
+    assert (summary.recognized, summary.not_tried) == (3, 9)
 
 
 def test_server_that_was_exchanged_silently_is_told_of_at_the_latest_at_the_end(
@@ -247,11 +247,11 @@ def test_server_that_was_exchanged_silently_is_told_of_at_the_latest_at_the_end(
 
 def test_requests_that_were_sent_again_to_the_same_server_are_no_matter(clips: list[Clip], tmp_path: Path) -> None:
     def lose_one(frames: Array) -> Sequence[float]:
-        transport.changes += 1
-        if transport.changes % 5 == 3:
-            raise AwayError("Socket closed")
+        transport.connection_epoch += 1
+        if transport.connection_epoch % 5 == 3:
+            raise ConnectionLostError("Socket closed")
         return in_order(frames)
 
     transport = fake(answer=lose_one)
-    summary = batch(clips, tmp_path / "out", transport, patience=Patience(wait_s=60))
-    assert (summary.recognised, summary.failures, summary.stopped) == (12, (), None)
+    summary = batch(clips, tmp_path / "out", transport, patience=FailurePolicy(wait_s=60))
+    assert (summary.recognized, summary.failures, summary.stopped) == (12, (), None)

@@ -1,4 +1,4 @@
-"""Many clips: found, recognised side by side, written in order, and nothing lost when something ends it early."""
+"""Many clips: found, recognized side by side, written in order, and nothing lost when something ends it early."""
 
 import asyncio
 import contextlib
@@ -17,15 +17,23 @@ import pytest
 
 from asl_triton.batch.journal import JOURNAL, Journal
 from asl_triton.batch.runner import Manner, Summary, run
-from asl_triton.batch.workers import Patience
-from asl_triton.errors import AslTritonError, AwayError, BusyError, ContractError, LabelsError, ServerError, VideoError
+from asl_triton.batch.workers import FailurePolicy
+from asl_triton.errors import (
+    AslTritonError,
+    BusyError,
+    ConnectionLostError,
+    ContractError,
+    LabelsError,
+    ServerError,
+    VideoError,
+)
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Failure, Outcome
 from asl_triton.transport.base import Array, ModelDescription
 from asl_triton.transport.fake import FakeTransport
-from asl_triton.video.discovery import Clip, find_clips, printable
+from asl_triton.video.discovery import Clip, find_clips, format_name
 from tests.client import videos
 from tests.client.conftest import Shrink, limited
 from tests.client.observing import Told
@@ -53,14 +61,14 @@ def batch(
     ranking: Ranking | None = None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     clips_at_once: int = 4,
-    patience: Patience | None = None,
+    patience: FailurePolicy | None = None,
     told: Told | None = None,
 ) -> Summary:
     def recognizer() -> AsyncRecognizer:
         return AsyncRecognizer(transport=transport, in_flight=clips_at_once)
 
     ranking = ranking or Ranking()
-    manner = Manner(patience or Patience(), in_flight=clips_at_once)
+    manner = Manner(patience or FailurePolicy(), in_flight=clips_at_once)
     return run(recognizer, clips, output, formats, ranking, manner=manner, observer=told or Told(on_outcome))
 
 
@@ -118,13 +126,13 @@ def test_nothing_to_do_is_a_sentence(tmp_path: Path, name: str, says: str) -> No
     (b"new\nline.mp4", r"new\x0aline.mp4"), (b"\x1b[31mred.mp4", r"\x1b[31mred.mp4"),
 ])  # fmt: skip
 def test_name_is_text_on_one_line(name: bytes, shown: str) -> None:
-    assert printable(os.fsdecode(name)) == shown
+    assert format_name(os.fsdecode(name)) == shown
 
 
 def test_every_format_has_every_clip_in_the_order_of_the_names(tmp_path: Path, clip: Path) -> None:
     summary = batch(faking(LastFirst), named(clip, 12), tmp_path, FORMATS, Ranking(top_k=2))
     names = [f"{n:03}.mp4" for n in range(12)]
-    assert (summary.recognised, summary.failures, summary.not_tried, summary.stopped) == (12, (), 0, None)
+    assert (summary.recognized, summary.failures, summary.not_tried, summary.stopped) == (12, (), 0, None)
     assert summary.files == tuple(tmp_path / f"results.{name}" for name in FORMATS)
     assert left(tmp_path) == sorted(f"results.{name}" for name in FORMATS)
     assert videos_of(tmp_path / "results.jsonl") == names
@@ -152,7 +160,7 @@ def test_clip_that_cannot_be_read_is_a_failure_and_the_others_are_written(tmp_pa
     clips[3] = Clip(tmp_path / "text.mp4", "🤟.mp4")
     output = tmp_path / "out"
     summary = batch(fake(), clips, output)
-    assert (summary.recognised, summary.not_tried, summary.stopped) == (3, 0, None)
+    assert (summary.recognized, summary.not_tried, summary.stopped) == (3, 0, None)
     assert [failure.video for failure in summary.failures] == ["nowhere.mp4", "🤟.mp4"]
     assert summary.files[-1] == output / "errors.jsonl"
     assert lines(output / "errors.jsonl") == [
@@ -215,9 +223,9 @@ def test_server_that_goes_away_stops_the_batch_and_what_is_known_is_written(
     transport.answers = 5
     summary = batch(transport, named(clip, 100), tmp_path, clips_at_once=clips_at_once)
     assert summary.stopped is not None and "went away" in summary.stopped
-    assert 1 <= summary.recognised <= 5
-    assert summary.recognised + summary.not_tried == 100
-    assert len(lines(tmp_path / "results.jsonl")) == summary.recognised
+    assert 1 <= summary.recognized <= 5
+    assert summary.recognized + summary.not_tried == 100
+    assert len(lines(tmp_path / "results.jsonl")) == summary.recognized
     assert left(tmp_path) == ["results.jsonl"]
 
 
@@ -244,9 +252,9 @@ def test_control_c_finishes_what_is_under_way_and_writes_it(tmp_path: Path, clip
     told = Told(lambda outcome: interrupt() if len(told.outcomes) == 3 else None)
     summary = batch(fake(), named(clip, 100), tmp_path, told=told)
     assert summary.stopped == "interrupted"
-    assert 3 <= summary.recognised <= 3 + 2 * 4 and summary.failures == ()  # four at once
-    assert summary.not_tried == 100 - summary.recognised
-    assert len(lines(tmp_path / "results.jsonl")) == summary.recognised
+    assert 3 <= summary.recognized <= 3 + 2 * 4 and summary.failures == ()  # four at once
+    assert summary.not_tried == 100 - summary.recognized
+    assert len(lines(tmp_path / "results.jsonl")) == summary.recognized
     assert left(tmp_path) == ["results.jsonl"]
     assert any("SIGINT: finishing the" in sentence and "once more" in sentence for sentence in told.sentences)
 
@@ -256,7 +264,7 @@ def test_sigterm_is_a_control_c(tmp_path: Path, clip: Path) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     told = Told(lambda outcome: signal.raise_signal(signal.SIGTERM) if len(told.outcomes) == 3 else None)
     summary = batch(fake(), named(clip, 100), tmp_path, told=told)
-    assert summary.stopped == "interrupted" and 3 <= summary.recognised <= 3 + 2 * 4
+    assert summary.stopped == "interrupted" and 3 <= summary.recognized <= 3 + 2 * 4
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
@@ -277,7 +285,7 @@ def test_second_control_c_stops_at_once_and_what_is_known_stays(tmp_path: Path, 
     (tmp_path / "known" / "results.jsonl").write_text("of an earlier run")
     summary = batch(transport, named(clip, 100), tmp_path / "known")
     assert summary.stopped == "interrupted twice: stopped at once" and summary.files == ()
-    assert (first.recognised, summary.recognised, summary.known_before, summary.not_tried) == (3, 3, 3, 97)
+    assert (first.recognized, summary.recognized, summary.known_before, summary.not_tried) == (3, 3, 3, 97)
     assert (tmp_path / "known" / "results.jsonl").read_text() == "of an earlier run"
     asked.clear()
     with pytest.raises(KeyboardInterrupt, match="at once"):
@@ -291,7 +299,7 @@ def test_control_c_while_the_server_is_away_leaves_the_results_of_before(tmp_pat
     told = Told()
     told.say = lambda sentence: interrupt() if "is away" in sentence else None  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt, match="interrupted"):
-        batch(faking(Mortal), named(clip, 100), tmp_path, patience=Patience(wait_s=60), told=told)
+        batch(faking(Mortal), named(clip, 100), tmp_path, patience=FailurePolicy(wait_s=60), told=told)
     assert (tmp_path / "results.jsonl").read_text() == "of an earlier run"
     assert left(tmp_path) == ["results.jsonl"]
 
@@ -323,14 +331,14 @@ def test_same_command_again_does_what_is_missing_or_has_changed(tmp_path: Path, 
     clips, output = copies(clip, tmp_path / "clips", 6), tmp_path / "out"
     clips[1].path.write_bytes(b"")
     first = batch(fake(), clips, output, FORMATS)
-    assert (first.recognised, len(first.failures), first.known_before) == (5, 1, 0)
+    assert (first.recognized, len(first.failures), first.known_before) == (5, 1, 0)
     of_first = {name: (output / f"results.{name}").read_bytes() for name in FORMATS}
 
     told = Told()
     clips[1].path.write_bytes(clip.read_bytes())  # what failed is tried again
     os.utime(clips[3].path, ns=(1, 1))  # what has changed, too
     again = batch(fake(), clips, output, FORMATS, told=told)
-    assert (again.recognised, again.failures, again.known_before) == (6, (), 4)
+    assert (again.recognized, again.failures, again.known_before) == (6, (), 4)
     assert sorted(outcome.video for outcome in told.outcomes) == ["001.mp4", "003.mp4"] and told.skipped == 4
     assert videos_of(output / "results.jsonl") == [f"{n:03}.mp4" for n in range(6)]
     assert left(output) == sorted(f"results.{name}" for name in FORMATS)
@@ -338,7 +346,7 @@ def test_same_command_again_does_what_is_missing_or_has_changed(tmp_path: Path, 
 
     transport, whole = fake(), {name: (output / f"results.{name}").read_bytes() for name in FORMATS}
     nothing = batch(transport, clips, output, FORMATS)
-    assert (nothing.recognised, nothing.known_before, len(transport.calls)) == (6, 6, 0)
+    assert (nothing.recognized, nothing.known_before, len(transport.calls)) == (6, 6, 0)
     assert {name: (output / f"results.{name}").read_bytes() for name in FORMATS} == whole
 
 
@@ -346,7 +354,7 @@ def test_clips_that_are_gone_are_left_out_and_come_back_known(tmp_path: Path, cl
     clips, output = copies(clip, tmp_path / "clips", 4), tmp_path / "out"
     batch(fake(), clips, output)
     fewer = batch(fake(), clips[:2], output)
-    assert (fewer.recognised, fewer.known_before) == (2, 2)
+    assert (fewer.recognized, fewer.known_before) == (2, 2)
     assert videos_of(output / "results.jsonl") == ["000.mp4", "001.mp4"]
     assert batch(fake(), clips, output).known_before == 4
 
@@ -358,7 +366,7 @@ def test_another_question_begins_anew(tmp_path: Path, clip: Path, ranking: Ranki
     clips, output = copies(clip, tmp_path / "clips", 3), tmp_path / "out"
     batch(fake(), clips, output)
     other = batch(fake(), clips, output, ranking=ranking)
-    assert (other.recognised, other.known_before) == (3, 0)
+    assert (other.recognized, other.known_before) == (3, 0)
     assert batch(fake(), clips, output, ["csv"], ranking).known_before == 3  # another format is no other question
     assert batch(fake(PRESETS["asl-inference"]), clips, output, ranking=ranking).known_before == 0
 
@@ -375,7 +383,7 @@ def test_anew_asks_about_all(tmp_path: Path, clip: Path) -> None:
         Ranking(),
         manner=Manner(anew=True),
     )
-    assert (summary.recognised, summary.known_before, len(transport.calls)) == (3, 0, 3)
+    assert (summary.recognized, summary.known_before, len(transport.calls)) == (3, 0, 3)
 
 
 def test_content_tells_changes_where_that_is_wanted(tmp_path: Path, clip: Path) -> None:
@@ -440,14 +448,14 @@ class Returning(FakeTransport):
         if self.inferences < 3:
             self.inferences += 1
         if self.inferences == 3 and self.away_for > 0:
-            raise AwayError("it is away")
+            raise ConnectionLostError("it is away")
         return await super().infer(model, inputs, outputs, priority, parameters)
 
 
 def test_server_that_comes_back_is_waited_for(tmp_path: Path, clip: Path) -> None:
     told = Told()
-    summary = batch(faking(Returning), named(clip, 20), tmp_path, patience=Patience(wait_s=60), told=told)
-    assert (summary.recognised, summary.failures, summary.stopped) == (20, (), None)
+    summary = batch(faking(Returning), named(clip, 20), tmp_path, patience=FailurePolicy(wait_s=60), told=told)
+    assert (summary.recognized, summary.failures, summary.stopped) == (20, (), None)
     assert told.sentences[0].startswith("fake:8001 is away: waiting for it, up to 60 s")
     assert told.sentences[-1].startswith("fake:8001 is back after")
 
@@ -457,9 +465,9 @@ def test_server_that_comes_back_as_another_stops_the_run(tmp_path: Path, clip: P
     told = Told()
     other = described(PRESETS["wlasl"], **{"asl_triton.checkpoint_sha256": "another"})
     told.say = lambda sentence: transport.models.update(signs=other)  # type: ignore[method-assign]
-    summary = batch(transport, named(clip, 20), tmp_path, patience=Patience(wait_s=60), told=told, clips_at_once=1)
+    summary = batch(transport, named(clip, 20), tmp_path, patience=FailurePolicy(wait_s=60), told=told, clips_at_once=1)
     assert summary.stopped is not None and "came back with another signs" in summary.stopped
-    assert summary.recognised == 2
+    assert summary.recognized == 2
 
 
 @dataclass
@@ -483,13 +491,13 @@ class Full(FakeTransport):
 
 
 def test_server_without_room_is_asked_again(tmp_path: Path, clip: Path) -> None:
-    summary = batch(faking(Full), named(clip, 4), tmp_path, patience=Patience(wait_s=60))
-    assert (summary.recognised, summary.failures, summary.rejected) == (4, (), 0)
+    summary = batch(faking(Full), named(clip, 4), tmp_path, patience=FailurePolicy(wait_s=60))
+    assert (summary.recognized, summary.failures, summary.rejected) == (4, (), 0)
 
 
 def test_without_patience_a_refusal_is_a_failure(tmp_path: Path, clip: Path) -> None:
     summary = batch(faking(Full), named(clip, 6), tmp_path, clips_at_once=1)
-    assert (summary.recognised, summary.rejected) == (2, 4)
+    assert (summary.recognized, summary.rejected) == (2, 4)
 
 
 def test_clip_that_takes_the_server_along_each_time_is_a_failure(tmp_path: Path, clip: Path) -> None:
@@ -513,8 +521,8 @@ def test_clip_that_takes_the_server_along_each_time_is_a_failure(tmp_path: Path,
 
     transport = faking(Fragile, WLASL, answer)
     clips = [*named(clip, 3), Clip(deadly, "deadly.mkv"), *named(clip, 3, "z")]
-    summary = batch(transport, clips, tmp_path / "out", patience=Patience(wait_s=60), clips_at_once=1)
-    assert summary.recognised == 6
+    summary = batch(transport, clips, tmp_path / "out", patience=FailurePolicy(wait_s=60), clips_at_once=1)
+    assert summary.recognized == 6
     (failure,) = summary.failures
     assert failure.video == "deadly.mkv" and "went away each of the 3 times" in failure.error
 
@@ -522,9 +530,9 @@ def test_clip_that_takes_the_server_along_each_time_is_a_failure(tmp_path: Path,
 def test_too_many_failures_stop_the_run(tmp_path: Path, clip: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(videos.TEXT)
     clips = [*named(clip, 4), *named(tmp_path / "bad.mp4", 50, "bad")]
-    summary = batch(fake(), clips, tmp_path / "out", patience=Patience(max_failures=5), clips_at_once=1)
+    summary = batch(fake(), clips, tmp_path / "out", patience=FailurePolicy(max_failures=5), clips_at_once=1)
     assert summary.stopped is not None and summary.stopped.startswith("5 clips have failed, as many as --max-failures")
-    assert (summary.recognised, len(summary.failures), summary.not_tried) == (4, 5, 45)
+    assert (summary.recognized, len(summary.failures), summary.not_tried) == (4, 5, 45)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -590,7 +598,7 @@ class Forgetful(list):  # type: ignore[type-arg]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
-def test_file_whose_name_is_not_text_is_recognised(tmp_path: Path, clip: Path) -> None:
+def test_file_whose_name_is_not_text_is_recognized(tmp_path: Path, clip: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.mp4")).write_bytes(clip.read_bytes())
     (tmp_path / os.fsdecode(b"\xfe.mp4")).write_bytes(b"")
     summary = batch(fake(), find_clips(tmp_path), tmp_path / "out", FORMATS)

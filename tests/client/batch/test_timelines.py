@@ -10,7 +10,7 @@ import webvtt
 
 from asl_triton.batch.journal import JOURNAL
 from asl_triton.batch.runner import Manner, Summary
-from asl_triton.batch.timelines import TimelineOutcome, Wishes, run, stems
+from asl_triton.batch.timelines import TimelineOptions, TimelineOutcome, choose_output_stems, run
 from asl_triton.errors import AslTritonError, LabelsError
 from asl_triton.postprocessing.segmentation import Segmentation
 from asl_triton.recognizer.async_client import AsyncRecognizer
@@ -36,7 +36,7 @@ def batch(
     clips: Sequence[Clip],
     output: Path,
     formats: Sequence[str] = ("csv",),
-    wishes: Wishes | None = None,
+    wishes: TimelineOptions | None = None,
     *,
     on_outcome: Callable[[TimelineOutcome], None] = lambda outcome: None,
     told: Told | None = None,
@@ -45,7 +45,7 @@ def batch(
     def recognizer() -> AsyncRecognizer:
         return AsyncRecognizer(transport=transport)
 
-    wishes = wishes or Wishes()
+    wishes = wishes or TimelineOptions()
     manner, observer = Manner(in_flight=clips_at_once), told or Told(on_outcome)
     return run(recognizer, clips, output, formats, wishes, manner=manner, observer=observer)
 
@@ -71,7 +71,7 @@ def left(output: Path) -> list[str]:
     (("two.words.here.mp4",), ("two.words.here",)),
 ], ids=str)  # fmt: skip
 def test_no_two_clips_share_a_file(names: tuple[str, ...], expected: tuple[str, ...]) -> None:
-    chosen = stems(names)
+    chosen = choose_output_stems(names)
     assert tuple(chosen[name] for name in names) == expected
     assert len({stem.casefold() for stem in chosen.values()}) == len(names)
 
@@ -94,7 +94,7 @@ def test_each_clip_has_its_files_in_its_folder(tmp_path: Path, clip: Path) -> No
     assert [path.relative_to(output).as_posix() for path in summary.files] == [
         f"{stem}.{name}" for stem in stems for name in TIMELINES
     ]
-    assert (summary.recognised, summary.failures, summary.not_tried, summary.stopped) == (4, (), 0, None)
+    assert (summary.recognized, summary.failures, summary.not_tried, summary.stopped) == (4, (), 0, None)
     (caption,) = webvtt.read(output / "deeper" / "still" / "b.vtt")
     assert caption.text == "book"
     line = json.loads((output / "a.mkv.jsonl").read_text())
@@ -102,9 +102,9 @@ def test_each_clip_has_its_files_in_its_folder(tmp_path: Path, clip: Path) -> No
     assert all(share[-1] == 1 for share in told.shares.values()) and len(told.shares) == 4
 
 
-def test_wishes_reach_the_recogniser(tmp_path: Path, clip: Path) -> None:
+def test_wishes_reach_the_model(tmp_path: Path, clip: Path) -> None:
     transport = fake_steps(bright)
-    wishes = Wishes(Segmentation(0.999), ["book"], window=32, stride=16)
+    wishes = TimelineOptions(Segmentation(0.999), ["book"], window=32, stride=16)
     batch(transport, named(clip, "a.mkv"), tmp_path, wishes=wishes)
     assert {inputs["FRAMES__0"][1] for _, inputs in transport.calls} == {24, 30, 26}
     assert (tmp_path / "a.csv").read_text().count("\n") == 1
@@ -117,19 +117,19 @@ def test_clip_that_fails_does_not_stop_the_others(tmp_path: Path, clip: Path) ->
     (folder / "bad.mp4").write_bytes(videos.TEXT)
     told: list[TimelineOutcome] = []
     summary = batch(fake_steps(bright), find_clips(folder), output, ("vtt",), on_outcome=told.append)
-    assert summary.recognised == 1 and [failure.video for failure in summary.failures] == ["bad.mp4"]
+    assert summary.recognized == 1 and [failure.video for failure in summary.failures] == ["bad.mp4"]
     assert "cannot be read as a video" in summary.failures[0].error
     assert left(output) == ["errors.jsonl", "good.vtt"] and summary.files[-1] == output / "errors.jsonl"
     assert {type(outcome) for outcome in told} >= {Failure} and len(told) == 2
 
 
 @pytest.mark.parametrize(("wishes", "error", "says"), [
-    (Wishes(vocabulary=["cat"]), LabelsError, "does not know 1 of the 1 glosses"),
-    (Wishes(window=8), AslTritonError, "a window of 8 frames cannot be"),
-    (Wishes(window=10, stride=11), AslTritonError, "a stride of 11 frames cannot be"),
+    (TimelineOptions(vocabulary=["cat"]), LabelsError, "does not know 1 of the 1 glosses"),
+    (TimelineOptions(window=8), AslTritonError, "a window of 8 frames cannot be"),
+    (TimelineOptions(window=10, stride=11), AslTritonError, "a stride of 11 frames cannot be"),
 ], ids=["vocabulary", "window", "stride"])  # fmt: skip
 def test_wrong_wish_is_told_before_any_clip(
-    tmp_path: Path, clip: Path, wishes: Wishes, error: type[AslTritonError], says: str
+    tmp_path: Path, clip: Path, wishes: TimelineOptions, error: type[AslTritonError], says: str
 ) -> None:
     transport = fake_steps(bright)
     with pytest.raises(error, match=says):
@@ -161,8 +161,8 @@ def test_control_c_keeps_what_is_known(tmp_path: Path, clip: Path) -> None:
     names = [f"{n}.mkv" for n in range(40)]
     summary = batch(fake_steps(bright), named(clip, *names), tmp_path, on_outcome=interrupt, clips_at_once=1)
     assert summary.stopped == "interrupted"
-    assert 2 <= summary.recognised < 40 and summary.not_tried == 40 - summary.recognised
-    assert len(left(tmp_path)) == len(summary.files) == summary.recognised
+    assert 2 <= summary.recognized < 40 and summary.not_tried == 40 - summary.recognized
+    assert len(left(tmp_path)) == len(summary.files) == summary.recognized
 
 
 def test_server_that_goes_away_stops_the_batch_and_what_is_known_is_written(tmp_path: Path, clip: Path) -> None:
@@ -178,7 +178,7 @@ def test_server_that_goes_away_stops_the_batch_and_what_is_known_is_written(tmp_
     transport = fake_steps(answer)
     summary = batch(transport, named(clip, *(f"{n}.mkv" for n in range(9))), tmp_path, clips_at_once=1)
     assert summary.stopped is not None and "went away" in summary.stopped
-    assert 1 <= summary.recognised == len(left(tmp_path)) < 9
+    assert 1 <= summary.recognized == len(left(tmp_path)) < 9
 
 
 def test_full_disk_stops_the_batch_and_the_next_run_goes_on(disk: tuple[Path, Shrink], clip: Path) -> None:
@@ -187,15 +187,15 @@ def test_full_disk_stops_the_batch_and_the_next_run_goes_on(disk: tuple[Path, Sh
     with shrink(16 * 4096):
         summary = batch(fake_steps(bright), clips, folder, tuple(TIMELINES))
     assert summary.stopped is not None and "No space left" in summary.stopped
-    assert 1 <= summary.recognised < 40 and summary.failures == ()
+    assert 1 <= summary.recognized < 40 and summary.failures == ()
     _question, *known = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
-    assert all(one["segments"][0]["gloss"] == "book" for one in known) and len(known) == summary.recognised
+    assert all(one["segments"][0]["gloss"] == "book" for one in known) and len(known) == summary.recognized
     for one in known:
         assert all((folder / one["video"]).with_suffix(f".{name}").exists() for name in TIMELINES)
     assert not list(folder.rglob("*.part"))
     told = Told()
     again = batch(fake_steps(bright), clips[:10], folder, ("csv",), told=told)
-    assert again.recognised == 10 and again.known_before == min(summary.recognised, 10) == told.skipped
+    assert again.recognized == 10 and again.known_before == min(summary.recognized, 10) == told.skipped
 
 
 def test_timeline_that_is_known_gets_the_files_that_it_lacks(tmp_path: Path, clip: Path) -> None:
@@ -206,7 +206,9 @@ def test_timeline_that_is_known_gets_the_files_that_it_lacks(tmp_path: Path, cli
     summary = batch(transport, named(clip, "a.mkv", "b.mkv"), tmp_path, ("csv", "vtt"))
     assert left(tmp_path) == ["a.csv", "a.vtt", "b.csv", "b.vtt"] and len(summary.files) == 4
     assert len(transport.calls) == asked
-    assert batch(transport, named(clip, "a.mkv"), tmp_path, wishes=Wishes(window=32, stride=16)).known_before == 0
+    assert (
+        batch(transport, named(clip, "a.mkv"), tmp_path, wishes=TimelineOptions(window=32, stride=16)).known_before == 0
+    )
 
 
 @pytest.mark.parametrize("name", ["a", "deeper"])

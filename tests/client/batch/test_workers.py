@@ -9,8 +9,8 @@ import pytest
 
 from asl_triton.batch import workers
 from asl_triton.batch.runner import Manner, Summary, run
-from asl_triton.batch.workers import BREAKS_A_CLIP, Patience
-from asl_triton.errors import AwayError
+from asl_triton.batch.workers import BREAKS_A_CLIP, FailurePolicy
+from asl_triton.errors import ConnectionLostError
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.transport.base import Array
@@ -24,7 +24,7 @@ from tests.client.observing import Told
 from tests.client.served import fake, faking, in_order
 from tests.live.faults.bad_network import BadNetwork
 
-DEADLY, HARMLESS = 190, 60  # levels of grey
+DEADLY, HARMLESS = 190, 60  # levels of gray
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Fragile(FakeTransport):
 
     def live(self) -> None:
         if self.deaths and time.monotonic() < self.deaths[-1] + 0.1:
-            raise AwayError("Socket closed")
+            raise ConnectionLostError("Socket closed")
 
     async def server_version(self) -> str:
         self.live()
@@ -61,7 +61,7 @@ def test_clip_that_takes_the_server_along_takes_no_other_clip_along(
     summary = batch(transport, clips, tmp_path / "out", in_flight=8)
     (failure,) = summary.failures
     assert failure.video == "005.mkv" and "the server went away each of the 3 times" in failure.error
-    assert summary.recognised == 39 and len(transport.deaths) == 3
+    assert summary.recognized == 39 and len(transport.deaths) == 3
 
 
 @pytest.mark.parametrize("num_broken", [BREAKS_A_CLIP - 1, BREAKS_A_CLIP])
@@ -73,7 +73,7 @@ def test_connection_that_breaks_is_no_server_that_is_away(
 
     def answer(frames: Array) -> Sequence[float]:
         if frames.any() and next(breaks, None) is not None:
-            raise AwayError("Connection reset by peer")
+            raise ConnectionLostError("Connection reset by peer")
         return in_order(frames)
 
     told = Told()
@@ -82,15 +82,15 @@ def test_connection_that_breaks_is_no_server_that_is_away(
     summary = batch(fake(answer=answer), clips, tmp_path / "out", in_flight=1, told=told)
     assert told.sentences == []
     if num_broken < BREAKS_A_CLIP:
-        assert (summary.recognised, summary.failures) == (3, ())
+        assert (summary.recognized, summary.failures) == (3, ())
     else:
-        assert summary.recognised == 2 and "the connection broke each of the 10 times" in summary.failures[0].error
+        assert summary.recognized == 2 and "the connection broke each of the 10 times" in summary.failures[0].error
 
 
 def batch(
     transport: FakeTransport, clips: list[Clip], output: Path, in_flight: int, told: Told | None = None
 ) -> Summary:
-    manner = Manner(Patience(wait_s=60), in_flight)
+    manner = Manner(FailurePolicy(wait_s=60), in_flight)
     return run(
         lambda: AsyncRecognizer(transport=transport, in_flight=in_flight),
         clips,
@@ -108,12 +108,12 @@ def test_connection_that_is_made_anew_is_noticed_though_no_request_was_lost() ->
         async def ask(transport: GrpcTransport) -> tuple[int, int, int]:
             await transport.watch()
             await transport.infer("signs", FRAMES, ["LOGITS__0"])
-            before = transport.changes
+            before = transport.connection_epoch
             network.target = second.address
             network.cut()
             while not second.asked:
                 await transport.infer("signs", FRAMES, ["LOGITS__0"])
-            return before, transport.changes, transport.resent
+            return before, transport.connection_epoch, transport.resent
 
         before, after, resent = asked(network.address, ask)
     assert after > before and after > resent

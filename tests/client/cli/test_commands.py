@@ -46,14 +46,14 @@ def test_batch_that_ends_well_is_0(triton: Triton, clips: Path, tmp_path: Path, 
     assert done.code == 0, done.told
     assert sorted(path.name for path in output.iterdir()) == ["journal.jsonl", "results.csv", "results.txt"]
     assert done.out.index("a.mp4") < done.out.index("b.mp4")
-    assert "2 recognised. " in done.out and "help" in done.out and "clips were under way on average" in done.told
+    assert "2 recognized. " in done.out and "help" in done.out and "clips were under way on average" in done.told
     again = asl_triton(capsys, "batch", clips, *options, "--hash")
-    assert again.code == 0 and "2 recognised. " in again.out  # of a file whose content nobody knows, nothing is known
+    assert again.code == 0 and "2 recognized. " in again.out  # of a file whose content nobody knows, nothing is known
     (clips / "c.mp4").write_bytes((clips / "a.mp4").read_bytes())
     again = asl_triton(capsys, "batch", clips, *options)
-    assert again.code == 0 and "3 recognised, 2 of them by an earlier run (--fresh asks again). " in again.told
+    assert again.code == 0 and "3 recognized, 2 of them by an earlier run (--fresh asks again). " in again.told
     again = asl_triton(capsys, "batch", clips, *options, "--fresh")
-    assert again.code == 0 and "3 recognised. " in again.told
+    assert again.code == 0 and "3 recognized. " in again.told
 
 
 def test_batch_says_what_in_its_folder_is_of_another_question(
@@ -66,7 +66,7 @@ def test_batch_says_what_in_its_folder_is_of_another_question(
     assert "journal.jsonl is of another question (top_k): it is journal." in done.told
     assert f"not written, and of an earlier run: {output / 'results.txt'}" in done.told
     again = asl_triton(capsys, "batch", clips, *options, "--format", "txt,csv,jsonl")
-    assert "2 recognised, 2 of them by an earlier run" in again.told and "not written" not in again.told
+    assert "2 recognized, 2 of them by an earlier run" in again.told and "not written" not in again.told
 
 
 @pytest.mark.parametrize(("words", "says"), [
@@ -91,7 +91,7 @@ def test_batch_with_a_clip_that_fails_is_3_and_says_so_for_programs(
     done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out", "--json")
     summary = json.loads(done.out)
     assert done.code == 3
-    assert (summary["recognised"], summary["not_tried"], summary["stopped"]) == (2, 0, None)
+    assert (summary["recognized"], summary["not_tried"], summary["stopped"]) == (2, 0, None)
     assert [failure["video"] for failure in summary["failures"]] == ["text.mp4"]
     assert summary["files"] == [
         str(tmp_path / "out" / name) for name in ("results.csv", "results.jsonl", "errors.jsonl")
@@ -109,7 +109,7 @@ def test_batch_that_the_server_leaves_is_3(triton: Triton, clips: Path, tmp_path
     options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
-    assert "stopped before the end" in done.out and "1 recognised; 1 left: run the same command again. " in done.told
+    assert "stopped before the end" in done.out and "1 recognized; 1 left: run the same command again. " in done.told
 
 
 def test_batch_with_as_many_failures_as_may_be_is_3(
@@ -121,7 +121,7 @@ def test_batch_with_as_many_failures_as_may_be_is_3(
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
     assert "2 clips have failed, as many as --max-failures allows" in done.told
-    assert "2 recognised; 2 failed; 1 left" in done.told
+    assert "2 recognized; 2 failed; 1 left" in done.told
 
 
 def test_batch_counts_what_was_rejected(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -135,7 +135,7 @@ def test_batch_counts_what_was_rejected(triton: Triton, clips: Path, tmp_path: P
     options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
-    assert "1 recognised; 1 failed (1 rejected: the server was too busy)" in done.told
+    assert "1 recognized; 1 failed (1 rejected: the server was too busy)" in done.told
     (failure,) = (json.loads(line) for line in (tmp_path / "out" / "errors.jsonl").read_text().splitlines())
     assert (failure["video"], failure["rejected"]) == ("b.mp4", True)
 
@@ -150,18 +150,18 @@ def test_timelines_are_written_and_shown(triton: Triton, clips: Path, tmp_path: 
     assert sorted(path.name for path in output.iterdir()) == [
         "a.eaf", "a.vtt", "b.eaf", "b.vtt", "errors.jsonl", "journal.jsonl",
     ]  # fmt: skip
-    assert "2 recognised; 1 failed" in done.out
+    assert "2 recognized; 1 failed" in done.out
     assert re.search(rf"a.mp4\s+1\s+0.4 s\s+{GLOSSES[1]}", done.out)
     (clips / "text.mp4").unlink()
     done = asl_triton(capsys, "batch", clips, *options, "--min-confidence", 0.99, "--json")
     summary = json.loads(done.out)
-    assert done.code == 0 and summary["recognised"] == 2 and len(summary["files"]) == 4
+    assert done.code == 0 and summary["recognized"] == 2 and len(summary["files"]) == 4
     assert "-->" not in (output / "a.vtt").read_text()
     assert sorted(path.name for path in output.glob("[!j]*")) == ["a.eaf", "a.vtt", "b.eaf", "b.vtt"]
 
 
 @pytest.mark.parametrize("wrong", ["text", "nothing"])
-def test_batch_that_recognises_nothing_is_1(triton: Triton, tmp_path: Path, capsys: Capture, wrong: str) -> None:
+def test_batch_that_recognizes_nothing_is_1(triton: Triton, tmp_path: Path, capsys: Capture, wrong: str) -> None:
     folder = tmp_path / "clips"
     folder.mkdir()
     if wrong == "text":

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from asl_triton.decoding.admission import most_open
+from asl_triton.decoding.admission import max_open_videos
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
@@ -15,6 +15,6 @@ def test_limit_on_open_files_is_kept(files: int, videos: int) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, before[1]))
     try:
-        assert most_open() == videos
+        assert max_open_videos() == videos
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

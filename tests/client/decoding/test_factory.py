@@ -1,4 +1,4 @@
-"""A recogniser whose videos are decoded in processes of their own: the same answers, and what a bad video costs."""
+"""A model whose videos are decoded in processes of their own: the same answers, and what a bad video costs."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from asl_triton.decoding.factory import DecodeIn
 from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.recognizer.async_client import AsyncRecognizer
-from asl_triton.recognizer.pipeline import Inquiry
+from asl_triton.recognizer.pipeline import ClipPipeline
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.results import Recognition, Timeline
 from asl_triton.transport.base import Array
@@ -211,7 +211,7 @@ def test_hung_decoder_holds_up_no_event_loop_and_is_ended_with_its_clip(film: Pa
         started = asyncio.Event()
         hung: list[psutil.Process] = []
 
-        def hang(_: Inquiry) -> None:
+        def hang(_: ClipPipeline) -> None:
             hung.extend(decoders())
             hung[0].suspend()
             started.set()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asl_triton.decoding.frame_budget import CropBudget, crops_held
+from asl_triton.decoding.frame_budget import FrameBudget, estimate_frames_in_memory
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.video.reader import open_video
 from tests.client import videos
@@ -18,7 +18,7 @@ from tests.client.grpc_server import GLOSSES, Triton, serving
 WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
 MIB = 2**20
 
-# Recognises a clip again and again, and prints the most memory that was ever in use, in KiB.
+# Recognizes a clip again and again, and prints the most memory that was ever in use, in KiB.
 CLIENT = """
 import sys
 from pathlib import Path
@@ -30,14 +30,14 @@ from asl_triton.postprocessing.ranking import Ranking
 server, clip, times, output = sys.argv[1:]
 clips = [Clip(Path(clip), f"{n:04}.mp4") for n in range(int(times))]
 summary = run(lambda: AsyncRecognizer(server), clips, Path(output), ["csv"], Ranking(), manner=Manner(in_flight=8))
-assert summary.recognised == len(clips), summary
+assert summary.recognized == len(clips), summary
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 def test_shares_are_given_first_come_first_served() -> None:
     async def share() -> list[str]:
-        budget, told = CropBudget(100), []
+        budget, told = FrameBudget(100), []
         leave = {name: asyncio.Event() for name in "abcd"}
 
         async def hold(name: str, crops: int) -> None:
@@ -60,7 +60,7 @@ def test_shares_are_given_first_come_first_served() -> None:
 
 def test_share_is_given_back_by_who_fails_or_is_cancelled() -> None:
     async def share() -> None:
-        budget = CropBudget(10)
+        budget = FrameBudget(10)
         with pytest.raises(ZeroDivisionError):
             async with budget.share(10):
                 _ = 1 / 0
@@ -83,17 +83,17 @@ def test_share_of_a_clip_is_what_its_container_tells(
     tmp_path: Path, preset: Preset, num_frames: int, rate: str, crops: int
 ) -> None:
     with open_video(videos.clip(tmp_path / "clip.mp4", num_frames, "32x32", rate)) as video:
-        assert crops_held(video, preset) == crops
+        assert estimate_frames_in_memory(video, preset) == crops
 
 
 def test_share_of_a_clip_is_that_of_its_bucket(tmp_path: Path) -> None:
     with open_video(videos.clip(tmp_path / "clip.mp4", 70, "32x32")) as video:
-        assert [crops_held(video, WLASL, bucket) for bucket in (1, 32, 1000)] == [70, 96, 300]
+        assert [estimate_frames_in_memory(video, WLASL, bucket) for bucket in (1, 32, 1000)] == [70, 96, 300]
 
 
 def test_share_of_a_clip_of_unknown_length_is_the_most(tmp_path: Path) -> None:
     with open_video(videos.clip(tmp_path / "live.webm", options=["-live", "1", "-f", "webm"])) as video:
-        assert crops_held(video, WLASL) == 300
+        assert estimate_frames_in_memory(video, WLASL) == 300
 
 
 LOADS: dict[str, tuple[Preset, Callable[[Path], Path], int]] = {

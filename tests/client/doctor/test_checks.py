@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asl_triton.doctor.checks import Check, check_version, examine
+from asl_triton.doctor.checks import Check, check_version, run_checks
 from asl_triton.errors import ContractError, ServerError
 from asl_triton.models.golden import GoldenAnswer, render_golden
 from asl_triton.presets import PRESETS
@@ -21,7 +21,7 @@ LOGITS = np.array(in_order(np.zeros(1)), np.float32)
 
 def examined(transport: FakeTransport, model: str | None = None, repository: Path | None = None) -> dict[str, Check]:
     async def look() -> dict[str, Check]:
-        return {check.name: check async for check in examine(transport, model, repository)}
+        return {check.name: check async for check in run_checks(transport, model, repository)}
 
     checks = asyncio.run(look())
     assert all(check.remedy for check in checks.values() if check.state != "ok")
@@ -49,7 +49,7 @@ def test_all_is_well(tmp_path: Path) -> None:
 
     checks = examined(fake(answer=answer), repository=tmp_path)
     assert set(states(checks).values()) == {"ok"}
-    names = ["client", "server", "recognisers", "signs: contract", "signs: labels", "signs: golden answer"]
+    names = ["client", "server", "models", "signs: contract", "signs: labels", "signs: golden answer"]
     assert list(checks) == names
     assert "6 glosses, 'book' to 'mother'" in checks["signs: labels"].found
     assert "UINT8 frames, preset wlasl, fp32" in checks["signs: contract"].found
@@ -84,14 +84,14 @@ class Restricted(FakeTransport):
 
 def test_index_that_is_refused_ends_the_examination_unless_a_model_is_named() -> None:
     transport = Restricted({"signs": described()}, GLOSSES, answering(in_order))
-    assert states(examined(transport))["recognisers"] == "failed"
+    assert states(examined(transport))["models"] == "failed"
     assert states(examined(transport, "signs"))["signs: contract"] == "ok"
 
 
-def test_server_without_a_recogniser_ends_the_examination() -> None:
+def test_server_without_a_model_ends_the_examination() -> None:
     checks = examined(FakeTransport({"other": ModelDescription("other", "1", {}, {}, {})}, (), answering(in_order)))
-    assert states(checks)["recognisers"] == "failed"
-    assert "asl-triton export" in checks["recognisers"].remedy
+    assert states(checks)["models"] == "failed"
+    assert "asl-triton export" in checks["models"].remedy
 
 
 def changed(**fields: object) -> FakeTransport:
@@ -102,7 +102,7 @@ def changed(**fields: object) -> FakeTransport:
 @pytest.mark.parametrize(("transport", "check"), [
     (changed(inputs={}), "signs: contract"),
     (changed(parameters={"asl_triton.preset": "{}"}), "signs: contract"),
-    (changed(labelled=frozenset()), "signs: labels"),
+    (changed(labeled=frozenset()), "signs: labels"),
     (FakeTransport({"signs": described()}, (*GLOSSES[:5], ""), answering(in_order)), "signs: labels"),
 ], ids=["tensors", "preset", "no labels", "too few labels"])  # fmt: skip
 def test_contract_that_is_broken_fails(transport: FakeTransport, check: str) -> None:
@@ -112,7 +112,7 @@ def test_contract_that_is_broken_fails(transport: FakeTransport, check: str) -> 
 
 
 def failing(error: Exception, after: int = 0) -> FakeTransport:
-    """A recogniser that raises after so many answers."""
+    """A model that raises after so many answers."""
     given: list[int] = []
 
     def answer(tensor: Array) -> Array:
@@ -138,7 +138,7 @@ def test_server_that_does_not_answer_the_first_request_fails() -> None:
 def test_model_that_is_not_there_fails() -> None:
     checks = examined(fake(), "nobody")
     assert states(checks)["nobody: contract"] == "failed"
-    assert "its recognisers: signs" in checks["nobody: contract"].found
+    assert "its models: signs" in checks["nobody: contract"].found
 
 
 @pytest.mark.parametrize("repository", [None, "empty"])
@@ -174,9 +174,9 @@ def test_golden_answer_that_is_damaged_or_not_given_fails(tmp_path: Path) -> Non
     assert states(examined(stuck, repository=tmp_path / "other"))["signs: golden answer"] == "failed"
 
 
-def test_every_recogniser_is_examined(tmp_path: Path) -> None:
+def test_every_model_is_examined(tmp_path: Path) -> None:
     models = {name: described(PRESETS[preset], name) for name, preset in (("a", "bsl1k"), ("b", "wlasl"))}
     save_golden(tmp_path, name="b")
     checks = examined(FakeTransport(models, GLOSSES, answering(in_order)), repository=tmp_path)
-    assert checks["recognisers"].found == "a, b"
+    assert checks["models"].found == "a, b"
     assert (checks["a: golden answer"].state, checks["b: golden answer"].state) == ("warning", "ok")

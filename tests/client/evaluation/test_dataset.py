@@ -1,4 +1,4 @@
-"""Labelled clips on disk: both forms, and what people have instead of them."""
+"""Labeled clips on disk: both forms, and what people have instead of them."""
 
 import json
 from pathlib import Path

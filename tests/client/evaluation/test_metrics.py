@@ -1,4 +1,4 @@
-"""Measures of a recogniser: worked out by hand, and on what has no measure."""
+"""Measures of a model: worked out by hand, and on what has no measure."""
 
 import json
 import math
@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 
 from asl_triton.errors import LabelsError
-from asl_triton.evaluation.dataset import Dataset, LabelledClip
-from asl_triton.evaluation.metrics import calibration_error, evaluate, reliability, wilson_interval
-from asl_triton.evaluation.page import percent, render
-from asl_triton.evaluation.report import Report, written
-from asl_triton.evaluation.scoring import Answer, Answers, Classes, answer, read_merge
+from asl_triton.evaluation.dataset import Dataset, LabeledClip
+from asl_triton.evaluation.metrics import (
+    compute_calibration_error,
+    compute_reliability,
+    compute_wilson_interval,
+    evaluate,
+)
+from asl_triton.evaluation.page import format_percent, render
+from asl_triton.evaluation.report import EvaluationReport, write_report
+from asl_triton.evaluation.scoring import ClassMapping, ScoredClip, ScoringRun, read_merge, score
 from asl_triton.models.served import ServedModel
 from asl_triton.presets import PRESETS
 from asl_triton.results import Failure, Prediction, Recognition
@@ -19,9 +24,11 @@ from asl_triton.results import Failure, Prediction, Recognition
 LABELS = ("book", "drink", "hello", "home")
 
 
-def answered(truth: int, rank: int, taken_for: int | None = None, confidence: float = 0.5, video: str = "v") -> Answer:
+def answered(
+    truth: int, rank: int, taken_for: int | None = None, confidence: float = 0.5, video: str = "v"
+) -> ScoredClip:
     """An answer whose truth ranks so."""
-    return Answer(video, truth, rank, (truth if taken_for is None else taken_for,), confidence)
+    return ScoredClip(video, truth, rank, (truth if taken_for is None else taken_for,), confidence)
 
 
 def recognition(*class_ids: int) -> Recognition:
@@ -33,7 +40,7 @@ def recognition(*class_ids: int) -> Recognition:
 def test_per_class_counts_each_class_once_and_none_without_clips() -> None:
     # book: 4 clips, 3 right; home: 1 clip, its gloss sixth. No clip of the other two.
     answers = [answered(0, 1)] * 3 + [answered(0, 2, 1), answered(3, 6, 1)]
-    measured = evaluate(answers, Classes.of(LABELS))
+    measured = evaluate(answers, ClassMapping.of(LABELS))
     assert measured.clips == 5 and measured.classes == 2 and measured.vocabulary == 4
     assert measured.per_instance.top1 == pytest.approx(3 / 5)
     assert measured.per_instance.top5 == pytest.approx(4 / 5)
@@ -47,21 +54,21 @@ def test_most_confused_pairs_come_first_and_right_answers_are_none() -> None:
     answers = (
         [answered(0, 1)] * 5 + [answered(1, 2, 0)] * 2 + [answered(2, 3, 0)] * 2 + [answered(2, 1), answered(0, 2, 3)]
     )
-    found = [(c.truth, c.taken_for, c.clips, c.of) for c in evaluate(answers, Classes.of(LABELS)).confused]
+    found = [(c.truth, c.taken_for, c.clips, c.of) for c in evaluate(answers, ClassMapping.of(LABELS)).confused]
     assert found == [("drink", "book", 2, 2), ("hello", "book", 2, 3), ("book", "home", 1, 6)]
 
 
 def test_confusion_matrix_counts_every_clip_of_its_rows() -> None:
     labels = tuple(f"g{n:02}" for n in range(40))
     answers = [answered(truth, 2, (truth * 7 + n) % 40) for truth in range(20) for n in (1, 2, 3)]
-    matrix = evaluate(answers, Classes.of(labels)).confusion_matrix
+    matrix = evaluate(answers, ClassMapping.of(labels)).confusion_matrix
     assert len(matrix.rows) == 12 and len(matrix.columns) == 16
     assert matrix.columns[:12] == matrix.rows
     assert all(len(row) == 17 and sum(row) == 3 for row in matrix.clips)
 
 
 def test_all_right_leaves_nothing_confused() -> None:
-    measured = evaluate([answered(0, 1, confidence=1.0)] * 3, Classes.of(LABELS))
+    measured = evaluate([answered(0, 1, confidence=1.0)] * 3, ClassMapping.of(LABELS))
     assert measured.confused == () and measured.confusion_matrix.rows == ()
     assert measured.per_class.top1 == 1 and measured.calibration_error == 0
 
@@ -73,45 +80,45 @@ def test_calibration_error_by_hand() -> None:
         answered(0, 2, 1, confidence=0.65),
         *[answered(0, 1, confidence=1.0)] * 2,
     ]
-    bins = reliability(answers)
+    bins = compute_reliability(answers)
     assert [b.clips for b in bins] == [0] * 9 + [2] + [0] * 4 + [2]
     assert bins[0].accuracy is None and bins[0].confidence is None
-    assert calibration_error(bins) == pytest.approx(0.5 * 0.15)
+    assert compute_calibration_error(bins) == pytest.approx(0.5 * 0.15)
 
 
 @pytest.mark.parametrize(("confidence", "place"), [
     (0.0, 0), (1e-9, 0), (1 / 15, 0), (0.0667, 1), (0.5, 7), (14 / 15, 13), (0.9334, 14), (1.0, 14),
 ])  # fmt: skip
 def test_bins_are_open_below_and_closed_above(confidence: float, place: int) -> None:
-    assert [b.clips for b in reliability([answered(0, 1, confidence=confidence)])].index(1) == place
+    assert [b.clips for b in compute_reliability([answered(0, 1, confidence=confidence)])].index(1) == place
 
 
 @pytest.mark.parametrize(("right", "clips", "low", "high"), [
     (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (5, 10, 0.2366, 0.7634), (388, 400, 0.9483, 0.9827),
 ])  # fmt: skip
 def test_interval_agrees_with_published_tables(right: int, clips: int, low: float, high: float) -> None:
-    assert wilson_interval(right, clips) == pytest.approx((low, high), abs=1e-4)
+    assert compute_wilson_interval(right, clips) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_rank_is_among_all_glosses() -> None:
-    clip = LabelledClip(Path("v"), "v", "home", 3)
-    known = answer(clip, recognition(1, 0, 3, 2), Classes.of(LABELS))
-    assert known == Answer("v", 3, 3, (1, 0, 3, 2), 0.9)
+    clip = LabeledClip(Path("v"), "v", "home", 3)
+    known = score(clip, recognition(1, 0, 3, 2), ClassMapping.of(LABELS))
+    assert known == ScoredClip("v", 3, 3, (1, 0, 3, 2), 0.9)
 
 
 def test_merged_glosses_rank_as_the_best_of_them() -> None:
-    classes = Classes.of(LABELS, [["home", "book"]])
+    classes = ClassMapping.of(LABELS, [["home", "book"]])
     assert classes.names == ("home / book", "drink", "hello")
-    clip = LabelledClip(Path("v"), "v", "home", 3)
-    assert answer(clip, recognition(1, 0, 2, 3), classes).rank == 2  # book stands for home
-    assert answer(clip, recognition(0, 3, 1, 2), classes).best == (0, 1, 2)
+    clip = LabeledClip(Path("v"), "v", "home", 3)
+    assert score(clip, recognition(1, 0, 2, 3), classes).rank == 2  # book stands for home
+    assert score(clip, recognition(0, 3, 1, 2), classes).best == (0, 1, 2)
 
 
 def test_ranking_is_kept_to_ten() -> None:
     labels = tuple(map(str, range(2000)))
     ranked = tuple(Prediction(n, str(n), n, 0.5, 0.0) for n in range(2000))
     whole = Recognition("v", "m", ranked, False, 24, 1.0, 1, 0.1, 0.1)
-    known = answer(LabelledClip(Path("v"), "v", "1999", 1999), whole, Classes.of(labels))
+    known = score(LabeledClip(Path("v"), "v", "1999", 1999), whole, ClassMapping.of(labels))
     assert known.rank == 2000 and len(known.best) == 10
 
 
@@ -128,20 +135,20 @@ def test_merge_that_cannot_be_used_is_a_sentence(tmp_path: Path, content: str | 
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(LabelsError, match=says):
-        Classes.of(LABELS, read_merge(path))
+        ClassMapping.of(LABELS, read_merge(path))
 
 
-def report_of(answers: list[Answer], failures: list[Failure], labels: tuple[str, ...] = LABELS) -> Report:
+def report_of(answers: list[ScoredClip], failures: list[Failure], labels: tuple[str, ...] = LABELS) -> EvaluationReport:
     """A report on answers."""
     model = ServedModel("small", "1", PRESETS["wlasl"], labels, "UINT8", "fp32", "ab", "test")
     dataset = Dataset((), labels, missing=tuple(f"{n:05}" for n in range(3000)), warnings=("something is odd",))
-    known = Answers(tuple(answers), tuple(failures))
-    return Report.of(Path("data"), None, dataset, model, Classes.of(labels), known)
+    known = ScoringRun(tuple(answers), tuple(failures))
+    return EvaluationReport.of(Path("data"), None, dataset, model, ClassMapping.of(labels), known)
 
 
 def test_report_is_json_without_nan(tmp_path: Path) -> None:
     report = report_of([answered(0, 1), answered(1, 2, 0)], [Failure("x", "is empty")])
-    as_json, page = written(report, render(report), tmp_path / "new" / "folder")
+    as_json, page = write_report(report, render(report), tmp_path / "new" / "folder")
 
     def no_constants(name: str) -> None:
         raise AssertionError(name)
@@ -164,5 +171,5 @@ def test_page_asks_for_nothing_and_trusts_no_name() -> None:
 
 @pytest.mark.parametrize(("share", "shown"), [(1, "100.0"), (0.9999, "99.9"), (0, "0.0"), (0.6589, "65.9")])
 def test_percent_says_all_only_where_it_is_all(share: float, shown: str) -> None:
-    assert percent(share) == f"{shown}\N{NO-BREAK SPACE}%"
+    assert format_percent(share) == f"{shown}\N{NO-BREAK SPACE}%"
     assert math.isclose(float(shown), share * 100, abs_tol=0.1)

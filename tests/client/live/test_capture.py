@@ -11,7 +11,7 @@ import pytest
 from asl_triton.errors import VideoError
 from asl_triton.live import capture
 from asl_triton.live import sources as feeds
-from asl_triton.live.capture import Capture, Dropout, Resumed
+from asl_triton.live.capture import Capture, SourceLost, SourceResumed
 from asl_triton.video.reader import Frame, open_video
 from tests.client.rtsp_camera import RtspCamera, pictures_of
 from tests.client.streams import NetworkCamera
@@ -114,7 +114,7 @@ def test_camera_that_sends_nothing_is_a_sentence(camera: NetworkCamera, monkeypa
 def test_dropout_is_told_once_and_waited_for(camera: NetworkCamera, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setattr(feeds, "OPEN_TIMEOUT_MS", 300)
     monkeypatch.setattr(feeds, "READ_TIMEOUT_MS", 300)
-    happened: list[Dropout | Resumed] = []
+    happened: list[SourceLost | SourceResumed] = []
     times_s: list[float] = []
     with Capture(f"http://user:hidden@{camera.address}/mjpeg?hidden") as source:
         for item in source:
@@ -126,10 +126,10 @@ def test_dropout_is_told_once_and_waited_for(camera: NetworkCamera, monkeypatch:
                     break
             else:
                 happened.append(item)
-                if isinstance(item, Dropout):
+                if isinstance(item, SourceLost):
                     threading.Timer(0.7, getattr(camera, how).clear).start()
     dropout, resumed = happened
-    assert isinstance(dropout, Dropout) and isinstance(resumed, Resumed)
+    assert isinstance(dropout, SourceLost) and isinstance(resumed, SourceResumed)
     assert dropout.reason == f"no more frames come from http://{camera.address}/mjpeg"
     assert resumed.away_s >= 0.3
     assert np.diff(times_s).min() >= 0
@@ -158,7 +158,7 @@ def test_rtsp_camera_is_watched_with_its_password_and_over_a_dropout(
                 if len(happened) == 2:
                     break
     assert shapes == {(240, 320, 3)}
-    assert [told.partition("(")[0] for told in happened] == ["Dropout", "Resumed"]
+    assert [told.partition("(")[0] for told in happened] == ["SourceLost", "SourceResumed"]
     assert camera.address in happened[0] and "hidden" not in happened[0]
     assert camera.num_plays == 2
 
@@ -168,7 +168,7 @@ def test_video_by_address_goes_on_where_it_was_cut_off(camera: NetworkCamera, fi
     with Capture(f"http://{camera.address}/{film.name}") as source:
         items = list(source)
     frames = [item for item in items if isinstance(item, Frame)]
-    assert [type(item) for item in items if not isinstance(item, Frame)] == [Dropout, Resumed]
+    assert [type(item) for item in items if not isinstance(item, Frame)] == [SourceLost, SourceResumed]
     assert [round(frame.time_s, 3) for frame in frames] == [round(time_s, 3) for time_s in times_of(film)]
     assert camera.num_connections == 2
 

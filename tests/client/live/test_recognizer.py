@@ -1,4 +1,4 @@
-"""Live sessions against a recogniser who sees shades of grey: what is told and when, and what a server may do."""
+"""Live sessions against a model who sees shades of gray: what is told and when, and what a server may do."""
 
 import asyncio
 import threading
@@ -17,7 +17,7 @@ from asl_triton.presets import PRESETS
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.transport.fake import FakeTransport
-from tests.client.grey_signer import UNSURE, WEAK, Observer, Plan, frames, observer, picture, shade
+from tests.client.gray_signer import UNSURE, WEAK, Observer, Plan, frames, observer, picture, shade
 from tests.client.served import GLOSSES, described
 from tests.client.streams import wait_until
 

@@ -3,29 +3,29 @@ from pathlib import Path
 import pytest
 
 from asl_triton.errors import AslTritonError, ContractError, LabelsError
-from asl_triton.models.repository import Catalogue
+from asl_triton.models.repository import ModelRepository
 from asl_triton.presets import PRESETS
 from tests.client.model_folders import GLOSSES, Network, replace, write_folder
 
 
-def test_recognisers_are_the_folders_with_our_preset(tmp_path: Path) -> None:
+def test_models_are_the_folders_with_our_preset(tmp_path: Path) -> None:
     for name in ("b", "a", ".unfinished"):
         write_folder(tmp_path, name)
     (tmp_path / "recognize_sign").mkdir()
     (tmp_path / "recognize_sign" / "config.pbtxt").write_text('backend: "python"')
     (tmp_path / "README.md").touch()
-    assert Catalogue([tmp_path]).names() == ["a", "b"]
+    assert ModelRepository([tmp_path]).names() == ["a", "b"]
 
 
 def test_several_repositories_are_one(tmp_path: Path) -> None:
     write_folder(tmp_path / "one", "a")
     write_folder(tmp_path / "two", "b")
-    assert Catalogue([tmp_path / "one", tmp_path / "two", tmp_path / "none"]).names() == ["a", "b"]
+    assert ModelRepository([tmp_path / "one", tmp_path / "two", tmp_path / "none"]).names() == ["a", "b"]
 
 
 def test_folder_tells_all_that_a_server_does(tmp_path: Path) -> None:
     write_folder(tmp_path, "signs", preset=PRESETS["bsl1k"])
-    shelved = Catalogue([tmp_path]).read("signs")
+    shelved = ModelRepository([tmp_path]).read("signs")
     assert shelved is not None
     assert shelved.served.labels == GLOSSES
     assert shelved.served.preset == PRESETS["bsl1k"]
@@ -34,17 +34,17 @@ def test_folder_tells_all_that_a_server_does(tmp_path: Path) -> None:
 
 def test_no_folder_of_that_name_is_none(tmp_path: Path) -> None:
     write_folder(tmp_path / "models", "signs")
-    catalogue = Catalogue([tmp_path / "models"])
-    assert [catalogue.read(name) for name in ("other", "../models/signs", "", ".", "signs/..")] == [None] * 5
+    catalog = ModelRepository([tmp_path / "models"])
+    assert [catalog.read(name) for name in ("other", "../models/signs", "", ".", "signs/..")] == [None] * 5
 
 
 def test_folder_is_read_again_when_it_is_another(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, "signs")
-    catalogue = Catalogue([tmp_path])
-    first = catalogue.read("signs")
-    assert catalogue.read("signs") is first
+    catalog = ModelRepository([tmp_path])
+    first = catalog.read("signs")
+    assert catalog.read("signs") is first
     replace(folder / "labels.txt", "\n".join(reversed(GLOSSES)))
-    second = catalogue.read("signs")
+    second = catalog.read("signs")
     assert second is not None and second.served.labels == tuple(reversed(GLOSSES))
 
 
@@ -63,18 +63,18 @@ def test_damaged_folder_is_one_sentence(
 ) -> None:
     folder = write_folder(tmp_path, "signs")
     replace(folder / file, text)
-    catalogue = Catalogue([tmp_path])
-    assert catalogue.names() == ["signs"]
+    catalog = ModelRepository([tmp_path])
+    assert catalog.names() == ["signs"]
     with pytest.raises(error, match=sentence):
-        catalogue.read("signs")
+        catalog.read("signs")
 
 
 def test_network_is_known_by_its_golden_answer(tmp_path: Path) -> None:
     write_folder(tmp_path, "signs", Network(1))
-    shelved = Catalogue([tmp_path]).read("signs")
+    shelved = ModelRepository([tmp_path]).read("signs")
     assert shelved is not None and shelved.golden is not None
     known = shelved.golden.logits
-    assert shelved.gave(known)
-    assert shelved.gave(known + 0.1 * (known.max() - known.min()))  # another machine, in bfloat16
-    assert not shelved.gave(known[::-1])
-    assert not shelved.gave(known[:-1])
+    assert shelved.matches_golden(known)
+    assert shelved.matches_golden(known + 0.1 * (known.max() - known.min()))  # another machine, in bfloat16
+    assert not shelved.matches_golden(known[::-1])
+    assert not shelved.matches_golden(known[:-1])

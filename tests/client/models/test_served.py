@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from asl_triton.errors import ContractError, LabelsError
-from asl_triton.models.served import ServedModel, choose, find_recognisers, read_model
+from asl_triton.models.served import ServedModel, choose_model, list_models, read_model
 from asl_triton.presets import PRESETS
 from asl_triton.transport.base import ModelDescription, TensorSpec
 from asl_triton.transport.fake import FakeTransport
@@ -35,26 +35,26 @@ def test_contract_is_read_from_the_server(preset: object, datatype: str) -> None
     )  # type: ignore[arg-type]  # fmt: skip
 
 
-def test_only_recogniser_needs_no_name() -> None:
-    assert asyncio.run(choose(serving(STRANGER, described()), None)).name == "signs"
+def test_only_model_needs_no_name() -> None:
+    assert asyncio.run(choose_model(serving(STRANGER, described()), None)).name == "signs"
 
 
-def test_recognisers_are_found_among_other_models() -> None:
-    found = asyncio.run(find_recognisers(serving(described(name="b"), STRANGER, described(name="a"))))
+def test_models_are_found_among_other_models() -> None:
+    found = asyncio.run(list_models(serving(described(name="b"), STRANGER, described(name="a"))))
     assert [model.name for model in found] == ["a", "b"]
 
 
 @pytest.mark.parametrize(("models", "wanted", "says"), [
-    ([], None, r"serves no recogniser \(it serves nothing\)"),
-    ([STRANGER], None, r"serves no recogniser \(it serves stranger\)"),
-    ([described(name="a"), described(name="b")], None, r"serves 2 recognisers: choose one with --model \(a, b\)"),
-    ([described(), STRANGER], "stranger", "stranger on fake:8001 is no recogniser"),
-    ([described(), STRANGER], "nobody", "serves no model 'nobody'; its recognisers: signs"),
-    ([STRANGER], "nobody", "serves no model 'nobody'; its recognisers: none"),
+    ([], None, r"serves no asl-triton model \(it serves nothing\)"),
+    ([STRANGER], None, r"serves no asl-triton model \(it serves stranger\)"),
+    ([described(name="a"), described(name="b")], None, r"serves 2 models: choose one with --model \(a, b\)"),
+    ([described(), STRANGER], "stranger", "stranger on fake:8001 is not an asl-triton model"),
+    ([described(), STRANGER], "nobody", "serves no model 'nobody'; its models: signs"),
+    ([STRANGER], "nobody", "serves no model 'nobody'; its models: none"),
 ], ids=str)  # fmt: skip
 def test_choice_that_cannot_be_made_is_a_sentence(models: list, wanted: str | None, says: str) -> None:
     with pytest.raises(ContractError, match=says):
-        asyncio.run(choose(serving(*models), wanted))
+        asyncio.run(choose_model(serving(*models), wanted))
 
 
 def changed(**fields: object) -> ModelDescription:
@@ -90,7 +90,7 @@ def test_preset_that_is_none_is_a_sentence_that_names_the_model() -> None:
 
 
 @pytest.mark.parametrize(("model", "labels", "says"), [
-    (changed(labelled=frozenset()), GLOSSES, "has no labels"),
+    (changed(labeled=frozenset()), GLOSSES, "has no labels"),
     (described(), (*GLOSSES[:4], "", ""), "has 6 classes, and 2 of them have no label.*the first is class 4"),
 ])  # fmt: skip
 def test_labels_that_do_not_fit_are_a_sentence(model: ModelDescription, labels: tuple[str, ...], says: str) -> None:
@@ -101,8 +101,8 @@ def test_labels_that_do_not_fit_are_a_sentence(model: ModelDescription, labels: 
 
 def test_input_is_prepared_as_the_model_takes_it() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (9, 224, 224, 3), np.uint8)
-    assert np.array_equal(read(described()).tensor(frames), frames[None])
-    classic = read(described(datatype="FP32")).tensor(frames)
+    assert np.array_equal(read(described()).make_input(frames), frames[None])
+    classic = read(described(datatype="FP32")).make_input(frames)
     assert classic.shape == (1, 3, 9, 224, 224) and classic.dtype == np.float32
     assert (classic.min(), classic.max()) == (-1, 1)
 

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 
 from asl_triton.errors import ServerError
-from asl_triton.models.status import ServerState, read_state
+from asl_triton.models.status import ServerStatus, read_status
 from asl_triton.presets import PRESETS
 from asl_triton.transport.fake import FakeTransport
 from tests.client.served import GLOSSES, answering, described, fake, in_order
@@ -17,26 +17,26 @@ class Away(FakeTransport):
         raise ServerError("no server answers at fake:8001")
 
 
-def state(transport: FakeTransport, before: ServerState | None = None, only: str | None = None) -> ServerState:
-    return asyncio.run(read_state(transport, before, only))
+def state(transport: FakeTransport, before: ServerStatus | None = None, only: str | None = None) -> ServerStatus:
+    return asyncio.run(read_status(transport, before, only))
 
 
 def test_server_that_is_there_says_what_it_serves() -> None:
     read = state(fake())
     assert (read.version, read.problem, read.is_ready) == ("fake", None, True)
-    (served,) = read.recognisers
+    (served,) = read.models
     assert (served.name, served.labels, served.preset) == ("signs", GLOSSES, PRESETS["wlasl"])
-    assert read.recogniser(None) is read.recogniser("signs") is served
-    assert read.recogniser("other") is None
+    assert read.model(None) is read.model("signs") is served
+    assert read.model("other") is None
 
 
 def test_server_that_is_away_is_an_answer() -> None:
     read = state(Away({}, (), answering(in_order)), before=state(fake()))
-    assert (read.version, read.is_ready, read.recognisers) == (None, False, ())
+    assert (read.version, read.is_ready, read.models) == (None, False, ())
     assert read.problem == "no server answers at fake:8001"
 
 
-def test_recogniser_that_stays_is_not_asked_again_and_one_that_changes_is() -> None:
+def test_model_that_stays_is_not_asked_again_and_one_that_changes_is() -> None:
     transport = fake()
     asked: list[str] = []
     ranks = transport.answer
@@ -48,24 +48,24 @@ def test_recogniser_that_stays_is_not_asked_again_and_one_that_changes_is() -> N
     transport.models["signs"] = described(**{"asl_triton.checkpoint_sha256": "f" * 64})
     changed = state(transport, again)
     assert asked == ["signs", "signs"]
-    assert changed != first and changed.recognisers[0].checkpoint_sha256 == "f" * 64
+    assert changed != first and changed.models[0].checkpoint_sha256 == "f" * 64
 
 
-def test_broken_recogniser_hides_no_other() -> None:
+def test_broken_model_hides_no_other() -> None:
     transport = fake()
-    transport.models["broken"] = dataclasses.replace(described(name="broken"), labelled=frozenset())
+    transport.models["broken"] = dataclasses.replace(described(name="broken"), labeled=frozenset())
     read = state(transport)
-    assert [served.name for served in read.recognisers] == ["signs"]
+    assert [served.name for served in read.models] == ["signs"]
     ((name, sentence),) = read.broken
     assert name == "broken" and "has no labels" in sentence
     alone = state(transport, only="broken")
     assert not alone.is_ready and alone.problem == sentence
 
 
-def test_server_without_a_recogniser_says_so() -> None:
+def test_server_without_a_model_says_so() -> None:
     transport = fake()
-    assert "does not serve the recogniser 'other'" in str(state(transport, only="other").problem)
+    assert "does not serve the model 'other'" in str(state(transport, only="other").problem)
     transport.models.clear()
     read = state(transport)
     assert (read.version, read.is_ready) == ("fake", False)
-    assert "does not serve a recogniser: write one" in str(read.problem)
+    assert "does not serve a model: write one" in str(read.problem)

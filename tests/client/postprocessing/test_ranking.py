@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asl_triton.errors import AslTritonError, LabelsError
-from asl_triton.postprocessing.ranking import Ranking, confidences, pool, rank
+from asl_triton.postprocessing.ranking import Ranking, compute_confidences, pool_windows, rank
 from asl_triton.presets import PRESETS
 from asl_triton.results import Prediction, Recognition
 
@@ -20,21 +20,21 @@ def logits(*values: float) -> np.ndarray:
 
 def test_windows_are_pooled_as_the_preset_says() -> None:
     windows = [logits(1, 5, 3), logits(3, 1, 3)]
-    assert pool(windows, SIGMOID).tolist() == [3, 5, 3]
-    assert pool(windows, SOFTMAX).tolist() == [2, 3, 3]
-    assert pool(windows[:1], SOFTMAX).tolist() == [1, 5, 3]
+    assert pool_windows(windows, SIGMOID).tolist() == [3, 5, 3]
+    assert pool_windows(windows, SOFTMAX).tolist() == [2, 3, 3]
+    assert pool_windows(windows[:1], SOFTMAX).tolist() == [1, 5, 3]
 
 
 def test_confidences_are_the_presets_score() -> None:
     values = logits(-2, 0, 3)
-    assert confidences(values, SIGMOID) == pytest.approx([1 / (1 + math.exp(-v)) for v in (-2, 0, 3)])
+    assert compute_confidences(values, SIGMOID) == pytest.approx([1 / (1 + math.exp(-v)) for v in (-2, 0, 3)])
     total = sum(math.exp(v) for v in (-2, 0, 3))
-    assert confidences(values, SOFTMAX) == pytest.approx([math.exp(v) / total for v in (-2, 0, 3)])
+    assert compute_confidences(values, SOFTMAX) == pytest.approx([math.exp(v) / total for v in (-2, 0, 3)])
 
 
 @pytest.mark.parametrize("preset", [SIGMOID, SOFTMAX], ids=["sigmoid", "softmax"])
 def test_extreme_logits_give_no_overflow(preset: object) -> None:
-    scores = confidences(logits(-3e38, -1000, 0, 1000, 3e38), preset)  # type: ignore[arg-type]
+    scores = compute_confidences(logits(-3e38, -1000, 0, 1000, 3e38), preset)  # type: ignore[arg-type]
     assert np.isfinite(scores).all()
     assert scores[0] == 0 and scores[-1] == 1
 

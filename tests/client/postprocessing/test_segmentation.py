@@ -10,21 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asl_triton.errors import AslTritonError
-from asl_triton.postprocessing.ranking import confidences
-from asl_triton.postprocessing.segmentation import Segmentation, Segmenter, curves_of, strongest_curves
-from asl_triton.postprocessing.stitching import Stitcher, windowed
+from asl_triton.postprocessing.ranking import compute_confidences
+from asl_triton.postprocessing.segmentation import Segmentation, Segmenter, select_curves, strongest_curves
+from asl_triton.postprocessing.stitching import Stitcher, with_window
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.results import Segment, Step
-from asl_triton.video.windows import Span
+from asl_triton.video.windows import WindowTiming
 
 WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
 LABELS = ("book", "drink", "hello")
 
 
-def span(start: int, num_frames: int, *, shown: int | None = None, rate: float = 25.0, shot: int = 0) -> Span:
-    """A window of a video of constant frame rate, of which `shown` crops are the video's."""
+def span(start: int, num_frames: int, *, shown: int | None = None, rate: float = 25.0, shot: int = 0) -> WindowTiming:
+    """A window of a video of constant frame rate, of which `format_published` crops are the video's."""
     crops = num_frames if shown is None else shown
-    return Span(start, num_frames, (start + np.arange(crops + 1)) / rate, shot)
+    return WindowTiming(start, num_frames, (start + np.arange(crops + 1)) / rate, shot)
 
 
 def logits_of(*values: float) -> np.ndarray:
@@ -34,7 +34,7 @@ def logits_of(*values: float) -> np.ndarray:
     return logits
 
 
-def stitched(windows: Iterable[tuple[Span, np.ndarray]], preset: Preset = WLASL) -> list[Step]:
+def stitched(windows: Iterable[tuple[WindowTiming, np.ndarray]], preset: Preset = WLASL) -> list[Step]:
     stitcher = Stitcher(preset)
     return [step for where, logits in windows for step in stitcher.add(where, logits)] + stitcher.finish()
 
@@ -96,7 +96,7 @@ def test_short_clip_has_no_steps_behind_its_end(num_frames: int, shown: int, spa
 
 def test_times_are_those_of_the_frames_where_their_rate_varies() -> None:
     edges_s = np.concatenate([np.arange(20) / 25, 0.8 + np.arange(21) / 5])  # 20 frames of 40 ms, then of 200 ms
-    (first, second, third, fourth) = stitched([(Span(0, 40, edges_s), logits_of(0, 1, 2, 3))])
+    (first, second, third, fourth) = stitched([(WindowTiming(0, 40, edges_s), logits_of(0, 1, 2, 3))])
     assert (first.start_s, first.end_s) == pytest.approx((4 / 25, 12 / 25))
     assert (second.start_s, second.end_s) == pytest.approx((12 / 25, 0.8))
     assert (third.start_s, third.end_s) == pytest.approx((0.8, 0.8 + 8 / 5))
@@ -112,9 +112,9 @@ def test_shots_do_not_share_a_step() -> None:
 def test_score_is_the_presets() -> None:
     logits = np.array([[0, 1, 2]], np.float32)
     (step,) = stitched([(span(0, 64), np.repeat(logits, 7, axis=0))], BSL1K)[:1]
-    assert step.confidences == pytest.approx(confidences(logits[0], BSL1K)) and step.confidences.sum() == pytest.approx(
-        1
-    )
+    assert step.confidences == pytest.approx(
+        compute_confidences(logits[0], BSL1K)
+    ) and step.confidences.sum() == pytest.approx(1)
     assert step.confidences.dtype == np.float32
 
 
@@ -124,7 +124,7 @@ def test_score_is_the_presets() -> None:
 ], ids=str)  # fmt: skip
 def test_windows_are_the_presets_unless_asked_for(window: int | None, stride: int | None, cut: tuple[int, int]) -> None:
     for preset in (WLASL, BSL1K):
-        asked = windowed(preset, window, stride)
+        asked = with_window(preset, window, stride)
         assert (asked.window_frames, asked.stride_frames, asked.max_frames) == (*cut, cut[0])
         assert (asked.frames, asked.score, asked.frame_rate) == (preset.frames, preset.score, preset.frame_rate)
 
@@ -136,7 +136,7 @@ def test_windows_are_the_presets_unless_asked_for(window: int | None, stride: in
 ], ids=str)  # fmt: skip
 def test_windows_that_cannot_be_are_a_sentence(window: int, stride: int | None, says: str) -> None:
     with pytest.raises(AslTritonError, match=says):
-        windowed(WLASL, window, stride)
+        with_window(WLASL, window, stride)
 
 
 def steps_of(*curves: Sequence[float], length_s: float = 1.0) -> list[Step]:
@@ -276,6 +276,6 @@ def test_curves_are_those_of_the_strongest_glosses() -> None:
     strongest = strongest_curves(steps, LABELS, 2)
     assert [(curve.gloss, curve.class_id) for curve in strongest] == [("drink", 1), ("hello", 2)]
     assert strongest[0].confidences == pytest.approx([0.3, 0.9]) and strongest[0].times_s == pytest.approx([1, 2])
-    assert [curve.gloss for curve in curves_of(steps, LABELS, [2, 0])] == ["hello", "book"]
+    assert [curve.gloss for curve in select_curves(steps, LABELS, [2, 0])] == ["hello", "book"]
     assert strongest_curves([], LABELS, 2) == ()
     assert len(strongest_curves(steps, LABELS, 9)) == 3

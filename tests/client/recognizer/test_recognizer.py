@@ -19,7 +19,7 @@ from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.results import Recognition
 from asl_triton.transport.base import Array
 from asl_triton.transport.fake import FakeTransport
-from asl_triton.video.preprocessing import crops, normalised
+from asl_triton.video.preprocessing import crop_frames, normalize
 from asl_triton.video.reader import Limits, open_video
 from tests.client import videos
 from tests.client.served import GLOSSES, Gauge, LastFirst, Stuck, fake, fake_steps, faking, in_order
@@ -27,7 +27,7 @@ from tests.client.served import GLOSSES, Gauge, LastFirst, Stuck, fake, fake_ste
 WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
 
 
-def recognised(transport: FakeTransport, video: object, **options: object) -> Recognition:
+def recognized(transport: FakeTransport, video: object, **options: object) -> Recognition:
     async def ask() -> Recognition:
         async with AsyncRecognizer(transport=transport) as recognizer:
             return await recognizer.recognize(video, **options)  # type: ignore[arg-type]
@@ -48,7 +48,7 @@ def level(tensor: Array) -> Sequence[float]:
 def test_whole_clip_is_one_request(tmp_path: Path) -> None:
     transport = fake()
     path = videos.clip(tmp_path / "clip.mp4", num_frames=30)
-    recognition = recognised(transport, path, top_k=3)
+    recognition = recognized(transport, path, top_k=3)
     assert shapes(transport) == [(1, 30, 224, 224, 3)]
     assert [p.gloss for p in recognition.predictions] == list(GLOSSES[:3])
     assert (recognition.video, recognition.model, recognition.unsure) == (str(path), "signs", False)
@@ -61,7 +61,7 @@ def test_whole_clip_is_one_request(tmp_path: Path) -> None:
 def test_short_clip_is_as_long_as_the_network_needs(tmp_path: Path, num_frames: int) -> None:
     transport = fake()
     path = videos.clip(tmp_path / "clip.mp4", num_frames=num_frames)
-    assert recognised(transport, path).num_frames == num_frames
+    assert recognized(transport, path).num_frames == num_frames
     assert shapes(transport) == [(1, 9, 224, 224, 3)]
 
 
@@ -81,7 +81,7 @@ def test_windows_are_asked_about_in_order_and_pooled_by_the_preset(
         seen.append(float(tensor[0].mean()))
         return level(tensor)
 
-    recognition = recognised(transport := fake(preset, answer), path)  # type: ignore[arg-type]
+    recognition = recognized(transport := fake(preset, answer), path)  # type: ignore[arg-type]
     assert set(shapes(transport)) == {(1, 64, 224, 224, 3)}
     assert seen[1:] == pytest.approx([start // scale for start in starts], abs=1)  # the first asks for the labels
     assert recognition.num_windows == len(starts)
@@ -90,13 +90,13 @@ def test_windows_are_asked_about_in_order_and_pooled_by_the_preset(
 
 def test_order_of_the_answers_does_not_matter(tmp_path: Path) -> None:
     path = videos.levels(tmp_path / "clip.mkv", [n // 2 for n in range(64 + 3 * 32)])
-    plain = recognised(fake(BSL1K, level), path)
-    turned = recognised(faking(LastFirst, BSL1K, level), path)
+    plain = recognized(fake(BSL1K, level), path)
+    turned = recognized(faking(LastFirst, BSL1K, level), path)
     assert plain.num_windows == 4
     assert turned.predictions == plain.predictions
 
 
-def test_model_with_the_classic_input_gets_normalised_frames(tmp_path: Path) -> None:
+def test_model_with_the_classic_input_gets_normalized_frames(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "clip.mp4", num_frames=12)
     given: list[Array] = []
 
@@ -104,11 +104,11 @@ def test_model_with_the_classic_input_gets_normalised_frames(tmp_path: Path) -> 
         given.append(tensor)
         return in_order(tensor)
 
-    recognised(fake(WLASL, answer, datatype="FP32"), path)
+    recognized(fake(WLASL, answer, datatype="FP32"), path)
     with open_video(path) as video:
-        frames = np.stack([crop.image for crop in crops(video, WLASL, 100)])
+        frames = np.stack([crop.image for crop in crop_frames(video, WLASL, 100)])
     assert given[1].dtype == np.float32
-    assert np.array_equal(given[1], normalised(frames, WLASL))
+    assert np.array_equal(given[1], normalize(frames, WLASL))
 
 
 def test_window_that_fails_ends_the_clip(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_window_that_fails_ends_the_clip(tmp_path: Path) -> None:
 
     path = videos.clip(tmp_path / "clip.mp4", num_frames=3000, size="32x32")
     with pytest.raises(ServerError, match="the third window failed"):
-        recognised(fake(BSL1K, answer), path)
+        recognized(fake(BSL1K, answer), path)
     assert len(asked) < 20  # of 93
 
 
@@ -134,15 +134,15 @@ def test_window_that_fails_ends_the_clip(tmp_path: Path) -> None:
 def test_answer_that_makes_no_sense_is_a_sentence(tmp_path: Path, logits: list[float], says: str) -> None:
     answers = iter([in_order(np.zeros(1)), logits])
     with pytest.raises(ContractError, match=says):
-        recognised(fake(WLASL, lambda tensor: next(answers)), videos.clip(tmp_path / "clip.mp4"))
+        recognized(fake(WLASL, lambda tensor: next(answers)), videos.clip(tmp_path / "clip.mp4"))
 
 
 def test_vocabulary_and_confidence_narrow_the_answer(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "clip.mp4")
-    recognition = recognised(fake(), path, vocabulary=["home", "help"], min_confidence=0.5, name="mine")
+    recognition = recognized(fake(), path, vocabulary=["home", "help"], min_confidence=0.5, name="mine")
     assert [p.gloss for p in recognition.predictions] == ["help", "home"]
     assert recognition.unsure and recognition.video == "mine"
-    assert not recognised(fake(), path, min_confidence=0.5).unsure
+    assert not recognized(fake(), path, min_confidence=0.5).unsure
 
 
 @pytest.mark.parametrize(("options", "error"), [
@@ -150,7 +150,7 @@ def test_vocabulary_and_confidence_narrow_the_answer(tmp_path: Path) -> None:
 ], ids=str)  # fmt: skip
 def test_wrong_wish_is_told_before_the_clip_is_opened(options: dict[str, object], error: type[AslTritonError]) -> None:
     with pytest.raises(error, match=str(next(iter(options.values()))).strip("[]'")):
-        recognised(fake(), "no such clip.mp4", **options)
+        recognized(fake(), "no such clip.mp4", **options)
 
 
 @pytest.mark.parametrize(("bucket", "length"), [(None, 30), (1, 30), (16, 32), (32, 32), (64, 64), (1000, 300)])
@@ -177,12 +177,12 @@ def test_bucket_that_cannot_be_is_a_sentence(options: dict[str, Any], says: str)
 
 def test_clip_that_cannot_be_read_is_its_error(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="there is no file"):
-        recognised(fake(), tmp_path / "nowhere.mp4")
+        recognized(fake(), tmp_path / "nowhere.mp4")
 
 
 def test_warnings_of_the_video_are_on_the_answer(tmp_path: Path) -> None:
     source = videos.clip(tmp_path / "whole.mkv", num_frames=60, options=["-g", "10"])
-    recognition = recognised(fake(), videos.cut(tmp_path / "cut.mkv", source))
+    recognition = recognized(fake(), videos.cut(tmp_path / "cut.mkv", source))
     assert recognition.warnings == (
         f"cut off: the file ends too early, after {recognition.num_frames} frames that can be read",
     )
@@ -258,7 +258,7 @@ def test_sync_face_answers_as_the_other(tmp_path: Path) -> None:
     with Recognizer(transport=fake()) as recognizer, path.open("rb") as file:
         assert recognizer.model().labels == GLOSSES
         answers = [recognizer.recognize(source) for source in (path, path.read_bytes(), file)]
-    assert {answer.predictions for answer in answers} == {recognised(fake(), path).predictions}
+    assert {answer.predictions for answer in answers} == {recognized(fake(), path).predictions}
 
 
 def test_sync_face_is_asked_from_several_threads(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ DARK, LIGHT = 60, 190
 
 
 def frames_of(num_frames: int = 500) -> list[int]:
-    """The grey levels of a video in which two signs are signed, which fade in and out: there is no cut."""
+    """The gray levels of a video in which two signs are signed, which fade in and out: there is no cut."""
     ramp = np.interp(np.arange(num_frames), *zip(*RAMPS, strict=True))
     return [int(level) for level in ramp]
 

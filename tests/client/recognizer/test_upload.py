@@ -69,7 +69,7 @@ class Server(FakeTransport):
         }
 
 
-def recognised(
+def recognized(
     server: Server, video: object, send: str, limits: Limits | None = None, **options: object
 ) -> Recognition:
     async def ask() -> Recognition:
@@ -86,7 +86,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_file_is_sent_as_it_is_and_its_logits_are_ranked_here(clip: Path) -> None:
     server = Server(sign_model())
-    recognition = recognised(server, clip, "video", top_k=3, vocabulary=["mother", "book", "help"], min_confidence=0.7)
+    recognition = recognized(server, clip, "video", top_k=3, vocabulary=["mother", "book", "help"], min_confidence=0.7)
     assert server.files == [clip.read_bytes()] and server.parameters == [{"model": "signs"}]
     assert [(p.rank, p.gloss, p.logit) for p in recognition.predictions] == [
         (1, "mother", 0.0), (2, "help", -2.0), (3, "book", -5.0)
@@ -101,7 +101,7 @@ def test_bytes_and_file_objects_go_as_they_are(clip: Path) -> None:
     server = Server(sign_model())
     for send in ("video", "auto"):
         with clip.open("rb") as file:
-            answers = [recognised(server, source, send) for source in (clip.read_bytes(), file)]
+            answers = [recognized(server, source, send) for source in (clip.read_bytes(), file)]
         assert [answer.video for answer in answers] == ["the video"] * 2
     assert server.files == [clip.read_bytes()] * 4
 
@@ -122,7 +122,7 @@ def test_what_is_sent_depends_on_what_the_server_takes(
     clip: Path, send: str, model: ModelDescription | None, is_file: bool
 ) -> None:
     server = Server(model)
-    assert recognised(server, clip, send).gloss == ("mother" if is_file else "book")
+    assert recognized(server, clip, send).gloss == ("mother" if is_file else "book")
     assert len(server.files) == is_file
 
 
@@ -131,14 +131,14 @@ def test_auto_sends_frames_that_are_smaller_than_their_file(tmp_path: Path) -> N
     path = videos.clip(tmp_path / "raw.avi", num_frames=10, size="320x240", options=options)
     assert path.stat().st_size > 10 * 224 * 224 * 3
     server = Server(sign_model())
-    recognised(server, path, "auto")
+    recognized(server, path, "auto")
     assert server.files == []
 
 
 def test_auto_sends_frames_where_the_container_does_not_count_them(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "live.webm", 12, size="16x16", options=["-live", "1", "-deadline", "realtime"])
     server = Server(sign_model())
-    recognised(server, path, "auto")
+    recognized(server, path, "auto")
     assert server.files == []
 
 
@@ -146,13 +146,13 @@ def test_server_that_takes_no_files_is_told_before_the_clip_is_opened() -> None:
     with pytest.raises(
         ContractError, match=r"does not serve recognize_sign.*send frames \(--send frames\), or serve it"
     ):
-        recognised(Server(None), "no such clip.mp4", "video")
+        recognized(Server(None), "no such clip.mp4", "video")
 
 
 def test_refusal_names_the_clip(clip: Path) -> None:
     refusal = VideoError("VIDEO cannot be decoded: it ends the decoder (SIGSEGV)")
     with pytest.raises(VideoError, match=r"^mine cannot be decoded"):
-        recognised(Server(sign_model(), refusal), clip, "video", name="mine")
+        recognized(Server(sign_model(), refusal), clip, "video", name="mine")
 
 
 @pytest.mark.parametrize(("limits", "model"), [
@@ -161,7 +161,7 @@ def test_refusal_names_the_clip(clip: Path) -> None:
 def test_file_beyond_a_limit_is_not_sent(clip: Path, limits: Limits | None, model: ModelDescription) -> None:
     server = Server(model)
     with pytest.raises(VideoError, match=r"larger than 100 bytes.*send its frames \(--send frames\)"):
-        recognised(server, clip, "video", limits)
+        recognized(server, clip, "video", limits)
     assert server.files == []
 
 
@@ -169,9 +169,9 @@ def test_file_beyond_a_limit_is_not_sent(clip: Path, limits: Limits | None, mode
 def test_what_is_no_file_is_the_same_error_as_with_frames(tmp_path: Path, send: str) -> None:
     for path in (tmp_path / "nowhere.mp4", tmp_path):
         with pytest.raises(VideoError) as ours:
-            recognised(Server(sign_model()), path, "frames")
+            recognized(Server(sign_model()), path, "frames")
         with pytest.raises(VideoError) as theirs:
-            recognised(Server(sign_model()), path, send)
+            recognized(Server(sign_model()), path, send)
         assert str(theirs.value) == str(ours.value)
 
 
@@ -181,12 +181,12 @@ def test_what_is_no_file_is_the_same_error_as_with_frames(tmp_path: Path, send: 
 def test_wrong_wish_is_told_before_anything_is_sent(options: dict[str, object], error: type[AslTritonError]) -> None:
     server = Server(sign_model())
     with pytest.raises(error):
-        recognised(server, "no such clip.mp4", "video", **options)
+        recognized(server, "no such clip.mp4", "video", **options)
 
 
 def test_answer_with_other_classes_is_a_sentence(clip: Path) -> None:
     with pytest.raises(ContractError, match="5 logits for 6 glosses"):
-        recognised(Server(sign_model(), classes=5), clip, "video")
+        recognized(Server(sign_model(), classes=5), clip, "video")
 
 
 def test_server_is_asked_once_what_it_takes(clip: Path) -> None:

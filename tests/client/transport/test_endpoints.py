@@ -12,7 +12,7 @@ from dnslib.dns import DNSRecord
 from dnslib.server import BaseResolver, DNSServer
 
 from asl_triton.errors import BusyError, ServerError
-from asl_triton.transport.endpoints import DEFAULT_SERVER, Addresses
+from asl_triton.transport.endpoints import DEFAULT_SERVER, Endpoints
 from asl_triton.transport.retry import TRIES, TRIES_OF_SEVERAL
 from asl_triton.transport.triton_grpc import GrpcTransport
 from tests.client.asking import FRAMES, asked, inferred, version
@@ -64,11 +64,11 @@ def test_every_kind_of_address_is_taken(text: str, several: bool, on_this_machin
     ("[::1]:1,[::1]:2", "ipv6:[::1]:1,[::1]:2"),
 ])  # fmt: skip
 def test_names_of_a_list_are_looked_up(text: str, target: str) -> None:
-    assert Addresses(text).target() == target
+    assert Endpoints(text).target() == target
 
 
 def test_name_that_nobody_knows_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    assert Addresses("no-such-host.invalid:1,127.0.0.1:2").target() == "ipv4:127.0.0.1:2"
+    assert Endpoints("no-such-host.invalid:1,127.0.0.1:2").target() == "ipv4:127.0.0.1:2"
     assert "nobody knows an address of no-such-host.invalid" in caplog.text
 
 

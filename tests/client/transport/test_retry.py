@@ -6,7 +6,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from asl_triton.transport import retry as retries
-from asl_triton.transport.retry import TRIES, TRIES_OF_SEVERAL, Budget, again
+from asl_triton.transport.retry import TRIES, TRIES_OF_SEVERAL, RetryThrottle, retry
 
 AWAY = InferenceServerException("failed to connect to all addresses", "StatusCode.UNAVAILABLE")
 LEAVING = InferenceServerException("Server is stopping, scheduler has stopped", "StatusCode.UNAVAILABLE")
@@ -18,7 +18,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(retries, name, lambda state: 0.0)
 
 
-def tries(budget: Budget, fault: Exception, *, several: bool = False, answers_at: int = 10**9) -> int:
+def tries(budget: RetryThrottle, fault: Exception, *, several: bool = False, answers_at: int = 10**9) -> int:
     """How often one request was tried; its answer comes at that try."""
     tried: list[int] = []
 
@@ -29,26 +29,26 @@ def tries(budget: Budget, fault: Exception, *, several: bool = False, answers_at
         return "an answer"
 
     try:
-        asyncio.run(again(ask, several, budget, lambda: None))
+        asyncio.run(retry(ask, several, budget, lambda: None))
     except InferenceServerException as exc:
         assert exc is fault and len(tried) < answers_at
     return len(tried)
 
 
 def test_budget_ends_what_is_sent_again_and_answers_fill_it() -> None:
-    budget = Budget()
+    budget = RetryThrottle()
     assert [tries(budget, AWAY) for _ in range(12)] == [TRIES] * 12
     assert [tries(budget, AWAY) for _ in range(3)] == [2, 1, 1]
     for _ in range(40):
         assert tries(budget, AWAY, answers_at=1) == 1
     assert tries(budget, AWAY) > 1
     for _ in range(2000):
-        budget.gain()
+        budget.record_success()
     assert [tries(budget, AWAY) for _ in range(13)] == [TRIES] * 12 + [2]
 
 
 def test_server_that_is_leaving_costs_no_budget_where_there_are_others() -> None:
-    budget = Budget()
+    budget = RetryThrottle()
     for _ in range(10):
         assert tries(budget, LEAVING, several=True) == TRIES_OF_SEVERAL
     assert tries(budget, AWAY) == TRIES
@@ -56,4 +56,4 @@ def test_server_that_is_leaving_costs_no_budget_where_there_are_others() -> None
 
 
 def test_other_faults_are_not_tried_again() -> None:
-    assert tries(Budget(), InferenceServerException("no", "StatusCode.INVALID_ARGUMENT")) == 1
+    assert tries(RetryThrottle(), InferenceServerException("no", "StatusCode.INVALID_ARGUMENT")) == 1

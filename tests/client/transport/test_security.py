@@ -10,7 +10,7 @@ import pytest
 
 from asl_triton.errors import AslTritonError, ServerError
 from asl_triton.transport.security import Security
-from asl_triton.transport.tls_probe import has_expired, place_named, speaks_tls
+from asl_triton.transport.tls_probe import has_expired, peer_address, speaks_tls
 from asl_triton.transport.triton_grpc import GrpcTransport
 from tests.certificates import Certificates, make_certificates
 from tests.client.asking import inferred, version
@@ -154,7 +154,7 @@ def test_key_is_not_shown() -> None:
     ("Socket closed", None),
 ])  # fmt: skip
 def test_place_is_read_from_what_grpc_says(said: str, place: tuple[str, int] | None) -> None:
-    assert place_named(said) == place
+    assert peer_address(said) == place
 
 
 def test_expired_is_told_from_valid(certificates: Certificates) -> None:

@@ -18,7 +18,7 @@ from asl_triton.errors import ServerError
 from asl_triton.transport import shm as shared_memory
 from asl_triton.transport import shm_region as regions
 from asl_triton.transport.shm_key import HEADER, key_headers, leave_key
-from asl_triton.transport.shm_region import FOLDER, GRAIN, PREFIX, Region, is_left_behind, new_name
+from asl_triton.transport.shm_region import FOLDER, GRAIN, PREFIX, Region, is_stale, make_name
 from asl_triton.transport.shm_transfer import LEAST_BYTES
 from asl_triton.transport.triton_grpc import GrpcTransport
 from tests.client.asking import FRAMES, asked
@@ -51,12 +51,12 @@ def triton() -> Iterator[SharingTriton]:
 
 
 def filled(value: int, num_frames: int = 9) -> dict[str, np.ndarray]:
-    """Frames of one colour."""
+    """Frames of one color."""
     return {"FRAMES__0": np.full((1, num_frames, 224, 224, 3), value, np.uint8)}
 
 
 async def mean(transport: GrpcTransport, value: int, num_frames: int = 9) -> tuple[float, float]:
-    """What the server says of frames of that colour: the colour, and how many they are."""
+    """What the server says of frames of that colour: the color, and how many they are."""
     logits = (await transport.infer("signs", filled(value, num_frames), ["LOGITS__0"]))["LOGITS__0"][0]
     return float(logits[0]), float(logits[1])
 
@@ -146,7 +146,7 @@ def test_arrays_keep_their_values_whatever_their_layout(triton: SharingTriton) -
 
 def test_several_arrays_lie_beside_each_other() -> None:
     arrays = {"a": np.arange(5, dtype=np.uint8), "b": np.linspace(0, 1, 7, dtype=np.float64), "c": np.array(3.5)}
-    region = Region(regions.room_for(arrays))
+    region = Region(regions.size_for(arrays))
     try:
         offsets = region.write(arrays)
         assert offsets == {"a": 0, "b": 64, "c": 128}
@@ -155,7 +155,7 @@ def test_several_arrays_lie_beside_each_other() -> None:
             assert content[offsets[name] : offsets[name] + array.nbytes] == array.tobytes()
         assert (FOLDER / region.name).stat().st_mode & 0o777 == 0o600
     finally:
-        region.forget_name()
+        region.unlink()
         region.close()
 
 
@@ -266,8 +266,10 @@ def test_other_systems_have_none(monkeypatch: pytest.MonkeyPatch, triton: Sharin
 
 
 def test_server_elsewhere_is_tried_only_if_asked_for() -> None:
-    assert shared_memory.hindrance("auto", GrpcTransport("gpu-box:8001").addresses)
-    assert not shared_memory.hindrance("shm", GrpcTransport("gpu-box:8001").addresses)  # its container may share it
+    assert shared_memory.unavailable_reason("auto", GrpcTransport("gpu-box:8001").addresses)
+    assert not shared_memory.unavailable_reason(
+        "shm", GrpcTransport("gpu-box:8001").addresses
+    )  # its container may share it
 
 
 def test_full_disk_sends_messages(
@@ -302,7 +304,7 @@ def test_half_of_dev_shm_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     status = os.statvfs_result((4096, 4096, 16384, 10240, 10240, 0, 0, 0, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda _path: status)
     region = Region(8 * 2**20)
-    region.forget_name()
+    region.unlink()
     region.close()
     with pytest.raises(OSError, match="No space left"):
         Region(8 * 2**20 + 1)
@@ -412,13 +414,13 @@ def test_closing_does_not_wait_for_a_server_that_is_gone(triton: SharingTriton) 
 
 
 def test_what_dead_processes_left_is_swept(triton: SharingTriton) -> None:
-    make = "from asl_triton.transport.shm_region import Region, new_name; print(new_name(), Region(1).name)"
+    make = "from asl_triton.transport.shm_region import Region, make_name; print(make_name(), Region(1).name)"
     done = subprocess.run([sys.executable, "-c", make], capture_output=True, text=True, check=True)
     dead, named = done.stdout.split()
     assert names_here() == [named]  # killed before it forgot the name
     namespace = str(regions.pid_namespace())
     elsewhere = dead.replace(namespace, str(int(namespace) + 1))
-    for name in (dead, elsewhere, new_name(), "somebody-elses"):
+    for name in (dead, elsewhere, make_name(), "somebody-elses"):
         triton.regions[name] = None  # type: ignore[assignment]
     before = set(triton.regions)
 
@@ -433,14 +435,14 @@ def test_what_dead_processes_left_is_swept(triton: SharingTriton) -> None:
 
 def test_who_runs_is_not_swept() -> None:
     pid, namespace = os.getpid(), regions.pid_namespace()
-    assert not is_left_behind(new_name())
-    assert is_left_behind(f"{PREFIX}-{namespace}-{pid}-1-ab")  # another one of that number
-    assert not is_left_behind(f"{PREFIX}-{namespace}-1-{regions.state_of(1)[1]}-ab")  # type: ignore[index]
+    assert not is_stale(make_name())
+    assert is_stale(f"{PREFIX}-{namespace}-{pid}-1-ab")  # another one of that number
+    assert not is_stale(f"{PREFIX}-{namespace}-1-{regions.read_process_state(1)[1]}-ab")  # type: ignore[index]
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # and nobody has collected it
-        state = regions.state_of(ended.pid)
+        state = regions.read_process_state(ended.pid)
         assert state is not None and state[0] == "Z"
-        assert is_left_behind(f"{PREFIX}-{namespace}-{ended.pid}-{state[1]}-ab")
+        assert is_stale(f"{PREFIX}-{namespace}-{ended.pid}-{state[1]}-ab")
 
 
 def test_key_goes_to_the_server_of_this_user_on_that_port(triton: SharingTriton, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from asl_triton.errors import AslTritonError, BusyError, ContractError, ServerEr
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.transport.base import TensorSpec
-from asl_triton.transport.error_mapping import explained, is_worth_retrying
+from asl_triton.transport.error_mapping import is_retryable, translate_error
 from asl_triton.transport.triton_grpc import GrpcTransport
 from tests.client import videos
 from tests.client.asking import FRAMES, asked, inferred, version
@@ -54,7 +54,7 @@ def test_server_tells_what_it_serves(triton: Triton) -> None:
     assert described.inputs == {"FRAMES__0": TensorSpec("UINT8", (-1, -1, 224, 224, 3))}
     assert described.outputs["LOGITS__0"] == TensorSpec("FP32", (-1, 4))
     assert described.parameters == {"asl_triton.preset": PRESETS["wlasl"].to_json()}
-    assert described.labelled == {"LOGITS__0"}
+    assert described.labeled == {"LOGITS__0"}
     assert (statistics.requests, statistics.executions, statistics.failures) == (3, 2, 0)
     assert (statistics.queue_s, statistics.compute_s) == (0.5, 1.5)
 
@@ -64,7 +64,7 @@ def test_classes_come_best_first_with_their_labels(triton: Triton) -> None:
     assert ranked == [(3, "help"), (2, "hello"), (1, "drink")]
 
 
-def test_clip_is_recognised_over_the_wire(tmp_path: Path, triton: Triton) -> None:
+def test_clip_is_recognized_over_the_wire(tmp_path: Path, triton: Triton) -> None:
     triton.logits = lambda frames: np.array([len(frames), frames.shape[1], 0, 0], np.float32)
     with Recognizer(triton.address) as recognizer:
         recognition = recognizer.recognize(videos.clip(tmp_path / "clip.mp4", num_frames=20))
@@ -254,10 +254,10 @@ def test_status_becomes_a_sentence(
     status: str | None, message: str, again: bool, error: type[AslTritonError], says: str
 ) -> None:
     said = InferenceServerException(message, f"StatusCode.{status}" if status else None)
-    assert is_worth_retrying(said) == again
+    assert is_retryable(said) == again
     with pytest.raises(error, match=says):
-        raise explained(said, "here:1", "signs", 5.0, "c0ffee")
+        raise translate_error(said, "here:1", "signs", 5.0, "c0ffee")
 
 
 def test_other_exceptions_are_not_worth_a_second_try() -> None:
-    assert not is_worth_retrying(ValueError("UNAVAILABLE"))
+    assert not is_retryable(ValueError("UNAVAILABLE"))

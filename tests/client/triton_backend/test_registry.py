@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 
 from asl_triton.errors import AslTritonError, LabelsError, ServerError
-from asl_triton.models.repository import Catalogue
+from asl_triton.models.repository import ModelRepository
 from asl_triton.presets import PRESETS
-from asl_triton.triton_backend.registry import Register, UnknownRecogniserError
+from asl_triton.triton_backend.registry import ModelRegistry, UnknownModelError
 from tests.client.model_folders import GLOSSES, Network, Served, write_folder
 
 OTHERS = tuple(reversed(GLOSSES))
 BEFORE, AFTER = Network(1), Network(2)
 
 
-def start(repository: Path, **networks: Network) -> tuple[Register, Served]:
+def start(repository: Path, **networks: Network) -> tuple[ModelRegistry, Served]:
     """A register as it is made when a server starts."""
     server = Served(dict(networks))
-    return Register(Catalogue([repository]), server), server
+    return ModelRegistry(ModelRepository([repository]), server), server
 
 
-def labels(register: Register, model: str | None = None) -> tuple[str, ...]:
+def labels(register: ModelRegistry, model: str | None = None) -> tuple[str, ...]:
     """The glosses that an answer of now would get."""
 
     async def choose() -> tuple[str, ...]:
@@ -44,11 +44,11 @@ def test_only_one_needs_no_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("served", "model", "error", "sentence"),
     [
-        ((), None, UnknownRecogniserError, "this server has no recogniser: write one"),
-        ((), "a", UnknownRecogniserError, "this server has no recogniser 'a': its recognisers are none"),
-        (("a", "b"), None, AslTritonError, r"has 2 recognisers: name one in the request's parameter `model` \(a, b\)"),
-        (("a",), "b", UnknownRecogniserError, "has no recogniser 'b': its recognisers are a"),
-        (("a", "b"), "c", UnknownRecogniserError, "has no recogniser 'c': its recognisers are a, b"),
+        ((), None, UnknownModelError, "this server has no model: write one"),
+        ((), "a", UnknownModelError, "this server has no model 'a': its models are none"),
+        (("a", "b"), None, AslTritonError, r"has 2 models: name one in the request's parameter `model` \(a, b\)"),
+        (("a",), "b", UnknownModelError, "has no model 'b': its models are a"),
+        (("a", "b"), "c", UnknownModelError, "has no model 'c': its models are a, b"),
     ],
 )
 def test_what_cannot_be_chosen_is_one_sentence(
@@ -110,7 +110,7 @@ def test_vocabulary_that_grew_is_told_by_its_number_of_glosses(tmp_path: Path) -
 def test_folder_that_appears_is_served_when_the_server_has_it(tmp_path: Path) -> None:
     register, server = start(tmp_path)
     write_folder(tmp_path, "signs", AFTER)
-    with pytest.raises(UnknownRecogniserError):
+    with pytest.raises(UnknownModelError):
         labels(register)
     server.networks["signs"] = AFTER
     assert labels(register) == GLOSSES
@@ -122,7 +122,7 @@ def test_folder_that_vanishes_is_remembered_while_it_is_served(tmp_path: Path) -
     shutil.rmtree(tmp_path / "signs")
     assert labels(register) == GLOSSES
     del server.networks["signs"]
-    with pytest.raises(UnknownRecogniserError):
+    with pytest.raises(UnknownModelError):
         labels(register)
 
 
@@ -133,7 +133,7 @@ def test_half_written_folder_is_not_read(tmp_path: Path) -> None:
     assert labels(register) == GLOSSES
 
 
-def test_model_that_is_swapped_under_a_request_is_not_labelled(tmp_path: Path) -> None:
+def test_model_that_is_swapped_under_a_request_is_not_labeled(tmp_path: Path) -> None:
     write_folder(tmp_path, "signs", BEFORE)
     register, server = start(tmp_path, signs=BEFORE)
 

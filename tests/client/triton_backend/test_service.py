@@ -17,8 +17,15 @@ from asl_triton.presets import PRESETS, Preset
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Recognition
 from asl_triton.transport.base import Array
-from asl_triton.triton_backend.registry import UnknownRecogniserError
-from asl_triton.triton_backend.service import Heard, Question, ServiceLimits, SignService, Status, status_of
+from asl_triton.triton_backend.registry import UnknownModelError
+from asl_triton.triton_backend.service import (
+    RecognizeRequest,
+    ServiceLimits,
+    SignService,
+    Status,
+    StreamedWindow,
+    get_grpc_status,
+)
 from tests.client.model_folders import GLOSSES, Network, Served, write_folder
 from tests.client.served import fake
 from tests.client.videos import PDF, clip
@@ -38,7 +45,7 @@ def serving(
     server: Served | None = None,
     limits: ServiceLimits | None = None,
 ) -> Any:
-    """Run `use` with a service of the recognisers in `repository`."""
+    """Run `use` with a service of the models in `repository`."""
 
     async def run() -> Any:
         service = SignService([repository], server or Served({"signs": NETWORK}), limits or ServiceLimits())
@@ -50,8 +57,8 @@ def serving(
     return asyncio.run(run())
 
 
-async def heard(service: SignService, question: Question) -> list[Heard]:
-    async with aclosing(service.listen(question)) as windows:
+async def heard(service: SignService, question: RecognizeRequest) -> list[StreamedWindow]:
+    async with aclosing(service.recognize_windows(question)) as windows:
         return [window async for window in windows]
 
 
@@ -69,7 +76,7 @@ def by_the_client(video: bytes, preset: Preset) -> Recognition:
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 def test_answer_is_the_clients_own(tmp_path: Path, video: bytes, preset: Preset) -> None:
     write_folder(tmp_path, "signs", NETWORK, preset=preset)
-    ours = serving(tmp_path, lambda service: service.recognize(Question(video)))
+    ours = serving(tmp_path, lambda service: service.recognize(RecognizeRequest(video)))
     theirs = by_the_client(video, preset)
     assert ours.predictions == theirs.predictions
     assert (ours.num_frames, ours.duration_s, ours.num_windows) == (
@@ -81,14 +88,14 @@ def test_answer_is_the_clients_own(tmp_path: Path, video: bytes, preset: Preset)
 
 def test_windows_of_a_long_video_come_in_order(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
-    windows = serving(tmp_path, lambda service: heard(service, Question(video, top_k=2)))
+    windows = serving(tmp_path, lambda service: heard(service, RecognizeRequest(video, top_k=2)))
     assert [t for w in windows for t in (w.start_s, w.end_s)] == pytest.approx([0, 2.56, 1.28, 3.84, 1.44, 4])
     assert all(len(w.predictions) == 2 for w in windows)
 
 
 def test_min_confidence_may_leave_nothing(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
-    question = Question(video, min_confidence=1.0)
+    question = RecognizeRequest(video, min_confidence=1.0)
     recognition = serving(tmp_path, lambda service: service.recognize(question))
     assert len(recognition.predictions) == len(GLOSSES)
     assert question.wanted(recognition.predictions) == ()
@@ -106,7 +113,7 @@ def test_min_confidence_may_leave_nothing(tmp_path: Path, video: bytes) -> None:
 )
 def test_question_beyond_what_goes_is_one_sentence(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(AslTritonError, match=sentence):
-        Question(b"", **values)
+        RecognizeRequest(b"", **values)
 
 
 @pytest.mark.parametrize(("top_k", "answered"), [(None, 6), (6, 6), (10, 6), (11, None), (5000, None)])
@@ -116,7 +123,7 @@ def test_more_glosses_than_there_are_may_not_be_asked_for(
     write_folder(tmp_path, "signs", NETWORK)
 
     def ask() -> Recognition:
-        answer: Recognition = serving(tmp_path, lambda service: service.recognize(Question(video, top_k)))
+        answer: Recognition = serving(tmp_path, lambda service: service.recognize(RecognizeRequest(video, top_k)))
         return answer
 
     if answered is None:
@@ -157,14 +164,14 @@ def test_shipped_configs_and_their_page_say_the_limits(model: str, limits: Servi
     [
         (VideoError("not a video"), "INVALID_ARG"),
         (AslTritonError("TOP_K is 0"), "INVALID_ARG"),
-        (UnknownRecogniserError("none of that name"), "NOT_FOUND"),
+        (UnknownModelError("none of that name"), "NOT_FOUND"),
         (ServerError("its queue is full"), "UNAVAILABLE"),
         (ContractError("not a number"), "INTERNAL"),
         (LabelsError("too few"), "INTERNAL"),
     ],
 )
 def test_status_tells_whose_fault_it_is(error: AslTritonError, status: Status) -> None:
-    assert status_of(error) == status
+    assert get_grpc_status(error) == status
 
 
 @dataclass
@@ -187,7 +194,7 @@ def test_videos_at_once_hold_no_more_crops_than_allowed(tmp_path: Path, video: b
     server = Slow({"signs": NETWORK})
 
     async def crowd(service: SignService) -> int:
-        answering = [asyncio.create_task(service.recognize(Question(video))) for _ in range(6)]
+        answering = [asyncio.create_task(service.recognize(RecognizeRequest(video))) for _ in range(6)]
         while server.frames < 200:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
@@ -206,11 +213,11 @@ def test_request_that_is_given_up_ends_its_decoder(tmp_path: Path, video: bytes)
 
     async def give_up(service: SignService) -> Recognition:
         for delay_s in np.linspace(0, 0.3, 12):
-            given_up = asyncio.create_task(service.recognize(Question(video)))
+            given_up = asyncio.create_task(service.recognize(RecognizeRequest(video)))
             await asyncio.sleep(delay_s)
             given_up.cancel()
             await asyncio.gather(given_up, return_exceptions=True)
-        return await service.recognize(Question(video))
+        return await service.recognize(RecognizeRequest(video))
 
     assert serving(tmp_path, give_up, server, ServiceLimits(requests_at_once=1)).num_frames == 100
 
@@ -220,8 +227,8 @@ def test_bad_video_is_told_and_the_next_one_answered(tmp_path: Path, video: byte
 
     async def ask(service: SignService) -> Recognition:
         with pytest.raises(VideoError, match="VIDEO cannot be read as a video"):
-            await service.recognize(Question(PDF))
-        return await service.recognize(Question(video))
+            await service.recognize(RecognizeRequest(PDF))
+        return await service.recognize(RecognizeRequest(video))
 
     assert serving(tmp_path, ask).num_frames == 100
 
@@ -229,8 +236,8 @@ def test_bad_video_is_told_and_the_next_one_answered(tmp_path: Path, video: byte
 def test_stream_that_nobody_reads_on_is_closed(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
 
-    async def read_one(service: SignService) -> Heard:
-        windows: AsyncGenerator[Heard, None] = service.listen(Question(video))
+    async def read_one(service: SignService) -> StreamedWindow:
+        windows: AsyncGenerator[StreamedWindow, None] = service.recognize_windows(RecognizeRequest(video))
         async with aclosing(windows):
             return await anext(windows)
 

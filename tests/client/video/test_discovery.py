@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from asl_triton.errors import VideoError
-from asl_triton.video.discovery import Clip, Stamp, find_clips
+from asl_triton.video.discovery import Clip, FileFingerprint, find_clips
 from asl_triton.video.reader import open_video
 
 
@@ -26,7 +26,10 @@ def test_links_to_folders_are_not_followed_and_never_go_round(tmp_path: Path) ->
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
-    assert Stamp.of(tmp_path / "pipe.mp4") is None and Stamp.of(tmp_path / "pipe.mp4", by_content=True) is None
+    assert (
+        FileFingerprint.of(tmp_path / "pipe.mp4") is None
+        and FileFingerprint.of(tmp_path / "pipe.mp4", by_content=True) is None
+    )
     with pytest.raises(VideoError, match="no regular file"):
         open_video(tmp_path / "pipe.mp4")
 

@@ -9,9 +9,9 @@ import pytest
 
 from asl_triton.errors import VideoError
 from asl_triton.presets import PRESETS, Preset
-from asl_triton.video.preprocessing import Crop, at_rate, crop, crops, normalised
+from asl_triton.video.preprocessing import Crop, crop_frame, crop_frames, normalize, resample
 from asl_triton.video.reader import Frame, open_video
-from asl_triton.video.windows import Window, spanned, windows
+from asl_triton.video.windows import Window, cut_timed_windows, cut_windows
 
 WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
 
@@ -22,7 +22,7 @@ def picture(height: int, width: int) -> np.ndarray:
 
 
 def middle(image: np.ndarray) -> np.ndarray:
-    """The centre 224 square, in RGB."""
+    """The center 224 square, in RGB."""
     top, left = round((image.shape[0] - 224) / 2), round((image.shape[1] - 224) / 2)
     return image[top : top + 224, left : left + 224, ::-1]
 
@@ -65,14 +65,14 @@ def test_frame_is_resized_and_cropped_as_the_preset_says(name: str, size: tuple[
     expected = image = picture(*size)
     for step in steps:
         expected = step(expected)
-    cropped = crop(image, PRESETS[name])
+    cropped = crop_frame(image, PRESETS[name])
     assert cropped.shape == (224, 224, 3) and cropped.flags.c_contiguous
     assert np.array_equal(cropped, middle(expected))
 
 
 def test_frame_too_narrow_to_be_scaled_up_is_a_sentence() -> None:
     with pytest.raises(VideoError, match="2 x 10000 pixels cannot be scaled up to 226"):
-        crop(np.zeros((10000, 2, 3), np.uint8), WLASL)
+        crop_frame(np.zeros((10000, 2, 3), np.uint8), WLASL)
 
 
 def timed(times_s: list[float]) -> list[Frame]:
@@ -91,7 +91,7 @@ def timed(times_s: list[float]) -> list[Frame]:
     ([], []),
 ], ids=str)  # fmt: skip
 def test_frames_come_at_the_rate_asked_for(times_s: list[float], shown: list[int]) -> None:
-    frames = list(at_rate(timed(times_s), 25.0, max_frames=1000))
+    frames = list(resample(timed(times_s), 25.0, max_frames=1000))
     slots = [int(np.floor(t * 25 + 0.5)) for t in times_s]
     by_definition = [max(n for n, slot in enumerate(slots) if slot <= k) for k in range(max(slots, default=-1) + 1)]
     assert [int(frame.image[0, 0, 0]) for frame in frames] == by_definition == shown
@@ -100,7 +100,7 @@ def test_frames_come_at_the_rate_asked_for(times_s: list[float], shown: list[int
 
 def test_frame_stamped_beyond_the_limit_is_a_sentence() -> None:
     with pytest.raises(VideoError, match=r"stamped 1000000 s.*repair its timestamps"):
-        list(at_rate(timed([0, 1e6]), 25.0, max_frames=1000))
+        list(resample(timed([0, 1e6]), 25.0, max_frames=1000))
 
 
 def numbered(count: int) -> Iterator[np.ndarray]:
@@ -115,7 +115,7 @@ def numbers(window: Window) -> list[int]:
 
 @pytest.mark.parametrize("count", [9, 10, 64, 299, 300])
 def test_whole_clip_is_one_window(count: int) -> None:
-    (window,) = windows(numbered(count), WLASL)
+    (window,) = cut_windows(numbered(count), WLASL)
     assert (window.start, numbers(window)) == (0, list(range(count)))
 
 
@@ -123,7 +123,7 @@ def test_whole_clip_is_one_window(count: int) -> None:
     (WLASL, 1, 9), (WLASL, 8, 9), (BSL1K, 1, 64), (BSL1K, 63, 64), (BSL1K, 64, 64),
 ], ids=lambda value: getattr(value, "name", value))  # fmt: skip
 def test_short_clip_repeats_last_frame(preset: Preset, count: int, length: int) -> None:
-    (window,) = windows(numbered(count), preset)
+    (window,) = cut_windows(numbered(count), preset)
     assert numbers(window) == [min(n, count - 1) for n in range(length)]
 
 
@@ -132,16 +132,16 @@ def test_short_clip_repeats_last_frame(preset: Preset, count: int, length: int) 
     (70, 1, 70), (70, 1000, 300),
 ])  # fmt: skip
 def test_whole_clip_is_as_long_as_a_multiple_of_the_bucket(count: int, bucket: int, length: int) -> None:
-    (window,) = windows(numbered(count), WLASL, bucket)
+    (window,) = cut_windows(numbered(count), WLASL, bucket)
     assert numbers(window) == [min(n, count - 1) for n in range(length)]
     images = (Crop(image, n / 25) for n, image in enumerate(numbered(count)))
-    ((_, span),) = spanned(images, WLASL, 25.0, bucket)
+    ((_, span),) = cut_timed_windows(images, WLASL, 25.0, bucket)
     assert (span.num_frames, len(span.edges_s)) == (length, count + 1)
 
 
 @pytest.mark.parametrize(("preset", "count"), [(BSL1K, 50), (BSL1K, 64), (BSL1K, 100), (WLASL, 310)], ids=str)
 def test_windows_of_fixed_length_have_no_bucket(preset: Preset, count: int) -> None:
-    plain, bucketed = (list(windows(numbered(count), preset, bucket)) for bucket in (1, 48))
+    plain, bucketed = (list(cut_windows(numbered(count), preset, bucket)) for bucket in (1, 48))
     assert [(w.start, numbers(w)) for w in plain] == [(w.start, numbers(w)) for w in bucketed]
 
 
@@ -156,7 +156,7 @@ def test_windows_of_fixed_length_have_no_bucket(preset: Preset, count: int) -> N
 def test_longer_clip_is_windowed_and_the_last_window_ends_with_it(
     preset: Preset, count: int, starts: list[int]
 ) -> None:
-    found = list(windows(numbered(count), preset))
+    found = list(cut_windows(numbered(count), preset))
     assert [window.start for window in found] == starts
     for window in found:
         assert numbers(window) == list(range(window.start, window.start + 64))
@@ -170,7 +170,7 @@ def test_longer_clip_is_windowed_and_the_last_window_ends_with_it(
 def test_windows_have_the_times_of_their_crops(preset: Preset, count: int, spans: list[tuple[int, int, int]]) -> None:
     times_s = np.cumsum([0] + [0.04 + 0.01 * (n % 3) for n in range(count - 1)])
     images = [np.full((1, 1, 3), n % 256, np.uint8) for n in range(count)]
-    found = list(spanned((Crop(*pair) for pair in zip(images, times_s, strict=True)), preset, 25.0))
+    found = list(cut_timed_windows((Crop(*pair) for pair in zip(images, times_s, strict=True)), preset, 25.0))
     assert [(span.start, span.num_frames, len(span.edges_s) - 1) for _, span in found] == spans
     for window, span in found:
         shown = len(span.edges_s) - 1
@@ -180,21 +180,21 @@ def test_windows_have_the_times_of_their_crops(preset: Preset, count: int, spans
 
 
 def test_no_frames_are_no_window() -> None:
-    assert list(windows(iter([]), WLASL)) == []
+    assert list(cut_windows(iter([]), WLASL)) == []
 
 
 def test_windows_are_cut_as_the_frames_come() -> None:
     images = numbered(1000)
-    cutting = windows(images, BSL1K)
+    cutting = cut_windows(images, BSL1K)
     assert [next(cutting).start, next(cutting).start] == [0, 32]
     assert next(images).reshape(-1).tolist() == [0, 64 + 32]
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
-def test_classic_input_is_in_the_presets_colour_order_and_range(preset: Preset) -> None:
+def test_classic_input_is_in_the_presets_color_order_and_range(preset: Preset) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (9, 224, 224, 3), np.uint8)
     frames[0, 0, 0], frames[0, 0, 1] = (0, 0, 255), (255, 255, 0)  # RGB
-    values = normalised(frames, preset)
+    values = normalize(frames, preset)
     low, high = preset.value_range
     assert values.shape == (3, 9, 224, 224) and values.dtype == np.float32
     first = [high, low, low] if preset.colour == "BGR" else [low, low, high]
@@ -209,7 +209,7 @@ def test_crops_are_those_of_the_reference(
     shared_folder: Path, expected: Mapping[str, np.ndarray], clip: str, name: str
 ) -> None:
     with open_video(shared_folder / "wlasl" / "videos" / f"{clip}.mp4") as video:
-        images = [c.image for c in crops(video, PRESETS[name], 10_000)]
+        images = [c.image for c in crop_frames(video, PRESETS[name], 10_000)]
     frames = expected[f"{clip}/{name}/frames"]
     assert len(images) == expected.get(f"{clip}/{name}/num_frames", len(images))
     ours = np.stack([images[0], images[len(images) // 2], images[-1]])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from asl_triton.errors import VideoError
-from asl_triton.video.reader import DEFAULT_FRAME_RATE, Limits, Video, frames_at, open_video
+from asl_triton.video.reader import DEFAULT_FRAME_RATE, Limits, Video, compute_frame_time, open_video
 from tests.client import videos
 
 Make = Callable[[Path], Path]
@@ -59,7 +59,7 @@ def test_every_size_is_read(tmp_path: Path, size: str) -> None:
     (0, (40, 80), (5, 5)), (90, (80, 40), (-5, 5)), (180, (40, 80), (-5, -5)), (-90, (80, 40), (5, -5)),
 ])  # fmt: skip
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_rotation_metadata_is_honoured(
+def test_rotation_metadata_is_honored(
     tmp_path: Path, degrees: int, shape: tuple[int, int], blue: tuple[int, int], in_memory: bool
 ) -> None:
     path = videos.rotated(tmp_path / "turned.mp4", videos.corners(tmp_path / "corners.mp4"), degrees)
@@ -68,8 +68,8 @@ def test_rotation_metadata_is_honoured(
     assert image[blue] == pytest.approx([255, 0, 0], abs=40)
 
 
-def test_grey_frames_come_as_bgr(tmp_path: Path) -> None:
-    images = read_all(videos.levels(tmp_path / "grey.mkv", [0, 100, 255]))[1]
+def test_gray_frames_come_as_bgr(tmp_path: Path) -> None:
+    images = read_all(videos.levels(tmp_path / "gray.mkv", [0, 100, 255]))[1]
     assert [image.shape for image in images] == [(48, 64, 3)] * 3
     assert [image.mean() for image in images] == pytest.approx([0, 100, 255], abs=1)
 
@@ -292,14 +292,14 @@ def test_frames_shown_at_some_times_come_in_their_order(
     tmp_path: Path, times_s: list[float], levels: list[int]
 ) -> None:
     path = videos.levels(tmp_path / "clip.mkv", range(0, 250, 10))
-    frames = frames_at(path, times_s)
+    frames = compute_frame_time(path, times_s)
     assert [int(frame.image[0, 0, 0]) for frame in frames] == levels
     assert [frame.time_s for frame in frames] == pytest.approx([level / 250 for level in levels])
 
 
 def test_frames_of_what_is_no_video_are_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="there is no file"):
-        frames_at(tmp_path / "nowhere.mp4", [0.0])
+        compute_frame_time(tmp_path / "nowhere.mp4", [0.0])
 
 
 def test_share_that_is_read_is_told_where_the_container_tells_its_length(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from asl_triton.errors import AslTritonError
 from asl_triton.results import Failure, Prediction, Recognition
-from asl_triton.writers.tables import COLUMNS, ROWS_A_GROUP, SINKS, JsonLinesSink, rows
+from asl_triton.writers.tables import COLUMNS, ROWS_A_GROUP, SINKS, JsonLinesSink, iter_rows
 from tests.client.conftest import Shrink
 
 NAMES = ("a.mp4", 'two "words", and\\n.mp4', "🤟/été.mp4")
@@ -48,7 +48,7 @@ def test_csv_reads_back_equal(tmp_path: Path) -> None:
     with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as file:
         read = list(csv.DictReader(file))
     assert list(read[0]) == COLUMNS.names
-    assert read == [{key: str(value) for key, value in row.items()} for one in recognitions for row in rows(one)]
+    assert read == [{key: str(value) for key, value in row.items()} for one in recognitions for row in iter_rows(one)]
     assert (read[0]["video"], read[0]["rank"], read[0]["duration_s"]) == ("a.mp4", "1", "1.0")
 
 
@@ -66,7 +66,7 @@ def test_parquet_reads_back_equal_and_typed(tmp_path: Path) -> None:
     write("parquet", tmp_path / "results.parquet", recognitions)
     table = pq.read_table(tmp_path / "results.parquet")
     assert table.schema.equals(COLUMNS)
-    assert table.to_pylist() == [row for one in recognitions for row in rows(one)]
+    assert table.to_pylist() == [row for one in recognitions for row in iter_rows(one)]
 
 
 @pytest.mark.parametrize("name", SINKS)

@@ -8,7 +8,14 @@ import pytest
 
 from asl_triton.postprocessing.segmentation import Segmentation
 from asl_triton.results import Curve, Failure, Prediction, Recognition
-from asl_triton.writers.text import COLUMNS, csv_text, json_text, json_text_of, segments_of, vtt_text
+from asl_triton.writers.text import (
+    COLUMNS,
+    format_csv,
+    format_json,
+    format_recognition_json,
+    format_vtt,
+    segment_curves,
+)
 
 RECOGNITION = Recognition(
     video="a, b.mp4",
@@ -30,7 +37,7 @@ def curve(gloss: str, class_id: int, *confidences: float) -> Curve:
 
 
 def test_csv_begins_with_the_earlier_projects_columns() -> None:
-    text = csv_text([RECOGNITION])
+    text = format_csv([RECOGNITION])
     assert text.splitlines()[0] == ",".join(COLUMNS)
     assert COLUMNS[:2] == ("word", "confidence")
     first, second = csv.DictReader(text.splitlines())
@@ -39,10 +46,10 @@ def test_csv_begins_with_the_earlier_projects_columns() -> None:
 
 
 def test_json_holds_all_outcomes_and_all_of_each() -> None:
-    recognised, failed = json.loads(json_text([RECOGNITION, Failure("c.mp4", "empty")]))
-    assert recognised["predictions"][0]["gloss"] == "thank you" and recognised["wait_s"] == 0.2
+    recognized, failed = json.loads(format_json([RECOGNITION, Failure("c.mp4", "empty")]))
+    assert recognized["predictions"][0]["gloss"] == "thank you" and recognized["wait_s"] == 0.2
     assert (failed["video"], failed["error"]) == ("c.mp4", "empty")
-    whole = json.loads(json_text_of(RECOGNITION, [curve("book", 0, 0.1, 0.9)]))
+    whole = json.loads(format_recognition_json(RECOGNITION, [curve("book", 0, 0.1, 0.9)]))
     assert whole["curves"] == [
         {"gloss": "book", "class_id": 0, "times_s": [0.4, 0.8], "confidences": [0.1, pytest.approx(0.9)]}
     ]
@@ -50,19 +57,19 @@ def test_json_holds_all_outcomes_and_all_of_each() -> None:
 
 def test_segments_come_from_curves_with_their_classes() -> None:
     curves = [curve("thank you", 4, 0.0, 0.9, 0.9, 0.0, 0.0, 0.0), curve("book", 0, 0.0, 0.0, 0.0, 0.0, 0.8, 0.0)]
-    first, second = segments_of(curves, Segmentation(0.5))
+    first, second = segment_curves(curves, Segmentation(0.5))
     assert (first.gloss, first.class_id, second.gloss, second.class_id) == ("thank you", 4, "book", 0)
     assert 0.4 < first.start_s < 0.8 and 1.2 < first.end_s < 1.6
     assert 1.6 < second.start_s < second.end_s < 2.4
 
 
 def test_clip_of_one_step_and_one_of_none() -> None:
-    (segment,) = segments_of([curve("book", 0, 0.9)], Segmentation(0.5))
+    (segment,) = segment_curves([curve("book", 0, 0.9)], Segmentation(0.5))
     assert (segment.start_s, segment.end_s) == pytest.approx((0.0, 0.8))
-    assert segments_of([], Segmentation(0.5)) == []
+    assert segment_curves([], Segmentation(0.5)) == []
 
 
 def test_webvtt_is_empty_where_nothing_passes_the_threshold() -> None:
     curves = [curve("book", 0, 0.2, 0.6, 0.6, 0.2)]
-    assert "book" in vtt_text(RECOGNITION, curves, 0.5)
-    assert vtt_text(RECOGNITION, curves, 0.7) == "WEBVTT\n\nNOTE signs: a, b.mp4\n"
+    assert "book" in format_vtt(RECOGNITION, curves, 0.5)
+    assert format_vtt(RECOGNITION, curves, 0.7) == "WEBVTT\n\nNOTE signs: a, b.mp4\n"

@@ -31,7 +31,7 @@ EPOCHS = 4
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small checkpoint, and clips of two glosses, which a colour tells apart."""
+    """A small checkpoint, and clips of two glosses, which a color tells apart."""
     folder = tmp_path_factory.mktemp("material")
     save_checkpoint(folder / "small.pt")
     for seed, gloss in enumerate(("home", "help me")):
@@ -169,7 +169,7 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_good_network(
 ) -> None:
     stop_after(here, Path("cut"), epochs=2)
     before = Path("cut/weights.safetensors").read_bytes()
-    loss_of = finetune_module.loss_of
+    loss_of = finetune_module.compute_loss
     monkeypatch.setattr(finetune_module, "loss_of", lambda *arguments: loss_of(*arguments) * float("nan"))
     options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS, "--to", "cut"]
     done = asl_triton(capsys, "finetune", *options)
@@ -182,7 +182,7 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_good_network(
 def test_loss_that_is_no_number_in_the_first_epoch_leaves_no_bundle(
     here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss_of = finetune_module.loss_of
+    loss_of = finetune_module.compute_loss
     monkeypatch.setattr(finetune_module, "loss_of", lambda *arguments: loss_of(*arguments) * float("inf"))
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--train", "head", "--to", "new")
     assert done.code == 1

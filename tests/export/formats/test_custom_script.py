@@ -17,7 +17,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 class Means(nn.Module):
-    """The least network with the signature: a classifier of the mean colours of 8-frame steps."""
+    """The least network with the signature: a classifier of the mean colors of 8-frame steps."""
 
     def __init__(self, num_classes: int = len(GLOSSES)) -> None:
         super().__init__()
@@ -26,8 +26,8 @@ class Means(nn.Module):
 
     def answer(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         steps = max((frames.size(1) + 7) // 8 - 1, 1)
-        colours = frames.float().mean(dim=(2, 3)).transpose(1, 2) / 255  # (N, T, H, W, C) -> (N, C, T)
-        features = nn.functional.adaptive_avg_pool1d(colours, steps).transpose(1, 2)
+        colors = frames.float().mean(dim=(2, 3)).transpose(1, 2) / 255  # (N, T, H, W, C) -> (N, C, T)
+        features = nn.functional.adaptive_avg_pool1d(colors, steps).transpose(1, 2)
         step_logits = self.classifier(features)
         return step_logits.amax(dim=1), step_logits, features.mean(dim=1)
 

@@ -16,9 +16,9 @@ from asl_triton.models.golden import GoldenAnswer, render_golden
 from asl_triton.models.served import FEATURES, LOGITS, STEP_LOGITS
 from asl_triton.presets import PRESETS, Preset
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
-from asl_triton_export.exporter import export_model, normalise, pool_steps
+from asl_triton_export.exporter import export_model, normalize, pool_steps
 from asl_triton_export.formats.openvino_graph import build_graph
-from asl_triton_export.formats.openvino_runtime import compiled, openvino
+from asl_triton_export.formats.openvino_runtime import compile_model, openvino
 from asl_triton_export.i3d import I3D
 from tests.command_line import asl_triton
 from tests.networks import GLOSSES, save_checkpoint, small_network
@@ -33,7 +33,7 @@ def net() -> I3D:
 
 @pytest.fixture(scope="module")
 def engine(net: I3D) -> openvino.CompiledModel:
-    return compiled(build_graph(net, PRESETS["wlasl"]), "fp32")
+    return compile_model(build_graph(net, PRESETS["wlasl"]), "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,10 @@ def clip(num_frames: int) -> torch.Tensor:
 
 
 def difference(
-    net: I3D, engine: Callable[..., dict], preset: Preset, frames: torch.Tensor, normalised: bool = False
+    net: I3D, engine: Callable[..., dict], preset: Preset, frames: torch.Tensor, normalized: bool = False
 ) -> float:
     """How far logits, steps and features are from the trained network's, at most."""
-    x = normalise(frames, preset)
+    x = normalize(frames, preset)
     with torch.inference_mode():
         trained = net(x)
         wanted = {
@@ -59,7 +59,7 @@ def difference(
             STEP_LOGITS: trained.step_logits,
             FEATURES: trained.features.mean(dim=2),
         }
-    answer = engine((x if normalised else frames[None]).numpy())
+    answer = engine((x if normalized else frames[None]).numpy())
     assert {name: answer[name].shape for name in wanted} == {name: tuple(w.shape) for name, w in wanted.items()}
     return max(float(np.abs(answer[name] - w.numpy()).max()) for name, w in wanted.items())
 
@@ -69,11 +69,11 @@ def test_one_graph_is_exact_for_every_length(net: I3D, engine: openvino.Compiled
     assert difference(net, engine, PRESETS["wlasl"], clip(num_frames)) < 1e-4
 
 
-@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
-def test_every_preset_is_exact_with_either_input(net: I3D, preset: Preset, normalised: bool) -> None:
-    engine = compiled(build_graph(net, preset, normalised_input=normalised), "fp32")
-    assert difference(net, engine, preset, clip(19), normalised) < 1e-4
+def test_every_preset_is_exact_with_either_input(net: I3D, preset: Preset, normalized: bool) -> None:
+    engine = compile_model(build_graph(net, preset, normalized_input=normalized), "fp32")
+    assert difference(net, engine, preset, clip(19), normalized) < 1e-4
 
 
 def test_clips_of_a_batch_do_not_mix(engine: openvino.CompiledModel) -> None:
@@ -113,7 +113,7 @@ def test_folder_holds_the_whole_contract(
         assert each.max_batch_size == 1
         assert [warmup.batch_size for warmup in each.model_warmup] == [1]
     golden = GoldenAnswer.load(folder / "golden.npz")
-    logits = compiled(folder / "1" / "model.xml", precision)(render_golden(golden.num_frames)[None])[LOGITS]
+    logits = compile_model(folder / "1" / "model.xml", precision)(render_golden(golden.num_frames)[None])[LOGITS]
     assert np.abs(logits[0] - golden.logits).max() <= golden.tolerance
 
 
@@ -137,10 +137,10 @@ def test_tritons_openvino_backend_can_load_it(checkpoint: Checkpoint, tmp_path: 
     for tensor in config.output:
         assert str(openvino.PartialShape([-1, *tensor.dims])) == str(shapes[tensor.name])
         steps.output(tensor.name).tensor().set_element_type(TYPES[tensor.data_type])
-    engine = compiled(steps.build(), "bf16")
+    engine = compile_model(steps.build(), "bf16")
     golden = GoldenAnswer.load(tmp_path / "small" / "golden.npz")
     pixels = render_golden(golden.num_frames)
-    frames = pixels[None] if input_type == "uint8" else normalise(torch.from_numpy(pixels), PRESETS["wlasl"]).numpy()
+    frames = pixels[None] if input_type == "uint8" else normalize(torch.from_numpy(pixels), PRESETS["wlasl"]).numpy()
     assert np.abs(engine(frames)[LOGITS][0] - golden.served_logits).max() <= golden.tolerance
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from asl_triton.presets import PRESETS, Preset
-from asl_triton_export.exporter import normalise, pool_steps
+from asl_triton_export.exporter import normalize, pool_steps
 from asl_triton_export.formats.served_i3d import ServedI3D, halve_by_three, max_of_three
 from asl_triton_export.i3d import I3D, same_padding
 from tests.networks import small_network
@@ -28,14 +28,14 @@ def clip(num_frames: int, height: int = 64, width: int = 64) -> torch.Tensor:
 
 
 def differences(
-    net: I3D, served: torch.nn.Module, preset: Preset, frames: torch.Tensor, normalised: bool = False
+    net: I3D, served: torch.nn.Module, preset: Preset, frames: torch.Tensor, normalized: bool = False
 ) -> float:
     """How far the served logits, steps and features are from the trained network's, at most."""
     with torch.inference_mode():
-        x = normalise(frames, preset)
+        x = normalize(frames, preset)
         trained = net(x)
         wanted = pool_steps(net, trained.step_logits, trained.features, preset)
-        logits, step_logits, features = served(x if normalised else frames[None])
+        logits, step_logits, features = served(x if normalized else frames[None])
     assert step_logits.shape == trained.step_logits.shape
     pairs = ((logits, wanted), (step_logits, trained.step_logits), (features, trained.features.mean(dim=2)))
     return max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
@@ -51,11 +51,11 @@ def test_every_size_is_exact(net: I3D, size: tuple[int, int]) -> None:
     assert differences(net, ServedI3D(net, PRESETS["wlasl"], torch.float32), PRESETS["wlasl"], clip(17, *size)) < 1e-4
 
 
-@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
-def test_every_preset_is_exact_with_either_input(net: I3D, preset: Preset, normalised: bool) -> None:
-    served = torch.jit.script(ServedI3D(net, preset, torch.float32, normalised_input=normalised).eval())
-    assert differences(net, served, preset, clip(33), normalised) < 1e-4
+def test_every_preset_is_exact_with_either_input(net: I3D, preset: Preset, normalized: bool) -> None:
+    served = torch.jit.script(ServedI3D(net, preset, torch.float32, normalized_input=normalized).eval())
+    assert differences(net, served, preset, clip(33), normalized) < 1e-4
 
 
 @pytest.mark.parametrize("num_frames", [9, 16, 17, 64])

@@ -22,7 +22,7 @@ def test_recommended_weights_come_first() -> None:
 def test_published_weights_are_told_in_full(weights: Weights) -> None:
     assert weights.preset in PRESETS
     assert all(remote.url.startswith("https://") for remote in (weights.checkpoint, weights.glosses))
-    assert "C-UDA" in weights.licence and "academic" in weights.terms
+    assert "C-UDA" in weights.license and "academic" in weights.terms
     assert weights.sha256 is None or len(weights.sha256) == 64
 
 

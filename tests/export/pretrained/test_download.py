@@ -11,7 +11,7 @@ from gdown.exceptions import FileURLRetrievalError
 
 from asl_triton.errors import AslTritonError
 from asl_triton_export.pretrained import download as module
-from asl_triton_export.pretrained.download import Remote, alone_in, download
+from asl_triton_export.pretrained.download import RemoteFile, download, download_lock
 from tests.export.file_server import FileServer, Served, serving
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB: gdown reads 512 KiB at a time, and keeps no less
@@ -27,10 +27,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
 
 
 @pytest.fixture(params=[False, True], ids=["web", "drive"])
-def remote(request: pytest.FixtureRequest, server: FileServer) -> Remote:
+def remote(request: pytest.FixtureRequest, server: FileServer) -> RemoteFile:
     """The same file, by httpx and by gdown."""
     server.files["/model.bin"] = Served(CONTENT)
-    return Remote(f"{server.url}/model.bin", "model.bin", on_drive=request.param)
+    return RemoteFile(f"{server.url}/model.bin", "model.bin", on_drive=request.param)
 
 
 def unfinished(folder: Path) -> int:
@@ -38,7 +38,7 @@ def unfinished(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.part"))
 
 
-def test_whole_file_comes_and_progress_is_told(remote: Remote, tmp_path: Path) -> None:
+def test_whole_file_comes_and_progress_is_told(remote: RemoteFile, tmp_path: Path) -> None:
     told: list[tuple[str, int, int | None]] = []
     path = download(remote, tmp_path / "deep" / "er", on_bytes=lambda *args: told.append(args))
     assert path.read_bytes() == CONTENT
@@ -46,7 +46,7 @@ def test_whole_file_comes_and_progress_is_told(remote: Remote, tmp_path: Path) -
     assert told[-1] == ("model.bin", len(CONTENT), len(CONTENT))
 
 
-def test_file_that_lies_there_is_taken_without_asking(remote: Remote, server: FileServer, tmp_path: Path) -> None:
+def test_file_that_lies_there_is_taken_without_asking(remote: RemoteFile, server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"by hand")
     assert download(remote, tmp_path).read_bytes() == b"by hand"
     assert server.requests == []
@@ -54,7 +54,7 @@ def test_file_that_lies_there_is_taken_without_asking(remote: Remote, server: Fi
 
 
 def test_broken_download_is_kept_and_goes_on_in_the_next_call(
-    remote: Remote, server: FileServer, tmp_path: Path
+    remote: RemoteFile, server: FileServer, tmp_path: Path
 ) -> None:
     server.files["/model.bin"].cuts = [HALF, 0, 0]
     with pytest.raises(AslTritonError, match=r"broke off .* run this again") as raised:
@@ -72,15 +72,15 @@ def test_broken_download_is_kept_and_goes_on_in_the_next_call(
 
 def test_connection_cut_midway_goes_on_in_the_same_call(server: FileServer, tmp_path: Path) -> None:
     server.files["/model.bin"] = Served(CONTENT, cuts=[HALF, 1000])
-    assert download(Remote(f"{server.url}/model.bin", "model.bin"), tmp_path).read_bytes() == CONTENT
+    assert download(RemoteFile(f"{server.url}/model.bin", "model.bin"), tmp_path).read_bytes() == CONTENT
     assert server.ranges("/model.bin") == [None, f"bytes={HALF}-", f"bytes={HALF + 1000}-"]
 
 
-def test_killed_download_goes_on(remote: Remote, server: FileServer, tmp_path: Path) -> None:
+def test_killed_download_goes_on(remote: RemoteFile, server: FileServer, tmp_path: Path) -> None:
     server.files["/model.bin"].stall_after = HALF
     code = (
-        "from pathlib import Path; from asl_triton_export.pretrained.download import Remote, download\n"
-        f"download(Remote({remote.url!r}, 'model.bin', on_drive={remote.on_drive}), Path({str(tmp_path)!r}))"
+        "from pathlib import Path; from asl_triton_export.pretrained.download import RemoteFile, download\n"
+        f"download(RemoteFile({remote.url!r}, 'model.bin', on_drive={remote.on_drive}), Path({str(tmp_path)!r}))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 20
@@ -95,7 +95,9 @@ def test_killed_download_goes_on(remote: Remote, server: FileServer, tmp_path: P
     assert server.ranges("/model.bin")[-1] == f"bytes={kept}-"
 
 
-def test_server_without_ranges_is_asked_for_all_of_it_again(remote: Remote, server: FileServer, tmp_path: Path) -> None:
+def test_server_without_ranges_is_asked_for_all_of_it_again(
+    remote: RemoteFile, server: FileServer, tmp_path: Path
+) -> None:
     server.files["/model.bin"] = Served(CONTENT, takes_ranges=False, cuts=[HALF])
     if not remote.on_drive:
         server.files["/model.bin"].cuts = [HALF, 10]
@@ -105,7 +107,7 @@ def test_server_without_ranges_is_asked_for_all_of_it_again(remote: Remote, serv
 
 
 def test_file_that_changed_meanwhile_is_not_mixed_with_the_old_one(server: FileServer, tmp_path: Path) -> None:
-    remote = Remote(f"{server.url}/model.bin", "model.bin")
+    remote = RemoteFile(f"{server.url}/model.bin", "model.bin")
     server.files["/model.bin"] = Served(CONTENT, cuts=[HALF, 0])
     with pytest.raises(AslTritonError):
         download(remote, tmp_path)
@@ -115,7 +117,7 @@ def test_file_that_changed_meanwhile_is_not_mixed_with_the_old_one(server: FileS
 
 def test_without_a_version_of_the_file_nothing_is_taken_up(server: FileServer, tmp_path: Path) -> None:
     server.files["/model.bin"] = Served(CONTENT, etag=None, cuts=[HALF, 0])
-    remote = Remote(f"{server.url}/model.bin", "model.bin")
+    remote = RemoteFile(f"{server.url}/model.bin", "model.bin")
     with pytest.raises(AslTritonError):
         download(remote, tmp_path)
     assert download(remote, tmp_path).read_bytes() == CONTENT
@@ -126,7 +128,7 @@ def test_unfinished_file_that_is_whole_is_taken(server: FileServer, tmp_path: Pa
     server.files["/model.bin"] = Served(CONTENT)
     (tmp_path / "model.bin.part").write_bytes(CONTENT)
     (tmp_path / "model.bin.part.tag").write_text('"v1"')
-    assert download(Remote(f"{server.url}/model.bin", "model.bin"), tmp_path).read_bytes() == CONTENT
+    assert download(RemoteFile(f"{server.url}/model.bin", "model.bin"), tmp_path).read_bytes() == CONTENT
     assert server.ranges("/model.bin") == [f"bytes={len(CONTENT)}-"]
 
 
@@ -134,10 +136,10 @@ def test_unfinished_file_beyond_the_end_is_thrown_away(server: FileServer, tmp_p
     server.files["/model.bin"] = Served(CONTENT)
     (tmp_path / "model.bin.part").write_bytes(CONTENT + b"more")
     (tmp_path / "model.bin.part.tag").write_text('"v1"')
-    assert download(Remote(f"{server.url}/model.bin", "model.bin"), tmp_path).read_bytes() == CONTENT
+    assert download(RemoteFile(f"{server.url}/model.bin", "model.bin"), tmp_path).read_bytes() == CONTENT
 
 
-def test_redirect_is_followed(remote: Remote, server: FileServer, tmp_path: Path) -> None:
+def test_redirect_is_followed(remote: RemoteFile, server: FileServer, tmp_path: Path) -> None:
     server.files["/elsewhere"] = server.files["/model.bin"]
     server.files["/model.bin"] = Served(b"", status=302, location="/elsewhere")
     assert download(remote, tmp_path).read_bytes() == CONTENT
@@ -145,7 +147,7 @@ def test_redirect_is_followed(remote: Remote, server: FileServer, tmp_path: Path
 
 @pytest.mark.parametrize("content_type", ["text/html; charset=utf-8", "application/octet-stream"])
 def test_web_page_instead_of_the_file_is_refused(
-    remote: Remote, server: FileServer, tmp_path: Path, content_type: str
+    remote: RemoteFile, server: FileServer, tmp_path: Path, content_type: str
 ) -> None:
     server.files["/model.bin"] = Served(b"\n<!DOCTYPE html><p>Quota exceeded", content_type=content_type)
     with pytest.raises(AslTritonError, match="web page instead of the file") as raised:
@@ -159,7 +161,7 @@ def test_web_page_instead_of_the_file_is_refused(
     [(404, "no longer there"), (403, "was refused"), (429, "try again later"), (503, "try again later")],
 )
 def test_refusal_is_a_sentence_that_says_what_to_do(
-    remote: Remote, server: FileServer, tmp_path: Path, status: int, words: str
+    remote: RemoteFile, server: FileServer, tmp_path: Path, status: int, words: str
 ) -> None:
     server.files["/model.bin"] = Served(b"no", status=status)
     with pytest.raises(AslTritonError, match=words) as raised:
@@ -169,15 +171,15 @@ def test_refusal_is_a_sentence_that_says_what_to_do(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nobody_there_is_a_sentence(remote: Remote, tmp_path: Path) -> None:
-    away = Remote("http://127.0.0.1:9/model.bin", "model.bin", on_drive=remote.on_drive)
+def test_nobody_there_is_a_sentence(remote: RemoteFile, tmp_path: Path) -> None:
+    away = RemoteFile("http://127.0.0.1:9/model.bin", "model.bin", on_drive=remote.on_drive)
     with pytest.raises(AslTritonError, match=r"broke off \(Connection refused\).* way to the internet"):
         download(away, tmp_path)
 
 
 def test_address_that_is_none_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(AslTritonError, match="broke off"):
-        download(Remote("http://[broken", "model.bin"), tmp_path)
+        download(RemoteFile("http://[broken", "model.bin"), tmp_path)
 
 
 def test_quota_of_google_drive_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_quota_of_google_drive_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tm
         raise FileURLRetrievalError("Failed to retrieve file url:\n\n\tToo many users have viewed or downloaded")
 
     monkeypatch.setattr(module, "_gdown", refuse)
-    remote = Remote("https://drive.google.com/uc?id=x", "archive.zip", on_drive=True)
+    remote = RemoteFile("https://drive.google.com/uc?id=x", "archive.zip", on_drive=True)
     with pytest.raises(AslTritonError, match=r"does not hand out .*uc\?id=x") as raised:
         download(remote, tmp_path)
     assert f"save the file as {tmp_path / 'archive.zip'}" in str(raised.value)
@@ -196,7 +198,7 @@ def test_several_unfinished_files_of_gdown_start_it_anew(server: FileServer, tmp
     server.files["/model.bin"] = Served(CONTENT)
     for name in ("abcdefgh", "ijklmnop"):
         (tmp_path / f"model.bin.drive{name}.part").write_bytes(b"half of something")
-    assert download(Remote(f"{server.url}/model.bin", "model.bin", on_drive=True), tmp_path).read_bytes() == CONTENT
+    assert download(RemoteFile(f"{server.url}/model.bin", "model.bin", on_drive=True), tmp_path).read_bytes() == CONTENT
     assert [p.name for p in tmp_path.iterdir()] == ["model.bin"]
 
 
@@ -206,10 +208,10 @@ def test_full_disk_is_a_sentence(server: FileServer, tmp_path: Path, monkeypatch
     (tmp_path / "model.bin.part").symlink_to("/dev/full")
     monkeypatch.setattr(module, "_forget", lambda part: None)  # it would remove the way to /dev/full
     with pytest.raises(AslTritonError, match="disk is full"):
-        download(Remote(f"{server.url}/model.bin", "model.bin"), tmp_path)
+        download(RemoteFile(f"{server.url}/model.bin", "model.bin"), tmp_path)
 
 
-def test_folder_that_cannot_be_made_is_a_sentence(remote: Remote, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made_is_a_sentence(remote: RemoteFile, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(AslTritonError, match="cannot write"):
         download(remote, tmp_path / "file" / "folder")
@@ -218,10 +220,10 @@ def test_folder_that_cannot_be_made_is_a_sentence(remote: Remote, tmp_path: Path
 @pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
 def test_two_at_once_do_not_share_a_folder(tmp_path: Path) -> None:
     with (
-        alone_in(tmp_path),
+        download_lock(tmp_path),
         pytest.raises(AslTritonError, match="another asl-triton fetch"),
-        alone_in(tmp_path),
+        download_lock(tmp_path),
     ):
         pass
-    with alone_in(tmp_path):
+    with download_lock(tmp_path):
         pass

@@ -14,7 +14,7 @@ from asl_triton_export.pretrained.fetch import BUNDLE_FILES, fetch
 from tests.export.file_server import FileServer, Served, serving
 from tests.export.published_here import GLOSSES, MEMBERS, checkpoint_bytes, info_bytes, publish, zip_bytes
 
-Catalogue = dict[str, Weights]
+Catalog = dict[str, Weights]
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
 
 
 @pytest.fixture
-def catalogue(server: FileServer) -> Catalogue:
+def catalog(server: FileServer) -> Catalog:
     return publish(server)
 
 
@@ -35,120 +35,116 @@ def names(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(("name", "preset"), [("bsl1k", "bsl1k"), ("wlasl5", "wlasl"), ("wlasl3", "wlasl")])
-def test_fetched_bundle_is_what_export_takes(name: str, preset: str, catalogue: Catalogue, tmp_path: Path) -> None:
-    fetched = fetch(name, tmp_path / name, catalogue=catalogue)
+def test_fetched_bundle_is_what_export_takes(name: str, preset: str, catalog: Catalog, tmp_path: Path) -> None:
+    fetched = fetch(name, tmp_path / name, catalog=catalog)
     assert fetched.is_new
     assert names(fetched.folder) == set(BUNDLE_FILES)
     bundle = open_bundle(fetched.folder)
     assert bundle.preset == PRESETS[preset]
     assert bundle.labels is not None
     checkpoint = load_checkpoint(bundle.weights)
-    num_classes = catalogue[name].num_classes
+    num_classes = catalog[name].num_classes
     assert read_labels_for(checkpoint, bundle.labels) == GLOSSES[:num_classes]
     assert names(tmp_path) == {name, ".downloads"}
 
 
-def test_readme_says_source_licence_and_accuracy(catalogue: Catalogue, tmp_path: Path) -> None:
-    folder = fetch("wlasl5", tmp_path / "w", catalogue=catalogue).folder
+def test_readme_says_source_license_and_accuracy(catalog: Catalog, tmp_path: Path) -> None:
+    folder = fetch("wlasl5", tmp_path / "w", catalog=catalog).folder
     readme = (folder / "README.txt").read_text()
-    url = catalogue["wlasl5"].checkpoint.url
+    url = catalog["wlasl5"].checkpoint.url
     for part in (url, "C-UDA", "academic", "65.89", "84.11", "89.92", load_checkpoint(folder / "weights.pt").sha256):
         assert part in readme
-    assert "top-10" not in (fetch("bsl1k", tmp_path / "b", catalogue=catalogue).folder / "README.txt").read_text()
+    assert "top-10" not in (fetch("bsl1k", tmp_path / "b", catalog=catalog).folder / "README.txt").read_text()
 
 
-def test_folder_is_weights_name_unless_given(
-    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_is_weights_name_unless_given(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert fetch("bsl1k", catalogue=catalogue).folder == Path("weights/bsl1k")
+    assert fetch("bsl1k", catalog=catalog).folder == Path("weights/bsl1k")
     assert (tmp_path / "weights" / "bsl1k" / "weights.pt").exists()
 
 
-def test_second_of_wlasl_downloads_no_second_archive(catalogue: Catalogue, server: FileServer, tmp_path: Path) -> None:
-    first = fetch("wlasl5", tmp_path / "wlasl5", catalogue=catalogue)
+def test_second_of_wlasl_downloads_no_second_archive(catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
+    first = fetch("wlasl5", tmp_path / "wlasl5", catalog=catalog)
     assert first.archive == tmp_path / ".downloads" / "archive.zip"
-    second = fetch("wlasl3", tmp_path / "wlasl3", catalogue=catalogue)
+    second = fetch("wlasl3", tmp_path / "wlasl3", catalog=catalog)
     assert second.archive == first.archive
     assert first.archive.exists()
     assert len(server.ranges("/archive")) == len(server.ranges("/classes")) == 1
 
 
-def test_downloads_of_a_single_checkpoint_are_not_kept_twice(catalogue: Catalogue, tmp_path: Path) -> None:
-    assert fetch("bsl1k", tmp_path / "bsl1k", catalogue=catalogue).archive is None
+def test_downloads_of_a_single_checkpoint_are_not_kept_twice(catalog: Catalog, tmp_path: Path) -> None:
+    assert fetch("bsl1k", tmp_path / "bsl1k", catalog=catalog).archive is None
     assert names(tmp_path / ".downloads") == {".lock"}
 
 
-def test_bundle_that_is_there_is_left_alone(catalogue: Catalogue, server: FileServer, tmp_path: Path) -> None:
-    fetch("bsl1k", tmp_path / "b", catalogue=catalogue)
+def test_bundle_that_is_there_is_left_alone(catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
+    fetch("bsl1k", tmp_path / "b", catalog=catalog)
     server.requests.clear()
-    again = fetch("bsl1k", tmp_path / "b", catalogue=catalogue)
+    again = fetch("bsl1k", tmp_path / "b", catalog=catalog)
     assert not again.is_new
     assert server.requests == []
 
 
 @pytest.mark.parametrize("name", ["bsl1k", "wlasl5"])
-def test_force_downloads_and_replaces(name: str, catalogue: Catalogue, server: FileServer, tmp_path: Path) -> None:
-    fetch(name, tmp_path / "b", catalogue=catalogue)
+def test_force_downloads_and_replaces(name: str, catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
+    fetch(name, tmp_path / "b", catalog=catalog)
     before = (tmp_path / "b" / "weights.pt").read_bytes()
     publish(server)  # other random weights
-    fetch(name, tmp_path / "b", force=True, catalogue=catalogue)
+    fetch(name, tmp_path / "b", force=True, catalog=catalog)
     assert (tmp_path / "b" / "weights.pt").read_bytes() != before
     assert names(tmp_path) == {"b", ".downloads"}
 
 
-def test_failed_force_leaves_the_old_bundle(catalogue: Catalogue, server: FileServer, tmp_path: Path) -> None:
-    fetch("bsl1k", tmp_path / "b", catalogue=catalogue)
+def test_failed_force_leaves_the_old_bundle(catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
+    fetch("bsl1k", tmp_path / "b", catalog=catalog)
     server.files["/model"] = Served(checkpoint_bytes(9))
     with pytest.raises(CheckpointError):
-        fetch("bsl1k", tmp_path / "b", force=True, catalogue=catalogue)
+        fetch("bsl1k", tmp_path / "b", force=True, catalog=catalog)
     assert load_checkpoint(tmp_path / "b" / "weights.pt").num_classes == 4
     assert names(tmp_path) == {"b", ".downloads"}
 
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("file", ["thesis.tex", "README.txt", "weights.pt"])
-def test_folder_of_somebody_else_is_never_replaced(
-    file: str, force: bool, catalogue: Catalogue, tmp_path: Path
-) -> None:
+def test_folder_of_somebody_else_is_never_replaced(file: str, force: bool, catalog: Catalog, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / file).write_text("years of work")
     with pytest.raises(AslTritonError, match=r"was not fetched by asl-triton.*--to"):
-        fetch("bsl1k", tmp_path / "mine", force=force, catalogue=catalogue)
+        fetch("bsl1k", tmp_path / "mine", force=force, catalog=catalog)
     assert names(tmp_path / "mine") == {file}
 
 
-def test_file_in_the_way_is_a_sentence(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_file_in_the_way_is_a_sentence(catalog: Catalog, tmp_path: Path) -> None:
     (tmp_path / "b").write_text("a file")
     with pytest.raises(AslTritonError, match="was not fetched by asl-triton"):
-        fetch("bsl1k", tmp_path / "b", force=True, catalogue=catalogue)
+        fetch("bsl1k", tmp_path / "b", force=True, catalog=catalog)
 
 
-def test_other_bundle_is_replaced_with_force_only(catalogue: Catalogue, tmp_path: Path) -> None:
-    fetch("wlasl5", tmp_path / "b", catalogue=catalogue)
+def test_other_bundle_is_replaced_with_force_only(catalog: Catalog, tmp_path: Path) -> None:
+    fetch("wlasl5", tmp_path / "b", catalog=catalog)
     with pytest.raises(AslTritonError, match=r"holds 'wlasl5.*--force"):
-        fetch("wlasl3", tmp_path / "b", catalogue=catalogue)
-    fetch("wlasl3", tmp_path / "b", force=True, catalogue=catalogue)
+        fetch("wlasl3", tmp_path / "b", catalog=catalog)
+    fetch("wlasl3", tmp_path / "b", force=True, catalog=catalog)
     assert load_checkpoint(tmp_path / "b" / "weights.pt").num_classes == 3
 
 
-def test_empty_folder_is_filled(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_empty_folder_is_filled(catalog: Catalog, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
-    assert fetch("bsl1k", tmp_path / "b", catalogue=catalogue).is_new
+    assert fetch("bsl1k", tmp_path / "b", catalog=catalog).is_new
 
 
-def test_file_that_a_person_downloaded_is_taken(catalogue: Catalogue, server: FileServer, tmp_path: Path) -> None:
+def test_file_that_a_person_downloaded_is_taken(catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
     downloads = tmp_path / ".downloads"
     downloads.mkdir()
     (downloads / "archive.zip").write_bytes(server.files["/archive"].content)
     server.files["/archive"] = Served(b"", status=404)
-    assert fetch("wlasl5", tmp_path / "wlasl5", catalogue=catalogue).is_new
+    assert fetch("wlasl5", tmp_path / "wlasl5", catalog=catalog).is_new
     assert server.ranges("/archive") == []
 
 
-def test_archive_may_have_its_folders_elsewhere(catalogue: Catalogue, server: FileServer, tmp_path: Path) -> None:
+def test_archive_may_have_its_folders_elsewhere(catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
     server.files["/archive"] = Served(zip_bytes({f"../../../{MEMBERS[5]}": checkpoint_bytes(5)}))
-    folder = fetch("wlasl5", tmp_path / "deep" / "wlasl5", catalogue=catalogue).folder
+    folder = fetch("wlasl5", tmp_path / "deep" / "wlasl5", catalog=catalog).folder
     assert names(folder) == set(BUNDLE_FILES)
     assert names(tmp_path) == {"deep"}
 
@@ -180,69 +176,67 @@ WRONG: dict[str, tuple[str, str, bytes, str]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_content_is_refused_and_asked_for_again(
-    case: str, catalogue: Catalogue, server: FileServer, tmp_path: Path
+    case: str, catalog: Catalog, server: FileServer, tmp_path: Path
 ) -> None:
     name, path, content, words = WRONG[case]
     right = server.files[path]
     server.files[path] = Served(content)
     with pytest.raises(CheckpointError, match=words) as raised:
-        fetch(name, tmp_path / "b", catalogue=catalogue)
+        fetch(name, tmp_path / "b", catalog=catalog)
     assert f"{server.url}{path}" in str(raised.value)
-    assert catalogue[name].homepage in str(raised.value)
+    assert catalog[name].homepage in str(raised.value)
     assert names(tmp_path) == {".downloads"}
     server.files[path] = right
-    assert fetch(name, tmp_path / "b", catalogue=catalogue).is_new
+    assert fetch(name, tmp_path / "b", catalog=catalog).is_new
 
 
-def test_another_checksum_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
-    catalogue["wlasl5"] = dataclasses.replace(catalogue["wlasl5"], sha256="00" * 32)
+def test_another_checksum_is_refused(catalog: Catalog, tmp_path: Path) -> None:
+    catalog["wlasl5"] = dataclasses.replace(catalog["wlasl5"], sha256="00" * 32)
     with pytest.raises(CheckpointError, match="SHA-256"):
-        fetch("wlasl5", tmp_path / "b", catalogue=catalogue)
+        fetch("wlasl5", tmp_path / "b", catalog=catalog)
 
 
-def test_archive_of_two_versions_mixed_is_refused(catalogue: Catalogue, server: FileServer, tmp_path: Path) -> None:
+def test_archive_of_two_versions_mixed_is_refused(catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
     content = server.files["/archive"].content
     server.files["/archive"] = Served(content[:40_000] + bytes(len(content) - 50_000) + content[-10_000:])
     with pytest.raises(CheckpointError):
-        fetch("wlasl5", tmp_path / "b", catalogue=catalogue)
+        fetch("wlasl5", tmp_path / "b", catalog=catalog)
     assert names(tmp_path) == {".downloads"}
 
 
 def test_zip_bomb_is_not_unpacked(
-    catalogue: Catalogue, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive_module, "MAX_MEMBER_BYTES", 2**20)
     server.files["/archive"] = Served(zip_bytes({MEMBERS[5]: bytes(2**22)}))
     with pytest.raises(CheckpointError, match="unpacks to more than 1 MiB"):
-        fetch("wlasl5", tmp_path / "b", catalogue=catalogue)
+        fetch("wlasl5", tmp_path / "b", catalog=catalog)
 
 
 @pytest.mark.parametrize("path", ["/model", "/info"])
 def test_download_that_fails_leaves_nothing_under_the_name(
-    path: str, catalogue: Catalogue, server: FileServer, tmp_path: Path
+    path: str, catalog: Catalog, server: FileServer, tmp_path: Path
 ) -> None:
     right = server.files.pop(path)
     with pytest.raises(AslTritonError, match="no longer there"):
-        fetch("bsl1k", tmp_path / "b", catalogue=catalogue)
+        fetch("bsl1k", tmp_path / "b", catalog=catalog)
     assert names(tmp_path) == {".downloads"}
     server.files[path] = right
-    assert fetch("bsl1k", tmp_path / "b", catalogue=catalogue).is_new
+    assert fetch("bsl1k", tmp_path / "b", catalog=catalog).is_new
 
 
-def test_unknown_name_lists_what_there_is(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_unknown_name_lists_what_there_is(catalog: Catalog, tmp_path: Path) -> None:
     with pytest.raises(AslTritonError, match=r"wlasl9.*choose one of bsl1k, wlasl3, wlasl5"):
-        fetch("wlasl9", tmp_path / "b", catalogue=catalogue)
+        fetch("wlasl9", tmp_path / "b", catalog=catalog)
 
 
-def test_folder_that_cannot_be_written_is_a_sentence(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written_is_a_sentence(catalog: Catalog, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(AslTritonError, match="cannot write into"):
-        fetch("bsl1k", tmp_path / "file" / "b", catalogue=catalogue)
+        fetch("bsl1k", tmp_path / "file" / "b", catalog=catalog)
 
 
-def test_steps_and_bytes_are_told(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_steps_and_bytes_are_told(catalog: Catalog, tmp_path: Path) -> None:
     told: list[str] = []
-    fetch(
-        "bsl1k", tmp_path / "b", catalogue=catalogue, on_bytes=lambda name, *_: told.append(name), on_step=told.append
-    )
+    fetch("bsl1k", tmp_path / "b", catalog=catalog, on_bytes=lambda name, *_: told.append(name), on_step=told.append)
     assert list(dict.fromkeys(told)) == ["model.pth.tar", "info.pkl", "Checking bsl1k"]

@@ -1,4 +1,4 @@
-"""The recogniser on Triton's Python backend, apart from Triton."""
+"""The model on Triton's Python backend, apart from Triton."""
 
 import json
 import runpy

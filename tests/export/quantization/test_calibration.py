@@ -1,4 +1,4 @@
-"""Which clips a network is quantised with, which its cost is measured on, and how."""
+"""Which clips a network is quantized with, which its cost is measured on, and how."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from asl_triton.errors import VideoError
-from asl_triton.evaluation.dataset import LabelledClip
+from asl_triton.evaluation.dataset import LabeledClip
 from asl_triton.presets import PRESETS
 from asl_triton_export.quantization.calibration import (
     MAX_CLIPS,
     MAX_FRAMES,
     MAX_HELD_OUT,
     Calibration,
-    evenly,
     read_calibration,
+    sample_evenly,
 )
 from asl_triton_export.quantization.report import measure_cost
 from asl_triton_export.triton_config import ServedNetwork
@@ -31,7 +31,7 @@ def write_clips(folder: Path, names: Sequence[str], num_frames: int = 10) -> Pat
     return folder
 
 
-def test_half_of_the_clips_quantise_and_the_others_measure(tmp_path: Path) -> None:
+def test_half_of_the_clips_quantize_and_the_others_measure(tmp_path: Path) -> None:
     calibration = read_calibration(write_clips(tmp_path, ["a.mp4", "b.mp4", "c.mp4", "d.mp4", "e.mp4"]), PRESET, LABELS)
     assert [clip.shape for clip in calibration.clips] == [(10, 224, 224, 3)] * 3
     assert [clip.name for clip in calibration.held_out] == ["c.mp4", "e.mp4"]
@@ -41,7 +41,7 @@ def test_half_of_the_clips_quantise_and_the_others_measure(tmp_path: Path) -> No
 def test_clips_of_gloss_folders_bring_their_labels(tmp_path: Path) -> None:
     names = ["book/a.mp4", "book/b.mp4", "Yes/a.mp4", "yes/b.mp4", "other/a.mp4"]
     held_out = read_calibration(write_clips(tmp_path, names), PRESET, LABELS).held_out
-    assert all(isinstance(clip, LabelledClip) for clip in held_out)
+    assert all(isinstance(clip, LabeledClip) for clip in held_out)
     assert {clip.gloss for clip in held_out} <= {"book", "yes"}
 
 
@@ -50,7 +50,7 @@ def test_a_single_clip_does_both(tmp_path: Path) -> None:
     assert (len(calibration.clips), len(calibration.held_out), calibration.apart) == (1, 1, False)
 
 
-def test_a_long_clip_is_cut_where_it_quantises(tmp_path: Path) -> None:
+def test_a_long_clip_is_cut_where_it_quantizes(tmp_path: Path) -> None:
     calibration = read_calibration(write_clips(tmp_path, ["long.mp4"], num_frames=MAX_FRAMES + 20), PRESET, LABELS)
     assert len(calibration.clips[0]) == MAX_FRAMES
 
@@ -72,7 +72,7 @@ def test_a_folder_without_clips_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("count", "most"), [(1, 32), (31, 32), (64, 32), (1000, MAX_CLIPS), (65, MAX_HELD_OUT)])
 def test_a_choice_is_spread_over_all(count: int, most: int) -> None:
-    chosen = evenly(range(count), most)
+    chosen = sample_evenly(range(count), most)
     assert len(chosen) == min(count, most) == len(set(chosen))
     steps = np.diff([*chosen, count])
     assert steps.max() - steps.min() <= 1
@@ -83,7 +83,7 @@ def test_cost_is_counted_over_the_clips_held_out(tmp_path: Path) -> None:
     calibration = read_calibration(write_clips(tmp_path, names), PRESET, LABELS)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    held_out = (*calibration.held_out, LabelledClip(broken, "broken.mp4", "book", 0))
+    held_out = (*calibration.held_out, LabeledClip(broken, "broken.mp4", "book", 0))
     calibration = Calibration(tmp_path, calibration.clips, held_out, apart=True)
     network = ServedNetwork("small", 7, 64, PRESET, "int8", "uint8", "0" * 64, served_as="openvino")
     exact = np.array([9, 5, 4, 3, 2, 1, 0], np.float32)  # "book" first
@@ -97,7 +97,7 @@ def test_cost_is_counted_over_the_clips_held_out(tmp_path: Path) -> None:
     answers = iter([exact + np.array([0, 0, 0, 0, 0, 0, 12], np.float32), exact + 0.5])
     cost = measure_cost(ask_exact, lambda frames: next(answers), network, calibration, LABELS)
     assert asked == [(1, 10, 224, 224, 3)] * 2
-    assert (cost.quantised_with, cost.frames, cost.apart, cost.clips) == (2, 20, True, 2)
+    assert (cost.quantized_with, cost.frames, cost.apart, cost.clips) == (2, 20, True, 2)
     assert (cost.same_best, cost.top5_in_common, cost.max_difference, cost.spread) == (1, 4.5, 12.0, 9.0)
     assert cost.accuracies is not None
     # The clips held out are of "book" and "yes", in this order.

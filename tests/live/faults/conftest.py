@@ -60,7 +60,7 @@ def white(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recogniser, `quick`, that answers at once."""
+    """A model, `quick`, that answers at once."""
     folder = tmp_path_factory.mktemp("quick") / "models"
     export_quick(folder, "quick")
     return folder
@@ -68,7 +68,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """Beside `quick`, `late` takes four seconds for white clips, and `narrow` lets two requests wait."""
+    """Beside `quick`, `_deadline_error` takes four seconds for white clips, and `narrow` lets two requests wait."""
     folder = tmp_path_factory.mktemp("server") / "models"
     shutil.copytree(repository, folder)
     export_quick(folder, "late", white_s=4, instances=2)

@@ -1,4 +1,4 @@
-"""A recogniser that answers in a millisecond, and slowly where a test wants it: what is tested is around it."""
+"""A model that answers in a millisecond, and slowly where a test wants it: what is tested is around it."""
 
 from pathlib import Path
 

@@ -105,7 +105,7 @@ def test_second_signal_stops_at_once(
     assert sorted(os.listdir(tmp_path / "out")) == ["journal.jsonl"]
     with BatchRun(folder, tmp_path / "out", server.address, model="late") as run:
         again_code, again = run.end()
-    assert again_code == 0 and "21 recognised, 20 of them by an earlier run" in again, again
+    assert again_code == 0 and "21 recognized, 20 of them by an earlier run" in again, again
     row(
         "SIGINT twice",
         "while one clip of 21 was under way for seconds; then the same command again",
@@ -190,7 +190,7 @@ def test_video_that_crashes_its_decoder(
         run.decoder_of("z-long.mp4").send_signal(signal.SIGSEGV)
         code, told = run.end()
     assert code == 3, told
-    assert "40 recognised; 1 failed" in told and "z-long.mp4 cannot be decoded: it ends the decoder (SIGSEGV)" in told
+    assert "40 recognized; 1 failed" in told and "z-long.mp4 cannot be decoded: it ends the decoder (SIGSEGV)" in told
     whole(tmp_path / "out", undisturbed, 40)
     row(
         "decoder that crashes",
@@ -208,7 +208,7 @@ def test_video_that_hangs_its_decoder(
         run.decoder_of("z-long.mp4").send_signal(signal.SIGSTOP)
         code, told = run.end()
     assert code == 3, told
-    assert "40 recognised; 1 failed" in told and "the decoder stood still for 2 s" in told
+    assert "40 recognized; 1 failed" in told and "the decoder stood still for 2 s" in told
     whole(tmp_path / "out", undisturbed, 40)
     row(
         "decoder that hangs",

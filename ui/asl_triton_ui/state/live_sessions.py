@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from asl_triton.errors import ServerError
 from asl_triton.live.recognizer import LiveSession
 from asl_triton.live.state import LiveEvent, LiveState
-from asl_triton_ui.rendering import count
+from asl_triton_ui.rendering import format_count
 
 SIGNS_KEPT = 500  # of one visitor's transcript
 IDLE_S = 15.0  # without a frame: others may have the place
@@ -17,7 +17,7 @@ SWEEP_EVERY_S = 5.0
 
 
 @dataclass
-class Visitor:
+class LiveVisitor:
     """One open page that signs, or did. Times are seconds since it began."""
 
     began_s: float = field(default_factory=time.monotonic)
@@ -32,7 +32,7 @@ class Visitor:
     transcript: deque[LiveEvent] = field(default_factory=lambda: deque(maxlen=SIGNS_KEPT))
     heard: int = 0  # of the session's events, how many are in the transcript
 
-    def hear(self, state: LiveState) -> bool:
+    def update(self, state: LiveState) -> bool:
         """Keep a state of the session, and in the transcript what is new in it; tells whether anything is."""
         self.state = state
         new = state.num_events - self.heard
@@ -50,7 +50,7 @@ class Visitor:
         self.state, self.heard = LiveState(), 0
 
 
-class Visitors:
+class LiveSessions:
     """All visitors that sign, by the names of their sessions on the page; at most `most` have a place at once.
 
     One who sends no frames for 15 seconds loses the place, and takes one again with the next frame; who sends none for
@@ -59,23 +59,25 @@ class Visitors:
 
     def __init__(self, most: int, keep_s: float) -> None:
         self.most, self.keep_s = most, keep_s
-        self._visitors: dict[str, Visitor] = {}
+        self._visitors: dict[str, LiveVisitor] = {}
         self._lock = threading.Lock()
         self._sweeper: threading.Thread | None = None
 
-    def visitor(self, name: str) -> Visitor:
+    def visitor(self, name: str) -> LiveVisitor:
         """The visitor of that name, a new one if need be."""
         with self._lock:
             if self._sweeper is None:
                 self._sweeper = threading.Thread(target=self._keep_swept, name="live-sweep", daemon=True)
                 self._sweeper.start()
-            return self._visitors.setdefault(name, Visitor())
+            return self._visitors.setdefault(name, LiveVisitor())
 
-    def known(self, name: str) -> Visitor | None:
+    def known(self, name: str) -> LiveVisitor | None:
         """The visitor of that name, if there is one."""
         return self._visitors.get(name)
 
-    def seat(self, visitor: Visitor, model: str | None, open_session: Callable[[], LiveSession]) -> LiveSession:
+    def open_session(
+        self, visitor: LiveVisitor, model: str | None, open_session: Callable[[], LiveSession]
+    ) -> LiveSession:
         """The visitor's session with that model: the one there is, or a new one.
 
         Raises:
@@ -83,17 +85,17 @@ class Visitors:
         """
         if visitor.session is not None and visitor.model == model:
             return visitor.session
-        self.unseat(visitor)
+        self.close_session(visitor)
         with self._lock:
             if sum(other.session is not None for other in self._visitors.values()) >= self.most:
                 raise ServerError(
-                    f"this page takes {count(self.most, 'visitor')} live at once, and so many sign already: it goes on "
-                    "by itself when one of them stops"
+                    f"this page takes {format_count(self.most, 'visitor')} live at once, and all places are taken: it goes "
+                    "on by itself when one of them stops"
                 )
             visitor.session, visitor.model, visitor.heard = open_session(), model, 0
             return visitor.session
 
-    def unseat(self, visitor: Visitor) -> None:
+    def close_session(self, visitor: LiveVisitor) -> None:
         """End a visitor's session, if there is one; the transcript stays."""
         with self._lock:
             session, visitor.session = visitor.session, None
@@ -105,7 +107,7 @@ class Visitors:
         with self._lock:
             visitor = self._visitors.pop(name, None)
         if visitor is not None:
-            self.unseat(visitor)
+            self.close_session(visitor)
 
     def close(self) -> None:
         """Forget all."""
@@ -119,7 +121,7 @@ class Visitors:
             if now_s - visitor.fed_s > self.keep_s:
                 self.leave(name)
             elif now_s - visitor.fed_s > IDLE_S:
-                self.unseat(visitor)
+                self.close_session(visitor)
 
     def _keep_swept(self) -> None:
         """Sweep for as long as there are visitors."""

@@ -11,7 +11,7 @@ class Ticket:
     """A visitor's place in the queue."""
 
 
-class Turns:
+class RequestQueue:
     """At most `at_once` have their turn together; at most `waiting` more wait. Of one event loop."""
 
     def __init__(self, at_once: int, waiting: int) -> None:
@@ -24,7 +24,7 @@ class Turns:
         return self._waiting.index(ticket) if ticket in self._waiting else None
 
     @asynccontextmanager
-    async def turn(self, ticket: Ticket) -> AsyncIterator[None]:
+    async def wait_for_turn(self, ticket: Ticket) -> AsyncIterator[None]:
         """Wait for a turn, and have it for the block.
 
         Raises:

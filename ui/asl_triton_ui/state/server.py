@@ -1,4 +1,4 @@
-"""The Triton behind the page: how it is, and a recognizer for each recogniser that it serves, for all visitors."""
+"""The Triton behind the page: how it is, and a recognizer for each model that it serves, for all visitors."""
 
 import asyncio
 import threading
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from asl_triton.errors import ContractError, ServerError
 from asl_triton.models.served import ServedModel
-from asl_triton.models.status import ServerState, read_state
+from asl_triton.models.status import ServerStatus, read_status
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.event_loop import background_loop
 from asl_triton.recognizer.sync_client import Recognizer
@@ -24,11 +24,11 @@ STATE_TIMEOUT_S = 10.0
 REQUESTS_A_CLIP = 7
 
 
-class Server:
+class ServerConnection:
     """Shared by all visitors. Nothing here raises because the server is away: `state` says so.
 
     `connect` makes a connection to it: for so many requests at once, that wait for an answer so many seconds. `at_once`
-    clips are asked about together. `only` is the one recogniser to offer; all that are served if it is None.
+    clips are asked about together. `only` is the one model to offer; all that are served if it is None.
     """
 
     def __init__(
@@ -47,35 +47,35 @@ class Server:
         # Of its own: it must not wait behind clips, nor a visitor as long for a dead host as for an answer.
         self._watching = connect(1, min(timeout_s, STATE_TIMEOUT_S))
         self.address = self._watching.address
-        self._state = ServerState(self.address, problem="the server has not been asked yet")
+        self._state = ServerStatus(self.address, problem="the server has not been asked yet")
         self._asked_s = -STATE_AGE_S
-        self._asking: asyncio.Task[ServerState] | None = None
+        self._asking: asyncio.Task[ServerStatus] | None = None
         self._recognizers: dict[str, tuple[ServedModel, AsyncRecognizer]] = {}
         self._lock = threading.Lock()
 
-    async def state(self, *, now: bool = False) -> ServerState:
+    async def state(self, *, now: bool = False) -> ServerStatus:
         """How the server is; asked at most every two seconds, however many visitors there are, unless `now`."""
         if now or time.monotonic() - self._asked_s >= STATE_AGE_S:
             return await on_background(self._refresh())
         return self._state
 
-    async def _refresh(self) -> ServerState:
+    async def _refresh(self) -> ServerStatus:
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._read())
         return await asyncio.shield(self._asking)
 
-    async def _read(self) -> ServerState:
-        state = await read_state(self._watching, self._state, self.only)
+    async def _read(self) -> ServerStatus:
+        state = await read_status(self._watching, self._state, self.only)
         if state != self._state:  # the same one as long as nothing changes: a page is told by identity
             self._state = state
         self._asked_s = time.monotonic()
         return self._state
 
     def recognizer(self, name: str | None) -> AsyncRecognizer:
-        """The recognizer for a recogniser that is served now. It belongs on the library's loop: see `on_background`.
+        """The recognizer for a model that is served now. It belongs on the library's loop: see `on_background`.
 
         Raises:
-            ServerError, ContractError: the server is away, or serves no such recogniser.
+            ServerError, ContractError: the server is away, or serves no such model.
         """
         served = self._served(name)
         with self._lock:
@@ -88,14 +88,14 @@ class Server:
             return known[1]
 
     def only_model(self) -> str | None:
-        """The name of the one recogniser that is served, None where there is none.
+        """The name of the one model that is served, None where there is none.
 
         Raises:
             ContractError: several are served.
         """
-        names = [recogniser.name for recogniser in self._state.recognisers]
+        names = [model.name for model in self._state.models]
         if len(names) > 1:
-            raise ContractError(f"{self.address} serves {len(names)} recognisers: choose one ({', '.join(names)})")
+            raise ContractError(f"{self.address} serves {len(names)} models: choose one ({', '.join(names)})")
         return names[0] if names else None
 
     def factory(self, name: str | None, clips_at_once: int) -> Callable[[], AsyncRecognizer]:
@@ -122,13 +122,13 @@ class Server:
 
     def _served(self, name: str | None) -> ServedModel:
         state = self._state
-        served = state.recogniser(name)
+        served = state.model(name)
         if served is not None:
             return served
         if state.version is None or not state.is_ready:
             raise ServerError(state.problem or f"no server answers at {state.address}")
-        names = ", ".join(recogniser.name for recogniser in state.recognisers)
-        raise ContractError(f"{state.address} serves no recogniser {name!r} any more: choose another ({names})")
+        names = ", ".join(model.name for model in state.models)
+        raise ContractError(f"{state.address} serves no model {name!r} any more: choose another ({names})")
 
     async def close(self) -> None:
         """Let go of the connections."""

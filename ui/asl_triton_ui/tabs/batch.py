@@ -9,17 +9,17 @@ from typing import Any
 
 import gradio as gr
 
-from asl_triton.batch.runner import recognise as recognise_clips
+from asl_triton.batch.runner import recognize as recognize_clips
 from asl_triton.errors import AslTritonError
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
 from asl_triton.results import Failure, Outcome, Recognition
 from asl_triton.video.discovery import Clip
-from asl_triton_ui.downloads import downloads_of_many
-from asl_triton_ui.page_context import DEFAULT_THRESHOLD, UNSEEN, Shell
-from asl_triton_ui.rendering import count, problem, render
+from asl_triton_ui.downloads import write_batch_downloads
+from asl_triton_ui.page_context import DEFAULT_THRESHOLD, UNSEEN, PageContext
+from asl_triton_ui.rendering import format_count, render, render_problem
 from asl_triton_ui.state.request_queue import Ticket
 from asl_triton_ui.state.server import on_background
-from asl_triton_ui.upload_components import files_alone
+from asl_triton_ui.upload_components import uploads_only
 
 CLIPS_AT_ONCE = 2  # of one visitor's
 UPDATE_EVERY_S = 0.25
@@ -42,14 +42,14 @@ class Numbered(Clip):
 
 
 @dataclass
-class Batch:
+class BatchState:
     """A visitor's clips and what is known of each, by number."""
 
     clips: tuple[Numbered, ...]
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
     def keep(self, clip: Numbered, outcome: Outcome) -> None:
-        """What `recognise_clips` hands over."""
+        """What `recognize_clips` hands over."""
         self.outcomes[clip.number] = outcome
 
     @property
@@ -70,7 +70,7 @@ def row(clip: Numbered, outcome: Outcome | None, otherwise: str) -> dict[str, An
         state = f"failed: {outcome.error}" if isinstance(outcome, Failure) else otherwise
         kind = "failed" if is_failure else "waiting"
         return {"clip": clip.name, "recognition": None, "state": state, "then": "", "kind": kind}
-    kind = "unsure" if outcome.unsure else "recognised"
+    kind = "unsure" if outcome.unsure else "recognized"
     return {
         "clip": clip.name,
         "recognition": outcome,
@@ -96,12 +96,12 @@ class View:
         return [getattr(self, field.name) for field in dataclasses.fields(self)]
 
 
-def build(shell: Shell) -> None:
+def build(shell: PageContext) -> None:
     """The tab's components and events."""
     most = shell.options.max_clips
     with gr.Row(elem_classes="two"):
         with gr.Column(scale=5, min_width=300):
-            files = files_alone(
+            files = uploads_only(
                 gr.File(label=f"Clips, up to {most}", file_count="multiple", elem_id="clips", height=200)
             )
         with gr.Column(scale=6, min_width=300):
@@ -115,89 +115,93 @@ def build(shell: Shell) -> None:
                 elem_id="many-threshold",
             )
             with gr.Row(elem_classes="actions"):
-                start = gr.Button("Recognise all", variant="primary", size="lg", elem_id="recognise-all", scale=3)
+                start = gr.Button("Recognize all", variant="primary", size="lg", elem_id="recognize-all", scale=3)
                 stop = gr.Button("Stop", size="lg", elem_id="stop-all", scale=1, min_width=80, interactive=False)
             status = gr.HTML(render("hint.html", hint=HINT), elem_id="many-status")
     table = gr.HTML("", elem_id="table")
     downloads = gr.HTML("", elem_id="many-downloads")
     view = View(status, table, downloads, stop, gr.State(None, time_to_live=60 * shell.options.keep_minutes))
-    wire(shell, view, files, threshold, start)
+    bind_events(shell, view, files, threshold, start)
 
 
-HINT = "Choose several files, and press Recognise all. One that cannot be read stops no other."
+HINT = "Choose several files, and press Recognize all. One that cannot be read stops no other."
 
 
-def wire(shell: Shell, view: View, files: gr.File, threshold: gr.Slider, start: gr.Button) -> None:
+def bind_events(shell: PageContext, view: View, files: gr.File, threshold: gr.Slider, start: gr.Button) -> None:
     """What happens when."""
 
-    async def recognise(paths: list[str] | None, model: str | None, percent: float) -> AsyncIterator[list[Any]]:
-        async for update in filled(shell, paths or [], model, percent / 100):
+    async def recognize(paths: list[str] | None, model: str | None, percent: float) -> AsyncIterator[list[Any]]:
+        async for update in show_table(shell, paths or [], model, percent / 100):
             yield update
 
-    def stopped(batch: Batch | None) -> list[Any]:
-        return ended(batch, "Stopped.") if batch else [gr.skip()] * len(view.outputs)
+    def stopped(batch: BatchState | None) -> list[Any]:
+        return show_summary(batch, "Stopped.") if batch else [gr.skip()] * len(view.outputs)
 
-    asking = start.click(recognise, [files, shell.model, threshold], view.outputs, concurrency_limit=None, **UNSEEN)
+    asking = start.click(recognize, [files, shell.model, threshold], view.outputs, concurrency_limit=None, **UNSEEN)
     # Only then, so that no row which is still on its way comes last.
     view.stop.click(None, cancels=[asking]).then(stopped, [view.batch], view.outputs, queue=False, **UNSEEN)
 
 
-async def filled(shell: Shell, paths: Sequence[str], model: str | None, threshold: float) -> AsyncIterator[list[Any]]:
+async def show_table(
+    shell: PageContext, paths: Sequence[str], model: str | None, threshold: float
+) -> AsyncIterator[list[Any]]:
     """Ask about clips; the table as it stands, whenever more of it is known."""
     if not paths or len(paths) > shell.options.max_clips:
         wrong = "choose several video files first"
         if paths:
-            most = f"{count(len(paths), 'clip')} are more than the {shell.options.max_clips} that this page takes"
+            most = (
+                f"{format_count(len(paths), 'clip')} are more than the {shell.options.max_clips} that this page takes"
+            )
             wrong = f"{most}: choose fewer, or use `asl-triton batch`"
-        yield [problem(wrong, "Nothing was asked."), "", "", gr.skip(), None]
+        yield [render_problem(wrong, "Nothing was asked."), "", "", gr.skip(), None]
         return
-    batch = Batch(tuple(Numbered(Path(path), Path(path).name, number) for number, path in enumerate(paths)))
-    asking = asyncio.create_task(asked(shell, batch, model, threshold))
+    batch = BatchState(tuple(Numbered(Path(path), Path(path).name, number) for number, path in enumerate(paths)))
+    asking = asyncio.create_task(stream_batch(shell, batch, model, threshold))
     try:
         known = -1
         while not (await asyncio.wait([asking], timeout=UPDATE_EVERY_S))[0]:
             if known != len(batch.outcomes):
                 known = len(batch.outcomes)
-                yield [under_way(batch), batch.table("waiting"), "", gr.Button(interactive=True), batch]
+                yield [show_progress(batch), batch.table("waiting"), "", gr.Button(interactive=True), batch]
         asking.result()
-        yield ended(batch, "Done.")
+        yield show_summary(batch, "Done.")
     except AslTritonError as exc:
-        yield ended(batch, "Stopped before the end.", str(exc))
+        yield show_summary(batch, "Stopped before the end.", str(exc))
         await shell.server.state(now=True)
     finally:
         asking.cancel()
 
 
-async def asked(shell: Shell, batch: Batch, model: str | None, threshold: float) -> None:
+async def stream_batch(shell: PageContext, batch: BatchState, model: str | None, threshold: float) -> None:
     """Ask about all clips of a batch, when its turn has come.
 
     Raises:
         AslTritonError: the server cannot be used or went away, or too many wait.
     """
-    async with shell.turns.turn(Ticket()):
+    async with shell.turns.wait_for_turn(Ticket()):
         make = shell.server.factory(model, CLIPS_AT_ONCE)
         ranking = Ranking(DEFAULT_TOP_K, min_confidence=threshold)
-        await on_background(recognise_clips(make, batch.clips, ranking, CLIPS_AT_ONCE, batch.keep))
+        await on_background(recognize_clips(make, batch.clips, ranking, CLIPS_AT_ONCE, batch.keep))
 
 
-def under_way(batch: Batch) -> str:
+def show_progress(batch: BatchState) -> str:
     """How far it is."""
     share = len(batch.outcomes) / len(batch.clips)
-    detail = f"{len(batch.outcomes)} of {count(len(batch.clips), 'clip')}"
-    return render("progress.html", what="Recognising", detail=detail, share=share)
+    detail = f"{len(batch.outcomes)} of {format_count(len(batch.clips), 'clip')}"
+    return render("progress.html", what="Recognizing", detail=detail, share=share)
 
 
-def ended(batch: Batch, how: str, why: str | None = None) -> list[Any]:
+def show_summary(batch: BatchState, how: str, why: str | None = None) -> list[Any]:
     """All that is known, as a table and as files."""
     known = batch.known
-    recognised = [outcome for outcome in known if isinstance(outcome, Recognition)]
+    recognized = [outcome for outcome in known if isinstance(outcome, Recognition)]
     summary = render(
         "summary.html",
         how=how,
-        recognised=len(recognised),
-        unsure=sum(recognition.unsure for recognition in recognised),
-        failed=len(known) - len(recognised),
+        recognized=len(recognized),
+        unsure=sum(recognition.unsure for recognition in recognized),
+        failed=len(known) - len(recognized),
         not_tried=len(batch.clips) - len(known),
     )
-    status = summary if why is None else problem(why, how) + summary
-    return [status, batch.table("not tried"), downloads_of_many(known), gr.Button(interactive=False), batch]
+    status = summary if why is None else render_problem(why, how) + summary
+    return [status, batch.table("not tried"), write_batch_downloads(known), gr.Button(interactive=False), batch]

@@ -19,10 +19,10 @@ from asl_triton.live.recognizer import LiveSession
 from asl_triton.live.spotting import LiveRules
 from asl_triton.live.state import LiveState
 from asl_triton.video.reader import Image
-from asl_triton_ui.downloads import downloads_of_signs
-from asl_triton_ui.page_context import UNSEEN, Shell
-from asl_triton_ui.rendering import problem, render
-from asl_triton_ui.state.live_sessions import Visitor, Visitors
+from asl_triton_ui.downloads import write_live_downloads
+from asl_triton_ui.page_context import UNSEEN, PageContext
+from asl_triton_ui.rendering import render, render_problem
+from asl_triton_ui.state.live_sessions import LiveSessions, LiveVisitor
 
 FRAME_EVERY_S = 0.04  # Presets without a rate of their own take 25 frames a second.
 DRAW_EVERY_S = 0.2
@@ -66,7 +66,7 @@ class Update:
         return [getattr(self, field.name) for field in dataclasses.fields(self)]
 
 
-def build(shell: Shell) -> None:
+def build(shell: PageContext) -> None:
     """The tab's components and events."""
     with gr.Row(elem_classes="two", elem_id="live-tab"):
         with gr.Column(scale=5, min_width=300):
@@ -82,18 +82,18 @@ def build(shell: Shell) -> None:
             with gr.Row(elem_classes="actions"):
                 pause = gr.Button("Pause", size="lg", elem_id="live-pause", min_width=120, interactive=False)
                 clear = gr.Button("Clear", size="lg", elem_id="live-clear", min_width=120)
-            sliders = sliders_of()
+            sliders = read_sliders()
         with gr.Column(scale=6, min_width=300):
             sentence = gr.HTML("", elem_id="live-problem")
-            now = gr.HTML(now_of(None), elem_id="live-now")
+            now = gr.HTML(render_now(None), elem_id="live-now")
             gr.HTML(render("hint.html", hint=""), elem_id="live-way")  # the page's script fills it
-            transcript = gr.HTML(transcript_of(None), elem_id="live-transcript")
+            transcript = gr.HTML(render_transcript(None), elem_id="live-transcript")
             downloads = gr.HTML("", elem_id="live-downloads")
     view = View(sentence, now, transcript, downloads, pause, gr.Timer(1.0, active=False))
-    wire(shell, view, camera, clear, sliders)
+    bind_events(shell, view, camera, clear, sliders)
 
 
-def sliders_of() -> list[gr.Slider]:
+def read_sliders() -> list[gr.Slider]:
     """What may be adjusted while it runs: threshold, repeat suppression, stride."""
     return [
         gr.Slider(
@@ -126,7 +126,7 @@ def sliders_of() -> list[gr.Slider]:
     ]
 
 
-def rules_of(percent: float, repeat_s: float, stride: float) -> LiveRules:
+def make_rules(percent: float, repeat_s: float, stride: float) -> LiveRules:
     """What the sliders say."""
     return LiveRules(
         stride_frames=int(stride),
@@ -136,9 +136,9 @@ def rules_of(percent: float, repeat_s: float, stride: float) -> LiveRules:
     )
 
 
-def wire(shell: Shell, view: View, camera: gr.Image, clear: gr.Button, sliders: list[gr.Slider]) -> None:
+def bind_events(shell: PageContext, view: View, camera: gr.Image, clear: gr.Button, sliders: list[gr.Slider]) -> None:
     """What happens when."""
-    visitors = Visitors(shell.options.max_live, 60 * shell.options.keep_minutes)
+    visitors = LiveSessions(shell.options.max_live, 60 * shell.options.keep_minutes)
 
     def feed(
         image: Image | None, model: str | None, percent: float, repeat_s: float, stride: float, request: gr.Request
@@ -146,19 +146,19 @@ def wire(shell: Shell, view: View, camera: gr.Image, clear: gr.Button, sliders: 
         if image is None:
             return Update().values()
         visitor = visitors.visitor(str(request.session_hash))
-        return fed(shell, visitors, visitor, image, model, rules_of(percent, repeat_s, stride)).values()
+        return feed_frame(shell, visitors, visitor, image, model, make_rules(percent, repeat_s, stride)).values()
 
     def look(request: gr.Request) -> list[Any]:
-        return looked_at(visitors.known(str(request.session_hash))).values()
+        return poll(visitors.known(str(request.session_hash))).values()
 
     def toggle(request: gr.Request) -> list[Any]:
-        return toggled(visitors.visitor(str(request.session_hash))).values()
+        return toggle_pause(visitors.visitor(str(request.session_hash))).values()
 
     def cleared(request: gr.Request) -> list[Any]:
         visitor = visitors.known(str(request.session_hash))
         if visitor is not None:
             visitor.clear()
-        return Update(now=now_of(visitor), transcript=transcript_of(visitor), downloads="").values()
+        return Update(now=render_now(visitor), transcript=render_transcript(visitor), downloads="").values()
 
     def leave(request: gr.Request) -> None:
         visitors.leave(str(request.session_hash))
@@ -179,8 +179,8 @@ def wire(shell: Shell, view: View, camera: gr.Image, clear: gr.Button, sliders: 
         Context.root_block.unload(leave)
 
 
-def fed(
-    shell: Shell, visitors: Visitors, visitor: Visitor, image: Image, model: str | None, rules: LiveRules
+def feed_frame(
+    shell: PageContext, visitors: LiveSessions, visitor: LiveVisitor, image: Image, model: str | None, rules: LiveRules
 ) -> Update:
     """Take a frame, RGB (H, W, 3), of a visitor; what is to be drawn anew, several times a second."""
     now_s = time.monotonic()
@@ -189,52 +189,52 @@ def fed(
     visitor.fed_s = now_s
     is_new = False
     try:
-        session = visitors.seat(visitor, model, lambda: LiveSession(shell.server.live_recognizer(model), rules))
+        session = visitors.open_session(visitor, model, lambda: LiveSession(shell.server.live_recognizer(model), rules))
         if session.rules != rules:
             session.rules = rules
         image_bgr = np.ascontiguousarray(image[..., ::-1])
-        is_new = visitor.hear(session.feed(image_bgr, now_s - visitor.began_s))
+        is_new = visitor.update(session.feed(image_bgr, now_s - visitor.began_s))
     except AslTritonError as exc:
         visitor.state = LiveState(problem=str(exc))
     if not is_new and now_s - visitor.drawn_s < DRAW_EVERY_S:
         return Update()
     begins, visitor.is_streaming = not visitor.is_streaming, True
-    return drawn(visitor, is_new=is_new, begins=begins)
+    return draw(visitor, is_new=is_new, begins=begins)
 
 
-def drawn(visitor: Visitor, *, is_new: bool, begins: bool) -> Update:
+def draw(visitor: LiveVisitor, *, is_new: bool, begins: bool) -> Update:
     """How it stands with a visitor whose frames come."""
     visitor.drawn_s = time.monotonic()
     said, sentence = visitor.drawn_problem, visitor.state.problem or ""
-    is_said = without_figures(said) == without_figures(sentence)  # or it would be read out every second
+    is_said = hide_figures(said) == hide_figures(sentence)  # or it would be read out every second
     if not is_said:
         visitor.drawn_problem = sentence
     return Update(
-        problem=gr.skip() if is_said else problem(sentence, "No answers now.") if sentence else "",
-        now=now_of(visitor),
-        transcript=transcript_of(visitor) if is_new else gr.skip(),
-        downloads=downloads_of_signs(visitor.transcript, visitor.state.model or "") if is_new else gr.skip(),
+        problem=gr.skip() if is_said else render_problem(sentence, "No answers now.") if sentence else "",
+        now=render_now(visitor),
+        transcript=render_transcript(visitor) if is_new else gr.skip(),
+        downloads=write_live_downloads(visitor.transcript, visitor.state.model or "") if is_new else gr.skip(),
         pause=gr.Button(interactive=True) if begins else gr.skip(),
         timer=gr.Timer(active=True) if begins else gr.skip(),
     )
 
 
-def looked_at(visitor: Visitor | None) -> Update:
+def poll(visitor: LiveVisitor | None) -> Update:
     """How it stands with a visitor whose frames may have ceased: told more than once, as the last frame's news may be
     late."""
     if visitor is None or not SILENT_S <= time.monotonic() - visitor.fed_s < 4 * SILENT_S:
         return Update()
     visitor.is_streaming, visitor.drawn_problem = False, ""
-    return Update(problem="", now=now_of(visitor))
+    return Update(problem="", now=render_now(visitor))
 
 
-def toggled(visitor: Visitor) -> Update:
+def toggle_pause(visitor: LiveVisitor) -> Update:
     """Pause, or go on."""
     visitor.is_paused = not visitor.is_paused
-    return Update(now=now_of(visitor), pause=gr.Button("Go on" if visitor.is_paused else "Pause"))
+    return Update(now=render_now(visitor), pause=gr.Button("Go on" if visitor.is_paused else "Pause"))
 
 
-def now_of(visitor: Visitor | None) -> str:
+def render_now(visitor: LiveVisitor | None) -> str:
     """What is being signed, and how well it goes."""
     state = visitor.state if visitor else LiveState()
     is_on = visitor is not None and visitor.is_streaming and not visitor.is_paused
@@ -249,12 +249,12 @@ def now_of(visitor: Visitor | None) -> str:
     return render("live.html", state=state, gloss=state.gloss if is_on else None, word=word, is_on=is_on, hint=HINT)
 
 
-def transcript_of(visitor: Visitor | None) -> str:
+def render_transcript(visitor: LiveVisitor | None) -> str:
     """The signs so far, the newest first."""
     signs = list(visitor.transcript)[: -SIGNS_SHOWN - 1 : -1] if visitor else []
     return render("transcript.html", signs=signs, more=len(visitor.transcript) - len(signs) if visitor else 0)
 
 
-def without_figures(sentence: str) -> str:
+def hide_figures(sentence: str) -> str:
     """A sentence that says the same a second later."""
     return re.sub(r"\d+", "", sentence)

@@ -1,15 +1,15 @@
-"""The tab "Models": the recognisers that are served, and the glosses that each knows."""
+"""The tab "Models": the models that are served, and the glosses that each knows."""
 
 from typing import Any
 
 import gradio as gr
 
-from asl_triton.models.status import ServerState
-from asl_triton_ui.page_context import UNSEEN, Shell
+from asl_triton.models.status import ServerStatus
+from asl_triton_ui.page_context import UNSEEN, PageContext
 from asl_triton_ui.rendering import render
 
 
-def build(shell: Shell) -> None:
+def build(shell: PageContext) -> None:
     """The tab's components and events."""
     gr.HTML('<p class="hint">The picker at the top of the page says which of these is asked.</p>')
     cards = gr.HTML("", elem_id="models")
@@ -18,25 +18,25 @@ def build(shell: Shell) -> None:
     )
     vocabulary = gr.HTML("", elem_id="vocabulary")
 
-    def show(state: ServerState, model: str | None) -> list[Any]:
-        served = state.recogniser(model)
+    def show(state: ServerStatus, model: str | None) -> list[Any]:
+        served = state.model(model)
         chosen = served.name if served else None
         return [
-            render("models.html", recognisers=state.recognisers, broken=state.broken, chosen=chosen),
-            found(state, model, ""),
+            render("models.html", models=state.models, broken=state.broken, chosen=chosen),
+            render_models(state, model, ""),
             "",
         ]
 
     async def find(model: str | None, part: str) -> str:
-        return found(await shell.server.state(), model, part)
+        return render_models(await shell.server.state(), model, part)
 
     shell.follow([cards, vocabulary, search], show)
     search.change(find, [shell.model, search], vocabulary, queue=False, trigger_mode="always_last", **UNSEEN)
 
 
-def found(state: ServerState, model: str | None, part: str) -> str:
+def render_models(state: ServerStatus, model: str | None, part: str) -> str:
     """The glosses with that part in them, in the alphabet's order."""
-    served = state.recogniser(model)
+    served = state.model(model)
     if served is None:
         return ""
     wanted = part.strip().casefold()

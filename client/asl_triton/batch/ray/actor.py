@@ -1,4 +1,4 @@
-"""What runs on a cluster's machines: actors that recognise blocks of clips, and the board that they report to."""
+"""What runs on a cluster's machines: actors that recognize blocks of clips, and the board that they report to."""
 
 import asyncio
 import math
@@ -12,19 +12,19 @@ from typing import Any
 import pyarrow as pa
 import tenacity
 
-from asl_triton.batch.concurrency import Pace
+from asl_triton.batch.concurrency import ConcurrencyController
 from asl_triton.batch.outage import calmly
 from asl_triton.batch.ray.journal import ROWS, row
 from asl_triton.batch.ray.storage import Folder, StoredClip
 from asl_triton.batch.runner import asking
-from asl_triton.batch.workers import Ask, Observer, Patience, Workers
-from asl_triton.decoding.frame_budget import CropBudget
+from asl_triton.batch.workers import Ask, ClipWorkers, FailurePolicy, Observer
+from asl_triton.decoding.frame_budget import FrameBudget
 from asl_triton.errors import AslTritonError, ContractError, ServerError
 from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Failure, Outcome, Recognition
-from asl_triton.video.discovery import Stamp
+from asl_triton.video.discovery import FileFingerprint
 
 BLOCKS_AT_ONCE = 2  # of an actor: one begins while the other's last clips come
 REPORT_EVERY_S = 1.0
@@ -40,7 +40,7 @@ CLIPS = pa.schema(
 )
 
 
-def table_of(clips: Iterable[StoredClip]) -> pa.Table:
+def make_table(clips: Iterable[StoredClip]) -> pa.Table:
     """Clips as Ray carries them."""
     return pa.Table.from_pylist(
         [
@@ -57,7 +57,7 @@ def table_of(clips: Iterable[StoredClip]) -> pa.Table:
     )
 
 
-def clips_of(table: pa.Table) -> list[StoredClip]:
+def parse_clips(table: pa.Table) -> list[StoredClip]:
     """The clips of a table again."""
     return [
         StoredClip(Path(os.fsdecode(one["path"])), one["name"], os.fsdecode(one["key"]), one["stamp"], one["size"])
@@ -66,7 +66,7 @@ def clips_of(table: pa.Table) -> list[StoredClip]:
 
 
 @dataclass(frozen=True)
-class Assignment:
+class WorkerSpec:
     """What an actor does: ask about the clips of `source` by a recognizer of its own, which has to be of `identity`.
 
     `in_flight` clips at most are under way in an actor, where it is given. `run` is the number of this run.
@@ -77,13 +77,13 @@ class Assignment:
     ranking: Ranking
     source: Folder
     output: Folder
-    patience: Patience
+    patience: FailurePolicy
     in_flight: int | None
     run: int
 
 
 @dataclass
-class News:
+class ProgressReport:
     """What happened since the last time; `hopeless` says why the run has to end, if it has."""
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -91,7 +91,7 @@ class News:
     hopeless: str | None = None
     has_begun: bool = False
 
-    def add(self, later: "News") -> None:
+    def add(self, later: "ProgressReport") -> None:
         """Take up what happened afterwards."""
         self.outcomes += later.outcomes
         self.sentences += later.sentences
@@ -99,55 +99,55 @@ class News:
         self.has_begun = self.has_begun or later.has_begun
 
 
-class Board:
+class ProgressActor:
     """Where actors report, and where they see that the run is to end: an actor itself, beside who started the run."""
 
     def __init__(self) -> None:
-        self._news = News()
+        self._news = ProgressReport()
         self._is_over = False
 
-    def report(self, news: News) -> bool:
+    def report(self, news: ProgressReport) -> bool:
         """Put up news; whether the run is to end."""
         self._news.add(news)
         self._is_over = self._is_over or news.hopeless is not None
         return self._is_over
 
-    def collect(self, is_over: bool) -> News:
+    def collect(self, is_over: bool) -> ProgressReport:
         """Take down the news, and say whether the run is to end."""
         self._is_over = self._is_over or is_over
-        news, self._news = self._news, News()
+        news, self._news = self._news, ProgressReport()
         return news
 
 
 class ClipWorker(Observer):
-    """Recognises blocks of clips, two at once, with one recognizer; blocks that come when the run is to end are empty.
+    """Recognizes blocks of clips, two at once, with one recognizer; blocks that come when the run is to end are empty.
 
-    A clip that cannot be read or answered is a failure, and the server is waited for, as `Workers` says. Whatever
+    A clip that cannot be read or answered is a failure, and the server is waited for, as `ClipWorkers` says. Whatever
     concerns all clips ends the run, and what is known of the block by then is kept.
     """
 
-    def __init__(self, assignment: Assignment, board: Any) -> None:
+    def __init__(self, assignment: WorkerSpec, board: Any) -> None:
         self._assignment, self._board = assignment, board
-        self._news = News(has_begun=True)
+        self._news = ProgressReport(has_begun=True)
         self._stopping = asyncio.Event()
         self._making = asyncio.Lock()
         self._recognizer: AsyncRecognizer | None = None
         self._reporting: asyncio.Task[None] | None = None
-        self._pace = Pace(1, 1, 1)
-        self._budget = CropBudget(FETCHED_MIB)
+        self._pace = ConcurrencyController(1, 1, 1)
+        self._budget = FrameBudget(FETCHED_MIB)
 
     async def __call__(self, block: pa.Table) -> AsyncIterator[pa.Table]:
         """A row of `cluster_journal.ROWS` for each clip of a block that has an outcome."""
         self._reporting = self._reporting or asyncio.create_task(self._report_now_and_then())
         rows: list[dict[str, Any]] = []
 
-        def keep(clip: StoredClip, outcome: Recognition | Failure, _stamp: Stamp | None) -> None:
+        def keep(clip: StoredClip, outcome: Recognition | Failure, _stamp: FileFingerprint | None) -> None:
             rows.append(row(clip, outcome, self._assignment.run))
             self._news.outcomes.append(outcome)
 
         if not self._stopping.is_set():
             try:
-                workers = Workers[StoredClip, Recognition](
+                workers = ClipWorkers[StoredClip, Recognition](
                     await self._ready(),
                     self._ask(),
                     keep,
@@ -156,7 +156,7 @@ class ClipWorker(Observer):
                     observer=self,
                     stopping=self._stopping,
                 )
-                await workers.run(each(clips_of(block)))
+                await workers.run(each(parse_clips(block)))
             except AslTritonError as exc:
                 self._news.hopeless = str(exc)
                 self._stopping.set()
@@ -192,7 +192,7 @@ class ClipWorker(Observer):
                     )
                 at_once = max((self._assignment.in_flight or recognizer.in_flight) // BLOCKS_AT_ONCE, 1)
                 least = at_once if self._assignment.in_flight else 1
-                self._pace = Pace(least, at_once, recognizer.decoders)
+                self._pace = ConcurrencyController(least, at_once, recognizer.decoders)
                 self._recognizer = recognizer
         return self._recognizer
 
@@ -230,12 +230,12 @@ class ClipWorker(Observer):
             await asyncio.sleep(REPORT_EVERY_S)
 
     async def _report(self) -> None:
-        news, self._news = self._news, News()
+        news, self._news = self._news, ProgressReport()
         if await self._board.report.remote(news):
             self._stopping.set()
 
 
 async def each(clips: Iterable[StoredClip]) -> AsyncIterator[StoredClip]:
-    """The clips, as `Workers` takes them."""
+    """The clips, as `ClipWorkers` takes them."""
     for clip in clips:
         yield clip

@@ -52,7 +52,7 @@ class Cluster:
             with tempfile.TemporaryDirectory(prefix="asl-ray-", dir=SHORT, ignore_cleanup_errors=True) as folder:
                 self._join(ray, folder)
                 try:
-                    hush(ray)
+                    silence_ray_data(ray)
                     yield
                 finally:
                     ray.shutdown()
@@ -152,7 +152,7 @@ def quiet() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def hush(ray: Any) -> None:
+def silence_ray_data(ray: Any) -> None:
     """Have Ray Data's messages go to its log file alone."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from asl_triton.batch.ray.actor import BLOCKS_AT_ONCE, Assignment, Board, ClipWorker, News, table_of
+from asl_triton.batch.ray.actor import BLOCKS_AT_ONCE, ClipWorker, ProgressActor, ProgressReport, WorkerSpec, make_table
 from asl_triton.batch.ray.cluster import Cluster
 from asl_triton.batch.ray.storage import Folder, StoredClip
 from asl_triton.batch.runner import Manner
-from asl_triton.batch.signals import Interruption
+from asl_triton.batch.signals import GracefulShutdown
 from asl_triton.batch.workers import Observer, too_many
 from asl_triton.errors import AslTritonError
 from asl_triton.results import Failure
@@ -28,7 +28,7 @@ ENDS_WITHIN_S = 10.0  # Ray Data's threads, when Ray is gone
 
 
 @contextlib.contextmanager
-def reasoned() -> Iterator[None]:
+def translate_ray_errors() -> Iterator[None]:
     """Turn what Ray raises into a sentence.
 
     Raises:
@@ -61,7 +61,7 @@ class ClusterCourse:
     """
 
     def __init__(
-        self, assignment: Assignment, parts: Folder, cluster: Cluster, manner: Manner, observer: Observer
+        self, assignment: WorkerSpec, parts: Folder, cluster: Cluster, manner: Manner, observer: Observer
     ) -> None:
         self.failed = 0
         self._assignment, self._parts, self._cluster, self._observer = assignment, parts, cluster, observer
@@ -76,8 +76,10 @@ class ClusterCourse:
         """How many clips have been told of."""
         return len(self._names)
 
-    def run(self, clips: Sequence[StoredClip], interruption: Interruption) -> AslTritonError | KeyboardInterrupt | None:
-        """Have the clips recognised; returns why it ended before the last, if it did."""
+    def run(
+        self, clips: Sequence[StoredClip], interruption: GracefulShutdown
+    ) -> AslTritonError | KeyboardInterrupt | None:
+        """Have the clips recognized; returns why it ended before the last, if it did."""
         if not clips:
             return None
         try:
@@ -92,12 +94,12 @@ class ClusterCourse:
         """Say what becomes of a run that is asked to stop."""
         self._observer.say(f"{signal_name}: finishing the clips that are under way; once more stops at once")
 
-    def _spread(self, clips: Sequence[StoredClip], interruption: Interruption) -> None:
+    def _spread(self, clips: Sequence[StoredClip], interruption: GracefulShutdown) -> None:
         import ray
 
         actors = self._cluster.actors(len(clips))
-        board = ray.remote(Board).options(num_cpus=0).remote()
-        writing = Writing(self._dataset(clips, actors, board), self._parts, actors)
+        board = ray.remote(ProgressActor).options(num_cpus=0).remote()
+        writing = ParquetWriterThread(self._dataset(clips, actors, board), self._parts, actors)
         writing.start()
         try:
             self._follow(writing, board, interruption)
@@ -106,10 +108,10 @@ class ClusterCourse:
             ray.shutdown()  # and with it the actors
             raise
         if writing.fault is not None:
-            with reasoned():
+            with translate_ray_errors():
                 raise writing.fault
 
-    def _follow(self, writing: "Writing", board: Any, interruption: Interruption) -> None:
+    def _follow(self, writing: "ParquetWriterThread", board: Any, interruption: GracefulShutdown) -> None:
         """Pass on what the actors tell, until all is written."""
         import ray
 
@@ -118,7 +120,7 @@ class ClusterCourse:
         while is_alive:
             is_alive = not writing.is_over.wait(POLL_S)
             is_over = interruption.is_asked or self._hopeless is not None
-            with reasoned():
+            with translate_ray_errors():
                 self._learn(ray.get(board.collect.remote(is_over)))
             if not self._has_begun and time.monotonic() - began_s > STARTS_WITHIN_S:
                 self._say("no actor has begun yet: is a CPU of the cluster free? `ray status` tells")
@@ -127,7 +129,7 @@ class ClusterCourse:
         import ray.data
 
         size = min(math.ceil(len(clips) / (actors * BLOCKS_AN_ACTOR)), MOST_CLIPS_A_BLOCK)
-        blocks = [table_of(clips[start : start + size]) for start in range(0, len(clips), size)]
+        blocks = [make_table(clips[start : start + size]) for start in range(0, len(clips), size)]
         return ray.data.from_blocks(blocks).map_batches(
             ClipWorker,
             fn_constructor_args=(self._assignment, board),
@@ -140,7 +142,7 @@ class ClusterCourse:
             num_cpus=1,
         )
 
-    def _learn(self, news: News) -> None:
+    def _learn(self, news: ProgressReport) -> None:
         self._has_begun = self._has_begun or news.has_begun
         for outcome in news.outcomes:
             if outcome.video not in self._names:
@@ -161,7 +163,7 @@ class ClusterCourse:
             self._observer.say(sentence)
 
 
-class Writing(threading.Thread):
+class ParquetWriterThread(threading.Thread):
     """Ray at work, in a thread of its own, so that signals and news are seen; `fault` is what it raised, if it did.
 
     `is_over` is set at its end. (After a signal within `join`, Python 3.11 takes a thread for ended that is not.)

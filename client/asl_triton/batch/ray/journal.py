@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asl_triton.batch.journal import PARTS, parsed
-from asl_triton.batch.ray.storage import Folder, StoredClip, explained
+from asl_triton.batch.journal import PARTS, parse_outcome
+from asl_triton.batch.ray.storage import Folder, StoredClip, translate_storage_errors
 from asl_triton.errors import AslTritonError
 from asl_triton.results import AnyOutcome, Failure, Outcome
 
@@ -43,7 +43,7 @@ def row(clip: StoredClip, outcome: Outcome, run: int) -> dict[str, Any]:
     }
 
 
-class Newest(NamedTuple):
+class LatestRow(NamedTuple):
     """The last row about a clip: in which run it was written, of which file, and whether it is a failure."""
 
     run: int
@@ -51,7 +51,7 @@ class Newest(NamedTuple):
     failed: bool
 
 
-class PartsJournal:
+class ParquetJournal:
     """What the runs of a folder have answered to one question, below `OUTPUT/journal/<question's hash>/`.
 
     A part is written by one of Ray's tasks, and never changed. One that is torn, because its writer was killed, counts
@@ -60,9 +60,9 @@ class PartsJournal:
 
     def __init__(self, output: Folder, question: Mapping[str, Any]) -> None:
         self._question = json.dumps(question, sort_keys=True, indent=1)
-        self.folder = output.below(PARTS, hashlib.sha256(self._question.encode()).hexdigest()[:16])
+        self.folder = output.join(PARTS, hashlib.sha256(self._question.encode()).hexdigest()[:16])
         self.run = 1
-        self._newest: dict[str, Newest] = {}
+        self._newest: dict[str, LatestRow] = {}
         self._firsts: dict[str, str | None] = {}  # of each part, the first clip by name, if it has any
 
     def begin(self, *, anew: bool = False) -> None:
@@ -89,10 +89,10 @@ class PartsJournal:
                 self._firsts[part] = min(keys["video"].to_pylist(), default=None)
                 for video, stamp, run, failed in zip(*(keys[key].to_pylist() for key in KEYS), strict=True):
                     if video not in self._newest or run >= self._newest[video].run:
-                        self._newest[video] = Newest(run, stamp, failed)
+                        self._newest[video] = LatestRow(run, stamp, failed)
 
     def knows(self, clip: StoredClip) -> bool:
-        """Whether a clip was recognised when its file was what it is now."""
+        """Whether a clip was recognized when its file was what it is now."""
         newest = self._newest.get(clip.name)
         return newest is not None and newest.stamp == clip.stamp and not newest.failed
 
@@ -111,7 +111,7 @@ class PartsJournal:
             while waiting and (first is None or waiting[0][0] < first):
                 video, _, stamp, outcome = heapq.heappop(waiting)
                 if video != last and stamp == stamps.get(video):
-                    yield parsed(json.loads(outcome))
+                    yield parse_outcome(json.loads(outcome))
                 last = video
 
     def _rows(self) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
@@ -128,7 +128,7 @@ class PartsJournal:
     def _parts(self) -> list[str]:
         """The files of rows, as their file system calls them."""
         file_system, path = self.folder.opened()
-        with explained(f"cannot read {self.folder.address}", "Choose another folder with --output"):
+        with translate_storage_errors(f"cannot read {self.folder.address}", "Choose another folder with --output"):
             file_system.invalidate_cache()
             return sorted(str(part) for part in file_system.find(path) if str(part).endswith(".parquet"))
 
@@ -146,6 +146,6 @@ class PartsJournal:
 
     def _delete(self) -> None:
         file_system, path = self.folder.opened()
-        with explained(f"cannot delete {self.folder.address}", "Choose another folder with --output"):
+        with translate_storage_errors(f"cannot delete {self.folder.address}", "Choose another folder with --output"):
             if file_system.exists(path):
                 file_system.rm(path, recursive=True)

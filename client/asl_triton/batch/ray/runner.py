@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from asl_triton.batch.journal import LOCK
-from asl_triton.batch.ray.actor import Assignment
+from asl_triton.batch.ray.actor import WorkerSpec
 from asl_triton.batch.ray.cluster import Cluster
 from asl_triton.batch.ray.dataset import ClusterCourse
-from asl_triton.batch.ray.journal import PartsJournal
+from asl_triton.batch.ray.journal import ParquetJournal
 from asl_triton.batch.ray.storage import Folder, StoredClip
 from asl_triton.batch.runner import ERRORS, Manner, Summary, question_of, write_results
-from asl_triton.batch.signals import Interruption, StoppedAtOnce
+from asl_triton.batch.signals import ForcedStop, GracefulShutdown
 from asl_triton.batch.workers import Observer
 from asl_triton.files import FolderLock, ensure_folder
 from asl_triton.postprocessing.ranking import Ranking
@@ -25,7 +25,7 @@ from asl_triton.results import AnyOutcome, Failure
 
 
 @dataclass(frozen=True)
-class Order:
+class RayBatchSpec:
     """What is to be done about the clips of `source`, and where its results go."""
 
     source: Folder
@@ -37,13 +37,13 @@ class Order:
 def run(
     recognizer: Callable[[], AsyncRecognizer],
     clips: Sequence[StoredClip],
-    order: Order,
+    order: RayBatchSpec,
     *,
     cluster: Cluster | None = None,
     manner: Manner | None = None,
     observer: Observer | None = None,
 ) -> Summary:
-    """Recognise clips on a Ray cluster, and write the files that `batch.run` writes, with the same content.
+    """Recognize clips on a Ray cluster, and write the files that `batch.run` writes, with the same content.
 
     `recognizer` makes one for each actor, and is sent to its machine. Outcomes are in `OUTPUT/journal/` as soon as a
     block of clips is done; what is known there of the same question, of files that have not changed since, is not asked
@@ -55,13 +55,13 @@ def run(
     """
     began_s = time.perf_counter()
     cluster, manner, observer = cluster or Cluster(), manner or Manner(), observer or Observer()
-    identity, question = asyncio.run(asked(recognizer, order.ranking))
-    with held(order.output):
-        journal = PartsJournal(order.output, question)
+    identity, question = asyncio.run(read_identity(recognizer, order.ranking))
+    with output_lock(order.output):
+        journal = ParquetJournal(order.output, question)
         journal.begin(anew=manner.anew)
         missing = [clip for clip in clips if not journal.knows(clip)]
         observer.skip(len(clips) - len(missing))
-        assignment = Assignment(
+        assignment = WorkerSpec(
             recognizer,
             identity,
             order.ranking,
@@ -75,24 +75,24 @@ def run(
             if missing:
                 joined.enter_context(cluster.joined())
             course = ClusterCourse(assignment, journal.folder, cluster, manner, observer)
-            with Interruption(course.finish) as interruption:  # after Ray, which sees to signals itself
+            with GracefulShutdown(course.finish) as interruption:  # after Ray, which sees to signals itself
                 stopped = course.run(missing, interruption)
                 joined.close()
                 journal.look()
                 if stopped is not None and not course.told and len(missing) == len(clips):
                     raise stopped
-                tally, files = Tally(), tuple[Path | str, ...]()
+                tally, files = OutcomeCounter(), tuple[Path | str, ...]()
                 try:
-                    if not isinstance(stopped, StoppedAtOnce):
+                    if not isinstance(stopped, ForcedStop):
                         files = write(tally.counted(journal.outcomes(clips)), order)
-                except StoppedAtOnce as exc:
+                except ForcedStop as exc:
                     stopped = exc
         if not files:
-            tally = Tally(sum(map(journal.knows, clips)))
-    not_tried = len(clips) - tally.recognised - len(tally.failures)
+            tally = OutcomeCounter(sum(map(journal.knows, clips)))
+    not_tried = len(clips) - tally.recognized - len(tally.failures)
     came_too_late = isinstance(stopped, KeyboardInterrupt) and files and not not_tried
     return Summary(
-        recognised=tally.recognised,
+        recognized=tally.recognized,
         failures=tuple(tally.failures),
         not_tried=not_tried,
         seconds=time.perf_counter() - began_s,
@@ -104,10 +104,10 @@ def run(
 
 
 @dataclass
-class Tally:
+class OutcomeCounter:
     """What is counted of outcomes that pass by."""
 
-    recognised: int = 0
+    recognized: int = 0
     failures: list[Failure] = field(default_factory=list)
 
     def counted(self, outcomes: Iterator[AnyOutcome]) -> Iterator[AnyOutcome]:
@@ -116,19 +116,21 @@ class Tally:
             if isinstance(outcome, Failure):
                 self.failures.append(outcome)
             else:
-                self.recognised += 1
+                self.recognized += 1
             yield outcome
 
 
-async def asked(recognizer: Callable[[], AsyncRecognizer], ranking: Ranking) -> tuple[dict[str, str], dict[str, Any]]:
-    """Which recogniser answers, and all that its answers depend on."""
+async def read_identity(
+    recognizer: Callable[[], AsyncRecognizer], ranking: Ranking
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Which model answers, and all that its answers depend on."""
     async with recognizer() as one:
         served = await one.model()
         return served.identity, {**question_of(served, ranking), "bucket": one.bucket}
 
 
 @contextlib.contextmanager
-def held(output: Folder) -> Iterator[None]:
+def output_lock(output: Folder) -> Iterator[None]:
     """One run at a time in a folder of this machine; elsewhere nobody can lock one."""
     if output.path is None:
         yield
@@ -137,7 +139,7 @@ def held(output: Folder) -> Iterator[None]:
         yield
 
 
-def write(outcomes: Iterator[AnyOutcome], order: Order) -> tuple[Path | str, ...]:
+def write(outcomes: Iterator[AnyOutcome], order: RayBatchSpec) -> tuple[Path | str, ...]:
     """Write the files of all outcomes where the results go: what was written.
 
     Raises:
@@ -146,4 +148,4 @@ def write(outcomes: Iterator[AnyOutcome], order: Order) -> tuple[Path | str, ...
     if order.output.path is not None:
         return write_results(outcomes, order.output.path, order.formats)
     with tempfile.TemporaryDirectory(prefix="asl-triton-") as folder:
-        return order.output.take(write_results(outcomes, Path(folder), order.formats), [ERRORS])
+        return order.output.upload(write_results(outcomes, Path(folder), order.formats), [ERRORS])

@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 
 from asl_triton.errors import AslTritonError, VideoError
-from asl_triton.video.discovery import Clip, Stamp, find_clips, is_wanted, nothing_in, printable
+from asl_triton.video.discovery import Clip, FileFingerprint, find_clips, format_name, is_wanted, no_clips_error
 
 PACKAGES = {
     "s3": "s3fs",
@@ -68,7 +68,7 @@ class Folder:
         """Where it is on this machine; None where it is elsewhere."""
         return None if "://" in self.address else Path(self.address)
 
-    def below(self, *names: str) -> "Folder":
+    def join(self, *names: str) -> "Folder":
         """A folder or file in it."""
         return Folder("/".join((self.address.rstrip("/"), *names)))
 
@@ -99,12 +99,12 @@ class Folder:
             AslTritonError: it cannot be written to.
         """
         file_system, path = self.opened()
-        with explained(f"cannot write to {self.address}", "Choose another folder with --output"):
+        with translate_storage_errors(f"cannot write to {self.address}", "Choose another folder with --output"):
             if self.path is not None:
                 self.path.mkdir(parents=True, exist_ok=True)
             file_system.pipe_file(f"{path}/{name}", data)
 
-    def take(self, files: Iterable[Path], names: Iterable[str]) -> tuple[str, ...]:
+    def upload(self, files: Iterable[Path], names: Iterable[str]) -> tuple[str, ...]:
         """Upload files of this machine, each of which is seen when it is whole, and delete those of the `names` that
         are not among them; the addresses of those that are.
 
@@ -113,13 +113,13 @@ class Folder:
         """
         file_system, path = self.opened()
         uploaded = [file for file in files if file.is_file()]
-        with explained(f"cannot write to {self.address}", "Choose another folder with --output"):
+        with translate_storage_errors(f"cannot write to {self.address}", "Choose another folder with --output"):
             for file in uploaded:
                 file_system.put_file(str(file), f"{path}/{file.name}")
             for name in set(names) - {file.name for file in uploaded}:
                 with suppress(FileNotFoundError):
                     file_system.rm_file(f"{path}/{name}")
-        return tuple(self.below(file.name).address for file in uploaded)
+        return tuple(self.join(file.name).address for file in uploaded)
 
     def read(self, clip: StoredClip, most: int) -> bytes:
         """A clip's file; of one that is larger than `most` bytes, one more than that.
@@ -148,7 +148,7 @@ def stored_clips(folder: Folder, glob: str | None = None) -> list[StoredClip]:
     if folder.path is not None:
         return [local_clip(clip) for clip in find_clips(folder.path, glob)]
     file_system, root = folder.opened()
-    with explained(f"cannot look into {folder.address}", "Check the address, and your access to it"):
+    with translate_storage_errors(f"cannot look into {folder.address}", "Check the address, and your access to it"):
         file_system.invalidate_cache()
         try:
             found: Mapping[str, Mapping[str, Any]] = file_system.find(root, detail=True)
@@ -162,13 +162,13 @@ def stored_clips(folder: Folder, glob: str | None = None) -> list[StoredClip]:
         if is_wanted(name := key.removeprefix(f"{root}/"), glob) and info.get("type", "file") == "file"
     ]
     if not clips:
-        raise nothing_in(folder.address, glob)
+        raise no_clips_error(folder.address, glob)
     return sorted(clips, key=lambda clip: clip.name)
 
 
 def local_clip(clip: Clip) -> StoredClip:
     """A clip of this machine, with its size and the time of its last change."""
-    stamp = Stamp.of(clip.path) or Stamp(0, 0)
+    stamp = FileFingerprint.of(clip.path) or FileFingerprint(0, 0)
     return StoredClip(clip.path, clip.name, str(clip.path), f"{stamp.size} {stamp.mtime_ns}", stamp.size)
 
 
@@ -176,11 +176,11 @@ def remote_clip(key: str, name: str, info: Mapping[str, Any]) -> StoredClip:
     """A clip elsewhere, with its size and what else tells that it was changed: its ETag, or a time."""
     size = int(info.get("size") or 0)
     told = next((info[field] for field in TOLD_BY if info.get(field)), "")
-    return StoredClip(Path(name), printable(name), key, f"{size} {told}", size)
+    return StoredClip(Path(name), format_name(name), key, f"{size} {told}", size)
 
 
 @contextmanager
-def explained(what: str, remedy: str) -> Iterator[None]:
+def translate_storage_errors(what: str, remedy: str) -> Iterator[None]:
     """Turn whatever a file system raises into a sentence: each has errors of its own."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""A signer in shades of grey, and a fake recogniser who sees the shade in each step: live, without a network."""
+"""A signer in shades of gray, and a fake model who sees the shade in each step: live, without a network."""
 
 import asyncio
 import math
@@ -13,14 +13,14 @@ from asl_triton.transport.base import Array
 from asl_triton.transport.fake import FakeTransport
 from tests.client.served import GLOSSES, described
 
-REST = 100  # grey level of a signer whose hands are down
+REST = 100  # gray level of a signer whose hands are down
 SEEN_SHARE = 0.6  # of a step's frames: what the demo checkpoint was trained to tell
 SURE, UNSURE, WEAK = 6.0, 1.0, -1.0  # logits: confidences of 0.998, 0.73 and 0.27
 Plan = Sequence[tuple[str | None, float]]  # what is signed, for how many seconds
 
 
 def shade(gloss: str | None) -> int:
-    """The grey level of a gloss: near enough to rest to be no cut."""
+    """The gray level of a gloss: near enough to rest to be no cut."""
     return REST if gloss is None else REST + GLOSSES.index(gloss) + 1
 
 
@@ -73,7 +73,7 @@ class Observer(FakeTransport):
 
 
 def observer(preset: Preset = PRESETS["wlasl"], certainty: float = SURE) -> Observer:
-    """A server with one recogniser of `GLOSSES`."""
+    """A server with one model of `GLOSSES`."""
 
     def outputs(_model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         shades = inputs["FRAMES__0"][0, :, 0, 0, 0]  # (T,)

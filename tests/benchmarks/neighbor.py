@@ -1,6 +1,6 @@
-"""What a busy neighbour costs: the demo model served beside a program that keeps one core, by how long threads spin.
+"""What a busy neighbor costs: the demo model served beside a program that keeps one core, by how long threads spin.
 
-    python -m tests.benchmarks.neighbour
+    python -m tests.benchmarks.neighbor
 
 Clips a second through a real Triton on this machine, one at a time, with nothing else running and beside one busy
 process; for GNU OpenMP's own spinning, for none, and for what `asl-triton serve` sets (`GOMP_SPINCOUNT`).
@@ -33,7 +33,7 @@ BUSY = "while True: pass"
 
 
 def main() -> None:
-    """Measure each, quiet and beside a neighbour, and print clips a second."""
+    """Measure each, quiet and beside a neighbor, and print clips a second."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     seconds = parser.parse_args().seconds
@@ -44,14 +44,14 @@ def main() -> None:
             os.environ[SPINNING[0]] = rounds
             with LocalTriton(Path(name) / "models") as triton:
                 alone = asyncio.run(clips_a_second(triton, seconds))
-                with neighbour():
+                with neighbor():
                     beside = asyncio.run(clips_a_second(triton, seconds))
             table.add_row(what, f"{alone:.1f}", f"{beside:.1f}")
     Console(width=110).print(table)
 
 
 @contextmanager
-def neighbour() -> Iterator[None]:
+def neighbor() -> Iterator[None]:
     """A process that keeps a core busy, for the block."""
     process = subprocess.Popen([sys.executable, "-c", BUSY])
     try:
