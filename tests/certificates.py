@@ -17,7 +17,7 @@ class Certificates:
     """A folder of certificates and keys in PEM, `NAME.pem` and `NAME.key`.
 
     `authority` and `other` are authorities. The first signed `server` (for this machine), `stranger` (for another
-    host), `outdated` (a server's, expired), `client` and `_deadline_error` (a client's, expired); the other one signed `foreign`
+    host), `outdated` (a server's, expired), `client` and `late` (a client's, expired); the other one signed `foreign`
     (a client's).
     """
 

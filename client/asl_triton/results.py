@@ -50,7 +50,7 @@ class Recognition:
 
 @dataclass(frozen=True)
 class Step:
-    """One step, stitched over windows: `compute_confidences` (C,) float32 are the preset's score of its logits.
+    """One step, stitched over windows: `confidences` (C,) float32 are the preset's score of its logits.
 
     `start_s` to `end_s` is the middle half of the frames that it covers: steps follow one another, from half a step
     after the beginning of a shot to about half a step before its end.
@@ -95,7 +95,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Curve:
-    """One gloss's confidence over time: `compute_confidences` (S,) at `times_s` (S,), the middles of the steps."""
+    """One gloss's confidence over time: `confidences` (S,) at `times_s` (S,), the middles of the steps."""
 
     gloss: str
     class_id: int

@@ -81,7 +81,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class HeadMotion:
-    """The head through T frames, in shoulder widths: `sway` of the whole, `wait_for_turn` of the features on it, each (T, 2)."""
+    """The head through T frames, in shoulder widths: `sway` of the whole, `turn` of the features on it, each (T, 2)."""
 
     sway: Floats
     turn: Floats

@@ -168,7 +168,7 @@ def plan_take(
 
 
 def _fitted(sign: Sign, execution: Execution, seconds: float) -> Execution:
-    """The execution, slowed or hastened to last `format_seconds`, with longer rest where it would grow too slow."""
+    """The execution, slowed or hastened to last `seconds`, with longer rest where it would grow too slow."""
     factor = seconds / compute_duration_s(sign, execution)
     slowed = min(factor, max(SLOWEST / execution.tempo, 1.0))
     execution = replace(

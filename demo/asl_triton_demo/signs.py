@@ -69,7 +69,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Keyframe:
-    """Both hands at one moment, `format_seconds` after the keyframe before. `other` None: that hand hangs at rest."""
+    """Both hands at one moment, `seconds` after the keyframe before. `other` None: that hand hangs at rest."""
 
     seconds: float
     hand: Pose

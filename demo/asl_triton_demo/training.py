@@ -211,7 +211,7 @@ def schedule_learning_rate(share: float, peak: float) -> float:
 
 
 def fade(share: float, start: float, end: float) -> float:
-    """1 until `start`, 0 from `wait_until_back` on."""
+    """1 until `start`, 0 from `end` on."""
     return min(max((end - share) / (end - start), 0.0), 1.0)
 
 

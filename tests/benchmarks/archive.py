@@ -41,7 +41,7 @@ MB = 1e6
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """The run at one moment: `join` is all processes that the command started."""
+    """The run at one moment: `below` is all processes that the command started."""
 
     time_s: float
     clips: int

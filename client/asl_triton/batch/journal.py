@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 class Journal:
     """The outcomes of a folder's runs, one line each, in the order they come; held by one run at a time.
 
-    The first line says what is asked of each clip: `init_or_verify_settings` keeps what was known of the same question. The journals of
+    The first line says what is asked of each clip: `begin` keeps what was known of the same question. The journals of
     other questions stay beside it under names of their own, and are taken up again when theirs is asked. Of a clip with
     several lines the last counts. A line is written whole: what a full disk cuts off is taken back, what `kill -9` or a
     power failure cut off is left out when it is read. Lines reach the disk itself within a second or so, and all of

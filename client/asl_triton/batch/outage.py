@@ -23,7 +23,7 @@ class ModelChangedError(ContractError):
 class OutageMonitor:
     """Waits up to `wait_s` for the server of a recognizer to answer again, unless `stopping` is set meanwhile.
 
-    `send_message` is told in a sentence when the waiting begins and ends. `init_or_verify_settings` remembers which model it is.
+    `say` is told in a sentence when the waiting begins and ends. `begin` remembers which model it is.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ TimelineOutcome = Timeline | Failure
 
 @dataclass(frozen=True)
 class TimelineOptions:
-    """What is wanted of each timeline: arguments of `AsyncRecognizer.plot_timeline`."""
+    """What is wanted of each timeline: arguments of `AsyncRecognizer.timeline`."""
 
     rules: Segmentation = field(default_factory=Segmentation)
     vocabulary: Sequence[str] | None = None

@@ -35,7 +35,7 @@ class Request:
 class Run:
     """A load under way: asks with `send`, and keeps what became of each request.
 
-    `errors` counts reasons from the first request to the last; `show_summary` and `not_started` may be emptied meanwhile.
+    `errors` counts reasons from the first request to the last; `ended` and `not_started` may be emptied meanwhile.
     """
 
     send: Callable[[], Awaitable[object]]

@@ -60,7 +60,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Level:
-    """One load, measured. `cut_windows` are all there were; `errors` counts those of the whole level by their reason."""
+    """One load, measured. `windows` are all there were; `errors` counts those of the whole level by their reason."""
 
     loop: Loop
     windows: tuple[Window, ...]

@@ -128,7 +128,7 @@ class Point:
 
 
 def knee(points: Sequence[Point], gain: float = KNEE_GAIN) -> Point | None:
-    """The least load beyond which throughput never grows by `record_success` (a share) or more, while p95 latency does grow.
+    """The least load beyond which throughput never grows by `gain` (a share) or more, while p95 latency does grow.
 
     None where throughput still grows at the greatest load, so that the knee, if there is one, lies beyond. The knee is
     that of Chiu and Jain 1989, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance in Computer

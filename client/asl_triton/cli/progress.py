@@ -50,7 +50,7 @@ class BrokenPipeSafeConsole(Console):
 
 
 class ClipProgress(Observer, Generic[Result]):
-    """Counts outcomes on standard error; `format_published` keeps the first of them by name, for a table."""
+    """Counts outcomes on standard error; `shown` keeps the first of them by name, for a table."""
 
     def __init__(self, total: int) -> None:
         self.total = total

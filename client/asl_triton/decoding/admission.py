@@ -26,7 +26,7 @@ def max_open_videos() -> int:
 
 
 class Admission:
-    """Opens videos in `threads`, at most `in_flight` at once, fewer where they hold more than `crop_frames` together, or
+    """Opens videos in `threads`, at most `in_flight` at once, fewer where they hold more than `crops` together, or
     where this process may open few files.
 
     Memory is bounded by that: 48 crops for each, if it is not given.
@@ -44,7 +44,7 @@ class Admission:
     ) -> AsyncIterator[DecodeSession]:
         """A video, open for the length of the block, when there is room for it and for its crops.
 
-        `bytes_per_value` is what the model's input has for a pixel's color.
+        `bytes_a_value` is what the model's input has for a pixel's color.
 
         Raises:
             VideoError: it cannot be opened.

@@ -33,7 +33,7 @@ class WindowingOptions:
 class VideoInfo:
     """What is known of a video that is open before anything of it is decoded, as far as its container tells.
 
-    `declared_frames` is 0 where the container does not tell; `estimate_frames_in_memory` is how many crops are in memory at once while
+    `declared_frames` is 0 where the container does not tell; `crops_held` is how many crops are in memory at once while
     it is asked about.
     """
 

@@ -157,7 +157,7 @@ def allocate_crops(count: int) -> tuple[int, Image]:
 class SubprocessDecodeSession(DecodeSession):
     """Decodes in a process of its own.
 
-    Beside what `DecodeSession` raises: `ServerError` where the decoding was interrupted, by somebody else than the video.
+    Besides what `DecodeSession` raises: `ServerError` when something other than the video interrupted the decoding.
     """
 
     def __init__(self, decoders: DecoderPool, source: Source, cutting: WindowingOptions, name: str | None) -> None:

@@ -35,7 +35,7 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class Confusion:
-    """So many of the clips of `truth` (of `from_description` in all) were taken for `taken_for`."""
+    """So many of the clips of `truth` (of `of` in all) were taken for `taken_for`."""
 
     truth: str
     taken_for: str

@@ -53,7 +53,7 @@ class ClassMapping:
 
 @dataclass(frozen=True)
 class ScoredClip:
-    """What was answered to one clip. `truth` and `find_best` (best first, up to 10) count in `Classes.names`.
+    """What was answered to one clip. `truth` and `best` (best first, up to 10) count in `Classes.names`.
 
     `rank` is that of the truth among all classes, 1 the best; a class ranks as its best gloss does. `confidence` is the
     best gloss's, as the preset scores it.

@@ -112,7 +112,7 @@ class Track:
 class SignSpotter:
     """The signs of one stream, out of its answers in order; memory is bounded by a window's length.
 
-    `now` is the gloss that is being signed, None where none is; `find_best` the confidence of it, or of the nearest to it.
+    `now` is the gloss that is being signed, None where none is; `best` the confidence of it, or of the nearest to it.
     """
 
     def __init__(self, preset: Preset) -> None:

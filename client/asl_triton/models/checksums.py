@@ -68,7 +68,7 @@ def read_checksums(path: Path) -> dict[str, str]:
 
 
 def copy_checked(sums: Mapping[str, str], repository: Path, target: Path, without: Collection[str] = ()) -> list[str]:
-    """Copy the files of `sums`, but not of the models named in `trim_overlaps`, and return the models' names, sorted.
+    """Copy the files of `sums`, but not of the models named in `without`, and return the models' names, sorted.
 
     Each is hashed as it is copied, so that what is in `target` at the end is what was listed, whatever happens to
     `repository` later. A file that is not listed stays behind. `target` is made anew.

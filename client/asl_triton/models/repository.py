@@ -112,7 +112,7 @@ def read_folder(folder: Path) -> ModelOnDisk:
     """A model from its folder.
 
     Raises:
-        ContractError, LabelsError: as `Catalog.read_bytes` does.
+        ContractError, LabelsError: as `Catalog.read` does.
     """
     description = read_description(folder)
     num_classes = check_tensors(description, str(folder))

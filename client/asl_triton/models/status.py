@@ -12,7 +12,7 @@ from asl_triton.transport.base import ModelDescription, Transport
 class ServerStatus:
     """What a server said when it was last asked.
 
-    `version` is None where it is away, and `render_problem` says why, or why it has no model. `broken` holds the sentence
+    `version` is None where it is away, and `problem` says why, or why it has no model. `broken` holds the sentence
     for each model that cannot be talked to, by name; the others are in `models`, sorted by name.
     """
 

@@ -38,7 +38,7 @@ class AsyncRecognizer:
     use it in an `async with` block.
 
     `send` is how `recognize` brings a clip to the server, with the same answer: its "frames", cropped here; the whole
-    "video" file, where the server has `recognize_sign`; or "auto", as `VideoUploader` says. Steps and curves take frames.
+    "video" file, where the server has `recognize_sign`; or "auto", see `VideoUploader`. Steps and curves need frames.
 
     `decoders` videos are decoded at once, as many as there are processors if it is not given: in threads of this
     process, or, on Linux, each in one of the "processes" that a damaged video may crash, or hang for
@@ -84,7 +84,7 @@ class AsyncRecognizer:
         self._reading = asyncio.Lock()
 
     async def model(self, *, again: bool = False) -> ServedModel:
-        """The model's contract, read from the server once, and once more if `retry`.
+        """The model's contract, read from the server once, and once more if `again`.
 
         Raises:
             ServerError, ContractError, LabelsError: the server is away, or serves nothing that fits.

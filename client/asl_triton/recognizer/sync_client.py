@@ -118,7 +118,7 @@ class Recognizer:
         on_segment: Callable[[Segment], None] = lambda segment: None,
         on_progress: Callable[[float], None] = lambda share: None,
     ) -> Timeline:
-        """As `AsyncRecognizer.plot_timeline`; both functions are called in another thread."""
+        """As `AsyncRecognizer.timeline`; both functions are called in another thread."""
         return run(
             self._asynchronous.timeline(
                 video,

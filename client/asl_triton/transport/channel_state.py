@@ -8,7 +8,7 @@ import grpc
 
 
 class Connectivity:
-    """Counts in `connection_epoch` what becomes of a gRPC channel's connections, from `watch` on until it is closed.
+    """Counts in `changes` what becomes of a gRPC channel's connections, from `watch` on until it is closed.
 
     gRPC connects anew by itself: where nothing was under way, no request tells of it.
     """

@@ -22,7 +22,7 @@ LABELS = ("book", "drink", "hello")
 
 
 def span(start: int, num_frames: int, *, shown: int | None = None, rate: float = 25.0, shot: int = 0) -> WindowTiming:
-    """A window of a video of constant frame rate, of which `format_published` crops are the video's."""
+    """A window of a video of constant frame rate, of which `shown` crops are the video's."""
     crops = num_frames if shown is None else shown
     return WindowTiming(start, num_frames, (start + np.arange(crops + 1)) / rate, shot)
 

@@ -15,7 +15,7 @@ AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: a connection that is closed is r
 class BadNetwork:
     """Listens at `address` for the length of a `with` block, and passes on what comes to `target`, and what comes back.
 
-    `delay_s` holds each 64 KiB up. `shorten` resets all connections. `black_hole` keeps everything to itself until it is
+    `delay_s` holds each 64 KiB up. `cut` resets all connections. `black_hole` keeps everything to itself until it is
     False again. Connections that come after `target` was changed go there.
     """
 

@@ -140,6 +140,6 @@ class BatchRun:
 
 
 def figure(told: str, pattern: str) -> int:
-    """The number in what a run said, such as that before `run_recognition`."""
+    """The number in what a run said, such as that before `recognized`."""
     found = re.search(pattern, told)
     return int(found[1].replace(",", "")) if found else 0

@@ -68,7 +68,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """Beside `quick`, `_deadline_error` takes four seconds for white clips, and `narrow` lets two requests wait."""
+    """Beside `quick`, `late` takes four seconds for white clips, and `narrow` lets two requests wait."""
     folder = tmp_path_factory.mktemp("server") / "models"
     shutil.copytree(repository, folder)
     export_quick(folder, "late", white_s=4, instances=2)

@@ -89,7 +89,7 @@ class LiveSessions:
         with self._lock:
             if sum(other.session is not None for other in self._visitors.values()) >= self.most:
                 raise ServerError(
-                    f"this page takes {format_count(self.most, 'visitor')} live at once, and all places are taken: it goes "
+                    f"this page takes {format_count(self.most, 'visitor')} live at once, and all are taken: it goes "
                     "on by itself when one of them stops"
                 )
             visitor.session, visitor.model, visitor.heard = open_session(), model, 0

@@ -166,7 +166,7 @@ class ClusterCourse:
 class ParquetWriterThread(threading.Thread):
     """Ray at work, in a thread of its own, so that signals and news are seen; `fault` is what it raised, if it did.
 
-    `is_over` is set at its end. (After a signal within `join`, Python 3.11 takes a thread for ended that is not.)
+    `is_over` is set at its end. (After a signal within `below`, Python 3.11 takes a thread for ended that is not.)
     """
 
     def __init__(self, dataset: Any, folder: Folder, actors: int) -> None:
