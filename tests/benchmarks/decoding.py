@@ -45,7 +45,7 @@ CUT_FILM = WindowingOptions(replace(PRESETS["wlasl"], max_frames=64), LONG_VIDEO
 
 @dataclass(frozen=True)
 class Kind:
-    """Videos that are alike, and how they are cut; `counted` of them are decoded in a turn."""
+    """Videos that are alike, and how they are cut; `count` of them are decoded in a turn."""
 
     what: str
     paths: Sequence[Path]

@@ -43,7 +43,7 @@ class Capture:
     is played at its own pace, and its frames' times are its timestamps; other frames' times are seconds since the
     first, as they come. A thread of its own reads; frames that nobody takes are dropped, the oldest first.
 
-    A dropout after the first frame ends nothing: the iteration yields a `SourceLost`, then a `SourceResumed` when frames
+    A dropout after the first frame ends nothing: the iteration yields `SourceLost`, then `SourceResumed` when frames
     come again. `give_up_s` is how long to wait; None: forever.
     """
 

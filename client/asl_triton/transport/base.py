@@ -72,7 +72,7 @@ class Transport(Protocol):
         """Ask a model for some of its outputs. Priority 0 is the model's default; `parameters` are the request's."""
 
     async def classify(self, model: str, inputs: Mapping[str, Array], output: str, count: int) -> list[tuple[int, str]]:
-        """The `counted` best of a labeled output, best first: (class, label)."""
+        """The `count` best of a labeled output, best first: (class, label)."""
 
     async def statistics(self, model: str) -> Statistics:
         """A model's counters."""
