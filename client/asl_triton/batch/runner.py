@@ -12,7 +12,6 @@ from typing import Any, Generic
 from asl_triton.batch.concurrency import ConcurrencyController, ConcurrencyReport
 from asl_triton.batch.journal import Journal
 from asl_triton.batch.signals import ForcedStop, GracefulShutdown
-from asl_triton.batch.together import by_length
 from asl_triton.batch.workers import AnyClip, Ask, ClipWorkers, FailurePolicy, Observer, Result
 from asl_triton.errors import AslTritonError
 from asl_triton.files import translate_write_errors
@@ -47,15 +46,13 @@ class Manner:
     """How a batch goes about its clips.
 
     Without `in_flight` the number of clips under way adapts itself. `by_content` tells by their SHA-256 whether files
-    have changed, not by size and time. With `anew` nothing that is known counts. With `by_length` clips of about the
-    same length are asked about together.
+    have changed, not by size and time. With `anew` nothing that is known counts.
     """
 
     patience: FailurePolicy = field(default_factory=FailurePolicy)
     in_flight: int | None = None
     by_content: bool = False
     anew: bool = False
-    by_length: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,11 +212,11 @@ class Course(Generic[AnyClip, Result]):
             try:
                 async with make_recognizer() as recognizer:
                     self._workers = self._made(recognizer, asked)
-                    question = {**self._errand.question(await recognizer.model()), "bucket": recognizer.bucket}
+                    question = {**self._errand.question(await recognizer.model()), "bucket": 1}
                     if put_aside := self._journal.begin(question, anew=self._manner.anew):
                         self._observer.say(put_aside)
                     clips = self._missing(asked)
-                    await self._workers.run(by_length(clips, recognizer) if self._manner.by_length else clips)
+                    await self._workers.run(clips)
             except asyncio.CancelledError:
                 if interruption.at_once:
                     raise ForcedStop from None

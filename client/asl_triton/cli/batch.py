@@ -19,7 +19,6 @@ from asl_triton.batch.runner import Manner, Summary
 from asl_triton.batch.timelines import TimelineOptions
 from asl_triton.batch.workers import DEFAULT_WAIT_S, FailurePolicy, Observer
 from asl_triton.cli.batch_options import (
-    BucketOption,
     DecodersOption,
     DecodeTimeoutOption,
     DecodingOption,
@@ -125,7 +124,6 @@ def batch(
     decoding: DecodingOption = SAFEST,
     decoders: DecodersOption = None,
     decode_timeout: DecodeTimeoutOption = DEFAULT_DECODE_TIMEOUT_S,
-    bucket: BucketOption = None,
     engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
     ray_workers: RayWorkersOption = None,
@@ -169,9 +167,6 @@ def batch(
     wishes = parse_timeline_options(timeline, min_confidence, glosses, window, stride, top_k)
     if timeline and send == "video":
         raise typer.BadParameter("a timeline is made of frames: leave it out", param_hint="--send")
-    if bucket and (timeline or send != "frames"):
-        what = "timelines have windows of one length" if timeline else "it is for frames that are cropped here"
-        raise typer.BadParameter(f"{what}: leave it out", param_hint="--bucket")
     ranking = Ranking(top_k or DEFAULT_TOP_K, glosses, min_confidence or 0.0)
     connection = Connection(
         server,
@@ -183,9 +178,7 @@ def batch(
         transport,
     )
     wait_s = (0.0 if local else DEFAULT_WAIT_S) if wait is None else wait
-    manner = Manner(
-        FailurePolicy(wait_s, max_failures), in_flight, by_content, anew=fresh, by_length=bucket is not None
-    )
+    manner = Manner(FailurePolicy(wait_s, max_failures), in_flight, by_content, anew=fresh)
     go: Run
     if spread:
         found, go = ray_batch(folder, output, glob, formats, ranking, manner, ray_address, ray_workers)
@@ -202,7 +195,6 @@ def batch(
                 decoding=decoding,
                 decoders=decoders or (1 if spread else None),
                 decode_timeout_s=decode_timeout,
-                bucket=bucket,
             )
 
         try:

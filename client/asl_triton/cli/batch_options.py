@@ -70,12 +70,3 @@ DecodeTimeoutOption = Annotated[
         help="Seconds that a process may take to open a video, and for each window of it.",
     ),
 ]
-BucketOption = Annotated[
-    int | None,
-    typer.Option(
-        rich_help_panel=PANEL,
-        min=1,
-        help="Ask about clips of the same length together, and make them as long as a multiple of so many frames, so "
-        "that more of them meet in a batch on the server. Above 1 it changes answers; the README says by how much.",
-    ),
-]

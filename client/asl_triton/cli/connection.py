@@ -63,7 +63,6 @@ class Connection:
         decoding: DecodeIn = "threads",
         decoders: int | None = None,
         decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
-        bucket: int | None = None,
     ) -> AsyncRecognizer:
         """A recognizer that asks there, with these arguments."""
         return AsyncRecognizer(
@@ -74,6 +73,5 @@ class Connection:
             decoding=decoding,
             decoders=decoders,
             decode_timeout_s=decode_timeout_s,
-            bucket=bucket,
             transport=self.transport(address, in_flight, resend),
         )

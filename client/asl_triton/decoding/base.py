@@ -19,13 +19,12 @@ from asl_triton.video.windows import Window, WindowTiming
 
 @dataclass(frozen=True)
 class WindowingOptions:
-    """How a video becomes windows. Of a film no window goes beyond its shot; a clip of one window is made as long as a
-    multiple of `bucket` frames by its last one. `refuses_early` believes a container that tells of too many frames."""
+    """How a video becomes windows. No window of a film crosses a shot. `refuses_early` trusts a container that declares too
+    many frames."""
 
     preset: Preset
     limits: Limits
     is_film: bool = False
-    bucket: int = 1
     refuses_early: bool = False
 
 

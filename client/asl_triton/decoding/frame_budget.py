@@ -39,7 +39,7 @@ class FrameBudget:
             self._given_back.set()
 
 
-def estimate_frames_in_memory(video: Video, preset: Preset, bucket: int = 1) -> int:
+def estimate_frames_in_memory(video: Video, preset: Preset) -> int:
     """How many crops of a clip are held at once while it is asked about, as far as its container tells its length."""
     most = max(preset.max_frames, WINDOWS_AHEAD * preset.window_frames)
     if video.declared_frames == 0:
@@ -50,4 +50,4 @@ def estimate_frames_in_memory(video: Video, preset: Preset, bucket: int = 1) -> 
         least = preset.window_frames
         if crops > preset.window_frames:
             crops *= preset.window_frames / preset.stride_frames  # windows overlap
-    return min(math.ceil(max(crops, least) / bucket) * bucket, most)
+    return min(math.ceil(max(crops, least)), most)

@@ -39,7 +39,7 @@ class InProcessDecodeSession(DecodeSession):
         if cutting.is_film:
             self._windows = cut_windows_by_shot(cut, cutting.preset, video.frame_rate)
         else:
-            self._windows = cut_timed_windows(cut, cutting.preset, video.frame_rate, cutting.bucket, self._memory)
+            self._windows = cut_timed_windows(cut, cutting.preset, video.frame_rate, self._memory)
         return read_video_info(video, cutting)
 
     def _frames(self, video: Video) -> Iterator[Frame]:
@@ -69,5 +69,5 @@ def read_video_info(video: Video, cutting: WindowingOptions) -> VideoInfo:
         width=width,
         height=height,
         declared_frames=video.declared_frames,
-        crops_held=estimate_frames_in_memory(video, cutting.preset, cutting.bucket),
+        crops_held=estimate_frames_in_memory(video, cutting.preset),
     )

@@ -2,16 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 from types import TracebackType
 
 from asl_triton.decoding.admission import Admission
 from asl_triton.decoding.base import WindowingOptions
 from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, DecodeIn, make_decoder_backend
-from asl_triton.errors import AslTritonError
 from asl_triton.models.served import ServedModel, read_model
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
 from asl_triton.postprocessing.segmentation import Segmentation, Segmenter
@@ -24,7 +22,6 @@ from asl_triton.transport.base import Transport
 from asl_triton.transport.endpoints import DEFAULT_SERVER
 from asl_triton.transport.security import Security
 from asl_triton.transport.triton_grpc import DEFAULT_IN_FLIGHT, DEFAULT_TIMEOUT_S, GrpcTransport
-from asl_triton.video.containers import declared_frames
 from asl_triton.video.reader import LONG_VIDEO_LIMITS, Limits, Source
 
 DEFAULT_CURVES = 5
@@ -42,12 +39,7 @@ class AsyncRecognizer:
 
     `decoders` videos are decoded at once, as many as there are processors if it is not given: in threads of this
     process, or, on Linux, each in one of the "processes" that a damaged video may crash, or hang for
-    `decode_timeout_s`, at the cost of that video alone. The answers are the same. `bucket` makes the clips that
-    `recognize` asks about in one request as long as a multiple of so many frames, with their last one, so that more of
-    them meet in a batch on the server; it changes answers, and goes with `send="frames"` only.
-
-    Raises:
-        AslTritonError: what is asked for cannot be, or does not go together.
+    `decode_timeout_s`, at the cost of that video alone. The answers are the same.
     """
 
     def __init__(
@@ -64,17 +56,14 @@ class AsyncRecognizer:
         decoding: DecodeIn = "threads",
         decoders: int | None = None,
         decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
-        bucket: int | None = None,
         transport: Transport | None = None,
     ) -> None:
-        check_bucket(bucket, send)
         self.transport = transport or GrpcTransport(server, security=security, timeout_s=timeout_s, in_flight=in_flight)
         self.limits = limits or Limits()
         self.film_limits = limits or LONG_VIDEO_LIMITS  # of a file that becomes a timeline
         self.priority = priority
         self.in_flight = in_flight
         self.decoders = decoders or os.cpu_count() or 1
-        self.bucket = bucket or 1
         self._name = model
         self._decoding = make_decoder_backend(decoding, decode_timeout_s)
         self._threads = ThreadPoolExecutor(self.decoders, thread_name_prefix="decode")
@@ -116,7 +105,7 @@ class AsyncRecognizer:
         ranking.class_ids(served.labels)  # a wrong vocabulary is told before a clip is opened
         if await self._sending.should_upload(video, served, name):
             return await self._sending.recognize(video, served, ranking, name)
-        cutting = WindowingOptions(served.preset, self.limits, bucket=self.bucket)
+        cutting = WindowingOptions(served.preset, self.limits)
         async with self._inquiry(video, served, cutting, name) as inquiry:
             recognition, _ = await run_recognition(inquiry, ranking)
         return recognition
@@ -190,10 +179,6 @@ class AsyncRecognizer:
         async with self._inquiry(video, served, self._film(video, preset), name) as inquiry:
             return await run_timeline(inquiry, preset, segmenter, on_segment, on_progress)
 
-    async def lengths(self, paths: Sequence[str | os.PathLike[str]]) -> list[int | None]:
-        """How many frames each of these files says it has, as `container.declared_frames` does: nothing is decoded."""
-        return await asyncio.to_thread(lambda: [declared_frames(Path(path)) for path in paths])
-
     def _film(self, video: Source, preset: Preset) -> WindowingOptions:
         """A video that may be longer than a clip, if it is a file: what is in memory already has a clip's limits."""
         is_file = isinstance(video, str | os.PathLike)
@@ -220,13 +205,3 @@ class AsyncRecognizer:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def check_bucket(bucket: int | None, send: Send) -> None:
-    """Refuse a bucket that is none, or that files sent as they are would not get."""
-    if bucket is not None and bucket < 1:
-        raise AslTritonError(f"a bucket of {bucket} frames cannot be: it has one or more (--bucket)")
-    if bucket is not None and send != "frames":
-        raise AslTritonError(
-            "a bucket is for frames that are cropped here: send frames (--send frames), or leave it out"
-        )

@@ -39,7 +39,6 @@ class Recognizer:
         decoding: DecodeIn = "threads",
         decoders: int | None = None,
         decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
-        bucket: int | None = None,
         transport: Transport | None = None,
     ) -> None:
         self._asynchronous = AsyncRecognizer(
@@ -54,7 +53,6 @@ class Recognizer:
             decoding=decoding,
             decoders=decoders,
             decode_timeout_s=decode_timeout_s,
-            bucket=bucket,
             transport=transport,
         )
 

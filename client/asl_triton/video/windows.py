@@ -1,6 +1,5 @@
 """Crops to the windows that requests are made of."""
 
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -43,14 +42,12 @@ class WindowTiming:
     shot: int = 0
 
 
-def cut_windows(
-    images: Iterator[Image], preset: Preset, bucket: int = 1, memory: Image | None = None
-) -> Iterator[Window]:
+def cut_windows(images: Iterator[Image], preset: Preset, memory: Image | None = None) -> Iterator[Window]:
     """Crops as requests: the whole clip, or windows every `stride_frames`, the last one flush with the end.
 
-    A clip shorter than the network or the preset's windows need repeats its last frame; so does a whole clip whose
-    length is no multiple of `bucket`, up to `max_frames`. A clip of more than `max_frames` is windowed even where the
-    whole clip is the rule. An only window is a part of `memory`, where that is given: room for `max_frames` crops.
+    A clip shorter than the network or the preset's windows need repeats its last frame. A clip of more than `max_frames`
+    is windowed even where the whole clip is the rule. An only window is a part of `memory`, where that is given: room for
+    `max_frames` crops.
     """
     windowed = preset.frames == "window"
     most = preset.window_frames if windowed else preset.max_frames
@@ -69,13 +66,13 @@ def cut_windows(
             held = held[:most].copy()  # who gave the memory may use it between the windows
         yield from slide_windows(chain(held, [after], images), preset.window_frames, preset.stride_frames)
         return
-    length = min(math.ceil(max(count, least) / bucket) * bucket, most)
+    length = max(count, least)
     held[count:length] = held[count - 1]
     yield Window(0, held[:length], is_only=True)
 
 
 def cut_timed_windows(
-    cut: Iterable[Crop], preset: Preset, frame_rate: float, bucket: int = 1, memory: Image | None = None
+    cut: Iterable[Crop], preset: Preset, frame_rate: float, memory: Image | None = None
 ) -> Iterator[tuple[Window, WindowTiming]]:
     """The `cut_windows` of crops, each with its place in time; `frame_rate` says how long the last crop is shown."""
     times_s: deque[float] = deque()
@@ -86,7 +83,7 @@ def cut_timed_windows(
             times_s.append(one.time_s)
             yield one.image
 
-    for window in cut_windows(images(), preset, bucket, memory):
+    for window in cut_windows(images(), preset, memory):
         for _ in range(window.start - first):
             times_s.popleft()
         first = window.start

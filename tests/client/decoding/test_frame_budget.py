@@ -86,11 +86,6 @@ def test_share_of_a_clip_is_what_its_container_tells(
         assert estimate_frames_in_memory(video, preset) == crops
 
 
-def test_share_of_a_clip_is_that_of_its_bucket(tmp_path: Path) -> None:
-    with open_video(videos.clip(tmp_path / "clip.mp4", 70, "32x32")) as video:
-        assert [estimate_frames_in_memory(video, WLASL, bucket) for bucket in (1, 32, 1000)] == [70, 96, 300]
-
-
 def test_share_of_a_clip_of_unknown_length_is_the_most(tmp_path: Path) -> None:
     with open_video(videos.clip(tmp_path / "live.webm", options=["-live", "1", "-f", "webm"])) as video:
         assert estimate_frames_in_memory(video, WLASL) == 300

@@ -62,9 +62,8 @@ def sentence(reading: DecodeSession) -> str:
 @pytest.mark.parametrize("cutting", [
     *(WindowingOptions(preset, Limits()) for preset in PRESETS.values()),
     WindowingOptions(replace(WLASL, max_frames=64), Limits()),
-    WindowingOptions(WLASL, Limits(), bucket=32),
     WindowingOptions(replace(WLASL, max_frames=64), LONG_VIDEO_LIMITS, is_film=True),
-], ids=lambda c: f"{c.preset.name}-{c.preset.max_frames}-{c.bucket}-{c.is_film}")  # fmt: skip
+], ids=lambda c: f"{c.preset.name}-{c.preset.max_frames}-{c.is_film}")  # fmt: skip
 def test_windows_are_those_of_decoding_here(
     decoders: DecoderPool, video: bytes, tmp_path: Path, cutting: WindowingOptions
 ) -> None:

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from asl_triton.transport.fake import FakeTransport
 from asl_triton.video.preprocessing import crop_frames, normalize
 from asl_triton.video.reader import Limits, open_video
 from tests.client import videos
-from tests.client.served import GLOSSES, Gauge, LastFirst, Stuck, fake, fake_steps, faking, in_order
+from tests.client.served import GLOSSES, Gauge, LastFirst, Stuck, fake, faking, in_order
 
 WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
 
@@ -151,28 +150,6 @@ def test_vocabulary_and_confidence_narrow_the_answer(tmp_path: Path) -> None:
 def test_wrong_wish_is_told_before_the_clip_is_opened(options: dict[str, object], error: type[AslTritonError]) -> None:
     with pytest.raises(error, match=str(next(iter(options.values()))).strip("[]'")):
         recognized(fake(), "no such clip.mp4", **options)
-
-
-@pytest.mark.parametrize(("bucket", "length"), [(None, 30), (1, 30), (16, 32), (32, 32), (64, 64), (1000, 300)])
-def test_bucket_makes_clips_as_long_as_a_multiple_of_it(tmp_path: Path, bucket: int | None, length: int) -> None:
-    path = videos.clip(tmp_path / "clip.mp4", num_frames=30)
-    transport = fake_steps(lambda frames: np.zeros((max(-(-len(frames) // 8) - 1, 1), 6)))
-    with Recognizer(transport=transport, bucket=bucket) as recognizer:
-        recognition = recognizer.recognize(path)
-        assert (recognition.num_frames, recognition.duration_s) == (30, pytest.approx(1.2))
-        recognizer.recognize_with_curves(path)
-        recognizer.timeline(path)
-    assert [shape[1] for shape in shapes(transport)] == [length, 30, 30]  # what has times is never longer
-
-
-@pytest.mark.parametrize(("options", "says"), [
-    ({"bucket": 0}, "a bucket of 0 frames cannot be"),
-    ({"bucket": 8, "send": "video"}, r"send frames \(--send frames\), or leave it out"),
-    ({"bucket": 8, "send": "auto"}, r"send frames \(--send frames\), or leave it out"),
-], ids=str)  # fmt: skip
-def test_bucket_that_cannot_be_is_a_sentence(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(AslTritonError, match=says):
-        AsyncRecognizer(transport=fake(), **options)
 
 
 def test_clip_that_cannot_be_read_is_its_error(tmp_path: Path) -> None:

@@ -127,24 +127,6 @@ def test_short_clip_repeats_last_frame(preset: Preset, count: int, length: int) 
     assert numbers(window) == [min(n, count - 1) for n in range(length)]
 
 
-@pytest.mark.parametrize(("count", "bucket", "length"), [
-    (1, 8, 16), (9, 8, 16), (16, 8, 16), (17, 8, 24), (64, 16, 64), (65, 16, 80), (290, 32, 300), (300, 32, 300),
-    (70, 1, 70), (70, 1000, 300),
-])  # fmt: skip
-def test_whole_clip_is_as_long_as_a_multiple_of_the_bucket(count: int, bucket: int, length: int) -> None:
-    (window,) = cut_windows(numbered(count), WLASL, bucket)
-    assert numbers(window) == [min(n, count - 1) for n in range(length)]
-    images = (Crop(image, n / 25) for n, image in enumerate(numbered(count)))
-    ((_, span),) = cut_timed_windows(images, WLASL, 25.0, bucket)
-    assert (span.num_frames, len(span.edges_s)) == (length, count + 1)
-
-
-@pytest.mark.parametrize(("preset", "count"), [(BSL1K, 50), (BSL1K, 64), (BSL1K, 100), (WLASL, 310)], ids=str)
-def test_windows_of_fixed_length_have_no_bucket(preset: Preset, count: int) -> None:
-    plain, bucketed = (list(cut_windows(numbered(count), preset, bucket)) for bucket in (1, 48))
-    assert [(w.start, numbers(w)) for w in plain] == [(w.start, numbers(w)) for w in bucketed]
-
-
 @pytest.mark.parametrize(("preset", "count", "starts"), [
     (BSL1K, 65, [0, 1]),
     (BSL1K, 96, [0, 32]),
