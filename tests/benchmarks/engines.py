@@ -31,7 +31,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.postprocessing.ranking import Ranking, rank
+from asl_triton.postprocessing.ranking import rank
 from asl_triton.presets import PRESETS
 from asl_triton.transport.shm import Sharing
 from asl_triton.video.discovery import Clip
@@ -175,7 +175,7 @@ class Bench:
                     began = time.perf_counter()
                     (frames,) = read_windows(Clip(path, path.name), PRESET)
                     answer = client.post(f"{address}/predict", files={"frames": frames.tobytes()}).raise_for_status()
-                    rank(np.array(answer.json()["logits"], np.float32), LABELS, PRESET, Ranking())
+                    rank(np.array(answer.json()["logits"], np.float32), LABELS, PRESET, np.arange(len(LABELS)), 10)
                     if turn:
                         times.append(time.perf_counter() - began)
             workers = [process, *process.children(recursive=True)]

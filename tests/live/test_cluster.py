@@ -19,13 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from asl_triton.batch import runner as batch
 from asl_triton.batch.ray import runner as cluster_batch
 from asl_triton.batch.ray.cluster import Cluster
-from asl_triton.batch.ray.runner import RayBatchSpec
+from asl_triton.batch.ray.runner import RayBatch
 from asl_triton.batch.ray.storage import Folder, stored_clips
-from asl_triton.batch.runner import Manner, Summary
-from asl_triton.batch.workers import FailurePolicy
+from asl_triton.batch.runner import BatchOptions, RecognitionBatch, Summary
 from asl_triton.errors import AslTritonError
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
@@ -93,7 +91,7 @@ def ray(s3: None) -> Iterator[None]:
 def expected(archive: Path, small_triton: LocalTriton, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the local engine writes."""
     output = tmp_path_factory.mktemp("expected")
-    batch.run(maker(small_triton.address), find_clips(archive), output, ["parquet", "csv"], RANKING)
+    RecognitionBatch(find_clips(archive), output, ["parquet", "csv"], RANKING).run(maker(small_triton.address))
     return output
 
 
@@ -107,19 +105,22 @@ def spread(
     output: Path | str,
     told: Told | None = None,
     *,
-    patience: FailurePolicy | None = None,
     workers: int = 1,
+    **options: Any,
 ) -> Summary:
     """A batch on the Ray of this process."""
-    order = RayBatchSpec(Folder.of(str(source)), Folder.of(str(output)), ["parquet"], RANKING)
-    return cluster_batch.run(
-        maker(address),
-        stored_clips(order.source),
-        order,
-        cluster=Cluster(workers=workers),
-        manner=Manner(patience or FailurePolicy()),
-        observer=told,
+    folder = Folder.of(str(source))
+    run = RayBatch(
+        stored_clips(folder),
+        folder,
+        Folder.of(str(output)),
+        ["parquet"],
+        RANKING,
+        BatchOptions(**options),
+        told,
+        Cluster(workers=workers),
     )
+    return run.run(maker(address))
 
 
 def parts(output: Path) -> list[Path]:
@@ -239,7 +240,7 @@ def test_clips_and_results_may_be_in_a_bucket(
     assert done.code == 3
     assert "8 recognized; 1 failed" in done.told
     assert f"written: {BUCKET}/glosses/results.parquet, {BUCKET}/glosses/errors.jsonl" in done.told
-    batch.run(maker(small_triton.address), find_clips(few), tmp_path, ["parquet"], RANKING)
+    RecognitionBatch(find_clips(few), tmp_path, ["parquet"], RANKING).run(maker(small_triton.address))
     with store.open(f"{BUCKET}/glosses/results.parquet") as file:
         assert_same_rows(pq.read_table(file), pq.read_table(tmp_path / "results.parquet"))
     assert store.cat_file(f"{BUCKET}/glosses/errors.jsonl") == (tmp_path / "errors.jsonl").read_bytes()
@@ -281,7 +282,7 @@ def test_server_that_goes_away_for_too_long_ends_the_run_and_what_is_known_is_wr
 ) -> None:
     with LocalTriton(small_repository) as doomed:
         told = Told(lambda outcome: doomed.stop() if len(told.outcomes) == 1 else None)
-        summary = spread(doomed.address, archive, tmp_path, told, patience=FailurePolicy(wait_s=0.5))
+        summary = spread(doomed.address, archive, tmp_path, told, wait_s=0.5)
     assert summary.stopped is not None and "the server went away" in summary.stopped
     assert summary.recognized > 0 and summary.not_tried > 0
     assert [sentence for sentence in told.sentences if "is away: waiting for it" in sentence]
@@ -294,7 +295,7 @@ def test_run_with_too_many_failures_ends(ray: None, small_triton: LocalTriton, t
     for number in range(30):
         (clips / f"{number:02}.mp4").write_text("not a video")
     write_clip(clips / "00.mp4", num_frames=9)
-    summary = spread(small_triton.address, clips, tmp_path / "results", patience=FailurePolicy(max_failures=2))
+    summary = spread(small_triton.address, clips, tmp_path / "results", max_failures=2)
     assert summary.stopped is not None
     assert re.match(r"2 clips have failed, as many as --max-failures allows\. The last: ", summary.stopped)
     assert len(summary.failures) >= 2 and all(isinstance(failure, Failure) for failure in summary.failures)
@@ -310,9 +311,10 @@ def test_machine_that_lacks_a_module_is_told_of(
     monkeypatch.syspath_prepend(tmp_path)
     import only_here  # type: ignore[import-not-found]
 
-    order = RayBatchSpec(Folder.of(str(few)), Folder.of(str(tmp_path / "results")), ["parquet"], RANKING)
+    source, output = Folder.of(str(few)), Folder.of(str(tmp_path / "results"))
+    run = RayBatch(stored_clips(source), source, output, ["parquet"], RANKING)
     with pytest.raises(AslTritonError, match=r"has no Python module 'only_here': install .*'asl-triton\[ray\]'"):
-        cluster_batch.run(only_here.make, stored_clips(order.source), order)
+        run.run(only_here.make)
 
 
 def test_output_that_another_run_holds_is_left_alone(

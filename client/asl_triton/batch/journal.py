@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     """Where the last line about a clip starts, what its file was then, and whether it is a failure."""
 
     start: int
-    stamp: FileFingerprint | None
+    fingerprint: FileFingerprint | None
     is_failure: bool
 
 
@@ -64,8 +64,8 @@ class Journal:
         finally:
             self._lock.__exit__(kind, exc, tb)
 
-    def begin(self, question: Mapping[str, Any], *, anew: bool = False) -> str | None:
-        """Open it for one question, which JSON can hold; with `anew` what is known of it is forgotten.
+    def begin(self, question: Mapping[str, Any], *, fresh: bool = False) -> str | None:
+        """Open it for one question, which JSON can hold; with `fresh` what is known of it is forgotten.
 
         Returns a sentence if another question's journal, or whatever else bore its name, was put aside.
 
@@ -74,17 +74,17 @@ class Journal:
         """
         with translate_write_errors(self.path):
             put_aside = self._make_way(question)
-            kept, is_clean = ({}, False) if anew else self._read(question)
+            kept, is_clean = ({}, False) if fresh else self._read(question)
             if not is_clean:
                 kept = self._rewrite(question, kept)
             self._entries = kept
             self._file = self.path.open("r+b", buffering=0)
         return put_aside
 
-    def stamp(self, video: str) -> FileFingerprint | None:
+    def fingerprint(self, video: str) -> FileFingerprint | None:
         """What a clip's file was when it was answered; None where it was not."""
         entry = self._entries.get(video)
-        return None if entry is None or entry.is_failure else entry.stamp
+        return None if entry is None or entry.is_failure else entry.fingerprint
 
     def has_failed(self, video: str) -> bool:
         """Whether the last that is known of a clip is a failure."""
@@ -95,14 +95,15 @@ class Journal:
         """Take what is known of a clip for unknown, until the file is read again: its own file is another now."""
         del self._entries[video]
 
-    def append(self, outcome: AnyOutcome, stamp: FileFingerprint | None = None) -> None:
-        """Write one outcome, of a file that had this stamp before it was read.
+    def append(self, outcome: AnyOutcome, fingerprint: FileFingerprint | None = None) -> None:
+        """Write one outcome, with its file's fingerprint from before it was read.
 
         Raises:
             AslTritonError: the disk is full or gone; what was written before is whole.
         """
         assert self._file is not None
-        line = json.dumps({STAMP: stamp and dataclasses.astuple(stamp), **dataclasses.asdict(outcome)}).encode() + b"\n"
+        stamp = fingerprint and dataclasses.astuple(fingerprint)
+        line = json.dumps({STAMP: stamp, **dataclasses.asdict(outcome)}).encode() + b"\n"
         with translate_write_errors(self.path):
             start = self._file.seek(0, os.SEEK_END)
             try:
@@ -115,7 +116,7 @@ class Journal:
             if time.monotonic() - self._synced_s >= FSYNC_EVERY_S:
                 os.fsync(self._file.fileno())
                 self._synced_s = time.monotonic()
-        self._entries[outcome.video] = Entry(start, stamp, isinstance(outcome, Failure))
+        self._entries[outcome.video] = Entry(start, fingerprint, isinstance(outcome, Failure))
 
     def count(self, videos: Collection[str]) -> int:
         """How many of these clips have an outcome."""

@@ -1,83 +1,81 @@
-"""A server that went away while clips are under way: waiting for it, once for all, and seeing that it is the same."""
+"""A server that goes away while clips are under way: wait for it, once for all clips, and verify that it is the
+same."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-
-import tenacity
 
 from asl_triton.errors import AslTritonError, ContractError, ServerError
 from asl_triton.models.served import ServedModel
 from asl_triton.recognizer.async_client import AsyncRecognizer
 
-# Random, so that many clients do not come back at one moment (Brooker 2015, "Exponential backoff and jitter").
-calmly = tenacity.wait_random_exponential(multiplier=0.5, min=0.1, max=5.0)
-CONFIRM_EVERY_S = 10.0
+VERIFY_EVERY_S = 10.0
+
+
+def backoff_s(attempt: int) -> float:
+    """Seconds to wait before another attempt, random so that many clients do not return at the same moment.
+
+    Exponential backoff with full jitter (Brooker 2015, "Exponential backoff and jitter").
+    """
+    return random.uniform(0.1, min(0.5 * 2**attempt, 5.0))
 
 
 class ModelChangedError(ContractError):
-    """Another model answers now."""
+    """The server now serves another model under the same name."""
 
 
 class OutageMonitor:
-    """Waits up to `wait_s` for the server of a recognizer to answer again, unless `stopping` is set meanwhile.
+    """Knows the model that all results must come from, and waits up to `wait_s` for its server to return.
 
-    `say` is told in a sentence when the waiting begins and ends. `begin` remembers which model it is.
+    Waiting ends early when `stopping` is set. `say` gets a sentence when the waiting starts and ends.
     """
 
     def __init__(
         self, recognizer: AsyncRecognizer, wait_s: float, stopping: asyncio.Event, say: Callable[[str], None]
     ) -> None:
-        self.wait_s = wait_s
-        self.stopping = stopping
-        self._recognizer, self._say = recognizer, say
+        self._recognizer, self._wait_s, self._stopping, self._say = recognizer, wait_s, stopping, say
         self._waiting = asyncio.Lock()
         self._served: ServedModel
-        self._confirmed = 0  # changes of the transport when the model was last looked at
-        self._confirmed_s = 0.0
+        self._verified_epoch = 0
+        self._verified_s = 0.0
 
-    async def begin(self) -> None:
-        """Take the model that is served now for the one that all answers are to come from.
+    async def start(self) -> None:
+        """Read the model that is served now.
 
         Raises:
             ServerError, ContractError, LabelsError: there is none.
         """
-        await self._recognizer.transport.watch()
+        transport = self._recognizer.transport
+        await transport.watch()
         self._served = await self._recognizer.model()
-        for address in await self._recognizer.transport.find_unreachable():
-            self._say(
-                f"{address} does not answer: the other servers are asked without it, and it joins them when it does"
-            )
-        self._confirmed, self._confirmed_s = self._recognizer.transport.connection_epoch, time.monotonic()
+        for address in await transport.find_unreachable():
+            self._say(f"{address} does not answer: continuing with the other servers; it joins when it is back")
+        self._verified_epoch, self._verified_s = transport.connection_epoch, time.monotonic()
 
-    async def verify_same_model(self, *, anyway: bool = False) -> None:
-        """See to it that an answer came from that model; the server is asked if there is a reason, or `anyway`.
+    async def verify_same_model(self, *, force: bool = False) -> None:
+        """Verify that answers still come from that model.
 
-        A reason is a connection that was made anew, or a request that was sent again, or ten seconds.
+        Asks the server only after a reconnection or a retried request, every ten seconds, or if `force` is set.
 
         Raises:
-            ReplacedError: it is another. AslTritonError: there was no answer.
+            ModelChangedError: it is another model. AslTritonError: the server did not answer.
         """
-        changes, now_s = self._recognizer.transport.connection_epoch, time.monotonic()
-        if anyway or changes > self._confirmed or now_s - self._confirmed_s > CONFIRM_EVERY_S:
+        epoch, now_s = self._recognizer.transport.connection_epoch, time.monotonic()
+        if force or epoch > self._verified_epoch or now_s - self._verified_s > VERIFY_EVERY_S:
             described = await self._recognizer.transport.describe(self._served.name)
             if not self._served.is_described_by(described):
-                raise self._replaced()
-            self._confirmed, self._confirmed_s = max(changes, self._confirmed), now_s
+                raise self._changed_error()
+            self._verified_epoch, self._verified_s = max(epoch, self._verified_epoch), now_s
 
-    @property
-    def is_enough(self) -> tenacity.stop.stop_base:
-        """When to stop trying again, as tenacity asks."""
-        return tenacity.stop_after_delay(self.wait_s) | tenacity.stop_when_event_set(self.stopping)  # type: ignore[arg-type]
-
-    async def nap(self, seconds: float) -> None:
-        """Sleep, unless there is no reason to wake up again."""
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, or return at once when the run stops."""
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self.stopping.wait(), seconds)
+            await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def is_gone(self) -> bool:
-        """Whether the server answers no more, or no longer has the model, as one that is stopping."""
+        """Whether the server no longer answers, or no longer has the model, as when it is stopping."""
         try:
             await self._recognizer.transport.server_version()
             await self._recognizer.transport.describe(self._served.name)
@@ -86,37 +84,37 @@ class OutageMonitor:
         return False
 
     async def wait_until_back(self, cause: AslTritonError) -> None:
-        """Return when the server answers again; the first who comes here waits, the others for it.
+        """Wait until the server answers again. Concurrent callers share one wait.
 
         Raises:
-            ServerError: it was away for too long. ReplacedError: it came back with another model.
+            ServerError: it was away for too long. ModelChangedError: it came back with another model.
         """
         async with self._waiting:
             if not await self.is_gone():
                 return
-            if self.wait_s <= 0:
+            if self._wait_s <= 0:
                 raise ServerError(f"the server went away, or took its model out of service: {cause}") from cause
             address, began_s = self._recognizer.transport.address, time.monotonic()
-            self._say(f"{address} is away: waiting for it, up to {self.wait_s:g} s (--wait)")
-            retrying = tenacity.AsyncRetrying(
-                retry=tenacity.retry_if_exception_type(AslTritonError),
-                wait=calmly,
-                stop=self.is_enough,
-                sleep=self.nap,
-                reraise=True,
-            )
-            try:
-                returned: ServedModel = await retrying(self._recognizer.model, again=True)
-            except AslTritonError as exc:
-                raise ServerError(
-                    f"the server went away, and was not back after {time.monotonic() - began_s:.0f} s (--wait): {exc}"
-                ) from cause
-            if returned.identity != self._served.identity:
-                raise self._replaced()
+            self._say(f"{address} is away: waiting for it, up to {self._wait_s:g} s (--wait)")
+            attempt = 0
+            while True:
+                try:
+                    served = await self._recognizer.model(again=True)
+                    break
+                except AslTritonError as exc:
+                    away_s = time.monotonic() - began_s
+                    if away_s >= self._wait_s or self._stopping.is_set():
+                        raise ServerError(
+                            f"the server went away, and was not back after {away_s:.0f} s (--wait): {exc}"
+                        ) from cause
+                await self.sleep(backoff_s(attempt))
+                attempt += 1
+            if served.identity != self._served.identity:
+                raise self._changed_error()
             self._say(f"{address} is back after {time.monotonic() - began_s:.0f} s")
 
-    def _replaced(self) -> ModelChangedError:
+    def _changed_error(self) -> ModelChangedError:
         return ModelChangedError(
-            f"{self._recognizer.transport.address} came back with another {self._served.name}, of other weights, "
-            "precision or labels: the results would be of both. Run the same command again, which begins anew"
+            f"{self._recognizer.transport.address} came back with another {self._served.name}, with other weights, "
+            "precision or labels: the results would mix both. Run the same command again to start over"
         )

@@ -1,66 +1,54 @@
-"""Many clips: decoding and asking overlap, each outcome goes to the journal at once, the files are written from it."""
+"""Many clips: each outcome goes to the journal as soon as it is known, and the results are written from the journal."""
 
 import asyncio
 import contextlib
 import dataclasses
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
 from asl_triton.batch.concurrency import ConcurrencyController, ConcurrencyReport
 from asl_triton.batch.journal import Journal
 from asl_triton.batch.signals import ForcedStop, GracefulShutdown
-from asl_triton.batch.workers import AnyClip, Ask, ClipWorkers, FailurePolicy, Observer, Result
+from asl_triton.batch.workers import ClipWorkers, Observer, Result
 from asl_triton.errors import AslTritonError
 from asl_triton.files import translate_write_errors
 from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
-from asl_triton.results import AnyOutcome, Failure, Outcome, Recognition
+from asl_triton.results import AnyOutcome, Failure, Recognition
 from asl_triton.video.discovery import Clip, FileFingerprint
 from asl_triton.writers.tables import SINKS, JsonLinesSink, Sink
 
 ERRORS = "errors.jsonl"
-LOOKED_AT_ONCE = 256  # clips that a run before may have answered: then the loop may turn to others
+YIELD_EVERY = 256  # clips of an earlier run that are skipped before other coroutines get a turn
 
 
 @dataclass(frozen=True)
-class Errand(Generic[AnyClip, Result]):
-    """What is to be done about each clip of a batch.
-
-    `question` says, for a model, all that the answers depend on, as JSON can hold it; it raises what is wrong for
-    all clips. `ask` asks about one clip; `keep` gets its outcome before the journal does. `write` writes files of all
-    outcomes, which it gets by the names of the clips.
-    """
-
-    question: Callable[[ServedModel], dict[str, Any]]
-    ask: Ask[AnyClip, Result]
-    write: Callable[[Iterator[AnyOutcome]], tuple[Path, ...]]
-    keep: Callable[[Result | Failure], None] = lambda outcome: None
-
-
-@dataclass(frozen=True)
-class Manner:
+class BatchOptions:
     """How a batch goes about its clips.
 
-    Without `in_flight` the number of clips under way adapts itself. `by_content` tells by their SHA-256 whether files
-    have changed, not by size and time. With `anew` nothing that is known counts.
+    `wait_s`: how long a server may be away, or have no room for a clip. `max_failures`: give up after that many failed
+    clips. `in_flight`: clips under way at once; adaptive by default. `by_content`: detect changed files by SHA-256, not
+    by size and time. `fresh`: ignore what earlier runs know.
     """
 
-    patience: FailurePolicy = field(default_factory=FailurePolicy)
+    wait_s: float = 0.0
+    max_failures: int | None = None
     in_flight: int | None = None
     by_content: bool = False
-    anew: bool = False
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a batch ended: all that is known of its clips, `known_before` of them from earlier runs.
+    """How a batch ended, counting everything that is known of its clips, `known_before` of them from earlier runs.
 
-    `stopped` says why it ended before its last clip, if it did; `rejected` counts the failures for which the server had
-    no room. `files` is empty where it was stopped at once: the journal has it all.
+    `stopped` says why it ended before the last clip, if it did; `rejected` counts failures for which the server had no
+    room. `files` is empty after a forced stop: the journal has everything.
     """
 
     recognized: int
@@ -71,250 +59,248 @@ class Summary:
     stopped: str | None = None
     rejected: int = 0
     known_before: int = 0
-    pace: ConcurrencyReport | None = None
+    concurrency: ConcurrencyReport | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The values for `--json`. Two keys have the names that earlier versions gave them."""
+        values = dataclasses.asdict(self)
+        return {"recognised": self.recognized, **values, "pace": values.pop("concurrency")}
 
 
-def run(
-    recognizer: Callable[[], AsyncRecognizer],
-    clips: Sequence[Clip],
-    output: Path,
-    formats: Sequence[str],
-    ranking: Ranking,
-    *,
-    manner: Manner | None = None,
-    observer: Observer | None = None,
-) -> Summary:
-    """Recognize clips, and write `OUTPUT/results.<format>` and `errors.jsonl`.
+class BatchRun(ABC, Generic[Result]):
+    """One run over clips, with its journal. Subclasses say what is asked about a clip and how results are written."""
 
-    Each outcome goes to `OUTPUT/journal.jsonl` as soon as it is known, then to `observer`; a clip that cannot be read
-    or answered is a `Failure`. What the journal already knows is not asked again: the answers of the same model
-    with the same `ranking` to files that have not changed since. Where the server goes away, the disk fills or Ctrl-C
-    comes, what is known is still written, and the summary says why it stopped; where nothing is known yet, the files of
-    an earlier run stay as they are. A second Ctrl-C stops at once.
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        output: Path,
+        formats: Sequence[str],
+        options: BatchOptions | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.output, self.formats = output, formats
+        self.observer = observer or Observer()
+        self._names = {clip.name for clip in clips}
+        self._clips = iter(clips)
+        self._options = options or BatchOptions()
+        self._journal = Journal(output)
+        self._fingerprints: dict[str, FileFingerprint | None] = {}  # of the clips under way
+        self._known_before = 0
+        self._workers: ClipWorkers[Clip, Result] | None = None
 
-    Raises:
-        AslTritonError: the server or its model cannot be used, another run holds the folder, or nothing can be written.
-            Where outcomes are known but the files cannot be written, the message names the journal.
-        KeyboardInterrupt: Ctrl-C before the first outcome.
-    """
+    @abstractmethod
+    def build_job_key(self, served: ServedModel) -> dict[str, Any]:
+        """Everything that the results depend on besides the clips, as JSON values.
 
-    def question(served: ServedModel) -> dict[str, Any]:
-        return question_of(served, ranking)
+        Raises:
+            AslTritonError: something is wrong for all clips, such as a gloss that the model does not know.
+        """
 
-    def write(outcomes: Iterator[AnyOutcome]) -> tuple[Path, ...]:
-        return write_results(outcomes, output, formats)
+    @abstractmethod
+    async def recognize_clip(self, clip: Clip) -> Result:
+        """Ask about one clip."""
 
-    return carry_out(Errand(question, asking(ranking), write), recognizer, clips, output, manner, observer)
+    @abstractmethod
+    def write_outputs(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path, ...]:
+        """Write the files of all outcomes, which come sorted by clip name; returns their paths."""
 
+    def run(self, make_recognizer: Callable[[], AsyncRecognizer]) -> Summary:
+        """Recognize the clips and write the results.
 
-def question_of(served: ServedModel, ranking: Ranking) -> dict[str, Any]:
-    """All that a clip's ranked glosses depend on, beside the clip.
+        Each outcome goes to `OUTPUT/journal.jsonl` as soon as it is known, then to the observer; a clip that cannot be
+        read or answered is a `Failure`. Clips that the journal knows are not asked about again: answers of the same
+        model to the same question about unchanged files. When the server goes away, the disk fills up or Ctrl-C is
+        pressed, what is known is still written; when nothing is known yet, files of an earlier run stay as they are. A
+        second Ctrl-C stops at once.
 
-    Raises:
-        LabelsError: the model does not know the vocabulary.
-    """
-    ranking.class_ids(served.labels)
-    asked = dataclasses.asdict(ranking)
-    return {**served.identity, **asked, "vocabulary": sorted(ranking.vocabulary) if ranking.vocabulary else None}
-
-
-def asking(ranking: Ranking) -> Ask[Clip, Recognition]:
-    """Asks for a clip's ranked glosses."""
-
-    async def ask(recognizer: AsyncRecognizer, clip: Clip) -> Recognition:
-        return await recognizer.recognize(
-            clip.path,
-            top_k=ranking.top_k,
-            vocabulary=ranking.vocabulary,
-            min_confidence=ranking.min_confidence,
-            name=clip.name,
-        )
-
-    return ask
-
-
-def carry_out(
-    errand: Errand[AnyClip, Result],
-    make_recognizer: Callable[[], AsyncRecognizer],
-    clips: Sequence[AnyClip],
-    output: Path,
-    manner: Manner | None = None,
-    observer: Observer | None = None,
-) -> Summary:
-    """Do what an errand says about each clip; `run` says what becomes of the outcomes."""
-    began_s = time.perf_counter()
-    names = {clip.name for clip in clips}
-    with Journal(output) as journal:
-        course = Course(errand, clips, journal, manner or Manner(), observer or Observer())
-        with GracefulShutdown(course.finish) as interruption:
-            stopped = course.run(make_recognizer, interruption)
-            known = journal.count(names)
+        Raises:
+            AslTritonError: the server or its model cannot be used, another run holds the folder, or nothing can be
+                written. When outcomes are known but the files cannot be written, the message names the journal.
+            KeyboardInterrupt: Ctrl-C before the first outcome.
+        """
+        began_s = time.perf_counter()
+        with self._journal, GracefulShutdown(self._announce_stop) as shutdown:
+            stopped = self._recognize_all(make_recognizer, shutdown)
+            known = self._journal.count(self._names)
             if stopped is not None and not known:
                 raise stopped
             files: tuple[Path, ...] = ()
             try:
                 if not isinstance(stopped, ForcedStop):
-                    files = errand.write(journal.outcomes(names))
+                    files = self.write_outputs(self._journal.outcomes(self._names))
             except AslTritonError as exc:
-                raise AslTritonError(f"{exc}. The {known} outcomes so far are in {journal.path}") from exc
+                raise AslTritonError(f"{exc}. The {known} outcomes so far are in {self._journal.path}") from exc
             except ForcedStop as exc:
                 stopped = exc
-        failures = tuple(journal.failures(names))
-    not_tried = len(names) - known
-    came_too_late = isinstance(stopped, KeyboardInterrupt) and files and not not_tried
-    seconds = time.perf_counter() - began_s
-    return Summary(
-        recognized=known - len(failures),
-        failures=failures,
-        not_tried=not_tried,
-        seconds=seconds,
-        files=files,
-        stopped=None if stopped is None or came_too_late else str(stopped) or "interrupted",
-        rejected=sum(failure.rejected for failure in failures),
-        known_before=course.known_before,
-        pace=course.pace.report(seconds) if course.pace and course.pace.clips else None,
-    )
+            failures = tuple(self._journal.failures(self._names))
+        seconds = time.perf_counter() - began_s
+        concurrency = self._workers.concurrency if self._workers else None
+        return summarize(
+            len(self._names),
+            known - len(failures),
+            failures,
+            files,
+            stopped,
+            seconds=seconds,
+            known_before=self._known_before,
+            concurrency=concurrency.report(seconds) if concurrency and concurrency.clips else None,
+        )
 
-
-class Course(Generic[AnyClip, Result]):
-    """One run through the clips of a batch, into its journal."""
-
-    def __init__(
-        self,
-        errand: Errand[AnyClip, Result],
-        clips: Sequence[AnyClip],
-        journal: Journal,
-        manner: Manner,
-        observer: Observer,
-    ) -> None:
-        self.known_before = 0
-        self.pace: ConcurrencyController | None = None
-        self._errand: Errand[AnyClip, Result] = errand
-        self._clips = iter(clips)
-        self._journal, self._manner, self._observer = journal, manner, observer
-        self._workers: ClipWorkers[AnyClip, Result] | None = None
-
-    def run(
-        self, make_recognizer: Callable[[], AsyncRecognizer], interruption: GracefulShutdown
+    def _recognize_all(
+        self, make_recognizer: Callable[[], AsyncRecognizer], shutdown: GracefulShutdown
     ) -> AslTritonError | KeyboardInterrupt | None:
-        """Go through the clips; returns why it ended before the last, if it did."""
+        """Recognize the clips; returns why it ended before the last one, if it did."""
         try:
-            asyncio.run(self._run(make_recognizer, interruption))
+            asyncio.run(self._recognize_missing(make_recognizer, shutdown))
         except ForcedStop as exc:
             return exc
         except (AslTritonError, KeyboardInterrupt) as exc:
-            self._forget_what_changed()
+            self._forget_changed_clips()
             return exc
         return None
 
-    async def _run(self, make_recognizer: Callable[[], AsyncRecognizer], interruption: GracefulShutdown) -> None:
-        with interruption.task() as asked:
-            try:
-                async with make_recognizer() as recognizer:
-                    self._workers = self._made(recognizer, asked)
-                    question = {**self._errand.question(await recognizer.model()), "bucket": 1}
-                    if put_aside := self._journal.begin(question, anew=self._manner.anew):
-                        self._observer.say(put_aside)
-                    clips = self._missing(asked)
-                    await self._workers.run(clips)
-            except asyncio.CancelledError:
-                if interruption.at_once:
-                    raise ForcedStop from None
-                raise
-            if asked.is_set():
-                raise KeyboardInterrupt("interrupted")
+    async def _recognize_missing(
+        self, make_recognizer: Callable[[], AsyncRecognizer], shutdown: GracefulShutdown
+    ) -> None:
+        options = self._options
+        with shutdown.guard_task() as stopping:
+            async with make_recognizer() as self.recognizer:
+                least, most = options.in_flight or 1, options.in_flight or self.recognizer.in_flight
+                self._workers = ClipWorkers[Clip, Result](
+                    self.recognizer,
+                    self.recognize_clip,
+                    self.keep,
+                    ConcurrencyController(least, most, self.recognizer.decoders),
+                    wait_s=options.wait_s,
+                    max_failures=options.max_failures,
+                    say=self.observer.say,
+                    stopping=stopping,
+                )
+                key = self.build_job_key(await self.recognizer.model())
+                if put_aside := self._journal.begin(key, fresh=options.fresh):
+                    self.observer.say(put_aside)
+                await self._workers.run(self._find_missing(stopping))
 
-    def _made(self, recognizer: AsyncRecognizer, stopping: asyncio.Event) -> ClipWorkers[AnyClip, Result]:
-        fixed = self._manner.in_flight
-        self.pace = ConcurrencyController(
-            fixed or 1, fixed or recognizer.in_flight, recognizer.decoders, limit=fixed or 0
-        )
-        return ClipWorkers(
-            recognizer,
-            self._errand.ask,
-            self._keep,
-            pace=self.pace,
-            patience=self._manner.patience,
-            observer=self._observer,
-            stopping=stopping,
-            by_content=self._manner.by_content,
-        )
+    def keep(self, clip: Clip, outcome: Result | Failure) -> None:
+        """Add an outcome to the journal.
 
-    def _keep(self, clip: AnyClip, outcome: Result | Failure, stamp: FileFingerprint | None) -> None:
-        self._errand.keep(outcome)
-        self._journal.append(outcome, stamp)
-        self._observer.advance(outcome)
+        Raises:
+            AslTritonError: it cannot be written.
+        """
+        self._journal.append(outcome, self._fingerprints.pop(clip.name))
+        self.observer.advance(outcome)
 
-    def finish(self, signal_name: str) -> None:
-        """Say what becomes of a run that is asked to stop."""
+    def _announce_stop(self, signal_name: str) -> None:
         under_way = self._workers.under_way if self._workers else 0
         what = f"finishing the {under_way} clips that are under way" if under_way else "writing the results"
-        self._observer.say(f"{signal_name}: {what}; once more stops at once")
+        self.observer.say(f"{signal_name}: {what}; once more stops at once")
 
-    def _forget_what_changed(self) -> None:
-        """Of the clips that were not looked at, those that were changed since they were answered are not known."""
-        for clip in self._clips:
-            before = self._journal.stamp(clip.name)
-            if before is not None and not before.is_same(FileFingerprint.of(clip.path)):
-                self._journal.forget(clip.name)
-
-    async def _missing(self, stopping: asyncio.Event) -> AsyncIterator[AnyClip]:
-        """The clips that have no answer yet or were changed since, those that failed last, until the run stops."""
-        failed: list[AnyClip] = []
-        for looked_at, clip in enumerate(self._clips):
-            before = self._journal.stamp(clip.name)
-            if before is not None and before.is_same(await self._stamp(clip)):
-                self.known_before += 1
-                self._observer.skip(1)
-            elif self._journal.has_failed(clip.name):
+    async def _find_missing(self, stopping: asyncio.Event) -> AsyncIterator[Clip]:
+        """The clips that have no answer or have changed since, then those that failed before, until the run stops."""
+        failed: list[Clip] = []
+        for number, clip in enumerate(self._clips):
+            if self._journal.has_failed(clip.name):
                 failed.append(clip)
+                continue
+            fingerprint = await self._read_fingerprint(clip)
+            before = self._journal.fingerprint(clip.name)
+            if before is not None and before.is_same(fingerprint):
+                self._known_before += 1
+                self.observer.skip(1)
+                if number % YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
             else:
                 if before is not None:
                     self._journal.forget(clip.name)
+                self._fingerprints[clip.name] = fingerprint
                 yield clip
-            if looked_at % LOOKED_AT_ONCE == 0:
-                await asyncio.sleep(0)
             if stopping.is_set():
                 return
         for clip in failed:
             if stopping.is_set():
                 return
+            self._fingerprints[clip.name] = await self._read_fingerprint(clip)
             yield clip
 
-    async def _stamp(self, clip: AnyClip) -> FileFingerprint | None:
-        if self._manner.by_content:
+    async def _read_fingerprint(self, clip: Clip) -> FileFingerprint | None:
+        if self._options.by_content:
             return await asyncio.to_thread(FileFingerprint.of, clip.path, True)
         return FileFingerprint.of(clip.path)
 
+    def _forget_changed_clips(self) -> None:
+        """Of the clips that the run did not get to, forget those that changed since they were answered."""
+        for clip in self._clips:
+            before = self._journal.fingerprint(clip.name)
+            if before is not None and not before.is_same(FileFingerprint.of(clip.path)):
+                self._journal.forget(clip.name)
 
-async def recognize(
-    make_recognizer: Callable[[], AsyncRecognizer],
-    clips: Sequence[AnyClip],
-    ranking: Ranking,
-    clips_at_once: int,
-    keep: Callable[[AnyClip, Outcome], None],
-) -> None:
-    """Recognize clips, `clips_at_once` at a time, and hand the outcome of each to `keep` as soon as it is known.
+
+class RecognitionBatch(BatchRun[Recognition]):
+    """Ranks the glosses of each clip and writes `OUTPUT/results.<format>` and `errors.jsonl`."""
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        output: Path,
+        formats: Sequence[str],
+        ranking: Ranking,
+        options: BatchOptions | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        super().__init__(clips, output, formats, options, observer)
+        self.ranking = ranking
+
+    def build_job_key(self, served: ServedModel) -> dict[str, Any]:
+        return build_job_key(served, self.ranking)
+
+    async def recognize_clip(self, clip: Clip) -> Recognition:
+        return await self.recognizer.recognize(clip.path, name=clip.name, **vars(self.ranking))
+
+    def write_outputs(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path, ...]:
+        return write_results(outcomes, self.output, self.formats)
+
+
+def build_job_key(served: ServedModel, ranking: Ranking) -> dict[str, Any]:
+    """Everything that a clip's ranked glosses depend on besides the clip.
 
     Raises:
-        AslTritonError: the server or its model cannot be used. ServerError: it went away. And what `keep` raises.
+        LabelsError: the model does not know the vocabulary.
     """
+    ranking.class_ids(served.labels)
+    vocabulary = sorted(ranking.vocabulary) if ranking.vocabulary else None
+    # "bucket" is an option of earlier versions: with it, their journals are still found.
+    return {**served.identity, **vars(ranking), "vocabulary": vocabulary, "bucket": 1}
 
-    async def all_clips() -> AsyncIterator[AnyClip]:
-        for clip in clips:
-            yield clip
 
-    async with make_recognizer() as recognizer:
-        ranking.class_ids((await recognizer.model()).labels)  # a wrong server or vocabulary is told before any clip
-        pace = ConcurrencyController(clips_at_once, clips_at_once, recognizer.decoders)
-        workers = ClipWorkers[AnyClip, Recognition](
-            recognizer, asking(ranking), lambda clip, outcome, _stamp: keep(clip, outcome), pace=pace
-        )
-        await workers.run(all_clips())
+def summarize(
+    num_clips: int,
+    recognized: int,
+    failures: Sequence[Failure],
+    files: tuple[Path | str, ...],
+    stopped: BaseException | None,
+    *,
+    seconds: float,
+    known_before: int,
+    concurrency: ConcurrencyReport | None = None,
+) -> Summary:
+    """Build the summary of a run. A Ctrl-C that came after the last clip did not stop anything."""
+    not_tried = num_clips - recognized - len(failures)
+    came_too_late = isinstance(stopped, KeyboardInterrupt) and files and not not_tried
+    return Summary(
+        recognized=recognized,
+        failures=tuple(failures),
+        not_tried=not_tried,
+        seconds=seconds,
+        files=files,
+        stopped=None if stopped is None or came_too_late else str(stopped) or "interrupted",
+        rejected=sum(failure.rejected for failure in failures),
+        known_before=known_before,
+        concurrency=concurrency,
+    )
 
 
 def write_results(outcomes: Iterable[AnyOutcome], output: Path, formats: Sequence[str]) -> tuple[Path, ...]:
-    """Write `results.<format>` for each format, and `errors.jsonl` where there are failures: the paths written.
+    """Write `results.<format>` for each format, and `errors.jsonl` if there are failures; returns the paths.
 
     Raises:
         AslTritonError: a file cannot be written.
@@ -334,7 +320,7 @@ def write_results(outcomes: Iterable[AnyOutcome], output: Path, formats: Sequenc
 
 
 def write_failures(failures: Sequence[Failure], output: Path) -> tuple[Path, ...]:
-    """Write `errors.jsonl` where there are failures; where there are none, that of a run before goes.
+    """Write `errors.jsonl` if there are failures; otherwise delete the one of an earlier run.
 
     Raises:
         AslTritonError: it cannot be written, or deleted.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while many clips are under way: the first asks to finish, the second to stop at once."""
+"""Ctrl-C and SIGTERM during a long run: the first asks to finish, the second stops at once."""
 
 import asyncio
 import signal
@@ -18,55 +18,64 @@ class ForcedStop(KeyboardInterrupt):
 
 
 class GracefulShutdown:
-    """For the length of a `with` block, the two signals are requests and no deaths.
+    """A `with` block in which the two signals ask for an end instead of ending the process.
 
-    The first sets `is_asked`, and calls `on_first` with its name. The second raises StoppedAtOnce; inside of `task` it
-    cancels that task instead, and sets `at_once`. Outside of a program's main thread signals stay what they were.
+    The first one calls `on_first` with its name. The second one raises ForcedStop, or, inside `guard_task`, cancels
+    that task. Outside of the main thread signals keep their meaning.
     """
 
     def __init__(self, on_first: Callable[[str], None]) -> None:
-        self.is_asked = False
-        self.at_once = False
         self._on_first = on_first
-        self._before: dict[signal.Signals, Any] = {}
+        self.is_requested = self._is_forced = False
+        self._previous: dict[signal.Signals, Any] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._asked = asyncio.Event()
+        self._stopping = asyncio.Event()
 
     def __enter__(self) -> "GracefulShutdown":
         for number in SIGNALS:
             with suppress(ValueError):
-                self._before[number] = signal.signal(number, self._signaled)
+                self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, signal.SIG_DFL if before is None else before)
+        for number, previous in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
     @contextmanager
-    def task(self) -> Iterator[asyncio.Event]:
-        """For the length of a block in a coroutine: the event that the first signal sets."""
+    def guard_task(self) -> Iterator[asyncio.Event]:
+        """A block of a coroutine, with the event that the first signal sets.
+
+        Raises:
+            KeyboardInterrupt: after the block, if the event was set. ForcedStop: a second signal cancelled the block.
+        """
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        if self.is_asked:
-            self._asked.set()
+        if self.is_requested:
+            self._stopping.set()
         try:
-            yield self._asked
+            yield self._stopping
+        except asyncio.CancelledError:
+            if self._is_forced:
+                raise ForcedStop from None
+            raise
         finally:
             self._loop = self._task = None
+        if self._stopping.is_set():
+            raise KeyboardInterrupt("interrupted")
 
-    def _signaled(self, number: int, _frame: FrameType | None) -> None:
-        if self._loop is not None:  # which may be asleep
-            self._loop.call_soon_threadsafe(self._ask, number)
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self._loop is not None:  # it may be asleep
+            self._loop.call_soon_threadsafe(self._handle, number)
         else:
-            self._ask(number)
+            self._handle(number)
 
-    def _ask(self, number: int) -> None:
-        if not self.is_asked:
-            self.is_asked = True
-            self._asked.set()
+    def _handle(self, number: int) -> None:
+        if not self.is_requested:
+            self.is_requested = True
+            self._stopping.set()
             self._on_first(signal.Signals(number).name)
         elif self._task is None:
             raise ForcedStop
         else:
-            self.at_once = True
+            self._is_forced = True
             self._task.cancel()

@@ -1,176 +1,184 @@
-"""Clips asked about side by side, whatever happens to one of them or to the server."""
+"""Clips recognized side by side, whatever happens to one of them or to the server."""
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import tenacity
-
 from asl_triton.batch.concurrency import ConcurrencyController
-from asl_triton.batch.outage import ModelChangedError, OutageMonitor, calmly
+from asl_triton.batch.outage import ModelChangedError, OutageMonitor, backoff_s
 from asl_triton.errors import AslTritonError, BusyError, ConnectionLostError, ServerError, VideoError
+from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
-from asl_triton.results import Failure, Recognition, Timeline
-from asl_triton.video.discovery import Clip, FileFingerprint
+from asl_triton.results import Failure, Outcome, Recognition, Timeline
+from asl_triton.video.discovery import Clip
 
 AnyClip = TypeVar("AnyClip", bound=Clip)
 Result = TypeVar("Result", Recognition, Timeline)
-Ask = Callable[[AsyncRecognizer, AnyClip], Awaitable[Result]]
 
-DEFAULT_WAIT_S = 300.0  # of those who label archives overnight
-# While it is asked about one clip: beyond that the clip may be why. Connections of bad networks break more often.
-LOSSES_A_CLIP, BREAKS_A_CLIP = 3, 10
-MENDING_S = (0.1, 0.5)  # until gRPC has connected anew
-
-
-@dataclass(frozen=True)
-class FailurePolicy:
-    """What a run puts up with. `wait_s`: how long a server may be away, or have no room for a clip. `max_failures`:
-    with how many failed clips it is over; None for any number."""
-
-    wait_s: float = 0.0
-    max_failures: int | None = None
+DEFAULT_WAIT_S = 300.0  # for whoever labels archives overnight
+# Per clip: beyond these the clip itself may be the cause. Connections over bad networks break more often.
+MAX_OUTAGES, MAX_BREAKS = 3, 10
+RECONNECT_S = (0.1, 0.5)  # until gRPC has reconnected
 
 
 class Observer:
-    """Sees what a run does. The methods do nothing, and are there to be overridden."""
+    """Watches a run. The methods do nothing; override those you need."""
 
     def advance(self, outcome: Any) -> None:
         """A clip has its outcome."""
 
     def skip(self, count: int) -> None:
-        """So many more clips need not be asked about: a run before did."""
+        """An earlier run already answered `count` more clips."""
 
     def move(self, video: str, share: float) -> None:
-        """A clip was read so far, 0 to 1."""
+        """A clip was read this far, 0 to 1."""
 
     def say(self, sentence: str) -> None:
-        """Something that who waits for the run wants to know."""
+        """Something happened that a person waiting for the run wants to know."""
 
 
 class ClipWorkers(Generic[AnyClip, Result]):
-    """Ask about clips, as many at once as `pace` says, until there are no more or `stopping` is set.
+    """Calls `recognize` for each clip, `concurrency.limit` at once, and `keep` with each outcome as soon as it is
+    known.
 
-    A clip that cannot be read or answered is a `Failure`. A server that is away or has no room is waited for. What is
-    under way when `stopping` is set is finished, unless the server is what it waits for.
+    A clip that cannot be read or answered is a `Failure`. A server that is away or has no room is waited for, up to
+    `wait_s`. After `max_failures` failed clips the run is given up. When `stopping` is set, what is under way is
+    finished, unless it waits for the server.
     """
 
     def __init__(
         self,
         recognizer: AsyncRecognizer,
-        ask: Ask[AnyClip, Result],
-        keep: Callable[[AnyClip, Result | Failure, FileFingerprint | None], None],
+        recognize: Callable[[AnyClip], Awaitable[Result]],
+        keep: Callable[[AnyClip, Result | Failure], None],
+        concurrency: ConcurrencyController,
         *,
-        pace: ConcurrencyController,
-        patience: FailurePolicy | None = None,
-        observer: Observer | None = None,
+        wait_s: float = 0.0,
+        max_failures: int | None = None,
+        say: Callable[[str], None] = lambda sentence: None,
         stopping: asyncio.Event | None = None,
-        by_content: bool = False,
     ) -> None:
-        self.pace = pace
-        self.patience = patience or FailurePolicy()
+        self.concurrency = concurrency
         self.under_way = 0
         self.failed = 0
-        self._recognizer, self._by_content = recognizer, by_content
-        self._ask: Ask[AnyClip, Result] = ask
-        self._keep: Callable[[AnyClip, Result | Failure, FileFingerprint | None], None] = keep
+        self._recognize_clip: Callable[[AnyClip], Awaitable[Result]] = recognize
+        self._keep: Callable[[AnyClip, Result | Failure], None] = keep
+        self._wait_s, self._max_failures = wait_s, max_failures
         self._stopping = stopping or asyncio.Event()
-        say = (observer or Observer()).say
-        self._absence = OutageMonitor(recognizer, self.patience.wait_s, self._stopping, say)
+        self._outage = OutageMonitor(recognizer, wait_s, self._stopping, say)
         self._one_by_one = asyncio.Lock()
-        self._hopeless: AslTritonError | None = None
+        self._gave_up: AslTritonError | None = None
 
     async def run(self, clips: AsyncIterator[AnyClip]) -> None:
-        """Ask about clips, and hand the outcome of each to `keep` as soon as it is known.
+        """Recognize clips until there are no more or the run stops.
 
         Raises:
-            AslTritonError: the server or its model cannot be used, was away for too long, or too many clips failed;
-                and what `keep` raises.
+            AslTritonError: the server or its model cannot be used, was away for too long, or too many clips failed; and
+                whatever `keep` raises.
         """
         tasks: set[asyncio.Task[None]] = set()
-        await self._absence.begin()
+        await self._outage.start()
         try:
             while True:
-                while len(tasks) < self.pace.limit and not (self._stopping.is_set() or self._hopeless):
+                while len(tasks) < self.concurrency.limit and not (self._stopping.is_set() or self._gave_up):
                     if (clip := await anext(clips, None)) is None:
                         break
-                    tasks.add(asyncio.create_task(self._work(clip)))
+                    tasks.add(asyncio.create_task(self._process(clip)))
                     self.under_way = len(tasks)
                 if not tasks:
                     break
                 done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 self.under_way = len(tasks)
-                if faults := [fault for task in done if (fault := task.exception())]:
-                    raise faults[0]
+                if errors := [error for task in done if (error := task.exception())]:
+                    raise errors[0]
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if self._hopeless:
-            raise self._hopeless
+        if self._gave_up:
+            raise self._gave_up
         with suppress(ServerError):  # it went away, and nothing more is asked of it
-            await self._absence.verify_same_model(anyway=True)
+            await self._outage.verify_same_model(force=True)
 
-    async def _work(self, clip: AnyClip) -> None:
-        stamp = await asyncio.to_thread(
-            FileFingerprint.of, clip.path, self._by_content
-        )  # before it is read: it may change then
-        outcome = await self._outcome(clip)
+    async def _process(self, clip: AnyClip) -> None:
+        outcome = await self._recognize(clip)
         if outcome is None:
             return
-        self._keep(clip, outcome, stamp)
+        self._keep(clip, outcome)
         if not isinstance(outcome, Failure):
-            self.pace.record(outcome)
+            self.concurrency.record(outcome)
             return
         self.failed += 1
-        if self.failed == self.patience.max_failures:
-            self._hopeless = AslTritonError(too_many(self.failed, outcome))
+        if self.failed == self._max_failures:
+            self._gave_up = too_many_failures_error(self.failed, outcome)
 
-    async def _outcome(self, clip: AnyClip) -> Result | Failure | None:
-        """What is known of a clip in the end; None where that would have had to be waited for, and the run stops."""
-        losses = breaks = 0
-        while losses < LOSSES_A_CLIP and breaks < BREAKS_A_CLIP:
-            # Alone of all that have lost the server: one of them may be why, and shall not take the others along.
-            async with self._one_by_one if losses else nullcontext():
+    async def _recognize(self, clip: AnyClip) -> Result | Failure | None:
+        """The outcome of a clip; None if the run stops while the clip waits for the server."""
+        outages = breaks = attempts = 0
+        began_s = time.monotonic()
+        while outages < MAX_OUTAGES and breaks < MAX_BREAKS:
+            # Clips that have lost the server retry one at a time: one of them may be the cause.
+            async with self._one_by_one if outages else nullcontext():
                 try:
-                    known = await self._answer(clip)
-                    await self._absence.verify_same_model()
-                    return known
+                    result = await self._recognize_clip(clip)
+                    await self._outage.verify_same_model()
+                    return result
                 except ModelChangedError:
                     raise
                 except VideoError as exc:
                     return Failure(clip.name, str(exc))
                 except AslTritonError as exc:
-                    is_broken = isinstance(exc, ConnectionLostError)
-                    if is_broken:  # and may be whole again in a moment
-                        await self._absence.nap(random.uniform(*MENDING_S))
-                    is_gone = await self._absence.is_gone()
-                    if self._stopping.is_set() and (is_gone or isinstance(exc, BusyError)):
-                        return None
-                    if not (is_gone or is_broken):
-                        return Failure(clip.name, str(exc), rejected=isinstance(exc, BusyError))
-                    losses, breaks = losses + is_gone, breaks + (not is_gone)
-                    await self._absence.wait_until_back(exc)
-        what = "the server went away" if losses else "the connection broke"
-        return Failure(clip.name, f"{what} each of the {losses + breaks} times that it was asked about: see its log")
-
-    async def _answer(self, clip: AnyClip) -> Result:
-        """Ask, and where the server has no room ask again, more and more slowly."""
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(BusyError),
-            wait=calmly,
-            stop=self._absence.is_enough,
-            sleep=self._absence.nap,
-            before_sleep=lambda _state: self.pace.record_overload(),
-            reraise=True,
-        )
-        known: Result = await retrying(self._ask, self._recognizer, clip)
-        return known
+                    error = exc
+                is_busy, is_broken = isinstance(error, BusyError), isinstance(error, ConnectionLostError)
+                if is_busy and time.monotonic() - began_s < self._wait_s and not self._stopping.is_set():
+                    self.concurrency.record_overload()
+                    await self._outage.sleep(backoff_s(attempts))
+                    attempts += 1
+                    continue
+                if is_broken:
+                    await self._outage.sleep(random.uniform(*RECONNECT_S))
+                is_gone = await self._outage.is_gone()
+                if self._stopping.is_set() and (is_gone or is_busy):
+                    return None
+                if not (is_gone or is_broken):
+                    return Failure(clip.name, str(error), rejected=is_busy)
+                outages, breaks = outages + is_gone, breaks + (not is_gone)
+                await self._outage.wait_until_back(error)
+        what = "the server went away" if outages else "the connection broke"
+        return Failure(clip.name, f"{what} each of the {outages + breaks} times that it was asked about: see its log")
 
 
-def too_many(failed: int, last: Failure) -> str:
-    """The sentence that ends a run of which so many clips have failed."""
-    return f"{failed} clips have failed, as many as --max-failures allows. The last: {last.error}"
+def too_many_failures_error(failed: int, last: Failure) -> AslTritonError:
+    """The error that ends a run in which that many clips have failed."""
+    return AslTritonError(f"{failed} clips have failed, as many as --max-failures allows. The last: {last.error}")
+
+
+async def recognize_many(
+    make_recognizer: Callable[[], AsyncRecognizer],
+    clips: Sequence[AnyClip],
+    ranking: Ranking,
+    clips_at_once: int,
+    keep: Callable[[AnyClip, Outcome], None],
+) -> None:
+    """Recognize clips without a journal, `clips_at_once` at a time; `keep` gets each outcome as soon as it is known.
+
+    Raises:
+        AslTritonError: the server or its model cannot be used. ServerError: it went away. And whatever `keep` raises.
+    """
+    async with make_recognizer() as recognizer:
+        ranking.class_ids((await recognizer.model()).labels)  # reports a wrong vocabulary before any clip is read
+
+        async def recognize(clip: AnyClip) -> Recognition:
+            return await recognizer.recognize(clip.path, name=clip.name, **vars(ranking))
+
+        concurrency = ConcurrencyController(clips_at_once, clips_at_once, recognizer.decoders)
+        await ClipWorkers[AnyClip, Recognition](recognizer, recognize, keep, concurrency).run(iterate(clips))
+
+
+async def iterate(clips: Iterable[AnyClip]) -> AsyncIterator[AnyClip]:
+    """Iterate over clips as `ClipWorkers.run` takes them."""
+    for clip in clips:
+        yield clip

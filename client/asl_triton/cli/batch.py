@@ -1,23 +1,21 @@
 """`asl-triton batch`: a folder of clips becomes tables of glosses."""
 
-import dataclasses
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from asl_triton.batch import runner as clips
-from asl_triton.batch import timelines as timeline_batch
-from asl_triton.batch.concurrency import MOST_IN_FLIGHT, ConcurrencyReport
+from asl_triton.batch.concurrency import MAX_IN_FLIGHT, ConcurrencyReport
 from asl_triton.batch.journal import JOURNAL, PARTS
-from asl_triton.batch.runner import Manner, Summary
-from asl_triton.batch.timelines import TimelineOptions
-from asl_triton.batch.workers import DEFAULT_WAIT_S, FailurePolicy, Observer
+from asl_triton.batch.runner import BatchOptions, RecognitionBatch, Summary
+from asl_triton.batch.timelines import TimelineBatch, TimelineOptions
+from asl_triton.batch.workers import DEFAULT_WAIT_S
 from asl_triton.cli.batch_options import (
     DecodersOption,
     DecodeTimeoutOption,
@@ -47,20 +45,18 @@ from asl_triton.cli.options import (
 )
 from asl_triton.cli.progress import ROWS_SHOWN, BrokenPipeSafeConsole, ClipProgress
 from asl_triton.cli.ray_options import (
-    CLIPS_AN_ACTOR,
+    CLIPS_PER_ACTOR,
     EngineOption,
     RayAddressOption,
     RayWorkersOption,
-    Run,
     check_engine,
-    ray_batch,
+    make_ray_batch,
 )
 from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, SAFEST
 from asl_triton.errors import AslTritonError
 from asl_triton.labels import read_labels
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
 from asl_triton.postprocessing.segmentation import Segmentation
-from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Recognition, Timeline
 from asl_triton.transport.endpoints import DEFAULT_SERVER
 from asl_triton.transport.security import Security
@@ -68,6 +64,9 @@ from asl_triton.transport.triton_grpc import BULK_PRIORITY, DEFAULT_TIMEOUT_S
 from asl_triton.video.discovery import find_clips
 from asl_triton.writers.tables import SINKS
 from asl_triton.writers.timelines import TIMELINES
+
+if TYPE_CHECKING:
+    from asl_triton.batch.ray.runner import RayBatch
 
 GLOSSES_SHOWN = 6  # of a timeline
 
@@ -161,10 +160,10 @@ def batch(
         if not place:
             raise typer.BadParameter("it is empty: name a folder, such as . for this one", param_hint=named)
     check_engine(engine, (folder, output), timeline, by_content, local, (ray_address, ray_workers))
-    spread = engine == "ray"
-    formats = parse_formats(format or ("parquet" if spread else "csv,jsonl"), TIMELINES if timeline else SINKS)
+    on_ray = engine == "ray"
+    formats = parse_formats(format or ("parquet" if on_ray else "csv,jsonl"), TIMELINES if timeline else SINKS)
     glosses = read_labels(vocabulary) if vocabulary else None
-    wishes = parse_timeline_options(timeline, min_confidence, glosses, window, stride, top_k)
+    timeline_options = parse_timeline_options(timeline, min_confidence, glosses, window, stride, top_k)
     if timeline and send == "video":
         raise typer.BadParameter("a timeline is made of frames: leave it out", param_hint="--send")
     ranking = Ranking(top_k or DEFAULT_TOP_K, glosses, min_confidence or 0.0)
@@ -178,67 +177,48 @@ def batch(
         transport,
     )
     wait_s = (0.0 if local else DEFAULT_WAIT_S) if wait is None else wait
-    manner = Manner(FailurePolicy(wait_s, max_failures), in_flight, by_content, anew=fresh)
-    go: Run
-    if spread:
-        found, go = ray_batch(folder, output, glob, formats, ranking, manner, ray_address, ray_workers)
+    options = BatchOptions(wait_s, max_failures, in_flight, by_content, fresh)
+    run: RecognitionBatch | TimelineBatch | RayBatch
+    if on_ray:
+        run, found = make_ray_batch(folder, output, glob, formats, ranking, options, ray_address, ray_workers)
     else:
-        found, go = local_batch(Path(folder), Path(output), glob, formats, wishes or ranking, manner)
-    with connection.address() as address:
-
-        def recognizer() -> AsyncRecognizer:
-            return connection.recognizer(
-                address,
-                model,
-                in_flight or (CLIPS_AN_ACTOR if spread else MOST_IN_FLIGHT),
-                BULK_PRIORITY,
-                decoding=decoding,
-                decoders=decoders or (1 if spread else None),
-                decode_timeout_s=decode_timeout,
-            )
-
+        clips = find_clips(Path(folder), glob)
+        found = len(clips)
+        if timeline_options:
+            run = TimelineBatch(clips, Path(output), formats, timeline_options, options)
+        else:
+            run = RecognitionBatch(clips, Path(output), formats, ranking, options)
+    with connection.address() as address, ClipProgress[Any](found) as run.observer:
+        make_recognizer = partial(
+            connection.recognizer,
+            address,
+            model,
+            in_flight or (CLIPS_PER_ACTOR if on_ray else MAX_IN_FLIGHT),
+            BULK_PRIORITY,
+            decoding=decoding,
+            decoders=decoders or (1 if on_ray else None),
+            decode_timeout_s=decode_timeout,
+        )
         try:
-            summary, shown, table = (
-                timelines(recognizer, found, go) if wishes else run_with_progress(recognizer, found, go)
-            )
+            summary = run.run(make_recognizer)
         except KeyboardInterrupt as exc:
             raise AslTritonError(f"{str(exc) or 'interrupted'}: no clip was done by then") from exc
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(summary), default=str))
+        typer.echo(json.dumps(summary.to_json(), default=str))
     else:
-        print_summary(summary, shown, table, f"{output}/{PARTS if spread else JOURNAL}", BrokenPipeSafeConsole())
-        if not spread and (older := find_stale_outputs(summary.files, Path(output))):
-            BrokenPipeSafeConsole().print(
-                f"not written, and of an earlier run: {escape(', '.join(older))}", soft_wrap=True
-            )
+        console = BrokenPipeSafeConsole()
+        print_summary(summary, run.observer.shown, f"{output}/{PARTS if on_ray else JOURNAL}", console)
+        if not on_ray and (stale := find_stale_outputs(summary.files, Path(output))):
+            console.print(f"not written, and of an earlier run: {escape(', '.join(stale))}", soft_wrap=True)
     if summary.recognized == 0:
         raise typer.Exit(1)
     raise typer.Exit(3 if summary.failures or summary.not_tried or summary.stopped else 0)
 
 
-Shown = tuple[Summary, Sequence[Recognition | Timeline], Table]
-
-
-def local_batch(
-    folder: Path, output: Path, glob: str | None, formats: list[str], wanted: Ranking | TimelineOptions, manner: Manner
-) -> tuple[int, Run]:
-    """Find the clips of a folder: how many there are, and what does what is wanted of each, on this machine."""
-    found = find_clips(folder, glob)
-
-    def run(recognizer: Callable[[], AsyncRecognizer], observer: Observer) -> Summary:
-        if isinstance(wanted, TimelineOptions):
-            return timeline_batch.run(recognizer, found, output, formats, wanted, manner=manner, observer=observer)
-        return clips.run(recognizer, found, output, formats, wanted, manner=manner, observer=observer)
-
-    return len(found), run
-
-
-def run_with_progress(recognizer: Callable[[], AsyncRecognizer], found: int, go: Run) -> Shown:
-    """Recognize clips, with a bar: the summary, the clips to show, and their best glosses."""
-    with ClipProgress[Recognition](found) as progress:
-        summary = go(recognizer, progress)
+def make_recognition_table(recognitions: Sequence[Recognition]) -> Table:
+    """The best glosses of each clip."""
     table = make_table("clip", "best gloss", "confidence", "then")
-    for recognition in progress.shown:
+    for recognition in recognitions:
         unsure = " (unsure)" if recognition.unsure else ""
         table.add_row(
             escape(recognition.video),
@@ -246,15 +226,13 @@ def run_with_progress(recognizer: Callable[[], AsyncRecognizer], found: int, go:
             f"{recognition.confidence:.1%}",
             escape(", ".join(p.gloss for p in recognition.predictions[1:4])),
         )
-    return summary, progress.shown, table
+    return table
 
 
-def timelines(recognizer: Callable[[], AsyncRecognizer], found: int, go: Run) -> Shown:
-    """Make timelines of clips, with a bar: the summary, the clips to show, and what is signed in them."""
-    with ClipProgress[Timeline](found) as progress:
-        summary = go(recognizer, progress)
+def make_timeline_table(timelines: Sequence[Timeline]) -> Table:
+    """What is signed in each video."""
     table = make_table("clip", "signs", "length", "glosses")
-    for timeline in progress.shown:
+    for timeline in timelines:
         glosses = [segment.gloss for segment in timeline.segments]
         table.add_row(
             escape(timeline.video),
@@ -262,11 +240,11 @@ def timelines(recognizer: Callable[[], AsyncRecognizer], found: int, go: Run) ->
             f"{timeline.duration_s:.1f} s",
             escape(", ".join(glosses[:GLOSSES_SHOWN])) + (" ..." if len(glosses) > GLOSSES_SHOWN else ""),
         )
-    return summary, progress.shown, table
+    return table
 
 
 def make_table(*columns: str) -> Table:
-    """A plain table; what is third is a figure, what is last is less important."""
+    """A plain table whose third column is a figure and whose last one is dimmed."""
     table = Table(box=None, pad_edge=False)
     for place, column in enumerate(columns, start=1):
         table.add_column(
@@ -312,13 +290,12 @@ def parse_timeline_options(
         raise typer.BadParameter(str(exc), param_hint="--min-confidence") from exc
 
 
-def print_summary(
-    summary: Summary, shown: Sequence[Recognition | Timeline], table: Table, journal: str, console: Console
-) -> None:
-    """The clips that were recognized, those that failed, what was busy, and where the results are."""
+def print_summary(summary: Summary, shown: Sequence[Any], journal: str, console: Console) -> None:
+    """Print the clips that were recognized, those that failed, what was busy, and where the results are."""
     now = summary.recognized - summary.known_before
     if shown:
-        console.print(table)
+        is_timeline = isinstance(shown[0], Timeline)
+        console.print(make_timeline_table(shown) if is_timeline else make_recognition_table(shown))
     if now > len(shown):
         console.print(f"... and {now - len(shown):,} more, in the files below")
     for failure in summary.failures[:ROWS_SHOWN]:
@@ -337,8 +314,10 @@ def print_summary(
     parts += [f"{len(summary.failures):,} failed{rejected}"] if summary.failures else []
     parts += [f"{summary.not_tried:,} left: run the same command again"] if summary.not_tried else []
     console.print(f"{'; '.join(parts)}. {summary.seconds:.1f} s", highlight=False, soft_wrap=True)
-    if summary.pace and now:
-        console.print(escape(format_bottleneck(summary.pace, now / summary.seconds)), highlight=False, soft_wrap=True)
+    if summary.concurrency and now:
+        console.print(
+            escape(format_bottleneck(summary.concurrency, now / summary.seconds)), highlight=False, soft_wrap=True
+        )
     files = summary.files or (journal,)
     console.print("written: " + escape(", ".join(str(path) for path in files)), soft_wrap=True)
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from asl_triton.batch.concurrency import MOST_IN_FLIGHT
+from asl_triton.batch.concurrency import MAX_IN_FLIGHT
 from asl_triton.batch.workers import DEFAULT_WAIT_S
 from asl_triton.decoding.factory import DecodeIn
 
@@ -16,7 +16,7 @@ InFlightOption = Annotated[
         rich_help_panel=PANEL,
         min=1,
         max=256,
-        show_default=f"adapts itself, up to {MOST_IN_FLIGHT}",
+        show_default=f"adapts itself, up to {MAX_IN_FLIGHT}",
         help="How many clips may be under way at once.",
     ),
 ]

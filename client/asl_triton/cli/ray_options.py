@@ -1,18 +1,19 @@
 """Where `asl-triton batch` works: on this machine, or on a Ray cluster."""
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from asl_triton.batch.runner import Manner, Summary
-from asl_triton.batch.workers import Observer
+from asl_triton.batch.runner import BatchOptions
 from asl_triton.cli.optional_imports import require_extra
 from asl_triton.postprocessing.ranking import Ranking
-from asl_triton.recognizer.async_client import AsyncRecognizer
+
+if TYPE_CHECKING:
+    from asl_triton.batch.ray.runner import RayBatch
 
 PANEL = "Clusters"  # of --help
-CLIPS_AN_ACTOR = 8  # in flight: enough for its one decoder, and a cluster has many actors
+CLIPS_PER_ACTOR = 8  # in flight: enough for its one decoder, and a cluster has many actors
 
 EngineName = Literal["local", "ray"]
 EngineOption = Annotated[
@@ -43,7 +44,6 @@ RayWorkersOption = Annotated[
         help="How many actors decode and ask; --in-flight and --decoders are for each of them.",
     ),
 ]
-Run = Callable[[Callable[[], AsyncRecognizer], Observer], Summary]
 
 
 def check_engine(
@@ -76,32 +76,28 @@ def check_engine(
         )
 
 
-def ray_batch(
+def make_ray_batch(
     folder: str,
     output: str,
     glob: str | None,
     formats: Sequence[str],
     ranking: Ranking,
-    manner: Manner,
+    options: BatchOptions,
     address: str | None,
     workers: int | None,
-) -> tuple[int, Run]:
-    """Find the clips of a folder: how many there are, and what recognizes them on a cluster.
+) -> tuple["RayBatch", int]:
+    """Find the clips of a folder: the run that recognizes them on a cluster, and how many there are.
 
     Raises:
         AslTritonError: Ray, or what an address needs, is not installed; or there is no clip.
     """
     with require_extra("ray"):
-        from asl_triton.batch.ray import runner as cluster_batch
         from asl_triton.batch.ray.cluster import Cluster, check_installed
+        from asl_triton.batch.ray.runner import RayBatch
         from asl_triton.batch.ray.storage import Folder, stored_clips
 
         check_installed()
-    order = cluster_batch.RayBatchSpec(Folder.of(folder), Folder.of(output), formats, ranking)
-    clips = stored_clips(order.source, glob)
+    source = Folder.of(folder)
+    clips = stored_clips(source, glob)
     cluster = Cluster(address, workers)
-
-    def run(recognizer: Callable[[], AsyncRecognizer], observer: Observer) -> Summary:
-        return cluster_batch.run(recognizer, clips, order, cluster=cluster, manner=manner, observer=observer)
-
-    return len(clips), run
+    return RayBatch(clips, source, Folder.of(output), formats, ranking, options, cluster=cluster), len(clips)

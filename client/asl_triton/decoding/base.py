@@ -19,8 +19,8 @@ from asl_triton.video.windows import Window, WindowTiming
 
 @dataclass(frozen=True)
 class WindowingOptions:
-    """How a video becomes windows. No window of a film crosses a shot. `refuses_early` trusts a container that declares too
-    many frames."""
+    """How a video becomes windows. No window of a film crosses a shot. `refuses_early` trusts a container that declares
+    too many frames."""
 
     preset: Preset
     limits: Limits

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asl_triton.batch.runner import recognize
+from asl_triton.batch.workers import recognize_many
 from asl_triton.errors import AslTritonError, LabelsError
 from asl_triton.evaluation.dataset import LabeledClip
 from asl_triton.postprocessing.ranking import Ranking
@@ -140,7 +140,7 @@ def score_clips(
     whole_ranking = Ranking(top_k=len(classes.of_gloss))
     stopped = None
     try:
-        asyncio.run(recognize(make_recognizer, clips, whole_ranking, clips_at_once, keep))
+        asyncio.run(recognize_many(make_recognizer, clips, whole_ranking, clips_at_once, keep))
     except (AslTritonError, KeyboardInterrupt) as exc:
         if not answers:
             raise

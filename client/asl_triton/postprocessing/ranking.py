@@ -10,6 +10,8 @@ from asl_triton.errors import AslTritonError, LabelsError
 from asl_triton.presets import Preset
 from asl_triton.results import Logits, Prediction
 
+ClassIds = npt.NDArray[np.intp]
+
 DEFAULT_TOP_K = 10
 
 
@@ -27,7 +29,7 @@ class Ranking:
         if not 0 <= self.min_confidence <= 1:
             raise AslTritonError(f"min_confidence is {self.min_confidence}: it goes from 0 to 1")
 
-    def class_ids(self, labels: Sequence[str]) -> npt.NDArray[np.intp]:
+    def class_ids(self, labels: Sequence[str]) -> ClassIds:
         """The classes that may be ranked, ascending.
 
         Raises:
@@ -65,11 +67,13 @@ def compute_confidences(logits: Logits, preset: Preset) -> npt.NDArray[np.float6
     return sigmoid
 
 
-def rank(logits: Logits, labels: Sequence[str], preset: Preset, ranking: Ranking) -> tuple[Prediction, ...]:
-    """The best glosses of a clip, by logit; of equals the lower class first."""
+def rank(
+    logits: Logits, labels: Sequence[str], preset: Preset, class_ids: ClassIds, top_k: int
+) -> tuple[Prediction, ...]:
+    """The `top_k` best glosses of a clip among `class_ids` (ascending), by logit; of equal ones the lower class
+    first."""
     scores = compute_confidences(logits, preset)
-    class_ids = ranking.class_ids(labels)
-    best = class_ids[np.argsort(-logits[class_ids], kind="stable")][: ranking.top_k]
+    best = class_ids[np.argsort(-logits[class_ids], kind="stable")][:top_k]
     return tuple(
         Prediction(place, labels[c], int(c), float(scores[c]), float(logits[c]))
         for place, c in enumerate(best, start=1)

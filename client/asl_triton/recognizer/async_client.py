@@ -15,7 +15,13 @@ from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
 from asl_triton.postprocessing.segmentation import Segmentation, Segmenter
 from asl_triton.postprocessing.stitching import with_window
 from asl_triton.presets import Preset
-from asl_triton.recognizer.pipeline import ClipPipeline, iter_steps, run_recognition, run_timeline
+from asl_triton.recognizer.pipeline import (
+    ClipPipeline,
+    iter_steps,
+    run_recognition,
+    run_recognition_with_curves,
+    run_timeline,
+)
 from asl_triton.recognizer.upload import Send, VideoUploader
 from asl_triton.results import Curve, Recognition, Segment, Step, Timeline
 from asl_triton.transport.base import Transport
@@ -68,7 +74,7 @@ class AsyncRecognizer:
         self._decoding = make_decoder_backend(decoding, decode_timeout_s)
         self._threads = ThreadPoolExecutor(self.decoders, thread_name_prefix="decode")
         self._admission = Admission(in_flight, self._decoding.reader, self._threads)
-        self._sending = VideoUploader(send, self.transport, self._admission, self.limits, priority=priority)
+        self._uploader = VideoUploader(send, self.transport, self._admission, self.limits, priority=priority)
         self._served: ServedModel | None = None
         self._reading = asyncio.Lock()
 
@@ -100,15 +106,14 @@ class AsyncRecognizer:
         Raises:
             VideoError: the clip cannot be read. ServerError, ContractError, LabelsError: as `model` does.
         """
-        ranking, video = Ranking(top_k, vocabulary, min_confidence), await self._sending.buffer(video)
-        served = await self.model()
-        ranking.class_ids(served.labels)  # a wrong vocabulary is told before a clip is opened
-        if await self._sending.should_upload(video, served, name):
-            return await self._sending.recognize(video, served, ranking, name)
-        cutting = WindowingOptions(served.preset, self.limits)
-        async with self._inquiry(video, served, cutting, name) as inquiry:
-            recognition, _ = await run_recognition(inquiry, ranking)
-        return recognition
+        ranking, served = Ranking(top_k, vocabulary, min_confidence), await self.model()
+        class_ids = ranking.class_ids(served.labels)  # a wrong vocabulary is reported before the clip is opened
+        if self._uploader.send != "frames":
+            video = await self._uploader.buffer(video)
+            if await self._uploader.should_upload(video, served, name):
+                return await self._uploader.recognize(video, served, ranking, class_ids, name)
+        async with self._open(video, served, WindowingOptions(served.preset, self.limits), name) as pipeline:
+            return await run_recognition(pipeline, ranking, class_ids)
 
     async def recognize_with_curves(
         self,
@@ -119,18 +124,18 @@ class AsyncRecognizer:
         min_confidence: float = 0.0,
         name: str | None = None,
         curves: int = DEFAULT_CURVES,
-        on_start: Callable[[ClipPipeline], None] = lambda inquiry: None,
+        on_start: Callable[[ClipPipeline], None] = lambda pipeline: None,
     ) -> tuple[Recognition, tuple[Curve, ...]]:
         """As `recognize`, with the confidences of the `curves` best glosses over time, of the same requests.
 
-        For clips: all steps are held until the end. `on_start` gets the inquiry when the clip's turn has come: who
-        looks at it now and then sees how far it is.
+        For clips: all steps are held until the end. `on_start` is called with the pipeline when decoding
+        starts; poll it to show progress.
         """
         ranking, served = Ranking(top_k, vocabulary, min_confidence), await self.model()
-        ranking.class_ids(served.labels)  # a wrong vocabulary is told before a clip is decoded
-        async with self._inquiry(video, served, WindowingOptions(served.preset, self.limits), name) as inquiry:
-            on_start(inquiry)
-            return await run_recognition(inquiry, ranking, curves)
+        class_ids = ranking.class_ids(served.labels)
+        async with self._open(video, served, WindowingOptions(served.preset, self.limits), name) as pipeline:
+            on_start(pipeline)
+            return await run_recognition_with_curves(pipeline, ranking, class_ids, curves)
 
     async def steps(
         self, video: Source, *, window: int | None = None, stride: int | None = None, name: str | None = None
@@ -147,8 +152,8 @@ class AsyncRecognizer:
         served = await self.model()
         preset = with_window(served.preset, window, stride)
         async with (
-            self._inquiry(video, served, self._film(video, preset), name) as inquiry,
-            aclosing(iter_steps(inquiry, preset)) as steps,
+            self._open(video, served, self._film(video, preset), name) as pipeline,
+            aclosing(iter_steps(pipeline, preset)) as steps,
         ):
             async for step in steps:
                 yield step
@@ -176,8 +181,8 @@ class AsyncRecognizer:
         served = await self.model()
         preset = with_window(served.preset, window, stride)
         segmenter = Segmenter(served.labels, rules, Ranking(vocabulary=vocabulary).class_ids(served.labels).tolist())
-        async with self._inquiry(video, served, self._film(video, preset), name) as inquiry:
-            return await run_timeline(inquiry, preset, segmenter, on_segment, on_progress)
+        async with self._open(video, served, self._film(video, preset), name) as pipeline:
+            return await run_timeline(pipeline, preset, segmenter, on_segment, on_progress)
 
     def _film(self, video: Source, preset: Preset) -> WindowingOptions:
         """A video that may be longer than a clip, if it is a file: what is in memory already has a clip's limits."""
@@ -185,12 +190,12 @@ class AsyncRecognizer:
         return WindowingOptions(preset, self.film_limits if is_file else self.limits, is_film=True)
 
     @asynccontextmanager
-    async def _inquiry(
-        self, video: Source, served: ServedModel, cutting: WindowingOptions, name: str | None
+    async def _open(
+        self, video: Source, served: ServedModel, options: WindowingOptions, name: str | None
     ) -> AsyncIterator[ClipPipeline]:
         """A video that is being decoded, for the length of the block, when its turn has come."""
-        async with self._admission.open(video, cutting, name=name, bytes_a_value=served.bytes_per_value) as reading:
-            yield ClipPipeline(self.transport, served, reading, priority=self.priority, threads=self._threads)
+        async with self._admission.open(video, options, name=name, bytes_a_value=served.bytes_per_value) as session:
+            yield ClipPipeline(self.transport, served, session, priority=self.priority, threads=self._threads)
 
     async def close(self) -> None:
         """Let go of the connection and the decoders."""

@@ -1,4 +1,4 @@
-"""One video on its way through a model: read and asked about window by window, answered in order, summed up."""
+"""One video on its way through a model: decoded and asked about window by window, and its results put together."""
 
 import asyncio
 import math
@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from asl_triton.decoding.base import DecodeSession
 from asl_triton.decoding.frame_budget import WINDOWS_AHEAD
 from asl_triton.models.served import FRAMES, LOGITS, STEP_LOGITS, ServedModel
-from asl_triton.postprocessing.ranking import Ranking, pool_windows, rank
+from asl_triton.postprocessing.ranking import ClassIds, Ranking, pool_windows, rank
 from asl_triton.postprocessing.segmentation import Segmenter, select_curves
 from asl_triton.postprocessing.stitching import Stitcher
 from asl_triton.presets import Preset
@@ -23,7 +23,7 @@ from asl_triton.video.windows import POSITION_FRAMES, Window, WindowTiming
 
 
 class InferenceClient(Protocol):
-    """What is asked about windows: a `Transport`, or the server that this runs inside of."""
+    """Answers requests: a `Transport`, or the server that this code runs inside."""
 
     address: str
 
@@ -35,158 +35,165 @@ class InferenceClient(Protocol):
 
 @dataclass(frozen=True)
 class WindowResult:
-    """What a model says of one window: `logits` (C,), and `step_logits` (S, C) where they were asked for."""
+    """The answer to one window: `logits` (C,), and `step_logits` (S, C) if they were asked for."""
 
-    span: WindowTiming
+    timing: WindowTiming
     logits: Logits
     step_logits: Logits | None
 
 
 class ClipPipeline:
-    """The windows of a video that is open, asked about as they come, a few at once: memory is bounded.
+    """The windows of an open video, asked about as they come, a few at once, so that memory is bounded.
 
-    `threads` read it, so that as many videos are decoded at once as there are threads.
+    `threads` decode, so as many videos are decoded at once as there are threads.
     """
 
     def __init__(
-        self, transport: InferenceClient, served: ServedModel, video: DecodeSession, *, priority: int, threads: Executor
+        self, client: InferenceClient, served: ServedModel, video: DecodeSession, *, priority: int, threads: Executor
     ) -> None:
         self.video, self.served = video, served
         self.num_windows = 0  # answered so far
         self._began_s = time.perf_counter() - video.decode_s
-        self._transport, self._priority, self._threads = transport, priority, threads
+        self._client, self._priority, self._threads = client, priority, threads
 
     @property
     def decode_s(self) -> float:
-        """The seconds so far, by the clock, in which a decoder worked on it: opening, reading, resizing, cropping."""
+        """Seconds so far, by the clock, in which a decoder worked on it: opening, reading, resizing, cropping."""
         return self.video.decode_s
 
     @property
     def wait_s(self) -> float:
-        """The seconds since it was open in which no decoder worked on it: it waited for answers, or for its turn."""
+        """Seconds since it was opened in which no decoder worked on it: it waited for answers, or for its turn."""
         return time.perf_counter() - self._began_s - self.decode_s
 
-    async def answers(self, *, steps: bool = False) -> AsyncGenerator[WindowResult, None]:
-        """The windows' answers, in order; with step logits if `steps`.
+    async def iter_windows(self, *, steps: bool = False) -> AsyncGenerator[WindowResult, None]:
+        """Ask about the windows and yield their results in order; with step logits if `steps`.
 
         Raises:
             VideoError: the video cannot be decoded. ServerError, ContractError: a window cannot be answered.
         """
-        asked: deque[asyncio.Task[WindowResult]] = deque()
+        loop = asyncio.get_running_loop()
+        pending: deque[asyncio.Task[WindowResult]] = deque()
         try:
-            while (window := await self._next_window()) is not None:
-                asked.append(asyncio.create_task(self._ask(*window, steps)))
+            while (window := await loop.run_in_executor(self._threads, self.video.next_window)) is not None:
+                pending.append(asyncio.create_task(self._infer_window(*window, steps)))
                 if window[0].is_only:
                     break
-                while asked and (asked[0].done() or len(asked) == WINDOWS_AHEAD):
-                    yield await self._first(asked)
-            while asked:
-                yield await self._first(asked)
+                while pending and (pending[0].done() or len(pending) == WINDOWS_AHEAD):
+                    yield await pending[0]
+                    pending.popleft()
+                    self.num_windows += 1
+            while pending:
+                yield await pending[0]
+                pending.popleft()
+                self.num_windows += 1
         finally:
-            for task in asked:
+            for task in pending:
                 task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _first(self, asked: deque[asyncio.Task[WindowResult]]) -> WindowResult:
-        answer = await asked[0]
-        asked.popleft()  # only now: one that is given up must be cancelled with the others
-        self.num_windows += 1
-        return answer
-
-    async def _ask(self, window: Window, span: WindowTiming, steps: bool) -> WindowResult:
-        tensor = self.served.make_input(window.frames)
+    async def _infer_window(self, window: Window, timing: WindowTiming, steps: bool) -> WindowResult:
+        served, address = self.served, self._client.address
         outputs = [LOGITS, STEP_LOGITS] if steps else [LOGITS]
-        answers = await self._transport.infer(self.served.name, {FRAMES: tensor}, outputs, self._priority)
-        address = self._transport.address
-        logits = self.served.check_output(answers[LOGITS][0], (), address)
+        inputs = {FRAMES: served.make_input(window.frames)}
+        answers = await self._client.infer(served.name, inputs, outputs, self._priority)
+        logits = served.check_output(answers[LOGITS][0], (), address)
         if not steps:
-            return WindowResult(span, logits, None)
-        num_steps = max(math.ceil(span.num_frames / POSITION_FRAMES) - 1, 1)
-        return WindowResult(span, logits, self.served.check_output(answers[STEP_LOGITS][0], (num_steps,), address))
-
-    async def _next_window(self) -> tuple[Window, WindowTiming] | None:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.video.next_window)
+            return WindowResult(timing, logits, None)
+        num_steps = max(math.ceil(timing.num_frames / POSITION_FRAMES) - 1, 1)
+        return WindowResult(timing, logits, served.check_output(answers[STEP_LOGITS][0], (num_steps,), address))
 
 
-async def run_recognition(
-    inquiry: ClipPipeline, ranking: Ranking, curves: int = 0
-) -> tuple[Recognition, tuple[Curve, ...]]:
-    """What an inquiry's answers say together, and the confidences of the `curves` best glosses over time.
+async def run_recognition(pipeline: ClipPipeline, ranking: Ranking, class_ids: ClassIds) -> Recognition:
+    """Recognize the sign in a clip; `class_ids` are the classes that `ranking` allows.
 
     Raises:
-        AslTritonError: as `Inquiry.answers` does.
+        AslTritonError: as `ClipPipeline.iter_windows`.
     """
-    served, video = inquiry.served, inquiry.video
+    async with aclosing(pipeline.iter_windows()) as results:
+        window_logits = [result.logits async for result in results]
+    return build_recognition(pipeline, pool_windows(window_logits, pipeline.served.preset), ranking, class_ids)
+
+
+async def run_recognition_with_curves(
+    pipeline: ClipPipeline, ranking: Ranking, class_ids: ClassIds, count: int
+) -> tuple[Recognition, tuple[Curve, ...]]:
+    """As `run_recognition`, with the confidences over time of the `count` best glosses, from the same requests."""
+    served = pipeline.served
     stitcher, steps, window_logits = Stitcher(served.preset), list[Step](), []
-    async with aclosing(inquiry.answers(steps=curves > 0)) as answers:
-        async for answer in answers:
-            window_logits.append(answer.logits)
-            if answer.step_logits is not None:
-                steps += stitcher.add(answer.span, answer.step_logits)
+    async with aclosing(pipeline.iter_windows(steps=True)) as results:
+        async for result in results:
+            window_logits.append(result.logits)
+            assert result.step_logits is not None
+            steps += stitcher.add(result.timing, result.step_logits)
     steps += stitcher.finish()
     logits = pool_windows(window_logits, served.preset)
-    predictions = rank(logits, served.labels, served.preset, ranking)
-    recognition = Recognition(
+    best = rank(logits, served.labels, served.preset, class_ids, count)
+    curves = select_curves(steps, served.labels, [prediction.class_id for prediction in best])
+    return build_recognition(pipeline, logits, ranking, class_ids), curves
+
+
+def build_recognition(pipeline: ClipPipeline, logits: Logits, ranking: Ranking, class_ids: ClassIds) -> Recognition:
+    """Rank the pooled logits (C,) of a clip whose windows are all answered."""
+    served, video = pipeline.served, pipeline.video
+    predictions = rank(logits, served.labels, served.preset, class_ids, ranking.top_k)
+    return Recognition(
         video=video.name,
         model=served.name,
         predictions=predictions,
         unsure=predictions[0].confidence < ranking.min_confidence,
         num_frames=video.num_frames,
         duration_s=video.duration_s,
-        num_windows=inquiry.num_windows,
-        decode_s=inquiry.decode_s,
-        wait_s=inquiry.wait_s,
+        num_windows=pipeline.num_windows,
+        decode_s=pipeline.decode_s,
+        wait_s=pipeline.wait_s,
         warnings=tuple(video.warnings),
     )
-    best = rank(logits, served.labels, served.preset, replace(ranking, top_k=curves)) if curves else ()
-    return recognition, select_curves(steps, served.labels, [prediction.class_id for prediction in best])
 
 
-async def iter_steps(inquiry: ClipPipeline, preset: Preset) -> AsyncGenerator[Step, None]:
-    """The steps of an inquiry's windows, in order, each as soon as no window to come can change it."""
+async def iter_steps(pipeline: ClipPipeline, preset: Preset) -> AsyncGenerator[Step, None]:
+    """The steps of the windows in order, each as soon as no later window can change it."""
     stitcher = Stitcher(preset)
-    async with aclosing(inquiry.answers(steps=True)) as answers:
-        async for answer in answers:
-            assert answer.step_logits is not None
-            for step in stitcher.add(answer.span, answer.step_logits):
+    async with aclosing(pipeline.iter_windows(steps=True)) as results:
+        async for result in results:
+            assert result.step_logits is not None
+            for step in stitcher.add(result.timing, result.step_logits):
                 yield step
     for step in stitcher.finish():
         yield step
 
 
 async def run_timeline(
-    inquiry: ClipPipeline,
+    pipeline: ClipPipeline,
     preset: Preset,
     segmenter: Segmenter,
     on_segment: Callable[[Segment], None],
     on_progress: Callable[[float], None],
 ) -> Timeline:
-    """The timeline that a segmenter makes of an inquiry's steps; who listens gets each segment, and the share read.
+    """Segment the steps of a video; `on_segment` gets each segment, `on_progress` the share that was read.
 
     Raises:
-        AslTritonError: as `Inquiry.answers` does.
+        AslTritonError: as `ClipPipeline.iter_windows`.
     """
-    video = inquiry.video
+    video = pipeline.video
     segments: list[Segment] = []
-
-    def keep(found: list[Segment]) -> None:
-        for segment in found:
-            segments.append(segment)
-            on_segment(segment)
-
-    async with aclosing(iter_steps(inquiry, preset)) as steps:
+    async with aclosing(iter_steps(pipeline, preset)) as steps:
         async for step in steps:
-            keep(segmenter.push(step))
+            for segment in segmenter.push(step):
+                segments.append(segment)
+                on_segment(segment)
             on_progress(video.share_read)
-    keep(segmenter.finish())
+    for segment in segmenter.finish():
+        segments.append(segment)
+        on_segment(segment)
     return Timeline(
         video=video.name,
-        model=inquiry.served.name,
+        model=pipeline.served.name,
         segments=tuple(sorted(segments, key=lambda segment: segment.start_s)),
         num_frames=video.num_frames,
         duration_s=video.duration_s,
-        num_windows=inquiry.num_windows,
-        decode_s=inquiry.decode_s,
-        wait_s=inquiry.wait_s,
+        num_windows=pipeline.num_windows,
+        decode_s=pipeline.decode_s,
+        wait_s=pipeline.wait_s,
         warnings=tuple(video.warnings),
     )

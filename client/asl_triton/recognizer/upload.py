@@ -17,7 +17,7 @@ from asl_triton.decoding.base import VideoInfo, WindowingOptions, format_source
 from asl_triton.decoding.frame_budget import CROP_VALUES
 from asl_triton.errors import ContractError, VideoError
 from asl_triton.models.served import ServedModel
-from asl_triton.postprocessing.ranking import Ranking, rank
+from asl_triton.postprocessing.ranking import ClassIds, Ranking, rank
 from asl_triton.results import Logits, Recognition
 from asl_triton.transport.base import Array, ModelDescription, Transport
 from asl_triton.video.reader import Limits, Source, open_file
@@ -126,7 +126,9 @@ class VideoUploader:
             self._is_known = True
         return self._service
 
-    async def recognize(self, video: Source, served: ServedModel, ranking: Ranking, name: str | None) -> Recognition:
+    async def recognize(
+        self, video: Source, served: ServedModel, ranking: Ranking, class_ids: ClassIds, name: str | None
+    ) -> Recognition:
         """Recognize the sign in a clip, as it is `held`, by its file. The answer is that of its frames.
 
         All logits are asked for, and ranked here: 8 bytes a gloss.
@@ -150,7 +152,7 @@ class VideoUploader:
             began_s = time.perf_counter()
             answers = await self._ask(data, served, name)
             seconds = time.perf_counter() - began_s
-        predictions = rank(self._logits(answers, served), served.labels, served.preset, ranking)
+        predictions = rank(self._logits(answers, served), served.labels, served.preset, class_ids, ranking.top_k)
         details = json.loads(answers[DETAILS][0])
         return Recognition(
             video=name,

@@ -136,7 +136,7 @@ class SignService:
         served, preset = chosen.served, chosen.served.preset
         ranking = question.ranking(served)
         async with self._inquiry(question.video, served, preset) as inquiry:
-            recognition, _ = await run_recognition(inquiry, ranking)
+            recognition = await run_recognition(inquiry, ranking, ranking.class_ids(served.labels))
         await self._register.confirm(chosen)
         return recognition
 
@@ -150,11 +150,16 @@ class SignService:
         served = chosen.served
         ranking = question.ranking(served)
         preset = replace(served.preset, max_frames=served.preset.window_frames)
-        async with self._inquiry(question.video, served, preset) as inquiry, aclosing(inquiry.answers()) as answers:
+        async with (
+            self._inquiry(question.video, served, preset) as inquiry,
+            aclosing(inquiry.iter_windows()) as answers,
+        ):
             async for answer in answers:
                 await self._register.confirm(chosen)
-                predictions = rank(answer.logits, served.labels, preset, ranking)
-                yield StreamedWindow(*compute_edges(answer.span), question.wanted(predictions))
+                predictions = rank(
+                    answer.logits, served.labels, preset, ranking.class_ids(served.labels), ranking.top_k
+                )
+                yield StreamedWindow(*compute_edges(answer.timing), question.wanted(predictions))
 
     @asynccontextmanager
     async def _inquiry(self, video: bytes, served: ServedModel, preset: Preset) -> AsyncIterator[ClipPipeline]:

@@ -45,9 +45,9 @@ class WindowTiming:
 def cut_windows(images: Iterator[Image], preset: Preset, memory: Image | None = None) -> Iterator[Window]:
     """Crops as requests: the whole clip, or windows every `stride_frames`, the last one flush with the end.
 
-    A clip shorter than the network or the preset's windows need repeats its last frame. A clip of more than `max_frames`
-    is windowed even where the whole clip is the rule. An only window is a part of `memory`, where that is given: room for
-    `max_frames` crops.
+    A clip shorter than the network or the preset's windows need repeats its last frame. A clip of more than
+    `max_frames` is windowed even where the whole clip is the rule. An only window is a part of `memory`, where that is
+    given: room for `max_frames` crops.
     """
     windowed = preset.frames == "window"
     most = preset.window_frames if windowed else preset.max_frames

@@ -10,7 +10,7 @@ from asl_triton.errors import VideoError
 from asl_triton.evaluation.dataset import LabeledClip
 from asl_triton.evaluation.metrics import Accuracy, evaluate
 from asl_triton.evaluation.scoring import BEST_KEPT, ClassMapping, ScoredClip
-from asl_triton.postprocessing.ranking import Ranking, pool_windows, rank
+from asl_triton.postprocessing.ranking import pool_windows, rank
 from asl_triton.results import Logits
 from asl_triton.transport.base import Array
 from asl_triton_export.quantization.calibration import Calibration, read_windows
@@ -95,7 +95,7 @@ def compute_accuracies(
 
 def run_clips(clip: LabeledClip, logits: Logits, labels: Sequence[str], network: ServedNetwork) -> ScoredClip:
     """What was answered to a labeled clip."""
-    ranked = rank(logits, labels, network.preset, Ranking(top_k=len(labels)))
+    ranked = rank(logits, labels, network.preset, np.arange(len(labels)), len(labels))
     order = [prediction.class_id for prediction in ranked]
     place = order.index(clip.class_id) + 1
     return ScoredClip(clip.name, clip.class_id, place, tuple(order[:BEST_KEPT]), ranked[0].confidence)

@@ -61,9 +61,10 @@ def test_last_line_of_a_clip_counts(tmp_path: Path) -> None:
         for outcome in (Failure("a.mp4", "busy"), recognition("b.mp4"), recognition("a.mp4")):
             journal.append(outcome, STAMP)
         assert all_of(journal) == [recognition("a.mp4"), recognition("b.mp4")]
-        assert journal.stamp("a.mp4") == STAMP
+        assert journal.fingerprint("a.mp4") == STAMP
         journal.append(Failure("a.mp4", "changed"), FileFingerprint(1, 1))
-        assert journal.stamp("a.mp4") is None and list(journal.failures({"a.mp4"})) == [Failure("a.mp4", "changed")]
+        assert journal.fingerprint("a.mp4") is None
+        assert list(journal.failures({"a.mp4"})) == [Failure("a.mp4", "changed")]
     with Journal(tmp_path) as journal:
         journal.begin(QUESTION)
         assert all_of(journal) == [Failure("a.mp4", "changed"), recognition("b.mp4")]
@@ -98,7 +99,7 @@ def test_what_is_no_journal_of_the_question_is_put_aside(tmp_path: Path, head: b
     (tmp_path / JOURNAL).write_bytes(head + lines[1])
     with Journal(tmp_path) as journal:
         said = journal.begin(QUESTION)
-        assert all_of(journal) == [] and journal.stamp("a.mp4") is None
+        assert all_of(journal) == [] and journal.fingerprint("a.mp4") is None
     assert json.loads((tmp_path / JOURNAL).read_bytes()) == {"question": QUESTION}
     (aside,) = set(os.listdir(tmp_path)) - {JOURNAL}
     assert said is not None and said.endswith(f": it is {aside} now")
@@ -111,7 +112,10 @@ def test_question_that_is_asked_again_finds_its_journal(tmp_path: Path) -> None:
         with Journal(tmp_path) as journal:
             said.append(journal.begin({**QUESTION, "top_k": top_k}))
             journal.append(recognition(video), STAMP)
-    assert [journal.stamp(video) is not None for video in ("a.mp4", "b.mp4", "c.mp4", "d.mp4")] == [False, True] * 2
+    assert [journal.fingerprint(video) is not None for video in ("a.mp4", "b.mp4", "c.mp4", "d.mp4")] == [
+        False,
+        True,
+    ] * 2
     assert said[0] is None
     assert all(f"{tmp_path / JOURNAL} is of another question (top_k): it is journal." in str(one) for one in said[1:])
     assert len(os.listdir(tmp_path)) == 2

@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 
 from asl_triton.batch.journal import JOURNAL
-from asl_triton.batch.runner import Errand, Manner, Summary, asking, carry_out, write_results
-from asl_triton.batch.workers import FailurePolicy
+from asl_triton.batch.runner import BatchOptions, RecognitionBatch, Summary
 from asl_triton.errors import AslTritonError, ConnectionLostError, ServerError
-from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.async_client import AsyncRecognizer
@@ -47,22 +45,18 @@ def batch(
     transport: FakeTransport | None = None,
     told: Told | None = None,
     while_writing: Callable[[], None] = lambda: None,
-    **manner: Any,
+    **options: Any,
 ) -> Summary:
     """Recognize clips one after another, and write `results.jsonl`."""
     asked = transport or fake()
 
-    def question(served: ServedModel) -> dict[str, Any]:
-        return dict(served.identity)
+    class Watched(RecognitionBatch):
+        def write_outputs(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path, ...]:
+            while_writing()
+            return super().write_outputs(outcomes)
 
-    def write(outcomes: Iterator[AnyOutcome]) -> tuple[Path, ...]:
-        while_writing()
-        return write_results(outcomes, output, ["jsonl"])
-
-    errand = Errand(question, asking(Ranking()), write)
-    return carry_out(
-        errand, lambda: AsyncRecognizer(transport=asked), clips, output, Manner(in_flight=1, **manner), told
-    )
+    run = Watched(clips, output, ["jsonl"], Ranking(), BatchOptions(in_flight=1, **options), told)
+    return run.run(lambda: AsyncRecognizer(transport=asked))
 
 
 def stopping_after(count: int) -> Told:
@@ -229,7 +223,7 @@ class Balanced(FakeTransport):
 
 
 def test_answer_of_another_server_behind_a_balancer_is_not_kept(clips: list[Clip], tmp_path: Path) -> None:
-    summary = batch(clips, tmp_path / "out", faking(Balanced), patience=FailurePolicy(wait_s=60))
+    summary = batch(clips, tmp_path / "out", faking(Balanced), wait_s=60)
     assert summary.stopped is not None and "came back with another signs" in summary.stopped
     assert (summary.recognized, summary.not_tried) == (3, 9)
 
@@ -253,5 +247,5 @@ def test_requests_that_were_sent_again_to_the_same_server_are_no_matter(clips: l
         return in_order(frames)
 
     transport = fake(answer=lose_one)
-    summary = batch(clips, tmp_path / "out", transport, patience=FailurePolicy(wait_s=60))
+    summary = batch(clips, tmp_path / "out", transport, wait_s=60)
     assert (summary.recognized, summary.failures, summary.stopped) == (12, (), None)

@@ -9,12 +9,12 @@ import pytest
 import webvtt
 
 from asl_triton.batch.journal import JOURNAL
-from asl_triton.batch.runner import Manner, Summary
-from asl_triton.batch.timelines import TimelineOptions, TimelineOutcome, choose_output_stems, run
+from asl_triton.batch.runner import BatchOptions, Summary
+from asl_triton.batch.timelines import TimelineBatch, TimelineOptions, choose_output_stems
 from asl_triton.errors import AslTritonError, LabelsError
 from asl_triton.postprocessing.segmentation import Segmentation
 from asl_triton.recognizer.async_client import AsyncRecognizer
-from asl_triton.results import Failure
+from asl_triton.results import Failure, Timeline
 from asl_triton.transport.base import Array
 from asl_triton.transport.fake import FakeTransport
 from asl_triton.video.discovery import Clip, find_clips
@@ -38,7 +38,7 @@ def batch(
     formats: Sequence[str] = ("csv",),
     wishes: TimelineOptions | None = None,
     *,
-    on_outcome: Callable[[TimelineOutcome], None] = lambda outcome: None,
+    on_outcome: Callable[[Timeline | Failure], None] = lambda outcome: None,
     told: Told | None = None,
     clips_at_once: int = 2,
 ) -> Summary:
@@ -46,8 +46,8 @@ def batch(
         return AsyncRecognizer(transport=transport)
 
     wishes = wishes or TimelineOptions()
-    manner, observer = Manner(in_flight=clips_at_once), told or Told(on_outcome)
-    return run(recognizer, clips, output, formats, wishes, manner=manner, observer=observer)
+    options, observer = BatchOptions(in_flight=clips_at_once), told or Told(on_outcome)
+    return TimelineBatch(clips, output, formats, wishes, options, observer).run(recognizer)
 
 
 def named(path: Path, *names: str) -> list[Clip]:
@@ -115,7 +115,7 @@ def test_clip_that_fails_does_not_stop_the_others(tmp_path: Path, clip: Path) ->
     folder.mkdir()
     (folder / "good.mkv").write_bytes(clip.read_bytes())
     (folder / "bad.mp4").write_bytes(videos.TEXT)
-    told: list[TimelineOutcome] = []
+    told: list[Timeline | Failure] = []
     summary = batch(fake_steps(bright), find_clips(folder), output, ("vtt",), on_outcome=told.append)
     assert summary.recognized == 1 and [failure.video for failure in summary.failures] == ["bad.mp4"]
     assert "cannot be read as a video" in summary.failures[0].error
@@ -151,9 +151,9 @@ def test_files_are_there_before_the_batch_ends(tmp_path: Path, clip: Path) -> No
 
 
 def test_control_c_keeps_what_is_known(tmp_path: Path, clip: Path) -> None:
-    told: list[TimelineOutcome] = []
+    told: list[Timeline | Failure] = []
 
-    def interrupt(outcome: TimelineOutcome) -> None:
+    def interrupt(outcome: Timeline | Failure) -> None:
         told.append(outcome)
         if len(told) == 2:
             signal.raise_signal(signal.SIGINT)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from asl_triton.batch import workers
-from asl_triton.batch.runner import Manner, Summary, run
-from asl_triton.batch.workers import BREAKS_A_CLIP, FailurePolicy
+from asl_triton.batch.runner import BatchOptions, RecognitionBatch, Summary
+from asl_triton.batch.workers import MAX_BREAKS
 from asl_triton.errors import ConnectionLostError
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
@@ -52,7 +52,7 @@ def test_clip_that_takes_the_server_along_takes_no_other_clip_along(
         transport.live()
         return in_order(frames)
 
-    monkeypatch.setattr(workers, "MENDING_S", (0.0, 0.0))
+    monkeypatch.setattr(workers, "RECONNECT_S", (0.0, 0.0))
 
     transport = faking(Fragile, answer=answer)
     assert isinstance(transport, Fragile)
@@ -64,11 +64,11 @@ def test_clip_that_takes_the_server_along_takes_no_other_clip_along(
     assert summary.recognized == 39 and len(transport.deaths) == 3
 
 
-@pytest.mark.parametrize("num_broken", [BREAKS_A_CLIP - 1, BREAKS_A_CLIP])
+@pytest.mark.parametrize("num_broken", [MAX_BREAKS - 1, MAX_BREAKS])
 def test_connection_that_breaks_is_no_server_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_broken: int
 ) -> None:
-    monkeypatch.setattr(workers, "MENDING_S", (0.0, 0.0))
+    monkeypatch.setattr(workers, "RECONNECT_S", (0.0, 0.0))
     breaks = iter(range(num_broken))
 
     def answer(frames: Array) -> Sequence[float]:
@@ -81,7 +81,7 @@ def test_connection_that_breaks_is_no_server_that_is_away(
     clips = [Clip(harmless, f"{n:03}.mkv") for n in range(3)]
     summary = batch(fake(answer=answer), clips, tmp_path / "out", in_flight=1, told=told)
     assert told.sentences == []
-    if num_broken < BREAKS_A_CLIP:
+    if num_broken < MAX_BREAKS:
         assert (summary.recognized, summary.failures) == (3, ())
     else:
         assert summary.recognized == 2 and "the connection broke each of the 10 times" in summary.failures[0].error
@@ -90,16 +90,8 @@ def test_connection_that_breaks_is_no_server_that_is_away(
 def batch(
     transport: FakeTransport, clips: list[Clip], output: Path, in_flight: int, told: Told | None = None
 ) -> Summary:
-    manner = Manner(FailurePolicy(wait_s=60), in_flight)
-    return run(
-        lambda: AsyncRecognizer(transport=transport, in_flight=in_flight),
-        clips,
-        output,
-        ["jsonl"],
-        Ranking(),
-        manner=manner,
-        observer=told,
-    )
+    run = RecognitionBatch(clips, output, ["jsonl"], Ranking(), BatchOptions(60, in_flight=in_flight), told)
+    return run.run(lambda: AsyncRecognizer(transport=transport, in_flight=in_flight))
 
 
 def test_connection_that_is_made_anew_is_noticed_though_no_request_was_lost() -> None:

@@ -23,13 +23,14 @@ CLIENT = """
 import sys
 from pathlib import Path
 from asl_triton import AsyncRecognizer
-from asl_triton.batch.runner import Manner, run
+from asl_triton.batch.runner import BatchOptions, RecognitionBatch
 from asl_triton.video.discovery import Clip
 from asl_triton.postprocessing.ranking import Ranking
 
 server, clip, times, output = sys.argv[1:]
 clips = [Clip(Path(clip), f"{n:04}.mp4") for n in range(int(times))]
-summary = run(lambda: AsyncRecognizer(server), clips, Path(output), ["csv"], Ranking(), manner=Manner(in_flight=8))
+run = RecognitionBatch(clips, Path(output), ["csv"], Ranking(), BatchOptions(in_flight=8))
+summary = run.run(lambda: AsyncRecognizer(server))
 assert summary.recognized == len(clips), summary
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

@@ -12,6 +12,7 @@ from asl_triton.results import Prediction, Recognition
 
 SIGMOID, SOFTMAX = PRESETS["wlasl"], PRESETS["bsl1k"]
 LABELS = ("book", "drink", "hello", "help")
+ALL = Ranking().class_ids(LABELS)
 
 
 def logits(*values: float) -> np.ndarray:
@@ -40,7 +41,7 @@ def test_extreme_logits_give_no_overflow(preset: object) -> None:
 
 
 def test_best_come_first_and_equals_by_class() -> None:
-    ranked = rank(logits(1, 2, 2, 0), LABELS, SIGMOID, Ranking(top_k=3))
+    ranked = rank(logits(1, 2, 2, 0), LABELS, SIGMOID, ALL, 3)
     assert [(p.rank, p.gloss, p.class_id, p.logit) for p in ranked] == [
         (1, "drink", 1, 2.0), (2, "hello", 2, 2.0), (3, "book", 0, 1.0),
     ]  # fmt: skip
@@ -48,13 +49,13 @@ def test_best_come_first_and_equals_by_class() -> None:
 
 
 def test_more_glosses_than_there_are_is_all() -> None:
-    assert len(rank(logits(1, 2, 3, 4), LABELS, SIGMOID, Ranking(top_k=100))) == 4
+    assert len(rank(logits(1, 2, 3, 4), LABELS, SIGMOID, ALL, 100)) == 4
 
 
 def test_vocabulary_ranks_only_its_glosses_and_keeps_their_confidences() -> None:
     values = logits(1, 9, 3, 2)
-    everything = {p.gloss: p.confidence for p in rank(values, LABELS, SOFTMAX, Ranking())}
-    ranked = rank(values, LABELS, SOFTMAX, Ranking(vocabulary=["help", "hello", "help"]))
+    everything = {p.gloss: p.confidence for p in rank(values, LABELS, SOFTMAX, ALL, 10)}
+    ranked = rank(values, LABELS, SOFTMAX, Ranking(vocabulary=["help", "hello", "help"]).class_ids(LABELS), 10)
     assert [(p.rank, p.gloss, p.class_id) for p in ranked] == [(1, "hello", 2), (2, "help", 3)]
     assert all(p.confidence == everything[p.gloss] for p in ranked)
 

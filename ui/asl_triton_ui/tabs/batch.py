@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from asl_triton.batch.runner import recognize as recognize_clips
+from asl_triton.batch.workers import recognize_many
 from asl_triton.errors import AslTritonError
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
 from asl_triton.results import Failure, Outcome, Recognition
@@ -181,7 +181,7 @@ async def stream_batch(shell: PageContext, batch: BatchState, model: str | None,
     async with shell.turns.wait_for_turn(Ticket()):
         make = shell.server.factory(model, CLIPS_AT_ONCE)
         ranking = Ranking(DEFAULT_TOP_K, min_confidence=threshold)
-        await on_background(recognize_clips(make, batch.clips, ranking, CLIPS_AT_ONCE, batch.keep))
+        await on_background(recognize_many(make, batch.clips, ranking, CLIPS_AT_ONCE, batch.keep))
 
 
 def show_progress(batch: BatchState) -> str:

@@ -13,18 +13,15 @@ import pyarrow as pa
 import tenacity
 
 from asl_triton.batch.concurrency import ConcurrencyController
-from asl_triton.batch.outage import calmly
 from asl_triton.batch.ray.journal import ROWS, row
 from asl_triton.batch.ray.storage import Folder, StoredClip
-from asl_triton.batch.runner import asking
-from asl_triton.batch.workers import Ask, ClipWorkers, FailurePolicy, Observer
+from asl_triton.batch.workers import ClipWorkers, iterate
 from asl_triton.decoding.frame_budget import FrameBudget
 from asl_triton.errors import AslTritonError, ContractError, ServerError
 from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Failure, Outcome, Recognition
-from asl_triton.video.discovery import FileFingerprint
 
 BLOCKS_AT_ONCE = 2  # of an actor: one begins while the other's last clips come
 REPORT_EVERY_S = 1.0
@@ -77,7 +74,8 @@ class WorkerSpec:
     ranking: Ranking
     source: Folder
     output: Folder
-    patience: FailurePolicy
+    wait_s: float
+    max_failures: int | None
     in_flight: int | None
     run: int
 
@@ -119,7 +117,7 @@ class ProgressActor:
         return news
 
 
-class ClipWorker(Observer):
+class ClipWorker:
     """Recognizes blocks of clips, two at once, with one recognizer; blocks that come when the run is to end are empty.
 
     A clip that cannot be read or answered is a failure, and the server is waited for, as `ClipWorkers` says. Whatever
@@ -141,7 +139,7 @@ class ClipWorker(Observer):
         self._reporting = self._reporting or asyncio.create_task(self._report_now_and_then())
         rows: list[dict[str, Any]] = []
 
-        def keep(clip: StoredClip, outcome: Recognition | Failure, _stamp: FileFingerprint | None) -> None:
+        def keep(clip: StoredClip, outcome: Recognition | Failure) -> None:
             rows.append(row(clip, outcome, self._assignment.run))
             self._news.outcomes.append(outcome)
 
@@ -149,14 +147,15 @@ class ClipWorker(Observer):
             try:
                 workers = ClipWorkers[StoredClip, Recognition](
                     await self._ready(),
-                    self._ask(),
+                    self._recognize,
                     keep,
-                    pace=self._pace,
-                    patience=self._assignment.patience,
-                    observer=self,
+                    self._pace,
+                    wait_s=self._assignment.wait_s,
+                    max_failures=self._assignment.max_failures,
+                    say=self.say,
                     stopping=self._stopping,
                 )
-                await workers.run(each(parse_clips(block)))
+                await workers.run(iterate(parse_clips(block)))
             except AslTritonError as exc:
                 self._news.hopeless = str(exc)
                 self._stopping.set()
@@ -177,9 +176,12 @@ class ClipWorker(Observer):
             if self._recognizer is None:
                 self._check_machine()
                 recognizer = self._assignment.recognizer()
-                patience = tenacity.stop_after_delay(self._assignment.patience.wait_s)
+                patience = tenacity.stop_after_delay(self._assignment.wait_s)
                 retrying = tenacity.AsyncRetrying(
-                    retry=tenacity.retry_if_exception_type(ServerError), wait=calmly, stop=patience, reraise=True
+                    retry=tenacity.retry_if_exception_type(ServerError),
+                    wait=tenacity.wait_random_exponential(multiplier=0.5, min=0.1, max=5.0),
+                    stop=patience,
+                    reraise=True,
                 )
                 try:
                     served: ServedModel = await retrying(recognizer.model)
@@ -206,23 +208,15 @@ class ClipWorker(Observer):
                     "that all its machines share, or an address such as s3://bucket/clips"
                 )
 
-    def _ask(self) -> Ask[StoredClip, Recognition]:
-        """Asks for a clip's ranked glosses, of its file or, from elsewhere, of its bytes."""
+    async def _recognize(self, clip: StoredClip) -> Recognition:
+        """Ask about a clip: by its file or, from elsewhere, by its bytes."""
+        assert self._recognizer is not None
         source, ranking = self._assignment.source, self._assignment.ranking
         if source.path is not None:
-            return asking(ranking)
-
-        async def ask(recognizer: AsyncRecognizer, clip: StoredClip) -> Recognition:
-            async with self._budget.share(math.ceil(clip.size / 2**20)):
-                return await recognizer.recognize(
-                    await asyncio.to_thread(source.read, clip, recognizer.limits.max_bytes),
-                    top_k=ranking.top_k,
-                    vocabulary=ranking.vocabulary,
-                    min_confidence=ranking.min_confidence,
-                    name=clip.name,
-                )
-
-        return ask
+            return await self._recognizer.recognize(clip.path, name=clip.name, **vars(ranking))
+        async with self._budget.share(math.ceil(clip.size / 2**20)):
+            content = await asyncio.to_thread(source.read, clip, self._recognizer.limits.max_bytes)
+            return await self._recognizer.recognize(content, name=clip.name, **vars(ranking))
 
     async def _report_now_and_then(self) -> None:
         while True:
@@ -233,9 +227,3 @@ class ClipWorker(Observer):
         news, self._news = self._news, ProgressReport()
         if await self._board.report.remote(news):
             self._stopping.set()
-
-
-async def each(clips: Iterable[StoredClip]) -> AsyncIterator[StoredClip]:
-    """The clips, as `ClipWorkers` takes them."""
-    for clip in clips:
-        yield clip

@@ -12,9 +12,9 @@ from typing import Any
 from asl_triton.batch.ray.actor import BLOCKS_AT_ONCE, ClipWorker, ProgressActor, ProgressReport, WorkerSpec, make_table
 from asl_triton.batch.ray.cluster import Cluster
 from asl_triton.batch.ray.storage import Folder, StoredClip
-from asl_triton.batch.runner import Manner
+from asl_triton.batch.runner import BatchOptions
 from asl_triton.batch.signals import GracefulShutdown
-from asl_triton.batch.workers import Observer, too_many
+from asl_triton.batch.workers import Observer, too_many_failures_error
 from asl_triton.errors import AslTritonError
 from asl_triton.results import Failure
 
@@ -61,11 +61,11 @@ class ClusterCourse:
     """
 
     def __init__(
-        self, assignment: WorkerSpec, parts: Folder, cluster: Cluster, manner: Manner, observer: Observer
+        self, assignment: WorkerSpec, parts: Folder, cluster: Cluster, options: BatchOptions, observer: Observer
     ) -> None:
         self.failed = 0
         self._assignment, self._parts, self._cluster, self._observer = assignment, parts, cluster, observer
-        self._max_failures = manner.patience.max_failures
+        self._max_failures = options.max_failures
         self._hopeless: str | None = None
         self._names: set[str] = set()  # told of: a block whose actor died is told of again
         self._has_begun = False
@@ -88,7 +88,7 @@ class ClusterCourse:
             return exc
         if self._hopeless is not None:
             return AslTritonError(self._hopeless)
-        return KeyboardInterrupt("interrupted") if interruption.is_asked else None
+        return KeyboardInterrupt("interrupted") if interruption.is_requested else None
 
     def finish(self, signal_name: str) -> None:
         """Say what becomes of a run that is asked to stop."""
@@ -119,7 +119,7 @@ class ClusterCourse:
         is_alive = True
         while is_alive:
             is_alive = not writing.is_over.wait(POLL_S)
-            is_over = interruption.is_asked or self._hopeless is not None
+            is_over = interruption.is_requested or self._hopeless is not None
             with translate_ray_errors():
                 self._learn(ray.get(board.collect.remote(is_over)))
             if not self._has_begun and time.monotonic() - began_s > STARTS_WITHIN_S:
@@ -150,7 +150,7 @@ class ClusterCourse:
                 self._observer.advance(outcome)
                 self.failed += isinstance(outcome, Failure)
                 if isinstance(outcome, Failure) and self.failed == self._max_failures:
-                    self._hopeless = too_many(self.failed, outcome)
+                    self._hopeless = str(too_many_failures_error(self.failed, outcome))
         for sentence in news.sentences:
             self._say(sentence)
         self._hopeless = self._hopeless or news.hopeless

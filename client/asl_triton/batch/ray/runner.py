@@ -15,7 +15,7 @@ from asl_triton.batch.ray.cluster import Cluster
 from asl_triton.batch.ray.dataset import ClusterCourse
 from asl_triton.batch.ray.journal import ParquetJournal
 from asl_triton.batch.ray.storage import Folder, StoredClip
-from asl_triton.batch.runner import ERRORS, Manner, Summary, question_of, write_results
+from asl_triton.batch.runner import ERRORS, BatchOptions, Summary, build_job_key, summarize, write_results
 from asl_triton.batch.signals import ForcedStop, GracefulShutdown
 from asl_triton.batch.workers import Observer
 from asl_triton.files import FolderLock, ensure_folder
@@ -24,83 +24,82 @@ from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import AnyOutcome, Failure
 
 
-@dataclass(frozen=True)
-class RayBatchSpec:
-    """What is to be done about the clips of `source`, and where its results go."""
+class RayBatch:
+    """Recognizes clips on a Ray cluster, and writes the same files with the same content as `RecognitionBatch`."""
 
-    source: Folder
-    output: Folder
-    formats: Sequence[str]
-    ranking: Ranking
+    def __init__(
+        self,
+        clips: Sequence[StoredClip],
+        source: Folder,
+        output: Folder,
+        formats: Sequence[str],
+        ranking: Ranking,
+        options: BatchOptions | None = None,
+        observer: Observer | None = None,
+        cluster: Cluster | None = None,
+    ) -> None:
+        self.observer = observer or Observer()
+        self._clips, self._source, self._output = clips, source, output
+        self._formats, self._ranking = formats, ranking
+        self._options, self._cluster = options or BatchOptions(), cluster or Cluster()
 
+    def run(self, make_recognizer: Callable[[], AsyncRecognizer]) -> Summary:
+        """Recognize the clips and write the results; `make_recognizer` is sent to each actor's machine.
 
-def run(
-    recognizer: Callable[[], AsyncRecognizer],
-    clips: Sequence[StoredClip],
-    order: RayBatchSpec,
-    *,
-    cluster: Cluster | None = None,
-    manner: Manner | None = None,
-    observer: Observer | None = None,
-) -> Summary:
-    """Recognize clips on a Ray cluster, and write the files that `batch.run` writes, with the same content.
+        Outcomes are in `OUTPUT/journal/` as soon as a block of clips is done. Clips that the journal knows are not
+        asked about again: answers to the same question about unchanged files. The first Ctrl-C finishes what is under
+        way, the second stops at once.
 
-    `recognizer` makes one for each actor, and is sent to its machine. Outcomes are in `OUTPUT/journal/` as soon as a
-    block of clips is done; what is known there of the same question, of files that have not changed since, is not asked
-    again. The first Ctrl-C finishes what is under way, the second stops at once.
-
-    Raises:
-        AslTritonError: the server, its model or the cluster cannot be used, or nothing can be written.
-        KeyboardInterrupt: Ctrl-C before the first outcome.
-    """
-    began_s = time.perf_counter()
-    cluster, manner, observer = cluster or Cluster(), manner or Manner(), observer or Observer()
-    identity, question = asyncio.run(read_identity(recognizer, order.ranking))
-    with output_lock(order.output):
-        journal = ParquetJournal(order.output, question)
-        journal.begin(anew=manner.anew)
-        missing = [clip for clip in clips if not journal.knows(clip)]
-        observer.skip(len(clips) - len(missing))
-        assignment = WorkerSpec(
-            recognizer,
-            identity,
-            order.ranking,
-            order.source,
-            order.output,
-            manner.patience,
-            manner.in_flight,
-            journal.run,
+        Raises:
+            AslTritonError: the server, its model or the cluster cannot be used, or nothing can be written.
+            KeyboardInterrupt: Ctrl-C before the first outcome.
+        """
+        began_s = time.perf_counter()
+        clips, options, cluster = self._clips, self._options, self._cluster
+        identity, key = asyncio.run(read_identity(make_recognizer, self._ranking))
+        with output_lock(self._output):
+            journal = ParquetJournal(self._output, key)
+            journal.begin(anew=options.fresh)
+            missing = [clip for clip in clips if not journal.knows(clip)]
+            self.observer.skip(len(clips) - len(missing))
+            assignment = WorkerSpec(
+                make_recognizer,
+                identity,
+                self._ranking,
+                self._source,
+                self._output,
+                options.wait_s,
+                options.max_failures,
+                options.in_flight,
+                journal.run,
+            )
+            with contextlib.ExitStack() as joined:
+                if missing:
+                    joined.enter_context(cluster.joined())
+                course = ClusterCourse(assignment, journal.folder, cluster, options, self.observer)
+                with GracefulShutdown(course.finish) as interruption:  # after Ray, which handles signals itself
+                    stopped = course.run(missing, interruption)
+                    joined.close()
+                    journal.look()
+                    if stopped is not None and not course.told and len(missing) == len(clips):
+                        raise stopped
+                    tally, files = OutcomeCounter(), tuple[Path | str, ...]()
+                    try:
+                        if not isinstance(stopped, ForcedStop):
+                            files = write(tally.counted(journal.outcomes(clips)), self._output, self._formats)
+                    except ForcedStop as exc:
+                        stopped = exc
+            if not files:
+                tally = OutcomeCounter(sum(map(journal.knows, clips)))
+        return summarize(
+            len(clips),
+            tally.recognized,
+            tally.failures,
+            files,
+            stopped,
+            seconds=time.perf_counter() - began_s,
+            known_before=len(clips) - len(missing),
         )
-        with contextlib.ExitStack() as joined:
-            if missing:
-                joined.enter_context(cluster.joined())
-            course = ClusterCourse(assignment, journal.folder, cluster, manner, observer)
-            with GracefulShutdown(course.finish) as interruption:  # after Ray, which sees to signals itself
-                stopped = course.run(missing, interruption)
-                joined.close()
-                journal.look()
-                if stopped is not None and not course.told and len(missing) == len(clips):
-                    raise stopped
-                tally, files = OutcomeCounter(), tuple[Path | str, ...]()
-                try:
-                    if not isinstance(stopped, ForcedStop):
-                        files = write(tally.counted(journal.outcomes(clips)), order)
-                except ForcedStop as exc:
-                    stopped = exc
-        if not files:
-            tally = OutcomeCounter(sum(map(journal.knows, clips)))
-    not_tried = len(clips) - tally.recognized - len(tally.failures)
-    came_too_late = isinstance(stopped, KeyboardInterrupt) and files and not not_tried
-    return Summary(
-        recognized=tally.recognized,
-        failures=tuple(tally.failures),
-        not_tried=not_tried,
-        seconds=time.perf_counter() - began_s,
-        files=files,
-        stopped=None if stopped is None or came_too_late else str(stopped) or "interrupted",
-        rejected=sum(failure.rejected for failure in tally.failures),
-        known_before=len(clips) - len(missing),
-    )
 
 
 @dataclass
@@ -126,7 +125,7 @@ async def read_identity(
     """Which model answers, and all that its answers depend on."""
     async with recognizer() as one:
         served = await one.model()
-        return served.identity, {**question_of(served, ranking), "bucket": 1}
+        return served.identity, build_job_key(served, ranking)
 
 
 @contextlib.contextmanager
@@ -139,13 +138,13 @@ def output_lock(output: Folder) -> Iterator[None]:
         yield
 
 
-def write(outcomes: Iterator[AnyOutcome], order: RayBatchSpec) -> tuple[Path | str, ...]:
+def write(outcomes: Iterator[AnyOutcome], output: Folder, formats: Sequence[str]) -> tuple[Path | str, ...]:
     """Write the files of all outcomes where the results go: what was written.
 
     Raises:
         AslTritonError: a file cannot be written.
     """
-    if order.output.path is not None:
-        return write_results(outcomes, order.output.path, order.formats)
+    if output.path is not None:
+        return write_results(outcomes, output.path, formats)
     with tempfile.TemporaryDirectory(prefix="asl-triton-") as folder:
-        return order.output.upload(write_results(outcomes, Path(folder), order.formats), [ERRORS])
+        return output.upload(write_results(outcomes, Path(folder), formats), [ERRORS])
