@@ -166,7 +166,7 @@ def test_server_that_comes_back_as_another(
         network.cut()
         code, told = run.end()
     assert code == 3, told
-    assert "came back with another quick, of other weights, precision or labels" in told
+    assert "came back with another quick, with other weights, precision or labels" in told
     found = answers(tmp_path / "out")
     assert 30 <= len(found) < FEW
     for name, ranked in found.items():
