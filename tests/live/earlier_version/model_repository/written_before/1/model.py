@@ -1,0 +1,58 @@
+"""A recogniser on Triton's Python backend: one TorchScript forward for all requests of equal length.
+
+`asl-triton export` copies this file into the model folder; it runs inside Triton and needs nothing of asl-triton.
+Tensors travel by DLPack, which is right under every NumPy.
+"""
+
+import json
+import os
+from collections import defaultdict
+
+import torch
+import triton_python_backend_utils as pb_utils
+
+# More frames are forwarded in turns: they fill the caches of a CPU, and the memory of a GPU.
+FRAMES_A_FORWARD = {"cpu": 64, "cuda": 512}
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        self.input = config["input"][0]["name"]
+        self.outputs = [output["name"] for output in config["output"]]
+        gpu = args["model_instance_kind"] == "GPU"
+        self.device = torch.device("cuda", int(args["model_instance_device_id"])) if gpu else torch.device("cpu")
+        instances = sum(group["count"] for group in config["instance_group"])
+        if not gpu and instances > 1:  # each is a process, and their threads would push each other off the cores
+            torch.set_num_threads(max(torch.get_num_threads() // instances, 1))
+        path = os.path.join(args["model_repository"], args["model_version"], "model.pt")
+        if not os.path.exists(path):
+            raise pb_utils.TritonModelException(f"there is no {path}: export the model again")
+        self.model = torch.jit.load(path, map_location=self.device).eval()
+
+    def execute(self, requests):
+        frames = [torch.from_dlpack(pb_utils.get_input_tensor_by_name(r, self.input).to_dlpack()) for r in requests]
+        alike = defaultdict(list)
+        for index, tensor in enumerate(frames):
+            alike[tensor.shape[1:]].append(index)
+        time = 1 if frames[0].dtype == torch.uint8 else 2  # (N, T, H, W, C), or classic (N, C, T, H, W)
+        responses = [None] * len(requests)
+        for indices in alike.values():
+            sizes = [frames[i].shape[0] for i in indices]
+            try:
+                # Optimised execution would specialise, and so compile, for each new length.
+                with torch.inference_mode(), torch.jit.optimized_execution(False):
+                    batch = frames[indices[0]] if len(indices) == 1 else torch.cat([frames[i] for i in indices])
+                    parts = batch.split(max(1, FRAMES_A_FORWARD[self.device.type] // batch.shape[time]))
+                    outputs = zip(*(self.model(part.to(self.device)) for part in parts), strict=True)
+                    answers = [torch.cat(output).cpu().split(sizes) for output in outputs]
+            except RuntimeError as exc:
+                for i in indices:
+                    responses[i] = pb_utils.InferenceResponse(error=pb_utils.TritonError(f"the network failed: {exc}"))
+                continue
+            for row, i in enumerate(indices):
+                asked = requests[i].requested_output_names()
+                named = [(n, a[row]) for n, a in zip(self.outputs, answers, strict=True) if n in asked]
+                tensors = [pb_utils.Tensor.from_dlpack(n, tensor.contiguous()) for n, tensor in named]
+                responses[i] = pb_utils.InferenceResponse(output_tensors=tensors)
+        return responses
