@@ -62,9 +62,10 @@ class Summary:
     concurrency: ConcurrencyReport | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The values for `--json`. Two keys have the names that earlier versions gave them."""
+        """The values for `--json`. `recognised` and `pace` are the names of earlier versions."""
         values = dataclasses.asdict(self)
-        return {"recognised": self.recognized, **values, "pace": values.pop("concurrency")}
+        pace = values.pop("concurrency")
+        return {"recognised": self.recognized, **values, "pace": pace}
 
 
 class BatchRun(ABC, Generic[Result]):
@@ -120,7 +121,13 @@ class BatchRun(ABC, Generic[Result]):
         """
         began_s = time.perf_counter()
         with self._journal, GracefulShutdown(self._announce_stop) as shutdown:
-            stopped = self._recognize_all(make_recognizer, shutdown)
+            stopped: AslTritonError | KeyboardInterrupt | None = None
+            try:
+                asyncio.run(self._recognize_missing(make_recognizer, shutdown))
+            except (AslTritonError, KeyboardInterrupt) as exc:
+                stopped = exc
+                if not isinstance(exc, ForcedStop):
+                    self._forget_changed_clips()
             known = self._journal.count(self._names)
             if stopped is not None and not known:
                 raise stopped
@@ -145,19 +152,6 @@ class BatchRun(ABC, Generic[Result]):
             known_before=self._known_before,
             concurrency=concurrency.report(seconds) if concurrency and concurrency.clips else None,
         )
-
-    def _recognize_all(
-        self, make_recognizer: Callable[[], AsyncRecognizer], shutdown: GracefulShutdown
-    ) -> AslTritonError | KeyboardInterrupt | None:
-        """Recognize the clips; returns why it ended before the last one, if it did."""
-        try:
-            asyncio.run(self._recognize_missing(make_recognizer, shutdown))
-        except ForcedStop as exc:
-            return exc
-        except (AslTritonError, KeyboardInterrupt) as exc:
-            self._forget_changed_clips()
-            return exc
-        return None
 
     async def _recognize_missing(
         self, make_recognizer: Callable[[], AsyncRecognizer], shutdown: GracefulShutdown

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from asl_triton.batch.concurrency import ConcurrencyController
@@ -64,7 +65,7 @@ class ClipWorkers(Generic[AnyClip, Result]):
         self.concurrency = concurrency
         self.under_way = 0
         self.failed = 0
-        self._recognize_clip: Callable[[AnyClip], Awaitable[Result]] = recognize
+        self._recognize: Callable[[AnyClip], Awaitable[Result]] = recognize
         self._keep: Callable[[AnyClip, Result | Failure], None] = keep
         self._wait_s, self._max_failures = wait_s, max_failures
         self._stopping = stopping or asyncio.Event()
@@ -104,7 +105,22 @@ class ClipWorkers(Generic[AnyClip, Result]):
             await self._outage.verify_same_model(force=True)
 
     async def _process(self, clip: AnyClip) -> None:
-        outcome = await self._recognize(clip)
+        """Recognize a clip and keep its outcome, unless the run stops while the clip waits for the server."""
+        tries = Tries()
+        outcome: Result | Failure | None = None
+        while outcome is None and not tries.are_given_up:
+            # Clips that have lost the server try again one at a time: one of them may be the cause.
+            async with self._one_by_one if tries.outages else nullcontext():
+                try:
+                    result = await self._recognize(clip)
+                    await self._outage.verify_same_model()
+                    outcome = result
+                except ModelChangedError:
+                    raise
+                except VideoError as exc:
+                    outcome = Failure(clip.name, str(exc))
+                except AslTritonError as exc:
+                    outcome = await self._wait_after(exc, clip, tries)
         if outcome is None:
             return
         self._keep(clip, outcome)
@@ -115,40 +131,40 @@ class ClipWorkers(Generic[AnyClip, Result]):
         if self.failed == self._max_failures:
             self._gave_up = too_many_failures_error(self.failed, outcome)
 
-    async def _recognize(self, clip: AnyClip) -> Result | Failure | None:
-        """The outcome of a clip; None if the run stops while the clip waits for the server."""
-        outages = breaks = attempts = 0
-        began_s = time.monotonic()
-        while outages < MAX_OUTAGES and breaks < MAX_BREAKS:
-            # Clips that have lost the server retry one at a time: one of them may be the cause.
-            async with self._one_by_one if outages else nullcontext():
-                try:
-                    result = await self._recognize_clip(clip)
-                    await self._outage.verify_same_model()
-                    return result
-                except ModelChangedError:
-                    raise
-                except VideoError as exc:
-                    return Failure(clip.name, str(exc))
-                except AslTritonError as exc:
-                    error = exc
-                is_busy, is_broken = isinstance(error, BusyError), isinstance(error, ConnectionLostError)
-                if is_busy and time.monotonic() - began_s < self._wait_s and not self._stopping.is_set():
-                    self.concurrency.record_overload()
-                    await self._outage.sleep(backoff_s(attempts))
-                    attempts += 1
-                    continue
-                if is_broken:
-                    await self._outage.sleep(random.uniform(*RECONNECT_S))
-                is_gone = await self._outage.is_gone()
-                if self._stopping.is_set() and (is_gone or is_busy):
-                    return None
-                if not (is_gone or is_broken):
-                    return Failure(clip.name, str(error), rejected=is_busy)
-                outages, breaks = outages + is_gone, breaks + (not is_gone)
-                await self._outage.wait_until_back(error)
-        what = "the server went away" if outages else "the connection broke"
-        return Failure(clip.name, f"{what} each of the {outages + breaks} times that it was asked about: see its log")
+    async def _wait_after(self, error: AslTritonError, clip: AnyClip, tries: "Tries") -> Failure | None:
+        """Wait until the clip may be tried again; a failure if it should not be."""
+        is_busy, is_broken = isinstance(error, BusyError), isinstance(error, ConnectionLostError)
+        if is_busy and time.monotonic() - tries.began_s < self._wait_s and not self._stopping.is_set():
+            self.concurrency.record_overload()
+            await self._outage.sleep(backoff_s(tries.refusals))
+            tries.refusals += 1
+            return None
+        if is_broken:
+            await self._outage.sleep(random.uniform(*RECONNECT_S))
+        is_gone = await self._outage.is_gone()
+        if self._stopping.is_set() and (is_gone or is_busy):
+            tries.are_given_up = True
+            return None
+        if not (is_gone or is_broken):
+            return Failure(clip.name, str(error), rejected=is_busy)
+        tries.outages, tries.breaks = tries.outages + is_gone, tries.breaks + (not is_gone)
+        await self._outage.wait_until_back(error)
+        if tries.outages < MAX_OUTAGES and tries.breaks < MAX_BREAKS:
+            return None
+        what = "the server went away" if tries.outages else "the connection broke"
+        count = tries.outages + tries.breaks
+        return Failure(clip.name, f"{what} each of the {count} times that it was asked about: see its log")
+
+
+@dataclass
+class Tries:
+    """How a clip's earlier tries ended: no room, the server gone, or the connection broken."""
+
+    began_s: float = field(default_factory=time.monotonic)
+    refusals: int = 0
+    outages: int = 0
+    breaks: int = 0
+    are_given_up: bool = False
 
 
 def too_many_failures_error(failed: int, last: Failure) -> AslTritonError:

@@ -1,0 +1,144 @@
+"""Count the functions and files that one clip, one webcam frame and one recognize_sign request pass through.
+
+    make demo && .venv/bin/python scripts/trace_calls.py
+
+It serves the demo model with a real Triton, follows the calls with Python's profiler hook in all threads of this
+process, and prints for each journey the functions entered, the files that they are in, and how many of our functions
+lie between the entry and the gRPC call, across asyncio tasks. Comprehensions and lambdas do not count.
+"""
+
+import asyncio
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from unittest.mock import patch
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = tuple(str(ROOT / folder) + "/" for folder in ("client", "deploy", "ui", "export"))
+DEMO = ROOT / "build" / "demo"
+
+Function = tuple[str, str]  # file, qualified name
+
+
+class CallTrace:
+    """The functions of our packages that are entered while a block runs, from `start` on and until `end`.
+
+    Both are names of functions; without them everything counts.
+    """
+
+    def __init__(self, start: str | None = None, end: str | None = None) -> None:
+        self.functions: set[Function] = set()
+        self.way_to_grpc: list[Function] = []
+        self._start, self._end = start, end
+        self._is_on = start is None
+        self._tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], list[Function]] = weakref.WeakKeyDictionary()
+
+    @contextmanager
+    def follow(self) -> Iterator[None]:
+        """Follow the calls of all threads."""
+        create_task = asyncio.BaseEventLoop.create_task
+
+        def create(loop: Any, *args: Any, **kwargs: Any) -> Any:
+            task = create_task(loop, *args, **kwargs)
+            self._tasks[task] = self._read_way(sys._getframe(1))
+            return task
+
+        with patch.object(asyncio.BaseEventLoop, "create_task", create):
+            threading.setprofile_all_threads(self._see) if sys.version_info >= (3, 12) else threading.setprofile(
+                self._see
+            )
+            sys.setprofile(self._see)
+            try:
+                yield
+            finally:
+                sys.setprofile(None)
+                threading.setprofile(None)
+
+    @property
+    def files(self) -> set[str]:
+        return {file for file, _ in self.functions}
+
+    def _see(self, frame: FrameType, event: str, _arg: object) -> None:
+        function = identify(frame)
+        if event == "return" and function and function[1] == self._end:
+            self._is_on = False
+        if event != "call":
+            return
+        if function and function[1] == self._start:
+            self._is_on = True
+        if function and self._is_on:
+            self.functions.add(function)
+        if (
+            self._is_on
+            and not self.way_to_grpc
+            and frame.f_code.co_name == "infer"
+            and "tritonclient" in frame.f_code.co_filename
+        ):
+            self.way_to_grpc = self._read_way(frame)
+
+    def _read_way(self, frame: FrameType | None) -> list[Function]:
+        """Our functions from the entry to this frame, through the tasks that led to it."""
+        way: list[Function] = []
+        while frame is not None:
+            if frame.f_code.co_filename.endswith("asyncio/events.py") and frame.f_code.co_name == "_run":
+                task = asyncio.current_task()
+                return (self._tasks.get(task, []) if task else []) + way[::-1]
+            if function := identify(frame):
+                way.append(function)
+            frame = frame.f_back
+        return way[::-1]
+
+
+def identify(frame: FrameType) -> Function | None:
+    """A function of ours; None for anything else."""
+    code = frame.f_code
+    if not code.co_filename.startswith(PACKAGES) or code.co_name.startswith("<"):
+        return None
+    name = code.co_qualname if sys.version_info >= (3, 11) else code.co_name
+    return code.co_filename.removeprefix(f"{ROOT}/"), name
+
+
+def report(journey: str, trace: CallTrace) -> None:
+    """Print the figures of a journey, and the way to the gRPC call."""
+    figures = f"{len(trace.functions)} functions in {len(trace.files)} files"
+    print(f"{journey}: {figures}; {len(trace.way_to_grpc)} of ours down to gRPC")
+    for depth, (file, name) in enumerate(trace.way_to_grpc, start=1):
+        print(f"    {depth:2} {name}  ({file})")
+
+
+def trace_clip(address: str, clip: Path) -> None:
+    """`asl-triton batch` with one clip, decoded in threads of this process."""
+    from asl_triton.cli.app import main
+
+    for journey, start, end in (
+        ("batch DIR, the whole command", None, None),
+        ("one clip of it", "ClipWorkers._process", "Journal.append"),
+    ):
+        trace = CallTrace(start, end)
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = ["batch", str(clip), "--output", folder, "--server", address, "--decoding", "threads", "--json"]
+            with patch.object(sys, "argv", ["asl-triton", *arguments]), trace.follow():
+                try:
+                    main()
+                except SystemExit as exc:
+                    assert exc.code == 0, exc.code
+        report(journey, trace)
+
+
+def main() -> None:
+    """Trace the journeys."""
+    from asl_triton_deploy.local import LocalTriton
+
+    clip = next((DEMO / "clips").glob("*.mp4"))
+    with LocalTriton(DEMO / "model_repository") as triton:
+        trace_clip(triton.address, clip)
+
+
+if __name__ == "__main__":
+    main()
