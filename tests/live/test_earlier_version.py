@@ -1,4 +1,4 @@
-"""What version 0.1.0 (commit 9f94336) wrote: a model folder, `recognize_sign`, a journal and results, used as they are."""
+"""What version 0.1.0 (commit 9f94336) wrote keeps working: model folders, `recognize_sign`, journals and results."""
 
 import csv
 import json
