@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.bench.report import KNEE_GAIN, rounded
+from asl_triton.bench.report import KNEE_GAIN, format_number
 from asl_triton.presets import PRESETS
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint, open_bundle, read_labels_for
 from asl_triton_export.exporter import export_model, fastest_precision
@@ -104,7 +104,7 @@ def cell(report: dict[str, Any], in_flight: int) -> str:
     for level in report["levels"]:
         if level["in_flight"] == in_flight:
             mark = "" if level["stable"] else " *"
-            return f"{rounded(level['throughput'])} ({rounded(1000 * level['latency_s']['p95'])}){mark}"
+            return f"{format_number(level['throughput'])} ({format_number(1000 * level['latency_s']['p95'])}){mark}"
     return ""
 
 

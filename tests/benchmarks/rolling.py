@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.bench.load import ClosedLoop, Run
+from asl_triton.bench.load import ClosedLoop, Load
 from asl_triton.presets import PRESETS
 from asl_triton.transport.base import Array
 from asl_triton.transport.security import Security
@@ -106,20 +106,18 @@ async def under_load(
     async def send() -> None:
         answers.append(await logits_of(transport, versions.clip))
 
-    run = Run(send, time.monotonic)
-    load = asyncio.create_task(ClosedLoop(in_flight).drive(run))
     try:
-        await meanwhile()
+        async with Load(ClosedLoop(in_flight), send, time.monotonic) as load:
+            await meanwhile()
+            await load.stop()
     finally:
-        run.stopping.set()
-        await load
         await transport.close()
-    latencies_s = [request.latency_s for request in run.ended if request.error is None]
+    latencies_s = [request.latency_s for request in load.ended if request.error is None]
     p50_s, p99_s = np.percentile(latencies_s, [50, 99])
     return Part(
         label,
-        requests=len(run.ended),
-        lost=sum(run.errors.values()),
+        requests=len(load.ended),
+        lost=sum(load.errors.values()),
         resent=transport.resent,
         p50_s=float(p50_s),
         p99_s=float(p99_s),

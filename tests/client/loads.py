@@ -1,23 +1,22 @@
 """Loads that were measured, made up."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from asl_triton.bench.load import ClosedLoop, Loop, OpenLoop, Request
-from asl_triton.bench.measurement import Level, Measured, Rules, Window
-from asl_triton.bench.report import Report
-from asl_triton.bench.sources import Traffic
-from asl_triton.transport.base import Statistics
+from asl_triton.bench.measurement import Counts, Level, Window
+from asl_triton.bench.report import Report, Rules
 
 RULES = Rules(window_s=10.0, warm_up_s=1.0)
 
 
-def window(throughput: float, latency_s: float, *, server: Statistics | None = None) -> Window:
-    """A made window of ten seconds with so many answers a second, each as late."""
+def window(throughput: float, latency_s: float, **counted: float) -> Window:
+    """A made window of ten seconds with so many answers a second, each as late; `counted` replaces its counts."""
     count = round(10 * throughput)
     requests = tuple(Request(n, n, n + latency_s) for n in range(count))
-    counted = server or Statistics(count, 0, count, 0.0, 0.0)
-    return Window(10.0, requests, 0, counted, Traffic(count, 1000 * count, count), 0.1)
+    counts = Counts(count, count, 0.0, 0.0, count, 1000 * count, count, wall_s=10.0, busy_s=1.0)
+    return Window(10.0, requests, 0, counts._replace(**counted))
 
 
 def levels(*throughputs: float, rates: bool = False) -> list[Level]:
@@ -31,4 +30,6 @@ def levels(*throughputs: float, rates: bool = False) -> list[Level]:
 
 
 def report_of(levels: Sequence[Level], model: Any, stopped: str | None = None) -> Report:
-    return Report("host:8001", RULES, Measured(model, "64 random frames a clip", tuple(levels), stopped))
+    figures = tuple(level.summarize() for level in levels)
+    errors = sum((Counter(level.errors) for level in levels), Counter[str]())
+    return Report("host:8001", model, "64 random frames a clip", RULES, figures, errors, stopped)

@@ -1,1 +1,1 @@
-"""Throughput and latency of a server."""
+"""Throughput and latency of a served model under load."""

@@ -1,51 +1,61 @@
-"""Loads measured one after another: warm-up apart, then windows until three in a row agree."""
+"""Measuring loads one after another: a warm-up, then windows until three in a row agree."""
 
 import asyncio
-import dataclasses
+import itertools
+import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import TypeVar
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
 
-from asl_triton.bench.load import ClosedLoop, Loop, Request, Run, cancelled
-from asl_triton.bench.sources import Source, Traffic
+import numpy as np
+
+from asl_triton.bench.load import ClosedLoop, Load, Loop, Request, cancel
+from asl_triton.bench.report import Figures, Latency, Report, Rules, ServerSide
 from asl_triton.errors import AslTritonError
-from asl_triton.models.served import ServedModel
-from asl_triton.transport.base import Statistics
+from asl_triton.models.served import FRAMES, LOGITS, ServedModel
+from asl_triton.presets import INPUT_SIZE
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.transport.base import Array, Transport
+from asl_triton.video.discovery import Clip
 
-AGREEING = 3  # windows in a row, as perf_analyzer wants
-ANSWERS_A_WINDOW = 10
-ANSWERS_EACH = 4  # for each clip in flight of a closed loop: answers come a batch at a time
+DEFAULT_FRAMES = 64
+NUM_ARRAYS = 4  # of random frames, sent in turn
+AGREEING_WINDOWS = 3  # in a row, as perf_analyzer wants
+MIN_ANSWERS = 10  # in a window
+MIN_ANSWERS_PER_CLIP_IN_FLIGHT = 4  # in a window of a closed loop: answers come a batch at a time
+COUNT_TOLERANCE = 0.1  # of the requests: the server's count may differ from ours by that much
 POLL_S = 0.02
 
 
-@dataclass(frozen=True)
-class Rules:
-    """How long to measure: windows of `window_s` seconds or more, until three agree within `stable` (a share).
+class Counts(NamedTuple):
+    """What has been counted so far, or within a window.
 
-    The defaults are perf_analyzer's.
+    The first four are the server's, as in `Statistics`. `answers` and the bytes of their tensors are counted here;
+    gRPC's framing adds some hundred bytes to each. `busy_s` is the processor time of the event loop's thread.
     """
 
-    window_s: float = 5.0
-    warm_up_s: float = 1.0
-    stable: float = 0.10
-    max_windows: int = 10
+    requests: int
+    executions: int
+    queue_s: float
+    compute_s: float
+    answers: int
+    sent_bytes: int
+    received_bytes: int
+    wall_s: float
+    busy_s: float
 
 
 @dataclass(frozen=True)
 class Window:
-    """The requests that ended in a stretch of time, and what the server and the connection counted meanwhile.
-
-    `client_busy` is the share of the time in which this process's event loop did not wait but compute.
-    """
+    """The requests that ended within some seconds, and what was counted meanwhile."""
 
     seconds: float
     requests: tuple[Request, ...]
     not_started: int
-    server: Statistics
-    traffic: Traffic
-    client_busy: float
+    counts: Counts
 
     @property
     def latencies_s(self) -> list[float]:
@@ -54,13 +64,13 @@ class Window:
 
     @property
     def throughput(self) -> float:
-        """Clips answered a second."""
+        """Clips answered per second."""
         return len(self.latencies_s) / self.seconds
 
 
 @dataclass(frozen=True)
 class Level:
-    """One load, measured. `windows` are all there were; `errors` counts those of the whole level by their reason."""
+    """One load, measured. `windows` are all there were; `errors` counts the reasons for failures in the whole level."""
 
     loop: Loop
     windows: tuple[Window, ...]
@@ -69,80 +79,137 @@ class Level:
 
     @property
     def measured(self) -> tuple[Window, ...]:
-        """The windows that figures are of: the last three."""
-        return self.windows[-AGREEING:]
+        """The windows that the figures are taken from: the last three."""
+        return self.windows[-AGREEING_WINDOWS:]
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether there are figures."""
+        return any(window.latencies_s for window in self.measured)
+
+    def summarize(self) -> Figures:
+        """The figures of a level that has answers."""
+        latencies_s = [latency_s for window in self.measured for latency_s in window.latencies_s]
+        seconds = sum(window.seconds for window in self.measured)
+        counts = Counts(*map(sum, zip(*(window.counts for window in self.measured), strict=True)))
+        return Figures(
+            loop=self.loop,
+            stable=self.stable,
+            windows=len(self.windows),
+            seconds=seconds,
+            answered=len(latencies_s),
+            failed=sum(self.errors.values()),
+            not_started=sum(window.not_started for window in self.measured),
+            throughput=len(latencies_s) / seconds,
+            latency_s=Latency.of(latencies_s),
+            server=ServerSide(
+                requests=counts.requests,
+                executions=counts.executions,
+                queue_s=counts.queue_s / max(counts.requests, 1),
+                compute_s=counts.compute_s / max(counts.requests, 1),
+                batch_size=counts.requests / max(counts.executions, 1),
+            ),
+            sent_bytes=counts.sent_bytes / len(latencies_s),
+            received_bytes=counts.received_bytes / len(latencies_s),
+            client_busy=counts.busy_s / counts.wall_s,
+            counts_fit=abs(counts.requests - counts.answers) <= COUNT_TOLERANCE * counts.answers + self.loop.in_flight,
+        )
+
+
+class CountingTransport:
+    """Another transport, with its answered inference requests counted."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.answers = self.sent_bytes = self.received_bytes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    async def infer(
+        self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], *args: Any, **kwargs: Any
+    ) -> dict[str, Array]:
+        answers = await self._transport.infer(model, inputs, outputs, *args, **kwargs)
+        self.answers += 1
+        self.sent_bytes += sum(array.nbytes for array in inputs.values())
+        self.received_bytes += sum(array.nbytes for array in answers.values())
+        return answers
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Loads that were put on a model. `stopped` says why it ended before the last, if it did."""
+class Source:
+    """What a load consists of: `items` are clips, each decoded and cropped when it is sent, or inputs made beforehand.
+
+    `asked` says what is sent, for people.
+    """
 
     model: ServedModel
-    what: str
-    levels: tuple[Level, ...]
-    stopped: str | None = None
+    asked: str
+    items: Iterator[Clip | Array]
+    transport: CountingTransport
+    recognizer: AsyncRecognizer
+
+    async def send(self) -> object:
+        """Send the next clip. Raises `AslTritonError`: it could not be read or answered."""
+        item = next(self.items)
+        if isinstance(item, Clip):
+            return await self.recognizer.recognize(item.path, top_k=1, name=item.name)
+        return await self.transport.infer(self.model.name, {FRAMES: item}, [LOGITS])
+
+    async def count(self) -> Counts:
+        """All counters as they are now. Raises `AslTritonError`: the server does not report its own."""
+        ours = self.transport
+        now = (ours.answers, ours.sent_bytes, ours.received_bytes, time.perf_counter(), time.thread_time())
+        server = await ours.statistics(self.model.name)
+        return Counts(server.requests, server.executions, server.queue_s, server.compute_s, *now)
 
 
-def agree(windows: Sequence[Window], stable: float) -> bool:
-    """Whether the last three windows are alike: the greatest throughput and the greatest mean latency are at most
-    `stable` (a share) above the least. As perf_analyzer's --stability-percentage."""
-    last = windows[-AGREEING:]
-    if len(last) < AGREEING or not all(window.latencies_s for window in last):
+@asynccontextmanager
+async def open_source(
+    transport: Transport,
+    model: str | None,
+    *,
+    clips: Sequence[Clip] = (),
+    num_frames: int = DEFAULT_FRAMES,
+    in_flight: int = 1,
+) -> AsyncIterator[Source]:
+    """Clips, at most `in_flight` at once, or else random frames, for a model, or for the only one that is served.
+
+    Raises:
+        ServerError, ContractError, LabelsError: the server is away, or serves nothing that fits.
+        AslTritonError: the model does not take that many frames in one request.
+    """
+    counting = CountingTransport(transport)
+    async with AsyncRecognizer(model=model, in_flight=in_flight, transport=cast("Transport", counting)) as recognizer:
+        served = await recognizer.model()
+        items: Sequence[Clip | Array] = clips or make_random_inputs(served, num_frames)
+        asked = f"{num_frames} random frames a clip, as {served.datatype.lower()}"
+        if clips:
+            asked = f"{len(clips)} clip{'' if len(clips) == 1 else 's'}, decoded and cropped here"
+        yield Source(served, asked, itertools.cycle(items), counting, recognizer)
+
+
+def make_random_inputs(model: ServedModel, num_frames: int) -> list[Array]:
+    """A few inputs of random frames. Raises `AslTritonError`: the model does not take that many frames at once."""
+    least, most = model.preset.min_frames, model.preset.max_frames
+    if not least <= num_frames <= most:
+        raise AslTritonError(
+            f"{model.name} takes {least} to {most} frames at once, and not {num_frames}: give another --frames"
+        )
+    draw = np.random.default_rng(0)
+    shape = (num_frames, INPUT_SIZE, INPUT_SIZE, 3)
+    return [model.make_input(draw.integers(0, 256, shape, np.uint8)) for _ in range(NUM_ARRAYS)]
+
+
+def is_stable(windows: Sequence[Window], stable: float) -> bool:
+    """Whether the last three windows agree: the highest throughput and the highest mean latency are at most `stable`
+    (a fraction) above the lowest, as with perf_analyzer's --stability-percentage."""
+    last = windows[-AGREEING_WINDOWS:]
+    if len(last) < AGREEING_WINDOWS or not all(window.latencies_s for window in last):
         return False
     throughputs = [window.throughput for window in last]
     latencies_s = [sum(window.latencies_s) / len(window.latencies_s) for window in last]
     return all(max(values) <= min(values) * (1 + stable) for values in (throughputs, latencies_s))
-
-
-@dataclass(frozen=True)
-class Counters:
-    """All that counts on while requests are under way; the busy seconds are this thread's."""
-
-    server: Statistics
-    traffic: Traffic
-    wall_s: float
-    busy_s: float
-
-    @classmethod
-    async def read(cls, source: Source) -> "Counters":
-        """As they are now."""
-        traffic, wall_s, busy_s = source.traffic, time.perf_counter(), time.thread_time()  # before anything goes on
-        return cls(await source.statistics(), traffic, wall_s, busy_s)
-
-
-class Meter:
-    """Cuts a run into windows, each beginning where the one before ended."""
-
-    def __init__(self, run: Run, driving: "asyncio.Task[None]", source: Source, counters: Counters) -> None:
-        self._run = run
-        self._driving = driving
-        self._source = source
-        self._counters = counters
-        self._began_s = run.clock()
-
-    async def window(self, seconds: float, answers: int) -> Window:
-        """The next window: it ends at an answer, after so many seconds and so many answers, or where there are none."""
-        run, before = self._run, self._counters
-        while (
-            run.clock() < self._began_s + seconds
-            or not run.ended
-            or (len(run.ended) < answers and any(request.error is None for request in run.ended))
-        ):
-            await asyncio.wait({self._driving}, timeout=POLL_S)
-            if self._driving.done():
-                self._driving.result()
-        requests, run.ended = tuple(run.ended), []
-        not_started, run.not_started = run.not_started, 0
-        self._counters = after = await Counters.read(self._source)
-        began_s, self._began_s = self._began_s, requests[-1].ended_s
-        return Window(
-            seconds=self._began_s - began_s,
-            requests=requests,
-            not_started=not_started,
-            server=difference(after.server, before.server),
-            traffic=difference(after.traffic, before.traffic),
-            client_busy=(after.busy_s - before.busy_s) / (after.wall_s - before.wall_s),
-        )
 
 
 async def measure(
@@ -152,36 +219,49 @@ async def measure(
     on_window: Callable[[Level], None] = lambda level: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Level:
-    """Put one load on a server and measure it; `on_window` sees the level after each window.
+    """Put one load on a server and measure it; `on_window` gets the level after each window.
 
-    The measuring ends early where nothing is answered any more. All that is under way is waited for, so that the next
-    level meets an idle server.
+    Ends early when nothing is answered any more. Waits for all that is under way, so that the next level finds an idle
+    server.
 
     Raises:
-        AslTritonError: the server does not tell its statistics.
+        AslTritonError: the server does not report its statistics.
     """
-    run = Run(source.send, clock)
-    windows: list[Window] = []
-
-    def level() -> Level:
-        return Level(loop, tuple(windows), agree(windows, rules.stable), dict(run.errors))
-
+    load = Load(loop, source.send, clock)
     at_once = loop.in_flight if isinstance(loop, ClosedLoop) else 1
-    answers = max(ANSWERS_A_WINDOW, ANSWERS_EACH * at_once)
-    counters = await Counters.read(source)
-    driving = asyncio.create_task(loop.drive(run))
+    level = Level(loop, (), False, load.errors)
+    counts, began_s = await source.count(), clock()
+    running = asyncio.create_task(load.run())
     try:
-        meter = Meter(run, driving, source, counters)
-        window = await meter.window(rules.warm_up_s, at_once)
-        while window.latencies_s and len(windows) < rules.max_windows and not level().stable:
-            window = await meter.window(rules.window_s, answers)
-            windows.append(window)
-            on_window(level())
-        run.stopping.set()
-        await driving
+        for number in range(rules.max_windows + 1):  # the first one is the warm-up
+            min_seconds, min_answers = rules.warm_up_s, at_once
+            if number > 0:
+                min_seconds = rules.window_s
+                min_answers = max(MIN_ANSWERS, MIN_ANSWERS_PER_CLIP_IN_FLIGHT * at_once)
+            while (
+                clock() < began_s + min_seconds
+                or not load.ended
+                or (len(load.ended) < min_answers and any(request.error is None for request in load.ended))
+            ):
+                await asyncio.wait({running}, timeout=POLL_S)
+                if running.done():
+                    running.result()  # raises what nobody expected
+            requests, load.ended = tuple(load.ended), []
+            not_started, load.not_started = load.not_started, 0
+            seconds, began_s = requests[-1].ended_s - began_s, requests[-1].ended_s
+            before, counts = counts, await source.count()
+            window = Window(seconds, requests, not_started, Counts(*map(operator.sub, counts, before)))
+            if number > 0:
+                windows = (*level.windows, window)
+                level = replace(level, windows=windows, stable=is_stable(windows, rules.stable))
+                on_window(level)
+            if level.stable or not window.latencies_s:
+                break
+        load.stopping.set()
+        await running
     finally:
-        await cancelled({driving})
-    return level()
+        await cancel(running)
+    return level
 
 
 def measure_all(
@@ -189,45 +269,44 @@ def measure_all(
     loops: Sequence[Loop],
     rules: Rules,
     on_window: Callable[[Level], None] = lambda level: None,
-) -> Measured:
-    """Put one load after another on a server; `on_window` sees the level under way after each window.
+) -> Report:
+    """Put one load after another on a server; `on_window` gets the level under way after each window.
 
-    Where the server goes away, answers nothing any more, or Ctrl-C comes, what is known is returned.
+    When the server goes away, nothing is answered any more, or Ctrl-C comes, what is known so far is returned.
 
     Raises:
         AslTritonError: the server or its model cannot be used, or nothing was answered.
         KeyboardInterrupt: Ctrl-C before the first window ended.
     """
-    known: dict[Loop, Level] = {}
-    asked: list[Source] = []
+    levels: dict[Loop, Level] = {}
+    opened: list[Source] = []
 
     def keep(level: Level) -> None:
-        known[level.loop] = level
+        levels[level.loop] = level
         on_window(level)
 
     async def run() -> None:
         async with make_source() as source:
-            asked.append(source)
+            opened.append(source)
             for loop in loops:
                 level = await measure(loop, source, rules, keep)
                 if not (level.windows and level.windows[-1].latencies_s):
-                    raise AslTritonError(f"no clip was answered with {loop.label}: {' and '.join(level.errors)}")
-                known[loop] = level
+                    raise AslTritonError(f"no clip was answered with {loop}: {' and '.join(level.errors)}")
 
     stopped = None
     try:
         asyncio.run(run())
     except (AslTritonError, KeyboardInterrupt) as exc:
-        if not any(window.latencies_s for level in known.values() for window in level.measured):
+        if not any(level.has_answers for level in levels.values()):
             raise
         stopped = str(exc) or "interrupted"
-    return Measured(asked[0].model, asked[0].what, tuple(known.values()), stopped)
-
-
-AnyCounts = TypeVar("AnyCounts", Statistics, Traffic)
-
-
-def difference(after: AnyCounts, before: AnyCounts) -> AnyCounts:
-    """What was counted between two readings."""
-    counts = {f.name: getattr(after, f.name) - getattr(before, f.name) for f in dataclasses.fields(after)}
-    return type(after)(**counts)
+    source = opened[0]
+    return Report(
+        address=source.transport.address,
+        model=source.model,
+        asked=source.asked,
+        rules=rules,
+        levels=tuple(level.summarize() for level in levels.values() if level.has_answers),
+        errors=sum((Counter(level.errors) for level in levels.values()), Counter()),
+        stopped=stopped,
+    )

@@ -1,59 +1,47 @@
-"""Measured loads as one HTML page with plots: it needs no network, no script, and shows in light and dark."""
+"""Measured loads as one HTML page with plots. It needs no network and no script, and shows in light and dark."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+import re
+import sys
+from collections.abc import Mapping, Sequence
 
+import pygal
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from pygal.style import Style
 
-from asl_triton.bench.load import ClosedLoop
-from asl_triton.bench.report import Figures, Report, rounded
+from asl_triton.bench.load import OpenLoop
+from asl_triton.bench.report import Report, format_number
 
-WIDTH, HEIGHT = 340, 220  # of a plot's inside, in pixels
-TICKS = 5
-NAME_GAP = 16  # pixels from the name of one line to the next
-LABEL_WIDTH = 34  # pixels that a tick's label takes
+# pygal's hook for its map plugins makes each import that fails a warning: https://github.com/Kozea/pygal/pull/532
+sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
-Measure = Callable[[Figures], float]
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A mark on an axis, and what it says."""
-
-    at: float
-    label: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """One measure over the load. `told` says what each point is; `name_y` is the height of its name, behind its end."""
-
-    name: str
-    points: tuple[tuple[float, float], ...]
-    told: tuple[str, ...]
-    name_y: float
-
-    @property
-    def path(self) -> str:
-        """The points as SVG takes them."""
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Lines over loads. Ticks and points count in pixels from the upper left; `knee_x` is where the knee is, if any."""
-
-    title: str
-    x_name: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    lines: tuple[Line, ...]
-    knee_x: float | None = None
+LINE = "var(--line)"
+STYLE = Style(  # the page's own colors, which follow light and dark; those of the lines are readable on both
+    background="none",
+    plot_background="none",
+    foreground="var(--soft)",
+    foreground_strong="var(--ink)",
+    foreground_subtle=LINE,
+    guide_stroke_color=LINE,
+    major_guide_stroke_color=LINE,
+    guide_stroke_dasharray="none",
+    colors=("#1f8a94", "#c2631a", "#7a63d2", "#c04a76"),
+    font_family="system-ui, sans-serif",
+    label_font_size=14,
+    major_label_font_size=14,
+    legend_font_size=14,
+    title_font_size=14,
+    stroke_width=2,
+    opacity=1,
+    stroke_opacity=1,
+)
+DASHES = ("none", "8 3", "2 3", "8 3 2 3")
+CHARACTERS = 50  # that fit along an axis
+NOT_FOR_A_PAGE = re.compile(r'<!--.*?-->|<script.*?</script>| xmlns\S*="[^"]*"', re.DOTALL)
 
 
-def render(report: Report) -> str:
+def render_page(report: Report) -> str:
     """The page. Model names and errors come from outside: the template escapes all that it is given."""
     pages = Environment(
         loader=PackageLoader("asl_triton", "templates"),
@@ -62,98 +50,67 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters["rounded"] = rounded
-    return pages.get_template("bench.html").render(report=report, plots=plots(report), width=WIDTH, height=HEIGHT)
+    pages.filters["number"] = format_number
+    return pages.get_template("bench.html").render(report=report, plots=draw_plots(report))
 
 
-def plots(report: Report) -> list[Plot]:
-    """Throughput and latency over clips in flight and over the rate, each where two loads or more tell of it."""
-    found = []
-    quantiles = {name: quantile(name) for name in ("p50", "p90", "p95", "p99")}
-    if len(report.closed) > 1:
-        knee = report.knee.load if report.knee else None
-        answered = {"answered": throughput}
-        found.append(plot("Clips a second", "clips in flight", report.closed, answered, knee))
-        found.append(plot("Latency in ms", "clips in flight", report.closed, quantiles, knee))
-    if len(report.open) > 1:
-        answered = {"answered": throughput, "due": load_of}
-        found.append(plot("Clips a second", "clips due a second", report.open, answered))
-        found.append(plot("Latency in ms", "clips due a second", report.open, quantiles))
-    return found
+def draw_plots(report: Report) -> list[Markup]:
+    """Throughput and latency over clips in flight and over the rate, each if there are two loads or more."""
+    plots = []
+    opened = [level for level in report.levels if isinstance(level.loop, OpenLoop)]
+    for x_title, levels in (("clips in flight", report.closed), ("clips due per second", opened)):
+        if len(levels) < 2:
+            continue
+        loads = [getattr(level.loop, "rate", level.loop.in_flight) for level in levels]
+        knee = report.knee.load if report.knee and levels is not opened else None
+        throughput = {
+            "answered": [level.throughput for level in levels],
+            **({"due": loads} if levels is opened else {}),
+        }
+        names = ("p50", "p90", "p95", "p99")
+        latency_ms = {name: [1000 * getattr(level.latency_s, name) for level in levels] for name in names}
+        plots.append(draw_plot("Throughput", "clips answered per second", x_title, loads, throughput, knee))
+        plots.append(draw_plot("Latency", "milliseconds", x_title, loads, latency_ms, knee))
+    return plots
 
 
-def throughput(figures: Figures) -> float:
-    """Clips answered a second."""
-    return figures.throughput
-
-
-def quantile(name: str) -> Measure:
-    """A quantile of latency, in milliseconds."""
-    return lambda figures: 1000 * float(getattr(figures.latency_s, name))
-
-
-def load_of(figures: Figures) -> float:
-    """What a level is of: clips in flight, or clips due a second."""
-    loop = figures.loop
-    return float(loop.in_flight) if isinstance(loop, ClosedLoop) else loop.rate
-
-
-def plot(
-    title: str, x_name: str, levels: Sequence[Figures], measures: Mapping[str, Measure], knee: float | None = None
-) -> Plot:
-    """Measures of levels over their loads: the load on a logarithmic axis, what is measured on one from zero."""
-    levels = sorted(levels, key=load_of)
-    loads = [load_of(level) for level in levels]
-    step, highest = scale(max(measure(level) for measure in measures.values() for level in levels))
-
-    def x(load: float) -> float:
-        return WIDTH * math.log(load / loads[0]) / math.log(loads[-1] / loads[0])
-
-    def y(value: float) -> float:
-        return HEIGHT * (1 - value / highest)
-
-    ends = apart([y(measure(levels[-1])) for measure in measures.values()])
-    lines = []
-    for (name, measure), name_y in zip(measures.items(), ends, strict=True):
-        values = [measure(level) for level in levels]
-        told = [f"{name}: {rounded(value)} at {load:g} {x_name}" for value, load in zip(values, loads, strict=True)]
-        points = tuple((x(load), y(value)) for load, value in zip(loads, values, strict=True))
-        lines.append(Line(name, points, tuple(told), name_y))
-    return Plot(
+def draw_plot(
+    title: str,
+    y_title: str,
+    x_title: str,
+    loads: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    knee: float | None,
+) -> Markup:
+    """Lines over evenly spaced loads, as SVG; a dashed line marks the knee."""
+    chart = pygal.Line(
+        style=STYLE,
+        width=520,
+        height=360,
+        margin=10,
+        js=(),
         title=title,
-        x_name=x_name,
-        x_ticks=tuple(readable([Tick(x(load), f"{load:g}") for load in loads])),
-        y_ticks=tuple(Tick(y(n * step), f"{n * step:,g}") for n in range(round(highest / step) + 1)),
-        lines=tuple(lines),
-        knee_x=None if knee is None else x(knee),
+        x_title=x_title,
+        y_title=y_title,
+        include_x_axis=True,
+        max_scale=6,
+        dots_size=4,
+        show_legend=len(lines) > 1,
+        legend_at_bottom=True,
+        legend_at_bottom_columns=len(lines),
+        truncate_label=-1,
+        value_formatter=lambda value: f"{value:,.6g}",
+        disable_xml_declaration=True,
     )
-
-
-def scale(greatest: float) -> tuple[float, float]:
-    """The distance of ticks, a round number, and the tick that is not below the greatest value."""
-    rough = greatest / TICKS
-    size = 10.0 ** math.floor(math.log10(rough))
-    step = next(size * digit for digit in (1, 2, 5, 10) if size * digit >= rough)
-    return step, step * math.ceil(greatest / step)
-
-
-def apart(heights: Sequence[float]) -> list[float]:
-    """Heights at which names can stand, as few pixels higher or lower as need be: none on another, none above 0."""
-    placed = list(heights)
-    upward = sorted(range(len(heights)), key=lambda place: -heights[place])
-    for below, place in pairwise(upward):
-        placed[place] = min(placed[place], placed[below] - NAME_GAP)
-    least = 0.0
-    for place in reversed(upward):
-        placed[place] = max(placed[place], least)
-        least = placed[place] + NAME_GAP
-    return placed
-
-
-def readable(ticks: Sequence[Tick]) -> list[Tick]:
-    """The ticks without the labels that would stand on one before."""
-    kept: list[Tick] = []
-    for tick in ticks:
-        if not kept or tick.at - kept[-1].at >= LABEL_WIDTH:
-            kept.append(tick)
-    return kept
+    labels = [f"{load:g}" for load in loads]
+    every = math.ceil(sum(len(label) + 2 for label in labels) / CHARACTERS)
+    first = loads.index(knee) if knee in loads else 0
+    chart.x_labels = [label if (place - first) % every == 0 else "" for place, label in enumerate(labels)]
+    chart.x_labels_major = [labels[first]] if knee in loads else []
+    for (name, values), dash in zip(lines.items(), DASHES, strict=False):
+        points = [
+            {"value": value, "tooltip": f"{name}: {format_number(value)} {y_title} with {label} {x_title}"}
+            for value, label in zip(values, labels, strict=True)
+        ]
+        chart.add(name, points, stroke_style={"dasharray": dash})
+    return Markup(NOT_FOR_A_PAGE.sub("", chart.render()))

@@ -2,10 +2,10 @@
 
 import json
 import math
+import sys
 import time
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated
 
 import typer
@@ -14,11 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from asl_triton.bench.load import Arrivals, ClosedLoop, Loop, OpenLoop
-from asl_triton.bench.measurement import Level, Rules, measure_all
-from asl_triton.bench.page import render
-from asl_triton.bench.report import Figures, Report, rounded, written
-from asl_triton.bench.sources import DEFAULT_FRAMES, Source, clips_source, frames_source
+from asl_triton.bench.measurement import DEFAULT_FRAMES, Level, measure_all, open_source
+from asl_triton.bench.report import Figures, Report, Rules, format_number
 from asl_triton.cli.connection import Connection
+from asl_triton.cli.optional_imports import require_extra
 from asl_triton.cli.options import (
     ApiKeyOption,
     JsonOption,
@@ -35,7 +34,8 @@ from asl_triton.cli.options import (
     TransportOption,
 )
 from asl_triton.cli.progress import LINE_EVERY_S
-from asl_triton.files import check_writable
+from asl_triton.errors import AslTritonError
+from asl_triton.files import check_writable, write_text
 from asl_triton.transport.endpoints import DEFAULT_SERVER
 from asl_triton.transport.security import Security
 from asl_triton.transport.triton_grpc import DEFAULT_TIMEOUT_S
@@ -100,8 +100,8 @@ def bench(
     """Put load on a served model: throughput and latency, beside the server's queue, compute and batches.
 
     Each load is warmed up, then measured in windows until three in a row agree, as perf_analyzer does. A request that
-    fails is not sent again, but counted. Writes OUTPUT/bench.json and OUTPUT/bench.html, one page that needs nothing
-    else. Exit code 3: some clips failed or were not started, or Ctrl-C ended it early.
+    fails is not sent again, but counted. Writes OUTPUT/bench.json and, with asl-triton[reports], OUTPUT/bench.html, one
+    page that needs nothing else. Exit code 3: some clips failed or were not started, or Ctrl-C ended it early.
 
         asl-triton bench --local
         asl-triton bench --server triton:8001 --concurrency 1,4,16,64
@@ -122,24 +122,42 @@ def bench(
         shared_memory=transport,
     )
     most = max(loop.in_flight for loop in loops)
-
-    def make_source() -> AbstractAsyncContextManager[Source]:
-        asked = connection.transport(address, most, resend=False)
-        if found:
-            return clips_source(asked, model, found, most)
-        return frames_source(asked, model, frames or DEFAULT_FRAMES)
-
     check_writable(output)  # or what is measured could not be kept
-    with connection.address() as address, LoadProgress() as progress:
-        measured = measure_all(make_source, loops, rules, progress.show)
-    report = Report(address, rules, measured)
-    files = written(report, render(report), output)
+    render_page = load_page_renderer()
+    progress = LoadProgress()
+    with connection.address() as address, progress.status:
+        report = measure_all(
+            lambda: open_source(
+                connection.transport(address, most, resend=False),
+                model,
+                clips=found,
+                num_frames=frames or DEFAULT_FRAMES,
+                in_flight=most,
+            ),
+            loops,
+            rules,
+            progress.show,
+        )
+    files = [write_text(output / "bench.json", json.dumps(report.as_json(), indent=1))]
+    if render_page is not None:
+        files.append(write_text(output / "bench.html", render_page(report)))
     if as_json:
         typer.echo(json.dumps(report.as_json()))
     else:
         show(report, files, Console())
-    whole = not (measured.stopped or report.errors or any(figures.not_started for figures in report.figures))
+    whole = not (report.stopped or report.errors or any(figures.not_started for figures in report.levels))
     raise typer.Exit(0 if whole else 3)
+
+
+def load_page_renderer() -> Callable[[Report], str] | None:
+    """What renders bench.html, if the packages for it are installed; says what to install if they are not."""
+    try:
+        with require_extra("reports", "bench.html"):
+            from asl_triton.bench.page import render_page
+    except AslTritonError as exc:
+        Console(stderr=True, highlight=False).print(f"[yellow]warning[/] {escape(str(exc))}", soft_wrap=True)
+        return None
+    return render_page
 
 
 def parse_loops(concurrency: str | None, rate: str | None, arrivals: Arrivals, in_flight: int) -> list[Loop]:
@@ -184,60 +202,72 @@ class LoadProgress:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
-        self._status = self._console.status("Warming up")
         self._line_s = time.monotonic()
+        self.status = self._console.status("Warming up")
 
     def show(self, level: Level) -> None:
-        """What the newest window says."""
-        window = level.windows[-1]
-        said = f"{level.loop.label}: {rounded(window.throughput)} clips a second in window {len(level.windows)}"
+        """Show what the newest window says."""
+        said = (
+            f"{level.loop}: {format_number(level.windows[-1].throughput)} clips a second in window {len(level.windows)}"
+        )
         said += ", stable" if level.stable else ""
-        self._status.update(said)
+        self.status.update(said)
         if not self._console.is_terminal and time.monotonic() - self._line_s >= LINE_EVERY_S:
             self._line_s = time.monotonic()
             self._console.print(said)
 
-    def __enter__(self) -> "LoadProgress":
-        self._status.start()
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        self._status.stop()
-
-
-def show(report: Report, files: tuple[Path, ...], console: Console) -> None:
-    """The figures, the knee, what failed, and where the report is."""
-    measured = report.measured
-    console.print(f"{escape(measured.model.name)} on {escape(report.address)}: {measured.what}", highlight=False)
-    console.print(table(report.figures))
-    if report.knee_told:
-        console.print(report.knee_told, highlight=False)
+def show(report: Report, files: Sequence[Path], console: Console) -> None:
+    """Print the figures, the knee, what failed, and where the files are."""
+    console.print(f"{escape(report.model.name)} on {escape(report.address)}: {report.asked}", highlight=False)
+    for table in build_tables(report.levels, console):
+        console.print(table)
+    console.print("[dim]milliseconds; queue, compute and batch as the server counts them[/]")
+    if report.knee_sentence:
+        console.print(report.knee_sentence, highlight=False)
     for error, count in report.errors.most_common(ERRORS_SHOWN):
         console.print(f"[red]failed[/] {count:,}: {escape(error)}", soft_wrap=True, highlight=False)
     if len(report.errors) > ERRORS_SHOWN:
         console.print(f"... and {len(report.errors) - ERRORS_SHOWN:,} other reasons, in the files below")
     for warning in report.warnings:
         console.print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True, highlight=False)
-    if measured.stopped:
-        console.print(f"[red]stopped[/] before the end: {escape(measured.stopped)}", soft_wrap=True)
+    if report.stopped:
+        console.print(f"[red]stopped[/] before the end: {escape(report.stopped)}", soft_wrap=True)
     console.print("written: " + escape(", ".join(str(path) for path in files)), soft_wrap=True)
 
 
-def table(levels: tuple[Figures, ...]) -> Table:
-    """A row a load. Columns of what did not happen are left out."""
-    failed, not_started = any(f.failed for f in levels), any(f.not_started for f in levels)
-    columns = ["clips/s", "p50", "p90", "p95", "p99", "queue", "compute", "batch", "kB sent"]
-    columns += ["failed"] * failed + ["not started"] * not_started
-    caption = "milliseconds; queue, compute and batch as the server counts them"
-    shown = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
-    shown.add_column("load", no_wrap=True)
-    for column in columns:
-        shown.add_column(column, justify="right")
-    for f in levels:
-        latency, server = f.latency_s, f.server
-        seconds = (latency.p50, latency.p90, latency.p95, latency.p99, server.queue_s, server.compute_s)
-        cells = [rounded(f.throughput), *(rounded(1000 * each) for each in seconds)]
-        cells += [f"{server.batch_size:.2f}", rounded(f.sent_bytes / 1000)]
-        cells += [f"{f.failed:,}"] * failed + [f"{f.not_started:,}"] * not_started
-        shown.add_row(f.loop.label, *cells)
-    return shown
+def build_tables(levels: Sequence[Figures], console: Console) -> list[Table]:
+    """One row per load, without columns for what did not happen. If the console is too narrow for one table, the
+    server's columns become a second one."""
+    names = {"load": [str(level.loop) for level in levels]}
+    client = {"clips/s": [format_number(level.throughput) for level in levels]}
+    for name in ("p50", "p90", "p95", "p99"):
+        client[name] = [format_number(1000 * getattr(level.latency_s, name)) for level in levels]
+    server = {
+        "queue": [format_number(1000 * level.server.queue_s) for level in levels],
+        "compute": [format_number(1000 * level.server.compute_s) for level in levels],
+        "batch": [f"{level.server.batch_size:.2f}" for level in levels],
+        "kB sent": [format_number(level.sent_bytes / 1000) for level in levels],
+    }
+    lost = {}
+    if any(level.failed for level in levels):
+        lost["failed"] = [f"{level.failed:,}" for level in levels]
+    if any(level.not_started for level in levels):
+        lost["not started"] = [f"{level.not_started:,}" for level in levels]
+    table = build_table({**names, **client, **server, **lost})
+    if console.measure(table, options=console.options.update_width(sys.maxsize)).maximum <= console.width:
+        return [table]
+    return [build_table({**names, **client, **lost}), build_table({**names, **server})]
+
+
+def build_table(columns: Mapping[str, Sequence[str]]) -> Table:
+    """A table of these columns: the first one is text, the others are numbers."""
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        is_load = name == "load"
+        table.add_column(
+            name, justify="left" if is_load else "right", no_wrap=is_load, overflow="fold", vertical="bottom"
+        )
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table

@@ -1,19 +1,17 @@
 """Loads in virtual time: what is in flight when, what is counted, when it is stable, where the knee is."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from asl_triton.bench.load import ClosedLoop, Loop, OpenLoop, reason
-from asl_triton.bench.measurement import Level, Rules, agree, measure, measure_all
-from asl_triton.bench.report import Figures
-from asl_triton.bench.sources import Traffic, frames_source
+from asl_triton.bench.load import ClosedLoop, Loop, OpenLoop, summarize_error
+from asl_triton.bench.measurement import Level, is_stable, measure, measure_all, open_source
+from asl_triton.bench.report import Figures, Rules
 from asl_triton.errors import AslTritonError, ServerError
-from asl_triton.transport.base import Statistics
+from asl_triton.transport.base import Array, Statistics
 from asl_triton.transport.fake import FakeTransport
 from tests.client import virtual_time
 from tests.client.loads import RULES, report_of, window
@@ -22,13 +20,12 @@ from tests.client.virtual_time import now_s
 
 
 @dataclass
-class Server:
+class Server(FakeTransport):
     """Answers after `service_s`, `instances` at a time; refuses the requests whose number is among `refused`."""
 
-    service_s: float
+    service_s: float = 0.1
     instances: int = 1
     refused: Sequence[int] = ()
-    what: str = "nothing"
     come_s: list[float] = field(default_factory=list)
     under_way: int = 0
     most_under_way: int = 0
@@ -36,14 +33,16 @@ class Server:
     queue_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self.model: Any = None
         self._free = asyncio.Semaphore(self.instances)
 
-    @property
-    def traffic(self) -> Traffic:
-        return Traffic(self.answered, 1000 * self.answered, 10 * self.answered)
-
-    async def send(self) -> object:
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        priority: int = 0,
+        parameters: Mapping[str, str] | None = None,
+    ) -> dict[str, Array]:
         come_s = now_s()
         self.come_s.append(come_s)
         if len(self.come_s) in self.refused:
@@ -57,26 +56,34 @@ class Server:
         finally:
             self.under_way -= 1
         self.answered += 1
-        return None
+        return {name: self.answer(model, inputs)[name] for name in outputs}
 
-    async def statistics(self) -> Statistics:
+    async def statistics(self, model: str) -> Statistics:
         await asyncio.sleep(0.001)
         return Statistics(self.answered, 0, self.answered, self.queue_s, self.service_s * self.answered)
 
 
+def make_server(service_s: float, instances: int = 1, refused: Sequence[int] = ()) -> Server:
+    """A server of one model, `signs`."""
+    like = fake()
+    return Server(like.models, like.labels, like.answer, service_s=service_s, instances=instances, refused=refused)
+
+
+async def measure_on(server: Server, loop: Loop, rules: Rules = RULES) -> Level:
+    """A load of random frames on a server, measured by the running loop's clock."""
+    async with open_source(server, None, num_frames=9) as source:
+        return await measure(loop, source, rules, clock=now_s)
+
+
 def measured(loop: Loop, server: Server, rules: Rules = RULES) -> tuple[Level, Figures]:
     """A load on a server, measured in virtual time."""
-
-    async def run() -> Level:
-        return await measure(loop, server, rules, clock=now_s)
-
-    level = virtual_time.run(run())
-    return level, Figures.of(level)
+    level = virtual_time.run(measure_on(server, loop, rules))
+    return level, level.summarize()
 
 
 @pytest.mark.parametrize(("in_flight", "instances"), [(1, 1), (3, 1), (8, 2), (2, 4)])
 def test_closed_loop_keeps_exactly_so_many_in_flight(in_flight: int, instances: int) -> None:
-    server = Server(0.5, instances)
+    server = make_server(0.5, instances)
     level, figures = measured(ClosedLoop(in_flight), server)
     assert server.most_under_way == in_flight
     assert server.under_way == 0  # all were waited for
@@ -87,23 +94,23 @@ def test_closed_loop_keeps_exactly_so_many_in_flight(in_flight: int, instances: 
 
 
 def test_figures_are_of_the_windows_and_not_of_the_warm_up() -> None:
-    server = Server(0.25)
+    server = make_server(0.25)
     level, figures = measured(ClosedLoop(1), server)
     assert sum(window.seconds for window in level.windows) == pytest.approx(30, abs=0.5)
     assert figures.answered == sum(len(window.requests) for window in level.windows) == figures.server.requests
     assert server.answered >= figures.answered + 4  # a second of warm-up at four a second
-    assert (figures.sent_bytes, figures.received_bytes) == (1000, 10)
+    assert (figures.sent_bytes, figures.received_bytes) == (9 * 224 * 224 * 3, 6 * 4)
     assert (figures.server.queue_s, figures.server.compute_s) == pytest.approx((0.0, 0.25))
 
 
 def test_slow_server_gets_windows_long_enough_to_tell_a_rate() -> None:
-    level, figures = measured(ClosedLoop(4), Server(2.0), Rules(window_s=0.5, warm_up_s=0.0))
+    level, figures = measured(ClosedLoop(4), make_server(2.0), Rules(window_s=0.5, warm_up_s=0.0))
     assert all(len(window.requests) >= 16 for window in level.windows)
     assert figures.throughput == pytest.approx(0.5, rel=0.01)
 
 
 def test_open_loop_starts_when_due_however_late_the_answers_are() -> None:
-    server = Server(service_s=3.0, instances=100)
+    server = make_server(service_s=3.0, instances=100)
     _, figures = measured(OpenLoop(rate=4.0, in_flight=50), server)
     assert np.diff(server.come_s) == pytest.approx(0.25)
     assert server.most_under_way == 12
@@ -112,7 +119,7 @@ def test_open_loop_starts_when_due_however_late_the_answers_are() -> None:
 
 
 def test_poisson_arrivals_come_at_the_rate_and_are_the_same_each_time() -> None:
-    servers = [Server(0.01, instances=100), Server(0.01, instances=100)]
+    servers = [make_server(0.01, instances=100), make_server(0.01, instances=100)]
     for server in servers:
         measured(OpenLoop(rate=20.0, arrivals="poisson"), server, replace(RULES, window_s=50.0))
     assert servers[0].come_s == servers[1].come_s
@@ -122,10 +129,10 @@ def test_poisson_arrivals_come_at_the_rate_and_are_the_same_each_time() -> None:
 
 
 def test_latency_counts_from_when_a_clip_was_due() -> None:
-    server = Server(0.01)
+    server = make_server(0.01)
 
     async def run() -> Level:
-        measuring = asyncio.create_task(measure(OpenLoop(rate=10.0, in_flight=100), server, RULES, clock=now_s))
+        measuring = asyncio.create_task(measure_on(server, OpenLoop(rate=10.0, in_flight=100)))
         await asyncio.sleep(12.05)
         asyncio.get_running_loop().leaping.now_s += 2.0  # type: ignore[attr-defined]  # a client that hangs
         return await measuring
@@ -139,7 +146,7 @@ def test_latency_counts_from_when_a_clip_was_due() -> None:
 
 
 def test_clips_that_cannot_start_are_counted() -> None:
-    server = Server(1.0)
+    server = make_server(1.0)
     level, figures = measured(OpenLoop(rate=5.0, in_flight=8), server)
     assert server.most_under_way == 8
     assert figures.throughput == pytest.approx(1.0)
@@ -149,7 +156,7 @@ def test_clips_that_cannot_start_are_counted() -> None:
 
 
 def test_errors_are_counted_by_their_reason_and_the_load_goes_on() -> None:
-    server = Server(0.1, refused=range(5, 10_000, 10))
+    server = make_server(0.1, refused=range(5, 10_000, 10))
     level, figures = measured(ClosedLoop(2), server)
     reasons = dict(level.errors)
     assert set(reasons) == {"the queue is full: wait"}
@@ -158,7 +165,7 @@ def test_errors_are_counted_by_their_reason_and_the_load_goes_on() -> None:
 
 
 def test_server_that_answers_nothing_any_more_ends_the_level() -> None:
-    server = Server(0.1, refused=range(150, 100_000))
+    server = make_server(0.1, refused=range(150, 100_000))
     level, figures = measured(ClosedLoop(2), server)
     assert not level.stable and not level.windows[-1].latencies_s
     assert len(server.come_s) < 500  # refused at once, and yet not flooded
@@ -167,11 +174,11 @@ def test_server_that_answers_nothing_any_more_ends_the_level() -> None:
 
 def test_reason_is_the_first_sentence_without_the_request() -> None:
     error = ServerError("signs on host:8001 is too busy (request 00ff): queue size. Try again later, or add servers")
-    assert reason(error) == "signs on host:8001 is too busy: queue size"
+    assert summarize_error(error) == "signs on host:8001 is too busy: queue size"
 
 
 def test_load_that_never_settles_is_not_stable_after_the_last_window() -> None:
-    server = Server(0.1)
+    server = make_server(0.1)
 
     async def run() -> Level:
         async def slower() -> None:
@@ -181,7 +188,7 @@ def test_load_that_never_settles_is_not_stable_after_the_last_window() -> None:
 
         slowing = asyncio.create_task(slower())
         try:
-            return await measure(ClosedLoop(1), server, replace(RULES, max_windows=5), clock=now_s)
+            return await measure_on(server, ClosedLoop(1), replace(RULES, max_windows=5))
         finally:
             slowing.cancel()
 
@@ -205,7 +212,7 @@ def test_load_that_never_settles_is_not_stable_after_the_last_window() -> None:
 def test_stable_is_three_windows_alike_in_throughput_and_latency(
     windows: list[tuple[float, float]], stable: bool
 ) -> None:
-    assert agree([window(*each) for each in windows], 0.10) is stable
+    assert is_stable([window(*each) for each in windows], 0.10) is stable
 
 
 @pytest.mark.parametrize(
@@ -215,10 +222,12 @@ def test_frames_are_sent_as_the_model_takes_them(datatype: str, shape: tuple[int
     transport = fake(datatype=datatype)
 
     async def run() -> None:
-        async with frames_source(transport, None, 64) as source:
+        async with open_source(transport, None, num_frames=64) as source:
             for _ in range(3):
                 await source.send()
-            assert source.traffic == Traffic(3, 3 * 64 * 224 * 224 * 3 * sent, 3 * 6 * 4)
+            counts = await source.count()
+        assert (counts.answers, counts.sent_bytes) == (3, 3 * 64 * 224 * 224 * 3 * sent)
+        assert counts.received_bytes == 3 * 6 * 4
 
     asyncio.run(run())
     assert [call[1]["FRAMES__0"] for call in transport.calls] == [shape] * 3
@@ -227,13 +236,13 @@ def test_frames_are_sent_as_the_model_takes_them(datatype: str, shape: tuple[int
 @pytest.mark.parametrize("num_frames", [8, 301])
 def test_frames_that_no_client_sends_are_a_sentence(num_frames: int) -> None:
     with pytest.raises(AslTritonError, match="signs takes 9 to 300 frames at once"):
-        measure_all(lambda: frames_source(fake(), None, num_frames), [ClosedLoop(1)], RULES)
+        measure_all(lambda: open_source(fake(), None, num_frames=num_frames), [ClosedLoop(1)], RULES)
 
 
 def test_fake_server_never_sees_more_in_flight_than_the_level() -> None:
     gauge = faking(Gauge)
     rules = Rules(window_s=0.1, warm_up_s=0.0, max_windows=3)
-    found = measure_all(lambda: frames_source(gauge, None, 9), [ClosedLoop(2), ClosedLoop(5)], rules)
+    found = measure_all(lambda: open_source(gauge, None, num_frames=9), [ClosedLoop(2), ClosedLoop(5)], rules)
     assert [level.loop for level in found.levels] == [ClosedLoop(2), ClosedLoop(5)]
     assert isinstance(gauge, Gauge) and gauge.most_at_once == 5
     assert found.stopped is None
@@ -257,9 +266,9 @@ def test_what_was_known_when_the_server_went_away_is_kept() -> None:
     server = faking(Going)
     assert isinstance(server, Going)
     server.tells = 8  # before and after the warm-up, after three windows; of the second level, after one window
-    found = measure_all(lambda: frames_source(server, None, 9), loops, replace(rules, stable=1e-9))
-    assert [len(level.windows) for level in found.levels] == [3, 1]
+    found = measure_all(lambda: open_source(server, None, num_frames=9), loops, replace(rules, stable=1e-9))
+    assert [level.windows for level in found.levels] == [3, 1]
     assert found.stopped == "no server answers"
     server.tells = 2
     with pytest.raises(ServerError, match="no server answers"):
-        measure_all(lambda: frames_source(server, None, 9), loops, rules)
+        measure_all(lambda: open_source(server, None, num_frames=9), loops, rules)

@@ -2,16 +2,15 @@
 
 import asyncio
 import json
+import re
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from asl_triton.bench.page import apart, render, scale
-from asl_triton.bench.report import Latency, Point, knee, rounded, written
+from asl_triton.bench.page import draw_plot, render_page
+from asl_triton.bench.report import Latency, Point, Report, find_knee, format_number
 from asl_triton.models.served import ServedModel, read_model
-from asl_triton.transport.base import Statistics
 from tests.client.loads import levels, report_of, window
 from tests.client.served import fake
 
@@ -45,7 +44,7 @@ def closed_system(load: float, service_s: float, instances: int, think_s: float 
     ],
 )
 def test_knee_is_where_more_load_only_waits_longer(points: list[Point], expected: float | None) -> None:
-    found = knee(points)
+    found = find_knee(points)
     assert (found and found.load) == expected
 
 
@@ -54,7 +53,7 @@ def test_knee_is_where_more_load_only_waits_longer(points: list[Point], expected
     [(0.00123, "0.00123"), (1.38, "1.38"), (99.94, "99.9"), (99.96, "100"), (1234.5, "1,234"), (0.0, "0")],
 )
 def test_figures_are_shown_with_three_digits(value: float, shown: str) -> None:
-    assert rounded(value) == shown
+    assert format_number(value) == shown
 
 
 @pytest.fixture(scope="module")
@@ -65,56 +64,90 @@ def served() -> ServedModel:
 def test_report_names_the_knee_or_that_there_is_none(served: ServedModel) -> None:
     report = report_of(levels(10, 18, 18.5, 19), served)
     assert report.knee == Point(2, 18, pytest.approx(2 / 18))
-    assert report.knee_told is not None and report.knee_told.startswith("the knee is at 2 in flight, 18 clips a second")
-    assert report_of(levels(10, 18, 30), served).knee_told == (
+    assert report.knee_sentence is not None and report.knee_sentence.startswith(
+        "the knee is at 2 in flight, 18 clips a second"
+    )
+    assert report_of(levels(10, 18, 30), served).knee_sentence == (
         "no knee up to 4 in flight: throughput still grows; try more"
     )
-    assert report_of(levels(10), served).knee_told is None
+    assert report_of(levels(10), served).knee_sentence is None
 
 
 def test_report_warns_of_what_spoils_its_figures(served: ServedModel) -> None:
     (level,) = levels(10)
     assert report_of([level], served).warnings == ()
-    busy = replace(level, windows=tuple(replace(each, client_busy=0.95) for each in level.windows))
+    busy = replace(level, windows=(window(10, 0.1, busy_s=9.5),) * 3)
     assert "this process computed more than 90 % of the time" in " ".join(report_of([busy], served).warnings)
     for requests in (150, 50, -3):
-        counted = window(10, 0.1, server=Statistics(requests, 0, 10, 0.0, 0.0))
-        others = replace(level, windows=(counted,) * 3)
+        others = replace(level, windows=(window(10, 0.1, requests=requests, executions=10),) * 3)
         assert "somebody else asks too" in " ".join(report_of([others], served).warnings)
 
 
-def test_report_is_written_as_json_and_as_one_page(served: ServedModel, tmp_path: Path) -> None:
+def made_report(model: ServedModel) -> Report:
+    """A report with all that there can be: both loops, a failure, clips that were not started, and an early end."""
+    closed, opened = levels(10, 18, 18.5), levels(5, 9, rates=True)
+    closed[2] = replace(closed[2], errors={"the queue is full": 3})
+    late = tuple(replace(window, not_started=2) for window in opened[1].windows)
+    opened[1] = replace(opened[1], windows=late, stable=False)
+    return report_of([*closed, *opened], model, stopped="no server answers")
+
+
+def test_json_is_what_earlier_versions_wrote(served: ServedModel) -> None:
+    found = json.loads(json.dumps(made_report(served).as_json()))
+    before = json.loads((Path(__file__).parent / "bench_before.json").read_text())
+    assert len(found.pop("warnings")) == len(before.pop("warnings")) == 2
+    for level, level_before in zip(found["levels"], before["levels"], strict=True):
+        assert level.pop("latency_s") == pytest.approx(level_before.pop("latency_s"))
+        assert level.pop("client_busy") == pytest.approx(level_before.pop("client_busy"))
+    assert found == before
+
+
+def test_page_needs_nothing_else_and_escapes_what_comes_from_outside(served: ServedModel) -> None:
     model = replace(served, name="<b>signs</b>")
-    report = report_of([*levels(10, 18, 18.5), *levels(5, 9, rates=True)], model, stopped="the <i>server</i> went away")
-    files = written(report, render(report), tmp_path)
-    assert [file.name for file in files] == ["bench.json", "bench.html"]
-    found = json.loads(files[0].read_text())
-    assert [(level["loop"], level.get("rate", level["in_flight"])) for level in found["levels"]] == [
-        ("closed", 1),
-        ("closed", 2),
-        ("closed", 4),
-        ("open", 5),
-        ("open", 9),
-    ]
-    assert found["knee"] == {"load": 2, "throughput": 18.0, "p95_s": pytest.approx(2 / 18)}
-    page = files[1].read_text()
-    assert page.count("<svg") == 4 and "nan" not in page.lower() and "http" not in page
+    page = render_page(replace(made_report(model), stopped="the <i>server</i> went away"))
+    assert page.count("<svg") == 4 and "nan" not in page.lower() and "http" not in page and "<script" not in page
     assert "<b>" not in page and "<i>" not in page and "the &lt;i&gt;server&lt;/i&gt; went away" in page
 
 
-def test_one_load_has_a_page_without_plots(served: ServedModel) -> None:
-    assert "<svg" not in render(report_of(levels(10), served))
+def test_plots_show_throughput_and_percentiles_over_load(served: ServedModel) -> None:
+    plots = re.findall(r"<svg.*?</svg>", render_page(made_report(served)), re.DOTALL)
+    assert [plot_texts(plot, "title plot_title") + plot_texts(plot, "title") for plot in plots] == [
+        ["Throughput", "clips in flight", "clips answered per second"],
+        ["Latency", "clips in flight", "milliseconds"],
+        ["Throughput", "clips due per second", "clips answered per second"],
+        ["Latency", "clips due per second", "milliseconds"],
+    ]
+    assert "p95: 111 milliseconds with 2 clips in flight" in plots[1]
+    assert re.findall(r"<title>(p\d+|answered|due): ", plots[1]) == [
+        p for p in ("p50", "p90", "p95", "p99") for _ in "124"
+    ]
+    assert re.findall(r"<title>(p\d+|answered|due): ", plots[2]) == ["answered", "answered", "due", "due"]
+
+
+def plot_texts(plot: str, kind: str) -> list[str]:
+    """The texts of one class in an SVG."""
+    return re.findall(rf'<text[^>]*class="{kind}"[^>]*>([^<]*)</text>', plot)
 
 
 @pytest.mark.parametrize(
-    ("greatest", "step", "highest"), [(1.83, 0.5, 2.0), (18.5, 5, 20), (6252, 2000, 8000), (0.004, 0.001, 0.004)]
+    ("loads", "knee", "shown"),
+    [
+        ([1, 2, 4, 8], None, ["1", "2", "4", "8"]),
+        ([1, 2, 4, 8], 4, ["1", "2", "4", "8"]),
+        (list(range(1, 26)), 3, ["1", "3", "5", "7", "9", "11", "13", "15", "17", "19", "21", "23", "25"]),
+        (
+            [1000.25, 2000.5, 3000.75, 4000, 5000.25, 6000.5, 7000.75],
+            None,
+            ["1000.25", "3000.75", "5000.25", "7000.75"],
+        ),
+    ],
 )
-def test_axes_have_round_ticks(greatest: float, step: float, highest: float) -> None:
-    assert scale(greatest) == pytest.approx((step, highest))
+def test_labels_of_loads_leave_each_other_room(loads: list[float], knee: float | None, shown: list[str]) -> None:
+    plot = draw_plot("Throughput", "clips", "in flight", loads, {"answered": [float(load) for load in loads]}, knee)
+    axis = plot[plot.index('class="axis x') : plot.index('class="titles')]
+    assert [text for text in re.findall(r"<text[^>]*>([^<]*)</text>", axis) if text] == shown
+    assert axis.count("major guide") == (knee is not None)
 
 
-def test_names_of_lines_do_not_stand_on_each_other() -> None:
-    heights = apart([100, 98, 97, 20])
-    assert heights[0] == 100 and heights[3] == 20
-    assert [below - above for below, above in pairwise(heights[:3])] == [16, 16]
-    assert apart([9, 9, 9]) == [32, 16, 0]  # and none leaves the plot
+def test_one_load_has_a_page_without_plots(served: ServedModel) -> None:
+    assert "<svg" not in render_page(report_of(levels(10), served))
