@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from asl_triton.processes import has_ended, read_start_ticks
 from asl_triton.transport.base import Array
 
 FOLDER = Path("/dev/shm")
@@ -95,9 +96,7 @@ def round_up(size: int) -> int:
 def make_name() -> str:
     """A name that no other region has, and that says whose it is: PID namespace, PID, and when that process started."""
     pid = os.getpid()
-    state = read_process_state(pid)
-    started = state[1] if state else 0
-    return f"{PREFIX}-{pid_namespace()}-{pid}-{started}-{secrets.token_hex(8)}"
+    return f"{PREFIX}-{pid_namespace()}-{pid}-{read_start_ticks(pid)}-{secrets.token_hex(8)}"
 
 
 def is_stale(name: str) -> bool:
@@ -109,7 +108,7 @@ def is_stale(name: str) -> bool:
     if found is None:
         return False
     namespace, pid, started = map(int, found.groups())
-    return namespace == pid_namespace() and not is_running(pid, started)
+    return namespace == pid_namespace() and has_ended(pid, started)
 
 
 def unlink_stale_regions() -> None:
@@ -117,30 +116,6 @@ def unlink_stale_regions() -> None:
     for path in FOLDER.glob(f"{PREFIX}-*"):
         if is_stale(path.name):
             path.unlink(missing_ok=True)
-
-
-def is_running(pid: int, started: int) -> bool:
-    """Whether the process of that number is there, and is the one that started then."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's
-    state = read_process_state(pid)
-    if state is None:
-        return True  # /proc may be closed to us
-    return state[0] not in "ZX" and started in (0, state[1])
-
-
-def read_process_state(pid: int) -> tuple[str, int] | None:
-    """A process's state, one letter, and when it started, in clock ticks since boot; see proc(5), `stat`."""
-    try:
-        # pid (name) state ppid ...: the name may hold anything, so count from its closing bracket.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return fields[0], int(fields[19])
 
 
 def pid_namespace() -> int:

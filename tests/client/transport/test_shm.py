@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from asl_triton.errors import ServerError
+from asl_triton.processes import read_start_ticks
 from asl_triton.transport import shm as shared_memory
 from asl_triton.transport import shm_region as regions
 from asl_triton.transport.shm_key import HEADER, key_headers, leave_key
@@ -437,12 +438,12 @@ def test_who_runs_is_not_swept() -> None:
     pid, namespace = os.getpid(), regions.pid_namespace()
     assert not is_stale(make_name())
     assert is_stale(f"{PREFIX}-{namespace}-{pid}-1-ab")  # another one of that number
-    assert not is_stale(f"{PREFIX}-{namespace}-1-{regions.read_process_state(1)[1]}-ab")  # type: ignore[index]
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+    assert not is_stale(f"{PREFIX}-{namespace}-1-{read_start_ticks(1)}-ab")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as ended:
+        started = read_start_ticks(ended.pid)
+        ended.kill()
         os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # and nobody has collected it
-        state = regions.read_process_state(ended.pid)
-        assert state is not None and state[0] == "Z"
-        assert is_stale(f"{PREFIX}-{namespace}-{ended.pid}-{state[1]}-ab")
+        assert is_stale(f"{PREFIX}-{namespace}-{ended.pid}-{started}-ab")
 
 
 def test_key_goes_to_the_server_of_this_user_on_that_port(triton: SharingTriton, tmp_path: Path) -> None:
