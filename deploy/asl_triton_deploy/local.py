@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from asl_triton.errors import AslTritonError, ServerError
-from asl_triton.transport.shm_key import leave_key, new_key
+from asl_triton.transport.shm_region import leave_key, new_key
 from asl_triton_deploy.model_layout import choose_models, link_models
 from asl_triton_deploy.ports import claim_ports, format_reachable_address, ipv4_address
 from asl_triton_deploy.readiness import explain, is_ready, last_error, model_states, server_name, tail

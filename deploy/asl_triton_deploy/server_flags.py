@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from asl_triton.transport.shm_key import NAME, new_key
+from asl_triton.transport.shm_region import KEY_NAME, new_key
 from asl_triton_deploy.supervisor import EXIT_TIMEOUT_S
 
 # Frames go to the Python stub through shared memory: a 64-frame clip is 9.6 MB, and a region grows when it must.
@@ -23,7 +23,7 @@ def build_server_flags(
     """
     n_cores = len(os.sched_getaffinity(0))
     # Nobody gets to know this key, so that what needs it is closed.
-    closed = f"{NAME}={new_key()}"
+    closed = f"{KEY_NAME}={new_key()}"
     return [
         f"--id={name}",
         f"--model-repository={repository}",
@@ -37,7 +37,7 @@ def build_server_flags(
         f"--http-thread-count={min(8, 2 * n_cores)}",
         f"--grpc-address={address}",
         f"--grpc-port={ports['gRPC']}",
-        f"--grpc-restricted-protocol=shared-memory:{NAME}={memory_key or new_key()}",
+        f"--grpc-restricted-protocol=shared-memory:{KEY_NAME}={memory_key or new_key()}",
         f"--grpc-restricted-protocol={CLOSED_APIS}:{closed}",
         f"--http-address={address}",
         f"--http-port={ports['HTTP']}",

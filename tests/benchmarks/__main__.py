@@ -29,8 +29,9 @@ from rich.table import Table
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.transport.base import Statistics
+from asl_triton.transport.factory import make_transport
 from asl_triton.transport.shm import Sharing
-from asl_triton.transport.triton_grpc import BULK_PRIORITY, GrpcTransport
+from asl_triton.transport.triton_grpc import BULK_PRIORITY
 from asl_triton.video.discovery import Clip
 from asl_triton.video.reader import open_video
 from asl_triton_demo.signer import render
@@ -149,7 +150,7 @@ def bare_forwards(net: I3D, precision: str, rounds: int) -> list[Row]:
 
 async def served(address: str, clips: list[Path], at_once: int, what: str, sharing: Sharing = "grpc") -> Row:
     """The whole path: decode, crop, gRPC or shared memory, Triton, rank; each clip twice."""
-    transport = GrpcTransport(address, shared_memory=sharing)
+    transport = make_transport(address, shared_memory=sharing)
     waiting = iter([Clip(path, path.name) for path in clips] * 2)
     latencies: list[float] = []
 

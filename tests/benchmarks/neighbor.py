@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton.transport.factory import make_transport
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.triton_binary import SPINNING
 from asl_triton_export.exporter import fastest_precision
@@ -63,7 +63,7 @@ def neighbor() -> Iterator[None]:
 
 async def clips_a_second(triton: LocalTriton, seconds: float) -> float:
     """How many clips of 64 frames it answers, one after another."""
-    transport = GrpcTransport(triton.address)
+    transport = make_transport(triton.address)
     frames = {"FRAMES__0": np.random.default_rng(0).integers(0, 256, (1, NUM_FRAMES, 224, 224, 3), np.uint8)}
     (model, *_) = [name for name in triton.models if not name.startswith("recognize_sign")]
     try:

@@ -24,7 +24,7 @@ from rich.table import Table
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.upload import Send
-from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton.transport.factory import make_transport
 from asl_triton.video.discovery import find_clips
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
@@ -122,7 +122,7 @@ def export(folder: Path, demo: bool, precision: str) -> None:
 
 def recognizer_of(address: str, send: Send, in_flight: int = 1) -> AsyncRecognizer:
     """One that sends messages, as to a server elsewhere."""
-    transport = GrpcTransport(address, in_flight=in_flight, shared_memory="grpc")
+    transport = make_transport(address, in_flight=in_flight, shared_memory="grpc")
     return AsyncRecognizer(in_flight=in_flight, send=send, transport=transport)
 
 

@@ -33,7 +33,7 @@ from asl_triton.postprocessing.segmentation import Segmenter
 from asl_triton.postprocessing.stitching import Stitcher, with_window
 from asl_triton.presets import PRESETS
 from asl_triton.results import Segment, Step
-from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton.transport.factory import make_transport
 from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import open_video
 from asl_triton.video.windows import WindowTiming, cut_timed_windows, cut_windows_by_shot
@@ -164,7 +164,7 @@ class MostCentral:
 
 async def alternatives(address: str, film: Path) -> dict[str, list[Segment]]:
     """The segments of one film by other ways to cut it and to stitch its steps."""
-    transport = GrpcTransport(address)
+    transport = make_transport(address)
     served = await read_model(transport)
     preset = with_window(served.preset)
     ways: dict[str, tuple[Callable[..., object], type]] = {

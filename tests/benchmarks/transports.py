@@ -25,8 +25,9 @@ from rich.table import Table
 
 from asl_triton.models.served import FRAMES
 from asl_triton.presets import INPUT_SIZE, PRESETS
+from asl_triton.transport.base import Transport
+from asl_triton.transport.factory import make_transport
 from asl_triton.transport.shm import Sharing
-from asl_triton.transport.triton_grpc import GrpcTransport
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
 from asl_triton_export.exporter import export_model, fastest_precision
@@ -114,7 +115,7 @@ async def measure(triton: LocalTriton, requests: int, turns: int) -> list[Row]:
     """All rows; who goes first in a turn changes from turn to turn."""
     rows = []
     async with AsyncExitStack() as stack:
-        transports = {way: GrpcTransport(triton.address, shared_memory=way) for way in WAYS}
+        transports = {way: make_transport(triton.address, shared_memory=way) for way in WAYS}
         for transport in transports.values():
             stack.push_async_callback(transport.close)
         for model in OUTPUTS:
@@ -129,7 +130,7 @@ async def measure(triton: LocalTriton, requests: int, turns: int) -> list[Row]:
     return rows
 
 
-async def ask(transport: GrpcTransport, triton: LocalTriton, measured: Measured, requests: int) -> None:
+async def ask(transport: Transport, triton: LocalTriton, measured: Measured, requests: int) -> None:
     """So many clips; adds to what is measured."""
     draw = np.random.default_rng(0)
     clips = [draw.integers(0, 256, (1, NUM_FRAMES, INPUT_SIZE, INPUT_SIZE, 3), np.uint8) for _ in range(4)]

@@ -21,7 +21,7 @@ from asl_triton.live.state import LiveEvent
 from asl_triton.live.watch import Happening, Watch, WatchSummary
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.async_client import AsyncRecognizer
-from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton.transport.factory import make_transport
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
@@ -51,7 +51,7 @@ async def watch(film: Path, address: str, rules: LiveRules) -> tuple[list[Told],
                 told.append(Told(happening, time.monotonic() - began_s))
 
         watching = Watch(capture, rules, on_happening=on_happening)
-        transport = GrpcTransport(address, in_flight=1, resend=False)
+        transport = make_transport(address, in_flight=1, resend=False)
         async with AsyncRecognizer(transport=transport) as recognizer:
             await recognizer.model()
             began_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""Asking one question over a `GrpcTransport` of its own."""
+"""Asking one question over a transport of its own."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,20 +6,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from asl_triton.transport.factory import make_transport
 from asl_triton.transport.security import Security
-from asl_triton.transport.triton_grpc import GrpcTransport
 
 T = TypeVar("T")
 FRAMES = {"FRAMES__0": np.zeros((1, 9, 224, 224, 3), np.uint8)}
 
 
-def asked(
-    address: str, ask: Callable[[GrpcTransport], Awaitable[T]], security: Security | None = None, **options: Any
-) -> T:
+def asked(address: str, ask: Callable[[Any], Awaitable[T]], security: Security | None = None, **options: Any) -> T:
     """What a transport answers, and it is closed."""
 
     async def go() -> T:
-        transport = GrpcTransport(address, security=security, **options)
+        transport = make_transport(address, security=security, **options)
         try:
             return await ask(transport)
         finally:

@@ -12,7 +12,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from asl_triton.errors import AslTritonError, ServerError
-from asl_triton.transport.shm_key import HEADER, key_headers
+from asl_triton.transport.shm_region import KEY_HEADER, key_headers
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.ports import claim_ports
 
@@ -81,7 +81,7 @@ def test_clients_of_this_user_find_the_key_to_its_memory(server: LocalTriton) ->
     with tritonclient.grpc.InferenceServerClient(server.address) as client:
         assert not client.get_system_shared_memory_status(headers=key_headers(server.address)).regions
         with pytest.raises(InferenceServerException, match="restricted"):
-            client.get_system_shared_memory_status(headers={HEADER: "guessed"})
+            client.get_system_shared_memory_status(headers={KEY_HEADER: "guessed"})
 
 
 def test_two_servers_run_at_once(server: LocalTriton, repository: Path) -> None:

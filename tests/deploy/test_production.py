@@ -25,8 +25,9 @@ from asl_triton.errors import BusyError, ServerError
 from asl_triton.models.served import list_models
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.transport.base import Transport
+from asl_triton.transport.factory import make_transport
 from asl_triton.transport.security import Security
-from asl_triton.transport.triton_grpc import GrpcTransport
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
 from tests.certificates import Certificates, make_certificates
@@ -127,11 +128,9 @@ def tls_options(certificates: Certificates) -> list[object]:
     return ["--tls-ca", files.tls_ca, "--tls-cert", files.tls_cert, "--tls-key", files.tls_key]
 
 
-def asked(
-    triton: ProductionTriton, security: Security, ask: Callable[[GrpcTransport], Awaitable[T]], **options: Any
-) -> T:
+def asked(triton: ProductionTriton, security: Security, ask: Callable[[Transport], Awaitable[T]], **options: Any) -> T:
     async def go() -> T:
-        transport = GrpcTransport(triton.address, security=security, timeout_s=20, **options)
+        transport = make_transport(triton.address, security=security, timeout_s=20, **options)
         try:
             return await ask(transport)
         finally:
@@ -140,7 +139,7 @@ def asked(
     return asyncio.run(go())
 
 
-def infer(transport: GrpcTransport) -> Awaitable[Any]:
+def infer(transport: Transport) -> Awaitable[Any]:
     return transport.infer("signs", FRAMES, ["LOGITS__0"])
 
 
@@ -186,7 +185,7 @@ def test_caller_without_our_authority_is_told_so(triton: ProductionTriton, secur
 def test_contract_is_not_read_without_the_key(
     triton: ProductionTriton, certificates: Certificates, key: str | None, says: str
 ) -> None:
-    asks: list[Callable[[GrpcTransport], Awaitable[Any]]] = [
+    asks: list[Callable[[Transport], Awaitable[Any]]] = [
         lambda transport: transport.model_names(),
         lambda transport: transport.describe("signs"),
         lambda transport: transport.statistics("signs"),
@@ -288,7 +287,7 @@ def test_only_the_endpoints_that_are_used_listen(triton: ProductionTriton) -> No
 def test_configuration_is_served_as_it_is_written(
     triton: ProductionTriton, models: Path, certificates: Certificates
 ) -> None:
-    async def read(transport: GrpcTransport) -> Any:
+    async def read(transport: Transport) -> Any:
         client = await transport._connect()
         return (await client.get_model_config("signs", headers=KEY)).config
 
@@ -335,7 +334,7 @@ def test_full_queue_is_a_sentence(keyed: ProductionTriton) -> None:
     """Two requests wait, of forty at once: most find no room, or wait too long, however often they are sent again."""
     clip = {"FRAMES__0": np.zeros((1, 64, 224, 224, 3), np.uint8)}
 
-    async def flood(transport: GrpcTransport) -> list[Any]:
+    async def flood(transport: Transport) -> list[Any]:
         requests = [transport.infer("narrow", clip, ["LOGITS__0"]) for _ in range(40)]
         return await asyncio.gather(*requests, return_exceptions=True)
 

@@ -14,7 +14,8 @@ import pytest
 from asl_triton.models.golden import render_golden
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.sync_client import Recognizer
-from asl_triton.transport.triton_grpc import BULK_PRIORITY, GrpcTransport
+from asl_triton.transport.factory import make_transport
+from asl_triton.transport.triton_grpc import BULK_PRIORITY
 from asl_triton.video.preprocessing import normalize
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.ports import claim_ports
@@ -57,7 +58,7 @@ def test_requests_of_equal_length_join_in_one_execution(small_triton: LocalTrito
     frames = render_golden(16)[None]
 
     async def ask_at_once() -> tuple[int, int]:
-        transport = GrpcTransport(small_triton.address)
+        transport = make_transport(small_triton.address)
         before = await transport.statistics("small")
         asked = [transport.infer("small", {"FRAMES__0": frames}, ["LOGITS__0"], BULK_PRIORITY) for _ in range(24)]
         answers = await asyncio.gather(*asked)
@@ -73,7 +74,7 @@ def test_requests_of_equal_length_join_in_one_execution(small_triton: LocalTrito
 
 def test_requests_of_unequal_lengths_are_answered_each_for_itself(crowd_triton: LocalTriton) -> None:
     async def ask_at_once() -> None:
-        transport = GrpcTransport(crowd_triton.address)
+        transport = make_transport(crowd_triton.address)
         lengths = [9, 16, 24, 9, 40, 16]
         frames = [render_golden(length) for length in lengths]
         ours = [transport.infer("first", {"FRAMES__0": f[None]}, ["STEP_LOGITS__1", "FEATURES__2"]) for f in frames]

@@ -17,7 +17,7 @@ from asl_triton.models.served import FEATURES, FRAMES, LOGITS, STEP_LOGITS
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.event_loop import run
 from asl_triton.transport.base import Array
-from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton.transport.factory import make_transport
 from asl_triton_demo.signer import render, write_video
 from asl_triton_demo.signs import SIGNS
 from asl_triton_deploy.local import LocalTriton
@@ -99,7 +99,7 @@ def test_doctor_finds_the_golden_answer(triton: LocalTriton, quantized: Quantize
 
 def ask(triton: LocalTriton, frames: Array) -> dict[str, Array]:
     """The answers of `small`, which is served in float32."""
-    transport = GrpcTransport(triton.address)
+    transport = make_transport(triton.address)
 
     async def asked() -> dict[str, Array]:
         try:

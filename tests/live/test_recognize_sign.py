@@ -12,7 +12,7 @@ import tritonclient.http
 
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.transport.base import Statistics
-from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton.transport.factory import make_transport
 from asl_triton_demo.signer import render_demo
 from asl_triton_deploy.local import LocalTriton
 from tests.client.videos import PDF, audio_only, clip, cut, faststart, ffmpeg, huge, still, with_audio
@@ -91,7 +91,7 @@ def test_it_answers_over_http_too(strict_triton: LocalTriton, good: bytes) -> No
 def test_requests_at_once_join_in_the_models_batches(preset_triton: LocalTriton, signed: list[Path]) -> None:
     def counters() -> Statistics:
         async def read() -> Statistics:
-            transport = GrpcTransport(preset_triton.address)
+            transport = make_transport(preset_triton.address)
             try:
                 return await transport.statistics("wlasl")
             finally:

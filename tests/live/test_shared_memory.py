@@ -19,11 +19,10 @@ import tritonclient.grpc
 from asl_triton.errors import ServerError
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.transport import shm as shared_memory
-from asl_triton.transport.base import Array
+from asl_triton.transport.base import Array, Transport
+from asl_triton.transport.factory import make_transport
 from asl_triton.transport.shm import Sharing
-from asl_triton.transport.shm_key import key_headers
-from asl_triton.transport.shm_region import FOLDER, GRAIN, PREFIX
-from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton.transport.shm_region import FOLDER, GRAIN, PREFIX, key_headers
 from asl_triton_deploy.local import LocalTriton
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
@@ -33,10 +32,10 @@ OUTPUTS = ("LOGITS__0", "STEP_LOGITS__1", "FEATURES__2")
 CLIENT = """
 import asyncio, sys
 import numpy as np
-from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton.transport.factory import make_transport
 
 async def ask_for_ever():
-    transport = GrpcTransport(sys.argv[1], shared_memory="shm")
+    transport = make_transport(sys.argv[1], shared_memory="shm")
     frames = {"FRAMES__0": np.zeros((1, 64, 224, 224, 3), np.uint8)}
     while True:
         await asyncio.gather(*(transport.infer("small", frames, ["LOGITS__0"]) for _ in range(3)))
@@ -51,18 +50,18 @@ def frames_of(seed: int, num_frames: int = 9) -> Array:
     return np.random.default_rng(seed).integers(0, 256, (1, num_frames, 224, 224, 3), np.uint8)
 
 
-async def answer(transport: GrpcTransport, frames: Array, model: str = "small") -> bytes:
+async def answer(transport: Transport, frames: Array, model: str = "small") -> bytes:
     """All that a model says of frames, byte for byte."""
     answers = await transport.infer(model, {"FRAMES__0": frames}, OUTPUTS)
     return b"".join(answers[name].tobytes() for name in OUTPUTS)
 
 
-async def one_by_one(transport: GrpcTransport, inputs: list[Array], model: str) -> list[bytes]:
+async def one_by_one(transport: Transport, inputs: list[Array], model: str) -> list[bytes]:
     """What it says of several."""
     return [await answer(transport, frames, model) for frames in inputs]
 
 
-async def at_once(transport: GrpcTransport, inputs: list[Array]) -> list[bytes]:
+async def at_once(transport: Transport, inputs: list[Array]) -> list[bytes]:
     """The same, asked at the same time."""
     return list(await asyncio.gather(*(answer(transport, frames) for frames in inputs)))
 
@@ -79,11 +78,11 @@ def status_of(address: str) -> Iterator[Callable[[], dict[str, int]]]:
         yield ask
 
 
-def asked(address: str, ask: Callable[[GrpcTransport], Coroutine[Any, Any, T]], sharing: Sharing = "shm") -> T:
+def asked(address: str, ask: Callable[[Transport], Coroutine[Any, Any, T]], sharing: Sharing = "shm") -> T:
     """Ask over a transport of one's own."""
 
     async def go() -> T:
-        transport = GrpcTransport(address, shared_memory=sharing)
+        transport = make_transport(address, shared_memory=sharing)
         try:
             return await ask(transport)
         finally:
@@ -100,7 +99,7 @@ async def until(is_so: Callable[[], bool]) -> None:
         await asyncio.sleep(0.05)
 
 
-async def until_there(transport: GrpcTransport) -> None:
+async def until_there(transport: Transport) -> None:
     """Wait until gRPC has found a server again: it looks now and then."""
     while True:
         with suppress(ServerError):
@@ -129,7 +128,7 @@ def test_one_registration_carries_all_requests_and_grows(small_triton: LocalTrit
     with status_of(small_triton.address) as status:
         before = status()
 
-        async def ask(transport: GrpcTransport) -> None:
+        async def ask(transport: Transport) -> None:
             await answer(transport, frames_of(0))
             (only,) = registered = set(status()) - set(before)
             for seed in range(50):
@@ -162,13 +161,13 @@ def test_region_of_a_request_that_is_too_late_is_given_up(small_triton: LocalTri
     with status_of(small_triton.address) as status:
         before = status()
 
-        async def ask(transport: GrpcTransport) -> None:
+        async def ask(transport: Any) -> None:
             wanted = await answer(transport, frames_of(1))
             first = set(status()) - set(before)
-            transport.timeout_s = 0.05
+            transport.transport.timeout_s = 0.05
             with pytest.raises(ServerError, match=r"gave no answer within 0.05 s"):
                 await answer(transport, frames_of(2, 100))
-            transport.timeout_s = 60.0
+            transport.transport.timeout_s = 60.0
             late = set(status()) - set(before) - first
             assert len(late) == 1
             for seed in range(3):
@@ -194,7 +193,7 @@ def test_client_that_was_killed_is_swept_by_the_next(small_triton: LocalTriton) 
         assert left <= set(status())
         assert named() == []
 
-        async def ask(transport: GrpcTransport) -> None:
+        async def ask(transport: Transport) -> None:
             await answer(transport, frames_of(0))
             await until(lambda: not left & set(status()))
 
@@ -206,7 +205,7 @@ def test_server_that_was_killed_and_started_again_goes_on(small_repository: Path
     async def go() -> None:
         first = LocalTriton(small_repository).start()
         port = first.address.rpartition(":")[2]
-        transport = GrpcTransport(first.address, shared_memory="shm")
+        transport = make_transport(first.address, shared_memory="shm")
         inputs = [frames_of(n) for n in range(3)]
         try:
             wanted = await one_by_one(transport, inputs, "small")

@@ -32,7 +32,7 @@ def test_wrong_options_are_a_sentence(capsys: Capture, tmp_path: Path) -> None:
         (["--host", "no.such.host.invalid"], "not an address of this machine"),
         (["--auth", "secret"], "is not user:password"),
         (["--auth-file", tmp_path / "nowhere"], "cannot read"),
-        (["--server", "http://host:8001"], "is no server's address"),
+        (["--server", "http://host:8001"], "is not a server address"),
         (["--local", "--repository", tmp_path / "nowhere"], "nowhere"),
     ):
         done = asl_triton(capsys, "ui", "--port", 0, *options)

@@ -9,9 +9,10 @@ from asl_triton.cli.optional_imports import require_extra
 from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, DecodeIn
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.upload import Send
+from asl_triton.transport.base import Transport
+from asl_triton.transport.factory import make_transport
 from asl_triton.transport.security import Security
 from asl_triton.transport.shm import Sharing
-from asl_triton.transport.triton_grpc import GrpcTransport
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Connection:
     """Which server, and how to speak to it; `local` starts one on `repository` instead.
 
     `send` is as in `AsyncRecognizer`; a local server has `recognize_sign` where that may be asked. `shared_memory` is
-    as in `GrpcTransport`.
+    as in `make_transport`.
     """
 
     server: str
@@ -41,9 +42,9 @@ class Connection:
         with LocalTriton(self.repository, recognize_sign=self.send != "frames") as triton:
             yield triton.address
 
-    def transport(self, address: str, in_flight: int, resend: bool = True) -> GrpcTransport:
+    def transport(self, address: str, in_flight: int, resend: bool = True) -> Transport:
         """A connection to that address."""
-        return GrpcTransport(
+        return make_transport(
             address,
             security=self.security,
             timeout_s=self.timeout_s,

@@ -26,8 +26,9 @@ from asl_triton.recognizer.upload import Send, VideoUploader
 from asl_triton.results import Curve, Recognition, Segment, Step, Timeline
 from asl_triton.transport.base import Transport
 from asl_triton.transport.endpoints import DEFAULT_SERVER
+from asl_triton.transport.factory import make_transport
 from asl_triton.transport.security import Security
-from asl_triton.transport.triton_grpc import DEFAULT_IN_FLIGHT, DEFAULT_TIMEOUT_S, GrpcTransport
+from asl_triton.transport.triton_grpc import DEFAULT_IN_FLIGHT, DEFAULT_TIMEOUT_S
 from asl_triton.video.reader import LONG_VIDEO_LIMITS, Limits, Source
 
 DEFAULT_CURVES = 5
@@ -64,7 +65,9 @@ class AsyncRecognizer:
         decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
         transport: Transport | None = None,
     ) -> None:
-        self.transport = transport or GrpcTransport(server, security=security, timeout_s=timeout_s, in_flight=in_flight)
+        self.transport = transport or make_transport(
+            server, security=security, timeout_s=timeout_s, in_flight=in_flight
+        )
         self.limits = limits or Limits()
         self.film_limits = limits or LONG_VIDEO_LIMITS  # of a file that becomes a timeline
         self.priority = priority

@@ -1,4 +1,4 @@
-"""Where the servers are: `host:port`, several of them with commas between, or a name that stands for all of them."""
+"""Where the servers are: `host:port`, several of them separated by commas, or one name that resolves to all of them."""
 
 import logging
 import re
@@ -10,7 +10,7 @@ from asl_triton.errors import ServerError
 DEFAULT_SERVER = "localhost:8001"
 ONE = re.compile(r"(?!https?:)[^\s,]+:\d+|unix:[^\s,]+")
 ONE_OF_SEVERAL = re.compile(r"(\[[\da-fA-F:.]+\]|[^\s,:/\[\]]+):(\d+)")
-LITERAL = re.compile(r"[\d.]+|localhost")  # has no other address
+LITERAL = re.compile(r"[\d.]+|localhost")  # one address only
 THIS_MACHINE = re.compile(r"(localhost|127\.[\d.]+|\[::1\]):\d+|unix:.+")
 
 log = logging.getLogger(__name__)
@@ -18,16 +18,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Endpoints:
-    """The servers that `text` names, in any of three ways. gRPC asks several in turn, and leaves out those that are
-    away.
+    """The servers that `text` names, in one of three ways. gRPC asks several in turn and skips those that are away.
 
-    - `host:port`: every address that the host's name has, such as that of a headless Service or of Compose's replicas.
-      gRPC looks it up again when a connection ends. `dns://server/host:port` asks that name server.
-    - `host:port,host:port`: each of these. Their names are looked up once, when the connection is made.
-    - `unix:PATH`: that one.
+    - `host:port`: every address of the host, as of a headless Service or of Compose's replicas. gRPC resolves it again
+      when a connection ends. `dns://server/host:port` asks that name server.
+    - `host:port,host:port`: each of these. Their names are resolved once, when connecting.
+    - `unix:PATH`: a socket.
 
     Raises:
-        ServerError: it is none of them.
+        ServerError: `text` is none of these.
     """
 
     text: str
@@ -36,23 +35,23 @@ class Endpoints:
         parts = self.text.split(",")
         if len(parts) == 1 and not ONE.fullmatch(self.text):
             raise ServerError(
-                f"{self.text!r} is no server's address: name host:port, such as {DEFAULT_SERVER} (--server)"
+                f"{self.text!r} is not a server address: use host:port, such as {DEFAULT_SERVER} (--server)"
             )
         for part in parts if len(parts) > 1 else ():
             if not ONE_OF_SEVERAL.fullmatch(part):
                 raise ServerError(
-                    f"{part!r} is no server's address among several: name each as host:port, with commas between and "
-                    f"no spaces, such as gpu1:8001,gpu2:8001 (--server)"
+                    f"{part!r} is not a server address: separate several by commas without spaces, each as host:port, "
+                    f"such as gpu1:8001,gpu2:8001 (--server)"
                 )
 
     @property
     def are_listed(self) -> bool:
-        """Whether they are several, named one by one."""
+        """Whether several are named one by one."""
         return "," in self.text
 
     @property
     def may_be_several(self) -> bool:
-        """Whether another server may answer what one refuses: a name may stand for many."""
+        """Whether another server may answer what one refuses: a name may resolve to many."""
         if self.are_listed or self.text.startswith("dns:"):
             return True
         named = ONE_OF_SEVERAL.fullmatch(self.text)
@@ -65,14 +64,14 @@ class Endpoints:
 
     @property
     def are_on_this_machine(self) -> bool:
-        """Whether the way to them is one within this machine; it may be a tunnel's or a container's all the same."""
+        """Whether their address is this machine's. What listens there may still be a tunnel or a container."""
         return all(THIS_MACHINE.fullmatch(part) for part in self.text.split(","))
 
     def target(self) -> str:
-        """What gRPC is told to connect to. Looks up the names of a list, which takes as long as that takes.
+        """What gRPC connects to. Resolves the names of a list, which may take seconds.
 
         Raises:
-            ServerError: nobody knows any of the names, or they mix IPv4 with IPv6.
+            ServerError: no name can be resolved, or they mix IPv4 with IPv6.
         """
         if not self.are_listed:
             return self.text
@@ -85,12 +84,12 @@ class Endpoints:
             else:
                 found[known[0]] += known[1]
         if unknown and not any(found.values()):
-            raise ServerError(f"nobody knows an address of {' or '.join(unknown)}: name other servers (--server)")
+            raise ServerError(f"cannot resolve host {' or '.join(unknown)}: check --server")
         for host in unknown:
-            log.warning("nobody knows an address of %s: the other servers are asked without it", host)
+            log.warning("cannot resolve host %s: continuing with the other servers", host)
         if all(found.values()):
             raise ServerError(
-                f"the servers of {self.text} mix IPv4 with IPv6, which gRPC does not: name them all in one (--server)"
+                f"{self.text} mixes IPv4 with IPv6, which gRPC does not support: use one of the two (--server)"
             )
         family, addresses = ("ipv4", found["ipv4"]) if found["ipv4"] else ("ipv6", found["ipv6"])
         return f"{family}:{','.join(dict.fromkeys(addresses))}"
@@ -100,7 +99,7 @@ class Endpoints:
 
 
 def resolve(host: str, port: int) -> tuple[str, list[str]] | None:
-    """Where a host listens: IPv4 where it has that, as gRPC writes it; None where nobody knows it."""
+    """The family and addresses of a host, as gRPC writes them: IPv4 if it has one; None if it cannot be resolved."""
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     except OSError:

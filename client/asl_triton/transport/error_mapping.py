@@ -1,62 +1,115 @@
-"""What gRPC and Triton say when there is no answer, as one sentence; and whether to ask again."""
+"""What gRPC and Triton say when there is no answer: as one of our errors, and whether to send the request again."""
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from tritonclient.utils import InferenceServerException
 
 from asl_triton.errors import AslTritonError, BusyError, ConnectionLostError, ContractError, ServerError, VideoError
 from asl_triton.transport.security import Security
-from asl_triton.transport.tls_probe import has_expired, peer_address, speaks_tls
+from asl_triton.transport.tls_errors import explain_certificate, explain_closed_connection
 
-TOO_LARGE = "larger than max"  # in what gRPC says of a message beyond a limit
-QUEUE_FULL, QUEUED_TOO_LONG = "queue size", "Request timeout expired"  # in what Triton says of a request
-NOT_READY = "Server is not ready"  # in what the transport says for a server that is up, and not yet or no more there
-# What a Triton says that is stopping: it refuses, while others answer.
-LEAVING = ("Server is stopping", "has no available versions", NOT_READY)
+TOO_LARGE = "larger than max"  # gRPC, of a message beyond a limit
+QUEUE_FULL, QUEUED_TOO_LONG = "queue size", "Request timeout expired"  # Triton, of a request
+RESTRICTED = "restricted"  # Triton, of a call without the right key
+NOT_READY = "Server is not ready"  # our transport, of a server that is up but not ready
+# A Triton that is stopping: it refuses, while others answer.
+STOPPING = re.compile(f"Server is stopping|has no available versions|{NOT_READY}")
 
 
 @dataclass(frozen=True)
-class Fault:
-    """One exception of tritonclient's: gRPC's status, what was said, and about which request."""
+class Rule:
+    """Maps a gRPC status, or a pattern found in its message, to an error; with both, both must fit.
 
-    status: str
-    said: str
-    address: str
-    model: str = ""
-    timeout_s: float = 0.0
-    request_id: str = ""
-    security: Security = field(default_factory=Security)
+    `sentence` may name {address}, {model}, {request} (its id, in brackets), {said} (gRPC's words), {short} (their
+    beginning), {timeout_s} and {why} (what `explain` finds).
+    """
 
-    @property
-    def asked(self) -> str:
-        """The request, for a sentence."""
-        return f" (request {self.request_id})" if self.request_id else ""
+    error: type[AslTritonError]
+    sentence: str
+    status: str | None = None
+    pattern: str | re.Pattern[str] = ""
+    explain: Callable[[str, Security], str] = lambda said, security: ""
 
-
-def get_status(exc: BaseException) -> str:
-    """gRPC's status, such as UNAVAILABLE; nothing where there is none."""
-    return (exc.status() or "").removeprefix("StatusCode.") if isinstance(exc, InferenceServerException) else ""
+    def fits(self, status: str, said: str) -> bool:
+        """Whether the rule is for this status and these words."""
+        return self.status in (None, status) and re.search(self.pattern, said) is not None
 
 
-def is_stopping(exc: BaseException) -> bool:
-    """Whether a server refused because it is stopping or starting: another one may answer at once."""
-    return isinstance(exc, InferenceServerException) and any(words in str(exc.message()) for words in LEAVING)
+def explain_refusal(said: str, security: Security) -> str:
+    """What to do about a call that a server wants a key for."""
+    return "it wants an API key (--api-key)" if security.api_key is None else "give the right --api-key"
 
 
-def is_retryable(exc: BaseException) -> bool:
-    """Whether the same request may be answered in a moment: the server was away or stopping, or its queue full."""
-    return (
-        # CANCELLED is what a server says to requests that it had not begun when it stopped.
-        (get_status(exc) in ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED") or is_stopping(exc))
-        and isinstance(exc, InferenceServerException)
-        and not any(words in str(exc.message()) for words in ("restricted", TOO_LARGE))
-    )
+REFUSED = "the server at {address} refused the call{request}: {why} [{said}]"
+BUSY = "{model} on {address} is too busy{request}: {said}. Try again later, or add servers"
+LEAVING = "the server at {address} is stopping{request}: {said}. Try again when it is back, or name others (--server)"
+CONTRACT = "{model} on {address} cannot answer this{request}: {said}"
 
-
-def is_rejected(exc: InferenceServerException) -> bool:
-    """Whether the server itself would not take a request, and so no longer reads it."""
-    refused_it = get_status(exc) in ("INVALID_ARGUMENT", "NOT_FOUND")
-    return refused_it or any(words in str(exc.message()) for words in (QUEUE_FULL, QUEUED_TOO_LONG))
+# The first that fits.
+RULES = (
+    Rule(ServerError, REFUSED, pattern=RESTRICTED, explain=explain_refusal),
+    Rule(ServerError, REFUSED, "UNAUTHENTICATED", explain=explain_refusal),
+    Rule(ServerError, REFUSED, "PERMISSION_DENIED", explain=explain_refusal),
+    Rule(
+        ServerError,
+        "the server at {address}, or a proxy before it, takes no requests as large as {model}'s{request}: {said}. "
+        "Raise its limit on the size of gRPC messages",
+        pattern=TOO_LARGE,
+    ),
+    Rule(
+        BusyError,
+        "{model} on {address} is too busy{request}: the request waited for longer than its queue allows. Try again "
+        "later, or add servers",
+        pattern=QUEUED_TOO_LONG,
+    ),
+    Rule(BusyError, BUSY, "UNAVAILABLE", QUEUE_FULL),
+    Rule(BusyError, BUSY, "RESOURCE_EXHAUSTED"),
+    Rule(
+        ServerError,
+        "the server at {address} is still starting, or a model failed to load{request}: see its log",
+        pattern=NOT_READY,
+    ),
+    Rule(BusyError, LEAVING, "CANCELLED"),  # what a stopping server says to requests that it had not begun
+    Rule(BusyError, LEAVING, pattern=STOPPING),
+    Rule(
+        ServerError,
+        "{address} gave no answer within {timeout_s:g} s{request}: it is overloaded or stuck. Raise --timeout, or see "
+        "its log",
+        "DEADLINE_EXCEEDED",
+    ),
+    # `recognize_sign` refuses a video; its message begins with the name of its input.
+    Rule(VideoError, "{said}", "INVALID_ARGUMENT", "^VIDEO "),
+    Rule(ContractError, CONTRACT, "NOT_FOUND"),
+    Rule(ContractError, CONTRACT, "INVALID_ARGUMENT"),
+    Rule(ContractError, CONTRACT, pattern="unknown model"),
+    Rule(
+        ServerError,
+        "what answers at {address} is not Triton{request}: name another server (--server host:port). [{said}]",
+        "UNIMPLEMENTED",
+    ),
+    Rule(
+        ServerError,
+        "no TLS with {address}{request}: {why}. [{short}]",
+        pattern="handshak|erification",
+        explain=explain_certificate,
+    ),
+    Rule(
+        ConnectionLostError,
+        "the server at {address} closed the connection{request}: {why}. [{short}]",
+        "UNAVAILABLE",
+        "Socket closed",
+        explain_closed_connection,
+    ),
+    Rule(
+        ConnectionLostError,
+        "no server answers at {address}: start one (asl-triton serve), or name another's gRPC port (--server "
+        "host:8001; 8000 is HTTP's){request}. [{short}]",
+        "UNAVAILABLE",
+    ),
+    Rule(ServerError, "{model} on {address} failed{request}: {said}"),
+)
 
 
 def translate_error(
@@ -67,154 +120,49 @@ def translate_error(
     request_id: str = "",
     security: Security | None = None,
 ) -> AslTritonError:
-    """The sentence for what the server, or the way to it, said. Where a server closed the connection, this looks why:
-    that may take seconds."""
-    said = " ".join(str(exc.message()).split())
-    fault = Fault(get_status(exc), said, address, model, timeout_s, request_id, security or Security())
-    return (
-        _auth_error(fault)
-        or _overload_error(fault)
-        or _deadline_error(fault)
-        or _video_error(fault)
-        or _contract_error(fault)
-        or _connection_error(fault)
-        or _other_error(fault)
+    """The error for what the server at `address`, or the way to it, said about a request.
+
+    Where a server closed the connection, this looks why, which may take seconds.
+    """
+    status, said = get_status(exc), " ".join(str(exc.message()).split())
+    rule = next(rule for rule in RULES if rule.fits(status, said))
+    sentence = rule.sentence.format(
+        address=address,
+        model=model or ("the model" if rule.sentence == CONTRACT else "the server"),
+        request=f" (request {request_id})" if request_id else "",
+        said=said,
+        short=said if len(said) <= 250 else said[:250] + "...",
+        timeout_s=timeout_s,
+        why=rule.explain(said, security or Security()),
     )
+    return rule.error(sentence)
 
 
-def _auth_error(fault: Fault) -> AslTritonError | None:
-    """Where the server wants a key."""
-    if "restricted" not in fault.said and fault.status not in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
-        return None
-    what = "it wants an API key (--api-key)" if fault.security.api_key is None else "give the right --api-key"
-    return ServerError(f"the server at {fault.address} refused the call{fault.asked}: {what} [{fault.said}]")
+def get_status(exc: BaseException) -> str:
+    """gRPC's status, such as UNAVAILABLE; "" where there is none."""
+    return (exc.status() or "").removeprefix("StatusCode.") if isinstance(exc, InferenceServerException) else ""
 
 
-def _overload_error(fault: Fault) -> AslTritonError | None:
-    """Where there is no room for the request."""
-    if TOO_LARGE in fault.said:
-        return ServerError(
-            f"the server at {fault.address}, or a proxy before it, takes no requests as large as "
-            f"{fault.model}'s{fault.asked}: {fault.said}. Raise its limit on the size of gRPC messages"
-        )
-    if QUEUED_TOO_LONG in fault.said:
-        return BusyError(
-            f"{fault.model} on {fault.address} is too busy{fault.asked}: the request waited for longer than its queue "
-            "allows. Try again later, or add servers"
-        )
-    if (fault.status == "UNAVAILABLE" and QUEUE_FULL in fault.said) or fault.status == "RESOURCE_EXHAUSTED":
-        return BusyError(
-            f"{fault.model} on {fault.address} is too busy{fault.asked}: {fault.said}. Try again later, or add servers"
-        )
-    if NOT_READY in fault.said:
-        return ServerError(
-            f"the server at {fault.address} is still starting, or a model failed to load{fault.asked}: see its log"
-        )
-    if fault.status == "CANCELLED" or any(words in fault.said for words in LEAVING):
-        return BusyError(
-            f"the server at {fault.address} is stopping{fault.asked}: {fault.said}. Try again when it is back, or name "
-            "others (--server)"
-        )
-    return None
+def get_message(exc: BaseException) -> str:
+    """What gRPC or Triton said; "" where they did not say it."""
+    return str(exc.message()) if isinstance(exc, InferenceServerException) else ""
 
 
-def _deadline_error(fault: Fault) -> AslTritonError | None:
-    """Where time ran out."""
-    if fault.status != "DEADLINE_EXCEEDED":
-        return None
-    return ServerError(
-        f"{fault.address} gave no answer within {fault.timeout_s:g} s{fault.asked}: it is overloaded or stuck. "
-        "Raise --timeout, or see its log"
-    )
+def is_stopping(exc: BaseException) -> bool:
+    """Whether a server refused because it is stopping or starting: another one may answer at once."""
+    return STOPPING.search(get_message(exc)) is not None
 
 
-def _video_error(fault: Fault) -> AslTritonError | None:
-    """Where a model that takes whole videos refused one: what is said begins with the name of its input."""
-    if fault.status != "INVALID_ARGUMENT" or not fault.said.startswith("VIDEO "):
-        return None
-    return VideoError(fault.said)
+def is_retryable(exc: BaseException) -> bool:
+    """Whether the same request may be answered in a moment: the server was away or stopping, or its queue full."""
+    if re.search(f"{RESTRICTED}|{TOO_LARGE}", get_message(exc)):
+        return False
+    # CANCELLED is what a server says to requests that it had not begun when it stopped.
+    return is_stopping(exc) or get_status(exc) in ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED")
 
 
-def _contract_error(fault: Fault) -> AslTritonError | None:
-    """Where the server cannot answer that question."""
-    if fault.status in ("NOT_FOUND", "INVALID_ARGUMENT") or "unknown model" in fault.said:
-        return ContractError(
-            f"{fault.model or 'the model'} on {fault.address} cannot answer this{fault.asked}: {fault.said}"
-        )
-    if fault.status == "UNIMPLEMENTED":
-        return ServerError(
-            f"what answers at {fault.address} is no Triton{fault.asked}: name another (--server host:port). "
-            f"[{fault.said}]"
-        )
-    return None
-
-
-def _connection_error(fault: Fault) -> AslTritonError | None:
-    """Where no connection came about, or it broke."""
-    if "handshak" in fault.said or "erification" in fault.said:
-        return ServerError(
-            f"no TLS with {fault.address}{fault.asked}: {_explain_certificate(fault.said)}. [{shorten(fault.said)}]"
-        )
-    if fault.status != "UNAVAILABLE":
-        return None
-    if "Socket closed" in fault.said:
-        return ConnectionLostError(
-            f"the server at {fault.address} closed the connection{fault.asked}: {_explain_closed_connection(fault)}. "
-            f"[{shorten(fault.said)}]"
-        )
-    return ConnectionLostError(
-        f"no server answers at {fault.address}: start one (asl-triton serve), or name another's gRPC port "
-        f"(--server host:8001; 8000 is HTTP's){fault.asked}. [{shorten(fault.said)}]"
-    )
-
-
-def _other_error(fault: Fault) -> AslTritonError:
-    """Anything else."""
-    return ServerError(f"{fault.model or 'the server'} on {fault.address} failed{fault.asked}: {fault.said}")
-
-
-def _explain_certificate(said: str) -> str:
-    """What is wrong with the server's certificate, and what to do."""
-    if "has expired" in said:
-        return "its certificate has expired: renew it where the server runs"
-    if "not yet valid" in said:
-        return "its certificate is not valid yet: see whether both clocks are right"
-    if "Hostname" in said:
-        return (
-            "its certificate is for another name: ask it by a name that the certificate bears (--server), or say "
-            "which that is (--tls-server-name)"
-        )
-    if "issuer certificate" in said or "self signed" in said or "self-signed" in said:
-        return "no authority that we trust has signed its certificate: give the one that has (--tls-ca)"
-    if "WRONG_VERSION_NUMBER" in said:
-        return "it speaks none: leave out --tls, --tls-ca and --tls-cert"
-    return (
-        "give the authority that signed its certificate (--tls-ca), name it as the certificate does, or leave TLS out "
-        "where it has none"
-    )
-
-
-def _explain_closed_connection(fault: Fault) -> str:
-    """Why a server may have closed the connection, and what to do."""
-    security, place = fault.security, peer_address(fault.said)
-    stopped = "it stopped, or this is not Triton's gRPC port (8001; 8000 is HTTP's)"
-    if place is None:  # it was open before
-        return "it stopped"
-    if not security.is_tls:
-        wants_tls = (
-            "it speaks TLS: give its authority (--tls-ca), and our certificate where it asks for one (--tls-cert)"
-        )
-        return wants_tls if speaks_tls(place) else stopped
-    if security.tls_cert is None or security.tls_key is None:
-        return "it wants a certificate of ours (--tls-cert with --tls-key), or it stopped"
-    if has_expired(security.tls_cert, security.tls_key):
-        return f"our certificate {security.tls_cert} (--tls-cert) has expired: renew it"
-    return (
-        f"it trusts no authority that signed our certificate {security.tls_cert} (--tls-cert): take one of its own "
-        "authority; or it stopped"
-    )
-
-
-def shorten(said: str) -> str:
-    """What was said, where it may be long."""
-    return said if len(said) <= 250 else said[:250] + "..."
+def is_rejected(exc: BaseException) -> bool:
+    """Whether the server itself would not take a request, and so no longer reads it."""
+    if re.search(f"{QUEUE_FULL}|{QUEUED_TOO_LONG}", get_message(exc)):
+        return True
+    return get_status(exc) in ("INVALID_ARGUMENT", "NOT_FOUND")

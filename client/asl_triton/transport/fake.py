@@ -1,4 +1,4 @@
-"""A server of one's own making, for tests."""
+"""A transport without a server, for tests."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +12,10 @@ from asl_triton.transport.base import Array, ModelDescription, Statistics
 
 @dataclass
 class FakeTransport:
-    """A server of one's own making, for tests: `models` by name, and what each answers to its input.
+    """Serves `models`, by name, without a server.
 
-    `answer(model, inputs)` gives all outputs; an exception it raises is what the caller sees. `calls` records each
-    request's model and the shapes it came with.
+    `answer(model, inputs)` returns all outputs; an exception it raises reaches the caller. `calls` records the model
+    and the input shapes of each request.
     """
 
     models: dict[str, ModelDescription]
@@ -60,7 +60,7 @@ class FakeTransport:
         return ()
 
     async def watch(self) -> None:
-        """Who tests a change counts it."""
+        """Does nothing: a test sets `connection_epoch`."""
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Does nothing."""

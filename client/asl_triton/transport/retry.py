@@ -1,83 +1,70 @@
-"""When a request is sent again. gRPC's own retries stop at 256 KiB, and a clip is larger."""
+"""When a request is sent again."""
 
+import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import tenacity
-
-from asl_triton.transport.error_mapping import is_retryable, is_stopping
+from asl_triton.transport.error_mapping import is_rejected, is_retryable, is_stopping
 
 T = TypeVar("T")
 
 TRIES = 4
-# Of two servers, one that is stopping refuses every second try, for as long as it answers what it has.
+# Of two servers, one that is stopping refuses every second try until it has answered what it had.
 TRIES_OF_SEVERAL = 24
 MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 2.0
-growing = tenacity.wait_random_exponential(multiplier=0.2, min=MIN_PAUSE_S, max=MAX_PAUSE_S)
-short = tenacity.wait_random(0, MIN_PAUSE_S)
+MOST_TOKENS, TOKENS_PER_ANSWER = 100.0, 0.1
 
 
-class RetryThrottle:
-    """How much may be sent again, of all requests together: gRPC's retry throttling (its proposal A6).
+class RetryPolicy:
+    """Sends a request again when the server was away or stopping, or its queue full: four tries in all.
 
-    There are 100 tokens. A try that is lost costs one, an answer gives a tenth of one back, and with half of them gone
-    nothing is sent again: a server that is in trouble is not asked four times as much.
+    The pauses are random and grow. All requests together are throttled as in gRPC (proposal A6): of 100 tokens a lost
+    try costs one, an answer returns a tenth, and with half of them gone nothing is sent again, so that a server in
+    trouble is not asked four times as often. With `several` servers, one that is stopping costs nothing: the next try
+    soon meets another.
+
+    gRPC's own `retryPolicy`, with `grpc.per_rpc_retry_buffer_size` raised, does resend a 10 MB request, but it knows
+    only the status and stops at five tries: it sent a refused API key four times, gave up half of the requests beside
+    a server whose model was unloaded (NOT_FOUND), and lost some beside one that was stopping. It also hides its tries,
+    which shared memory and `connection_epoch` must know about.
+
+    `resent` counts what was sent again; `abandoned` the tries that a server may still be reading, since it neither
+    answered nor refused them.
     """
 
-    MOST, AN_ANSWER = 100.0, 0.1
+    def __init__(self, several: bool = False) -> None:
+        self.several = several
+        self.resent = 0
+        self.abandoned = 0
+        self._tokens = MOST_TOKENS
 
-    def __init__(self) -> None:
-        self._tokens = self.MOST
+    async def run(self, send: Callable[[], Awaitable[T]], *, again: bool = True) -> T:
+        """Return what `send` answers at its first or, with `again`, a later try.
 
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether nothing is sent again for now."""
-        return self._tokens <= self.MOST / 2
-
-    def record_failure(self) -> None:
-        """Count a try that was lost."""
-        self._tokens = max(self._tokens - 1, 0.0)
-
-    def record_success(self) -> None:
-        """Count an answer."""
-        self._tokens = min(self._tokens + self.AN_ANSWER, self.MOST)
-
-
-async def retry(
-    ask: Callable[[], Awaitable[T]], several: bool, budget: RetryThrottle, on_resend: Callable[[], None]
-) -> T:
-    """What `ask` gives, at its first or a later try; what its last try raised otherwise.
-
-    It is tried again, four times in all and within the budget, where a server was away or its queue full. Where there
-    are `several`, one that refuses because it is stopping does not count: the next try may meet another one.
-    """
-    lost = 0
-
-    def is_enough(state: tenacity.RetryCallState) -> bool:
-        nonlocal lost
-        if not (several and is_stopping(get_exception(state))):
-            lost += 1
-            budget.record_failure()
-        return lost >= TRIES or budget.is_exhausted or state.attempt_number >= TRIES_OF_SEVERAL
-
-    def pause_s(state: tenacity.RetryCallState) -> float:
-        return short(state) if several and is_stopping(get_exception(state)) else growing(state)
-
-    retrying = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(is_retryable),
-        wait=pause_s,
-        stop=is_enough,
-        before_sleep=lambda _state: on_resend(),
-        reraise=True,
-    )
-    answer: T = await retrying(ask)
-    budget.record_success()
-    return answer
-
-
-def get_exception(state: tenacity.RetryCallState) -> BaseException:
-    """What the last try raised."""
-    assert state.outcome is not None
-    fault = state.outcome.exception()
-    assert fault is not None
-    return fault
+        Raises:
+            InferenceServerException: the last try failed.
+        """
+        tries = lost = 0
+        while True:
+            tries += 1
+            try:
+                answer = await send()
+            except BaseException as exc:
+                self.abandoned += not is_rejected(exc)
+                if not (again and is_retryable(exc)):
+                    raise
+                is_elsewhere = self.several and is_stopping(exc)
+                if not is_elsewhere:
+                    lost += 1
+                    self._tokens = max(self._tokens - 1, 0.0)
+                if lost >= TRIES or tries >= TRIES_OF_SEVERAL or self._tokens <= MOST_TOKENS / 2:
+                    raise
+            else:
+                self._tokens = min(self._tokens + TOKENS_PER_ANSWER, MOST_TOKENS)
+                return answer
+            self.resent += 1
+            longest_s = min(MIN_PAUSE_S * 2**tries, MAX_PAUSE_S)
+            await asyncio.sleep(
+                random.uniform(0, MIN_PAUSE_S) if is_elsewhere else random.uniform(MIN_PAUSE_S, longest_s)
+            )

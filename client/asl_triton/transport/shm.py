@@ -1,237 +1,267 @@
-"""Memory that a Triton on this machine reads requests from: registered with it once, lent to one request at a time.
+"""Large inputs through memory that a Triton on this machine shares: registered with it once, lent to one request each.
 
-Triton's extension for that: docs/protocol/extension_shared_memory.md of triton-inference-server/server. Whatever cannot
-go this way goes in the message, unless this way was insisted on.
+Triton's extension for that: docs/protocol/extension_shared_memory.md of triton-inference-server/server.
 """
 
 import asyncio
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal
 
 import tenacity
 from tritonclient.utils import InferenceServerException
 
-from asl_triton.errors import ServerError
+from asl_triton.errors import AslTritonError, ServerError
+from asl_triton.transport.base import Array, ModelDescription, SharedArray, TransportDecorator
 from asl_triton.transport.endpoints import Endpoints
-from asl_triton.transport.error_mapping import get_status, is_retryable
-from asl_triton.transport.shm_key import key_headers
-from asl_triton.transport.shm_region import Region, is_stale, unlink_stale_regions
+from asl_triton.transport.error_mapping import get_message, get_status, is_retryable, translate_error
+from asl_triton.transport.shm_region import Region, is_stale, key_headers, size_for, unlink_stale_regions
+from asl_triton.transport.triton_grpc import GrpcTransport
 
 Sharing = Literal["auto", "grpc", "shm"]
 
-PATIENCE_S = 5.0  # for a server that does not say whether it takes a region
-CLOSING_S = 2.0  # for giving all back
-GROWING_S = 0.5  # for giving one back before a larger one is made: there may be room for no more
-# A server that answers and does so often not take a region refuses. It may have been starting before.
-MOST_TURNED_AWAY = 3
-# The first in which letting go of a region waits for the requests that read it (its pull requests 7567 and 7743).
+LEAST_BYTES = 64 * 1024  # of an array; a smaller one is as fast in the message
+MOST_LOSSES = 3  # of one request: a server that was restarted loses its region once
+MAX_REFUSALS = 3  # by a server that answers requests: before that, it may have been starting
+REGISTER_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 2.0  # for giving all regions back
+REPLACE_TIMEOUT_S = 0.5  # for giving one back before a larger one is made: there may be room for no more
+UNREGISTER_TIMEOUT_S = 120.0  # longer than a request waits in the queue
+# The first version in which unregistering waits for the requests that read the region (its pull requests 7567, 7743).
 OLDEST = (2, 51)
-LET_GO_S = 120.0  # longer than a request waits in the queue
 INSTEAD = "or leave out --transport shm"
 
 log = logging.getLogger(__name__)
 
 
-class SharedMemory:
-    """The regions of one connection, each lent to one request at a time.
+class SharedMemoryTransport(TransportDecorator):
+    """Sends large inputs through shared memory, and everything else as `transport` does.
 
-    `sharing` is "grpc" for none; "auto" for those that a server on this machine takes; with "shm" it is an error where
-    it takes none. Its `key_headers` aside, `headers` go with every call.
-
-    A region whose request was given up is not lent again, as the server may still read it: the server is told to let
-    go of it, which it does when it can. What a killed client has left with the server goes when the next one comes.
-
-    Raises:
-        ServerError: "shm", and this machine or address cannot.
+    An input that cannot go this way goes in the message, unless shared memory is `required`. A region whose request was
+    abandoned is unregistered rather than used again, since the server may still read it. The first request unregisters
+    what clients that were killed have left.
     """
 
-    def __init__(self, sharing: Sharing, addresses: Endpoints, headers: Mapping[str, str]) -> None:
-        self._sharing, self._addresses, self._headers = sharing, addresses, headers
-        self._refusal = unavailable_reason(sharing, addresses)
+    transport: GrpcTransport
+
+    def __init__(self, transport: GrpcTransport, *, required: bool = False) -> None:
+        super().__init__(transport)
+        self._required = required
+        self._slots = asyncio.Semaphore(transport.in_flight)  # so that there are no more regions than requests
         self._free: list[Region] = []
-        self._begun = self._open = False
-        self._unclear = ""  # why a region was not taken, where that may pass
-        self._turned_away = 0
-        self._one_by_one = asyncio.Lock()
-        self._leaving: dict[str, asyncio.Task[None]] = {}
-        if sharing == "shm" and self._refusal:
-            raise ServerError(self._refusal)
+        self._registering = asyncio.Lock()
+        self._is_checked = self._is_open = False
+        self._is_disabled = False
+        self._last_refusal = ""  # of a region, for a reason that may pass
+        self._refusals = 0
+        self._unregistering: dict[str, asyncio.Task[None]] = {}
 
-    async def ensure_available(self, client: Any) -> None:
-        """Register a region now, if there must be one.
-
-        Raises:
-            ServerError: the server takes none. InferenceServerException: it is away.
-        """
-        if self._sharing == "shm" and not self._free:
-            region = await self.acquire(client, 1)
-            assert region is not None
+    async def describe(self, model: str) -> ModelDescription:
+        """What the server says about a model. Where regions are required, a server that takes none is an error here."""
+        description = await self.transport.describe(model)
+        if self._required and not self._free and (region := await self._acquire(1)):
             self._free.append(region)
+        return description
 
-    async def acquire(self, client: Any, size: int, fresh: bool = False) -> Region | None:
-        """A region of that many bytes or more which the server has; None where requests go without.
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        priority: int = 0,
+        parameters: Mapping[str, str] | None = None,
+    ) -> dict[str, Array]:
+        large = {name: array for name, array in inputs.items() if is_worth_sharing(array)}
+        if not large or self._is_disabled:
+            return await self.transport.infer(model, inputs, outputs, priority, parameters)
+        async with self._slots:
+            for losses in range(MOST_LOSSES):
+                region = await self._acquire(size_for(large), fresh=losses > 0)
+                if region is None:
+                    break
+                abandoned, is_lost = self.transport.retries.abandoned, False
+                try:
+                    shared: dict[str, Array | SharedArray] = {**inputs, **region.write(large)}
+                    return await self.transport.infer(model, shared, outputs, priority, parameters)
+                except AslTritonError as exc:
+                    is_lost = region.name in str(exc)  # the server was restarted
+                    if not is_lost:
+                        raise
+                finally:
+                    self._release(region, is_lost=is_lost, may_be_read=self.transport.retries.abandoned != abandoned)
+            else:
+                self._disable("it forgets them")
+            answer = await self.transport.infer(model, inputs, outputs, priority, parameters)
+            self._count_answer_without_region()
+            return answer
 
-        A `fresh` one is registered for this request: the server may have lost all others with the one before.
-
-        Raises:
-            ServerError: there must be one. InferenceServerException: likewise, and the server is away.
-        """
-        if self._refusal:
-            return None
-        region = None if fresh else self._fitting(size)
-        if region is not None:
-            return region
-        async with self._one_by_one:  # the first finds out for all
-            if self._refusal:
-                return None
-            return (None if fresh else self._fitting(size)) or await self._registered(client, size)
-
-    def release(self, client: Any, region: Region) -> None:
-        """Keep a region for further requests, unless it must not be written again."""
-        if self._open and not region.in_doubt:
-            self._free.append(region)
-            return
-        region.close()
-        if self._open:
-            self._let_go(client, region.name)
-
-    def disable(self, said: str) -> None:
-        """Register nothing from now on: the server does not want it.
-
-        Raises:
-            ServerError: it must.
-        """
-        refusal = (
-            f"{self._addresses.text} takes no requests through shared memory ({said}): let it "
-            "(tritonserver --allow-client-shm=true, from 26.04 on) and let it share /dev/shm with this machine "
-            f"(docker run --ipc=host), {INSTEAD}"
-        )
-        if self._sharing == "shm":
-            raise ServerError(refusal)
-        self._refusal = refusal
-        log.debug("%s", refusal)
-
-    def answered_without(self) -> None:
-        """Note that the server answered a request that went in the message: it is not away."""
-        if self._unclear:
-            self._turned_away += 1
-            if self._turned_away == MOST_TURNED_AWAY:
-                self.disable(self._unclear)
-            self._unclear = ""
-
-    async def close(self, client: Any) -> None:
-        """Give all regions back; within `CLOSING_S`, as the server may be gone, and would then have let go of them."""
+    async def close(self) -> None:
+        """Give all regions back, for up to `CLOSE_TIMEOUT_S`: the server may be gone. Then close the connection."""
         for region in self._free:
             region.close()
-        names = {region.name for region in self._free} | set(self._leaving)
-        for task in self._leaving.values():
+        names = {region.name for region in self._free} | set(self._unregistering)
+        for task in self._unregistering.values():
             task.cancel()
-        self._open = False
+        self._is_open = False
         self._free.clear()
-        self._leaving.clear()
+        self._unregistering.clear()
         if names:
-            tasks = [asyncio.create_task(self._unregister(client, name)) for name in names]
-            _, late = await asyncio.wait(tasks, timeout=CLOSING_S)
+            tasks = [asyncio.create_task(self._unregister(name)) for name in names]
+            _, late = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        await self.transport.close()
 
-    def _fitting(self, size: int) -> Region | None:
-        """The smallest free region of that many bytes, taken out."""
-        fitting = min((r for r in self._free if r.size >= size), key=lambda r: r.size, default=None)
-        if fitting is not None:
-            self._free.remove(fitting)
-        return fitting
+    async def _acquire(self, size: int, fresh: bool = False) -> Region | None:
+        """A region of `size` bytes or more that the server has; None where there is none and need not be one.
 
-    async def _registered(self, client: Any, size: int) -> Region | None:
-        """A new region, in the place of a free one that is too small."""
-        if not self._begun and not await self._begin(client):
-            return None
+        A `fresh` one is registered for this request: a server that lost one region may have lost all.
+
+        Raises:
+            ServerError: there is none, and it is required.
+        """
+        async with self._registering:  # the first request finds out for all
+            if self._is_disabled:
+                return None
+            fitting = [] if fresh else [region for region in self._free if region.size >= size]
+            if fitting:
+                region = min(fitting, key=lambda region: region.size)
+                self._free.remove(region)
+                return region
+            return await self._register(size)
+
+    def _release(self, region: Region, *, is_lost: bool, may_be_read: bool) -> None:
+        """Keep a region for further requests, unless the server has lost it or may still read it."""
+        if self._is_open and not (is_lost or may_be_read):
+            self._free.append(region)
+            return
+        region.close()
+        if self._is_open and not is_lost:
+            self._start_unregistering(region.name)
+
+    async def _register(self, size: int) -> Region | None:
+        """A new region, replacing a free one that is too small."""
         if self._free:
             smaller = self._free.pop()
             smaller.close()
-            await asyncio.wait([self._let_go(client, smaller.name)], timeout=GROWING_S)
+            await asyncio.wait([self._start_unregistering(smaller.name)], timeout=REPLACE_TIMEOUT_S)
+        client = await self.transport.connect()
         try:
+            if not self._is_checked and not await self._check_server(client):
+                return None
             region = Region(size)
+        except InferenceServerException as exc:
+            self._handle_refusal(exc)
+            return None
         except OSError as exc:
-            self._find_no_room(size, exc)
+            self._handle_full_memory(size, exc)
             return None
         try:
-            await client.register_system_shared_memory(region.name, region.key, region.size, **self._call())
+            await self._call(client.register_system_shared_memory, region.name, region.key, region.size)
         except InferenceServerException as exc:
             region.close()
-            self._find_not_taken(exc)
+            self._handle_refusal(exc)
             return None
         except asyncio.CancelledError:
             region.close()
-            self._let_go(client, region.name)  # the server may have it
+            self._start_unregistering(region.name)  # the server may have it
             raise
         finally:
             region.unlink()
-        self._open, self._unclear, self._turned_away = True, "", 0
+        self._is_open, self._last_refusal, self._refusals = True, "", 0
         return region
 
-    async def _begin(self, client: Any) -> bool:
-        """Whether the server may be given regions. It lets go of those of processes that have ended."""
-        try:
-            version = (await client.get_server_metadata(**self._call())).version
-            status = await client.get_system_shared_memory_status(**self._call())
-        except InferenceServerException as exc:
-            self._find_not_taken(exc)
-            return False
+    async def _check_server(self, client: Any) -> bool:
+        """Whether the server may be given regions. Unregisters those of processes that have ended."""
+        version = (await self._call(client.get_server_metadata)).version
+        status = await self._call(client.get_system_shared_memory_status)
         if is_too_old(version):
-            self.disable(f"Triton {version} may crash when it is told to let go of a region that it reads")
+            self._disable(f"Triton {version} may crash when a region that it reads is unregistered")
             return False
         unlink_stale_regions()
         for name in filter(is_stale, status.regions):
-            self._let_go(client, name)
-        self._begun = True
+            self._start_unregistering(name)
+        self._is_checked = True
         return True
 
-    def _find_no_room(self, size: int, exc: OSError) -> None:
+    def _disable(self, reason: str) -> None:
+        """Use no more regions.
+
+        Raises:
+            ServerError: they are required.
+        """
+        refusal = (
+            f"{self.address} takes no requests through shared memory ({reason}): let it "
+            "(tritonserver --allow-client-shm=true, from 26.04 on) and let it share /dev/shm with this machine "
+            f"(docker run --ipc=host), {INSTEAD}"
+        )
+        if self._required:
+            raise ServerError(refusal)
+        self._is_disabled = True
+        log.debug("%s", refusal)
+
+    def _handle_refusal(self, exc: InferenceServerException) -> None:
+        """The server took no region: disable them for good, or only for this request where it may be away."""
+        if not is_retryable(exc) and get_status(exc) != "DEADLINE_EXCEEDED":
+            self._disable(get_message(exc))
+        elif self._required:
+            raise translate_error(exc, self.address, "", REGISTER_TIMEOUT_S, security=self.transport.security) from exc
+        else:
+            self._last_refusal = get_message(exc)
+            log.debug("%s did not take a region: %s", self.address, self._last_refusal)
+
+    def _handle_full_memory(self, size: int, exc: OSError) -> None:
         """This request has no region; a smaller or a later one may have."""
         said = f"/dev/shm has no room for a request of {size:,} bytes ({exc.strerror}): give it more, {INSTEAD}"
-        if self._sharing == "shm":
+        if self._required:
             raise ServerError(said) from exc
         log.debug("%s", said)
 
-    def _find_not_taken(self, exc: InferenceServerException) -> None:
-        """The server takes no region, now or ever."""
-        said = str(exc.message())
-        if not is_retryable(exc) and get_status(exc) != "DEADLINE_EXCEEDED":
-            self.disable(said)
-        elif self._sharing == "shm":
-            raise exc
-        else:
-            self._unclear = said
-            log.debug("%s did not take a region: %s", self._addresses.text, said)
+    def _count_answer_without_region(self) -> None:
+        """A server that answers requests and repeatedly takes no region does not want any."""
+        if self._last_refusal:
+            self._refusals += 1
+            if self._refusals == MAX_REFUSALS:
+                self._disable(self._last_refusal)
+            self._last_refusal = ""
 
-    def _let_go(self, client: Any, name: str) -> "asyncio.Task[None]":
-        """Have the server let go of a region, as soon as it can."""
-        task = asyncio.create_task(self._unregister(client, name))
-        self._leaving[name] = task
-        task.add_done_callback(lambda _: self._leaving.pop(name, None))
+    def _start_unregistering(self, name: str) -> "asyncio.Task[None]":
+        """Unregister a region in the background, as soon as the server no longer uses it."""
+        task = asyncio.create_task(self._unregister(name))
+        self._unregistering[name] = task
+        task.add_done_callback(lambda _: self._unregistering.pop(name, None))
         return task
 
-    async def _unregister(self, client: Any, name: str) -> None:
-        """Ask until a server that has the region in use lets go; some defer it themselves."""
+    async def _unregister(self, name: str) -> None:
+        """Unregister a region; ask again while the server uses it (later versions wait themselves)."""
+        client = await self.transport.connect()
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda exc: "in use" in str(exc)),
             wait=tenacity.wait_exponential(0.1, max=5.0),
-            stop=tenacity.stop_after_delay(LET_GO_S),
+            stop=tenacity.stop_after_delay(UNREGISTER_TIMEOUT_S),
             reraise=True,
         )
         with suppress(InferenceServerException):
-            await retrying(client.unregister_system_shared_memory, name, **self._call())
+            await retrying(client.unregister_system_shared_memory, name, **self._call_options())
 
-    def _call(self) -> dict[str, Any]:
-        key = key_headers(self._addresses.text) if self._addresses.are_on_this_machine else {}
-        headers = {**self._headers, **key}
-        return {"client_timeout": PATIENCE_S, "headers": headers or None}
+    async def _call(self, call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        """One call about regions; sent again only where they are required."""
+        ask = partial(call, *arguments, **self._call_options())
+        return await self.transport.retries.run(ask, again=self._required)
+
+    def _call_options(self) -> dict[str, Any]:
+        key = key_headers(self.address) if self.transport.addresses.are_on_this_machine else {}
+        return {"client_timeout": REGISTER_TIMEOUT_S, "headers": {**self.transport.security.headers, **key} or None}
+
+
+def is_worth_sharing(array: Array) -> bool:
+    """Whether an array goes through shared memory: one of numbers, and large."""
+    return array.dtype.kind in "biuf" and array.nbytes >= LEAST_BYTES
 
 
 def is_too_old(version: str) -> bool:
@@ -241,9 +271,7 @@ def is_too_old(version: str) -> bool:
 
 
 def unavailable_reason(sharing: Sharing, addresses: Endpoints) -> str:
-    """What is in the way of shared memory, before any server is asked; nothing where it may be tried."""
-    if sharing == "grpc":
-        return "not wanted"
+    """Why shared memory cannot be used, before any server is asked; "" where it may be tried."""
     if sys.platform != "linux":
         return f"requests go through shared memory on Linux only: take another machine, {INSTEAD}"
     if addresses.are_listed or addresses.text.startswith("dns:"):

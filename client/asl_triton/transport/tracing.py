@@ -1,7 +1,7 @@
-"""Where a request belongs in a trace: OpenTelemetry's span of it, and the header that tells the server.
+"""Tracing: an OpenTelemetry span for each request, and the header that passes it on to the server.
 
-Nothing happens without `opentelemetry-api` (`pip install 'asl-triton[tracing]'`), and no span is recorded unless the
-program around us has set a tracer up, or `opentelemetry-instrument asl-triton ...` has.
+Does nothing without `opentelemetry-api` (`pip install 'asl-triton[tracing]'`). Spans are recorded if the calling
+program has set up a tracer, or under `opentelemetry-instrument asl-triton ...`.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from types import ModuleType
 
 @contextmanager
 def request_span(model: str, server: str, request_id: str) -> Iterator[dict[str, str]]:
-    """A client's span for one request, below the caller's; gives the headers that make the server's spans its children.
+    """A client span for one request, a child of the caller's; yields the headers that make the server's spans its
+    children.
 
-    The header is W3C's `traceparent` (https://www.w3.org/TR/trace-context/), the one that Triton reads; none where
-    there is no trace.
+    The header is W3C's `traceparent` (https://www.w3.org/TR/trace-context/), which Triton reads; none without a trace.
     """
     trace = opentelemetry_trace()
     headers: dict[str, str] = {}
@@ -33,7 +33,7 @@ def request_span(model: str, server: str, request_id: str) -> Iterator[dict[str,
 
 @cache
 def opentelemetry_trace() -> ModuleType | None:
-    """OpenTelemetry's API, or None where it is not installed. Imported with the first request: it takes its time."""
+    """OpenTelemetry's API, or None where it is not installed. Imported by the first request, since it is slow."""
     try:
         from opentelemetry import trace
     except ImportError:

@@ -1,55 +1,30 @@
-"""Asking a server: a small Protocol, and Triton over gRPC.
-
-gRPC's own exceptions are mapped to `AslTritonError` here, by `faults.py`, and nowhere else.
-"""
+"""Triton over gRPC. Its exceptions become `AslTritonError` here, by `error_mapping.py`, and nowhere else."""
 
 import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
-# gRPC speaks to the terminal, and reads this when it is imported; what it has to say becomes our error.
+# gRPC writes to the terminal, and reads this when it is imported; what it has to say becomes our error.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+import grpc
 import tritonclient.grpc.aio as grpc_client
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from asl_triton.errors import AslTritonError, ContractError
-from asl_triton.transport.base import Array, ModelDescription, Statistics, TensorSpec, Transport
-from asl_triton.transport.channel_state import Connectivity
+from asl_triton.transport.base import Array, ModelDescription, SharedArray, Statistics, TensorSpec
 from asl_triton.transport.endpoints import DEFAULT_SERVER, Endpoints
-from asl_triton.transport.error_mapping import NOT_READY, is_retryable, translate_error
-from asl_triton.transport.fake import FakeTransport
-from asl_triton.transport.retry import MAX_PAUSE_S, MIN_PAUSE_S, RetryThrottle, retry
+from asl_triton.transport.error_mapping import NOT_READY, translate_error
+from asl_triton.transport.retry import MAX_PAUSE_S, MIN_PAUSE_S, RetryPolicy
 from asl_triton.transport.security import Security
-from asl_triton.transport.shm import SharedMemory, Sharing
-from asl_triton.transport.shm_transfer import Place, carrying
 from asl_triton.transport.tracing import request_span
 
-__all__ = [
-    "BULK_PRIORITY",
-    "DEFAULT_IN_FLIGHT",
-    "DEFAULT_SERVER",
-    "DEFAULT_TIMEOUT_S",
-    "Array",
-    "FakeTransport",
-    "GrpcTransport",
-    "ModelDescription",
-    "Security",
-    "Sharing",
-    "Statistics",
-    "TensorSpec",
-    "Transport",
-    "is_retryable",
-    "translate_error",
-]
-
-T = TypeVar("T")
-
 DEFAULT_TIMEOUT_S = 60.0
-DEFAULT_IN_FLIGHT = 8  # requests; gRPC cancels some where hundreds are
+DEFAULT_IN_FLIGHT = 8  # requests; gRPC cancels some when there are hundreds
 BULK_PRIORITY = 2  # behind the requests that somebody waits for
 MAX_MESSAGE_BYTES = 2**31 - 1
 KEEPALIVE_MS = 60_000
@@ -60,18 +35,11 @@ class GrpcTransport:
     """One Triton or several, over gRPC. Bound to the event loop that first uses it.
 
     `address` is what `Endpoints` takes: several servers are asked in turn. At most `in_flight` requests are under way
-    at once; more wait. A request that found the server away, stopping, or its queue full is sent again, after a random
-    and growing pause, four times in all and within a budget (gRPC's own retries stop at 256 KiB); where there are
-    several servers, one that is stopping is no reason to give up, and the request soon meets another. `resent` counts
-    what was sent again. Without `resend` nothing is: who measures a server wants to see what it refuses.
-
-    `shared_memory` says how large inputs reach a server on this machine: "shm", through memory that both share; "grpc",
-    in the message, as they reach all others; "auto", through memory where the server allows it. The answers are the
-    same, and so are errors and retries.
+    at once; more wait. Requests are sent again as `RetryPolicy` says, none without `resend`: a benchmark wants to see
+    what a server refuses.
 
     Raises:
-        ServerError: the address is none, or none for "shm". AslTritonError: the servers have several names and TLS
-            needs one.
+        ServerError: the address is invalid. AslTritonError: the servers have several names and TLS needs one.
     """
 
     def __init__(
@@ -82,15 +50,14 @@ class GrpcTransport:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         in_flight: int = DEFAULT_IN_FLIGHT,
         resend: bool = True,
-        shared_memory: Sharing = "auto",
     ) -> None:
         self.addresses = Endpoints(address)
         self.address = address
         self.security = security or Security()
         self.timeout_s = timeout_s
+        self.in_flight = in_flight
         self.resend = resend
-        self.resent = 0
-        self._budget = RetryThrottle()
+        self.retries = RetryPolicy(self.addresses.may_be_several)
         self._tls_name = self.security.tls_server_name
         if self.security.is_tls and self._tls_name is None and self.addresses.are_listed:
             if len(self.addresses.hosts) > 1:
@@ -99,27 +66,23 @@ class GrpcTransport:
                     "(--tls-server-name)"
                 )
             self._tls_name = self.addresses.hosts[0].strip("[]")
-        self._memory = SharedMemory(shared_memory, self.addresses, self.security.headers)
-        self._connectivity = Connectivity()
         self._slots = asyncio.Semaphore(in_flight)
-        self._connection: Any = None
+        self._client: Any = None
+        self._watching: asyncio.Task[None] | None = None
+        self._state_changes = 0
 
     async def server_version(self) -> str:
-        async def ask(client: Any) -> str:
-            if not await client.is_server_ready(**self._call_options()):
-                raise InferenceServerException(NOT_READY, "StatusCode.UNAVAILABLE")
-            return str((await client.get_server_metadata(**self._call_options())).version)
-
-        return await self._ask(ask)
+        return str(await self._ask(self._read_version))
 
     async def model_names(self) -> list[str]:
-        index = await self._ask(lambda client: client.get_model_repository_index(**self._call_options()))
+        client = await self.connect()
+        index = await self._ask(client.get_model_repository_index)
         return sorted({model.name for model in index.models if model.state in ("READY", "")})
 
     async def describe(self, model: str) -> ModelDescription:
-        metadata = await self._ask(lambda client: client.get_model_metadata(model, **self._call_options()), model)
-        config = (await self._ask(lambda client: client.get_model_config(model, **self._call_options()), model)).config
-        await self._ask(self._memory.ensure_available)  # before anything is asked that needs it
+        client = await self.connect()
+        metadata = await self._ask(client.get_model_metadata, model)
+        config = (await self._ask(client.get_model_config, model)).config
         return ModelDescription(
             name=metadata.name,
             version=max(metadata.versions, key=int, default=""),
@@ -133,17 +96,17 @@ class GrpcTransport:
     async def infer(
         self,
         model: str,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Array | SharedArray],
         outputs: Sequence[str],
         priority: int = 0,
         parameters: Mapping[str, str] | None = None,
     ) -> dict[str, Array]:
-        asked = [grpc_client.InferRequestedOutput(name) for name in outputs]
-        result = await self._infer(model, inputs, asked, priority, parameters)
+        wanted = [grpc_client.InferRequestedOutput(name) for name in outputs]
+        result = await self._infer(model, inputs, wanted, priority, parameters)
         return {name: self._read_output(result, model, name) for name in outputs}
 
     async def classify(self, model: str, inputs: Mapping[str, Array], output: str, count: int) -> list[tuple[int, str]]:
-        result = await self._infer(model, inputs, [grpc_client.InferRequestedOutput(output, class_count=count)], 0)
+        result = await self._infer(model, inputs, [grpc_client.InferRequestedOutput(output, class_count=count)])
         ranked = []
         for row in self._read_output(result, model, output).reshape(-1):
             _score, index, *label = row.decode("utf-8", "replace").split(":", 2)
@@ -151,7 +114,8 @@ class GrpcTransport:
         return ranked
 
     async def statistics(self, model: str) -> Statistics:
-        answer = await self._ask(lambda client: client.get_inference_statistics(model, **self._call_options()), model)
+        client = await self.connect()
+        answer = await self._ask(client.get_inference_statistics, model)
         stats = [m.inference_stats for m in answer.model_stats]
         compute = [(s.compute_input.ns + s.compute_infer.ns + s.compute_output.ns) / 1e9 for s in stats]
         return Statistics(
@@ -163,17 +127,34 @@ class GrpcTransport:
         )
 
     @property
+    def resent(self) -> int:
+        """How many requests were sent again."""
+        return self.retries.resent
+
+    @property
     def connection_epoch(self) -> int:
-        return self.resent + self._connectivity.changes
+        return self.retries.resent + self._state_changes
+
+    async def watch(self) -> None:
+        if self._watching is None:
+            client = await self.connect()
+            self._watching = asyncio.create_task(self._count_state_changes(client._channel))  # it has no public name
+
+    async def _count_state_changes(self, channel: Any) -> None:
+        """gRPC reconnects by itself: a server that was replaced between two requests shows here alone."""
+        with suppress(grpc.aio.UsageError):  # the channel is closed
+            while True:
+                await channel.wait_for_state_change(channel.get_state())
+                self._state_changes += 1
 
     async def find_unreachable(self) -> tuple[str, ...]:
         listed = self.address.split(",") if self.addresses.are_listed else ()
-        answers = await asyncio.gather(*(self._answers(address) for address in listed))
+        answers = await asyncio.gather(*(self._is_reachable(address) for address in listed))
         return tuple(address for address, does in zip(listed, answers, strict=True) if not does)
 
-    async def _answers(self, address: str) -> bool:
+    async def _is_reachable(self, address: str) -> bool:
         security = replace(self.security, tls_server_name=self._tls_name)
-        one = GrpcTransport(address, security=security, timeout_s=min(self.timeout_s, ANSWERS_WITHIN_S), resend=False)
+        one = GrpcTransport(address, security=security, timeout_s=min(self.timeout_s, ANSWERS_WITHIN_S))
         try:
             await one.server_version()
         except AslTritonError:
@@ -182,25 +163,26 @@ class GrpcTransport:
             await one.close()
         return True
 
-    async def watch(self) -> None:
-        self._connectivity.watch((await self._connect())._channel)  # tritonclient gives no other way to it
-
     async def close(self) -> None:
-        await self._connectivity.close()
-        if self._connection is not None:
-            await self._memory.close(self._connection)
-            await self._connection.close()
-            self._connection = None
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            self._watching = None
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
 
-    def _call_options(self, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
-        return {"client_timeout": self.timeout_s, "headers": {**self.security.headers, **(headers or {})} or None}
+    async def connect(self) -> Any:
+        """Tritonclient's client, the same one for all requests.
 
-    async def _connect(self) -> Any:
-        if self._connection is None:
+        Raises:
+            ServerError: no host of a list can be resolved.
+        """
+        if self._client is None:
             target = await asyncio.to_thread(self.addresses.target)
-            if self._connection is None:  # nobody else was faster
+            if self._client is None:  # nobody else was faster
                 tls = self.security
-                self._connection = grpc_client.InferenceServerClient(
+                self._client = grpc_client.InferenceServerClient(
                     target,
                     ssl=tls.is_tls,
                     root_certificates=str(tls.tls_ca) if tls.tls_ca else None,
@@ -208,7 +190,7 @@ class GrpcTransport:
                     private_key=str(tls.tls_key) if tls.tls_key else None,
                     channel_args=self._channel_args(),
                 )
-        return self._connection
+        return self._client
 
     def _channel_args(self) -> list[tuple[str, int | str]]:
         """Giving any argument drops all that tritonclient sets itself: restate the message sizes."""
@@ -220,58 +202,51 @@ class GrpcTransport:
             ("grpc.initial_reconnect_backoff_ms", int(MIN_PAUSE_S * 1000)),
             ("grpc.min_reconnect_backoff_ms", int(MIN_PAUSE_S * 1000)),
             ("grpc.max_reconnect_backoff_ms", int(MAX_PAUSE_S * 1000)),
-            # Replicas that are new are found as soon; gRPC would wait for half a minute.
+            # New replicas are found as soon; gRPC would wait for half a minute.
             ("grpc.dns_min_time_between_resolutions_ms", int(MAX_PAUSE_S * 1000)),
             ("grpc.enable_http_proxy", int(not self.addresses.are_on_this_machine)),
             ("grpc.lb_policy_name", "round_robin"),
             *([("grpc.ssl_target_name_override", self._tls_name)] if self._tls_name else []),
         ]
 
-    async def _ask(self, ask: Callable[[Any], Awaitable[T]], model: str = "") -> T:
-        """What a server says of itself. Where it is the only one, its first word counts."""
+    def _call_options(self, headers: Mapping[str, str]) -> dict[str, Any]:
+        return {"client_timeout": self.timeout_s, "headers": {**self.security.headers, **headers} or None}
 
-        async def ask_one() -> T:
-            return await ask(await self._connect())
-
+    async def _ask(self, call: Callable[..., Awaitable[Any]], model: str = "") -> Any:
+        """What a server says about itself or a model. The first word of an only server counts."""
+        ask = partial(call, *([model] if model else []), **self._call_options({}))
         async with self._map_errors(model):
-            if not self.addresses.may_be_several:
-                return await ask_one()
-            return await retry(ask_one, True, self._budget, self._count_resent)
+            return await self.retries.run(ask, again=self.addresses.may_be_several)
+
+    async def _read_version(self, **options: Any) -> str:
+        client = await self.connect()
+        if not await client.is_server_ready(**options):
+            raise InferenceServerException(NOT_READY, "StatusCode.UNAVAILABLE")
+        return str((await client.get_server_metadata(**options)).version)
 
     async def _infer(
         self,
         model: str,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Array | SharedArray],
         outputs: list[Any],
-        priority: int,
+        priority: int = 0,
         parameters: Mapping[str, str] | None = None,
     ) -> Any:
         request_id = uuid.uuid4().hex
-
-        async def ask() -> Any:
-            client = await self._connect()
-
-            async def send(places: Mapping[str, Place]) -> Any:
-                return await client.infer(
+        async with self._slots, self._map_errors(model, request_id):
+            client = await self.connect()
+            with request_span(model, self.address, request_id) as headers:
+                send = partial(
+                    client.infer,
                     model,
-                    build_inputs(inputs, places),
+                    build_inputs(inputs),
                     outputs=outputs,
                     request_id=request_id,
                     priority=priority,
                     parameters=dict(parameters) if parameters else None,
                     **self._call_options(headers),
                 )
-
-            return await cargo.sent(client, send)
-
-        async with self._slots, self._map_errors(model, request_id):
-            with request_span(model, self.address, request_id) as headers, carrying(self._memory, inputs) as cargo:
-                if not self.resend:
-                    return await ask()
-                return await retry(ask, self.addresses.may_be_several, self._budget, self._count_resent)
-
-    def _count_resent(self) -> None:
-        self.resent += 1
+                return await self.retries.run(send, again=self.resend)
 
     def _read_output(self, result: Any, model: str, name: str) -> Array:
         array: Array | None = result.as_numpy(name)
@@ -289,19 +264,19 @@ class GrpcTransport:
         try:
             yield
         except InferenceServerException as exc:
-            # In a thread: why a connection was closed is looked for.
+            # In a thread: finding out why a connection was closed may take seconds.
             raise await asyncio.to_thread(
                 translate_error, exc, self.address, model, self.timeout_s, request_id, self.security
             ) from exc
 
 
-def build_inputs(inputs: Mapping[str, Array], places: Mapping[str, Place]) -> list[Any]:
-    """The inputs as tritonclient takes them: those that have a place in shared memory as that, others by content."""
+def build_inputs(inputs: Mapping[str, Array | SharedArray]) -> list[Any]:
+    """The inputs as tritonclient takes them."""
     tensors = []
     for name, array in inputs.items():
         tensor = grpc_client.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-        if name in places:
-            tensor.set_shared_memory(places[name].region, array.nbytes, places[name].offset)
+        if isinstance(array, SharedArray):
+            tensor.set_shared_memory(array.region, array.nbytes, array.offset)
         else:
             tensor.set_data_from_numpy(array)
         tensors.append(tensor)

@@ -107,6 +107,6 @@ def test_connection_that_is_made_anew_is_noticed_though_no_request_was_lost() ->
                 await transport.infer("signs", FRAMES, ["LOGITS__0"])
             return before, transport.connection_epoch, transport.resent
 
-        before, after, resent = asked(network.address, ask)
+        before, after, resent = asked(network.address, ask, shared_memory="grpc")
     assert after > before and after > resent
     assert first.asked and second.asked

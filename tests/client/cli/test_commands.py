@@ -188,7 +188,7 @@ def test_batch_that_recognizes_nothing_is_1(triton: Triton, tmp_path: Path, caps
     (["--vocabulary", "nowhere.txt"], 1, "cannot read the labels nowhere.txt"),
     (["--tls-cert", "nowhere.pem"], 1, "needs both the certificate"),
     (["--api-key", "two words"], 1, "--api-key"),
-    (["--server", "localhost"], 1, "name host:port"),
+    (["--server", "localhost"], 1, "use host:port"),
 ], ids=str)  # fmt: skip
 def test_wrong_wish_is_a_sentence(
     clips: Path, tmp_path: Path, capsys: Capture, options: list[str], code: int, says: str

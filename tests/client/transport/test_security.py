@@ -10,7 +10,7 @@ import pytest
 
 from asl_triton.errors import AslTritonError, ServerError
 from asl_triton.transport.security import Security
-from asl_triton.transport.tls_probe import has_expired, peer_address, speaks_tls
+from asl_triton.transport.tls_errors import has_expired, peer_address, speaks_tls
 from asl_triton.transport.triton_grpc import GrpcTransport
 from tests.certificates import Certificates, make_certificates
 from tests.client.asking import inferred, version

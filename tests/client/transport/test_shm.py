@@ -15,12 +15,23 @@ import numpy as np
 import pytest
 
 from asl_triton.errors import ServerError
-from asl_triton.transport import shm as shared_memory
-from asl_triton.transport import shm_region as regions
-from asl_triton.transport.shm_key import HEADER, key_headers, leave_key
-from asl_triton.transport.shm_region import FOLDER, GRAIN, PREFIX, Region, is_stale, make_name
-from asl_triton.transport.shm_transfer import LEAST_BYTES
-from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton.processes import read_start_ticks
+from asl_triton.transport import shm, shm_region
+from asl_triton.transport.base import Transport
+from asl_triton.transport.endpoints import Endpoints
+from asl_triton.transport.factory import make_transport
+from asl_triton.transport.shm import LEAST_BYTES, SharedMemoryTransport
+from asl_triton.transport.shm_region import (
+    FOLDER,
+    GRAIN,
+    KEY_HEADER,
+    PREFIX,
+    Region,
+    is_stale,
+    key_headers,
+    leave_key,
+    make_name,
+)
 from tests.client.asking import FRAMES, asked
 from tests.client.conftest import Shrink
 from tests.client.grpc_server import GLOSSES, serving
@@ -55,7 +66,7 @@ def filled(value: int, num_frames: int = 9) -> dict[str, np.ndarray]:
     return {"FRAMES__0": np.full((1, num_frames, 224, 224, 3), value, np.uint8)}
 
 
-async def mean(transport: GrpcTransport, value: int, num_frames: int = 9) -> tuple[float, float]:
+async def mean(transport: Transport, value: int, num_frames: int = 9) -> tuple[float, float]:
     """What the server says of frames of that colour: the color, and how many they are."""
     logits = (await transport.infer("signs", filled(value, num_frames), ["LOGITS__0"]))["LOGITS__0"][0]
     return float(logits[0]), float(logits[1])
@@ -76,7 +87,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 def test_one_region_carries_request_after_request(triton: SharingTriton) -> None:
-    async def ask(transport: GrpcTransport) -> list[tuple[float, float]]:
+    async def ask(transport: Transport) -> list[tuple[float, float]]:
         answers = [await mean(transport, value) for value in range(50)]
         assert names_here() == []
         assert len(triton.regions) == 1
@@ -97,7 +108,7 @@ def test_requests_under_way_have_a_region_each(triton: SharingTriton) -> None:
 
     triton.logits = meet
 
-    async def ask(transport: GrpcTransport) -> list[tuple[float, float]]:
+    async def ask(transport: Transport) -> list[tuple[float, float]]:
         return await asyncio.gather(*(mean(transport, value) for value in range(16)))
 
     assert asked(triton.address, ask, in_flight=4) == [(value, 9) for value in range(16)]
@@ -105,7 +116,7 @@ def test_requests_under_way_have_a_region_each(triton: SharingTriton) -> None:
 
 
 def test_region_grows_in_the_place_of_a_smaller_one(triton: SharingTriton) -> None:
-    async def ask(transport: GrpcTransport) -> list[int]:
+    async def ask(transport: Transport) -> list[int]:
         held = []
         for num_frames in (9, 12, 40, 30):
             assert await mean(transport, 7, num_frames) == (7, num_frames)
@@ -120,7 +131,7 @@ def test_only_large_arrays_of_numbers_are_worth_it(triton: SharingTriton) -> Non
     small = {"FRAMES__0": np.zeros((1, 1, 1, 1, LEAST_BYTES - 1), np.uint8)}
     texts = [{"FRAMES__0": np.array([b"x" * 2 * LEAST_BYTES], kind)} for kind in (np.object_, np.bytes_)]
 
-    async def ask(transport: GrpcTransport) -> None:
+    async def ask(transport: Transport) -> None:
         await transport.infer("signs", small, ["LOGITS__0"])
         for text in texts:
             with pytest.raises(ServerError, match="cannot reshape"):  # which takes none
@@ -146,9 +157,9 @@ def test_arrays_keep_their_values_whatever_their_layout(triton: SharingTriton) -
 
 def test_several_arrays_lie_beside_each_other() -> None:
     arrays = {"a": np.arange(5, dtype=np.uint8), "b": np.linspace(0, 1, 7, dtype=np.float64), "c": np.array(3.5)}
-    region = Region(regions.size_for(arrays))
+    region = Region(shm_region.size_for(arrays))
     try:
-        offsets = region.write(arrays)
+        offsets = {name: array.offset for name, array in region.write(arrays).items()}
         assert offsets == {"a": 0, "b": 64, "c": 128}
         content = (FOLDER / region.name).read_bytes()
         for name, array in arrays.items():
@@ -161,11 +172,11 @@ def test_several_arrays_lie_beside_each_other() -> None:
 
 @pytest.mark.parametrize("resend", [True, False])
 def test_server_that_lost_its_regions_gets_them_anew(triton: SharingTriton, resend: bool) -> None:
-    async def ask(transport: GrpcTransport) -> int:
+    async def ask(transport: SharedMemoryTransport) -> int:
         for value in (1, 2, 3):
             assert await asyncio.gather(mean(transport, value), mean(transport, 50)) == [(value, 9), (50, 9)]
             triton.regions.clear()  # as one that was restarted
-        return transport.resent
+        return transport.transport.resent
 
     assert asked(triton.address, ask, resend=resend) == 0
     assert "" not in triton.read_from
@@ -187,7 +198,7 @@ def test_server_that_forgets_each_region_is_asked_in_messages(triton: SharingTri
 def test_server_that_refuses_is_asked_in_messages(triton: SharingTriton, refuses: tuple[Any, str]) -> None:
     triton.refuses = refuses
 
-    async def ask(transport: GrpcTransport) -> list[tuple[float, float]]:
+    async def ask(transport: Transport) -> list[tuple[float, float]]:
         return await asyncio.gather(*(mean(transport, value) for value in range(5)))
 
     assert asked(triton.address, ask) == [(value, 9) for value in range(5)]
@@ -200,7 +211,7 @@ def test_server_that_refuses_is_a_sentence_where_it_must_not(triton: SharingTrit
     triton.refuses = refuses
     says = r"takes no requests through shared memory \(.*\): let it .*ipc=host"
 
-    async def ask(transport: GrpcTransport) -> None:
+    async def ask(transport: Transport) -> None:
         for _ in range(2):
             with pytest.raises(ServerError, match=says):
                 await transport.describe("signs")
@@ -224,12 +235,12 @@ def test_triton_that_may_crash_by_it_is_asked_in_messages(triton: SharingTriton)
 def test_server_that_answers_and_never_takes_a_region_is_left_in_peace(triton: SharingTriton) -> None:
     triton.refuses = ODD
 
-    async def ask(transport: GrpcTransport) -> None:
+    async def ask(transport: Transport) -> None:
         for value in range(8):
             assert await mean(transport, value) == (value, 9)
 
     asked(triton.address, ask)
-    assert triton.tried == shared_memory.MOST_TURNED_AWAY
+    assert triton.tried == shm.MAX_REFUSALS
 
 
 def test_nothing_is_registered_where_it_is_not_wanted(triton: SharingTriton) -> None:
@@ -241,7 +252,7 @@ def test_metadata_needs_no_region_unless_there_must_be_one(triton: SharingTriton
     asked(triton.address, lambda t: t.describe("signs"))
     assert triton.registered == 0
 
-    async def ask(transport: GrpcTransport) -> None:
+    async def ask(transport: Transport) -> None:
         await transport.describe("signs")
         await transport.describe("signs")
         assert await mean(transport, 2) == (2, 9)
@@ -252,30 +263,28 @@ def test_metadata_needs_no_region_unless_there_must_be_one(triton: SharingTriton
 
 @pytest.mark.parametrize("address", ["localhost:1,localhost:2", "dns:///triton:8001"])
 def test_several_servers_are_asked_in_messages(address: str) -> None:
-    GrpcTransport(address)
+    make_transport(address)
     with pytest.raises(ServerError, match=r"needs one server, and .* may be several: name the one here, or leave out"):
-        GrpcTransport(address, shared_memory="shm")
+        make_transport(address, shared_memory="shm")
 
 
 def test_other_systems_have_none(monkeypatch: pytest.MonkeyPatch, triton: SharingTriton) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(ServerError, match="on Linux only"):
-        GrpcTransport(triton.address, shared_memory="shm")
+        make_transport(triton.address, shared_memory="shm")
     assert asked(triton.address, lambda t: mean(t, 3)) == (3, 9)
     assert triton.tried == 0
 
 
 def test_server_elsewhere_is_tried_only_if_asked_for() -> None:
-    assert shared_memory.unavailable_reason("auto", GrpcTransport("gpu-box:8001").addresses)
-    assert not shared_memory.unavailable_reason(
-        "shm", GrpcTransport("gpu-box:8001").addresses
-    )  # its container may share it
+    assert shm.unavailable_reason("auto", Endpoints("gpu-box:8001"))
+    assert not shm.unavailable_reason("shm", Endpoints("gpu-box:8001"))  # its container may share it
 
 
 def test_full_disk_sends_messages(
     triton: SharingTriton, disk: tuple[Path, Shrink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(regions, "FOLDER", disk[0])
+    monkeypatch.setattr(shm_region, "FOLDER", disk[0])
     assert asked(triton.address, lambda t: mean(t, 3)) == (3, 9)
     assert (triton.tried, triton.read_from) == (0, [""])
     with pytest.raises(ServerError, match=r"/dev/shm has no room for a request of 1,354,752 bytes \(No space left"):
@@ -287,7 +296,7 @@ def test_memory_that_cannot_be_reserved_is_not_written(triton: SharingTriton, mo
     def full(_file: int, _offset: int, _size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    async def ask(transport: GrpcTransport) -> None:
+    async def ask(transport: Transport) -> None:
         assert await mean(transport, 3) == (3, 9)
         with monkeypatch.context() as patch:
             patch.setattr(os, "posix_fallocate", full)
@@ -310,7 +319,7 @@ def test_half_of_dev_shm_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         Region(8 * 2**20 + 1)
 
 
-def given_up(triton: SharingTriton, give_up: Callable[[GrpcTransport], Awaitable[None]], **options: Any) -> list[int]:
+def given_up(triton: SharingTriton, give_up: Callable[[Transport], Awaitable[None]], **options: Any) -> list[int]:
     """Give a request up while the server works on it, then ask again: what the server reads at the end of the first."""
     begun, go_on, read = threading.Event(), threading.Event(), []
     triton.in_use = set()
@@ -328,7 +337,7 @@ def given_up(triton: SharingTriton, give_up: Callable[[GrpcTransport], Awaitable
 
     triton.content = hold  # type: ignore[method-assign]
 
-    async def ask(transport: GrpcTransport) -> None:
+    async def ask(transport: Transport) -> None:
         try:
             await give_up(transport)
             assert begun.is_set()
@@ -344,7 +353,7 @@ def given_up(triton: SharingTriton, give_up: Callable[[GrpcTransport], Awaitable
 
 
 def test_region_of_a_late_request_is_not_written_again(triton: SharingTriton) -> None:
-    async def give_up(transport: GrpcTransport) -> None:
+    async def give_up(transport: Transport) -> None:
         with pytest.raises(ServerError, match="gave no answer within 1 s"):
             await mean(transport, 1)
 
@@ -352,7 +361,7 @@ def test_region_of_a_late_request_is_not_written_again(triton: SharingTriton) ->
 
 
 def test_region_of_a_cancelled_request_is_not_written_again(triton: SharingTriton) -> None:
-    async def give_up(transport: GrpcTransport) -> None:
+    async def give_up(transport: Transport) -> None:
         asking = asyncio.create_task(mean(transport, 1))
         await until(lambda: bool(triton.in_use))
         asking.cancel()
@@ -368,9 +377,9 @@ def test_request_that_is_sent_again_keeps_its_region(
 ) -> None:
     triton.faults = [fault]
 
-    async def ask(transport: GrpcTransport) -> None:
+    async def ask(transport: SharedMemoryTransport) -> None:
         assert await mean(transport, 1) == (1, 9)
-        assert transport.resent == 1
+        assert transport.transport.resent == 1
         assert len(set(triton.read_from)) == 1
         # Where the connection broke, the server may still read what it was sent first.
         assert await mean(transport, 2) == (2, 9)
@@ -388,7 +397,7 @@ def test_request_that_is_cancelled_while_it_registers_leaves_nothing(triton: Sha
 
     triton.on_registered = hold
 
-    async def ask(transport: GrpcTransport) -> None:
+    async def ask(transport: Transport) -> None:
         asking = asyncio.create_task(mean(transport, 1))
         await until(registering.is_set)
         asking.cancel()
@@ -406,7 +415,7 @@ def test_request_that_is_cancelled_while_it_registers_leaves_nothing(triton: Sha
 def test_closing_does_not_wait_for_a_server_that_is_gone(triton: SharingTriton) -> None:
     async def ask() -> None:
         with serving(SharingTriton(logits=mean_of)) as served:
-            transport = GrpcTransport(served.address)
+            transport = make_transport(served.address)
             await mean(transport, 1)
         await asyncio.wait_for(transport.close(), 30)
 
@@ -418,13 +427,13 @@ def test_what_dead_processes_left_is_swept(triton: SharingTriton) -> None:
     done = subprocess.run([sys.executable, "-c", make], capture_output=True, text=True, check=True)
     dead, named = done.stdout.split()
     assert names_here() == [named]  # killed before it forgot the name
-    namespace = str(regions.pid_namespace())
+    namespace = str(shm_region.pid_namespace())
     elsewhere = dead.replace(namespace, str(int(namespace) + 1))
     for name in (dead, elsewhere, make_name(), "somebody-elses"):
         triton.regions[name] = None  # type: ignore[assignment]
     before = set(triton.regions)
 
-    async def ask(transport: GrpcTransport) -> None:
+    async def ask(transport: Transport) -> None:
         await mean(transport, 1)
         await until(lambda: dead not in triton.regions)
 
@@ -434,15 +443,15 @@ def test_what_dead_processes_left_is_swept(triton: SharingTriton) -> None:
 
 
 def test_who_runs_is_not_swept() -> None:
-    pid, namespace = os.getpid(), regions.pid_namespace()
+    pid, namespace = os.getpid(), shm_region.pid_namespace()
     assert not is_stale(make_name())
     assert is_stale(f"{PREFIX}-{namespace}-{pid}-1-ab")  # another one of that number
-    assert not is_stale(f"{PREFIX}-{namespace}-1-{regions.read_process_state(1)[1]}-ab")  # type: ignore[index]
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+    assert not is_stale(f"{PREFIX}-{namespace}-1-{read_start_ticks(1)}-ab")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as ended:
+        started = read_start_ticks(ended.pid)
+        ended.kill()
         os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # and nobody has collected it
-        state = regions.read_process_state(ended.pid)
-        assert state is not None and state[0] == "Z"
-        assert is_stale(f"{PREFIX}-{namespace}-{ended.pid}-{state[1]}-ab")
+        assert is_stale(f"{PREFIX}-{namespace}-{ended.pid}-{started}-ab")
 
 
 def test_key_goes_to_the_server_of_this_user_on_that_port(triton: SharingTriton, tmp_path: Path) -> None:
@@ -454,12 +463,12 @@ def test_key_goes_to_the_server_of_this_user_on_that_port(triton: SharingTriton,
         leave_key("asl-triton-new", port, "secret")
         files[2].write_text("anybody may have written this")
         files[2].chmod(0o644)
-        assert key_headers(triton.address) == {HEADER: "secret"}
+        assert key_headers(triton.address) == {KEY_HEADER: "secret"}
         assert key_headers("unix:/run/triton.sock") == key_headers(f"127.0.0.1:{port}0") == {}
         asked(triton.address, lambda t: mean(t, 1))
         assert triton.keys == ["secret"]
         asked(f"127.0.0.1:{port}", lambda t: t.infer("signs", FRAMES, ["LOGITS__0"]))
-        assert all(set(metadata) & {HEADER} == set() for metadata in triton.asked)
+        assert all(set(metadata) & {KEY_HEADER} == set() for metadata in triton.asked)
         assert asked(f"0.0.0.0:{port}", lambda t: mean(t, 1), shared_memory="shm") == (1, 9)  # may be anybody's
         assert (triton.registered, len(triton.keys)) == (3, 2)
     finally:

@@ -200,7 +200,7 @@ def test_port_of_http_is_a_sentence() -> None:
 
 
 def test_server_of_something_else_is_a_sentence() -> None:
-    with serving(None) as other, pytest.raises(ServerError, match="is no Triton: name another"):
+    with serving(None) as other, pytest.raises(ServerError, match="is not Triton: name another"):
         version(other.address)
 
 
@@ -243,7 +243,7 @@ def test_proxy_is_not_asked_for_this_machine(triton: Triton, monkeypatch: pytest
     ("UNAVAILABLE", "Request timeout expired", True, BusyError, "is too busy .*waited for longer than its queue"),
     ("NOT_FOUND", "Request for unknown model: 'signs' is not found", False, ContractError, "unknown model"),
     ("INVALID_ARGUMENT", "unexpected shape", False, ContractError, "cannot answer this .*: unexpected shape"),
-    ("UNIMPLEMENTED", "Method not found!", False, ServerError, "no Triton"),
+    ("UNIMPLEMENTED", "Method not found!", False, ServerError, "is not Triton"),
     ("INTERNAL", "CUDA  out of\nmemory", False, ServerError, "signs on here:1 failed .*: CUDA out of memory"),
     ("UNAVAILABLE", "Server is stopping, scheduler ...", True, BusyError, "here:1 is stopping .request c0ffee"),
     ("NOT_FOUND", "unknown model: 'signs' has no available versions", True, BusyError, "here:1 is stopping"),
