@@ -41,7 +41,7 @@ from asl_triton_demo.signer import make_generator, plan_take, render, write_vide
 from asl_triton_demo.signs import SIGNS, Face, Head, Keyframe, Sign
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.formats.served_i3d import ServedI3D
-from asl_triton_export.i3d import I3D
+from asl_triton_export.i3d import I3D, normalize
 
 PRESET = PRESETS["wlasl"]
 SQUARE = 256  # pixels; what the preset makes of the demo signer's clips before it crops
@@ -179,12 +179,6 @@ def make_step_targets(active: NDArray[np.bool_]) -> Floats:
     )
 
 
-def normalize(frames: Tensor) -> Tensor:
-    """uint8 RGB (N, T, H, W, 3) as the preset says: float32 BGR (N, 3, T, H, W), channels last in memory."""
-    low, high = PRESET.value_range
-    return (frames.flip(4).float() / 255 * (high - low) + low).permute(0, 4, 1, 2, 3)
-
-
 def compute_loss(step_logits: Tensor, labels: Tensor, clip: Tensor, steps: Tensor, cross_entropy: float) -> Tensor:
     """The loss of step logits (N, S, C) of clips whose glosses are `labels` (N,).
 
@@ -257,7 +251,7 @@ class Training:
             torch.manual_seed(self.seed + self.step)  # dropout's
             for group in self.optimizer.param_groups:
                 group["lr"] = schedule_learning_rate(share, stage.peak_rate)
-            x = normalize(frames)
+            x = normalize(frames, PRESET)
             if stage.from_nothing:
                 x -= fade(share, 0.25, 0.6) * x.mean(dim=2, keepdim=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):

@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from asl_triton.errors import AslTritonError, CheckpointError
 from asl_triton.models.golden import GOLDEN_FRAMES, GoldenAnswer, render_golden
@@ -20,7 +19,7 @@ from asl_triton.presets import Preset
 from asl_triton_export.checkpoint import CLASSIFIER_KEY, Checkpoint
 from asl_triton_export.formats.custom_script import CustomScript
 from asl_triton_export.formats.registry import ModelFormat, get_format
-from asl_triton_export.i3d import I3D
+from asl_triton_export.i3d import I3D, normalize, pool_steps
 from asl_triton_export.quantization.calibration import read_calibration
 from asl_triton_export.quantization.report import QuantizationCost
 from asl_triton_export.triton_config import Format, ServedNetwork, model_config, write_config
@@ -189,7 +188,7 @@ def compare(net: I3D, network: ServedNetwork, engine: ModelFormat, saved: Path) 
     """
     pixels = render_golden()
     with torch.inference_mode():
-        output = net(normalize(torch.from_numpy(pixels), network.preset))
+        output = net(normalize(torch.from_numpy(pixels)[None], network.preset))
         trained = pool_steps(net, output.step_logits, output.features, network.preset)[0].numpy()
     answer = engine.open(network, saved)(network.tensor(pixels))
     difference = float(np.abs(answer - trained).max())
@@ -202,23 +201,6 @@ def compare(net: I3D, network: ServedNetwork, engine: ModelFormat, saved: Path) 
     tolerance = max(2 * difference, 1e-3 * max(spread, 1.0))
     report = ExportReport(saved, network.precision, difference, spread, bool(answer.argmax() == trained.argmax()))
     return GoldenAnswer(trained, answer, len(pixels), tolerance), report
-
-
-def normalize(frames: Tensor, preset: Preset) -> Tensor:
-    """uint8 RGB (T, H, W, 3) as the weights expect it: float32 (1, 3, T, H, W)."""
-    low, high = preset.value_range
-    if preset.colour == "BGR":
-        frames = frames.flip(-1)
-    return (frames.float() / 255 * (high - low) + low).permute(3, 0, 1, 2)[None]
-
-
-def pool_steps(net: I3D, step_logits: Tensor, features: Tensor, preset: Preset) -> Tensor:
-    """The network's logits of a clip (N, C), pooled over time as the preset says."""
-    if preset.step_pooling == "max":
-        return step_logits.amax(dim=1)
-    if preset.step_pooling == "mean":
-        return step_logits.mean(dim=1)
-    return net.logits(net.dropout(features.mean(dim=2))[..., None, None, None]).flatten(1)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager

@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from asl_triton.errors import CheckpointError
 from asl_triton.presets import Preset
-from asl_triton_export.exporter import pool_steps
 from asl_triton_export.finetune.recipe import Train
-from asl_triton_export.i3d import I3D, Output, average_neighbors
+from asl_triton_export.i3d import I3D, Output, average_neighbors, normalize, pool_steps
 
 LAST_BLOCKS = ("Mixed_5b", "Mixed_5c")
 FRAMES_PER_POSITION = 8
@@ -48,13 +47,6 @@ def compute_loss(net: I3D, output: Output, class_ids: Tensor, preset: Preset) ->
     localisation = F.binary_cross_entropy_with_logits(frame_logits, wanted[..., None].expand_as(frame_logits))
     classification = F.binary_cross_entropy_with_logits(frame_logits.amax(dim=2), wanted)
     return (localisation + classification) / 2
-
-
-def normalize(frames: Tensor, preset: Preset) -> Tensor:
-    """uint8 RGB (N, T, H, W, 3) as the weights expect it: float32 (N, 3, T, H, W)."""
-    low, high = preset.value_range
-    ordered = frames.flip(-1) if preset.colour == "BGR" else frames
-    return (ordered.float() / 255 * (high - low) + low).permute(0, 4, 1, 2, 3)
 
 
 def forward_pooled(net: I3D, clips: Tensor, preset: Preset) -> Output:
