@@ -1,9 +1,10 @@
-"""Files on disk: whole or not there, hashed, and one run at a time in a folder."""
+"""Files and folders on disk: whole or not there, hashed, and one run at a time in a folder."""
 
 import hashlib
 import os
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -51,6 +52,25 @@ def atomic_write(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """An empty folder to fill, renamed to `target` when the block ends well; what was at `target` is replaced.
+
+    Until then it is in a hidden folder next to `target`, which is removed if the block raises.
+
+    Raises:
+        OSError: the folder cannot be made or renamed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        folder = Path(scratch) / target.name
+        folder.mkdir()
+        yield folder
+        if target.exists():
+            target.rename(Path(scratch) / "replaced")
+        folder.rename(target)
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -40,7 +40,7 @@ from asl_triton_demo.motion import ONSET_S, REST
 from asl_triton_demo.signer import make_generator, plan_take, render, write_video
 from asl_triton_demo.signs import SIGNS, Face, Head, Keyframe, Sign
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.formats.served_i3d import ServedI3D
+from asl_triton_export.formats.torchscript import ServedI3D
 from asl_triton_export.i3d import I3D, normalize
 
 PRESET = PRESETS["wlasl"]

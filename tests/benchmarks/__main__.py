@@ -38,7 +38,7 @@ from asl_triton_demo.signs import SIGNS
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import Checkpoint
 from asl_triton_export.exporter import export_model, fastest_precision
-from asl_triton_export.formats.served_i3d import ServedI3D
+from asl_triton_export.formats.torchscript import ServedI3D
 from asl_triton_export.i3d import I3D, normalize
 from tests.networks import small_network
 

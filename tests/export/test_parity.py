@@ -14,9 +14,8 @@ from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import open_video
 from asl_triton.video.windows import cut_windows
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.formats.openvino_graph import build_graph
-from asl_triton_export.formats.openvino_runtime import compile_model
-from asl_triton_export.formats.served_i3d import ServedI3D
+from asl_triton_export.formats.openvino import build_graph, compile_model
+from asl_triton_export.formats.torchscript import ServedI3D
 from asl_triton_export.i3d import I3D, normalize
 
 Noise = Callable[[int], np.ndarray]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from asl_triton_export.exporter import fastest_precision
+from asl_triton_export.formats import fastest_precision
 
 Train = Literal["head", "last", "all"]
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}

@@ -17,8 +17,7 @@ from asl_triton.models.served import FEATURES, LOGITS, STEP_LOGITS
 from asl_triton.presets import PRESETS, Preset
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
 from asl_triton_export.exporter import export_model
-from asl_triton_export.formats.openvino_graph import build_graph
-from asl_triton_export.formats.openvino_runtime import compile_model, openvino
+from asl_triton_export.formats.openvino import build_graph, compile_model, openvino
 from asl_triton_export.i3d import I3D, normalize, pool_steps
 from tests.command_line import asl_triton
 from tests.networks import GLOSSES, save_checkpoint, small_network
@@ -171,7 +170,7 @@ def test_missing_package_is_a_sentence(
     module: str,
     options: list[str],
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith(("asl_triton_export.openvino", f"{module}."))]:
+    for name in [name for name in sys.modules if name.startswith(("asl_triton_export.formats.openvino", f"{module}."))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "asl_triton_export.quantization.nncf", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
@@ -185,7 +184,7 @@ def test_missing_package_is_a_sentence(
 
 def test_openvino_reports_to_nobody() -> None:
     code = (
-        "import asl_triton_export.formats.openvino_runtime, asl_triton_export.quantization.nncf, sys\n"
+        "import asl_triton_export.formats.openvino, asl_triton_export.quantization.nncf, sys\n"
         "assert sys.modules['openvino_telemetry'] is None\n"
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry.')]"
     )

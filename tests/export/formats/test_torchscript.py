@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from asl_triton.presets import PRESETS, Preset
-from asl_triton_export.formats.served_i3d import ServedI3D, halve_by_three, max_of_three
+from asl_triton_export.formats.torchscript import ServedI3D, halve_by_three, max_of_three
 from asl_triton_export.i3d import I3D, normalize, pool_steps, same_padding
 from tests.networks import small_network
 
