@@ -86,8 +86,8 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def ensure_folder(folder: Path) -> Path:
-    """Make a folder for results if it does not exist; returns it.
+def ensure_folder(folder: Path, option: str = "--output") -> Path:
+    """Make a folder if it does not exist, and return it. `option` is what a person chooses it with.
 
     Raises:
         AslTritonError: it cannot be made.
@@ -96,7 +96,7 @@ def ensure_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise AslTritonError(
-            f"cannot write to {folder}: {exc.strerror or exc}. Choose another folder with --output"
+            f"cannot write to {folder}: {exc.strerror or exc}. Choose another folder with {option}"
         ) from exc
     return folder
 
@@ -132,14 +132,16 @@ def sha256(source: Path, copy: Path | None = None) -> str:
 
 
 class FolderLock:
-    """Holds a folder for the length of a `with` block; it is let go of however this process ends.
+    """Holds a folder, by a lock file in it, for the length of a `with` block or until this process ends.
+
+    Messages name what else may hold the folder (`holder`), and how a person chooses another one (`option`).
 
     Raises:
-        AslTritonError: another run holds it, which the message names; or the folder cannot be written to, or locked.
+        AslTritonError: another process holds it; or the folder cannot be written to, or locked.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, holder: str = "run", option: str = "--output") -> None:
+        self.path, self.holder, self.option = path, holder, option
         self._lock = portalocker.Lock(
             path, "a+", timeout=0, fail_when_locked=True, flags=portalocker.LOCK_EX | portalocker.LOCK_NB
         )
@@ -154,19 +156,19 @@ class FolderLock:
             os.write(file.fileno(), describe_this_process().encode())
         except portalocker.AlreadyLocked as exc:
             raise AslTritonError(
-                f"another run writes to {self.path.parent}: {self._read_holder()}. Wait for it, stop it, or choose "
-                "another folder with --output"
+                f"another {self.holder} writes to {self.path.parent}: {self._read_holder()}. Wait for it, stop it, or "
+                f"choose another folder with {self.option}"
             ) from exc
         except portalocker.LockException as exc:
             raise AslTritonError(
-                f"cannot lock {self.path.parent}: {exc}. Choose a folder on another file system with --output: in this "
-                "one a second run would spoil the first"
+                f"cannot lock {self.path.parent}: {exc}. Choose a folder on another file system with {self.option}: in "
+                "this one a second run would spoil the first"
             ) from exc
         except OSError as exc:
             self._release()
             raise AslTritonError(
                 f"cannot write to {self.path.parent}: {exc.strerror or exc}. Make room, or choose another folder with "
-                "--output"
+                f"{self.option}"
             ) from exc
         return self
 

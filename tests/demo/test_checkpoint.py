@@ -22,7 +22,8 @@ from asl_triton_demo.training import (
     make_step_targets,
     window,
 )
-from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
+from asl_triton_export.bundle import open_bundle
+from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
 from asl_triton_export.i3d import I3D, normalize
 from tests.paths import DEMO_BUNDLE
 

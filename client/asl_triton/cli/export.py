@@ -128,7 +128,8 @@ def export(
         return
     assert checkpoint is not None
     with require_extra("export"):
-        from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
+        from asl_triton_export.bundle import open_bundle
+        from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
         from asl_triton_export.exporter import export_model
 
     bundle = open_bundle(checkpoint)

@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from asl_triton.presets import PRESETS
-from asl_triton_export.checkpoint import load_checkpoint, open_bundle
+from asl_triton_export.bundle import open_bundle
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.finetune import finetune
 from asl_triton_export.finetune import module as finetune_module
 from asl_triton_export.finetune.recipe import Recipe
-from asl_triton_export.finetune.run import finetune
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
 from tests.networks import save_checkpoint, save_labels
