@@ -164,6 +164,12 @@ def export_script(
     return repository / name
 
 
+def choose_name(path: Path) -> str:
+    """A model name made of a checkpoint's file name: what cannot be in one becomes '_'."""
+    stem = path.name.split(".")[0]
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem).lstrip("-_") or "model"
+
+
 def check_name(name: str) -> None:
     """Refuse a name that Triton or a file system cannot take.
 
