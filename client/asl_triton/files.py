@@ -1,9 +1,10 @@
-"""Files on disk: whole or not there, hashed, and one run at a time in a folder."""
+"""Files and folders on disk: whole or not there, hashed, and one run at a time in a folder."""
 
 import hashlib
 import os
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,6 +54,25 @@ def atomic_write(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """An empty folder to fill, renamed to `target` when the block ends well; what was at `target` is replaced.
+
+    Until then it is in a hidden folder next to `target`, which is removed if the block raises.
+
+    Raises:
+        OSError: the folder cannot be made or renamed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        folder = Path(scratch) / target.name
+        folder.mkdir()
+        yield folder
+        if target.exists():
+            target.rename(Path(scratch) / "replaced")
+        folder.rename(target)
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a whole text file by `atomic_write`, making its folder; returns the path.
 
@@ -66,8 +86,8 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def ensure_folder(folder: Path) -> Path:
-    """Make a folder for results if it does not exist; returns it.
+def ensure_folder(folder: Path, option: str = "--output") -> Path:
+    """Make a folder if it does not exist, and return it. `option` is what a person chooses it with.
 
     Raises:
         AslTritonError: it cannot be made.
@@ -76,7 +96,7 @@ def ensure_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise AslTritonError(
-            f"cannot write to {folder}: {exc.strerror or exc}. Choose another folder with --output"
+            f"cannot write to {folder}: {exc.strerror or exc}. Choose another folder with {option}"
         ) from exc
     return folder
 
@@ -112,14 +132,16 @@ def sha256(source: Path, copy: Path | None = None) -> str:
 
 
 class FolderLock:
-    """Holds a folder for the length of a `with` block; it is let go of however this process ends.
+    """Holds a folder, by a lock file in it, for the length of a `with` block or until this process ends.
+
+    Messages name what else may hold the folder (`holder`), and how a person chooses another one (`option`).
 
     Raises:
-        AslTritonError: another run holds it, which the message names; or the folder cannot be written to, or locked.
+        AslTritonError: another process holds it; or the folder cannot be written to, or locked.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, holder: str = "run", option: str = "--output") -> None:
+        self.path, self.holder, self.option = path, holder, option
         self._lock = portalocker.Lock(
             path, "a+", timeout=0, fail_when_locked=True, flags=portalocker.LOCK_EX | portalocker.LOCK_NB
         )
@@ -134,19 +156,19 @@ class FolderLock:
             os.write(file.fileno(), describe_this_process().encode())
         except portalocker.AlreadyLocked as exc:
             raise AslTritonError(
-                f"another run writes to {self.path.parent}: {self._read_holder()}. Wait for it, stop it, or choose "
-                "another folder with --output"
+                f"another {self.holder} writes to {self.path.parent}: {self._read_holder()}. Wait for it, stop it, or "
+                f"choose another folder with {self.option}"
             ) from exc
         except portalocker.LockException as exc:
             raise AslTritonError(
-                f"cannot lock {self.path.parent}: {exc}. Choose a folder on another file system with --output: in this "
-                "one a second run would spoil the first"
+                f"cannot lock {self.path.parent}: {exc}. Choose a folder on another file system with {self.option}: in "
+                "this one a second run would spoil the first"
             ) from exc
         except OSError as exc:
             self._release()
             raise AslTritonError(
                 f"cannot write to {self.path.parent}: {exc.strerror or exc}. Make room, or choose another folder with "
-                "--output"
+                f"{self.option}"
             ) from exc
         return self
 

@@ -7,9 +7,10 @@ there and never guesses.
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-from asl_triton.errors import ContractError
+from asl_triton.errors import AslTritonError, ContractError
 
 Color = Literal["RGB", "BGR"]
 Frames = Literal["clip", "window"]
@@ -153,3 +154,20 @@ PRESETS: dict[str, Preset] = {
         ),
     )
 }
+
+
+def read_preset(name_or_path: str) -> Preset:
+    """One of `PRESETS` by its name, or a preset from a JSON file.
+
+    Raises:
+        AslTritonError: it is neither.
+        ContractError: the file is not a preset.
+    """
+    if name_or_path in PRESETS:
+        return PRESETS[name_or_path]
+    try:
+        return Preset.from_json(Path(name_or_path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise AslTritonError(
+            f"{name_or_path!r} is neither a preset ({', '.join(PRESETS)}) nor a readable JSON file of one"
+        ) from exc

@@ -131,12 +131,6 @@ def compute_wrist(pose: Pose) -> Floats:
     return np.add(ANCHORS[pose.anchor], pose.offset) - _axes(pose) @ (local * HAND_LENGTH)
 
 
-def reach_of(wrist: Floats) -> float:
-    """How far the wrist is from the shoulder, 1 being a straight arm."""
-    distance = float(np.linalg.norm(np.subtract(wrist, SHOULDER)))
-    return distance / (UPPER_ARM_LENGTH + FOREARM_LENGTH)
-
-
 def pchip(times: Floats, values: Floats, at: Floats) -> Floats:
     """Monotone cubic interpolation of (K, D) values to (T, D): it stops where a coordinate turns back and never
     overshoots (Fritsch & Butland 1984). `times` must rise."""

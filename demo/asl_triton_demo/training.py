@@ -27,11 +27,11 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from asl_triton.files import atomic_write
 from asl_triton.presets import INPUT_SIZE, PRESETS
 from asl_triton.video.preprocessing import crop_frames, resize_image
 from asl_triton.video.reader import open_video
@@ -39,9 +39,10 @@ from asl_triton.video.windows import cut_windows
 from asl_triton_demo.motion import ONSET_S, REST
 from asl_triton_demo.signer import make_generator, plan_take, render, write_video
 from asl_triton_demo.signs import SIGNS, Face, Head, Keyframe, Sign
+from asl_triton_export.bundle import write_bundle
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.formats.served_i3d import ServedI3D
-from asl_triton_export.i3d import I3D
+from asl_triton_export.formats.torchscript import ServedI3D
+from asl_triton_export.i3d import I3D, normalize
 
 PRESET = PRESETS["wlasl"]
 SQUARE = 256  # pixels; what the preset makes of the demo signer's clips before it crops
@@ -122,10 +123,8 @@ class Draws(Dataset[tuple[Image, int, np.float32, Floats]]):
             path.parent.mkdir(parents=True, exist_ok=True)
             pictures = render(sign, seed, num_frames=draw_num_frames(sign, seed)).frames
             quality = 25 + (37 * seed) % 70
-            unfinished = path.with_suffix(f".{time.monotonic_ns()}.part")
-            with unfinished.open("wb") as file:
+            with atomic_write(path, shared=True) as file:
                 np.save(file, np.stack([square(picture, self.stage.size, quality) for picture in pictures]))
-            unfinished.replace(path)
         return np.asarray(np.load(path, mmap_mode="r"))
 
 
@@ -177,12 +176,6 @@ def make_step_targets(active: NDArray[np.bool_]) -> Floats:
     return np.array(
         [make_class_target(float(active[start : start + 16].mean()), least=0.6) for start in starts], np.float32
     )
-
-
-def normalize(frames: Tensor) -> Tensor:
-    """uint8 RGB (N, T, H, W, 3) as the preset says: float32 BGR (N, 3, T, H, W), channels last in memory."""
-    low, high = PRESET.value_range
-    return (frames.flip(4).float() / 255 * (high - low) + low).permute(0, 4, 1, 2, 3)
 
 
 def compute_loss(step_logits: Tensor, labels: Tensor, clip: Tensor, steps: Tensor, cross_entropy: float) -> Tensor:
@@ -237,9 +230,8 @@ class Training:
 
     def save(self) -> None:
         state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-        unfinished = self.state_path.with_suffix(".part")
-        torch.save(state, unfinished)
-        unfinished.replace(self.state_path)
+        with atomic_write(self.state_path) as file:
+            torch.save(state, file)
 
     def losses(self, workers: int, bfloat16: bool) -> Iterator[float]:
         """Train to the end of all stages, a step an item; the state is saved every 50 steps."""
@@ -257,7 +249,7 @@ class Training:
             torch.manual_seed(self.seed + self.step)  # dropout's
             for group in self.optimizer.param_groups:
                 group["lr"] = schedule_learning_rate(share, stage.peak_rate)
-            x = normalize(frames)
+            x = normalize(frames, PRESET)
             if stage.from_nothing:
                 x -= fade(share, 0.25, 0.6) * x.mean(dim=2, keepdim=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -272,19 +264,6 @@ class Training:
             if self.step % 50 == 0:
                 self.save()
             yield loss.item()
-
-
-def write_bundle(net: I3D, folder: Path) -> None:
-    """Weights (kernels in float16, which costs no answer; the rest in float32), labels and preset."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        key: (tensor.half() if tensor.ndim > 1 else tensor.float()).contiguous()
-        for key, tensor in net.state_dict().items()
-        if not key.endswith("num_batches_tracked")
-    }
-    save_file(state, folder / "weights.safetensors")
-    (folder / "labels.txt").write_text("".join(f"{sign.gloss}\n" for sign in SIGNS), encoding="utf-8")
-    (folder / "preset.json").write_text(PRESET.to_json() + "\n", encoding="utf-8")
 
 
 @torch.inference_mode()
@@ -344,7 +323,9 @@ def main(
             if time.monotonic() > until:
                 break
     training.save()
-    write_bundle(training.net, to)
+    # Kernels in float16, which changes no answer; the rest in float32.
+    state = {key: t.half() if t.ndim > 1 else t for key, t in training.net.state_dict().items()}
+    write_bundle(to, state, [sign.gloss for sign in SIGNS], PRESET)
     if held_out:
         evaluate(to, work / "held-out", range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + held_out))
 

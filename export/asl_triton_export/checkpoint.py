@@ -1,6 +1,5 @@
-"""Checkpoints: files of weights to networks, with every mismatch explained."""
+"""Checkpoints: from a file of weights to a network, with every mismatch explained."""
 
-import hashlib
 import re
 import warnings
 import zipfile
@@ -12,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from asl_triton.errors import CheckpointError, LabelsError
+from asl_triton.files import sha256
 from asl_triton.labels import read_labels
-from asl_triton.presets import Preset
 from asl_triton_export.i3d import I3D, STEM_CHANNELS
 
 STEM_KEY = "Conv3d_1a_7x7.conv3d.weight"
@@ -21,13 +20,11 @@ CLASSIFIER_KEY = "logits.conv3d.weight"
 KINETICS_CLASSES = 400
 MAX_CLASSES = 100_000
 MAX_WIDTH = 4.0
-DEMO = "demo"  # names the checkpoint that comes with asl-triton: the demo signer's twenty signs
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An I3D state dict with what its shapes say of the network."""
+    """An I3D state dict, and what its shapes say about the network."""
 
     path: Path
     sha256: str
@@ -41,46 +38,6 @@ class Checkpoint:
         net = I3D(self.num_classes, self.channels, self.width)
         net.load_state_dict(self.state)
         return net.eval()
-
-
-@dataclass(frozen=True)
-class CheckpointBundle:
-    """A checkpoint with what belongs to it: a folder of `weights.*`, `labels.txt` and `preset.json`, or a bare file."""
-
-    weights: Path
-    labels: Path | None = None
-    preset: Preset | None = None
-
-
-def open_bundle(path: Path) -> CheckpointBundle:
-    """Look at a checkpoint file or bundle folder, without loading the weights; `demo` is the one that comes with us.
-
-    Raises:
-        CheckpointError: neither; the folder has no `weights.*` or several.
-        ContractError: its `preset.json` is not a preset.
-    """
-    if str(path) == DEMO:  # ./demo is a folder of that name
-        path = Path(__file__).parent / "demo_checkpoint"
-    if not path.exists():
-        raise CheckpointError(
-            f"there is no checkpoint {path}: fetch one (asl-triton fetch), name its file, or take the one that comes "
-            f"with asl-triton ({DEMO})"
-        )
-    if not path.is_dir():
-        return CheckpointBundle(path)
-    weights = sorted(p for p in path.glob("weights.*") if p.suffix in WEIGHT_SUFFIXES)
-    if len(weights) != 1:
-        found = ", ".join(p.name for p in weights) or "none"
-        raise CheckpointError(
-            f"the folder {path} is no checkpoint bundle: it must hold one file of weights "
-            f"(weights.safetensors or weights.pt), and these were found: {found}"
-        )
-    labels, preset = path / "labels.txt", path / "preset.json"
-    return CheckpointBundle(
-        weights[0],
-        labels if labels.exists() else None,
-        Preset.from_json(preset.read_text(encoding="utf-8")) if preset.exists() else None,
-    )
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -128,12 +85,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, sha256(path), state, num_classes, channels, width)
 
 
-def read_labels_for(checkpoint: Checkpoint, path: Path) -> tuple[str, ...]:
-    """Read the labels of a checkpoint: as many as it has classes.
+def read_labels_for(checkpoint: Checkpoint, path: Path | None) -> tuple[str, ...]:
+    """Read the labels of a checkpoint: one for each class.
 
     Raises:
-        LabelsError: another number, or the file cannot be read.
+        LabelsError: no path is given, the file cannot be read, or it has another number of labels.
     """
+    if path is None:
+        raise LabelsError(
+            f"which glosses does {checkpoint.path} know? Give --labels with one gloss a line, in class order "
+            "(WLASL's wlasl_class_list.txt will do)"
+        )
     labels = read_labels(path)
     if len(labels) == checkpoint.num_classes:
         return labels
@@ -149,15 +111,6 @@ def read_labels_for(checkpoint: Checkpoint, path: Path) -> tuple[str, ...]:
             f"head -n {checkpoint.num_classes} {path.name} > labels.txt"
         )
     raise LabelsError(f"{counts}: name the list that this checkpoint was trained with")
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> object:

@@ -1,28 +1,27 @@
-"""The model folder that Triton serves: the network, both configs, labels and the golden answer, written whole."""
+"""Writes the model folder that Triton serves: the network, both configs, labels and the golden answer."""
 
-import contextlib
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from asl_triton.errors import AslTritonError, CheckpointError
+from asl_triton.files import atomic_folder
 from asl_triton.models.golden import GOLDEN_FRAMES, GoldenAnswer, render_golden
 from asl_triton.presets import Preset
 from asl_triton_export.checkpoint import CLASSIFIER_KEY, Checkpoint
+from asl_triton_export.formats import Forward, ModelFormat, fastest_precision, get_format
 from asl_triton_export.formats.custom_script import CustomScript
-from asl_triton_export.formats.registry import ModelFormat, get_format
-from asl_triton_export.i3d import I3D
+from asl_triton_export.i3d import I3D, normalize, pool_steps
 from asl_triton_export.quantization.calibration import read_calibration
-from asl_triton_export.quantization.report import QuantizationCost
+from asl_triton_export.quantization.report import QuantizationCost, measure_cost
 from asl_triton_export.triton_config import Format, ServedNetwork, model_config, write_config
 
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
@@ -31,6 +30,7 @@ Input = Literal["uint8", "fp32"]
 # and activations through 57 layers gives 1e-5, 0.5 %, 3 % and 5 % with the reference checkpoint.
 MAX_DEVIATION = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1, "int8": 0.25}
 
+PYTHON_BACKENDS = Path(__file__).parent / "python_backends"
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -39,7 +39,7 @@ class ExportReport:
     """What an export wrote, and how the exported network compares with the trained one on the golden clip."""
 
     folder: Path
-    precision: str
+    precision: str  # what "auto" chose
     max_difference: float  # logits
     spread: float  # logits, from the least to the greatest of the trained network's
     same_best: bool
@@ -61,15 +61,15 @@ def export_model(
     version: int = 1,
     force: bool = False,
 ) -> ExportReport:
-    """Write `repository/name` whole: to a temporary sibling, compared with the trained network, then renamed.
+    """Write `repository/name`: to a temporary folder, compared with the trained network, then renamed.
 
-    `calibrate` is a folder of clips: int8 is quantized with some of them, and its cost measured on others.
+    `calibrate` is a folder of clips. int8 is quantized with some of them, and its cost is measured on others.
 
     Raises:
-        AslTritonError: the name is not usable, the folder exists and `force` is not given, it cannot be written, the
+        AslTritonError: the name is invalid; the folder exists and `force` is not given, or it cannot be written; the
             format has no such precision, or its packages are not installed.
-        CheckpointError: not an RGB network, or the exported one answers differently from the trained one.
-        VideoError: `calibrate` has no clip that can be read.
+        CheckpointError: not an RGB network, or the exported network answers differently from the trained one.
+        VideoError: no clip of `calibrate` can be read.
     """
     check_name(name)
     if checkpoint.channels != 3:
@@ -78,7 +78,7 @@ def export_model(
         )
     if precision == "auto":
         precision = fastest_precision(served_as)
-    engine = get_format(served_as, precision)
+    model_format = get_format(served_as, precision)
     if (precision == "int8") != (calibrate is not None):
         raise AslTritonError(
             "--precision int8 is quantized with clips of yours: name a folder of them with --calibrate"
@@ -98,17 +98,31 @@ def export_model(
         served_as=served_as,
     )
     net = checkpoint.network()
-    with atomic_folder(repository, name, force) as folder:
-        saved = folder / str(version)
-        saved.mkdir()
-        engine.save(net, network, saved, () if calibration is None else calibration.clips)
-        answer, report = compare(net, network, engine, saved)
-        if calibration is not None:
-            from asl_triton_export.formats.openvino import count_operations
+    cost = None
+    with create_model_folder(repository / name, force) as folder:
+        version_folder = folder / str(version)
+        version_folder.mkdir()
+        if calibration is None:
+            model_format.save(net, network, version_folder)
+        else:
+            from asl_triton_export.quantization.nncf import save_quantized  # here, because NNCF takes seconds to import
 
-            report = replace(report, cost=count_operations(net, network, saved, calibration, labels))
-        write_beside_model(folder, version, network, engine, labels, answer)
-    return replace(report, folder=repository / name)
+            save_quantized(net, network, version_folder, calibration.clips)
+        forward = model_format.open(version_folder, precision)
+        answer = compare(net, network, forward)
+        if calibration is not None:
+            from asl_triton_export.formats.openvino import compile_float32
+
+            cost = measure_cost(compile_float32(net, network), forward, network, calibration, labels)
+        write_model_files(folder, version, network, model_format, labels, answer)
+    return ExportReport(
+        repository / name,
+        precision,
+        max_difference=float(np.abs(answer.served_logits - answer.logits).max()),
+        spread=float(np.ptp(answer.logits)),
+        same_best=bool(answer.served_logits.argmax() == answer.logits.argmax()),
+        cost=cost,
+    )
 
 
 def export_script(
@@ -122,10 +136,10 @@ def export_script(
     version: int = 1,
     force: bool = False,
 ) -> Path:
-    """Write `repository/name` whole for a network that is TorchScript already; returns the folder.
+    """Write `repository/name` for a network that is TorchScript already, and return that folder.
 
     Raises:
-        AslTritonError: the name is not usable, the folder exists and `force` is not given, or it cannot be written.
+        AslTritonError: the name is invalid; the folder exists and `force` is not given, or it cannot be written.
     """
     check_name(name)
     logits = script.golden_logits
@@ -140,102 +154,83 @@ def export_script(
         checkpoint_sha256=script.sha256,
         instances=instances,
     )
-    with atomic_folder(repository, name, force) as folder:
+    with create_model_folder(repository / name, force) as folder:
         (folder / str(version)).mkdir()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             script.module.save(folder / str(version) / "model.pt")
         answer = GoldenAnswer(logits, logits, GOLDEN_FRAMES, tolerance)
-        write_beside_model(folder, version, network, get_format("torchscript"), labels, answer)
+        write_model_files(folder, version, network, get_format("torchscript"), labels, answer)
     return repository / name
 
 
+def choose_name(path: Path) -> str:
+    """A model name made of a checkpoint's file name: what cannot be in one becomes '_'."""
+    stem = path.name.split(".")[0]
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem).lstrip("-_") or "model"
+
+
 def check_name(name: str) -> None:
-    """Refuse what Triton or a file system cannot call a model."""
+    """Refuse a name that Triton or a file system cannot take.
+
+    Raises:
+        AslTritonError: it is one.
+    """
     if not MODEL_NAME.fullmatch(name):
         raise AslTritonError(
             f"{name!r} cannot name a model: use letters, digits, '_', '-' and '.', beginning with a letter or digit"
         )
 
 
-def write_beside_model(
+def write_model_files(
     folder: Path,
     version: int,
     network: ServedNetwork,
-    engine: ModelFormat,
+    model_format: ModelFormat,
     labels: tuple[str, ...],
     answer: GoldenAnswer,
 ) -> None:
-    """Write everything of a model folder but the network."""
+    """Write everything in a model folder but the network."""
     answer.save(folder / "golden.npz")
-    (folder / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-    shutil.copyfile(Path(__file__).parent / "python_backends" / engine.wheel_model, folder / str(version) / "model.py")
+    (folder / "labels.txt").write_text("".join(f"{gloss}\n" for gloss in labels), encoding="utf-8")
+    shutil.copyfile(PYTHON_BACKENDS / model_format.wheel_model, folder / str(version) / "model.py")
     write_config(model_config(network, network.container_backend), folder / "config.pbtxt")
     write_config(model_config(network, "python"), folder / "configs" / "wheel.pbtxt")
 
 
-def fastest_precision(served_as: Format = "torchscript") -> Literal["fp32", "fp16", "bf16"]:
-    """fp16 where there is an NVIDIA GPU to serve with, bf16 where the processor multiplies it natively, else fp32."""
-    if served_as == "torchscript" and torch.cuda.is_available():
-        return "fp16"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
-
-
-def compare(net: I3D, network: ServedNetwork, engine: ModelFormat, saved: Path) -> tuple[GoldenAnswer, ExportReport]:
-    """Ask the trained network, and the one in the version folder `saved`, for the golden clip.
+def compare(net: I3D, network: ServedNetwork, exported: Forward) -> GoldenAnswer:
+    """Ask the trained network and the exported one for the golden clip.
 
     Raises:
         CheckpointError: they differ by more than rounding explains.
     """
     pixels = render_golden()
     with torch.inference_mode():
-        output = net(normalize(torch.from_numpy(pixels), network.preset))
+        output = net(normalize(torch.from_numpy(pixels)[None], network.preset))
         trained = pool_steps(net, output.step_logits, output.features, network.preset)[0].numpy()
-    answer = engine.open(network, saved)(network.tensor(pixels))
+    answer = exported(network.tensor(pixels))
     difference = float(np.abs(answer - trained).max())
-    spread = float(trained.max() - trained.min())
+    spread = float(np.ptp(trained))
     if not difference <= MAX_DEVIATION[network.precision] * max(spread, 1.0):
         raise CheckpointError(
             f"the exported network answers differently from the trained one: by {difference:.3g} where logits spread "
             f"over {spread:.3g}; nothing was written. Try --precision fp32"
         )
-    tolerance = max(2 * difference, 1e-3 * max(spread, 1.0))
-    report = ExportReport(saved, network.precision, difference, spread, bool(answer.argmax() == trained.argmax()))
-    return GoldenAnswer(trained, answer, len(pixels), tolerance), report
+    return GoldenAnswer(trained, answer, len(pixels), tolerance=max(2 * difference, 1e-3 * max(spread, 1.0)))
 
 
-def normalize(frames: Tensor, preset: Preset) -> Tensor:
-    """uint8 RGB (T, H, W, 3) as the weights expect it: float32 (1, 3, T, H, W)."""
-    low, high = preset.value_range
-    if preset.colour == "BGR":
-        frames = frames.flip(-1)
-    return (frames.float() / 255 * (high - low) + low).permute(3, 0, 1, 2)[None]
+@contextmanager
+def create_model_folder(target: Path, force: bool) -> Iterator[Path]:
+    """A folder to fill that becomes `target` at the end of the block, or vanishes if the block raises.
 
-
-def pool_steps(net: I3D, step_logits: Tensor, features: Tensor, preset: Preset) -> Tensor:
-    """The network's logits of a clip (N, C), pooled over time as the preset says."""
-    if preset.step_pooling == "max":
-        return step_logits.amax(dim=1)
-    if preset.step_pooling == "mean":
-        return step_logits.mean(dim=1)
-    return net.logits(net.dropout(features.mean(dim=2))[..., None, None, None]).flatten(1)  # type: ignore[no-any-return]
-
-
-@contextlib.contextmanager
-def atomic_folder(repository: Path, name: str, force: bool) -> Iterator[Path]:
-    """A folder to fill that becomes `repository/name` at the end of the block, or vanishes if the block raises."""
-    target = repository / name
+    Raises:
+        AslTritonError: `target` exists and `force` is not given, or it cannot be written.
+    """
     if target.exists() and not force:
         raise AslTritonError(f"{target} exists: give --force to replace it, or another --name")
     try:
-        repository.mkdir(parents=True, exist_ok=True)
-        # Outside what Triton looks at until the rename: a folder with no config of its own.
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=repository) as scratch:
-            folder = Path(scratch) / name
-            folder.mkdir()
+        # Triton never sees it half-written: until the rename it is in a folder that has no config of its own.
+        with atomic_folder(target) as folder:
             yield folder
-            if target.exists():
-                target.rename(Path(scratch) / "replaced")
-            folder.rename(target)
     except OSError as exc:
         raise AslTritonError(f"cannot write {target}: {exc.strerror or exc}") from exc

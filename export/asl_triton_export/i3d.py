@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asl_triton.presets import Preset
+
 MIN_FRAMES = 9  # the least that leaves the two time positions one step averages
 FEATURE_CHANNELS = 1024  # at width 1
 STEM_CHANNELS = 64  # at width 1; read back from a checkpoint's shapes to learn its width
@@ -168,3 +170,22 @@ class I3D(nn.Module):
 def average_neighbors(features: Tensor) -> Tensor:
     """(N, F, T/8) -> (N, F, S): each step is the mean of two neighbors in time; a single position stays."""
     return (features[..., 1:] + features[..., :-1]) / 2 if features.shape[-1] > 1 else features
+
+
+def normalize(frames_nthwc: Tensor, preset: Preset) -> Tensor:
+    """uint8 RGB (N, T, H, W, 3) in the preset's color order and range: float32 (N, 3, T, H, W), strided channels last.
+
+    `asl_triton.video.preprocessing.normalize` is the same in NumPy; the exported networks have it in their first layer.
+    """
+    low, high = preset.value_range
+    ordered = frames_nthwc.flip(-1) if preset.colour == "BGR" else frames_nthwc
+    return (ordered.float() / 255 * (high - low) + low).permute(0, 4, 1, 2, 3)
+
+
+def pool_steps(net: I3D, step_logits: Tensor, features: Tensor, preset: Preset) -> Tensor:
+    """Logits (N, C) of whole clips from a network's step logits (N, S, C) and features (N, F, T/8)."""
+    if preset.step_pooling == "max":
+        return step_logits.amax(dim=1)
+    if preset.step_pooling == "mean":
+        return step_logits.mean(dim=1)
+    return net.logits(net.dropout(features.mean(dim=2))[..., None, None, None]).flatten(1)  # type: ignore[no-any-return]

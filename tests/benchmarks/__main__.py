@@ -38,9 +38,9 @@ from asl_triton_demo.signer import render
 from asl_triton_demo.signs import SIGNS
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import Checkpoint
-from asl_triton_export.exporter import export_model, fastest_precision, normalize
-from asl_triton_export.formats.served_i3d import ServedI3D
-from asl_triton_export.i3d import I3D
+from asl_triton_export.exporter import export_model, fastest_precision
+from asl_triton_export.formats.torchscript import ServedI3D
+from asl_triton_export.i3d import I3D, normalize
 from tests.networks import small_network
 
 NUM_FRAMES = 64
@@ -131,7 +131,7 @@ def bare_forwards(net: I3D, precision: str, rounds: int) -> list[Row]:
     """The forward alone, 64 frames: as trained, and exported; in turns, so that noise meets all alike."""
     frames = torch.randint(0, 256, (1, NUM_FRAMES, 224, 224, 3), dtype=torch.uint8)
     preset = PRESETS["wlasl"]
-    x = normalize(frames[0], preset)
+    x = normalize(frames, preset)
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     ways: dict[str, Callable[[], object]] = {"bare forward, as trained, eager float32": lambda: net(x)}
     for name in dict.fromkeys(("fp32", precision)):

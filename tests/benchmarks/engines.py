@@ -37,12 +37,12 @@ from asl_triton.transport.shm import Sharing
 from asl_triton.video.discovery import Clip
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
-from asl_triton_export.exporter import export_model, fastest_precision, normalize
-from asl_triton_export.formats.registry import get_format
-from asl_triton_export.formats.served_i3d import ServedI3D
-from asl_triton_export.i3d import I3D
+from asl_triton_export.exporter import export_model, fastest_precision
+from asl_triton_export.formats import get_format
+from asl_triton_export.formats.torchscript import ServedI3D
+from asl_triton_export.i3d import I3D, normalize
 from asl_triton_export.quantization.calibration import read_windows
-from asl_triton_export.triton_config import Format, ServedNetwork
+from asl_triton_export.triton_config import Format
 from tests.benchmarks.__main__ import FLOP_A_CLIP, NUM_FRAMES, as_the_earlier_project, served, write_clip
 from tests.networks import small_network
 
@@ -132,15 +132,14 @@ class Bench:
     def bare_forwards(self, exports: list[tuple[Format, str]], aot: bool) -> list[Row]:
         """The forward alone, of one clip of 64 frames."""
         frames = next(read_windows(Clip(self.clips[0], "clip"), PRESET))[None]
-        x = normalize(torch.from_numpy(frames[0]), PRESET)
+        x = normalize(torch.from_numpy(frames), PRESET)
         ways: dict[str, Callable[[], object]] = {
             "product of bfloat16 matrices, as many operations": matrix_products(),
             "bare forward: as trained, eager float32": lambda: self.net(x),
         }
         for served_as, precision in exports:
-            network = ServedNetwork("i3d", len(LABELS), 1024, PRESET, precision, "uint8", "0" * 64, served_as=served_as)
-            ask = get_format(served_as).open(network, self.repository(served_as, precision) / "i3d" / "1")
-            ways[f"bare forward: {served_as} {precision}"] = lambda ask=ask: ask(frames)
+            exported = get_format(served_as).open(self.repository(served_as, precision) / "i3d" / "1", precision)
+            ways[f"bare forward: {served_as} {precision}"] = lambda exported=exported: exported(frames)
         if aot:
             package = aot_inductor(self.net, self.folder)
             ways["bare forward: AOTInductor bf16"] = lambda: package(torch.from_numpy(frames))

@@ -19,7 +19,8 @@ from rich.table import Table
 
 from asl_triton.bench.report import KNEE_GAIN, format_number
 from asl_triton.presets import PRESETS
-from asl_triton_export.checkpoint import Checkpoint, load_checkpoint, open_bundle, read_labels_for
+from asl_triton_export.bundle import open_bundle
+from asl_triton_export.checkpoint import Checkpoint, load_checkpoint, read_labels_for
 from asl_triton_export.exporter import export_model, fastest_precision
 from tests.networks import small_network
 

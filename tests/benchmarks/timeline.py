@@ -38,7 +38,8 @@ from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import open_video
 from asl_triton.video.windows import WindowTiming, cut_timed_windows, cut_windows_by_shot
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
+from asl_triton_export.bundle import open_bundle
+from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
 from asl_triton_export.exporter import export_model, fastest_precision
 from tests.benchmarks.__main__ import peak_memory_mb
 from tests.benchmarks.film import Signed, write_film

@@ -29,7 +29,8 @@ from asl_triton.transport.base import Transport
 from asl_triton.transport.factory import make_transport
 from asl_triton.transport.shm import Sharing
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
+from asl_triton_export.bundle import open_bundle
+from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
 from asl_triton_export.exporter import export_model, fastest_precision
 from tests.live.conftest import write_stranger
 from tests.paths import DEMO_BUNDLE

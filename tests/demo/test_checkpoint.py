@@ -22,8 +22,9 @@ from asl_triton_demo.training import (
     make_step_targets,
     window,
 )
-from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
-from asl_triton_export.i3d import I3D
+from asl_triton_export.bundle import open_bundle
+from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
+from asl_triton_export.i3d import I3D, normalize
 from tests.paths import DEMO_BUNDLE
 
 TINY = (
@@ -53,7 +54,7 @@ def answer(network: I3D, sign: Sign, seed: int) -> np.ndarray:
     frames = (Frame(image[..., ::-1], 0) for image in render(sign, seed).frames)
     images = (crop.image for crop in crop_frames(frames, preset, 300))
     clip = torch.from_numpy(next(cut_windows(images, preset)).frames)
-    return network(demo_training.normalize(clip[None])).step_logits[0].amax(dim=0).sigmoid().numpy()
+    return network(normalize(clip[None], preset)).step_logits[0].amax(dim=0).sigmoid().numpy()
 
 
 def test_bundle_is_complete_and_small() -> None:

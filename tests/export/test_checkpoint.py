@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from asl_triton.errors import AslTritonError, CheckpointError, LabelsError
-from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
+from asl_triton_export.bundle import open_bundle
+from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
 from tests.networks import GLOSSES, save_checkpoint, save_labels, small_network
 
 

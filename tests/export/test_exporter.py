@@ -13,7 +13,7 @@ from asl_triton.models.golden import GoldenAnswer, render_golden
 from asl_triton.presets import PRESETS, Preset
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
 from asl_triton_export.exporter import export_model
-from asl_triton_export.formats import registry as engines
+from asl_triton_export.formats import torchscript
 from tests.networks import GLOSSES, save_checkpoint
 
 
@@ -100,14 +100,14 @@ def test_export_that_answers_wrongly_writes_nothing_and_keeps_the_old(
 ) -> None:
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small")
     before = (tmp_path / "small" / "config.pbtxt").read_bytes()
-    fold = engines.ServedI3D
+    fold = torchscript.ServedI3D
 
     def broken(*arguments, **named):
         served = fold(*arguments, **named)
         torch.nn.init.zeros_(served.mixed_3[0].b1b.weight)
         return served
 
-    monkeypatch.setattr(engines, "ServedI3D", broken)
+    monkeypatch.setattr(torchscript, "ServedI3D", broken)
     with pytest.raises(CheckpointError, match="answers differently"):
         export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small", force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["small"]

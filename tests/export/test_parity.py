@@ -14,11 +14,9 @@ from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import open_video
 from asl_triton.video.windows import cut_windows
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.exporter import normalize
-from asl_triton_export.formats.openvino_graph import build_graph
-from asl_triton_export.formats.openvino_runtime import compile_model
-from asl_triton_export.formats.served_i3d import ServedI3D
-from asl_triton_export.i3d import I3D
+from asl_triton_export.formats.openvino import build_graph, compile_model
+from asl_triton_export.formats.torchscript import ServedI3D
+from asl_triton_export.i3d import I3D, normalize
 
 Noise = Callable[[int], np.ndarray]
 Ask = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # uint8 RGB (T, 224, 224, 3) to logits (C,), steps (S, C)
@@ -75,7 +73,7 @@ def test_the_network_as_trained_answers_as_the_original(
     net: I3D, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int
 ) -> None:
     with torch.inference_mode():
-        output = net(normalize(torch.from_numpy(noise(num_frames)), PRESETS["wlasl"]))
+        output = net(normalize(torch.from_numpy(noise(num_frames))[None], PRESETS["wlasl"]))
     assert np.abs(output.step_logits[0].numpy() - expected[f"noise{num_frames}/wlasl"]).max() <= 1e-3
 
 

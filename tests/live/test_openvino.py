@@ -22,7 +22,8 @@ from asl_triton_demo.signer import render, write_video
 from asl_triton_demo.signs import SIGNS
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.exporter import export_model, normalize, pool_steps
+from asl_triton_export.exporter import export_model
+from asl_triton_export.i3d import normalize, pool_steps
 from tests.command_line import asl_triton
 from tests.networks import GLOSSES, small_network
 
@@ -116,7 +117,7 @@ def test_every_length_is_served_as_trained(triton: LocalTriton) -> None:
     for num_frames in (9, 10, 17, 33, 64, 70, 9, 150):  # back and forth: shapes are dynamic
         frames = random.integers(0, 256, (num_frames, 224, 224, 3), np.uint8)
         with torch.inference_mode():
-            trained = net(normalize(torch.from_numpy(frames), preset))
+            trained = net(normalize(torch.from_numpy(frames)[None], preset))
             logits = pool_steps(net, trained.step_logits, trained.features, preset)
         answer = ask(triton, frames[None])
         assert np.abs(answer[LOGITS] - logits.numpy()).max() < 1e-4

@@ -16,7 +16,8 @@ from asl_triton.presets import PRESETS
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.results import Segment, Timeline
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
+from asl_triton_export.bundle import open_bundle
+from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
 from asl_triton_export.exporter import export_model, fastest_precision
 from tests.benchmarks.film import FPS, SIZE, Signed, write_film
 from tests.command_line import asl_triton

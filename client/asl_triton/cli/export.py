@@ -8,13 +8,13 @@ from rich.console import Console
 
 from asl_triton.cli.optional_imports import require_extra
 from asl_triton.cli.options import RepositoryOption
-from asl_triton.errors import AslTritonError, LabelsError
+from asl_triton.errors import AslTritonError
 from asl_triton.labels import read_labels
 from asl_triton.models.checksums import write_checksums
-from asl_triton.presets import PRESETS, Preset
+from asl_triton.presets import PRESETS, read_preset
 
 if TYPE_CHECKING:
-    from asl_triton_export.quantization.report import QuantizationCost
+    from asl_triton_export.exporter import ExportReport
 
 Format = Literal["torchscript", "openvino"]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
@@ -114,8 +114,37 @@ def export(
             if checkpoint is None
             else "A checkpoint and --torchscript are two networks: name one."
         )
+    with require_extra("export"):
+        from asl_triton_export.bundle import open_bundle
+        from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
+        from asl_triton_export.exporter import choose_name, export_model, export_script
+        from asl_triton_export.formats.custom_script import load_script
+
     console = Console()
-    if torchscript is not None:
+    if checkpoint is not None:
+        bundle = open_bundle(checkpoint)
+        name = name or choose_name(checkpoint)
+        with console.status("Loading the checkpoint"):
+            loaded = load_checkpoint(bundle.weights)
+            glosses = read_labels_for(loaded, labels or bundle.labels)
+        with console.status("Folding, writing, comparing with the network as trained"):
+            report = export_model(
+                loaded,
+                glosses,
+                read_preset(preset) if preset else bundle.preset or PRESETS["wlasl"],
+                repository,
+                name,
+                precision=precision,
+                input_type=input,
+                served_as=served_as,
+                calibrate=calibrate,
+                instances=instances,
+                version=model_version,
+                force=force,
+            )
+        lines = format_report(name, len(glosses), report)
+    else:
+        assert torchscript is not None
         given = {
             "--precision": precision != "fp32",
             "--input": input != "uint8",
@@ -124,117 +153,44 @@ def export(
         }
         if option := next((option for option, is_given in given.items() if is_given), None):
             raise AslTritonError(f"{option} is for checkpoints: a TorchScript file is served as it is")
-        export_torchscript(torchscript, labels, preset, repository, name, instances, model_version, force, console)
-        return
-    assert checkpoint is not None
-    with require_extra("export"):
-        from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
-        from asl_triton_export.exporter import export_model
-
-    bundle = open_bundle(checkpoint)
-    labels = labels or bundle.labels
-    if labels is None:
-        raise LabelsError(
-            f"which glosses does {checkpoint} know? Give --labels with one gloss a line, in class order "
-            "(WLASL's wlasl_class_list.txt will do)"
-        )
-    with console.status("Loading the checkpoint"):
-        loaded = load_checkpoint(bundle.weights)
-        glosses = read_labels_for(loaded, labels)
-    name = name or model_name(checkpoint)
-    with console.status("Folding, writing, comparing with the network as trained"):
-        report = export_model(
-            loaded,
-            glosses,
-            read_preset(preset) if preset else bundle.preset or PRESETS["wlasl"],
-            repository,
-            name,
-            precision=precision,
-            input_type=input,
-            served_as=served_as,
-            calibrate=calibrate,
-            instances=instances,
-            version=model_version,
-            force=force,
-        )
+        if labels is None or preset is None:
+            raise AslTritonError(
+                f"{torchscript} says nothing of its glosses and its clips: give --labels with one gloss a line, in "
+                f"class order, and --preset with how it was trained ({', '.join(PRESETS)}, or a JSON file)"
+            )
+        glosses, prepared = read_labels(labels), read_preset(preset)
+        name = name or choose_name(torchscript)
+        with console.status("Asking the network for the golden clip"):
+            script = load_script(torchscript, len(glosses), prepared)
+            folder = export_script(
+                script, glosses, prepared, repository, name, instances=instances, version=model_version, force=force
+            )
+        lines = [f"[bold]{name}[/]: {len(glosses)} glosses, {script.precision}, in {folder}"]
     write_checksums(repository)
-    console.print(
-        f"[bold]{name}[/]: {loaded.num_classes} glosses, {report.precision}, in {report.folder}", soft_wrap=True
-    )
-    console.print(
+    for line in (*lines, f"Next: asl-triton serve --repository {repository}"):
+        console.print(line, soft_wrap=True)
+
+
+def format_report(name: str, num_classes: int, report: "ExportReport") -> list[str]:
+    """What was exported, how it compares with the trained network and, for int8, what it cost: a sentence a line."""
+    lines = [
+        f"[bold]{name}[/]: {num_classes} glosses, {report.precision}, in {report.folder}",
         f"On the golden clip it differs from the network as trained by {report.max_difference:.2g} at most, where "
         f"logits spread over {report.spread:.3g}; the best class is {'the same' if report.same_best else 'another'}.",
-        soft_wrap=True,
-    )
-    if report.cost is not None:
-        for sentence in format_report(report.cost):
-            console.print(sentence, soft_wrap=True, highlight=False)
-    console.print(f"Next: asl-triton serve --repository {repository}", soft_wrap=True)
-
-
-def format_report(cost: "QuantizationCost") -> list[str]:
-    """What int8 cost, in sentences."""
-    where = f"On {cost.clips} others" if cost.apart else "On the same (there are no others)"
-    sentences = [
-        f"Quantized to int8 with {cost.quantized_with} clips, {cost.frames:,} frames. {where}, the best gloss is the "
-        f"float32 network's for {cost.same_best} of {cost.clips}, {cost.top5_in_common:.2g} of its best 5 stay among "
-        f"the best 5, and logits differ by {cost.max_difference:.2g} at most, where they spread over {cost.spread:.3g}."
     ]
-    if cost.accuracies is not None:
+    cost = report.cost
+    if cost is not None:
+        where = f"On {cost.clips} others" if cost.apart else "On the same (there are no others)"
+        lines.append(
+            f"Quantized to int8 with {cost.quantized_with} clips, {cost.frames:,} frames. {where}, the best gloss is "
+            f"the float32 network's for {cost.same_best} of {cost.clips}, {cost.top5_in_common:.2g} of its best 5 stay "
+            f"among the best 5, and logits differ by {cost.max_difference:.2g} at most, where they spread over "
+            f"{cost.spread:.3g}."
+        )
+    if cost is not None and cost.accuracies is not None:
         exact, quantized = cost.accuracies
-        sentences.append(
+        lines.append(
             f"Top-1 {quantized.top1:.1%} in int8, {exact.top1:.1%} in float32; top-5 {quantized.top5:.1%} and "
             f"{exact.top5:.1%}. `asl-triton evaluate` measures it on more."
         )
-    return sentences
-
-
-def export_torchscript(
-    path: Path,
-    labels: Path | None,
-    preset: str | None,
-    repository: Path,
-    name: str | None,
-    instances: int,
-    version: int,
-    force: bool,
-    console: Console,
-) -> None:
-    """The command, for a network that is TorchScript already."""
-    with require_extra("export"):
-        from asl_triton_export.exporter import export_script
-        from asl_triton_export.formats.custom_script import load_script
-
-    if labels is None or preset is None:
-        raise AslTritonError(
-            f"{path} says nothing of its glosses and its clips: give --labels with one gloss a line, in class order, "
-            f"and --preset with how it was trained ({', '.join(PRESETS)}, or a JSON file)"
-        )
-    glosses, prepared = read_labels(labels), read_preset(preset)
-    name = name or model_name(path)
-    with console.status("Asking the network for the golden clip"):
-        script = load_script(path, len(glosses), prepared)
-        folder = export_script(
-            script, glosses, prepared, repository, name, instances=instances, version=version, force=force
-        )
-    write_checksums(repository)
-    console.print(f"[bold]{name}[/]: {len(glosses)} glosses, {script.precision}, in {folder}", soft_wrap=True)
-    console.print(f"Next: asl-triton serve --repository {repository}", soft_wrap=True)
-
-
-def model_name(checkpoint: Path) -> str:
-    """A name for the server from a file's: what cannot stand in one becomes '_'."""
-    stem = checkpoint.name.split(".")[0]
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem).lstrip("-_") or "model"
-
-
-def read_preset(name_or_path: str) -> Preset:
-    """One of the presets that ship, or one from a JSON file."""
-    if name_or_path in PRESETS:
-        return PRESETS[name_or_path]
-    try:
-        return Preset.from_json(Path(name_or_path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as exc:
-        raise AslTritonError(
-            f"{name_or_path!r} is neither a preset ({', '.join(PRESETS)}) nor a readable JSON file of one"
-        ) from exc
+    return lines

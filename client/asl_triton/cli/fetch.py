@@ -1,14 +1,20 @@
 """`asl-triton fetch`: published weights become a bundle on this machine."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import progress
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from asl_triton.cli.optional_imports import require_extra
@@ -16,9 +22,6 @@ from asl_triton.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from asl_triton_export.pretrained.catalog import Weights
-
-OnBytes = Callable[[str, int, int | None], None]
-OnStep = Callable[[str], None]
 
 
 def fetch(
@@ -47,22 +50,20 @@ def fetch(
     """
     with require_extra("export"):
         from asl_triton_export.pretrained.catalog import PUBLISHED
+        from asl_triton_export.pretrained.fetch import fetch as fetch_bundle
 
     console = Console()
     if name is None or list_them:
         listed = [PUBLISHED[name]] if name in PUBLISHED else list(PUBLISHED.values())
         if as_json:
-            print(json.dumps([format_row(weights) for weights in listed], indent=2))
+            print(json.dumps([describe_weights(weights) for weights in listed], indent=2))
         else:
             console.print(make_table(listed))
             console.print(f"Next: asl-triton fetch {listed[0].name}", soft_wrap=True)
         return
 
-    with require_extra("export"):
-        from asl_triton_export.pretrained.fetch import fetch as fetch_bundle
-
-    with format_published(Console(stderr=True)) as (on_bytes, on_step):
-        fetched = fetch_bundle(name, to, force=force, on_bytes=on_bytes, on_step=on_step)
+    with DownloadProgress(Console(stderr=True)) as progress:
+        fetched = fetch_bundle(name, to, force=force, on_bytes=progress.show_bytes, on_step=progress.show_step)
     if as_json:
         archive = str(fetched.archive) if fetched.archive else None
         print(json.dumps({"folder": str(fetched.folder), "is_new": fetched.is_new, "archive": archive}))
@@ -78,8 +79,8 @@ def fetch(
     console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
-def format_row(weights: "Weights") -> dict[str, str | int | float | None]:
-    """What a program may want to know of published weights."""
+def describe_weights(weights: "Weights") -> dict[str, str | int | float | None]:
+    """Published weights as JSON."""
     return {
         "name": weights.name,
         "num_classes": weights.num_classes,
@@ -96,7 +97,7 @@ def format_row(weights: "Weights") -> dict[str, str | int | float | None]:
 
 
 def make_table(listed: list["Weights"]) -> Table:
-    """Published weights, a row each."""
+    """Published weights, one row each."""
     table = Table(
         title="Published weights",
         caption="Accuracy: percent of the clips of each vocabulary's test split, as published",
@@ -119,42 +120,43 @@ def make_table(listed: list["Weights"]) -> Table:
     return table
 
 
-@contextmanager
-def format_published(console: Console) -> Iterator[tuple[OnBytes, OnStep]]:
-    """Two functions that show how far a download is: as a bar on a terminal, else as a line for each tenth."""
-    if not console.is_terminal:
-        yield _lines(console)
-        return
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-    )
-    with progress.Progress(*columns, console=console) as bars:
-        tasks: dict[str, progress.TaskID] = {}
+class DownloadProgress:
+    """Shows how far downloads are: bars on a terminal, elsewhere a line for each tenth."""
 
-        def on_bytes(filename: str, done: int, total: int | None) -> None:
-            if filename not in tasks:
-                tasks[filename] = bars.add_task(filename, total=total, completed=done)
-            bars.update(tasks[filename], completed=done, total=total)
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._tenths: dict[str, int] = {}
 
-        yield on_bytes, lambda step: bars.console.print(step, markup=False, highlight=False)
+    def __enter__(self) -> "DownloadProgress":
+        self._bars.start()
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
 
-def _lines(console: Console) -> tuple[OnBytes, OnStep]:
-    tenths: dict[str, int] = {}
+    def show_step(self, line: str) -> None:
+        """Print a line."""
+        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    def say(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-    def on_bytes(filename: str, done: int, total: int | None) -> None:
-        if filename not in tenths:
-            say(f"Downloading {filename}" + (f" ({total / 1e6:.1f} MB)" if total else ""))
+    def show_bytes(self, filename: str, done: int, total: int | None) -> None:
+        """Show that `done` of `total` bytes of a file are here."""
+        if filename not in self._tasks:
+            self._tasks[filename] = self._bars.add_task(filename, total=total, completed=done)
+            self._tenths[filename] = 0
+            if not self._console.is_terminal:
+                self.show_step(f"Downloading {filename}" + (f" ({total / 1e6:.1f} MB)" if total else ""))
+        self._bars.update(self._tasks[filename], completed=done, total=total)
         tenth = 10 * done // total if total else 0
-        if tenth > tenths.setdefault(filename, 0):
-            tenths[filename] = tenth
-            say(f"{filename}: {tenth * 10} %")
-
-    return on_bytes, say
+        if tenth > self._tenths[filename] and not self._console.is_terminal:
+            self._tenths[filename] = tenth
+            self.show_step(f"{filename}: {tenth * 10} %")

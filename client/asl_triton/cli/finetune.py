@@ -12,14 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from asl_triton.cli.export import read_preset
 from asl_triton.cli.optional_imports import require_extra
 from asl_triton.labels import read_labels
-from asl_triton.presets import PRESETS
+from asl_triton.presets import PRESETS, read_preset
 
 if TYPE_CHECKING:
+    from asl_triton_export.finetune import FineTuneResult
     from asl_triton_export.finetune.callbacks import Epoch
-    from asl_triton_export.finetune.run import FineTuneResult
 
 Train = Literal["head", "last", "all"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -136,9 +135,10 @@ def finetune(
             --to weights/wlasl100 --devices 4
     """
     with require_extra("train"):
-        from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
+        from asl_triton_export.bundle import open_bundle
+        from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
+        from asl_triton_export.finetune import finetune as train_bundle
         from asl_triton_export.finetune.recipe import HardwareOptions, Recipe
-        from asl_triton_export.finetune.run import finetune as train_bundle
 
     bundle = open_bundle(start)
     checkpoint = load_checkpoint(bundle.weights)

@@ -5,12 +5,11 @@ The file is coreutils': a line `<sha256>  <model>/<path>` each, comments with '#
 
 import re
 import shutil
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
 from asl_triton.errors import AslTritonError
-from asl_triton.files import sha256
+from asl_triton.files import atomic_write, sha256
 
 MANIFEST = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
@@ -28,10 +27,8 @@ def write_checksums(repository: Path) -> Path:
         models = [folder for folder in repository.iterdir() if (folder / "config.pbtxt").is_file()]
         files = [file.relative_to(repository) for folder in models for file in folder.rglob("*") if file.is_file()]
         names = sorted(file.as_posix() for file in files if not is_left_out(file))
-        with tempfile.TemporaryDirectory(prefix=f".{MANIFEST}-", dir=repository) as scratch:
-            unfinished = Path(scratch) / MANIFEST
-            unfinished.write_text("".join(f"{sha256(repository / name)}  {name}\n" for name in names))
-            unfinished.replace(path)
+        with atomic_write(path, shared=True) as file:
+            file.write("".join(f"{sha256(repository / name)}  {name}\n" for name in names).encode())
     except OSError as exc:
         raise AslTritonError(f"cannot write {path}: {exc}") from exc
     return path

@@ -1,1 +1,159 @@
-"""Fine-tuning of a checkpoint on labeled clips."""
+"""Fine-tuning: from a checkpoint and labeled clips to a bundle that `asl-triton export` takes.
+
+The recipe is WLASL's (Li et al. 2020; code/I3D/train_i3d.py and configfiles/asl2000.ini of dxli94/WLASL), and what it
+lacks: frozen parts, a held-out split of your own clips, early stopping, and resuming after a kill. The loop, the
+devices and the precision are Lightning's.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asl_triton.errors import AslTritonError, CheckpointError
+from asl_triton.files import atomic_write
+from asl_triton.presets import Preset
+from asl_triton_export.checkpoint import Checkpoint
+from asl_triton_export.finetune.callbacks import STATE, TRAINING, CheckpointCallback, Epoch, find_best
+from asl_triton_export.finetune.data import Clips, OnStep, choose_clips
+from asl_triton_export.finetune.module import FineTuning
+from asl_triton_export.finetune.recipe import LEARNING_RATES, HardwareOptions, Recipe
+from asl_triton_export.finetune.trainer import make_loaders, make_trainer, translate_training_errors
+from asl_triton_export.i3d import I3D
+
+
+@dataclass(frozen=True)
+class FineTuneResult:
+    """What fine-tuning did."""
+
+    folder: Path
+    clips: Clips
+    epochs: tuple[Epoch, ...]
+    best: Epoch
+    known: int  # glosses whose part of the classifier came with the checkpoint
+    resumed_after: int  # epochs; 0: it ran from the start
+    is_main: bool  # False in the further processes that Lightning starts: only one speaks
+
+
+def finetune(
+    checkpoint: Checkpoint,
+    known: Sequence[str] | None,
+    preset: Preset,
+    data: Path,
+    folder: Path,
+    *,
+    videos: Path | None = None,
+    labels: Sequence[str] | None = None,
+    recipe: Recipe | None = None,
+    machines: HardwareOptions | None = None,
+    on_step: OnStep = lambda what, done, total: None,
+    on_epoch: Callable[[Epoch], None] = lambda row: None,
+) -> FineTuneResult:
+    """Train `checkpoint`, whose glosses are `known`, on the clips of `data`, and leave a bundle in `folder`.
+
+    The new glosses are `labels`, or else those of the folder `data`. Glosses that the checkpoint knows keep their part
+    of the classifier. A run that was stopped resumes when it is called again with the same arguments, and ends with the
+    same network.
+
+    Raises:
+        VideoError, LabelsError: `data` cannot be used; as `data.choose_clips`.
+        CheckpointError: not an RGB network, or the state to resume from is damaged.
+        AslTritonError: `folder` is something else or cannot be written, or the loss is not a number. What was written
+            stays.
+    """
+    recipe, machines = recipe or Recipe(), machines or HardwareOptions()
+    if checkpoint.channels != 3:
+        raise CheckpointError(f"{checkpoint.path} takes {checkpoint.channels} input channels: only RGB can be trained")
+    refuse_other(folder)
+    clips = choose_clips(data, videos, labels, recipe.held_out, recipe.seed, on_step)
+    if known is None and labels is not None and len(labels) == checkpoint.num_classes:
+        known = labels  # a bare file with as many classes as these labels was trained with them
+    net, num_known = replace_classifier(checkpoint, known or (), clips.glosses, recipe.seed)
+    about = {
+        "from_sha256": checkpoint.sha256,
+        "num_known_glosses": num_known,
+        "num_train_clips": len(clips.train),
+        "num_held_out_clips": len(clips.held_out),
+        **dataclasses.asdict(recipe),
+        "trainer": f"asl-triton {version('asl-triton')}, torch {torch.__version__}, lightning {version('lightning')}",
+    }
+    training = folder / TRAINING
+    rate = LEARNING_RATES[recipe.train] if recipe.learning_rate is None else recipe.learning_rate
+    callback = CheckpointCallback(folder, clips.glosses, preset, about, rate, recipe.patience, on_step, on_epoch)
+    settings = {**about, "glosses": clips.glosses, "clips": clips.fingerprint, "preset": preset.to_json()}
+    with translate_training_errors(folder, callback):
+        trainer = make_trainer(recipe, machines, callback)
+        init_or_verify_settings(training, settings)
+        module = FineTuning(net, preset, recipe.train, recipe.weight_decay, recipe.seed)
+        loaders = make_loaders(trainer, net, clips, preset, recipe, machines, training, on_step)
+        trainer.fit(module, *loaders, ckpt_path=callback.state if callback.state.exists() else None)
+        if trainer.is_global_zero:
+            shutil.rmtree(training)
+    return FineTuneResult(
+        folder, clips, tuple(callback.epochs), find_best(callback.epochs), num_known, callback.resumed_after,
+        trainer.is_global_zero,
+    )  # fmt: skip
+
+
+def refuse_other(folder: Path) -> None:
+    """Refuse a folder with anything but a stopped fine-tuning in it.
+
+    Raises:
+        AslTritonError: it does.
+    """
+    if (folder / TRAINING).is_dir() or not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    raise AslTritonError(
+        f"{folder} is there, and is no fine-tuning that was stopped: move it away, or name another folder with --to"
+    )
+
+
+def init_or_verify_settings(training: Path, settings: dict[str, Any]) -> None:
+    """Write the settings down, or check that the fine-tuning that was stopped here had the same.
+
+    Raises:
+        AslTritonError: it had others.
+    """
+    path = training / "settings.json"
+    wanted = json.loads(json.dumps(settings))
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        noted = {}
+    others = [name for name in wanted if noted.get(name) != wanted[name]]
+    if others and (training / STATE).exists():
+        was = "; ".join(f"{name} was {str(noted.get(name))[:40]!r}" for name in others[:3])
+        raise AslTritonError(
+            f"{training.parent} holds a fine-tuning with other settings, which was stopped ({was}): give the same to "
+            "go on, or name another folder with --to"
+        )
+    if others:  # nothing was learnt yet
+        shutil.rmtree(training, ignore_errors=True)
+        training.mkdir(parents=True)
+        with atomic_write(path, shared=True) as file:
+            file.write(json.dumps(settings, indent=1).encode())
+
+
+def replace_classifier(
+    checkpoint: Checkpoint, known: Sequence[str], glosses: Sequence[str], seed: int
+) -> tuple[I3D, int]:
+    """The checkpoint's network with a classifier for `glosses`, and how many of them it knew: they keep theirs."""
+    torch.manual_seed(seed)
+    net = I3D(len(glosses), checkpoint.channels, checkpoint.width)
+    body = {key: tensor for key, tensor in checkpoint.state.items() if not key.startswith("logits.")}
+    net.load_state_dict(body, strict=False)
+    places = {gloss: place for place, gloss in enumerate(known)}
+    with torch.no_grad():
+        for class_id, gloss in enumerate(glosses):
+            if (place := places.get(gloss)) is not None:
+                net.logits.conv3d.weight[class_id] = checkpoint.state["logits.conv3d.weight"][place]
+                bias = net.logits.conv3d.bias
+                assert bias is not None
+                bias[class_id] = checkpoint.state["logits.conv3d.bias"][place]
+    return net.eval(), sum(gloss in places for gloss in glosses)

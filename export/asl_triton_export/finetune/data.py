@@ -1,4 +1,4 @@
-"""Which clips a network learns from, and which are held out to see how well: read once, so that none fails later."""
+"""Chooses training and held-out clips, and reads each once, so that none fails later."""
 
 import hashlib
 import os
@@ -15,27 +15,27 @@ from asl_triton.evaluation.dataset import Dataset, LabeledClip, format_list, rea
 from asl_triton.video.discovery import format_name
 from asl_triton.video.reader import Limits, open_video
 
-LIMITS = Limits(max_frames=3_000)  # of a clip of one sign; all of it is held in memory when it is held out
-LEAST = 2  # clips of a gloss: one to learn from, one held out
+LIMITS = Limits(max_frames=3_000)  # of a clip of one sign; a held-out clip is in memory as a whole
+LEAST = 2  # clips per gloss: one to train on, one held out
 DECODERS = 8
 
-OnStep = Callable[[str, int, int], None]  # what is going on, how many are done, of how many
+OnStep = Callable[[str, int, int], None]  # what is going on, done, total
 
 
 @dataclass(frozen=True)
 class Clips:
-    """What to learn from and what to be judged by. `glosses` in class order."""
+    """Training and held-out clips. `glosses` are in class order."""
 
     glosses: tuple[str, ...]
     train: tuple[LabeledClip, ...]
     held_out: tuple[LabeledClip, ...]
-    broken: tuple[str, ...]  # clips that cannot be read, and why: a sentence each
-    missing: tuple[str, ...]  # videos that the split names and that are not there
+    broken: tuple[str, ...]  # a sentence for each clip that cannot be read
+    missing: tuple[str, ...]  # videos that the split names and that do not exist
     warnings: tuple[str, ...]
 
     @property
     def fingerprint(self) -> str:
-        """The same for the same clips with the same labels, dealt alike."""
+        """Equal for the same clips with the same labels and the same split."""
         lines = [f"{c.name}\t{c.class_id}" for part in (self.train, self.held_out) for c in part]
         return hashlib.sha256("\n".join((*lines, str(len(self.train)))).encode()).hexdigest()
 
@@ -48,13 +48,13 @@ def choose_clips(
     seed: int,
     on_step: OnStep,
 ) -> Clips:
-    """Read DATA and every clip in it.
+    """Read `data` and every clip in it.
 
-    Of a folder a share of each gloss's clips is held out, by chance and at least one; of a split JSON its `val`
-    subset, or such a share where it has none. A clip of `test` is never looked at.
+    Of a folder, a random share of each gloss's clips is held out, at least one; of a split JSON, its `val` subset, or
+    such a share where it has none. Clips of `test` are never opened.
 
     Raises:
-        VideoError: there are no clips, or, in a folder, fewer than two of a gloss that can be read.
+        VideoError: there are no clips, or a folder has fewer than two readable clips of a gloss.
         LabelsError: `labels` are needed and not given, or are of another vocabulary.
     """
     dataset = read_dataset(data, videos=videos, labels=labels)
@@ -84,7 +84,7 @@ def choose_clips(
 
 
 def find_broken(clips: Sequence[LabeledClip], on_step: OnStep) -> dict[str, str]:
-    """Decode every clip to its end: names of those that cannot be read, and why."""
+    """Decode every clip to its end; returns the names of those that cannot be read, and why."""
 
     def fault(clip: LabeledClip) -> str | None:
         try:
@@ -107,10 +107,10 @@ def find_broken(clips: Sequence[LabeledClip], on_step: OnStep) -> dict[str, str]
 def refuse_poor_glosses(
     folder: Path, dataset: Dataset, found: Iterable[LabeledClip], good: Iterable[LabeledClip], broken: dict[str, str]
 ) -> None:
-    """Refuse a folder whose glosses cannot all be learnt: a vocabulary lacks none silently.
+    """Refuse a folder whose glosses cannot all be learned.
 
     Raises:
-        VideoError: a gloss with fewer than two clips that can be read.
+        VideoError: a gloss has fewer than two readable clips.
     """
     counts = Counter(clip.gloss for clip in good)
     full = {clip.name.partition("/")[0] for clip in found} | set(dataset.unknown)
@@ -127,7 +127,7 @@ def refuse_poor_glosses(
 
 
 def hold_out(clips: Sequence[LabeledClip], share: float, seed: int) -> tuple[list[LabeledClip], list[LabeledClip]]:
-    """A share of each gloss's clips by chance, at least one where there are two: (to learn from, held out)."""
+    """Hold out a random share of each gloss's clips, at least one where there are two: (training, held out)."""
     by_class: dict[int, list[LabeledClip]] = defaultdict(list)
     for clip in clips:
         by_class[clip.class_id].append(clip)

@@ -1,7 +1,6 @@
-"""What is trained and by which loss, as Lightning modules: the loop, the devices and the precision are Lightning's."""
+"""What is trained, and by which loss, as Lightning modules."""
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,31 +12,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asl_triton.errors import CheckpointError
+from asl_triton.files import atomic_write
 from asl_triton.presets import Preset
-from asl_triton_export.exporter import pool_steps
 from asl_triton_export.finetune.recipe import Train
-from asl_triton_export.i3d import I3D, Output, average_neighbors
+from asl_triton_export.i3d import I3D, Output, average_neighbors, normalize, pool_steps
 
 LAST_BLOCKS = ("Mixed_5b", "Mixed_5c")
 FRAMES_PER_POSITION = 8
 # As train_i3d.py lowers its rate: `ReduceLROnPlateau(optimizer, 'min', patience=5, factor=0.3)`, on the held-out loss.
 PLATEAU_EPOCHS = 5
 PLATEAU_FACTOR = 0.3
-PLATEAU_LEAST = 1e-4  # an improvement by less than this share is none: PyTorch's default
+PLATEAU_LEAST = 1e-4  # a smaller relative improvement does not count: PyTorch's default
 TOP = 5
 
 
 class DivergedError(CheckpointError):
-    """The loss is not a number any more."""
+    """The loss is no longer a number."""
 
 
 def compute_loss(net: I3D, output: Output, class_ids: Tensor, preset: Preset) -> Tensor:
-    """The loss of clips of the classes (N,).
+    """The loss of clips whose classes are `class_ids` (N,).
 
-    Where confidences are sigmoids it is that of WLASL's train_i3d.py: the step logits, stretched linearly to the
-    frames, each against the clip's gloss (localisation), and their greatest over time (classification), half of each,
-    as binary cross-entropies in the mean over classes. Where they are a softmax it is the cross-entropy of the logits
-    as they will be served.
+    Where confidences are sigmoids it is that of WLASL's train_i3d.py: half localization (the step logits, stretched
+    linearly to the frames, each against the clip's gloss), half classification (their maximum over time), both binary
+    cross-entropies averaged over classes. Where confidences are a softmax it is the cross-entropy of the logits as
+    they will be served.
     """
     step_logits = output.step_logits.float()
     if preset.score == "softmax":
@@ -45,20 +44,13 @@ def compute_loss(net: I3D, output: Output, class_ids: Tensor, preset: Preset) ->
     num_frames = FRAMES_PER_POSITION * output.features.shape[2]
     frame_logits = F.interpolate(step_logits.transpose(1, 2), num_frames, mode="linear")  # (N, S, C) -> (N, C, T)
     wanted = F.one_hot(class_ids, net.num_classes).float()
-    localisation = F.binary_cross_entropy_with_logits(frame_logits, wanted[..., None].expand_as(frame_logits))
+    localization = F.binary_cross_entropy_with_logits(frame_logits, wanted[..., None].expand_as(frame_logits))
     classification = F.binary_cross_entropy_with_logits(frame_logits.amax(dim=2), wanted)
-    return (localisation + classification) / 2
+    return (localization + classification) / 2
 
 
-def normalize(frames: Tensor, preset: Preset) -> Tensor:
-    """uint8 RGB (N, T, H, W, 3) as the weights expect it: float32 (N, 3, T, H, W)."""
-    low, high = preset.value_range
-    ordered = frames.flip(-1) if preset.colour == "BGR" else frames
-    return (ordered.float() / 255 * (high - low) + low).permute(0, 4, 1, 2, 3)
-
-
-def forward_pooled(net: I3D, clips: Tensor, preset: Preset) -> Output:
-    """The network's output for frames, uint8 (N, T, 224, 224, 3), or for features that it gave before, (N, F, T/8)."""
+def forward_clips(net: I3D, clips: Tensor, preset: Preset) -> Output:
+    """The network's output for frames, uint8 (N, T, 224, 224, 3), or for features of its own, (N, F, T/8)."""
     if clips.dtype == torch.uint8:
         return net(normalize(clips, preset))  # type: ignore[no-any-return]
     step_logits = net.logits(net.dropout(average_neighbors(clips))[..., None, None])  # (N, C, S, 1, 1)
@@ -66,7 +58,7 @@ def forward_pooled(net: I3D, clips: Tensor, preset: Preset) -> Output:
 
 
 def schedule_learning_rate(losses: list[float], base: float) -> float:
-    """The learning rate after epochs with these held-out losses: lowered where they have not fallen for six."""
+    """The learning rate after epochs with these held-out losses: lowered each time they have not fallen for six."""
     rate, best, waited = base, math.inf, 0
     for loss in losses:
         if loss < best * (1 - PLATEAU_LEAST):
@@ -79,7 +71,7 @@ def schedule_learning_rate(losses: list[float], base: float) -> float:
 
 
 class FineTuning(pl.LightningModule):
-    """An I3D whose head, last blocks or all of it are trained; the rest stays as it is, BatchNorm's statistics too."""
+    """Trains the head of an I3D, its last blocks or all of it. The rest stays as it is, BatchNorm's statistics too."""
 
     def __init__(self, net: I3D, preset: Preset, train: Train, weight_decay: float, seed: int) -> None:
         super().__init__()
@@ -93,17 +85,17 @@ class FineTuning(pl.LightningModule):
         net.requires_grad_(False)
         for module in self.trained:
             module.requires_grad_(True)
-        self.strict_loading = False  # the state holds what is trained alone
+        self.strict_loading = False  # the state has only what is trained
         self.rate = math.nan  # set before each epoch
         self.begin_sums()
 
     def begin_sums(self) -> None:
-        """Forget the sums of the epoch before."""
+        """Begin the sums of an epoch."""
         self.train_sums = torch.zeros(2)  # loss, clips
         self.held_out_sums = torch.zeros(4)  # loss, top-1, top-5, clips
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out of the state what is not trained: it comes from the checkpoint that this began with."""
+        """Leave out of the state what is not trained: it comes from the first checkpoint."""
         trained = {id(tensor) for module in self.trained for tensor in module.state_dict(keep_vars=True).values()}
         kept = {name for name, tensor in self.state_dict(keep_vars=True).items() if id(tensor) in trained}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
@@ -114,7 +106,7 @@ class FineTuning(pl.LightningModule):
         return torch.optim.Adam(trained, lr=1e-4, weight_decay=self.weight_decay)
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
-        """At the start of an epoch: rate, modes, and chance, which must not depend on what ran before."""
+        """Set rate, modes and seed at the start of an epoch: chance must not depend on what ran before."""
         if batch_idx:
             return
         for group in self.trainer.optimizers[0].param_groups:
@@ -128,10 +120,10 @@ class FineTuning(pl.LightningModule):
         """The loss of a batch of segments, or of their features.
 
         Raises:
-            Diverged: it is not finite.
+            DivergedError: it is not finite.
         """
         clips, class_ids = batch
-        loss = compute_loss(self.net, forward_pooled(self.net, clips, self.preset), class_ids, self.preset)
+        loss = compute_loss(self.net, forward_clips(self.net, clips, self.preset), class_ids, self.preset)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DivergedError(f"the loss became {value} in epoch {self.current_epoch + 1}, step {batch_idx + 1}")
@@ -139,9 +131,9 @@ class FineTuning(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        """Loss and rank of one clip, answered as it would be served: windows, both poolings."""
+        """Loss and rank of one clip, pooled over steps and windows as it will be served."""
         (windows, *_), class_ids, weight = batch
-        outputs = [forward_pooled(self.net, window[None], self.preset) for window in windows]
+        outputs = [forward_clips(self.net, window[None], self.preset) for window in windows]
         losses = torch.stack([compute_loss(self.net, output, class_ids, self.preset) for output in outputs])
         logits = torch.cat([pool_steps(self.net, o.step_logits, o.features, self.preset).float() for o in outputs])
         pooled = logits.amax(dim=0) if self.preset.window_pooling == "max" else logits.mean(dim=0)
@@ -149,11 +141,11 @@ class FineTuning(pl.LightningModule):
         sums = torch.tensor([float(losses.mean()), float(better == 0), float(better < TOP), 1.0])
         self.held_out_sums += float(weight[0]) * sums
 
-    def results(self) -> tuple[float, float, float, float]:
-        """Of the epoch, over all processes: training loss; held-out loss, top-1, top-5. Begins the next one's sums.
+    def finish_epoch(self) -> tuple[float, float, float, float]:
+        """Training loss, held-out loss, top-1 and top-5 of the epoch, over all processes. Begins the next epoch's sums.
 
         Raises:
-            Diverged: the held-out loss is not finite.
+            DivergedError: the held-out loss is not finite.
         """
         sums = torch.cat([self.train_sums, self.held_out_sums]).to(self.device)
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum").cpu()
@@ -167,21 +159,19 @@ class FineTuning(pl.LightningModule):
 
 
 class FeatureExtractor(pl.LightningModule):
-    """Computes what the body of a network makes of clips, once, and writes it: a file a clip, whole or not there."""
+    """Computes the features of clips once and writes them, one file per clip."""
 
     def __init__(self, net: I3D, preset: Preset, on_clip: Callable[[], None]) -> None:
         super().__init__()
         self.net, self.preset, self.on_clip = net.eval(), preset, on_clip
 
     def predict_step(self, batch: tuple[Tensor, list[str]], batch_idx: int) -> None:
-        """One clip: each of its draws or windows by itself, so that the answer does not depend on the others."""
+        """One clip. Each of its segments or windows goes alone, so that its features do not depend on the others."""
         (clips, *_), (path, *_) = batch
         if len(clips):
             features = [
-                forward_pooled(self.net, clip[None], self.preset).features[0].float().cpu().numpy() for clip in clips
+                forward_clips(self.net, clip[None], self.preset).features[0].float().cpu().numpy() for clip in clips
             ]
-            unfinished = Path(path).with_suffix(f".{os.getpid()}.part")
-            with unfinished.open("wb") as file:
+            with atomic_write(Path(path), shared=True) as file:
                 np.save(file, np.stack(features))
-            unfinished.replace(path)
         self.on_clip()

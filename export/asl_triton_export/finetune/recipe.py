@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from asl_triton_export.exporter import fastest_precision
+from asl_triton_export.formats import fastest_precision
 
 Train = Literal["head", "last", "all"]
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -40,8 +40,8 @@ class HardwareOptions:
     workers: int | None = None  # processes that decode; None: none on a CPU, else up to eight
 
 
-def lightning_precision(recipe: Recipe, machines: HardwareOptions) -> Any:
-    """What Lightning calls the precision: "auto" is mixed where the machine is faster so."""
+def choose_precision(recipe: Recipe, machines: HardwareOptions) -> Any:
+    """Lightning's name of the precision; "auto" chooses mixed precision where this machine is faster with it."""
     precision = recipe.precision
     if precision == "auto":
         precision = fastest_precision()

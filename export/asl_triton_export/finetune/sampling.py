@@ -1,10 +1,10 @@
-"""Clips to what a network learns from: random segments and crops, WLASL's way, and whole clips as they are served.
+"""Random segments and crops of training clips, as WLASL draws them, and whole held-out clips as they are served.
 
 WLASL's training loader (code/I3D/datasets/nslt_dataset.py, code/I3D/train_i3d.py): 64 consecutive frames from
-anywhere in the clip, a crop of 224 x 224 from anywhere in the resized frames, the same in all of them, mirrored as
-often as not. A shorter clip is filled up at its end with its first frame or its last, either as often.
+anywhere in the clip, one crop of 224 x 224 from anywhere in the resized frames, mirrored half of the time. A shorter
+clip is padded at its end with its first or its last frame, each half of the time.
 
-Every draw follows from (seed, turn, clip) alone, so a training that was stopped goes on with the same ones.
+Each draw depends on (seed, turn, clip) alone, so training that was stopped resumes with the same draws.
 """
 
 from collections import deque
@@ -24,20 +24,20 @@ from asl_triton.video.reader import Image, open_video
 from asl_triton.video.windows import cut_windows
 from asl_triton_export.finetune.data import LIMITS
 
-EpochItem = tuple[int, int]  # which clip, and which of its draws; a negative one only fills up a batch
+EpochItem = tuple[int, int]  # which clip, and which of its draws; a negative draw only pads the epoch
 
 
 @dataclass(frozen=True)
 class SegmentSampler:
-    """How segments are drawn of clips."""
+    """Draws segments from clips."""
 
     preset: Preset
     num_frames: int
     flip: bool
     seed: int
 
-    def of(self, clip: LabeledClip, index: int, turns: Sequence[int]) -> list[Image]:
-        """One segment a turn, uint8 RGB (num_frames, 224, 224, 3) each; the clip is decoded once."""
+    def draw(self, clip: LabeledClip, index: int, turns: Sequence[int]) -> list[Image]:
+        """Draw one segment per turn: uint8 RGB (num_frames, 224, 224, 3) each. The clip is decoded once."""
         chances = [np.random.default_rng((self.seed, turn, index)) for turn in turns]
         held: deque[Image] = deque(maxlen=self.num_frames)
         chosen: list[list[Image]] = [[] for _ in turns]
@@ -47,7 +47,7 @@ class SegmentSampler:
             frames = iter(video) if rate is None else resample(video, rate, LIMITS.max_frames)
             for count, frame in enumerate(frames, start=1):
                 held.append(resize_frame(frame.image, self.preset))
-                # Each place is as likely, though the length is not known: the n-th replaces those before with 1 / n.
+                # Reservoir sampling, as the length is unknown: position n replaces the choice with probability 1 / n.
                 for place, rng in enumerate(chances):
                     if count >= self.num_frames and rng.integers(count - self.num_frames + 1) == 0:
                         chosen[place] = list(held)
@@ -58,7 +58,7 @@ class SegmentSampler:
         return [self.cut(segment, rng) for segment, rng in zip(chosen, chances, strict=True)]
 
     def cut(self, images_bgr: Sequence[Image], rng: np.random.Generator) -> Image:
-        """A crop from anywhere, the same in all frames, mirrored or not: RGB."""
+        """Crop all frames alike, anywhere, and mirror them or not: RGB."""
         height, width = images_bgr[0].shape[:2]
         top, left = int(rng.integers(height - INPUT_SIZE + 1)), int(rng.integers(width - INPUT_SIZE + 1))
         mirrored = self.flip and rng.random() < 0.5
@@ -71,19 +71,19 @@ class SegmentSampler:
 
 @dataclass(frozen=True)
 class Segments(Dataset[tuple[Tensor, int]]):
-    """What is learnt from, by turn: a segment, uint8 (T, 224, 224, 3), and its class."""
+    """Training data by turn: a segment, uint8 (T, 224, 224, 3), and its class."""
 
     clips: Sequence[LabeledClip]
-    draw: SegmentSampler
+    sampler: SegmentSampler
 
     def __getitem__(self, turn: EpochItem) -> tuple[Tensor, int]:
         clip = self.clips[turn[0]]
-        return torch.from_numpy(self.draw.of(clip, turn[0], [turn[1]])[0]), clip.class_id
+        return torch.from_numpy(self.sampler.draw(clip, turn[0], [turn[1]])[0]), clip.class_id
 
 
 @dataclass(frozen=True)
 class WholeClips(Dataset[tuple[Tensor, int, float]]):
-    """What is held out, by turn: the windows that would be served, uint8 (W, T, 224, 224, 3), the class, the weight."""
+    """Held-out data by turn: the windows to be served, uint8 (W, T, 224, 224, 3), the class and the weight."""
 
     clips: Sequence[LabeledClip]
     preset: Preset
@@ -102,35 +102,35 @@ def cut_served_windows(clip: LabeledClip, preset: Preset) -> Image:
 
 @dataclass(frozen=True)
 class FeatureInputs(Dataset[int]):
-    """What head-only training reads once: each clip's draws, or the windows of one that is held out, by number.
+    """What head-only training reads once, by clip: segments to train on or, without a sampler, held-out windows.
 
-    `out` is where the features of a clip go; those that are there already are not computed again.
+    A clip whose features are in `folder` already comes as an empty tensor.
     """
 
     clips: Sequence[LabeledClip]
     folder: Path
     preset: Preset
-    draw: SegmentSampler | None = None
+    sampler: SegmentSampler | None = None
     views: int = 1
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def path(self, index: int) -> Path:
-        """Where the features of a clip lie: float32 (draws or windows, F, positions)."""
-        return self.folder / f"{'held-out' if self.draw is None else 'train'}-{index}.npy"
+        """The file of a clip's features: float32 (segments or windows, F, positions)."""
+        return self.folder / f"{'held-out' if self.sampler is None else 'train'}-{index}.npy"
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:  # type: ignore[override]
         path, clip = self.path(index), self.clips[index]
         if path.exists():
             return torch.empty(0, dtype=torch.uint8), str(path)
-        if self.draw is None:
+        if self.sampler is None:
             return torch.from_numpy(cut_served_windows(clip, self.preset)), str(path)
-        return torch.from_numpy(np.stack(self.draw.of(clip, index, range(self.views)))), str(path)
+        return torch.from_numpy(np.stack(self.sampler.draw(clip, index, range(self.views)))), str(path)
 
 
 class CachedFeatures(Dataset[tuple[Tensor, int] | tuple[Tensor, int, float]]):
-    """The features of `FeatureInputs` in place of their clips, by turn."""
+    """The features of `FeatureInputs`, by turn, in memory."""
 
     def __init__(self, views: FeatureInputs) -> None:
         self.views = views
@@ -138,16 +138,16 @@ class CachedFeatures(Dataset[tuple[Tensor, int] | tuple[Tensor, int, float]]):
 
     def __getitem__(self, turn: EpochItem) -> tuple[Tensor, int] | tuple[Tensor, int, float]:
         features, class_id = self.features[turn[0]], self.views.clips[turn[0]].class_id
-        if self.views.draw is None:
+        if self.views.sampler is None:
             return features, class_id, float(turn[1] >= 0)
         return features[turn[1]], class_id
 
 
 class EpochSampler(Sampler[EpochItem]):
-    """Every clip once an epoch: in an order that follows from seed and epoch, or as they are where `seed` is None.
+    """Every clip once per epoch, in an order that depends on seed and epoch; in the given order if `seed` is None.
 
-    They are dealt among `world` processes, each as many; where that does not come out even, the first are dealt again.
-    `views` is how many draws of a clip take turns, each epoch another if None.
+    Clips are dealt evenly among `world` processes; the first ones are dealt again where they do not divide. `views` is
+    how many draws of a clip take turns; None draws a new one in each epoch.
     """
 
     def __init__(self, count: int, rank: int, world: int, seed: int | None = None, views: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Lightning's loop, its loaders, and what may end it."""
+"""Lightning's training loop, its data loaders, and the errors that may end it."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ from asl_triton.presets import Preset
 from asl_triton_export.finetune.callbacks import AtomicCheckpointIO, CheckpointCallback
 from asl_triton_export.finetune.data import Clips, OnStep
 from asl_triton_export.finetune.module import DivergedError, FeatureExtractor
-from asl_triton_export.finetune.recipe import HardwareOptions, Recipe, lightning_precision
+from asl_triton_export.finetune.recipe import HardwareOptions, Recipe, choose_precision
 from asl_triton_export.finetune.sampling import (
     CachedFeatures,
     EpochSampler,
@@ -32,17 +32,17 @@ from asl_triton_export.finetune.sampling import (
 from asl_triton_export.i3d import I3D
 
 
-def make_trainer(recipe: Recipe, machines: HardwareOptions, keeper: CheckpointCallback) -> pl.Trainer:
-    """Lightning's loop, with nothing of its own on the screen or the disk."""
+def make_trainer(recipe: Recipe, machines: HardwareOptions, callback: CheckpointCallback) -> pl.Trainer:
+    """Lightning's loop, which itself prints and writes nothing."""
     try:
         return pl.Trainer(
             accelerator=machines.accelerator,
             devices=machines.devices,
             num_nodes=machines.num_nodes,
-            precision=lightning_precision(recipe, machines),
+            precision=choose_precision(recipe, machines),
             max_epochs=recipe.epochs,
             accumulate_grad_batches=recipe.accumulate,
-            callbacks=[keeper],
+            callbacks=[callback],
             plugins=[AtomicCheckpointIO()],
             logger=False,
             enable_checkpointing=False,
@@ -67,30 +67,30 @@ def make_loaders(
     training: Path,
     on_step: OnStep,
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """What is learnt from and what is held out: clips or, where the head alone is trained, features kept of them."""
-    draw = SegmentSampler(preset, recipe.segment_frames, recipe.flip, recipe.seed)
-    learnt: Any = Segments(clips.train, draw)
-    judged: Any = WholeClips(clips.held_out, preset)
+    """Loaders of training and held-out clips, or of their cached features where only the head is trained."""
+    sampler = SegmentSampler(preset, recipe.segment_frames, recipe.flip, recipe.seed)
+    training_set: Any = Segments(clips.train, sampler)
+    held_out_set: Any = WholeClips(clips.held_out, preset)
     workers = machines.workers
     if workers is None:
         workers = 0 if isinstance(trainer.accelerator, pl.accelerators.CPUAccelerator) else min(8, os.cpu_count() or 1)
     views = None
     if recipe.train == "head":
         views = min(recipe.views, recipe.epochs)
-        kept = training / "features"
-        kept.mkdir(exist_ok=True)
-        both = FeatureInputs(clips.train, kept, preset, draw, views), FeatureInputs(clips.held_out, kept, preset)
-        learnt, judged = keep_features(trainer, net, preset, both, workers, on_step)
+        cache = training / "features"
+        cache.mkdir(exist_ok=True)
+        both = FeatureInputs(clips.train, cache, preset, sampler, views), FeatureInputs(clips.held_out, cache, preset)
+        training_set, held_out_set = cache_features(trainer, net, preset, both, workers, on_step)
         workers = 0
     rank, world = trainer.global_rank, trainer.world_size
     turns = EpochSampler(len(clips.train), rank, world, recipe.seed, views)
     return (
-        DataLoader(learnt, recipe.batch_size, sampler=turns, num_workers=workers),
-        DataLoader(judged, 1, sampler=EpochSampler(len(clips.held_out), rank, world), num_workers=workers),
+        DataLoader(training_set, recipe.batch_size, sampler=turns, num_workers=workers),
+        DataLoader(held_out_set, 1, sampler=EpochSampler(len(clips.held_out), rank, world), num_workers=workers),
     )
 
 
-def keep_features(
+def cache_features(
     trainer: pl.Trainer,
     net: I3D,
     preset: Preset,
@@ -98,7 +98,7 @@ def keep_features(
     workers: int,
     on_step: OnStep,
 ) -> tuple[CachedFeatures, CachedFeatures]:
-    """Compute what the frozen body makes of each clip, as far as a run before has not."""
+    """Compute the frozen body's features of each clip, unless an earlier run has."""
     total, done = sum(map(len, both)), 0
 
     def count() -> None:
@@ -115,8 +115,8 @@ def keep_features(
 
 
 @contextmanager
-def translate_training_errors(folder: Path, keeper: CheckpointCallback) -> Iterator[None]:
-    """Keep Lightning quiet inside the block, and turn what may end a training into a sentence."""
+def translate_training_errors(folder: Path, callback: CheckpointCallback) -> Iterator[None]:
+    """Keep Lightning quiet inside the block, and turn an error that ends training into a sentence."""
     loud = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
     levels = [logger.level for logger in loud]
     interrupt = signal.getsignal(signal.SIGINT)
@@ -128,16 +128,17 @@ def translate_training_errors(folder: Path, keeper: CheckpointCallback) -> Itera
             yield
     except DivergedError as exc:
         raise AslTritonError(
-            f"{exc}, so training stopped. {keeper.left()}. Try a lower --lr, or --precision fp32, in another folder"
+            f"{exc}, so training stopped. {callback.describe_rest()}. Try a lower --lr, or --precision fp32, in "
+            "another folder"
         ) from exc
     except VideoError as exc:
-        raise VideoError(f"{last_line(exc)} (it could be read before training). {keeper.left()}") from exc
+        raise VideoError(f"{last_line(exc)} (it could be read before training). {callback.describe_rest()}") from exc
     except OSError as exc:
         raise AslTritonError(
-            f"cannot write {folder}: {exc.strerror or exc}. {keeper.left()}; the same command goes on"
+            f"cannot write {folder}: {exc.strerror or exc}. {callback.describe_rest()}; the same command goes on"
         ) from exc
     except SIGTERMException as exc:
-        raise AslTritonError(f"training was stopped. {keeper.left()}; the same command goes on") from exc
+        raise AslTritonError(f"training was stopped. {callback.describe_rest()}; the same command goes on") from exc
     except SystemExit as exc:
         if isinstance(exc.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
             signal.signal(signal.SIGINT, interrupt)
@@ -145,7 +146,8 @@ def translate_training_errors(folder: Path, keeper: CheckpointCallback) -> Itera
         raise
     except torch.OutOfMemoryError as exc:
         raise AslTritonError(
-            f"not enough memory: try a lower --batch-size with --accumulate to match, or --train head. {keeper.left()}"
+            "not enough memory: try a lower --batch-size with --accumulate to match, or --train head. "
+            f"{callback.describe_rest()}"
         ) from exc
     finally:
         for logger, level in zip(loud, levels, strict=True):
@@ -153,5 +155,5 @@ def translate_training_errors(folder: Path, keeper: CheckpointCallback) -> Itera
 
 
 def last_line(exc: Exception) -> str:
-    """What an exception says, also where a worker process has put a traceback around it."""
+    """An exception's message, without the traceback that a worker process puts around it."""
     return str(exc).rstrip().rpartition("\n")[2].rpartition("Error: ")[2]

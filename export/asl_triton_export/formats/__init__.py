@@ -1,1 +1,72 @@
-"""The formats that a model is served in."""
+"""The formats that a network can be served in: how each is written, and opened again on this machine.
+
+What a format needs is imported when it is asked for: OpenVINO is an extra.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from asl_triton.errors import AslTritonError
+from asl_triton.results import Logits
+from asl_triton.transport.base import Array
+from asl_triton_export.i3d import I3D
+from asl_triton_export.triton_config import Format, ServedNetwork
+
+Forward = Callable[[Array], Logits]  # the frames of one clip, as the input takes them, to its logits (C,)
+
+PRECISIONS: dict[Format, tuple[str, ...]] = {
+    "torchscript": ("fp32", "fp16", "bf16"),
+    "openvino": ("fp32", "bf16", "int8"),
+}
+
+
+@dataclass(frozen=True)
+class ModelFormat:
+    """One format. `save` writes a network into a version folder of a model, and `open` reads it back; both get the
+    precision. int8 is not saved by `save`, but by `quantization.nncf.save_quantized`."""
+
+    wheel_model: str  # the file in `python_backends` that serves it on Triton's Python backend
+    save: Callable[[I3D, ServedNetwork, Path], None]
+    open: Callable[[Path, str], Forward]
+
+
+def get_format(served_as: Format, precision: str = "fp32") -> ModelFormat:
+    """Look up a format, and check that it can be had in `precision` on this machine.
+
+    Raises:
+        AslTritonError: the format has no such precision, or its packages are not installed.
+    """
+    precisions = PRECISIONS[served_as]
+    if precision not in precisions:
+        other = next(name for name in PRECISIONS if precision in PRECISIONS[name])
+        raise AslTritonError(
+            f"--format {served_as} is served in {', '.join(precisions)}, not in {precision}: that is for "
+            f"--format {other}"
+        )
+    if served_as == "torchscript":
+        from asl_triton_export.formats.torchscript import open_torchscript, save_torchscript
+
+        return ModelFormat("torchscript_model.py", save_torchscript, open_torchscript)
+    try:
+        from asl_triton_export.formats.openvino import open_openvino, save_openvino
+
+        if precision == "int8":
+            importlib.import_module("nncf")
+    except ModuleNotFoundError as exc:
+        raise AslTritonError(
+            f"--format openvino needs the Python module {exc.name!r}, which is not installed: "
+            "pip install 'asl-triton[openvino]'"
+        ) from exc
+    return ModelFormat("openvino_model.py", save_openvino, open_openvino)
+
+
+def fastest_precision(served_as: Format = "torchscript") -> Literal["fp32", "fp16", "bf16"]:
+    """fp16 with an NVIDIA GPU, bf16 with a processor that multiplies it natively, else fp32."""
+    if served_as == "torchscript" and torch.cuda.is_available():
+        return "fp16"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"

@@ -1,7 +1,7 @@
 """Any other network: a TorchScript file with the documented signature, looked at closely before it is served.
 
 `forward(frames: uint8 (N, T, 224, 224, 3) RGB) -> (logits (N, C), step_logits (N, S, C), features (N, F))`, all
-float32, for every N and T, with S = max(ceil(T / 8) - 1, 1): what `serving.ServedI3D` answers.
+float32, for every N and T, with S = max(ceil(T / 8) - 1, 1): as `torchscript.ServedI3D`.
 """
 
 import math
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from asl_triton.errors import CheckpointError, LabelsError
+from asl_triton.files import sha256
 from asl_triton.models.golden import GOLDEN_FRAMES, render_golden
 from asl_triton.presets import Preset
-from asl_triton_export.checkpoint import sha256
 
 NAMES = ("logits", "step_logits", "features")
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}

@@ -1,7 +1,6 @@
-"""Files from the net: downloads that go on where they broke off, and that say how to get a file by hand."""
+"""Downloads that resume where they broke off, and that say how to get a file by hand."""
 
 import errno
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,37 +12,38 @@ import requests
 from gdown.exceptions import DownloadError, FileURLRetrievalError
 
 from asl_triton.errors import AslTritonError
+from asl_triton.files import FolderLock, ensure_folder
 
 TIMEOUT_S = 30.0  # without a single byte
-ATTEMPTS = 5  # in one call; another one is made only where the one before brought something
-DRIVE_RETRIES = 2  # gdown's, which waits some seconds before each
+ATTEMPTS = 5  # in one call, each only if the previous one brought something
+DRIVE_RETRIES = 2  # by gdown, which waits some seconds before each
 
 OnBytes = Callable[[str, int, int | None], None]  # file name, bytes so far, bytes in all where the server says
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file on the net, and the name it gets here."""
+    """A file on the web, and its name on this machine."""
 
     url: str
     filename: str
-    num_bytes: int | None = None  # about, to tell a person beforehand
+    num_bytes: int | None = None  # about, to show before the download
     on_drive: bool = False  # Google Drive hands files out behind a page of its own, which gdown gets past
 
 
 def ignore(*_: object) -> None:
-    """Report to nobody."""
+    """Report nothing."""
 
 
 def download(remote: RemoteFile, folder: Path, *, force: bool = False, on_bytes: OnBytes = ignore) -> Path:
-    """Put a file into `folder`, whole, and return its path. A file that lies there already is taken as it is.
+    """Download a file into `folder` and return its path. A file that is there already is taken as it is.
 
-    What came before a connection broke stays beside it as a `.part` and is not asked for again. Where the server says
-    which version of the file it is, two versions are never mixed; gdown looks for that within one call only, so what
-    comes from Google Drive must be of a kind that shows it (a zip's checksums do).
+    What came before a connection broke is kept in a `.part` file and not asked for again. Two versions of a file are
+    never mixed where the server says which version it sends. gdown checks that within one call only, so a file from
+    Google Drive must be of a kind that shows it, such as a zip with its checksums.
 
     Raises:
-        AslTritonError: the file could not be had; the message says how to get it by hand.
+        AslTritonError: the file cannot be downloaded or written; the message says how to get it by hand.
     """
     target = folder / remote.filename
     if target.exists() and not force:
@@ -65,37 +65,21 @@ def download(remote: RemoteFile, folder: Path, *, force: bool = False, on_bytes:
     return target
 
 
-@contextmanager
-def download_lock(folder: Path) -> Iterator[None]:
-    """Keep other processes of ours from downloading into the same folder meanwhile (not on Windows).
+def download_lock(folder: Path) -> FolderLock:
+    """Keep other processes from downloading into `folder` meanwhile: a lock to use in a `with` block.
 
     Raises:
-        AslTritonError: one already does, or the folder cannot be written.
+        AslTritonError: another one already does, or the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as exc:
-        raise AslTritonError(f"cannot write into {folder}: {exc.strerror or exc}. Name another folder") from exc
-    with file:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                raise AslTritonError(
-                    f"another asl-triton fetch is downloading into {folder}: wait for it to end, then run this again"
-                ) from exc
-        yield
+    return FolderLock(ensure_folder(folder, "--to") / ".lock", holder="asl-triton fetch", option="--to")
 
 
 class _WebPageError(Exception):
-    """A page to look at came instead of the file."""
+    """The server sent a web page instead of the file."""
 
 
 def _from_web(url: str, part: Path, on_bytes: Callable[[int, int | None], None]) -> None:
-    # Compressed on the way, the bytes could not be counted, nor taken up in the middle.
+    # A compressed response could not be counted or resumed.
     with httpx.Client(follow_redirects=True, timeout=TIMEOUT_S, headers={"Accept-Encoding": "identity"}) as client:
         for attempt in range(1, ATTEMPTS + 1):
             had = _size(part)
@@ -107,7 +91,7 @@ def _from_web(url: str, part: Path, on_bytes: Callable[[int, int | None], None])
 
 
 def _receive(client: httpx.Client, url: str, part: Path, on_bytes: Callable[[int, int | None], None]) -> None:
-    """One request, into `part`; `part.tag` keeps what the server calls this version of the file, for If-Range."""
+    """Make one request, into `part`; `part.tag` keeps the server's name for this version of the file, for If-Range."""
     tag = part.with_name(f"{part.name}.tag")
     done = _size(part) if tag.exists() else 0
     headers = {"Range": f"bytes={done}-", "If-Range": tag.read_text(encoding="latin-1")} if done else {}
@@ -156,7 +140,7 @@ def _total(response: httpx.Response, offset: int) -> int | None:
 
 
 def _from_drive(url: str, part: Path, on_bytes: Callable[[int, int | None], None]) -> None:
-    """Download by gdown, whose unfinished files are called `NAME????????.part`; `part` is there when all of it is."""
+    """Download with gdown, whose unfinished files are called `NAME????????.part`; `part` appears once it is whole."""
     received = part.with_suffix(".drive")
     unfinished = f"{received.name}????????.part"
     had = sum(_size(path) for path in part.parent.glob(unfinished))
@@ -167,7 +151,7 @@ def _from_drive(url: str, part: Path, on_bytes: Callable[[int, int | None], None
     except DownloadError:
         if not had or sum(_size(path) for path in part.parent.glob(unfinished)) > had:
             raise
-        # What is here cannot be gone on with: the file changed, the server will not, or two runs left one each.
+        # It cannot be resumed: the file changed, the server refuses, or two runs left one file each.
         _forget(part)
         _gdown(url, received, on_bytes)
     received.replace(part)
@@ -188,7 +172,7 @@ def _gdown(url: str, target: Path, on_bytes: Callable[[int, int | None], None]) 
 
 @contextmanager
 def _translate_errors(remote: RemoteFile, target: Path) -> Iterator[None]:
-    """Turn what goes wrong on the way into a sentence: httpx's errors, gdown's, those of its requests, the disk's."""
+    """Turn errors of httpx, of gdown and its requests, and of the disk into a sentence."""
     by_hand = f"open it in a browser, save the file as {target} and run this again"
     kept = "what came so far is kept: run this again to go on from there"
     try:
@@ -219,7 +203,7 @@ def _translate_errors(remote: RemoteFile, target: Path) -> Iterator[None]:
 
 
 def _reason(exc: BaseException) -> str:
-    """The first cause in a few words: what is wrapped around it repeats the URL."""
+    """The root cause in a few words: the exceptions around it repeat the URL."""
     while (inner := exc.__cause__ or exc.__context__) is not None:
         exc = inner
     reason = getattr(exc, "strerror", None) or next(iter(str(exc).splitlines()), "") or type(exc).__name__

@@ -1,28 +1,28 @@
-"""Published weights to a bundle, which `asl-triton export` takes as it is.
+"""Fetches published weights, and makes a bundle of them that `asl-triton export` takes.
 
-A bundle is a folder of `weights.pt`, `labels.txt`, `preset.json` and a `README.txt` that says where they come from and
-what they may be used for.
+The bundle also has a `README.txt` that says where the weights come from and what they may be used for.
 """
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from asl_triton.errors import AslTritonError, CheckpointError, LabelsError
+from asl_triton.files import atomic_folder
 from asl_triton.presets import PRESETS
+from asl_triton_export.bundle import LABELS, PRESET, write_description
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint, read_labels_for
 from asl_triton_export.pretrained.catalog import PUBLISHED, Weights
 from asl_triton_export.pretrained.download import OnBytes, RemoteFile, download, download_lock, ignore
 from asl_triton_export.pretrained.glosses import read_glosses
 from asl_triton_export.pretrained.zip_extract import extract_member
 
-BUNDLE_FILES = ("weights.pt", "labels.txt", "preset.json", "README.txt")
-DOWNLOADS = ".downloads"  # beside the bundles
-FETCHED_BY = ", fetched by asl-triton"  # how README.txt's first line ends: such a folder may be replaced
+BUNDLE_FILES = ("weights.pt", LABELS, PRESET, "README.txt")
+DOWNLOADS = ".downloads"  # next to the bundles
+FETCHED_BY = ", fetched by asl-triton"  # how README.txt's first line ends: --force may replace such a folder
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class FetchResult:
     folder: Path
     weights: Weights
     is_new: bool  # False: it was there before, and nothing was done
-    archive: Path | None = None  # kept, since further bundles come out of it
+    archive: Path | None = None  # kept for the other weights in it
 
 
 def fetch(
@@ -44,15 +44,15 @@ def fetch(
     on_bytes: OnBytes = ignore,
     on_step: Callable[[str], None] = ignore,
 ) -> FetchResult:
-    """Download published weights and leave a bundle in `folder` (`weights/<name>` unless given).
+    """Download published weights and leave a bundle in `folder`, by default `weights/<name>`.
 
-    The folder appears by a rename, complete and checked, or not at all. Downloads lie in `.downloads` beside it, where
-    a later call goes on with them, and where a file that a person put there is taken as it is. A bundle that is there
-    already is left alone unless `force` is given, which downloads everything anew.
+    The folder appears complete and checked, or not at all. Downloads are kept in `.downloads` next to it: a later call
+    resumes them, and a file that somebody put there is taken as it is. An existing bundle is left alone unless `force`
+    is given, which downloads everything again.
 
     Raises:
-        AslTritonError: no such weights; the folder is taken; a file could not be had or written.
-        CheckpointError: what came is not what was published.
+        AslTritonError: no such weights; the folder is something else; a file cannot be downloaded or written.
+        CheckpointError: a file is not what was published.
     """
     weights = catalog.get(name)
     if weights is None:
@@ -68,13 +68,8 @@ def fetch(
             source = download(weights.checkpoint, downloads, force=force, on_bytes=on_bytes)
             glosses = download(weights.glosses, downloads, force=force, on_bytes=on_bytes)
             on_step(f"Checking {name}")
-            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-                bundle = Path(scratch) / folder.name
-                bundle.mkdir()
+            with atomic_folder(folder) as bundle:
                 _fill(bundle, weights, source, glosses)
-                if folder.exists():
-                    folder.rename(Path(scratch) / "replaced")
-                bundle.rename(folder)
             if weights.member is not None:
                 return FetchResult(folder, weights, is_new=True, archive=source)
             source.unlink()
@@ -90,7 +85,7 @@ def _is_there(folder: Path, weights: Weights, force: bool) -> bool:
     """Whether `folder` is this bundle already.
 
     Raises:
-        AslTritonError: it is something else, which may be replaced with `force` if it is another bundle of ours.
+        AslTritonError: it is something else; `force` replaces it if it is another fetched bundle.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
@@ -113,24 +108,22 @@ def _is_there(folder: Path, weights: Weights, force: bool) -> bool:
 
 
 def _fill(bundle: Path, weights: Weights, source: Path, glosses: Path) -> None:
-    """Write and check a bundle's files."""
+    """Write a bundle's files, and check them."""
+    path = bundle / "weights.pt"
     with _published(weights, weights.checkpoint, source, bundle):
-        path = source
         if weights.member is not None:
-            path = bundle / "weights.pt"
             extract_member(source, weights.member, path)
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(source if weights.member is None else path)
         _check(checkpoint, weights)
     with _published(weights, weights.glosses, glosses, bundle):
         labels = read_glosses(glosses, weights.gloss_format, weights.num_classes)
-        (bundle / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
-        read_labels_for(checkpoint, bundle / "labels.txt")
+        write_description(bundle, labels, PRESETS[weights.preset])
+        read_labels_for(checkpoint, bundle / LABELS)
     if weights.member is None:
         try:
-            os.link(source.resolve(), bundle / "weights.pt")  # the download is let go when the bundle is in its place
+            os.link(source.resolve(), path)  # the download is removed when the bundle is in its place
         except OSError:
-            shutil.copyfile(source, bundle / "weights.pt")
-    (bundle / "preset.json").write_text(PRESETS[weights.preset].to_json() + "\n", encoding="utf-8")
+            shutil.copyfile(source, path)
     (bundle / "README.txt").write_text(_readme(weights, checkpoint.sha256), encoding="utf-8")
 
 
@@ -143,7 +136,7 @@ def _check(checkpoint: Checkpoint, weights: Weights) -> None:
 
 @contextmanager
 def _published(weights: Weights, remote: RemoteFile, path: Path, bundle: Path) -> Iterator[None]:
-    """Set a file aside that turns out not to be what was published, so that the next call downloads it again."""
+    """Rename a file that turns out not to be what was published, so that the next call downloads it again."""
     try:
         yield
     except (CheckpointError, LabelsError) as exc:

@@ -1,35 +1,42 @@
-"""A graph in int8, by NNCF's quantization after training."""
+"""int8 by NNCF's post-training quantization."""
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import rich
 
 from asl_triton.models.served import FRAMES
-from asl_triton.transport.base import Array
-from asl_triton_export.formats.openvino_graph import CLASSIFIER
-from asl_triton_export.formats.openvino_runtime import openvino
+from asl_triton.video.reader import Image
+from asl_triton_export.formats.openvino import CLASSIFIER, build_served_graph, save_graph
+from asl_triton_export.i3d import I3D
+from asl_triton_export.triton_config import ServedNetwork
 
-import nncf  # isort: skip - after OpenVINO, which is imported without its telemetry
+import nncf  # isort: skip - after formats.openvino, which turns telemetry off
 
 
-def quantize(graph: openvino.Model, clips: Sequence[Array]) -> openvino.Model:
-    """The graph with int8 weights and activations, whose ranges are those that `clips` cause, each as the input takes
-    it. The classifier stays as it is: it costs nothing, and its rounding would be the answer's."""
-    with _silent():
-        return nncf.quantize(
+def save_quantized(net: I3D, network: ServedNetwork, folder: Path, clips: Sequence[Image]) -> None:
+    """Write a network's OpenVINO graph into a version folder with int8 weights and activations.
+
+    The ranges of the activations are those that `clips`, uint8 RGB (T, 224, 224, 3) each, cause. The classifier stays
+    in float32: it costs nothing, and its rounding would go straight into the logits.
+    """
+    graph = build_served_graph(net, network)
+    with _silence():
+        quantized = nncf.quantize(
             graph,
-            nncf.Dataset(clips, lambda clip: {FRAMES: clip}),
+            nncf.Dataset([network.tensor(clip) for clip in clips], lambda frames: {FRAMES: frames}),
             subset_size=len(clips),
             target_device=nncf.TargetDevice.CPU,
             ignored_scope=nncf.IgnoredScope(patterns=[f"{CLASSIFIER}.*"]),
         )
+    save_graph(quantized, folder)
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """NNCF draws its progress on rich's own console, and logs to standard output."""
+def _silence() -> Iterator[None]:
+    """Keep NNCF quiet: it draws progress on rich's own console, and logs to standard output."""
     console = rich.get_console()
     loud, console.quiet = console.quiet, True
     nncf.set_log_level(logging.ERROR)

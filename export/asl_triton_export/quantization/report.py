@@ -1,7 +1,7 @@
-"""What quantizing a network cost: its answers beside those of the float32 one, on the clips held out."""
+"""What quantization cost: the answers of the int8 network compared with the float32 one's, on held-out clips."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,19 +12,18 @@ from asl_triton.evaluation.metrics import Accuracy, evaluate
 from asl_triton.evaluation.scoring import BEST_KEPT, ClassMapping, ScoredClip
 from asl_triton.postprocessing.ranking import pool_windows, rank
 from asl_triton.results import Logits
-from asl_triton.transport.base import Array
+from asl_triton_export.formats import Forward
 from asl_triton_export.quantization.calibration import Calibration, read_windows
 from asl_triton_export.triton_config import ServedNetwork
 
-Ask = Callable[[Array], Logits]  # a request's frames, as the input takes them, to logits (C,)
 TOP = 5
 
 
 @dataclass(frozen=True)
 class QuantizationCost:
-    """The quantized network beside the float32 one, on so many clips; logits are those of whole clips.
+    """The quantized network compared with the float32 one on `clips` clips; logits are those of whole clips.
 
-    `accuracies` are the float32 network's and the quantized one's, where the clips have labels.
+    `accuracies` are those of the float32 network and of the quantized one, where the clips have labels.
     """
 
     quantized_with: int  # clips
@@ -39,12 +38,12 @@ class QuantizationCost:
 
 
 def measure_cost(
-    exact: Ask, quantized: Ask, network: ServedNetwork, calibration: Calibration, labels: Sequence[str]
+    exact: Forward, quantized: Forward, network: ServedNetwork, calibration: Calibration, labels: Sequence[str]
 ) -> QuantizationCost:
-    """Ask both networks about the clips held out; those that cannot be read are passed over.
+    """Compare both networks on the held-out clips. Clips that cannot be read are skipped.
 
     Raises:
-        VideoError: not one of them can be read.
+        VideoError: none of the clips can be read.
     """
     pairs: list[tuple[Logits, Logits]] = []
     labeled: list[LabeledClip] = []
@@ -53,8 +52,9 @@ def measure_cost(
             windows = [network.tensor(window) for window in read_windows(clip, network.preset)]
         except VideoError:
             continue
-        logits = [pool_windows([ask(window) for window in windows], network.preset) for ask in (exact, quantized)]
-        pairs.append((logits[0], logits[1]))
+        exact_logits = pool_windows([exact(window) for window in windows], network.preset)
+        quantized_logits = pool_windows([quantized(window) for window in windows], network.preset)
+        pairs.append((exact_logits, quantized_logits))
         labeled += [clip] if isinstance(clip, LabeledClip) else []
     if not pairs:
         raise VideoError(f"not one of {len(calibration.held_out)} clips in {calibration.folder} can be read")
@@ -82,20 +82,19 @@ def compute_accuracies(
     network: ServedNetwork,
     labels: Sequence[str],
 ) -> tuple[Accuracy, Accuracy]:
-    """The accuracy of both, by the measures of `asl-triton evaluate`."""
+    """The accuracy of both networks, measured as `asl-triton evaluate` does."""
     classes = ClassMapping.of(labels)
-
-    def accuracy(answers: Sequence[Logits]) -> Accuracy:
-        return evaluate(
-            [run_clips(clip, logits, labels, network) for clip, logits in zip(clips, answers, strict=True)], classes
-        ).per_instance
-
-    return accuracy([one for one, _ in pairs]), accuracy([other for _, other in pairs])
+    both = []
+    for answers in zip(*pairs, strict=True):
+        scored = [score_clip(clip, logits, labels, network) for clip, logits in zip(clips, answers, strict=True)]
+        both.append(evaluate(scored, classes).per_instance)
+    return both[0], both[1]
 
 
-def run_clips(clip: LabeledClip, logits: Logits, labels: Sequence[str], network: ServedNetwork) -> ScoredClip:
-    """What was answered to a labeled clip."""
+def score_clip(clip: LabeledClip, logits: Logits, labels: Sequence[str], network: ServedNetwork) -> ScoredClip:
+    """Where the right gloss of a clip ranks."""
     ranked = rank(logits, labels, network.preset, np.arange(len(labels)), len(labels))
     order = [prediction.class_id for prediction in ranked]
-    place = order.index(clip.class_id) + 1
-    return ScoredClip(clip.name, clip.class_id, place, tuple(order[:BEST_KEPT]), ranked[0].confidence)
+    return ScoredClip(
+        clip.name, clip.class_id, order.index(clip.class_id) + 1, tuple(order[:BEST_KEPT]), ranked[0].confidence
+    )

@@ -15,16 +15,17 @@ import pytest
 import torch
 
 from asl_triton.presets import PRESETS
-from asl_triton_export.checkpoint import load_checkpoint, open_bundle
+from asl_triton_export.bundle import open_bundle
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.finetune import finetune
 from asl_triton_export.finetune import module as finetune_module
 from asl_triton_export.finetune.recipe import Recipe
-from asl_triton_export.finetune.run import finetune
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
 from tests.networks import save_checkpoint, save_labels
-from tests.paths import DEMO_BUNDLE
 
 Capture = pytest.CaptureFixture[str]
+BUNDLE = {"weights.safetensors", "labels.txt", "preset.json", "metrics.json", "metrics.csv"}
 QUICK = ["--from", "small.pt", "--segment-frames", "9", "--precision", "fp32"]
 EPOCHS = 4
 
@@ -78,7 +79,7 @@ def test_finetuning_leaves_a_bundle_that_export_takes(here: Path, capsys: Captur
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", train, "--epochs", 3)
     assert done.code == 0, done.told
     assert "2 glosses (0 of them known to the checkpoint) from 4 clips in 3 epochs" in done.told
-    assert {path.name for path in Path("new").iterdir()} == DEMO_BUNDLE
+    assert {path.name for path in Path("new").iterdir()} == BUNDLE
     assert Path("new/labels.txt").read_text() == "help me\nhome\n"
     bundle = open_bundle(Path("new"))
     assert bundle.preset == PRESETS["wlasl"]
@@ -169,8 +170,8 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_good_network(
 ) -> None:
     stop_after(here, Path("cut"), epochs=2)
     before = Path("cut/weights.safetensors").read_bytes()
-    loss_of = finetune_module.compute_loss
-    monkeypatch.setattr(finetune_module, "loss_of", lambda *arguments: loss_of(*arguments) * float("nan"))
+    compute_loss = finetune_module.compute_loss
+    monkeypatch.setattr(finetune_module, "compute_loss", lambda *arguments: compute_loss(*arguments) * float("nan"))
     options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS, "--to", "cut"]
     done = asl_triton(capsys, "finetune", *options)
     assert done.code == 1
@@ -182,8 +183,8 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_good_network(
 def test_loss_that_is_no_number_in_the_first_epoch_leaves_no_bundle(
     here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss_of = finetune_module.compute_loss
-    monkeypatch.setattr(finetune_module, "loss_of", lambda *arguments: loss_of(*arguments) * float("inf"))
+    compute_loss = finetune_module.compute_loss
+    monkeypatch.setattr(finetune_module, "compute_loss", lambda *arguments: compute_loss(*arguments) * float("inf"))
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--train", "head", "--to", "new")
     assert done.code == 1
     assert "the loss became inf in epoch 1, step 1" in done.told and "no network was written" in done.told
@@ -266,7 +267,7 @@ def test_some_broken_clips_are_named_and_the_rest_is_learnt(here: Path, capsys: 
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head", "--epochs", 1)
     assert done.code == 3
     assert "1 clips cannot be read, and were left out: home/broken.mp4 cannot be read as a video" in done.told
-    assert {path.name for path in Path("new").iterdir()} == DEMO_BUNDLE
+    assert {path.name for path in Path("new").iterdir()} == BUNDLE
 
 
 def test_split_is_learnt_by_its_subsets_and_missing_videos_are_counted(here: Path, capsys: Capture) -> None:

@@ -16,10 +16,9 @@ from asl_triton.models.golden import GoldenAnswer, render_golden
 from asl_triton.models.served import FEATURES, LOGITS, STEP_LOGITS
 from asl_triton.presets import PRESETS, Preset
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
-from asl_triton_export.exporter import export_model, normalize, pool_steps
-from asl_triton_export.formats.openvino_graph import build_graph
-from asl_triton_export.formats.openvino_runtime import compile_model, openvino
-from asl_triton_export.i3d import I3D
+from asl_triton_export.exporter import export_model
+from asl_triton_export.formats.openvino import build_graph, compile_model, openvino
+from asl_triton_export.i3d import I3D, normalize, pool_steps
 from tests.command_line import asl_triton
 from tests.networks import GLOSSES, save_checkpoint, small_network
 
@@ -51,7 +50,7 @@ def difference(
     net: I3D, engine: Callable[..., dict], preset: Preset, frames: torch.Tensor, normalized: bool = False
 ) -> float:
     """How far logits, steps and features are from the trained network's, at most."""
-    x = normalize(frames, preset)
+    x = normalize(frames[None], preset)
     with torch.inference_mode():
         trained = net(x)
         wanted = {
@@ -139,8 +138,9 @@ def test_tritons_openvino_backend_can_load_it(checkpoint: Checkpoint, tmp_path: 
         steps.output(tensor.name).tensor().set_element_type(TYPES[tensor.data_type])
     engine = compile_model(steps.build(), "bf16")
     golden = GoldenAnswer.load(tmp_path / "small" / "golden.npz")
-    pixels = render_golden(golden.num_frames)
-    frames = pixels[None] if input_type == "uint8" else normalize(torch.from_numpy(pixels), PRESETS["wlasl"]).numpy()
+    frames = render_golden(golden.num_frames)[None]
+    if input_type == "fp32":
+        frames = normalize(torch.from_numpy(frames), PRESETS["wlasl"]).numpy()
     assert np.abs(engine(frames)[LOGITS][0] - golden.served_logits).max() <= golden.tolerance
 
 
@@ -170,7 +170,7 @@ def test_missing_package_is_a_sentence(
     module: str,
     options: list[str],
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith(("asl_triton_export.openvino", f"{module}."))]:
+    for name in [name for name in sys.modules if name.startswith(("asl_triton_export.formats.openvino", f"{module}."))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "asl_triton_export.quantization.nncf", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
@@ -184,7 +184,7 @@ def test_missing_package_is_a_sentence(
 
 def test_openvino_reports_to_nobody() -> None:
     code = (
-        "import asl_triton_export.formats.openvino_runtime, asl_triton_export.quantization.nncf, sys\n"
+        "import asl_triton_export.formats.openvino, asl_triton_export.quantization.nncf, sys\n"
         "assert sys.modules['openvino_telemetry'] is None\n"
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry.')]"
     )

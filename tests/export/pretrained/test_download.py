@@ -217,7 +217,6 @@ def test_folder_that_cannot_be_made_is_a_sentence(remote: RemoteFile, tmp_path: 
         download(remote, tmp_path / "file" / "folder")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
 def test_two_at_once_do_not_share_a_folder(tmp_path: Path) -> None:
     with (
         download_lock(tmp_path),

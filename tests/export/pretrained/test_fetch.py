@@ -6,7 +6,8 @@ import pytest
 
 from asl_triton.errors import AslTritonError, CheckpointError
 from asl_triton.presets import PRESETS
-from asl_triton_export.checkpoint import load_checkpoint, open_bundle, read_labels_for
+from asl_triton_export.bundle import open_bundle
+from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
 from asl_triton_export.pretrained import download as download_module
 from asl_triton_export.pretrained import zip_extract as archive_module
 from asl_triton_export.pretrained.catalog import Weights
@@ -74,7 +75,7 @@ def test_second_of_wlasl_downloads_no_second_archive(catalog: Catalog, server: F
 
 def test_downloads_of_a_single_checkpoint_are_not_kept_twice(catalog: Catalog, tmp_path: Path) -> None:
     assert fetch("bsl1k", tmp_path / "bsl1k", catalog=catalog).archive is None
-    assert names(tmp_path / ".downloads") == {".lock"}
+    assert names(tmp_path / ".downloads") == set()
 
 
 def test_bundle_that_is_there_is_left_alone(catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ def test_unknown_name_lists_what_there_is(catalog: Catalog, tmp_path: Path) -> N
 
 def test_folder_that_cannot_be_written_is_a_sentence(catalog: Catalog, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(AslTritonError, match="cannot write into"):
+    with pytest.raises(AslTritonError, match=r"cannot write to .*--to"):
         fetch("bsl1k", tmp_path / "file" / "b", catalog=catalog)
 
 

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from asl_triton.cli.fetch import fetch, format_published
+from asl_triton.cli.fetch import DownloadProgress, fetch
 from asl_triton.errors import AslTritonError
 from asl_triton_export.pretrained.catalog import PUBLISHED
 from tests.export.file_server import FileServer, serving
@@ -68,10 +68,10 @@ def test_unknown_name_raises_our_error() -> None:
 
 def test_terminal_gets_a_bar() -> None:
     screen = StringIO()
-    with format_published(Console(file=screen, force_terminal=True, width=100)) as (on_bytes, on_step):
-        on_bytes("model.pth.tar", 10_000_000, 100_000_000)
-        on_bytes("model.pth.tar", 100_000_000, 100_000_000)
-        on_step("Checking [it]")
+    with DownloadProgress(Console(file=screen, force_terminal=True, width=100)) as progress:
+        progress.show_bytes("model.pth.tar", 10_000_000, 100_000_000)
+        progress.show_bytes("model.pth.tar", 100_000_000, 100_000_000)
+        progress.show_step("Checking [it]")
     assert "model.pth.tar" in screen.getvalue()
     assert "100.0/100.0 MB" in screen.getvalue()
     assert "Checking [it]" in screen.getvalue()
@@ -79,7 +79,7 @@ def test_terminal_gets_a_bar() -> None:
 
 def test_file_of_unknown_size_gets_one_line() -> None:
     screen = StringIO()
-    with format_published(Console(file=screen)) as (on_bytes, _):
-        on_bytes("info.pkl", 1000, None)
-        on_bytes("info.pkl", 2000, None)
+    with DownloadProgress(Console(file=screen)) as progress:
+        progress.show_bytes("info.pkl", 1000, None)
+        progress.show_bytes("info.pkl", 2000, None)
     assert screen.getvalue() == "Downloading info.pkl\n"

@@ -1,16 +1,18 @@
-"""I3D as it is served: the same function as `i3d.I3D`, rebuilt for speed and made ready for TorchScript.
+"""The format `torchscript`: I3D rebuilt for speed, in `model.pt`. It computes what `i3d.I3D` computes.
 
-What differs from the trained network, each without changing the answer beyond rounding:
+What differs from the trained network, none of which changes the answer beyond rounding:
 
-- BatchNorm is folded into the convolutions; the range and color order that the weights expect are folded into the
-  first one, so uint8 RGB comes in. Its 'same' padding is the raw value that normalizes to zero.
-- The first convolution sees a fourth channel of zeros: matrix units want multiples of four.
+- BatchNorm is folded into the convolutions. The preset's value range and color order (`i3d.normalize`) are folded into
+  the first one, so that the input is uint8 RGB. That convolution's 'same' padding is the pixel that normalizes to zero.
+- The first convolution has a fourth input channel of zeros: matrix units want multiples of four.
 - The three 1x1x1 convolutions of a Mixed block that read the same input are one.
-- After a ReLU, zero padding and max pooling's own (minus infinity) are the same, so no copy is padded but the first.
+- After a ReLU, padding by zeros equals max pooling's own padding by minus infinity, so only the input is ever padded.
 - Max pooling goes axis by axis with element-wise maxima: PyTorch's own also writes an int64 index for each element.
-- Memory is channels-last; the mean over space, the classifier and the pooling over time stay in float32.
+- Memory is channels-last. The mean over space, the classifier and the pooling over time stay in float32.
 """
 
+import warnings
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -18,7 +20,36 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asl_triton.presets import Preset
+from asl_triton.results import Logits
+from asl_triton.transport.base import Array
+from asl_triton_export.formats import Forward
 from asl_triton_export.i3d import I3D, MIXED, Unit3D
+from asl_triton_export.triton_config import ServedNetwork
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def save_torchscript(net: I3D, network: ServedNetwork, folder: Path) -> None:
+    """Write `model.pt` into a version folder."""
+    normalized = network.input_type == "fp32"
+    served = ServedI3D(net, network.preset, DTYPES[network.precision], normalized_input=normalized).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is what Triton's backend loads
+        torch.jit.script(served).save(folder / "model.pt")
+
+
+def open_torchscript(folder: Path, precision: str) -> Forward:
+    """Load `model.pt` of a version folder. Its weights have their precision, so `precision` is not used."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = torch.jit.load(folder / "model.pt")
+
+    def forward(frames: Array) -> Logits:
+        with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            logits: Logits = module(torch.from_numpy(frames))[0][0].numpy()
+        return logits
+
+    return forward
 
 
 def max_of_three(x: Tensor, axis: int) -> Tensor:
@@ -78,7 +109,7 @@ class Mixed(nn.Module):
 
 
 class ServedI3D(nn.Module):
-    """I3D from the wire to the logits: `forward(frames) -> (logits, step_logits, features)`, all float32.
+    """I3D from pixels to logits: `forward(frames) -> (logits, step_logits, features)`, all float32.
 
     `frames` is uint8 RGB (N, T, 224, 224, 3); with `normalized_input`, float32 (N, 3, T, 224, 224) in the preset's
     color order and range. `logits` (N, C), `step_logits` (N, S, C) with S = max(ceil(T / 8) - 1, 1), `features`
@@ -118,7 +149,7 @@ class ServedI3D(nn.Module):
         self.requires_grad_(False)
 
     def pad_clip(self, frames: Tensor) -> Tensor:
-        """Frames as the stem eats them: channels-last (N, 4, T', H', W') with the stem's 'same' padding around."""
+        """Frames as the stem takes them: channels-last (N, 4, T', H', W'), with the stem's 'same' padding."""
         if self.normalized_input:
             x = frames.permute(0, 2, 3, 4, 1).to(self.stem.weight.dtype)  # (N, C, T, H, W) -> (N, T, H, W, C)
         else:
@@ -156,7 +187,7 @@ class ServedI3D(nn.Module):
 
 
 def fold_batch_norm(unit: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of one convolution that answers as a unit's convolution and BatchNorm do (in float64)."""
+    """Weight and bias of the one convolution that equals a unit's convolution and BatchNorm, in float64."""
     assert isinstance(unit, Unit3D)
     assert unit.bn.running_mean is not None and unit.bn.running_var is not None
     scale = unit.bn.weight.double() / torch.sqrt(unit.bn.running_var.double() + unit.bn.eps)
@@ -166,12 +197,12 @@ def fold_batch_norm(unit: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def fold_conv(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Conv:
-    """A served convolution of these, channels-last."""
+    """A served convolution with this weight and bias, channels-last."""
     return Conv(weight.to(dtype).contiguous(memory_format=torch.channels_last_3d), bias.to(dtype))
 
 
 def fold_mixed(block: nn.Module, dtype: torch.dtype) -> Mixed:
-    """A served Mixed block of a trained one."""
+    """The served form of a trained Mixed block."""
     folded = {name: fold_batch_norm(block.get_submodule(name)) for name in ("b0", "b1a", "b2a", "b1b", "b2b", "b3b")}
     entry = [folded[name] for name in ("b0", "b1a", "b2a")]
     return Mixed(

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from asl_triton.presets import PRESETS, Preset
-from asl_triton_export.exporter import normalize, pool_steps
-from asl_triton_export.formats.served_i3d import ServedI3D, halve_by_three, max_of_three
-from asl_triton_export.i3d import I3D, same_padding
+from asl_triton_export.formats.torchscript import ServedI3D, halve_by_three, max_of_three
+from asl_triton_export.i3d import I3D, normalize, pool_steps, same_padding
 from tests.networks import small_network
 
 
@@ -32,7 +31,7 @@ def differences(
 ) -> float:
     """How far the served logits, steps and features are from the trained network's, at most."""
     with torch.inference_mode():
-        x = normalize(frames, preset)
+        x = normalize(frames[None], preset)
         trained = net(x)
         wanted = pool_steps(net, trained.step_logits, trained.features, preset)
         logits, step_logits, features = served(x if normalized else frames[None])
