@@ -1,7 +1,7 @@
 """Trains the demo checkpoint from nothing: a quarter-width I3D that knows the signs of the demo signer.
 
 `python -m asl_triton_demo.training --to FOLDER` renders clips while it trains, keeps them and its own state in
-`--work`, goes on from there after a kill, and leaves a bundle that `asl-triton export` takes. Every draw of a clip,
+`--work`, resumes after a kill, and leaves a bundle that `asl-triton export` takes. Every draw of a clip,
 window and distortion follows from its number, so a run that was stopped sees what an unbroken one would have seen.
 
 The loss is WLASL's (Li et al. 2020), half per-class binary cross-entropy of the clip, half of its steps, except that

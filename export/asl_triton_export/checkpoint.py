@@ -47,7 +47,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Number of classes, input channels and width come from the shapes. No code in the file is ever run.
 
     Raises:
-        CheckpointError: the file cannot be read safely, or is of another network; the message says which key.
+        CheckpointError: the file cannot be read safely, or is of another network; the message names the key.
     """
     state = _strip(path, _read(path))
     stem, classifier = state.get(STEM_KEY), state.get(CLASSIFIER_KEY)

@@ -22,7 +22,7 @@ from asl_triton_export.formats.custom_script import CustomScript
 from asl_triton_export.i3d import I3D, normalize, pool_steps
 from asl_triton_export.quantization.calibration import read_calibration
 from asl_triton_export.quantization.report import QuantizationCost, measure_cost
-from asl_triton_export.triton_config import Format, ServedNetwork, model_config, write_config
+from asl_triton_export.triton_config import Format, ServedNetwork, build_config, write_config
 
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 Input = Literal["uint8", "fp32"]
@@ -194,8 +194,8 @@ def write_model_files(
     answer.save(folder / "golden.npz")
     (folder / "labels.txt").write_text("".join(f"{gloss}\n" for gloss in labels), encoding="utf-8")
     shutil.copyfile(PYTHON_BACKENDS / model_format.wheel_model, folder / str(version) / "model.py")
-    write_config(model_config(network, network.container_backend), folder / "config.pbtxt")
-    write_config(model_config(network, "python"), folder / "configs" / "wheel.pbtxt")
+    write_config(build_config(network, network.container_backend), folder / "config.pbtxt")
+    write_config(build_config(network, "python"), folder / "configs" / "wheel.pbtxt")
 
 
 def compare(net: I3D, network: ServedNetwork, exported: Forward) -> GoldenAnswer:

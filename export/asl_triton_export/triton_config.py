@@ -1,4 +1,4 @@
-"""Triton's config of a model: the tensors, the queue, the warm-up, and what the checkpoint is."""
+"""A model's Triton config: tensors, queue, warm-up, and which checkpoint it is."""
 
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,7 +19,7 @@ Format = Literal["torchscript", "openvino"]
 # Triton's OpenVINO backend takes batches of one size only, and a CPU gains nothing by a batch.
 MAX_BATCH_SIZE = {"torchscript": 8, "openvino": 1}
 WARMUP_FRAMES = 64
-MAX_QUEUE_SIZE = 256  # requests; one more is refused
+MAX_QUEUE_SIZE = 256  # requests; further ones are refused
 QUEUE_TIMEOUT_US = 60_000_000
 QUEUE_DELAY_US = 1_000
 PRIORITY_LEVELS = 2  # 1: somebody waits for the answer; 2: bulk work, as `asl-triton batch` asks
@@ -28,7 +28,7 @@ DEFAULT_PRIORITY = 1
 
 @dataclass(frozen=True)
 class ServedNetwork:
-    """What a config says of the network behind it."""
+    """What a config says about its network."""
 
     name: str
     num_classes: int
@@ -42,19 +42,19 @@ class ServedNetwork:
 
     @property
     def container_backend(self) -> str:
-        """Which of Triton's backends serves it in NVIDIA's container."""
+        """The Triton backend that serves it in NVIDIA's container."""
         if self.served_as == "torchscript":
             return "pytorch"
         # The OpenVINO backend rounds to bfloat16 where the processor multiplies it, and cannot be told not to.
         return "python" if self.precision == "fp32" else "openvino"
 
     def tensor(self, frames_thwc: Image) -> Array:
-        """uint8 RGB crops (T, 224, 224, 3) as its input takes them, with a batch axis."""
+        """uint8 RGB crops (T, 224, 224, 3) in the form that its input takes, with a batch axis."""
         return (frames_thwc if self.input_type == "uint8" else normalize(frames_thwc, self.preset))[None]
 
 
-def model_config(network: ServedNetwork, backend: str) -> pb.ModelConfig:
-    """The config on a backend: `network.container_backend`, or "python" for the Triton that comes as a wheel."""
+def build_config(network: ServedNetwork, backend: str) -> pb.ModelConfig:
+    """Build the config for a backend: `network.container_backend`, or "python" for the Triton that comes as a wheel."""
     size = INPUT_SIZE
     is_uint8 = network.input_type == "uint8"
     max_batch_size = MAX_BATCH_SIZE[network.served_as]
@@ -79,7 +79,7 @@ def model_config(network: ServedNetwork, backend: str) -> pb.ModelConfig:
             pb.ModelOutput(name="STEP_LOGITS__1", data_type=pb.TYPE_FP32, dims=[-1, network.num_classes]),
             pb.ModelOutput(name="FEATURES__2", data_type=pb.TYPE_FP32, dims=[network.num_features]),
         ],
-        instance_group=[pb.ModelInstanceGroup(count=network.instances, kind=instance_kind(network))],
+        instance_group=[pb.ModelInstanceGroup(count=network.instances, kind=choose_instance_kind(network))],
         dynamic_batching=pb.ModelDynamicBatching(
             max_queue_delay_microseconds=QUEUE_DELAY_US,
             priority_levels=PRIORITY_LEVELS,
@@ -92,22 +92,22 @@ def model_config(network: ServedNetwork, backend: str) -> pb.ModelConfig:
                 batch_size=batch_size,
                 inputs={"FRAMES__0": pb.ModelWarmup.Input(data_type=data_type, dims=warmup_dims, zero_data=True)},
             )
-            # On a GPU each batch size has its own plans and memory; a CPU only has its first call to get over.
+            # On a GPU each batch size has its own plans and memory; on a CPU only the first call is slow.
             for batch_size in range(1, max_batch_size + 1 if backend == "pytorch" else 2)
         ],
     )
-    for key, value in (parameters(network) | backend_parameters(network, backend)).items():
+    for key, value in (describe_network(network) | choose_backend_parameters(network, backend)).items():
         config.parameters[key].string_value = value
     return config
 
 
-def instance_kind(network: ServedNetwork) -> pb.ModelInstanceGroup.Kind:
-    """On the GPUs where there are some, but for what only runs on CPUs."""
+def choose_instance_kind(network: ServedNetwork) -> pb.ModelInstanceGroup.Kind:
+    """GPUs where there are any, except for OpenVINO, which runs on CPUs only."""
     return pb.ModelInstanceGroup.KIND_CPU if network.served_as == "openvino" else pb.ModelInstanceGroup.KIND_AUTO
 
 
-def parameters(network: ServedNetwork) -> dict[str, str]:
-    """What a client and a person read in the config."""
+def describe_network(network: ServedNetwork) -> dict[str, str]:
+    """The parameters that clients and people read."""
     exporter = f"asl-triton {version('asl-triton')}, torch {torch.__version__}"
     if network.served_as == "openvino":
         exporter += f", openvino {version('openvino')}"
@@ -119,13 +119,13 @@ def parameters(network: ServedNetwork) -> dict[str, str]:
     }
 
 
-def backend_parameters(network: ServedNetwork, backend: str) -> dict[str, str]:
-    """What a backend reads in the config, by the names of its own documentation."""
+def choose_backend_parameters(network: ServedNetwork, backend: str) -> dict[str, str]:
+    """The parameters that a backend reads, named as in its documentation."""
     if backend == "pytorch":
-        # Optimized execution would compile anew for each length of clip.
+        # Optimized execution would compile again for each length of clip.
         return {"INFERENCE_MODE": "true", "DISABLE_OPTIMIZED_EXECUTION": "true"}
     if backend == "openvino":
-        # A stream computes one instance's request, with its share of the cores.
+        # Each stream serves one instance, with its share of the cores.
         streams = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(network.instances)}
         return streams | ({"HINT_BF16": "YES"} if network.precision == "bf16" else {})
     return {}

@@ -19,7 +19,7 @@ import torch
 from asl_triton.errors import AslTritonError, CheckpointError
 from asl_triton.files import atomic_write
 from asl_triton.presets import Preset
-from asl_triton_export.checkpoint import Checkpoint
+from asl_triton_export.checkpoint import CLASSIFIER_KEY, Checkpoint
 from asl_triton_export.finetune.callbacks import STATE, TRAINING, CheckpointCallback, Epoch, find_best
 from asl_triton_export.finetune.data import Clips, OnStep, choose_clips
 from asl_triton_export.finetune.module import FineTuning
@@ -133,7 +133,7 @@ def init_or_verify_settings(training: Path, settings: dict[str, Any]) -> None:
             f"{training.parent} holds a fine-tuning with other settings, which was stopped ({was}): give the same to "
             "go on, or name another folder with --to"
         )
-    if others:  # nothing was learnt yet
+    if others:  # nothing was trained yet
         shutil.rmtree(training, ignore_errors=True)
         training.mkdir(parents=True)
         with atomic_write(path, shared=True) as file:
@@ -152,7 +152,7 @@ def replace_classifier(
     with torch.no_grad():
         for class_id, gloss in enumerate(glosses):
             if (place := places.get(gloss)) is not None:
-                net.logits.conv3d.weight[class_id] = checkpoint.state["logits.conv3d.weight"][place]
+                net.logits.conv3d.weight[class_id] = checkpoint.state[CLASSIFIER_KEY][place]
                 bias = net.logits.conv3d.bias
                 assert bias is not None
                 bias[class_id] = checkpoint.state["logits.conv3d.bias"][place]

@@ -1,4 +1,4 @@
-"""Any other network: a TorchScript file with the documented signature, looked at closely before it is served.
+"""Any other network, as a TorchScript file with the documented signature, which is checked before it is served.
 
 `forward(frames: uint8 (N, T, 224, 224, 3) RGB) -> (logits (N, C), step_logits (N, S, C), features (N, F))`, all
 float32, for every N and T, with S = max(ceil(T / 8) - 1, 1): as `torchscript.ServedI3D`.
@@ -24,12 +24,12 @@ from asl_triton.presets import Preset
 NAMES = ("logits", "step_logits", "features")
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 FRAMES_PER_STEP = 8
-MAX_ROW_DIFFERENCE = 0.05  # of a clip alone and in a batch, in parts of the spread of its logits
+MAX_ROW_DIFFERENCE = 0.05  # between a clip alone and in a batch, as a share of the spread of its logits
 
 
 @dataclass(frozen=True)
 class CustomScript:
-    """A TorchScript network that keeps the signature, and its logits (C,) for the golden clip."""
+    """A TorchScript network with the right signature, and its logits (C,) for the golden clip."""
 
     path: Path
     sha256: str
@@ -40,7 +40,7 @@ class CustomScript:
 
 
 def load_script(path: Path, num_labels: int, preset: Preset) -> CustomScript:
-    """Load a TorchScript file and ask it for the golden clip, alone and in a batch, and for one of another length.
+    """Load a TorchScript file and run it on the golden clip, alone and in a batch, and on a clip of another length.
 
     Raises:
         CheckpointError: not TorchScript, or it breaks the signature; the message says how.
@@ -76,10 +76,10 @@ def load_script(path: Path, num_labels: int, preset: Preset) -> CustomScript:
 
 
 def run_script(module: Any, frames: Tensor, path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """A network's answers to clips (N, T, 224, 224, 3).
+    """Run a network on clips (N, T, 224, 224, 3).
 
     Raises:
-        CheckpointError: it fails, or its answers are not of the names, shapes and types that the signature says.
+        CheckpointError: it fails, or its outputs differ in number, shape or type from the signature.
     """
     count, length = frames.shape[:2]
     asked = f"{path}, given uint8 {list(frames.shape)},"

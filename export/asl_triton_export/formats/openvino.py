@@ -30,7 +30,7 @@ import openvino  # noqa: E402
 from openvino import opset8 as ops  # noqa: E402 - of 2022, so that older servers read it too
 
 MODEL_FILE = "model.xml"
-CLASSIFIER = "classifier"  # begins the names of its operations
+CLASSIFIER = "classifier"  # the prefix of its operations' names
 STEM_CHANNELS = 4  # RGB and one of zeros: the first convolution is twice as fast with it
 ANY = -1  # clips, frames
 LAST = np.iinfo(np.int64).max
@@ -107,7 +107,7 @@ def build_graph(net: I3D, preset: Preset, *, normalized_input: bool = False) -> 
 
 
 def add_input(preset: Preset, normalized_input: bool) -> tuple[openvino.Node, openvino.Node]:
-    """The input, and what the stem gets of it: (N, 4, T, H, W), 0 where a pixel normalizes to zero."""
+    """The input, and what the stem gets: (N, 4, T, H, W), 0 where a pixel normalizes to zero."""
     size = INPUT_SIZE
     if normalized_input:
         frames = x = ops.parameter([ANY, 3, ANY, size, size], openvino.Type.f32, name=FRAMES)
@@ -124,7 +124,7 @@ def add_input(preset: Preset, normalized_input: bool) -> tuple[openvino.Node, op
 def add_stem(net: I3D, preset: Preset, normalized_input: bool) -> tuple[Tensor, Tensor]:
     """Weight and bias of the first convolution, for what `add_input` gives it."""
     weight, bias = fold_batch_norm(net.Conv3d_1a_7x7)
-    if not normalized_input:
+    if not normalized_input:  # i3d.normalize, folded into the weights
         low, high = preset.value_range
         weight = weight * ((high - low) / 255.0)
         if preset.colour == "BGR":

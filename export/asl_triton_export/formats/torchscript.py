@@ -131,7 +131,7 @@ class ServedI3D(nn.Module):
         self.pixel_offset = -low * 255.0 / (high - low)  # the pixel that normalizes to zero, as padding does
 
         weight, bias = fold_batch_norm(net.Conv3d_1a_7x7)
-        if not normalized_input:
+        if not normalized_input:  # i3d.normalize, folded into the weights
             weight = weight * ((high - low) / 255.0 * self.pixel_scale)
             if preset.colour == "BGR":
                 weight = weight.flip(1)

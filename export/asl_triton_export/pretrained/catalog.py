@@ -1,4 +1,4 @@
-"""The weights that others publish for I3D and signing, as data: where they are, what they promise, on which terms."""
+"""The sign-language weights that others publish for I3D: where they are, how accurate, and on which terms."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A published checkpoint: where its files are, how it was trained, what it promises and on which terms."""
+    """A published checkpoint: where its files are, how it was trained, its published accuracy and its terms."""
 
     name: str
     num_classes: int

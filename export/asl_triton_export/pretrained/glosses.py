@@ -1,4 +1,4 @@
-"""Glosses as the authors of checkpoints publish them: WLASL's class list, and bsl1k's pickle, of which no code runs."""
+"""Reads glosses as authors publish them: WLASL's class list, and bsl1k's pickle, without running any code in it."""
 
 import pickle
 from collections import OrderedDict, defaultdict
@@ -61,10 +61,10 @@ def read_glosses(path: Path, kind: GlossFormat, num_classes: int) -> tuple[str, 
 
 
 def read_plain_pickle(path: Path) -> object:
-    """What a pickle from the net holds, if that is plain containers, strings, numbers and NumPy arrays only.
+    """Read a pickle from the web, if it has only plain containers, strings, numbers and NumPy arrays.
 
     Raises:
-        LabelsError: it names anything else (the message says what), or is no pickle.
+        LabelsError: it names anything else (the message says what), or is not a pickle.
     """
     try:
         if path.stat().st_size > MAX_PICKLE_BYTES:

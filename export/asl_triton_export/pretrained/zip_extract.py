@@ -1,4 +1,4 @@
-"""One file out of a zip that came from the net."""
+"""Extracts one file of a zip from the web."""
 
 import fnmatch
 import zipfile
@@ -12,9 +12,9 @@ BLOCK_BYTES = 2**20
 
 
 def extract_member(archive: Path, pattern: str, target: Path) -> None:
-    """Write the one member whose file name matches `pattern` to `target`, in whichever folder of the zip it is.
+    """Write the one member whose file name matches `pattern`, in any folder of the zip, to `target`.
 
-    No path in the archive is ever used on this machine, and no more is unpacked than `MAX_MEMBER_BYTES`.
+    Paths in the archive are never used on this machine, and at most `MAX_MEMBER_BYTES` are unpacked.
 
     Raises:
         CheckpointError: not a zip, broken, too large, or without exactly one such member.

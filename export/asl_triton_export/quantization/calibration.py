@@ -1,4 +1,4 @@
-"""Clips to quantize a network with, and others to measure what that cost."""
+"""Chooses clips to quantize a network with, and others to measure what that costs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import Image, Limits, open_video
 from asl_triton.video.windows import cut_windows
 
-MAX_CLIPS = 32  # to quantize with: the ranges of activations change little with more
-MAX_FRAMES = 64  # of each: what a forward of it holds is 30 MB a frame
+MAX_CLIPS = 32  # to quantize with; more change the ranges of activations little
+MAX_FRAMES = 64  # of each clip: a forward takes 30 MB per frame
 MAX_HELD_OUT = 64  # to measure with
 
 Item = TypeVar("Item")
@@ -22,9 +22,12 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Calibration:
-    """Clips of `folder`. `clips` are what a network is quantized with, as the client crops them: uint8 RGB
-    (T, 224, 224, 3). `held_out` are to measure with, `LabeledClip` where the folder has a sub-folder a gloss: other
-    files if `apart`, the same where there is only one."""
+    """Clips of `folder`.
+
+    `clips` quantize the network, cropped as the client does: uint8 RGB (T, 224, 224, 3). `held_out` measure the cost;
+    they are `LabeledClip` where the folder has one sub-folder per gloss. `apart` says that they are other files than
+    `clips`, which a folder with a single clip does not have.
+    """
 
     folder: Path
     clips: tuple[Image, ...]
@@ -33,10 +36,9 @@ class Calibration:
 
 
 def read_calibration(folder: Path, preset: Preset, labels: Sequence[str]) -> Calibration:
-    """Choose clips of a folder and below, evenly over their names, and decode those to quantize with.
+    """Choose clips of a folder and its sub-folders, spread over their names, and decode those to quantize with.
 
-    Half of them, 32 at most, to quantize with; of the others 64 at most to measure with. Clips that cannot be read are
-    passed over.
+    Half of the clips quantize, 32 at most; of the others up to 64 measure. Clips that cannot be read are skipped.
 
     Raises:
         VideoError: there is no such folder, no video in it, or none that can be read.
@@ -59,7 +61,7 @@ def read_calibration(folder: Path, preset: Preset, labels: Sequence[str]) -> Cal
 
 
 def find_labeled(folder: Path, labels: Sequence[str]) -> Sequence[Clip]:
-    """The clips of a folder by name: with their glosses where its sub-folders are named after some of `labels`."""
+    """The clips of a folder, with their glosses where its sub-folders are named after some of `labels`."""
     if not folder.is_dir():
         raise VideoError(f"there is no folder {folder} to calibrate with: name one with clips of yours")
     try:
@@ -69,10 +71,10 @@ def find_labeled(folder: Path, labels: Sequence[str]) -> Sequence[Clip]:
 
 
 def read_windows(clip: Clip, preset: Preset) -> Iterator[Image]:
-    """What the client would ask about a clip, request by request: uint8 RGB (T, 224, 224, 3).
+    """Yield the requests that the client would send for a clip: uint8 RGB (T, 224, 224, 3).
 
     Raises:
-        VideoError: it cannot be read.
+        VideoError: the clip cannot be read.
     """
     limits = Limits()
     with open_video(clip.path, limits) as video:
@@ -82,6 +84,6 @@ def read_windows(clip: Clip, preset: Preset) -> Iterator[Image]:
 
 
 def sample_evenly(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many of them, spread over all."""
+    """Up to `most` items, evenly spread."""
     count = min(most, len(items))
     return [items[place * len(items) // count] for place in range(count)]
