@@ -2,17 +2,18 @@
 
 `python -m asl_triton.decoding.worker FD LIMITS` is the server. It imports everything once, so that a worker starts in
 milliseconds instead of half a second. Over the socket FD it gets two sockets for each worker. Over the first one the
-worker gets requests and answers them, in JSON and never pickled: strangers' files may take over this process. Crops go
-through shared memory that comes with each request. Over the second one the server reports how the worker ended; closing
-it kills the worker. So nothing outlives the process that started it.
+worker gets requests and answers them, in JSON and never pickled, with crops in shared memory that comes with each
+request. Over the second one the server reports how the worker ended; closing it kills the worker. So nothing outlives
+the process that started it.
 
-A worker that was taken over can falsify the crops of its later videos, and read them; no other worker, no other file
-and nothing of the caller is in its reach. That is why `DecoderLimits.videos_per_process` bounds their number, why a
-video that failed or gave warnings is its worker's last, and why callers who decode for several strangers set it to 1.
+Threat model: a video that crashes, hangs or fills its worker costs itself alone. A video that takes the worker over has
+the rights of the user who runs it, as no system call is filtered, and can read and falsify the worker's later videos.
+So a worker decodes no more than `DecoderLimits.videos_per_process`, a video that fails or gives warnings is its last,
+and `recognize_sign`, whose videos come from different strangers, gives each a process of its own.
 
-`multiprocessing`'s forkserver is the same design, and was tried: it imports the caller's `__main__` again, its server
-dies of SIGTERM, a hung worker outlives a caller that was killed, and the interpreter to start, which inside Triton is
-not `sys.executable`, can only be set for the whole process.
+`multiprocessing`'s forkserver has the same design, and was tried: it imports the caller's `__main__` again, SIGTERM
+ends its server, a hung worker outlives a caller that is killed, and the interpreter to start, which inside Triton is
+not `sys.executable`, can only be set for the whole process. Plain subprocesses take half a second each to start.
 """
 
 import json
