@@ -3,9 +3,9 @@
     python -m tests.benchmarks.decoding
 
 The same videos, the two ways in turns: videos a second with as many decoders as there are processors, and the
-processors' seconds a video, of this process and of the decoders'. Then what it costs to know the lengths of clips
-before they are decoded; and what it would save to convert no frame that a preset of 25 a second throws away: which
-frames those are is only known when the next one is decoded, and then OpenCV no longer has the one before.
+processors' seconds a video, of this process and of the decoders'. Then what it would save to convert no frame that a
+preset of 25 a second throws away: which frames those are is only known when the next one is decoded, and then OpenCV no
+longer has the one before.
 """
 
 import argparse
@@ -13,8 +13,9 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,13 +26,11 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.decoding.base import Reader, WindowingOptions
-from asl_triton.decoding.factory import MAX_MEMORY_BYTES
+from asl_triton.decoding.base import DecodeSession, WindowingOptions
+from asl_triton.decoding.factory import make_decoder_pool
 from asl_triton.decoding.in_process import InProcessDecodeSession
 from asl_triton.decoding.pool import DecoderPool
-from asl_triton.decoding.worker import DecoderLimits
 from asl_triton.presets import PRESETS
-from asl_triton.video.containers import declared_frames
 from asl_triton.video.reader import LONG_VIDEO_LIMITS, Limits, open_capture
 from asl_triton_demo.signer import render
 from asl_triton_demo.signs import SIGNS
@@ -49,7 +48,7 @@ class Kind:
 
     what: str
     paths: Sequence[Path]
-    cutting: WindowingOptions
+    options: WindowingOptions
     count: int
 
 
@@ -68,14 +67,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured")
     arguments = parser.parse_args()
     console = Console(width=110)
-    decoders = DecoderPool(DecoderLimits(max_decode_s=None, max_window_s=60, max_memory_bytes=MAX_MEMORY_BYTES))
+    decoders = make_decoder_pool("processes", 60)
+    assert decoders is not None
     decoders.warm_up()
     with tempfile.TemporaryDirectory() as folder:
         with console.status("Rendering"):
             kinds = make_kinds(Path(folder))
         with console.status("Decoding"):
             console.print(ways(kinds, decoders, arguments.rounds))
-            console.print(lengths(kinds))
             console.print(thrown_away(Path(folder), kinds[-1].paths[0], arguments.rounds))
     decoders.close()
 
@@ -113,23 +112,27 @@ def write_sign(path: Path, number: int) -> Path:
 def processor_s() -> float:
     """Of this process, and of those that decode, so far."""
     total = 0.0
-    for process in (psutil.Process(), *psutil.Process().children()):
-        times = process.cpu_times()
-        total += times.user + times.system
-        if process.pid != os.getpid():
-            total += times.children_user + times.children_system  # of the decoders that have ended
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+            if process.pid != os.getpid():
+                total += times.children_user + times.children_system  # of the workers that have ended
     return total
 
 
 def ways(kinds: Sequence[Kind], decoders: DecoderPool, rounds: int) -> Table:
     """Threads and processes in turns, over all kinds of videos."""
-    readers: dict[str, Reader] = {"threads": InProcessDecodeSession, "processes": decoders.reading}
+    sessions: dict[str, Callable[..., DecodeSession]] = {
+        "threads": InProcessDecodeSession,
+        "processes": decoders.create_session,
+    }
     at_once = os.cpu_count() or 1
-    costs = {(kind.what, way): Cost() for kind in kinds for way in readers}
+    costs = {(kind.what, way): Cost() for kind in kinds for way in sessions}
     for turn in range(rounds + 1):
         for kind in kinds:
-            for way, reader in readers.items():
-                cost = decoded(kind, reader, at_once)
+            for way, create in sessions.items():
+                cost = decoded(kind, create, at_once)
                 if turn:  # the first one warms up
                     sums = costs[kind.what, way]
                     sums.videos += cost.videos
@@ -145,13 +148,13 @@ def ways(kinds: Sequence[Kind], decoders: DecoderPool, rounds: int) -> Table:
     return table
 
 
-def decoded(kind: Kind, reader: Reader, at_once: int) -> Cost:
+def decoded(kind: Kind, create: Callable[..., DecodeSession], at_once: int) -> Cost:
     """What it costs to decode videos of a kind, so many at once."""
 
     def decode(number: int) -> int:
-        with reader(kind.paths[number % len(kind.paths)], kind.cutting, None) as reading:
-            reading.open()
-            return sum(len(window.frames) for window, _ in reading.windows())
+        with create(kind.paths[number % len(kind.paths)], kind.options) as session:
+            session.open()
+            return sum(len(window.frames) for window, _ in session.windows())
 
     began_s, before_s = time.perf_counter(), processor_s()
     with ThreadPoolExecutor(at_once) as threads:
@@ -159,21 +162,6 @@ def decoded(kind: Kind, reader: Reader, at_once: int) -> Cost:
     seconds = time.perf_counter() - began_s
     time.sleep(0.1)  # the last decoder is still ending
     return Cost(kind.count, seconds, processor_s() - before_s)
-
-
-def lengths(kinds: Sequence[Kind]) -> str:
-    """What it costs to read the number of frames from the container, beside opening it as for decoding."""
-    paths = [path for kind in kinds for path in kind.paths]
-    times_s: list[float] = []
-    for call in (declared_frames, lambda path: InProcessDecodeSession(path, CLIP).open().declared_frames):
-        assert all(call(path) for path in paths)
-        began_s = own_s()
-        for _ in range(20):
-            for path in paths:
-                call(path)
-        times_s.append((own_s() - began_s) / (20 * len(paths)))
-    read, opened = (f"{seconds * 1e3:.2f} ms" for seconds in times_s)
-    return f"lengths of clips before they are decoded: {read} a clip; opening it as for decoding: {opened}"
 
 
 def thrown_away(folder: Path, source: Path, rounds: int) -> Table:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
@@ -29,10 +30,23 @@ def server_and_decoder() -> tuple[psutil.Process, psutil.Process]:
 
 
 def decoders() -> list[psutil.Process]:
-    """The processes that decode a video now: they are children of one that forks them."""
+    """The workers that decode a video now: those that have memory for its crops."""
+    return [process for process in workers() if "memfd:crops" in read_maps(process)]
+
+
+def workers() -> list[psutil.Process]:
+    """The processes that decode, or wait for a video: they are children of one that forks them."""
     ours = of_this_process()
     servers = {process.pid for process in ours}
     return [process for process in ours if process.ppid() in servers]
+
+
+def read_maps(process: psutil.Process) -> str:
+    """The files and shared memory that a process has in its memory; of one that has just ended, none."""
+    try:
+        return Path(f"/proc/{process.pid}/maps").read_text()
+    except OSError:
+        return ""
 
 
 def wait_until(is_true: Callable[[], bool]) -> bool:

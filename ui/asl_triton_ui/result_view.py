@@ -11,7 +11,7 @@ from gradio.components.plot import PlotData
 from asl_triton.errors import VideoError
 from asl_triton.recognizer.pipeline import ClipPipeline
 from asl_triton.results import Curve, Recognition
-from asl_triton.video.reader import Limits, compute_frame_time
+from asl_triton.video.reader import Limits, read_frames_at
 from asl_triton_ui import plots
 from asl_triton_ui.rendering import FILM_HEIGHT, encode_picture, format_count, render
 from asl_triton_ui.state.request_queue import RequestQueue, Ticket
@@ -89,7 +89,7 @@ def read_film(shown: DisplayedResult, limits: Limits) -> str:
     peak_s = shown.peak_s
     times_s = choose_film_times(peak_s, shown.recognition.duration_s)
     try:
-        pictures = [encode_picture(frame.image) for frame in compute_frame_time(shown.path, times_s, limits)]
+        pictures = [encode_picture(frame.image) for frame in read_frames_at(shown.path, times_s, limits)]
     except VideoError:  # deleted meanwhile
         pictures = []
     return render(

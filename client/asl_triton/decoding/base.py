@@ -1,11 +1,12 @@
-"""A video that gives its windows of crops one after another, wherever it is decoded."""
+"""One video, opened and read window by window, whichever process decodes it."""
 
 import io
+import math
 import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,18 @@ from typing import BinaryIO
 
 from asl_triton.errors import AslTritonError
 from asl_triton.presets import Preset
-from asl_triton.video.reader import Limits, Source
+from asl_triton.video.reader import Limits, Source, Video
 from asl_triton.video.windows import Window, WindowTiming
+
+WINDOWS_AHEAD = 4  # of one clip, asked about at once: a long video is never held whole
 
 
 @dataclass(frozen=True)
 class WindowingOptions:
-    """How a video becomes windows. No window of a film crosses a shot. `refuses_early` trusts a container that declares
-    too many frames."""
+    """How a video becomes windows.
+
+    In a film, no window crosses a cut. `refuses_early` believes a container that declares too many frames.
+    """
 
     preset: Preset
     limits: Limits
@@ -30,10 +35,10 @@ class WindowingOptions:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a video that is open before anything of it is decoded, as far as its container tells.
+    """What is known about an open video before any of it is decoded.
 
-    `declared_frames` is 0 where the container does not tell; `crops_held` is how many crops are in memory at once while
-    it is asked about.
+    `declared_frames` is 0 where the container does not say. `crops_held` is how many crops are in memory at once while
+    the server is asked about the video.
     """
 
     num_bytes: int
@@ -44,55 +49,55 @@ class VideoInfo:
 
 
 class DecodeSession(ABC):
-    """One video on its way: `open` it, then ask for the `next_window` until it gives None, from one thread at a time.
+    """One video: `open` it, call `next_window` until it returns None, from one thread at a time, then `close` it.
 
-    `close` it in the end. That never waits, may be done from any thread, and ends what another one is doing with it.
-    `measures` are there once it is open. The other fields tell what has been read so far; `decode_s` is the time that
-    `open` and `next_window` took, by the clock: waiting for a thread to call them in is not in it.
+    `close` never waits, may be called from any thread, and soon ends whatever another thread is doing with the video.
+    `measures` is set by `open`. The other fields say what has been read so far; `decode_s` is the time spent in `open`
+    and `next_window`, by the clock, without the time spent waiting for a thread to call them.
     """
 
     measures: VideoInfo
 
-    def __init__(self, source: Source, cutting: WindowingOptions, name: str | None = None) -> None:
+    def __init__(self, source: Source, options: WindowingOptions, name: str | None = None) -> None:
         self.name = format_source(source, name)
         self.num_frames = 0
         self.duration_s = 0.0
-        self.share_read = 0.0  # 0 to 1; 0 where the container does not tell the length
+        self.share_read = 0.0  # 0 to 1; 0 where the container does not say how long the video is
         self.warnings: list[str] = []
         self.decode_s = 0.0
-        self._source, self._cutting = source, cutting
+        self._source, self._options = source, options
+        self._windows: Iterator[tuple[Window, WindowTiming]] = iter(())
         self._in_use = threading.Lock()
-        self._is_over = False
+        self._is_closed = False
 
     def open(self) -> VideoInfo:
         """Open the video.
 
         Raises:
-            VideoError: it is none, or beyond a limit. AslTritonError: it was closed meanwhile.
+            VideoError: it is not a video, or is beyond a limit. AslTritonError: the session was closed meanwhile.
         """
         with self._use():
-            self.measures = self._open()
+            self.measures, self._windows = self._open()
             return self.measures
 
     def next_window(self) -> tuple[Window, WindowTiming] | None:
-        """The next window of crops and its place in time; None behind the last.
+        """The next window of crops and its place in time; None after the last.
 
         Raises:
-            VideoError: it cannot be decoded, or is beyond a limit. AslTritonError: it was closed meanwhile.
+            VideoError: it cannot be decoded, or is beyond a limit. AslTritonError: the session was closed meanwhile.
         """
         with self._use():
-            return self._next_window()
+            return next(self._windows, None)
 
     def windows(self) -> Iterator[tuple[Window, WindowTiming]]:
-        """All windows, as `next_window` gives them."""
-        while (window := self.next_window()) is not None:
-            yield window
+        """All windows, as `next_window` returns them."""
+        return iter(self.next_window, None)
 
     def close(self) -> None:
-        """Let go of the video, or have that done by the thread that is at it; whatever it does ends soon."""
-        self._is_over = True
+        """Release the video, or leave that to the thread that uses it, which is interrupted."""
+        self._is_closed = True
         self._interrupt()
-        self._let_go_if_unused()
+        self._release_if_unused()
 
     def __enter__(self) -> "DecodeSession":
         return self
@@ -104,7 +109,7 @@ class DecodeSession(ABC):
     def _use(self) -> Iterator[None]:
         try:
             with self._in_use:
-                if self._is_over:
+                if self._is_closed:
                     raise self._closed_error()
                 began_s = time.perf_counter()
                 try:
@@ -112,13 +117,14 @@ class DecodeSession(ABC):
                 finally:
                     self.decode_s += time.perf_counter() - began_s
         finally:
-            if self._is_over:
-                self._let_go_if_unused()
+            if self._is_closed:
+                self._release_if_unused()
 
-    def _let_go_if_unused(self) -> None:
+    def _release_if_unused(self) -> None:
         if self._in_use.acquire(blocking=False):
             try:
-                self._let_go()
+                self._windows = iter(())
+                self._release()
             finally:
                 self._in_use.release()
 
@@ -126,27 +132,33 @@ class DecodeSession(ABC):
         return AslTritonError(f"the decoding of {self.name} was given up")
 
     @abstractmethod
-    def _open(self) -> VideoInfo: ...
-
-    @abstractmethod
-    def _next_window(self) -> tuple[Window, WindowTiming] | None: ...
+    def _open(self) -> tuple[VideoInfo, Iterator[tuple[Window, WindowTiming]]]: ...
 
     @abstractmethod
     def _interrupt(self) -> None:
-        """Have what another thread does with it end; never waits."""
+        """Make another thread's use of the video end soon; never waits."""
 
     @abstractmethod
-    def _let_go(self) -> None:
-        """Close what is open. Called once or more, when no thread is at it."""
+    def _release(self) -> None:
+        """Close what is open. Called when no thread uses it, perhaps more than once."""
 
 
-Reader = Callable[
-    [Source, WindowingOptions, str | None], DecodeSession
-]  # begins one, of a video that messages call by the name
+def estimate_crops_held(video: Video, preset: Preset) -> int:
+    """How many crops of a clip are in memory at once while it is asked about, by the length its container declares."""
+    most = max(preset.max_frames, WINDOWS_AHEAD * preset.window_frames)
+    if video.declared_frames == 0:
+        return most
+    crops = video.declared_frames * (preset.frame_rate / video.frame_rate if preset.frame_rate else 1)
+    least = preset.min_frames
+    if preset.frames == "window":
+        least = preset.window_frames
+        if crops > preset.window_frames:
+            crops *= preset.window_frames / preset.stride_frames  # windows overlap
+    return min(math.ceil(max(crops, least)), most)
 
 
 def measure_stream(stream: BinaryIO) -> int:
-    """How many bytes a stream has; it stays where it is."""
+    """The size of a stream in bytes. Its position does not change."""
     at = stream.tell()
     size = stream.seek(0, io.SEEK_END)
     stream.seek(at)

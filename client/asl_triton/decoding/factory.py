@@ -1,38 +1,33 @@
-"""Where videos are decoded: in threads of this process, or each in a process of its own."""
+"""Where videos are decoded: in threads of this process, or in processes of their own."""
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from asl_triton.decoding.base import Reader
-from asl_triton.decoding.in_process import InProcessDecodeSession
 from asl_triton.errors import AslTritonError
+
+if TYPE_CHECKING:
+    from asl_triton.decoding.pool import DecoderPool
 
 DecodeIn = Literal["threads", "processes"]
 
-# For many files of which nobody knows what they hold: one that crashes or hangs its decoder ends nothing else.
+# Default for untrusted files: a video that crashes or hangs its decoder affects only itself.
 SAFEST: DecodeIn = "processes" if sys.platform == "linux" else "threads"
 DEFAULT_DECODE_TIMEOUT_S = 60.0
 MAX_MEMORY_BYTES = 4 * 2**30  # of a decoder's process: several frames of 8K, and a file in memory
+VIDEOS_PER_PROCESS = 100  # a start costs some milliseconds, and nothing that a decoder leaks lasts longer
 
 
-@dataclass(frozen=True)
-class DecoderBackend:
-    """Begins readings; `close` it in the end, which may take seconds."""
+def make_decoder_pool(decode_in: DecodeIn, timeout_s: float) -> "DecoderPool | None":
+    """The processes that decode, or None for threads.
 
-    reader: Reader
-    close: Callable[[], None]
-
-
-def make_decoder_backend(decode_in: DecodeIn, timeout_s: float) -> DecoderBackend:
-    """Of either kind. In a process, nothing may take longer than `timeout_s`: opening a video, and each window then.
+    In a process, opening a video may take `timeout_s`, and so may each of its windows. Close the pool at the end, which
+    may take seconds.
 
     Raises:
-        AslTritonError: this system has no such processes, or the time is none.
+        AslTritonError: this system has no such processes, or `timeout_s` is not above 0.
     """
     if decode_in == "threads":
-        return DecoderBackend(InProcessDecodeSession, lambda: None)
+        return None
     if sys.platform != "linux":
         raise AslTritonError("only Linux decodes videos in processes of their own: decode them in threads")
     if not timeout_s > 0:
@@ -40,6 +35,10 @@ def make_decoder_backend(decode_in: DecodeIn, timeout_s: float) -> DecoderBacken
     from asl_triton.decoding.pool import DecoderPool
     from asl_triton.decoding.worker import DecoderLimits
 
-    limits = DecoderLimits(max_decode_s=None, max_window_s=timeout_s, max_memory_bytes=MAX_MEMORY_BYTES)
-    decoders = DecoderPool(limits, is_quiet=True)
-    return DecoderBackend(decoders.reading, decoders.close)
+    limits = DecoderLimits(
+        max_decode_s=None,
+        max_window_s=timeout_s,
+        max_memory_bytes=MAX_MEMORY_BYTES,
+        videos_per_process=VIDEOS_PER_PROCESS,
+    )
+    return DecoderPool(limits, is_quiet=True)

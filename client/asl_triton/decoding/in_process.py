@@ -1,73 +1,64 @@
 """Decoding in this process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import cv2
 
-from asl_triton.decoding.base import DecodeSession, VideoInfo, WindowingOptions, measure_stream
-from asl_triton.decoding.frame_budget import estimate_frames_in_memory
+from asl_triton.decoding.base import DecodeSession, VideoInfo, WindowingOptions, estimate_crops_held, measure_stream
 from asl_triton.errors import VideoError
 from asl_triton.video.preprocessing import crop_frames
-from asl_triton.video.reader import DECLARED_EXCESS, Frame, Image, Source, Video, open_video
+from asl_triton.video.reader import DECLARED_EXCESS, Frame, Image, Video, open_video
 from asl_triton.video.windows import Window, WindowTiming, cut_timed_windows, cut_windows_by_shot
 
 
 class InProcessDecodeSession(DecodeSession):
-    """Decodes in this process: what a video does to the decoder, it does to all.
-
-    An only window is a part of `memory`, where that is given: room for `max_frames` crops of the preset.
-    """
+    """Decodes in this process: a video that crashes the decoder crashes everything."""
 
     _video: Video | None = None
-    _windows: Iterator[tuple[Window, WindowTiming]] = iter(())
 
-    def __init__(
-        self, source: Source, cutting: WindowingOptions, name: str | None = None, *, memory: Image | None = None
-    ) -> None:
-        super().__init__(source, cutting, name)
-        self._memory = memory
-
-    def _open(self) -> VideoInfo:
-        cutting = self._cutting
-        self._video = video = open_video(self._source, cutting.limits, self.name)
-        if cutting.refuses_early and video.declared_frames > cutting.limits.max_frames * DECLARED_EXCESS:
-            raise VideoError(
-                f"{self.name} has more than {cutting.limits.max_frames:,} frames, the limit: cut it shorter"
-            )
+    def _open(self) -> tuple[VideoInfo, Iterator[tuple[Window, WindowTiming]]]:
+        self._video = video = open_video(self._source, self._options.limits, self.name)
         self.warnings = video.warnings
-        cut = crop_frames(self._frames(video), cutting.preset, cutting.limits.max_frames)
-        if cutting.is_film:
-            self._windows = cut_windows_by_shot(cut, cutting.preset, video.frame_rate)
-        else:
-            self._windows = cut_timed_windows(cut, cutting.preset, video.frame_rate, self._memory)
-        return read_video_info(video, cutting)
+        return read_video_info(video, self._options), cut_video(video, self._options, self._read_frames(video))
 
-    def _frames(self, video: Video) -> Iterator[Frame]:
+    def _read_frames(self, video: Video) -> Iterator[Frame]:
         for frame in video:
             self.num_frames, self.duration_s, self.share_read = video.num_frames, video.duration_s, video.share_read
-            if self._is_over:
+            if self._is_closed:
                 raise self._closed_error()
             yield frame
 
-    def _next_window(self) -> tuple[Window, WindowTiming] | None:
-        return next(self._windows, None)
-
     def _interrupt(self) -> None:
-        """Its next frame ends it."""
+        """The next frame ends it."""
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._video is not None:
             self._video.close()
-        self._windows = iter(())  # which hold frames, and this
 
 
-def read_video_info(video: Video, cutting: WindowingOptions) -> VideoInfo:
-    """What is known of a video that is open."""
-    width, height = (int(video.capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+def read_video_info(video: Video, options: WindowingOptions) -> VideoInfo:
+    """What is known about an open video.
+
+    Raises:
+        VideoError: its container declares too many frames, where that is to be believed.
+    """
+    most = options.limits.max_frames
+    if options.refuses_early and video.declared_frames > most * DECLARED_EXCESS:
+        raise VideoError(f"{video.name} has more than {most:,} frames, the limit: cut it shorter")
     return VideoInfo(
         num_bytes=measure_stream(video.stream),
-        width=width,
-        height=height,
+        width=int(video.capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
+        height=int(video.capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
         declared_frames=video.declared_frames,
-        crops_held=estimate_frames_in_memory(video, cutting.preset),
+        crops_held=estimate_crops_held(video, options.preset),
     )
+
+
+def cut_video(
+    video: Video, options: WindowingOptions, frames: Iterable[Frame], memory: Image | None = None
+) -> Iterator[tuple[Window, WindowTiming]]:
+    """The windows of a video's frames. A clip's only window is a view of `memory`, where that is given."""
+    crops = crop_frames(frames, options.preset, options.limits.max_frames)
+    if options.is_film:
+        return cut_windows_by_shot(crops, options.preset, video.frame_rate)
+    return cut_timed_windows(crops, options.preset, video.frame_rate, memory)

@@ -1,7 +1,7 @@
-"""Decoding in a process of its own: what a video does to the decoder, it does to that video alone.
+"""Decoding in processes of their own: what a video does to its decoder, it does to that video alone.
 
-A video that crashes FFmpeg, that never ends or that wants all memory costs its own process, which lives for one video
-and starts in milliseconds (see `decoder_process.py`). Linux only.
+A video that crashes FFmpeg, that never ends or that wants all memory costs its own process; another one starts in
+milliseconds. See `worker.py` for the processes. Linux only.
 """
 
 import fcntl
@@ -16,120 +16,152 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from dataclasses import asdict, dataclass
+from multiprocessing import reduction
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from asl_triton.decoding.base import DecodeSession, VideoInfo, WindowingOptions
-from asl_triton.decoding.worker import CROP_SHAPE, ENDED, GO_ON, STATE, DecodeRequest, DecoderLimits, map_crops
+from asl_triton.decoding.worker import CROP_SHAPE, EXIT_CODE, GO_ON, DecoderLimits, map_crops
 from asl_triton.errors import AslTritonError, ServerError, VideoError
 from asl_triton.video.reader import Image, Source
 from asl_triton.video.windows import Window, WindowTiming
 
 MAX_MESSAGE_BYTES = 2**20  # of JSON
-# A decoder hangs that says no word for so many times the seconds of computing it may take: busy machines are slower.
+# A worker that says nothing for this many times the computing time it may take is hung: busy machines are slower.
 STALLED_AFTER, STALLED_AFTER_AT_LEAST_S = 5, 30
 SLICE_S = 1.0
-ENDS_WITHIN_S = 5.0  # the server of decoders, when nobody can ask it any more
+ENDS_WITHIN_S = 5.0  # the fork server, once its socket is closed
+MAX_IDLE = os.cpu_count() or 1  # workers that wait for a video
 
 
-@dataclass(frozen=True)
+@dataclass
 class WorkerHandle:
-    """A process that waits for its order: the way to it, where its end is told, and what it writes its crops to."""
+    """A worker that waits for a request: the way to it, and where its end is reported."""
 
     connection: Connection
     status: socket.socket
-    crops: Image
+    num_videos: int = 0  # that it was given
+
+    def is_alive(self) -> bool:
+        """Whether it waits for a request. Until then it has nothing to say, and nor has the fork server."""
+        return not wait([self.connection, self.status], 0)
+
+    def close(self) -> None:
+        """Let go of it: the fork server ends it."""
+        self.connection.close()
+        self.status.close()
 
 
 class DecoderPool:
-    """Starts decoders. Threads may share it. Nothing runs before the first, or `warm_up`; close it at the end.
+    """Starts workers and keeps those that may decode one more video. Threads may share it.
 
-    Ctrl-C and SIGTERM, which reach a whole group of processes, are nothing to them: they end when they are let go of,
-    or when who started them is gone. What a dying decoder says to the terminal is dropped if `is_quiet`.
+    Nothing runs before the first video, or `warm_up`. Close it at the end. Ctrl-C and SIGTERM, which reach a whole
+    group of processes, do not reach the workers: they end when they are let go of, or when this process is gone. What a
+    dying worker writes to the terminal is dropped if `is_quiet`.
     """
 
     def __init__(self, limits: DecoderLimits, *, is_quiet: bool = False) -> None:
         self.limits = limits
         self._stderr = subprocess.DEVNULL if is_quiet else None
         self._lock = threading.Lock()
+        self._idle: list[WorkerHandle] = []
         self._control: socket.socket | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._is_closed = False
 
-    def reading(self, source: Source, cutting: WindowingOptions, name: str | None = None) -> "SubprocessDecodeSession":
-        """A video that will have a process of its own. A file is opened there, and never read here."""
-        return SubprocessDecodeSession(self, source, cutting, name)
+    def create_session(
+        self, source: Source, options: WindowingOptions, name: str | None = None
+    ) -> "SubprocessDecodeSession":
+        """A video that one of the workers will decode. A file is opened there, and never read here."""
+        return SubprocessDecodeSession(self, source, options, name)
 
-    def start(self, num_crops: int) -> WorkerHandle:
-        """A new process, with room for so many crops.
+    def acquire(self) -> WorkerHandle:
+        """A worker for one video: one that is idle, or a new one. Close it, or `release` it.
 
         Raises:
-            AslTritonError: none can be started any more.
+            AslTritonError: the pool is closed. OSError: no worker can be started.
         """
-        connection, theirs = socket.socketpair()
-        status, told = socket.socketpair()
-        with theirs, told, ExitStack() as failed:
-            failed.enter_context(connection)
-            failed.enter_context(status)
-            memory, crops = allocate_crops(num_crops)
-            try:
-                self._hand_over([theirs.fileno(), told.fileno(), memory])
-            finally:
-                os.close(memory)
-            failed.pop_all()
-        return WorkerHandle(Connection(connection.detach()), status, crops)
+        with self._lock:
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.is_alive():
+                    break
+                worker.close()
+            else:
+                worker = self._fork()
+        worker.num_videos += 1
+        return worker
+
+    def release(self, worker: WorkerHandle) -> None:
+        """Take back a worker that has decoded a whole video, for the next one."""
+        with self._lock:
+            is_kept = not self._is_closed and len(self._idle) < MAX_IDLE
+            if is_kept and worker.num_videos < self.limits.videos_per_process:
+                self._idle.append(worker)
+                return
+        worker.close()
 
     def warm_up(self) -> None:
-        """Start the server of decoders, for which the first video would wait otherwise."""
+        """Start the fork server, so that the first video does not wait for it."""
         with self._lock:
-            self._ready()
+            self._start_server()
 
     def close(self) -> None:
-        """End the server, and with it whatever still decodes; nothing is decoded any more."""
+        """End the fork server, and with it all workers. Nothing can be decoded any more."""
         with self._lock:
             self._is_closed = True
-            self._let_go()
+            self._stop_server()
 
-    def _hand_over(self, files: list[int]) -> None:
-        with self._lock:
+    def _fork(self) -> WorkerHandle:
+        connection, theirs = socket.socketpair()
+        status, reports = socket.socketpair()
+        with theirs, reports, ExitStack() as failed:
+            failed.enter_context(connection)
+            failed.enter_context(status)
+            files = [theirs.fileno(), reports.fileno()]
             try:
-                socket.send_fds(self._ready(), [b"."], files)
-            except OSError:  # the server has died since the last video
-                self._let_go()
-                socket.send_fds(self._ready(), [b"."], files)
+                socket.send_fds(self._start_server(), [b"."], files)
+            except OSError:  # the server has died since the last worker
+                self._stop_server()
+                socket.send_fds(self._start_server(), [b"."], files)
+            failed.pop_all()
+        return WorkerHandle(Connection(connection.detach()), status)
 
-    def _ready(self) -> socket.socket:
-        """The way to the server, which is started where it does not run."""
+    def _start_server(self) -> socket.socket:
+        """The way to the fork server, which is started unless it runs."""
         if self._is_closed:
             raise AslTritonError("the decoders are closed: nothing can be decoded any more")
         if self._server is not None and self._server.poll() is not None:
-            self._let_go()
+            self._stop_server()
         if self._control is None:
             self._control, theirs = socket.socketpair()
-            # Not of the interpreter that this may be embedded in: Triton's has a build and modules of its own.
+            # Inside Triton, this interpreter is not one that can be started, and has another set of modules.
             python = sys.executable or shutil.which("python3") or "python3"
-            # Of the folder that it is in it imports nothing, unless this process does.
+            # It imports nothing from the working directory, unless this process does.
             own = {} if sys.path[0] in ("", os.getcwd()) else {"PYTHONSAFEPATH": "1"}
+            limits = json.dumps(asdict(self.limits))
             with theirs, block_signals():
                 self._server = subprocess.Popen(
-                    [python, "-m", "asl_triton.decoding.worker", str(theirs.fileno())],
+                    [python, "-m", "asl_triton.decoding.worker", str(theirs.fileno()), limits],
                     stdin=subprocess.DEVNULL,
                     stderr=self._stderr,
                     pass_fds=[theirs.fileno()],
-                    # One thread, so that it can be forked; and none of its memory kept for later.
+                    # One thread, so that it can fork, and no memory that OpenBLAS reserves.
                     env={**os.environ, **own, "OPENBLAS_NUM_THREADS": "1"},
                 )
         return self._control
 
-    def _let_go(self) -> None:
+    def _stop_server(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
         if self._control is not None:
             self._control.close()
         if self._server is not None:
-            with suppress(subprocess.TimeoutExpired):  # it ends what it started, then itself
+            with suppress(subprocess.TimeoutExpired):  # it ends its workers, then itself
                 self._server.wait(ENDS_WITHIN_S)
             self._server.kill()
             self._server.wait()
@@ -147,7 +179,7 @@ def block_signals() -> Iterator[None]:
 
 
 def allocate_crops(count: int) -> tuple[int, Image]:
-    """Memory for so many crops as a file that a decoder may write to and nobody can resize, and the crops in it."""
+    """Memory for this many crops: a file that a worker may write to and nobody can resize, and the crops in it."""
     memory = os.memfd_create("crops", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     os.ftruncate(memory, count * math.prod(CROP_SHAPE))  # takes memory as it is written to
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
@@ -155,123 +187,155 @@ def allocate_crops(count: int) -> tuple[int, Image]:
 
 
 class SubprocessDecodeSession(DecodeSession):
-    """Decodes in a process of its own.
+    """Decodes with a worker of the pool.
 
-    Besides what `DecodeSession` raises: `ServerError` when something other than the video interrupted the decoding.
+    In addition to what `DecodeSession` raises: `ServerError` when something other than the video interrupted it.
     """
 
-    def __init__(self, decoders: DecoderPool, source: Source, cutting: WindowingOptions, name: str | None) -> None:
-        super().__init__(source, cutting, name)
-        self._decoders, self._limits = decoders, decoders.limits
-        self._decoder: WorkerHandle | None = None
-        self._ending = threading.Lock()
+    def __init__(self, pool: DecoderPool, source: Source, options: WindowingOptions, name: str | None) -> None:
+        super().__init__(source, options, name)
+        self._pool, self._limits = pool, pool.limits
+        self._worker: WorkerHandle | None = None
+        self._changing = threading.Lock()  # `_worker`, or closing it
 
-    def _open(self) -> VideoInfo:
-        path, content = None, None
-        if isinstance(self._source, str | os.PathLike):
-            path = str(Path(self._source).absolute())
-        else:
-            content = self._content()
-        order = DecodeRequest(self.name, path, self._cutting, self._limits)
+    def _open(self) -> tuple[VideoInfo, Iterator[tuple[Window, WindowTiming]]]:
+        path = str(Path(self._source).absolute()) if isinstance(self._source, str | os.PathLike) else None
+        content = self._read_content() if path is None else None
+        request = {
+            "name": self.name,
+            "path": path,
+            "preset": self._options.preset.to_json(),
+            "limits": asdict(self._options.limits),
+            "is_film": self._options.is_film,
+            "refuses_early": self._options.refuses_early,
+        }
         try:
-            self._decoder = self._decoders.start(self._cutting.preset.max_frames)
+            worker = self._worker = self._pool.acquire()
+            if self._is_closed:  # by a thread that found no worker to end
+                raise self._closed_error()
+            memory, crops = allocate_crops(self._options.preset.max_frames)
         except OSError as exc:
             raise AslTritonError(f"{self.name} cannot be decoded: no decoder can be started ({exc.strerror})") from exc
-        if self._is_over:  # by somebody who found no decoder to end
-            raise self._closed_error()
-        with suppress(OSError):  # of one that is not there to take it; what it has to say is told now
-            self._decoder.connection.send_bytes(order.to_json().encode())
+        with os.fdopen(memory), suppress(OSError):  # from a worker that has died: `_receive` says how
+            worker.connection.send_bytes(json.dumps(request).encode())
+            reduction.send_handle(worker.connection, memory, None)
             if content is not None:
-                self._decoder.connection.send_bytes(content)
-        return VideoInfo(**self._message()["measures"])
+                worker.connection.send_bytes(content)
+        with self._receive(worker) as info:
+            measures = VideoInfo(
+                num_bytes=int(info["num_bytes"]),
+                width=int(info["width"]),
+                height=int(info["height"]),
+                declared_frames=int(info["declared_frames"]),
+                crops_held=int(info["crops_held"]),
+            )
+        return measures, self._read_windows(worker, crops)
 
-    def _content(self) -> bytes | bytearray | memoryview:
+    def _read_content(self) -> bytes | bytearray | memoryview:
         assert not isinstance(self._source, str | os.PathLike)
-        most = self._cutting.limits.max_bytes
+        most = self._options.limits.max_bytes
         content = self._source.read(most + 1) if hasattr(self._source, "read") else self._source
         if memoryview(content).nbytes > most:
             raise VideoError(f"{self.name} is larger than {most:,} bytes, the limit: cut or compress it first")
         return content
 
-    def _next_window(self) -> tuple[Window, WindowTiming] | None:
-        if self._decoder is None:
-            return None
-        with suppress(OSError):
-            self._decoder.connection.send_bytes(GO_ON)
-        message = self._message()
-        for name in STATE:
-            setattr(self, name, type(getattr(self, name))(message[name]))
-        if "edges_s" not in message:
-            self._let_go()  # of the crops too: the clip may wait for its answer for long
-            return None
-        start, length, shot = int(message["start"]), int(message["length"]), int(message["shot"])
-        is_only, crops = bool(message["is_only"]), self._decoder.crops
-        if not 0 < length <= len(crops):
-            raise ValueError(f"the decoder speaks of a window of {length} crops")
-        if is_only:
-            self._let_go()
-        # The next window would come to the same place.
-        window = Window(start, crops[:length] if is_only else crops[:length].copy(), is_only)
-        return window, WindowTiming(start, length, np.array(message["edges_s"], np.float64), shot)
+    def _read_windows(self, worker: WorkerHandle, crops: Image) -> Iterator[tuple[Window, WindowTiming]]:
+        is_last = False
+        while not is_last:
+            with suppress(OSError):
+                worker.connection.send_bytes(GO_ON)
+            with self._receive(worker) as message:
+                self.num_frames, self.duration_s = int(message["num_frames"]), float(message["duration_s"])
+                self.share_read = float(message["share_read"])
+                self.warnings = [str(warning) for warning in message["warnings"]]
+                is_last, timing = bool(message["is_last"]), parse_timing(message["window"], len(crops))
+                if is_last:
+                    self._let_go(is_reusable=bool(message["is_reusable"]))
+            if timing is not None:
+                frames = crops[: timing.num_frames]
+                # The next window would overwrite this one.
+                yield Window(timing.start, frames if is_last else frames.copy(), is_only=is_last), timing
 
     def _interrupt(self) -> None:
-        with self._ending, suppress(OSError):
-            if self._decoder is not None:
-                self._decoder.status.shutdown(socket.SHUT_RDWR)
+        with self._changing, suppress(OSError):
+            if self._worker is not None:
+                self._worker.status.shutdown(socket.SHUT_RDWR)
 
-    def _let_go(self) -> None:
-        with self._ending:
-            if self._decoder is not None:
-                self._decoder.connection.close()
-                self._decoder.status.close()
-            self._decoder = None
+    def _release(self) -> None:
+        self._let_go(is_reusable=False)
 
-    def _message(self) -> dict[str, Any]:
-        assert self._decoder is not None
-        try:
-            self._wait(self._decoder.connection)
-            message: dict[str, Any] = json.loads(self._decoder.connection.recv_bytes(MAX_MESSAGE_BYTES))
-        except (OSError, EOFError) as exc:
-            raise self._death(self._decoder.status) from exc
-        if "failed" in message:
-            raise VideoError(str(message["failed"]))
-        return message
+    def _let_go(self, *, is_reusable: bool) -> None:
+        with self._changing:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            self._pool.release(worker) if is_reusable else worker.close()
 
-    def _wait(self, connection: Connection) -> None:
-        """Wait for a word of the decoder; the seconds in which this process is stopped do not count."""
+    @contextmanager
+    def _receive(self, worker: WorkerHandle) -> Iterator[dict[str, Any]]:
+        """What the worker says next, which the block reads: a worker that was taken over may say anything.
+
+        The seconds in which this process is stopped do not count as waiting.
+        """
         left_s = self._patience_s
-        while not connection.poll(min(left_s, SLICE_S)):
-            left_s -= SLICE_S
-            if left_s <= 0:
-                raise self._stalled()
+        try:
+            while not worker.connection.poll(min(left_s, SLICE_S)):
+                left_s -= SLICE_S
+                if left_s <= 0:
+                    raise self._stalled_error()
+            message = json.loads(worker.connection.recv_bytes(MAX_MESSAGE_BYTES))
+            if "failed" in message:
+                raise VideoError(str(message["failed"]))
+            yield message
+        except (OSError, EOFError) as exc:
+            raise self._ended_error(worker.status) from exc
+        except (KeyError, OverflowError, TypeError, ValueError) as exc:
+            raise VideoError(
+                f"{self.name} cannot be decoded: its decoder answers nonsense. Convert or record it again"
+            ) from exc
 
     @property
     def _patience_s(self) -> float:
         limits = self._limits
         return limits.max_window_s or max(STALLED_AFTER * (limits.max_decode_s or 0), STALLED_AFTER_AT_LEAST_S)
 
-    def _stalled(self) -> VideoError:
+    def _stalled_error(self) -> VideoError:
         remedy = (
             ". Convert or record it again, or give it longer (--decode-timeout)" if self._limits.max_window_s else ""
         )
         return VideoError(f"{self.name} cannot be decoded: the decoder stood still for {self._patience_s:g} s{remedy}")
 
-    def _death(self, status: socket.socket) -> AslTritonError:
-        """The sentence for a decoder that is gone."""
-        if self._is_over:
+    def _ended_error(self, status: socket.socket) -> AslTritonError:
+        """Why the worker is gone."""
+        if self._is_closed:
             return self._closed_error()
-        told = b""
+        report = b""
+        status.settimeout(ENDS_WITHIN_S)
         with suppress(OSError):
-            told = status.recv(ENDED.size)
-        if len(told) < ENDED.size:  # the server of decoders is gone too
+            report = status.recv(EXIT_CODE.size)
+        if len(report) < EXIT_CODE.size:  # the fork server is gone too
             return ServerError(f"the decoding of {self.name} was interrupted: send it again")
-        (code,) = ENDED.unpack(told)
+        (code,) = EXIT_CODE.unpack(report)
         limit_s = self._limits.max_decode_s
         if limit_s is not None and code in (-signal.SIGXCPU, -signal.SIGKILL):
             return VideoError(
                 f"{self.name} takes more than {limit_s} s to decode, the limit: cut it shorter or scale it down"
             )
         if code == -signal.SIGXCPU:
-            return self._stalled()
+            return self._stalled_error()
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return VideoError(f"{self.name} cannot be decoded: it ends the decoder ({how}). Convert or record it again")
+
+
+def parse_timing(place: Any, num_crops: int) -> WindowTiming | None:
+    """Read what the worker says about a window's place.
+
+    Raises:
+        KeyError, OverflowError, TypeError, ValueError: it is nonsense.
+    """
+    if place is None:
+        return None
+    edges_s = np.array([float(edge_s) for edge_s in place["edges_s"]])
+    timing = WindowTiming(int(place["start"]), int(place["num_frames"]), edges_s, int(place["shot"]))
+    if not 0 < timing.num_frames <= num_crops or not 2 <= len(edges_s) <= timing.num_frames + 1:
+        raise ValueError(f"a window of {timing.num_frames} crops, {len(edges_s)} edges")
+    return timing

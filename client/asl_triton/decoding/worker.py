@@ -1,9 +1,19 @@
-"""The processes that decode: a small server that has imported all it needs, and one forked from it for each video.
+"""The processes that decode: a fork server, and workers forked from it, each of which decodes one video after another.
 
-`python -m asl_triton.decoding.worker FD` is the server. Over the socket FD it gets for each video two sockets and some
-memory to share. Over the first socket the video's own process is asked and answers, in JSON and never pickled: of all
-processes it is the one that strangers' files may take over. The memory takes its crops. Over the second socket the
-server says how that process ended; who closes it ends that process. So nothing of all this outlives whoever started it.
+`python -m asl_triton.decoding.worker FD LIMITS` is the server. It imports everything once, so that a worker starts in
+milliseconds instead of half a second. Over the socket FD it gets two sockets for each worker. Over the first one the
+worker gets requests and answers them, in JSON and never pickled, with crops in shared memory that comes with each
+request. Over the second one the server reports how the worker ended; closing it kills the worker. So nothing outlives
+the process that started it.
+
+Threat model: a video that crashes, hangs or fills its worker costs itself alone. A video that takes the worker over has
+the rights of the user who runs it, as no system call is filtered, and can read and falsify the worker's later videos.
+So a worker decodes no more than `DecoderLimits.videos_per_process`, a video that fails or gives warnings is its last,
+and `recognize_sign`, whose videos come from different strangers, gives each a process of its own.
+
+`multiprocessing`'s forkserver has the same design, and was tried: it imports the caller's `__main__` again, SIGTERM
+ends its server, a hung worker outlives a caller that is killed, and the interpreter to start, which inside Triton is
+not `sys.executable`, can only be set for the whole process. Plain subprocesses take half a second each to start.
 """
 
 import json
@@ -19,6 +29,7 @@ import sys
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,57 +37,36 @@ from typing import Any, NoReturn
 import cv2
 import numpy as np
 
-from asl_triton.decoding.base import DecodeSession, WindowingOptions
-from asl_triton.decoding.in_process import InProcessDecodeSession
+from asl_triton.decoding.base import WindowingOptions
+from asl_triton.decoding.in_process import cut_video, read_video_info
 from asl_triton.errors import AslTritonError
 from asl_triton.presets import INPUT_SIZE, Preset
-from asl_triton.video.reader import Image, Limits
+from asl_triton.video.reader import Image, Limits, Source, Video, open_video
+from asl_triton.video.windows import WindowTiming
 
 GO_ON = b"go on"
-NUM_FILES = 3  # that the server gets for each video
+NUM_FILES = 2  # that the server gets for each worker
 CROP_SHAPE = (INPUT_SIZE, INPUT_SIZE, 3)
-STATE = ("num_frames", "duration_s", "share_read", "warnings")  # of a `DecodeSession`: what is known with each window
-ENDED = struct.Struct("i")  # the exit code of a decoder, or minus the number of its signal
+EXIT_CODE = struct.Struct("i")  # of a worker, or minus the number of the signal that ended it
+MAX_KEPT_BYTES = 256 * 2**20  # of memory that a worker may have kept from earlier videos when it takes the next one
 
 
 @dataclass(frozen=True)
 class DecoderLimits:
-    """What the decoding of one video may cost. Beyond it: `VideoError`. None is no limit."""
+    """What decoding one video may cost. Beyond it: `VideoError`. None is no limit."""
 
     max_decode_s: int | None = 60  # of a processor's time, for the whole video
-    max_window_s: float | None = None  # by the clock, to open it and for each window then; what computes is ended too
-    max_memory_bytes: int = 2**30  # beside what every decoder needs
-
-
-@dataclass(frozen=True)
-class DecodeRequest:
-    """What a decoder is told to decode, and how: a file, or the bytes of one, which follow where `path` is None."""
-
-    name: str
-    path: str | None
-    cutting: WindowingOptions
-    limits: DecoderLimits
-
-    def to_json(self) -> str:
-        """The order as one JSON object."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: bytes) -> "DecodeRequest":
-        """Read what `to_json` wrote."""
-        values = json.loads(text)
-        cutting = values["cutting"]
-        preset, limits = Preset.from_json(json.dumps(cutting["preset"])), Limits(**cutting["limits"])
-        cutting = WindowingOptions(**{**cutting, "preset": preset, "limits": limits})
-        return cls(values["name"], values["path"], cutting, DecoderLimits(**values["limits"]))
+    max_window_s: float | None = None  # by the clock, to open it and then for each window; computing is limited too
+    max_memory_bytes: int = 2**30  # in addition to what every decoder needs
+    videos_per_process: int = 1  # one after another
 
 
 class ForkServer:
-    """Forks a decoder for each video whose sockets and memory come over `control`, until that is closed."""
+    """Forks a worker for each pair of sockets that comes over `control`, until that is closed."""
 
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
-        self._running: dict[int, socket.socket] = {}  # by process; where to tell how it ended
+    def __init__(self, control: socket.socket, limits: DecoderLimits) -> None:
+        self._control, self._limits = control, limits
+        self._running: dict[int, socket.socket] = {}  # by process ID: where to report its end
         self._selector = selectors.DefaultSelector()
         self._child_ended, writer = os.pipe()
         os.set_blocking(writer, False)
@@ -85,7 +75,7 @@ class ForkServer:
         self._own = (control.fileno(), self._child_ended, writer, self._selector.fileno())
 
     def run(self) -> None:
-        """Serve until nobody can ask any more; what is running then is ended."""
+        """Serve until the other end of `control` is closed, then kill the workers."""
         self._selector.register(self._control, selectors.EVENT_READ)
         self._selector.register(self._child_ended, selectors.EVENT_READ)
         while True:
@@ -99,28 +89,27 @@ class ForkServer:
                     self._fork(*files)
                 elif key.fileobj == self._child_ended:
                     os.read(self._child_ended, 1024)
-                    self._tell_of_the_ended()
-                elif key.data in self._running:  # closed: nobody waits for this decoder any more
+                    self._report_ended()
+                elif key.data in self._running:  # closed: the worker is not wanted any more
                     self._selector.unregister(key.fileobj)
                     os.kill(key.data, signal.SIGKILL)
 
-    def _fork(self, connection: int, status: int, memory: int) -> None:
+    def _fork(self, connection: int, status: int) -> None:
         try:
             pid = os.fork()
-        except OSError:  # too many processes: who asked for this one finds nobody there
-            for number in (connection, status, memory):
-                os.close(number)
+        except OSError:  # too many processes: the caller finds both sockets closed
+            os.close(connection)
+            os.close(status)
             return
         if pid == 0:
             for number in (status, *self._own, *(other.fileno() for other in self._running.values())):
                 os.close(number)
-            decode_and_exit(connection, memory)
+            work_and_exit(connection, self._limits)
         os.close(connection)
-        os.close(memory)
         self._running[pid] = socket.socket(fileno=status)
         self._selector.register(self._running[pid], selectors.EVENT_READ, pid)
 
-    def _tell_of_the_ended(self) -> None:
+    def _report_ended(self) -> None:
         with suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -129,18 +118,18 @@ class ForkServer:
                 with self._running.pop(pid) as waiting, suppress(OSError):
                     with suppress(KeyError):
                         self._selector.unregister(waiting)
-                    waiting.send(ENDED.pack(os.waitstatus_to_exitcode(status)))
+                    waiting.send(EXIT_CODE.pack(os.waitstatus_to_exitcode(status)))
 
 
-def decode_and_exit(number: int, memory: int) -> NoReturn:
-    """Be the process of one video, asked over the socket `number`, with the crops of a window in `memory`."""
+def work_and_exit(number: int, limits: DecoderLimits) -> NoReturn:
+    """Be a worker that gets its requests over the socket `number`."""
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         cv2.setNumThreads(1)  # videos are decoded side by side
-        with Connection(number) as connection, suppress(OSError, EOFError):  # whoever asks may go at any time
-            decode(connection, memory)
+        with Connection(number) as connection, suppress(OSError, EOFError):  # the caller may go away at any time
+            Worker(connection, limits).run()
         code = 0
     except Exception:
         traceback.print_exc()
@@ -148,72 +137,98 @@ def decode_and_exit(number: int, memory: int) -> NoReturn:
         os._exit(code)
 
 
-def decode(connection: Connection, memory: int) -> None:
-    """Read an order, open its video and write its windows, each when it is asked for."""
-    order = DecodeRequest.from_json(connection.recv_bytes())
-    apply_rlimits(order.limits)
-    extend_cpu_limit(order.limits)
-    try:
-        source = connection.recv_bytes() if order.path is None else Path(order.path)
-        shared = map_crops(memory)
-        with InProcessDecodeSession(source, order.cutting, order.name, memory=shared) as reading:
-            send_message(connection, measures=asdict(reading.open()))
-            write_windows(connection, shared, reading, order.limits)
-    except AslTritonError as exc:
-        send_message(connection, failed=str(exc))
-    except MemoryError:
-        megabytes = order.limits.max_memory_bytes // 2**20
-        send_message(
-            connection, failed=f"{order.name} takes more than {megabytes:,} MiB to decode, the limit: scale it down"
+class Worker:
+    """Decodes the videos that are requested over `connection`, one after another.
+
+    For each video come a request, memory for crops, and the file's bytes if it has no path; the answer is `VideoInfo`.
+    For each window, `GO_ON` comes; the answer is `describe`, and whether it `is_last`. The last answer is sent once the
+    video is closed, so that a crash in closing is not blamed on the next video. A video that cannot be decoded is
+    answered with `failed`.
+    """
+
+    def __init__(self, connection: Connection, limits: DecoderLimits) -> None:
+        self._connection, self._limits = connection, limits
+        self._is_reused = limits.videos_per_process > 1
+        self._most_kept_bytes = measure_data_bytes() + (MAX_KEPT_BYTES if self._is_reused else 0)
+        set_rlimit(resource.RLIMIT_FSIZE, 0, 0)
+        set_rlimit(resource.RLIMIT_CORE, 0, 0)
+
+    def run(self) -> None:
+        """Decode until a video fails, gives warnings, or leaves too much memory in use."""
+        is_reusable = True
+        while is_reusable:
+            request = json.loads(self._connection.recv_bytes())
+            try:
+                last = self._decode(request)
+            except AslTritonError as exc:
+                return self._send(failed=str(exc))
+            except MemoryError:
+                most = f"{self._limits.max_memory_bytes // 2**20:,} MiB"
+                return self._send(
+                    failed=f"{request['name']} takes more than {most} to decode, the limit: scale it down"
+                )
+            except cv2.error as exc:
+                return self._send(failed=f"{request['name']} cannot be decoded: {exc.err}. Convert or record it again")
+            is_reusable = self._is_reused and not last["warnings"] and measure_data_bytes() <= self._most_kept_bytes
+            self._send(**last, is_last=True, is_reusable=is_reusable)
+
+    def _decode(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Decode a video and send its windows but the last message, which is returned when the video is closed."""
+        memory = reduction.recv_handle(self._connection)
+        crops = map_crops(memory)
+        os.close(memory)
+        self._limit_video()
+        source: Source = self._connection.recv_bytes() if request["path"] is None else Path(request["path"])
+        options = WindowingOptions(
+            preset=Preset.from_json(request["preset"]),
+            limits=Limits(**request["limits"]),
+            is_film=request["is_film"],
+            refuses_early=request["refuses_early"],
         )
-    except cv2.error as exc:
-        send_message(connection, failed=f"{order.name} cannot be decoded: {exc.err}. Convert or record it again")
+        with open_video(source, options.limits, request["name"]) as video:
+            self._send(**asdict(read_video_info(video, options)))
+            windows = cut_video(video, options, video, crops)
+            while self._connection.recv_bytes(len(GO_ON)):
+                self._limit_window()
+                window, timing = next(windows, (None, None))
+                if window is None or timing is None or window.is_only:
+                    break
+                crops[: timing.num_frames] = window.frames
+                self._send(**describe(video, timing), is_last=False)
+        return describe(video, timing)
+
+    def _limit_video(self) -> None:
+        """Bound what this process may use for a video: memory, and computing if that is limited for the whole of it."""
+        most_bytes = self._limits.max_memory_bytes
+        set_rlimit(resource.RLIMIT_DATA, measure_data_bytes() + most_bytes, self._most_kept_bytes + most_bytes)
+        if self._limits.max_decode_s is not None:
+            until_s = int(measure_computing_s()) + self._limits.max_decode_s
+            set_rlimit(resource.RLIMIT_CPU, until_s, None if self._is_reused else until_s + 1)  # a signal, then the end
+        self._limit_window()
+
+    def _limit_window(self) -> None:
+        """Let this process compute as long as a window may take, from now on: it ends even if nobody watches it."""
+        if self._limits.max_window_s is not None:
+            until_s = math.ceil(measure_computing_s() + self._limits.max_window_s) + 1
+            set_rlimit(resource.RLIMIT_CPU, until_s, None)
+
+    def _send(self, **message: Any) -> None:
+        self._connection.send_bytes(json.dumps(message).encode())
 
 
-def apply_rlimits(limits: DecoderLimits) -> None:
-    """Bound what this process may use, for good: computing, memory, and no file of a byte."""
-    pages_held = int(Path("/proc/self/statm").read_text().split()[5])  # of data, as RLIMIT_DATA counts it
-    memory = pages_held * resource.getpagesize() + limits.max_memory_bytes
-    set_rlimit(resource.RLIMIT_DATA, memory, memory)
-    set_rlimit(resource.RLIMIT_FSIZE, 0, 0)
-    set_rlimit(resource.RLIMIT_CORE, 0, 0)
-    if limits.max_decode_s is not None:
-        set_rlimit(resource.RLIMIT_CPU, limits.max_decode_s, limits.max_decode_s + 1)  # a signal, then the end
-
-
-def extend_cpu_limit(limits: DecoderLimits) -> None:
-    """Let this process compute as long as a window may take, from now on: it ends by itself, whoever may watch it."""
-    if limits.max_window_s is not None:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        until_s = math.ceil(usage.ru_utime + usage.ru_stime + limits.max_window_s) + 1
-        set_rlimit(resource.RLIMIT_CPU, until_s, resource.getrlimit(resource.RLIMIT_CPU)[1])
-
-
-def set_rlimit(which: int, soft: int, hard: int) -> None:
-    """Set a limit of this process, no higher than it was allowed before."""
-    allowed = resource.getrlimit(which)[1]
-    if allowed != resource.RLIM_INFINITY:
-        soft, hard = min(soft, allowed), min(hard, allowed) if hard != resource.RLIM_INFINITY else allowed
-    resource.setrlimit(which, (soft, hard))
-
-
-def write_windows(connection: Connection, shared: Image, reading: DecodeSession, limits: DecoderLimits) -> None:
-    """Write each window when it is asked for, and at last, or with the only one, what is known of the video."""
-
-    def state() -> dict[str, Any]:
-        return {name: getattr(reading, name) for name in STATE}
-
-    while connection.recv_bytes(len(GO_ON)):
-        extend_cpu_limit(limits)
-        found = reading.next_window()
-        if found is None:
-            send_message(connection, **state())
-            return
-        window, span = found
-        if not window.is_only:  # which is there already
-            shared[: span.num_frames] = window.frames
-        place = {"start": span.start, "length": span.num_frames, "shot": span.shot, "edges_s": span.edges_s.tolist()}
-        send_message(connection, **place, is_only=window.is_only, **state())
+def describe(video: Video, timing: WindowTiming | None) -> dict[str, Any]:
+    """What has been read of a video so far, and the place of a window unless there are no more."""
+    window = None
+    if timing is not None:
+        start, num_frames, edges_s = timing.start, timing.num_frames, timing.edges_s.tolist()
+        window = {"start": start, "num_frames": num_frames, "edges_s": edges_s, "shot": timing.shot}
+    return {
+        "window": window,
+        "num_frames": video.num_frames,
+        "duration_s": video.duration_s,
+        "share_read": video.share_read,
+        "warnings": video.warnings,
+    }
 
 
 def map_crops(memory: int) -> Image:
@@ -221,11 +236,27 @@ def map_crops(memory: int) -> Image:
     return np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(-1, *CROP_SHAPE)
 
 
-def send_message(connection: Connection, **message: Any) -> None:
-    """Write a message."""
-    connection.send_bytes(json.dumps(message).encode())
+def measure_data_bytes() -> int:
+    """The memory of this process, as RLIMIT_DATA counts it."""
+    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+
+
+def measure_computing_s() -> float:
+    """The processor time that this process has used."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def set_rlimit(which: int, soft: int, hard: int | None) -> None:
+    """Set a limit of this process, no higher than it was allowed before; None keeps the hard limit."""
+    allowed = resource.getrlimit(which)[1]
+    if hard is None:
+        hard = allowed
+    elif allowed != resource.RLIM_INFINITY:
+        hard = min(hard, allowed)
+    resource.setrlimit(which, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as control:
-        ForkServer(control).run()
+        ForkServer(control, DecoderLimits(**json.loads(sys.argv[2]))).run()

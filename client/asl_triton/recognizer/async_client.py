@@ -9,7 +9,7 @@ from types import TracebackType
 
 from asl_triton.decoding.admission import Admission
 from asl_triton.decoding.base import WindowingOptions
-from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, DecodeIn, make_decoder_backend
+from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, DecodeIn, make_decoder_pool
 from asl_triton.models.served import ServedModel, read_model
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
 from asl_triton.postprocessing.segmentation import Segmentation, Segmenter
@@ -74,9 +74,9 @@ class AsyncRecognizer:
         self.in_flight = in_flight
         self.decoders = decoders or os.cpu_count() or 1
         self._name = model
-        self._decoding = make_decoder_backend(decoding, decode_timeout_s)
+        self._decoder_pool = make_decoder_pool(decoding, decode_timeout_s)
         self._threads = ThreadPoolExecutor(self.decoders, thread_name_prefix="decode")
-        self._admission = Admission(in_flight, self._decoding.reader, self._threads)
+        self._admission = Admission(in_flight, self._decoder_pool, self._threads)
         self._uploader = VideoUploader(send, self.transport, self._admission, self.limits, priority=priority)
         self._served: ServedModel | None = None
         self._reading = asyncio.Lock()
@@ -203,7 +203,8 @@ class AsyncRecognizer:
     async def close(self) -> None:
         """Let go of the connection and the decoders."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self._decoding.close)
+        if self._decoder_pool is not None:
+            await asyncio.to_thread(self._decoder_pool.close)
         await self.transport.close()
 
     async def __aenter__(self) -> "AsyncRecognizer":

@@ -10,8 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-from asl_triton.decoding.base import DecodeSession
-from asl_triton.decoding.frame_budget import WINDOWS_AHEAD
+from asl_triton.decoding.base import WINDOWS_AHEAD, DecodeSession
 from asl_triton.models.served import FRAMES, LOGITS, STEP_LOGITS, ServedModel
 from asl_triton.postprocessing.ranking import ClassIds, Ranking, pool_windows, rank
 from asl_triton.postprocessing.segmentation import Segmenter, select_curves

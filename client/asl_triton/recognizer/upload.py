@@ -12,9 +12,8 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from asl_triton.decoding.admission import Admission
+from asl_triton.decoding.admission import CROP_VALUES, Admission
 from asl_triton.decoding.base import VideoInfo, WindowingOptions, format_source
-from asl_triton.decoding.frame_budget import CROP_VALUES
 from asl_triton.errors import ContractError, VideoError
 from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import ClassIds, Ranking, rank

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from asl_triton.decoding.frame_budget import WINDOWS_AHEAD
+from asl_triton.decoding.base import WINDOWS_AHEAD
 from asl_triton.errors import AslTritonError, ServerError
 from asl_triton.results import Prediction, Recognition
 from asl_triton.transport.base import Array

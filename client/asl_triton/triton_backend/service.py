@@ -64,7 +64,8 @@ class ServiceLimits:
 
     @property
     def decoder(self) -> DecoderLimits:
-        """What its decoding may cost."""
+        """What its decoding may cost. Each video gets a process of its own: requests come from different strangers, and
+        a video that takes over its decoder must not see or falsify the next one's."""
         return DecoderLimits(self.max_decode_s, max_memory_bytes=self.max_memory_bytes)
 
 
@@ -117,9 +118,7 @@ class SignService:
         self._register = ModelRegistry(ModelRepository(repositories), server)
         # One waits for each decoder, and one may be left behind by a request that was given up.
         self._threads = ThreadPoolExecutor(2 * limits.requests_at_once, thread_name_prefix="decoder")
-        self._admission = Admission(
-            limits.requests_at_once, self.decoders.reading, self._threads, crops=limits.crops_at_once
-        )
+        self._admission = Admission(limits.requests_at_once, self.decoders, self._threads, crops=limits.crops_at_once)
 
     def close(self) -> None:
         """Let go of the decoders; nothing is answered any more."""

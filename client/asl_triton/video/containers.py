@@ -1,6 +1,6 @@
-"""Video containers: which one a file is, by its first bytes, whether the file ends before it does.
+"""Which container a file is, by its first bytes, and whether the file is cut off.
 
-Only what is recognized here goes to FFmpeg: among what else it opens are playlists, which name other files and hosts.
+Only files recognized here reach FFmpeg, which would also open playlists, and so other files and hosts.
 """
 
 from typing import BinaryIO, Literal
@@ -9,14 +9,14 @@ Container = Literal["mp4", "avi", "matroska"]
 
 # ISO/IEC 14496-12 and QuickTime: what the first box of a file may be.
 FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
-MEDIA_BOXES = (b"moov", b"moof", b"mdat")  # what may lie behind the last of them is no loss
+MEDIA_BOXES = (b"moov", b"moof", b"mdat")  # what may be missing after the last of them is no loss
 MAX_BOXES = 100_000
 EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"  # RFC 8794, RFC 9559
 RIFF_HEADER_BYTES = 8
 
 
 def detect_container(file: BinaryIO) -> Container | None:
-    """The container of a file (mov and m4v are mp4, webm is matroska), or None where it is none that we read."""
+    """The container of a file (mov and m4v are mp4, webm is matroska), or None if we do not read it."""
     file.seek(0)
     head = file.read(12)
     if head[4:8] in FIRST_BOXES:
@@ -27,7 +27,7 @@ def detect_container(file: BinaryIO) -> Container | None:
 
 
 def is_truncated(file: BinaryIO, container: Container) -> bool:
-    """Whether the container says that it goes on where the file ends. Some do not say."""
+    """Whether the container says that it is longer than the file. Some do not say."""
     size = file.seek(0, 2)
     if container == "mp4":
         return _is_mp4_truncated(file, size)
@@ -39,7 +39,7 @@ def is_truncated(file: BinaryIO, container: Container) -> bool:
 
 
 def _is_mp4_truncated(file: BinaryIO, size: int) -> bool:
-    """Whether one of the outermost boxes is longer than the file."""
+    """Whether a top-level box ends after the file."""
     start = 0
     for _ in range(MAX_BOXES):
         file.seek(start)
@@ -55,7 +55,7 @@ def _is_mp4_truncated(file: BinaryIO, size: int) -> bool:
 
 
 def _is_matroska_truncated(file: BinaryIO, size: int) -> bool:
-    """Whether the segment, which holds everything, is longer than the file."""
+    """Whether the segment, which contains everything, ends after the file."""
     file.seek(len(EBML))
     header_bytes = read_length(file)
     file.seek(header_bytes or 0, 1)
@@ -66,7 +66,7 @@ def _is_matroska_truncated(file: BinaryIO, size: int) -> bool:
 
 
 def read_length(file: BinaryIO) -> int | None:
-    """EBML's length: as many bytes as the first has leading zeros, and one. None where all bits say `unknown`."""
+    """Read an EBML length: one byte more than the first byte has leading zeros. None if all bits say `unknown`."""
     first = int.from_bytes(file.read(1), "big")
     more = 8 - first.bit_length()
     value = (first & (0x7F >> more)) << 8 * more | int.from_bytes(file.read(more), "big")

@@ -1,4 +1,4 @@
-"""Which clips a folder holds, what results call them, and whether one has changed since."""
+"""Finds the clips in a folder, names them, and tells whether one has changed."""
 
 import fnmatch
 import os
@@ -14,7 +14,7 @@ from asl_triton.video.reader import EXTENSIONS
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip of a batch: its file, and the name that results know it by."""
+    """A clip of a batch: its file, and its name in the results."""
 
     path: Path
     name: str
@@ -22,7 +22,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class FileFingerprint:
-    """What a file was when it was read: by its size and its time of modification, or by its content."""
+    """A file's size and modification time when it was read, and the hash of its content if wanted."""
 
     size: int
     mtime_ns: int
@@ -30,8 +30,10 @@ class FileFingerprint:
 
     @classmethod
     def of(cls, path: Path, by_content: bool = False) -> "FileFingerprint | None":
-        """The stamp of a file, which is read whole for its content; None where there is no such file, or it is no
-        regular one: a pipe would be waited for without end."""
+        """Take a file's fingerprint; `by_content` reads the whole file.
+
+        None if there is no such file, or it is not a regular one: reading a pipe could wait forever.
+        """
         try:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
@@ -41,7 +43,7 @@ class FileFingerprint:
             return None
 
     def is_same(self, now: "FileFingerprint | None") -> bool:
-        """Whether a file that had this stamp is the same, now that it has the other: by content where that tells."""
+        """Whether a file with this fingerprint is unchanged if it has the other one `now`: by content where known."""
         if now is None:
             return False
         if now.sha256 is not None:
@@ -50,10 +52,10 @@ class FileFingerprint:
 
 
 def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
-    """The videos in a folder and below, by name, or the one file: by extension, or by a pattern such as `*_front.mp4`.
+    """The videos in a folder and its sub-folders, sorted by name, or the one file.
 
-    Hidden files and folders are left out. A folder below that cannot be read is there as a clip that cannot: it is told
-    of, and costs nothing else.
+    Videos are found by extension, or by a pattern such as `*_front.mp4`. Hidden files and folders are left out. A
+    sub-folder that cannot be read is returned as a clip, so that it is reported and costs nothing else.
 
     Raises:
         VideoError: there is no such folder, or no video in it.
@@ -82,7 +84,7 @@ def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
 
 
 def is_wanted(name: str, glob: str | None) -> bool:
-    """Whether a file in a folder or below is one of its clips, by its name from there on."""
+    """Whether a file is one of a folder's clips, by its path relative to the folder."""
     parts = name.split("/")
     if any(part.startswith(".") for part in parts):
         return False
@@ -90,17 +92,17 @@ def is_wanted(name: str, glob: str | None) -> bool:
 
 
 def no_clips_error(folder: str, glob: str | None) -> VideoError:
-    """The sentence for a folder without clips."""
+    """The error for a folder without clips."""
     what = f"file that matches {glob!r}" if glob else f"video ({', '.join(EXTENSIONS)})"
     return VideoError(f"there is no {what} in {folder} or its sub-folders")
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is named as a video is."""
+    """Whether a file has the extension of a video."""
     return path.suffix.lower() in EXTENSIONS
 
 
 def format_name(name: str) -> str:
-    """A file's name as text on one line, also where its bytes are not UTF-8, or are meant for a terminal."""
+    """A file's name as one line of printable text: bytes that are not UTF-8 and control characters are escaped."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", text)

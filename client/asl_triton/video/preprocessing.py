@@ -1,4 +1,4 @@
-"""Frames to what the network eats: rate, resize, crop, windows."""
+"""Frames to the network's input: frame rate, resizing, cropping, normalization."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from asl_triton.errors import VideoError
 from asl_triton.presets import INPUT_SIZE, Preset
 from asl_triton.video.reader import Frame, Image
 
-MAX_SCALED_PIXELS = 7680 * 4320  # of a frame scaled up to `min_side`: only an absurd aspect ratio passes it
+MAX_SCALED_PIXELS = 7680 * 4320  # of a frame scaled up to `min_side`: only absurd aspect ratios exceed it
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,17 @@ class Crop:
 
 
 def crop_frames(frames: Iterable[Frame], preset: Preset, max_frames: int) -> Iterator[Crop]:
-    """Frames at the preset's rate, resized and cropped as it says.
+    """Frames at the preset's rate, resized and cropped.
 
     Raises:
-        VideoError: more than `max_frames` would come of a broken timestamp, or a frame is absurdly narrow.
+        VideoError: a broken timestamp would make more than `max_frames` of them, or a frame is absurdly narrow.
     """
     timed = frames if preset.frame_rate is None else resample(frames, preset.frame_rate, max_frames)
     return (Crop(crop_frame(frame.image, preset), frame.time_s) for frame in timed)
 
 
 def resample(frames: Iterable[Frame], frame_rate: float, max_frames: int) -> Iterator[Frame]:
-    """Frames at a constant rate: frame k is the last whose time, to the nearest 1 / rate, is not after k / rate."""
+    """Frames at a constant rate: frame k is the last whose time, rounded to 1 / rate, is not after k / rate."""
     shown: Frame | None = None
     k = 0
     for frame in frames:
@@ -53,16 +53,16 @@ def resample(frames: Iterable[Frame], frame_rate: float, max_frames: int) -> Ite
 
 
 def crop_frame(image_bgr: Image, preset: Preset) -> Image:
-    """One frame, BGR (H, W, 3), resized and cropped as the preset says: RGB (224, 224, 3)."""
+    """Resize and crop one frame, BGR (H, W, 3), as the preset says: RGB (224, 224, 3)."""
     image = resize_frame(image_bgr, preset)
     height, width = image.shape[:2]
     top, left = round((height - INPUT_SIZE) / 2), round((width - INPUT_SIZE) / 2)
     center = image[top : top + INPUT_SIZE, left : left + INPUT_SIZE]
-    return cv2.cvtColor(center, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)  # NumPy takes fifty times as long
+    return cv2.cvtColor(center, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)  # NumPy is fifty times slower
 
 
 def resize_frame(image_bgr: Image, preset: Preset) -> Image:
-    """One frame, BGR (H, W, 3), at the size that the preset crops from: 224 or more a side."""
+    """Resize one frame, BGR (H, W, 3), to the size that the preset crops from: each side is at least 224."""
     height, width = image_bgr.shape[:2]
     image = image_bgr
     if min(height, width) < preset.min_side:
@@ -83,7 +83,7 @@ def resize_image(image: Image, *, scale: float | None = None, size: int | None =
 
 
 def normalize(frames_thwc: Image, preset: Preset) -> npt.NDArray[np.float32]:
-    """uint8 RGB (T, H, W, 3) in the preset's color order and range: float32 (3, T, H, W)."""
+    """Convert uint8 RGB (T, H, W, 3) to the preset's color order and range: float32 (3, T, H, W)."""
     low, high = preset.value_range
     ordered = frames_thwc[..., ::-1] if preset.colour == "BGR" else frames_thwc
     values = np.ascontiguousarray(ordered.transpose(3, 0, 1, 2), dtype=np.float32)  # (T, H, W, C) -> (C, T, H, W)

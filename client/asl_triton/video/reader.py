@@ -1,4 +1,4 @@
-"""Video files, bytes and streams to timed frames, within limits."""
+"""Reads videos from files, bytes and streams: frames with their times, within limits."""
 
 import io
 import math
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-# FFmpeg speaks to the terminal, and reads this when OpenCV first uses it; what it has to say becomes our error.
+# FFmpeg writes to the terminal, and reads this when OpenCV first uses it. Our errors say what is wrong.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2
 
@@ -26,13 +26,13 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 Image = npt.NDArray[np.uint8]
 
 EXTENSIONS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
-DECLARED_EXCESS = 1.1  # a container's count of frames is an estimate: what it is over by little, reading tells
-DEFAULT_FRAME_RATE = 25.0  # frames per second, where a container gives neither timestamps nor a rate
+DECLARED_EXCESS = 1.1  # containers estimate their number of frames; decoding enforces the exact limit
+DEFAULT_FRAME_RATE = 25.0  # frames per second, if a container has neither timestamps nor a rate
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a video may be. Beyond it: `VideoError`."""
+    """What a video may have at most. Beyond it: `VideoError`."""
 
     max_bytes: int = 2 * 2**30
     max_frames: int = 200_000
@@ -40,7 +40,7 @@ class Limits:
     max_duration_s: float = math.inf
 
 
-# Of a file that becomes a timeline: it is read as a stream, and never held.
+# For timelines: the file is streamed, and never in memory as a whole.
 LONG_VIDEO_LIMITS = Limits(max_bytes=2**40, max_frames=2_000_000)
 
 
@@ -54,19 +54,19 @@ class Frame:
 
 @dataclass
 class Video:
-    """An open video; iterate over it once for its frames. Close it, or use it in a `with` block.
+    """An open video: iterate over it once for its frames. Close it, or use it in a `with` block.
 
-    It may be closed while another thread reads it: the reading ends with the frame that it is at.
+    It may be closed while another thread reads it, which ends the iteration after the current frame.
     """
 
     name: str
     capture: cv2.VideoCapture
-    stream: BinaryIO  # what `capture` may be reading from, which crashes where that goes first
+    stream: BinaryIO  # that `capture` may read from; it crashes if this is closed first
     limits: Limits
     frame_rate: float
-    declared_frames: int  # as the container says, which may be an estimate; 0 where it does not
-    is_cut: bool = False  # the file ends before its container does
-    warnings: list[str] = field(default_factory=list)  # what went wrong without stopping the reading
+    declared_frames: int  # by the container, perhaps an estimate; 0 if it does not say
+    is_cut: bool = False  # the file ends before its container says
+    warnings: list[str] = field(default_factory=list)  # what went wrong without an error
     num_frames: int = 0  # read so far
     duration_s: float = 0.0  # of the frames read so far
     _reading: threading.Lock = field(default_factory=threading.Lock)
@@ -75,7 +75,7 @@ class Video:
         """The frames in order.
 
         Raises:
-            VideoError: not one frame can be decoded, or more frames come than the limit.
+            VideoError: no frame can be decoded, or there are more than the limit.
         """
         time_s = -1 / self.frame_rate
         while (read := self._read()) is not None:
@@ -85,7 +85,7 @@ class Video:
                     f"{self.name} has more than {self.limits.max_frames:,} frames, the limit: cut it shorter"
                 )
             first = self.num_frames == 0
-            # Without a timestamp, or with one that does not rise, a frame follows the one before at the usual rate.
+            # A frame without a timestamp, or with one that does not rise, follows the previous one at the usual rate.
             rises = math.isfinite(stamp_s) and (stamp_s > time_s or first)
             time_s = max(stamp_s, 0.0) if rises else time_s + 1 / self.frame_rate
             if time_s > self.limits.max_duration_s:
@@ -100,7 +100,7 @@ class Video:
             self.warnings.append(f"cut off: the file ends too early, after {self.num_frames} frames that can be read")
 
     def _read(self) -> tuple[Image, float] | None:
-        """The next frame, BGR, and its timestamp in seconds; None behind the last."""
+        """The next frame, BGR, and its timestamp in seconds; None after the last."""
         with self._reading:
             try:
                 more, image = self.capture.read()
@@ -117,7 +117,7 @@ class Video:
 
     @property
     def share_read(self) -> float:
-        """How much of it was read, 0 to 1, as far as its container tells its length; 0 where it does not."""
+        """How much of it was read, 0 to 1; 0 if its container does not say how long it is."""
         return min(self.num_frames / self.declared_frames, 1.0) if self.declared_frames else 0.0
 
     def close(self) -> None:
@@ -134,12 +134,12 @@ class Video:
 
 
 def open_video(source: Source, limits: Limits | None = None, name: str | None = None) -> Video:
-    """Open a video file, its bytes, or a binary file object; rotation metadata is honored.
+    """Open a video file, its bytes, or a binary file object. Frames are rotated as its metadata says.
 
-    `name` is what messages call it: the path if not given.
+    Messages call it `name`, by default its path.
 
     Raises:
-        VideoError: there is no such file, it is not a video, has no video stream, or is beyond a limit.
+        VideoError: there is no such file, it is not a video, has no video stream, or exceeds a limit.
     """
     limits = limits or Limits()
     if isinstance(source, str | os.PathLike):
@@ -157,16 +157,16 @@ def open_video(source: Source, limits: Limits | None = None, name: str | None = 
         raise
 
 
-def compute_frame_time(source: Source, times_s: Sequence[float], limits: Limits | None = None) -> list[Frame]:
-    """The frames that are shown at these times, in the order given, in one pass that ends with the last of them.
+def read_frames_at(source: Source, times_s: Sequence[float], limits: Limits | None = None) -> list[Frame]:
+    """Read the frames shown at these times, in the order given, in one pass that ends with the last of them.
 
-    Before the first frame it is the first, behind the last frame the last. Each time gets a frame of its own `time_s`.
+    Times before the first frame get the first one, times after the last frame the last one.
 
     Raises:
         VideoError: as `open_video` does, or the video cannot be decoded.
     """
     shown: dict[int, Frame] = {}  # by the place in `times_s`
-    waiting = sorted(range(len(times_s)), key=lambda place: times_s[place], reverse=True)  # the soonest last
+    waiting = sorted(range(len(times_s)), key=lambda place: times_s[place], reverse=True)  # the earliest last
     with open_video(source, limits) as video:
         for frame, after in pairwise(chain(video, [None])):
             while frame and waiting and (after is None or times_s[waiting[-1]] < after.time_s):
@@ -177,13 +177,17 @@ def compute_frame_time(source: Source, times_s: Sequence[float], limits: Limits 
 
 
 def open_file(path: Path, name: str) -> BinaryIO:
-    """Open a file for reading, or say what is wrong with it."""
+    """Open a file for reading.
+
+    Raises:
+        VideoError: it cannot be read, or is not a regular file.
+    """
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            os.scandir(path).close()  # one that cannot be read is told of as that
+            os.scandir(path).close()  # raises if it may not be read, which is reported instead
             raise VideoError(f"{name} is a folder, not a video: `asl-triton batch` takes folders")
-        if not stat.S_ISREG(mode):  # a pipe would be waited for without end
+        if not stat.S_ISREG(mode):  # reading a pipe could wait forever
             raise VideoError(f"{name} is no regular file: name a video file")
         return path.open("rb")
     except FileNotFoundError as exc:
@@ -195,7 +199,7 @@ def open_file(path: Path, name: str) -> BinaryIO:
 
 
 def open_stream(stream: BinaryIO, path: Path | None, name: str, limits: Limits) -> Video:
-    """Open what `stream` reads: the file at `path`, or bytes in memory where that is None."""
+    """Open the video in `stream`, the file at `path` or bytes in memory if that is None. Raises as `open_video`."""
     size = stream.seek(0, io.SEEK_END)
     if size == 0:
         raise VideoError(f"{name} is empty (0 bytes): copy or record it again")
@@ -221,7 +225,7 @@ def open_stream(stream: BinaryIO, path: Path | None, name: str, limits: Limits) 
         raise VideoError(
             f"{name} is {width} x {height} pixels, beyond the limit of {limits.max_pixels:,}: scale it down first"
         )
-    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # off by default, whatever OpenCV's documentation says
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # off by default, contrary to OpenCV's documentation
     rate = capture.get(cv2.CAP_PROP_FPS)
     declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     frame_rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_FRAME_RATE
@@ -241,18 +245,18 @@ def open_stream(stream: BinaryIO, path: Path | None, name: str, limits: Limits) 
 
 
 def _too_long_error(name: str, limits: Limits) -> VideoError:
-    """The sentence for a video beyond `max_duration_s`."""
+    """The error for a video longer than `max_duration_s`."""
     return VideoError(f"{name} is longer than {limits.max_duration_s / 60:g} minutes, the limit: cut it shorter")
 
 
 def open_capture(stream: BinaryIO, path: Path | None) -> cv2.VideoCapture:
-    """OpenCV's decoder of a file or, where `path` is None, of a stream in memory."""
+    """OpenCV's decoder of a file or, if `path` is None, of a stream in memory."""
     cv2.setLogLevel(0)
     one_thread = [cv2.CAP_PROP_N_THREADS, 1]  # clips are decoded side by side
     if path is None:
-        in_memory: Any = stream  # OpenCV's stubs want a class of its own, its code any such object
+        in_memory: Any = stream  # OpenCV accepts any such object, its stubs do not
         return cv2.VideoCapture(in_memory, cv2.CAP_FFMPEG, one_thread)
-    file = str(path.absolute())  # so that FFmpeg takes no name for a protocol or an option
+    file = str(path.absolute())  # so that FFmpeg does not take the name for a protocol or an option
     if any("\ud800" <= letter <= "\udfff" for letter in file):  # OpenCV crashes on names that are not UTF-8
         file = f"/dev/fd/{stream.fileno()}"
     return cv2.VideoCapture(file, cv2.CAP_FFMPEG, one_thread)

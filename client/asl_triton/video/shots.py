@@ -1,7 +1,7 @@
-"""Where a film cuts from one picture to another: windows begin anew there.
+"""Detects the cuts in a film: no window crosses one.
 
-A network that was trained on clips of one shot takes a cut for a movement. Cut into shots, each of which is windowed
-as a clip is, a film shows it nothing else than what it was trained on.
+A network that was trained on clips of one shot takes a cut for a movement. With each shot windowed as a clip, it only
+sees what it was trained on.
 """
 
 import cv2
@@ -10,16 +10,16 @@ import numpy.typing as npt
 
 from asl_triton.video.preprocessing import Crop
 
-TILES = 16  # a side, of each of which the mean color is compared
-# A signer who moves changes a few tiles, a camera that moves changes all of them a little and goes on doing so: in
-# WLASL's clips and the demo signer's films the median change from frame to frame is 1 level, and 18 and more at cuts.
-CUT_LEVELS = 10  # of 255: what more than half of the tiles change by at least
-CUT_RATIO = 3.0  # times the change from the frame before
-SHORTEST_SHOT = 9  # crops: a flash, or a flicker, is no shot
+TILES = 16  # per side; their mean colors are compared
+# A moving signer changes a few tiles; a moving camera changes all of them a little, frame after frame. In WLASL's clips
+# and the demo signer's films, the median change between frames is 1 level, and 18 or more at cuts.
+CUT_LEVELS = 10  # of 255, that more than half of the tiles change by at least
+CUT_RATIO = 3.0  # times the change at the previous frame
+SHORTEST_SHOT = 9  # crops: a flash or a flicker is not a shot
 
 
 class ShotDetector:
-    """Called with the crops of a video in order: the number of the shot that each is in, from 0."""
+    """Call it with the crops of a video in order: it returns the number of each one's shot, from 0."""
 
     def __init__(self) -> None:
         self._tiles: npt.NDArray[np.int16] | None = None

@@ -1,4 +1,4 @@
-"""Crops to the windows that requests are made of."""
+"""Cuts a video's crops into windows, one for each request."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,9 +18,9 @@ POSITION_FRAMES = 8  # of a window, in one position of the network's temporal ou
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive crops for one request: `frames` is uint8 RGB (T, 224, 224, 3); `start` counts in crops.
+    """Consecutive crops for one request: `frames` is uint8 RGB (T, 224, 224, 3), `start` the number of the first one.
 
-    Where it `is_only`, no other window comes of its video.
+    `is_only` if its video has no other window.
     """
 
     start: int
@@ -30,10 +30,10 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowTiming:
-    """Where a window is in time: `start` counts in crops from the video's first; `num_frames` are the window's.
+    """Where a window is in time: the number of its first crop in the video, and the number of its frames.
 
-    `edges_s` (K + 1,) says when each of its K crops begins to be shown, and when the last of them ends; K is below
-    `num_frames` where the last crop is repeated. `shot` is the number of the window's shot in a film (see `shots.py`).
+    `edges_s` (K + 1,) are the times when each of its K crops is first shown, and when the last one ends; K is less than
+    `num_frames` if the last crop is repeated. `shot` is the number of the window's shot in a film (see `shots.py`).
     """
 
     start: int
@@ -43,11 +43,11 @@ class WindowTiming:
 
 
 def cut_windows(images: Iterator[Image], preset: Preset, memory: Image | None = None) -> Iterator[Window]:
-    """Crops as requests: the whole clip, or windows every `stride_frames`, the last one flush with the end.
+    """Cut crops into windows: the whole clip, or one every `stride_frames`, the last one flush with the end.
 
     A clip shorter than the network or the preset's windows need repeats its last frame. A clip of more than
-    `max_frames` is windowed even where the whole clip is the rule. An only window is a part of `memory`, where that is
-    given: room for `max_frames` crops.
+    `max_frames` is windowed even if the preset takes whole clips. If `memory` is given, with room for `max_frames`
+    crops, an only window is a view of it.
     """
     windowed = preset.frames == "window"
     most = preset.window_frames if windowed else preset.max_frames
@@ -63,7 +63,7 @@ def cut_windows(images: Iterator[Image], preset: Preset, memory: Image | None = 
     after = next(images, None)
     if after is not None:
         if memory is not None:
-            held = held[:most].copy()  # who gave the memory may use it between the windows
+            held = held[:most].copy()  # the caller may use the memory between windows
         yield from slide_windows(chain(held, [after], images), preset.window_frames, preset.stride_frames)
         return
     length = max(count, least)
@@ -74,9 +74,9 @@ def cut_windows(images: Iterator[Image], preset: Preset, memory: Image | None = 
 def cut_timed_windows(
     cut: Iterable[Crop], preset: Preset, frame_rate: float, memory: Image | None = None
 ) -> Iterator[tuple[Window, WindowTiming]]:
-    """The `cut_windows` of crops, each with its place in time; `frame_rate` says how long the last crop is shown."""
+    """`cut_windows`, each with its place in time. `frame_rate` says how long the last crop is shown."""
     times_s: deque[float] = deque()
-    first = 0  # the crop that times_s[0] is of
+    first = 0  # the number of the crop of times_s[0]
 
     def images() -> Iterator[Image]:
         for one in cut:
@@ -88,13 +88,13 @@ def cut_timed_windows(
             times_s.popleft()
         first = window.start
         edges_s = list(islice(times_s, len(window.frames) + 1))
-        if len(edges_s) <= len(window.frames):  # and so no crop has come after it yet
+        if len(edges_s) <= len(window.frames):  # no crop follows yet
             edges_s.append(edges_s[-1] + 1 / (preset.frame_rate or frame_rate))
         yield window, WindowTiming(window.start, len(window.frames), np.array(edges_s))
 
 
 def slide_windows(images: Iterable[Image], window: int, stride: int) -> Iterator[Window]:
-    """Windows of `window` crops every `stride`, and one flush with the end where they do not reach it."""
+    """Windows of `window` crops every `stride`, and one flush with the end unless they reach it."""
     held: deque[Image] = deque(maxlen=window)
     count, covered, due = 0, 0, window
     for image in images:
@@ -110,7 +110,7 @@ def slide_windows(images: Iterable[Image], window: int, stride: int) -> Iterator
 def cut_windows_by_shot(
     cut: Iterable[Crop], preset: Preset, frame_rate: float
 ) -> Iterator[tuple[Window, WindowTiming]]:
-    """As `clips.cut_timed_windows`, for a film: no window goes beyond its shot."""
+    """`cut_timed_windows` for a film: no window crosses a cut, and none `is_only`."""
     shown = 0
 
     def counted(shot: Iterable[Crop]) -> Iterator[Crop]:

@@ -30,7 +30,7 @@ from asl_triton.transport.fake import FakeTransport
 from asl_triton.video.reader import Limits
 from asl_triton_demo.signer import render, write_video
 from tests.client import videos
-from tests.client.decoder_processes import decoders, is_decoder, of_this_process, wait_until
+from tests.client.decoder_processes import decoders, is_decoder, of_this_process, wait_until, workers
 from tests.client.recognizer.test_upload import Server, sign_model
 from tests.client.served import bright, fake, fake_steps
 from tests.paths import ROOT
@@ -176,10 +176,10 @@ def test_opening_that_hangs_is_given_up_too(film: Path) -> None:
 
     async def ask(recognizer: AsyncRecognizer) -> None:
         assert (await recognizer.recognize(film)).num_frames > 200
-        while len(of_this_process()) > 1:  # those of earlier videos are ending
-            await asyncio.sleep(0.01)
-        (server,) = of_this_process()
+        (worker,) = workers()
+        server = worker.parent()
         server.suspend()
+        worker.kill()
         with pytest.raises(VideoError, match=r"the decoder stood still for 2 s"):
             await recognizer.recognize(film)
         server.resume()

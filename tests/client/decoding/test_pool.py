@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +18,37 @@ import pytest
 
 from asl_triton.decoding.base import DecodeSession, WindowingOptions
 from asl_triton.decoding.in_process import InProcessDecodeSession
-from asl_triton.decoding.pool import DecoderPool
+from asl_triton.decoding.pool import MAX_IDLE, DecoderPool, WorkerHandle
 from asl_triton.decoding.worker import DecoderLimits
 from asl_triton.errors import AslTritonError, ServerError, VideoError
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.video.reader import LONG_VIDEO_LIMITS, Limits, Source
-from tests.client.decoder_processes import is_decoder, of_this_process, server_and_decoder, wait_until
+from tests.client.decoder_processes import decoders as decoding
+from tests.client.decoder_processes import is_decoder, of_this_process, server_and_decoder, wait_until, workers
 from tests.client.video.test_reader import NOT_VIDEOS
 from tests.client.videos import clip, cut, faststart, huge, levels, uneven
 
 WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
 PLAIN = WindowingOptions(WLASL, Limits())
+OPENED = b'{"num_bytes": 1, "width": 1, "height": 1, "declared_frames": 1, "crops_held": 1}'
+WINDOW = (
+    b'{"num_frames": 1, "duration_s": 1, "share_read": 1, "warnings": [], "is_last": true, "is_reusable": true, '
+    b'"window": %b}'
+)
 
 
-@pytest.fixture(scope="module")
-def decoders() -> Iterator[DecoderPool]:
-    shared = DecoderPool(DecoderLimits())
+@pytest.fixture(scope="module", params=[1, 100], ids=["one video per process", "many"])
+def decoders(request: pytest.FixtureRequest) -> Iterator[DecoderPool]:
+    shared = DecoderPool(DecoderLimits(videos_per_process=request.param))
     yield shared
     shared.close()
+
+
+@pytest.fixture
+def reusing() -> Iterator[DecoderPool]:
+    pool = DecoderPool(DecoderLimits(max_decode_s=None, max_window_s=30, videos_per_process=4))
+    yield pool
+    pool.close()
 
 
 @pytest.fixture(scope="module")
@@ -41,35 +56,45 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 100, rate="30").read_bytes()
 
 
-def whole(reading: DecodeSession) -> list[Any]:
-    """All that a reading says of a video: its measures, its windows, and what was read of it."""
-    with reading:
-        told: list[Any] = [asdict(reading.open())]
-        for window, span in reading.windows():
+def own(pool: DecoderPool) -> list[psutil.Process]:
+    """The workers of a pool."""
+    return [worker for worker in workers() if pool._server is not None and worker.ppid() == pool._server.pid]
+
+
+def both(pool: DecoderPool, source: Source, options: WindowingOptions, name: str | None = None) -> tuple[Any, Any]:
+    """All that a session says of a video which is decoded here, and with a pool."""
+    return whole(InProcessDecodeSession(source, options, name)), whole(pool.create_session(source, options, name))
+
+
+def whole(session: DecodeSession) -> list[Any]:
+    """All that a session says of a video: its measures, its windows, and what was read of it."""
+    with session:
+        told: list[Any] = [asdict(session.open())]
+        for window, span in session.windows():
             told.append((window.start, window.frames.shape, window.frames.tobytes()))
             told.append((span.start, span.num_frames, span.shot, span.edges_s.tolist()))
-    assert reading.decode_s > 0
-    return [*told, reading.name, reading.num_frames, reading.duration_s, reading.share_read, reading.warnings]
+    assert session.decode_s > 0
+    return [*told, session.name, session.num_frames, session.duration_s, session.share_read, session.warnings]
 
 
-def sentence(reading: DecodeSession) -> str:
+def sentence(session: DecodeSession) -> str:
     """What is wrong with a video."""
     with pytest.raises(VideoError) as failure:
-        whole(reading)
+        whole(session)
     return str(failure.value)
 
 
-@pytest.mark.parametrize("cutting", [
+@pytest.mark.parametrize("options", [
     *(WindowingOptions(preset, Limits()) for preset in PRESETS.values()),
     WindowingOptions(replace(WLASL, max_frames=64), Limits()),
     WindowingOptions(replace(WLASL, max_frames=64), LONG_VIDEO_LIMITS, is_film=True),
 ], ids=lambda c: f"{c.preset.name}-{c.preset.max_frames}-{c.is_film}")  # fmt: skip
 def test_windows_are_those_of_decoding_here(
-    decoders: DecoderPool, video: bytes, tmp_path: Path, cutting: WindowingOptions
+    decoders: DecoderPool, video: bytes, tmp_path: Path, options: WindowingOptions
 ) -> None:
     (path := tmp_path / "clip.mp4").write_bytes(video)
     for source in (video, memoryview(video), path, str(path)):
-        here, there = (whole(reader(source, cutting, None)) for reader in (InProcessDecodeSession, decoders.reading))
+        here, there = both(decoders, source, options)
         assert here == there
         assert len(here) > 6
 
@@ -79,8 +104,8 @@ def test_windows_of_real_clips_are_those_of_decoding_here(
     decoders: DecoderPool, shared_folder: Path, preset: Preset
 ) -> None:
     for path in sorted((shared_folder / "wlasl" / "videos").iterdir()):
-        for cutting in (WindowingOptions(preset, Limits()), WindowingOptions(preset, LONG_VIDEO_LIMITS, is_film=True)):
-            here, there = (whole(reader(path, cutting, "it")) for reader in (InProcessDecodeSession, decoders.reading))
+        for options in (WindowingOptions(preset, Limits()), WindowingOptions(preset, LONG_VIDEO_LIMITS, is_film=True)):
+            here, there = both(decoders, path, options, "it")
             assert here == there
 
 
@@ -91,17 +116,17 @@ def test_films_of_many_shots_and_uneven_frames_are_cut_alike(decoders: DecoderPo
         film = WindowingOptions(
             replace(WLASL, window_frames=32, stride_frames=16, max_frames=32), LONG_VIDEO_LIMITS, is_film=True
         )
-        here, there = (whole(reader(source, film, None)) for reader in (InProcessDecodeSession, decoders.reading))
+        here, there = both(decoders, source, film)
         assert here == there
-    assert [span[2] for span in whole(decoders.reading(sources[0], film))[2:-5:2]] == [0, 0, 1, 2, 2]
+    assert [span[2] for span in whole(decoders.create_session(sources[0], film))[2:-5:2]] == [0, 0, 1, 2, 2]
 
 
 def test_warnings_come_along(decoders: DecoderPool, tmp_path: Path) -> None:
     full = clip(tmp_path / "whole.mp4", 40, size="320x240")
     half = cut(tmp_path / "half.mp4", faststart(tmp_path / "fast.mp4", full), 0.6)
     for source in (half, half.read_bytes()):
-        assert whole(decoders.reading(source, PLAIN)) == whole(InProcessDecodeSession(source, PLAIN))
-    assert "cut off" in whole(decoders.reading(half, PLAIN))[-1][0]
+        assert whole(decoders.create_session(source, PLAIN)) == whole(InProcessDecodeSession(source, PLAIN))
+    assert "cut off" in whole(decoders.create_session(half, PLAIN))[-1][0]
 
 
 @pytest.mark.parametrize("kind", NOT_VIDEOS)
@@ -110,9 +135,9 @@ def test_what_is_no_video_is_the_same_sentence_as_here(decoders: DecoderPool, tm
     path = make(tmp_path / "clip.mp4")
     sources: list[Source] = [path, *([path.read_bytes()] if path.is_file() else [])]
     for source in sources:
-        told = sentence(decoders.reading(source, PLAIN))
+        told = sentence(decoders.create_session(source, PLAIN))
         assert told == sentence(InProcessDecodeSession(source, PLAIN)) and says in told
-        named = sentence(decoders.reading(source, PLAIN, "mine \udcff"))
+        named = sentence(decoders.create_session(source, PLAIN, "mine \udcff"))
         assert named == sentence(InProcessDecodeSession(source, PLAIN, "mine \udcff")) and named.startswith(
             ("mine \udcff", "there is no file mine", "cannot read mine")
         )
@@ -125,12 +150,12 @@ def test_odd_name_is_only_a_name(
     monkeypatch.chdir(tmp_path)
     path = Path(os.fsdecode(name))
     path.write_bytes(video)
-    assert whole(decoders.reading(path, PLAIN)) == whole(InProcessDecodeSession(path, PLAIN))
+    assert whole(decoders.create_session(path, PLAIN)) == whole(InProcessDecodeSession(path, PLAIN))
 
 
 def test_name_without_meaning_to_the_system_is_a_sentence(decoders: DecoderPool) -> None:
-    assert sentence(decoders.reading("a\0b.mp4", PLAIN)) == sentence(InProcessDecodeSession("a\0b.mp4", PLAIN))
-    assert sentence(decoders.reading("\ud800.mp4", PLAIN)).startswith("cannot read \ud800.mp4: ")
+    assert sentence(decoders.create_session("a\0b.mp4", PLAIN)) == sentence(InProcessDecodeSession("a\0b.mp4", PLAIN))
+    assert sentence(decoders.create_session("\ud800.mp4", PLAIN)).startswith("cannot read \ud800.mp4: ")
 
 
 @pytest.mark.parametrize("limits", [Limits(max_bytes=1000), Limits(max_frames=50), Limits(max_pixels=1000)], ids=str)
@@ -139,26 +164,26 @@ def test_what_is_beyond_a_limit_is_the_same_sentence_as_here(
 ) -> None:
     (path := tmp_path / "clip.mp4").write_bytes(video)
     for source in (video, path):
-        told = sentence(decoders.reading(source, WindowingOptions(WLASL, limits), "it"))
+        told = sentence(decoders.create_session(source, WindowingOptions(WLASL, limits), "it"))
         assert told == sentence(InProcessDecodeSession(source, WindowingOptions(WLASL, limits), "it"))
         assert told.startswith("it ") and "limit" in told and "\n" not in told
 
 
 def test_too_many_frames_may_be_told_before_one_is_decoded(decoders: DecoderPool, video: bytes) -> None:
     early = WindowingOptions(WLASL, Limits(max_frames=50), refuses_early=True)
-    with decoders.reading(video, early, "it") as reading:
+    with decoders.create_session(video, early, "it") as session:
         with pytest.raises(VideoError, match="it has more than 50 frames, the limit"):
-            reading.open()
-        assert reading.num_frames == 0
+            session.open()
+        assert session.num_frames == 0
 
 
 def test_a_video_that_wants_too_much_memory_is_one_sentence(tmp_path: Path) -> None:
     path = huge(tmp_path / "huge.avi", "6000x4000")
     decoders = DecoderPool(DecoderLimits(max_memory_bytes=144 * 2**20))
-    with decoders.reading(path, PLAIN, "it") as reading:
-        reading.open()
+    with decoders.create_session(path, PLAIN, "it") as session:
+        session.open()
         with pytest.raises(VideoError, match="it takes more memory to decode than there is"):
-            reading.next_window()
+            session.next_window()
     decoders.close()
 
 
@@ -166,99 +191,100 @@ def test_a_video_that_wants_too_much_memory_is_one_sentence(tmp_path: Path) -> N
 def test_a_decoder_that_dies_is_one_sentence_and_the_next_video_is_decoded(
     decoders: DecoderPool, video: bytes, sign: signal.Signals, name: str
 ) -> None:
-    with decoders.reading(video, PLAIN, "it") as reading:
-        reading.open()
+    with decoders.create_session(video, PLAIN, "it") as session:
+        session.open()
         server, decoder = server_and_decoder()
         decoder.send_signal(sign)
         with pytest.raises(VideoError, match=rf"^it cannot be decoded: it ends the decoder \({name}\). Convert"):
-            reading.next_window()
-    assert len(whole(decoders.reading(video, PLAIN))) == 8
+            session.next_window()
+    assert len(whole(decoders.create_session(video, PLAIN))) == 8
     assert server.is_running()
 
 
 def test_a_decoder_that_computes_too_long_is_ended(decoders: DecoderPool, video: bytes) -> None:
-    with decoders.reading(video, PLAIN, "it") as reading:
-        reading.open()
+    with decoders.create_session(video, PLAIN, "it") as session:
+        session.open()
         server_and_decoder()[1].send_signal(signal.SIGXCPU)
         with pytest.raises(VideoError, match="it takes more than 60 s to decode, the limit"):
-            reading.next_window()
+            session.next_window()
 
 
 def test_a_decoder_that_hangs_costs_its_video_alone(video: bytes) -> None:
-    decoders = DecoderPool(DecoderLimits(max_decode_s=None, max_window_s=2))
-    says = r"^it cannot be decoded: the decoder stood still for 2 s. Convert .* give it longer \(--decode-timeout\)"
-    with decoders.reading(video, PLAIN, "it") as reading:
-        reading.open()
+    decoders = DecoderPool(DecoderLimits(max_decode_s=None, max_window_s=6))
+    says = r"^it cannot be decoded: the decoder stood still for 6 s. Convert .* give it longer \(--decode-timeout\)"
+    with decoders.create_session(video, PLAIN, "it") as session:
+        session.open()
         _, decoder = server_and_decoder()
         decoder.suspend()
         with pytest.raises(VideoError, match=says):
-            reading.next_window()
+            session.next_window()
     assert wait_until(lambda: not is_decoder(decoder))
-    with decoders.reading(video, PLAIN, "it") as reading:  # and one that computes without end, if nobody looks
-        reading.open()
+    with decoders.create_session(video, PLAIN, "it") as session:  # and one that computes without end, if nobody looks
+        session.open()
         allowed, _ = server_and_decoder()[1].rlimit(psutil.RLIMIT_CPU)
-        assert 2 <= allowed <= 5
+        assert 6 <= allowed <= 9
         server_and_decoder()[1].send_signal(signal.SIGXCPU)
         with pytest.raises(VideoError, match=says):
-            reading.next_window()
-    assert len(whole(decoders.reading(video, PLAIN))) == 8
+            session.next_window()
+    assert len(whole(decoders.create_session(video, PLAIN))) == 8
     decoders.close()
 
 
 def test_interruptions_are_for_who_started_the_decoders(video: bytes) -> None:
     decoders = DecoderPool(DecoderLimits())
+    before = of_this_process()
     decoders.warm_up()
-    assert wait_until(lambda: of_this_process() != [])
-    interrupted = of_this_process()[-1]
+    assert wait_until(lambda: len(of_this_process()) > len(before))
+    (interrupted,) = set(of_this_process()) - set(before)
     for sign in (signal.SIGINT, signal.SIGTERM):  # while it starts
         interrupted.send_signal(sign)
-    with decoders.reading(video, PLAIN) as reading:
-        reading.open()
+    with decoders.create_session(video, PLAIN) as session:
+        session.open()
         for process in of_this_process():
             for sign in (signal.SIGINT, signal.SIGTERM):
                 process.send_signal(sign)
-        assert len(list(reading.windows())) == 1
+        assert len(list(session.windows())) == 1
     assert interrupted.is_running()
     decoders.close()
     assert not interrupted.is_running()
 
 
 def test_a_server_that_died_costs_no_video_and_is_started_again(decoders: DecoderPool, video: bytes) -> None:
-    with decoders.reading(video, PLAIN) as reading:
-        reading.open()
+    with decoders.create_session(video, PLAIN) as session:
+        session.open()
         server, _ = server_and_decoder()
         server.kill()
-        assert len(list(reading.windows())) == 1
-    assert len(whole(decoders.reading(video, PLAIN))) == 8
+        assert len(list(session.windows())) == 1
+    assert len(whole(decoders.create_session(video, PLAIN))) == 8
     assert not is_decoder(server)
 
 
 def test_a_video_whose_processes_all_died_is_to_be_sent_again(decoders: DecoderPool, video: bytes) -> None:
-    with decoders.reading(video, PLAIN) as reading:
-        reading.open()
+    with decoders.create_session(video, PLAIN) as session:
+        session.open()
         for process in server_and_decoder():
             process.kill()
         with pytest.raises(ServerError, match="the decoding of the video was interrupted: send it again"):
-            list(reading.windows())
+            list(session.windows())
 
 
 def test_closing_a_reading_wakes_who_waits_for_it(decoders: DecoderPool, video: bytes) -> None:
-    reading = decoders.reading(video, PLAIN)
-    reading.open()
+    session = decoders.create_session(video, PLAIN)
+    session.open()
     _, decoder = server_and_decoder()
     decoder.suspend()
     said: list[str] = []
 
     def wait() -> None:
         try:
-            reading.next_window()
+            session.next_window()
         except AslTritonError as exc:
             said.append(str(exc))
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    assert wait_until(lambda: reading._in_use.locked())
-    reading.close()
+    assert wait_until(lambda: session._in_use.locked())
+    session.close()
     waiting.join(20)
     assert said == ["the decoding of the video was given up"]
     assert wait_until(lambda: not is_decoder(decoder))
@@ -266,17 +292,17 @@ def test_closing_a_reading_wakes_who_waits_for_it(decoders: DecoderPool, video: 
 
 @pytest.mark.parametrize("is_here", [True, False], ids=["here", "there"])
 def test_closed_reading_reads_no_more(decoders: DecoderPool, video: bytes, is_here: bool) -> None:
-    reading = InProcessDecodeSession(video, PLAIN) if is_here else decoders.reading(video, PLAIN)
-    reading.close()
+    session = InProcessDecodeSession(video, PLAIN) if is_here else decoders.create_session(video, PLAIN)
+    session.close()
     with pytest.raises(AslTritonError, match="was given up"):
-        reading.open()
-    reading = InProcessDecodeSession(video, PLAIN) if is_here else decoders.reading(video, PLAIN)
-    reading.open()
-    assert len(list(reading.windows())) == 1 and reading.next_window() is None
+        session.open()
+    session = InProcessDecodeSession(video, PLAIN) if is_here else decoders.create_session(video, PLAIN)
+    session.open()
+    assert len(list(session.windows())) == 1 and session.next_window() is None
     for _ in range(2):
-        reading.close()
+        session.close()
     with pytest.raises(AslTritonError, match="was given up"):
-        reading.next_window()
+        session.next_window()
 
 
 def test_many_at_once(decoders: DecoderPool, video: bytes) -> None:
@@ -284,7 +310,7 @@ def test_many_at_once(decoders: DecoderPool, video: bytes) -> None:
     found: list[bool] = []
 
     def decode() -> None:
-        found.append(whole(decoders.reading(video, WindowingOptions(BSL1K, Limits()))) == expected)
+        found.append(whole(decoders.create_session(video, WindowingOptions(BSL1K, Limits()))) == expected)
 
     threads = [threading.Thread(target=decode) for _ in range(12)]
     for thread in threads:
@@ -296,15 +322,15 @@ def test_many_at_once(decoders: DecoderPool, video: bytes) -> None:
 
 def test_nothing_is_decoded_when_the_decoders_are_closed(video: bytes) -> None:
     decoders = DecoderPool(DecoderLimits())
-    reading = decoders.reading(video, PLAIN)
-    reading.open()
+    session = decoders.create_session(video, PLAIN)
+    session.open()
     server, decoder = server_and_decoder()
     decoder.suspend()
     decoders.close()
     assert wait_until(lambda: not is_decoder(server) and not is_decoder(decoder))
-    reading.close()
+    session.close()
     with pytest.raises(AslTritonError, match="the decoders are closed"):
-        decoders.reading(video, PLAIN).open()
+        decoders.create_session(video, PLAIN).open()
 
 
 def test_nothing_outlives_whoever_started_it(video: bytes, tmp_path: Path) -> None:
@@ -318,8 +344,9 @@ def test_nothing_outlives_whoever_started_it(video: bytes, tmp_path: Path) -> No
         "from asl_triton.presets import PRESETS; from asl_triton.decoding.base import WindowingOptions\n"
         "from asl_triton.video.reader import Limits\n"
         "decoders = DecoderPool(DecoderLimits())\n"
-        "readings = [decoders.reading(sys.argv[1], WindowingOptions(PRESETS['wlasl'], Limits())) for _ in range(3)]\n"
-        "print([reading.open().declared_frames for reading in readings], flush=True); time.sleep(60)\n"
+        "options = WindowingOptions(PRESETS['wlasl'], Limits())\n"
+        "sessions = [decoders.create_session(sys.argv[1], options) for _ in range(3)]\n"
+        "print([session.open().declared_frames for session in sessions], flush=True); time.sleep(60)\n"
     )
     command = [sys.executable, str(script), "video.mp4"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as starter:
@@ -332,7 +359,140 @@ def test_nothing_outlives_whoever_started_it(video: bytes, tmp_path: Path) -> No
 
 
 def test_crops_of_another_process_may_be_written_to(decoders: DecoderPool, video: bytes) -> None:
-    with decoders.reading(video, WindowingOptions(replace(WLASL, max_frames=64), Limits())) as reading:
-        reading.open()
-        (first, _), (second, _), *_ = list(reading.windows())
+    with decoders.create_session(video, WindowingOptions(replace(WLASL, max_frames=64), Limits())) as session:
+        session.open()
+        (first, _), (second, _), *_ = list(session.windows())
     assert first.frames.flags.writeable and not np.shares_memory(first.frames, second.frames)
+
+
+def test_healthy_worker_decodes_the_next_video(reusing: DecoderPool, video: bytes, tmp_path: Path) -> None:
+    (path := tmp_path / "clip.mp4").write_bytes(video)
+    films = WindowingOptions(replace(BSL1K, max_frames=64), LONG_VIDEO_LIMITS, is_film=True)
+    pids, files = set[int](), set[int]()
+    for source, options in ((video, PLAIN), (path, films), (video, WindowingOptions(BSL1K, Limits())), (path, PLAIN)):
+        assert whole(reusing.create_session(source, options)) == whole(InProcessDecodeSession(source, options))
+        assert decoding() == []
+        pids |= {worker.pid for worker in own(reusing)}
+        files |= {worker.num_fds() for worker in own(reusing)}
+    assert len(pids) == 1 and len(files) == 1
+    whole(reusing.create_session(video, PLAIN))  # the fifth: one too many for the same process
+    assert wait_until(lambda: len(own(reusing)) == 1 and own(reusing)[0].pid not in pids)
+
+
+def test_one_video_per_process_is_one(video: bytes) -> None:
+    pool, pids = DecoderPool(DecoderLimits()), []
+    for _ in range(3):
+        with pool.create_session(video, PLAIN) as session:
+            session.open()
+            pids.append(server_and_decoder()[1].pid)
+            list(session.windows())
+        assert wait_until(lambda: own(pool) == [])
+    assert len(set(pids)) == 3
+    pool.close()
+
+
+def test_each_video_has_the_whole_of_its_limits(video: bytes) -> None:
+    seconds, bytes_more = [], []
+    pool = DecoderPool(DecoderLimits(max_decode_s=7, max_memory_bytes=2**30, videos_per_process=100))
+    for _ in range(20):
+        with pool.create_session(video, PLAIN) as session:
+            session.open()
+            _, worker = server_and_decoder()
+            times = worker.cpu_times()
+            seconds.append(worker.rlimit(psutil.RLIMIT_CPU)[0] - times.user - times.system)
+            bytes_more.append(worker.rlimit(psutil.RLIMIT_DATA)[0] - worker.memory_info().data)
+            list(session.windows())
+    assert worker.cpu_times().user > 0.2
+    assert 5.5 < min(seconds) <= max(seconds) <= 7.1
+    assert min(bytes_more) > 2**30 - 64 * 2**20
+    pool.close()
+
+
+def test_worker_of_a_video_that_failed_or_is_damaged_is_replaced(
+    reusing: DecoderPool, video: bytes, tmp_path: Path
+) -> None:
+    full = clip(tmp_path / "whole.mp4", 40, size="320x240")
+    half = cut(tmp_path / "half.mp4", faststart(tmp_path / "fast.mp4", full), 0.6)
+    too_long = WindowingOptions(WLASL, Limits(max_frames=50))
+
+    def damaged() -> None:
+        assert "cut off" in whole(reusing.create_session(half, PLAIN))[-1][0]
+
+    def failed() -> None:
+        sentence(reusing.create_session(video, too_long))
+
+    def left_alone() -> None:
+        with reusing.create_session(video, WindowingOptions(BSL1K, Limits())) as session:
+            session.open()
+            session.next_window()
+
+    for spoil in (damaged, failed, left_alone):
+        assert len(whole(reusing.create_session(video, PLAIN))) == 8
+        (worker,) = own(reusing)
+        spoil()
+        assert wait_until(lambda worker=worker: not is_decoder(worker))
+        assert own(reusing) == []
+
+
+def test_idle_worker_that_died_costs_no_video(reusing: DecoderPool, video: bytes) -> None:
+    assert len(whole(reusing.create_session(video, PLAIN))) == 8
+    (worker,) = own(reusing)
+    worker.kill()
+    assert wait_until(lambda: not is_decoder(worker))
+    assert len(whole(reusing.create_session(video, PLAIN))) == 8
+
+
+def test_as_many_workers_wait_as_there_are_processors(video: bytes) -> None:
+    pool = DecoderPool(DecoderLimits(videos_per_process=100))
+    sessions = [pool.create_session(video, PLAIN) for _ in range(MAX_IDLE + 2)]
+    for session in sessions:
+        session.open()
+    assert len(own(pool)) == MAX_IDLE + 2
+    for session in sessions:
+        assert len(list(session.windows())) == 1
+        session.close()
+    assert wait_until(lambda: len(own(pool)) == MAX_IDLE)
+    pool.close()
+
+
+@pytest.mark.parametrize("answers", [
+    [b"\xff"], [b"[]"], [b"{}"], [b'{"num_bytes": "many"}'], [b'{"num_bytes": Infinity}'], [OPENED, b"{}"],
+    *([OPENED, place] for place in (
+        WINDOW % b'{"start": 0, "num_frames": 301, "edges_s": [0, 1], "shot": 0}',
+        WINDOW % b'{"start": 0, "num_frames": -1, "edges_s": [0, 1], "shot": 0}',
+        WINDOW % b'{"start": 0, "num_frames": 9, "edges_s": [], "shot": 0}',
+        WINDOW % b'{"start": 0, "num_frames": 9, "edges_s": "none", "shot": 0}',
+        WINDOW % b'{"start": [], "num_frames": 9, "edges_s": [0, 1], "shot": 0}',
+    )),
+])  # fmt: skip
+def test_worker_that_answers_nonsense_is_one_sentence(answers: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    connection, theirs = socket.socketpair()
+    status, reports = socket.socketpair()
+    pool = DecoderPool(DecoderLimits())
+    monkeypatch.setattr(pool, "acquire", lambda: WorkerHandle(Connection(connection.detach()), status))
+    with Connection(theirs.detach()) as worker, reports:
+        for answer in answers:
+            worker.send_bytes(answer)
+        says = "it cannot be decoded: its decoder answers nonsense. Convert or record it again"
+        assert sentence(pool.create_session("clip.mp4", PLAIN, "it")) == says
+
+
+def test_worker_that_keeps_too_much_memory_is_not_used_again(video: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys; from asl_triton.decoding import worker\n"
+        "worker.MAX_KEPT_BYTES = int(sys.argv[2])\n"
+        "worker.work_and_exit(int(sys.argv[1]), worker.DecoderLimits(videos_per_process=100))\n"
+    )
+    for kept, is_reusable in ((-(2**20), False), (2**28, True)):
+        pool, released = DecoderPool(DecoderLimits()), list[WorkerHandle]()
+        connection, theirs = socket.socketpair()
+        status, reports = socket.socketpair()
+        handle = WorkerHandle(Connection(connection.detach()), status)
+        monkeypatch.setattr(pool, "acquire", lambda handle=handle: handle)
+        monkeypatch.setattr(pool, "release", released.append)
+        command = [sys.executable, "-c", code, str(theirs.fileno()), str(kept)]
+        with reports, subprocess.Popen(command, pass_fds=[theirs.fileno()]):
+            theirs.close()
+            assert len(whole(pool.create_session(video, PLAIN))) == 8
+            assert (released == [handle]) == is_reusable
+            handle.close()

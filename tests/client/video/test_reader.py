@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from asl_triton.errors import VideoError
-from asl_triton.video.reader import DEFAULT_FRAME_RATE, Limits, Video, compute_frame_time, open_video
+from asl_triton.video.reader import DEFAULT_FRAME_RATE, Limits, Video, open_video, read_frames_at
 from tests.client import videos
 
 Make = Callable[[Path], Path]
@@ -292,14 +292,14 @@ def test_frames_shown_at_some_times_come_in_their_order(
     tmp_path: Path, times_s: list[float], levels: list[int]
 ) -> None:
     path = videos.levels(tmp_path / "clip.mkv", range(0, 250, 10))
-    frames = compute_frame_time(path, times_s)
+    frames = read_frames_at(path, times_s)
     assert [int(frame.image[0, 0, 0]) for frame in frames] == levels
     assert [frame.time_s for frame in frames] == pytest.approx([level / 250 for level in levels])
 
 
 def test_frames_of_what_is_no_video_are_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="there is no file"):
-        compute_frame_time(tmp_path / "nowhere.mp4", [0.0])
+        read_frames_at(tmp_path / "nowhere.mp4", [0.0])
 
 
 def test_share_that_is_read_is_told_where_the_container_tells_its_length(tmp_path: Path) -> None:

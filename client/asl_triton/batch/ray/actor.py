@@ -16,7 +16,7 @@ from asl_triton.batch.concurrency import ConcurrencyController
 from asl_triton.batch.ray.journal import ROWS, row
 from asl_triton.batch.ray.storage import Folder, StoredClip
 from asl_triton.batch.workers import ClipWorkers, iterate
-from asl_triton.decoding.frame_budget import FrameBudget
+from asl_triton.decoding.admission import FrameBudget
 from asl_triton.errors import AslTritonError, ContractError, ServerError
 from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import Ranking
