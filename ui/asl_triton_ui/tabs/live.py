@@ -16,7 +16,7 @@ from gradio.context import Context
 
 from asl_triton.errors import AslTritonError
 from asl_triton.live.recognizer import LiveSession
-from asl_triton.live.spotting import LiveRules
+from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveState
 from asl_triton.video.reader import Image
 from asl_triton_ui.downloads import write_live_downloads
