@@ -53,6 +53,7 @@ class LiveRecognizer:
         self._lock = threading.Lock()  # for all that follows: frames come from any thread
         self._served: ServedModel | None = None
         self._spotter: SignSpotter | None = None  # None until the server said how frames are prepared
+        self._obeyed: LiveRules | None = None  # by window and spotter
         self._problem: str | None = None
         self._sent_s: float | None = None  # when the request that is under way was sent
         self._is_last = False  # no more frames come
@@ -176,7 +177,9 @@ class LiveRecognizer:
                 while True:
                     self._fed.clear()
                     with self._lock:
-                        window = self._window.take(self.rules, flush=self._is_last)
+                        if self.rules is not self._obeyed:
+                            self._obey(self.rules)
+                        window = self._window.take(flush=self._is_last)
                     if window is not None:
                         await self._ask(served, window)
                         pause_s = MIN_PAUSE_S
@@ -196,13 +199,23 @@ class LiveRecognizer:
 
     def _prepare(self, served: ServedModel) -> None:
         """Begin with an empty window for that model."""
-        self._served, self._spotter = served, SignSpotter(served.labels, served.preset)
+        self._served, self._spotter, self._obeyed = served, SignSpotter(served.labels, served.preset), None
         self._window.prepare(served.preset)
+
+    def _obey(self, rules: LiveRules) -> None:
+        """Follow new rules, or those that the model before did not fit.
+
+        Raises:
+            LabelsError, AslTritonError: they do not fit the model.
+        """
+        assert self._spotter is not None
+        self._spotter.obey(rules)
+        self._window.obey(rules)
+        self._obeyed = rules
 
     async def _ask(self, served: ServedModel, window: WindowSnapshot) -> None:
         """Ask about a window, and report the signs that come of it."""
-        rules, spotter = self.rules, self._spotter
-        class_ids = rules.class_ids(served.labels, served.preset)
+        spotter = self._spotter
         self._sent_s = time.monotonic()
         if served.datatype == "UINT8":
             tensor = served.make_input(window.frames)
@@ -217,7 +230,7 @@ class LiveRecognizer:
             self._problem = self._sent_s = None
             if spotter is None or spotter is not self._spotter:
                 return  # cleared meanwhile
-            signs = spotter.add(window, step_logits, rules, class_ids)
+            signs = spotter.add(window, step_logits)
             lag_s = time.monotonic() - window.fed_s
             self._num_windows += 1
             self._lags_s.append(lag_s)

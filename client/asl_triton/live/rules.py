@@ -1,6 +1,5 @@
 """When a live session asks the server, and when it reports a sign."""
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -46,11 +45,6 @@ class LiveRules:
             raise AslTritonError(f"gone_s is {self.gone_s}: give 0 seconds or more")
         if not self.repeat_s > 0:
             raise AslTritonError(f"repeat_s is {self.repeat_s}: give more than 0 seconds")
-
-    @property
-    def segmentation(self) -> Segmentation:
-        """The rules for the segments of one window: no sign is too short or too long for it."""
-        return Segmentation(self.min_confidence, min_length_s=0.0, max_length_s=math.inf)
 
     def window_length(self, preset: Preset) -> int:
         """Frames per request, for a model with that preset.

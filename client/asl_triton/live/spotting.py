@@ -13,13 +13,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
 from asl_triton.live.rules import LiveRules
 from asl_triton.live.window import WindowSnapshot
-from asl_triton.postprocessing.segmentation import Segmenter
-from asl_triton.postprocessing.stitching import Stitcher
+from asl_triton.postprocessing.segmentation import Segmentation, Segmenter
+from asl_triton.postprocessing.stitching import make_steps
 from asl_triton.presets import Preset
 from asl_triton.results import Logits, Segment
 
@@ -60,33 +57,41 @@ class SignSpotter:
         self._tracks: list[Track] = []
         self._run = 0
         self._end_s = 0.0  # of the newest window
+        self.obey(LiveRules())
 
-    def add(
-        self, window: WindowSnapshot, step_logits: Logits, rules: LiveRules, class_ids: npt.NDArray[np.intp]
-    ) -> list[Segment]:
-        """Take the step logits (S, C) of the next window; returns the signs to report, all of `class_ids`."""
+    def obey(self, rules: LiveRules) -> None:
+        """Follow these rules from the next window on.
+
+        Raises:
+            LabelsError, AslTritonError: they do not fit the model.
+        """
+        self._class_ids = rules.class_ids(self._labels, self._preset)
+        self._segmentation = Segmentation(rules.min_confidence, min_length_s=0.0, max_length_s=math.inf)
+        self._rules = rules
+
+    def add(self, window: WindowSnapshot, step_logits: Logits) -> list[Segment]:
+        """Take the step logits (S, C) of the next window; returns the signs to report."""
         start_s, end_s = float(window.timing.edges_s[0]), float(window.timing.edges_s[-1])
         is_same_run = window.timing.shot == self._run
         signs = self._report_waiting(before_s=start_s if is_same_run else math.inf)
         if not is_same_run and start_s < self._end_s:  # the clock went back
             self._tracks = []
         self._run, self._end_s = window.timing.shot, end_s
-        self._tracks = [track for track in self._tracks if track.seen.end_s >= start_s - rules.gone_s]
-        stitcher, segmenter = Stitcher(self._preset), Segmenter(self._labels, rules.segmentation, class_ids)
-        stitcher.add(window.timing, step_logits)
-        steps = stitcher.finish()
+        self._tracks = [track for track in self._tracks if track.seen.end_s >= start_s - self._rules.gone_s]
+        steps = make_steps(window.timing, step_logits, self._preset)
+        segmenter = Segmenter(self._labels, self._segmentation, self._class_ids)
         segments = [segment for step in steps for segment in segmenter.push(step)] + segmenter.finish()
         segments.sort(key=lambda segment: -segment.confidence)
-        signs += [sign for segment in segments if (sign := self._follow(segment, rules)) is not None]
+        signs += [sign for segment in segments if (sign := self._follow(segment)) is not None]
         # A candidate that the next window does not confirm was not a sign.
         self._tracks = [
             track
             for track in self._tracks
-            if track.reported_s is not None or any(track.matches(segment, rules.gone_s) for segment in segments)
+            if track.reported_s is not None or any(track.matches(segment, self._rules.gone_s) for segment in segments)
         ]
         late = [segment for segment in segments if segment.end_s > end_s - NOW_S]
         newest = max(late, key=lambda segment: segment.end_s, default=None)
-        nearest = max((float(step.confidences[class_ids].max()) for step in steps[-2:]), default=0.0)
+        nearest = max((float(step.confidences[self._class_ids].max()) for step in steps[-2:]), default=0.0)
         self.gloss, self.confidence = (newest.gloss, newest.confidence) if newest else (None, nearest)
         return signs + (self._report_waiting() if window.is_last else [])
 
@@ -105,14 +110,14 @@ class SignSpotter:
             track.reported_s = track.seen.end_s
         return [track.seen for track in waiting]
 
-    def _follow(self, segment: Segment, rules: LiveRules) -> Segment | None:
+    def _follow(self, segment: Segment) -> Segment | None:
         """Add a segment of the newest window to its track; returns the sign if it is to be reported now."""
-        track = next((track for track in self._tracks if track.matches(segment, rules.gone_s)), None)
+        track = next((track for track in self._tracks if track.matches(segment, self._rules.gone_s)), None)
         if track is None:
             if any(
                 track.reported_s is not None
                 and track.seen.confidence >= segment.confidence
-                and rules.segmentation.is_conflict(segment, track.seen.start_s, track.seen.end_s)
+                and self._segmentation.is_conflict(segment, track.seen.start_s, track.seen.end_s)
                 for track in self._tracks
             ):
                 return None
@@ -123,7 +128,7 @@ class SignSpotter:
         if track.reported_s is None:
             is_due = track.seen.confidence >= SURE or self._end_s - track.first_seen_s >= SETTLE_S
         else:
-            start_s, is_due = track.reported_s, end_s - track.reported_s >= rules.repeat_s
+            start_s, is_due = track.reported_s, end_s - track.reported_s >= self._rules.repeat_s
         if not is_due:
             return None
         track.reported_s = end_s

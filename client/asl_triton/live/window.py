@@ -65,7 +65,7 @@ class LiveWindow:
         self._forget(len(self._buffer))
         self._preset = preset
         self._frame_rate = preset.frame_rate or LIVE_FRAME_RATE
-        self._window_frames, self._stride_frames = preset.window_frames, 1
+        self.obey(LiveRules())
         self._shape: tuple[int, ...] = ()
         self._shots, self._shot = ShotDetector(), -1
         self._began_s = self._newest_s = -math.inf
@@ -73,6 +73,15 @@ class LiveWindow:
         self._asked = -1  # number of the newest frame that was part of a request
         self._due = 0  # number of the frame that makes the next window due
         self.is_due = False
+
+    def obey(self, rules: LiveRules) -> None:
+        """Follow these rules from now on.
+
+        Raises:
+            AslTritonError: the preset does not take windows of that length.
+        """
+        assert self._preset is not None
+        self._window_frames, self._stride_frames = rules.window_length(self._preset), rules.stride_frames
 
     def push(self, image_bgr: Image, time_s: float, fed_s: float) -> None:
         """Take the next frame, uint8 BGR (H, W, 3), shown at `time_s` and fed at `fed_s`.
@@ -116,16 +125,9 @@ class LiveWindow:
             self.dropped_windows += self.is_due
             self._due, self.is_due = number + self._stride_frames, True
 
-    def take(self, rules: LiveRules, *, flush: bool = False) -> WindowSnapshot | None:
-        """The newest window if one is due, or with `flush` if any frame was not part of a request yet.
-
-        `rules` hold from now on.
-
-        Raises:
-            AslTritonError: the preset does not take windows of that length.
-        """
+    def take(self, *, flush: bool = False) -> WindowSnapshot | None:
+        """The newest window if one is due, or with `flush` if any frame was not part of a request yet."""
         assert self._preset is not None
-        self._window_frames, self._stride_frames = rules.window_length(self._preset), rules.stride_frames
         if not self._buffer or not (self.is_due or (flush and self._buffer[-1].number > self._asked)):
             return None
         shown = list(self._buffer)[-self._window_frames :]
