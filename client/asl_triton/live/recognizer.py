@@ -1,7 +1,7 @@
 """Signs recognized while they are signed: frames in, as they come from a camera or a browser, glosses out.
 
 Every few frames the newest window of frames is sent to the server, with at most one request under way. Frames that
-come meanwhile wait in the window. If the server is slower than the camera, frames are dropped and the lag does not grow.
+come meanwhile wait in the window. If the server is slower than the camera, frames are dropped, and the lag stays.
 
 >>> session = LiveSession(recognizer)  # of a `Recognizer`; one per visitor
 >>> state = session.feed(image_bgr, time_s)  # returns at once
@@ -60,6 +60,7 @@ class LiveRecognizer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._fed, self._answered = asyncio.Event(), asyncio.Event()
+        self._num_read = 0  # events
         self.clear()
 
     def feed(self, image_bgr: Image, time_s: float) -> None:
@@ -128,7 +129,7 @@ class LiveRecognizer:
             self._fed_times_s: deque[float] = deque(maxlen=RATE_FRAMES)
             self._lags_s: deque[float] = deque(maxlen=LAGS_KEPT)
             self._events: deque[LiveEvent] = deque(maxlen=EVENTS_KEPT)
-            self._num_windows = self._num_events = self._num_read = 0
+            self._num_windows, self._num_events, self._num_read = 0, 0, 0
             if self._served is not None:
                 self._prepare(self._served)
 

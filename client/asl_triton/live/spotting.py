@@ -13,9 +13,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from asl_triton.live.rules import LiveRules
 from asl_triton.live.window import WindowSnapshot
-from asl_triton.postprocessing.segmentation import Segmentation, Segmenter
+from asl_triton.postprocessing.segmentation import Hysteresis, Segmentation
 from asl_triton.postprocessing.stitching import make_steps
 from asl_triton.presets import Preset
 from asl_triton.results import Logits, Segment
@@ -42,9 +44,9 @@ class Track:
 class SignSpotter:
     """The signs of one stream, from the answers about its windows, in order. Memory is bounded by a window's length.
 
-    Each window is segmented on its own, by the `Segmenter` that timelines are made with. A timeline waits until no
-    window can change a sign; this cannot, so it sees each instant in several windows, and follows each sign through
-    them to report it once.
+    A `Segmenter` waits until a sign is over and no window can change it. This cannot wait: it sees each instant in
+    several windows, looks for runs in each of them by the same thresholds and the same overlap rule, and follows each
+    sign through the windows to report it once. A sign that may go on has no peak yet, so it lasts for all of its run.
 
     `gloss` is being signed now, None where none is; `confidence` is its own, or that of the nearest gloss.
     """
@@ -79,9 +81,22 @@ class SignSpotter:
         self._run, self._end_s = window.timing.shot, end_s
         self._tracks = [track for track in self._tracks if track.seen.end_s >= start_s - self._rules.gone_s]
         steps = make_steps(window.timing, step_logits, self._preset)
-        segmenter = Segmenter(self._labels, self._segmentation, self._class_ids)
-        segments = [segment for step in steps for segment in segmenter.push(step)] + segmenter.finish()
-        segments.sort(key=lambda segment: -segment.confidence)
+        hysteresis = Hysteresis(self._segmentation, self._class_ids)
+        runs = [run for step in steps for run in hysteresis.push(step)] + hysteresis.finish()
+        segments = list[Segment]()  # most confident first
+        for run in sorted(runs, key=lambda run: -max(run.confidences)):
+            if not self._segmentation.has_conflict(run.start_s, run.end_s, [(s.start_s, s.end_s) for s in segments]):
+                peak = int(np.argmax(run.confidences))
+                segments.append(
+                    Segment(
+                        gloss=self._labels[run.class_id],
+                        class_id=run.class_id,
+                        start_s=run.start_s,
+                        end_s=run.end_s,
+                        confidence=run.confidences[peak],
+                        peak_s=run.times_s[peak],
+                    )
+                )
         signs += [sign for segment in segments if (sign := self._follow(segment)) is not None]
         # A candidate that the next window does not confirm was not a sign.
         self._tracks = [
@@ -100,7 +115,7 @@ class SignSpotter:
         self.gloss, self.confidence = None, 0.0
 
     def _report_waiting(self, before_s: float = math.inf) -> list[Segment]:
-        """The signs that wait for confirmation and whose middle is before that time: no other window can confirm them."""
+        """The signs that wait for confirmation and have their middle before that time: no window to come sees them."""
         waiting = [
             track
             for track in self._tracks
@@ -114,12 +129,12 @@ class SignSpotter:
         """Add a segment of the newest window to its track; returns the sign if it is to be reported now."""
         track = next((track for track in self._tracks if track.matches(segment, self._rules.gone_s)), None)
         if track is None:
-            if any(
-                track.reported_s is not None
-                and track.seen.confidence >= segment.confidence
-                and self._segmentation.is_conflict(segment, track.seen.start_s, track.seen.end_s)
+            stronger = [
+                (track.seen.start_s, track.seen.end_s)
                 for track in self._tracks
-            ):
+                if track.reported_s is not None and track.seen.confidence >= segment.confidence
+            ]
+            if self._segmentation.has_conflict(segment.start_s, segment.end_s, stronger):
                 return None
             track = Track(segment, self._end_s)
             self._tracks.append(track)

@@ -96,7 +96,7 @@ class Stitcher:
 
 
 def make_steps(timing: WindowTiming, step_logits: Logits, preset: Preset) -> list[Step]:
-    """The steps of one window by itself, from its step logits (S, C), except those that only see its last crop repeated."""
+    """The steps of one window by itself, from its step logits (S, C), without those that only see repeated crops."""
     _, starts_s, ends_s = locate_steps(timing, len(step_logits))
     confidences = compute_confidences(step_logits, preset).astype(np.float32)
     times_s = zip(starts_s, ends_s, confidences, strict=True)

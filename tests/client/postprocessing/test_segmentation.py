@@ -223,9 +223,8 @@ def test_run_without_end_is_cut_and_nothing_of_it_is_kept() -> None:
     held, found = [], []
     for n in range(1000):
         found += segmenter.push(Step(n, n + 1, np.array([0.9, 0.3, 0.1], np.float32)))
-        held.append(
-            sum(len(run.times_s) for run in segmenter._runs.values()) + len(segmenter._undecided) + len(segmenter._kept)
-        )
+        going_on = segmenter._hysteresis.going_on.values()
+        held.append(sum(len(run.times_s) for run in going_on) + len(segmenter._undecided) + len(segmenter._kept))
     found += segmenter.finish()
     assert max(held) < 40
     assert [s.gloss for s in found] == ["book"] * 100
