@@ -3,6 +3,7 @@
 .venv/bin/python scripts/samples.py
 """
 
+import shutil
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -11,6 +12,7 @@ import numpy as np
 from asl_triton_demo.signer import render
 
 FOLDER = Path(__file__).parents[1] / "ui" / "asl_triton_ui" / "samples"
+DEMO_CHECKPOINT = FOLDER.parents[2] / "export" / "asl_triton_export" / "demo_checkpoint"
 SIZE = (360, 480)  # (H, W)
 # Far from the seeds that the demo checkpoint is trained on; each another signer.
 SAMPLES = {"book": 2_000_000, "hello": 2_000_001, "mother": 2_000_001, "thank you": 2_000_001, "where": 2_000_001}
@@ -18,6 +20,7 @@ SAMPLES = {"book": 2_000_000, "hello": 2_000_001, "mother": 2_000_001, "thank yo
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
+    shutil.copyfile(DEMO_CHECKPOINT / "labels.txt", FOLDER / "labels.txt")  # the page shows the samples for these
     for gloss, seed in SAMPLES.items():
         clip = render(gloss, seed, size=SIZE)
         path = FOLDER / f"{gloss}.mp4"

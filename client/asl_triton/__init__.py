@@ -17,7 +17,7 @@ from asl_triton.errors import (
     VideoError,
 )
 from asl_triton.live.recognizer import LiveRecognizer, LiveSession
-from asl_triton.live.spotting import LiveRules
+from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveEvent, LiveState
 from asl_triton.postprocessing.segmentation import Segmentation
 from asl_triton.presets import PRESETS, Preset

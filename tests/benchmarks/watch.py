@@ -16,7 +16,7 @@ import numpy as np
 
 from asl_triton.labels import read_labels
 from asl_triton.live.capture import Capture
-from asl_triton.live.spotting import LiveRules
+from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveEvent
 from asl_triton.live.watch import Happening, Watch, WatchSummary
 from asl_triton.presets import PRESETS

@@ -13,7 +13,7 @@ import pytest
 
 from asl_triton.labels import read_labels
 from asl_triton.live.recognizer import LiveSession
-from asl_triton.live.spotting import LiveRules
+from asl_triton.live.rules import LiveRules
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.video.reader import open_video

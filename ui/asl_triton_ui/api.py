@@ -5,34 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from pydantic import TypeAdapter
 
 from asl_triton.errors import AslTritonError
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K
+from asl_triton.results import Recognition
 from asl_triton_ui.page_context import PageContext
 from asl_triton_ui.state.request_queue import Ticket
 from asl_triton_ui.state.server import on_background
 from asl_triton_ui.upload_components import uploads_only
 
-NUMBER, TEXT = {"type": "number"}, {"type": "string"}
-WHOLE, TRUTH = {"type": "integer"}, {"type": "boolean"}
-PREDICTION = {"rank": WHOLE, "gloss": TEXT, "class_id": WHOLE, "confidence": NUMBER, "logit": NUMBER}
-# As `asl_triton.Recognition`, field by field.
-RECOGNITION = {
-    "video": TEXT,
-    "model": TEXT,
-    "predictions": {"type": "array", "items": {"type": "object", "properties": PREDICTION}},
-    "unsure": TRUTH,
-    "num_frames": WHOLE,
-    "duration_s": NUMBER,
-    "num_windows": WHOLE,
-    "decode_s": NUMBER,
-    "wait_s": NUMBER,
-    "warnings": {"type": "array", "items": TEXT},
-}
 
-
-def build(shell: PageContext) -> None:
-    """The endpoint, and the components that its types are read from; nothing of it is seen."""
+def build_api(context: PageContext) -> None:
+    """The endpoint, and the components that its types are read from; nothing of it is visible."""
 
     async def recognize(
         video: str | None, model: str | None = None, top_k: float = DEFAULT_TOP_K, min_confidence: float = 0.0
@@ -42,9 +27,9 @@ def build(shell: PageContext) -> None:
         if video is None:
             raise gr.Error("there is no clip: give a video file", print_exception=False)
         try:
-            async with shell.turns.wait_for_turn(Ticket()):
-                await shell.server.state()
-                recognizer = shell.server.recognizer(model or shell.server.only_model())
+            async with context.turns.wait_for_turn(Ticket()):
+                await context.server.state()
+                recognizer = context.server.recognizer(model or context.server.only_model())
                 asking = recognizer.recognize(
                     video, top_k=int(top_k), min_confidence=min_confidence, name=Path(video).name
                 )
@@ -59,7 +44,7 @@ def build(shell: PageContext) -> None:
         min_confidence = gr.Number(label="Min confidence", value=0.0, minimum=0, maximum=1)
         recognition = gr.JSON(label="Recognition")
         # What the endpoint's documentation says is in it; Gradio's own is "any".
-        recognition.api_info = lambda: {"type": "object", "properties": RECOGNITION}  # type: ignore[method-assign]
+        recognition.api_info = TypeAdapter(Recognition).json_schema  # type: ignore[method-assign]
         gr.Button("recognize").click(
             recognize, [video, model, top_k, min_confidence], recognition, api_name="recognize", concurrency_limit=None
         )

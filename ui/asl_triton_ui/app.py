@@ -1,41 +1,40 @@
 """The page: its head, the state of the server, the tabs; and starting it."""
 
-from collections.abc import Callable
-from typing import Any
-
 import gradio as gr
 
 from asl_triton.models.status import ServerStatus
-from asl_triton_ui import api
+from asl_triton_ui.api import build_api
 from asl_triton_ui.options import PageOptions
-from asl_triton_ui.page_context import UNSEEN, PageContext
+from asl_triton_ui.page_context import NOTHING, UNSEEN, PageContext, Updates
 from asl_triton_ui.rendering import format_count, render
 from asl_triton_ui.state.request_queue import RequestQueue
 from asl_triton_ui.state.server import ServerConnection
-from asl_triton_ui.tabs import batch as many
-from asl_triton_ui.tabs import live, models
-from asl_triton_ui.tabs import recognize as recognize
+from asl_triton_ui.tabs.batch import BatchTab
+from asl_triton_ui.tabs.live import LiveTab
+from asl_triton_ui.tabs.models import ModelsTab
+from asl_triton_ui.tabs.recognize import RecognizeTab
 
 TITLE = "asl-triton"
 ASK_EVERY_S = 2.5  # how often a page that is open asks how the server is
 
-# A tab is one file; the order is that of the page.
-TABS: dict[str, Callable[[PageContext], None]] = {
-    "Recognize": recognize.build,
-    "Many clips": many.build,
-    "Live": live.build,
-    "Models": models.build,
-}
-
 
 def build(server: ServerConnection, options: PageOptions) -> gr.Blocks:
     """The whole page."""
-    page = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True)
-    with page:
+    blocks = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True)
+    with blocks:
+        Page(blocks, server, options)
+    return blocks
+
+
+class Page:
+    """The components around the tabs, and how every open page is kept informed about the server."""
+
+    def __init__(self, blocks: gr.Blocks, server: ServerConnection, options: PageOptions) -> None:
+        self._server = server
         with gr.Row(elem_id="head"):
             gr.HTML(render("head.html"), elem_id="title")
-            state = gr.HTML(render("state.html", kind="asking", word="Asking the server", detail=server.address))
-            model = gr.Dropdown(
+            self.chip = gr.HTML(render("state.html", kind="asking", word="Asking the server", detail=server.address))
+            self.model = gr.Dropdown(
                 [],
                 label="Model",
                 interactive=True,
@@ -44,38 +43,44 @@ def build(server: ServerConnection, options: PageOptions) -> gr.Blocks:
                 min_width=220,
                 visible=False,
             )
-        away = gr.HTML("", elem_id="away", visible=False)
-        shell = PageContext(server, options, model, RequestQueue(options.at_once, options.queue_limit))
+        self.away = gr.HTML("", elem_id="away", visible=False)
+        context = PageContext(server, options, self.model, RequestQueue(options.at_once, options.queue_limit))
+        build_api(context)  # first: Gradio gives endpoints that share a name a suffix, all but the first
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
-            for label, build_tab in TABS.items():
-                with gr.Tab(label, id=label):
-                    build_tab(shell)
-        api.build(shell)
-        watch(page, shell, state, away)
-    return page
+            with gr.Tab("Recognize", id="Recognize"):
+                self.recognize_tab = RecognizeTab(context)
+            with gr.Tab("Many clips", id="Many clips"):
+                BatchTab(context)
+            with gr.Tab("Live", id="Live"):
+                LiveTab(context)
+            with gr.Tab("Models", id="Models"):
+                self.models_tab = ModelsTab(context)
+        self.seen = gr.State(None)  # the status that this visitor's page shows
+        models = self.models_tab
+        chosen = [self.recognize_tab.samples, models.cards, models.vocabulary, models.search]
+        outputs = [self.seen, self.chip, self.away, self.model, *chosen]
+        blocks.load(self.look, [self.seen, self.model], outputs, queue=False, **UNSEEN)
+        timer = gr.Timer(ASK_EVERY_S)
+        timer.tick(self.look, [self.seen, self.model], outputs, queue=False, trigger_mode="once", **UNSEEN)
+        self.model.input(self.choose, [self.model], chosen, queue=False, **UNSEEN)
 
-
-def watch(page: gr.Blocks, shell: PageContext, chip: gr.HTML, away: gr.HTML) -> None:
-    """Keep every open page told how the server is."""
-    seen = gr.State(None)  # the state that this visitor's page shows
-    outputs = [seen, chip, away, shell.model, *shell.outputs]
-
-    async def look(before: ServerStatus | None, model: str | None) -> list[Any]:
-        now = await shell.server.state()
+    async def look(self, before: ServerStatus | None, model: str | None) -> Updates:
+        """Ask how the server is, and show what changed."""
+        now = await self._server.state()
         if now == before:
-            return [gr.skip()] * len(outputs)
-        said = [now, render_chip(now), render_away(now)]
+            return NOTHING
+        updates: Updates = {self.seen: now, self.chip: render_chip(now), self.away: render_away(now)}
         served = now.model(model) or now.model(None)
         if served is None:  # what was chosen stays for when the server is back
-            return said + [gr.skip()] * (len(outputs) - len(said))
-        return [*said, make_picker(now, served.name), *shell.updates(now, served.name)]
+            return updates
+        return {**updates, self.model: make_picker(now, served.name), **self._show_model(now, served.name)}
 
-    async def choose(model: str | None) -> list[Any]:
-        return shell.updates(await shell.server.state(), model)
+    async def choose(self, model: str | None) -> Updates:
+        """Show what depends on the model."""
+        return self._show_model(await self._server.state(), model)
 
-    page.load(look, [seen, shell.model], outputs, queue=False, **UNSEEN)
-    gr.Timer(ASK_EVERY_S).tick(look, [seen, shell.model], outputs, queue=False, trigger_mode="once", **UNSEEN)
-    shell.model.input(choose, [shell.model], shell.outputs, queue=False, **UNSEEN)
+    def _show_model(self, status: ServerStatus, model: str | None) -> Updates:
+        return {**self.recognize_tab.show_server(status, model), **self.models_tab.show_server(status, model)}
 
 
 def render_chip(state: ServerStatus) -> str:

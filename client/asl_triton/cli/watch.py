@@ -33,7 +33,7 @@ from asl_triton.cli.options import (
 )
 from asl_triton.labels import read_labels
 from asl_triton.live.capture import Capture, SourceLost, SourceResumed
-from asl_triton.live.spotting import LiveRules
+from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveEvent, LiveState
 from asl_triton.live.watch import Happening, ServerLost, ServerRecovered, Watch, WatchSummary
 from asl_triton.transport.endpoints import DEFAULT_SERVER

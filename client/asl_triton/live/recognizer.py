@@ -1,10 +1,9 @@
-"""Signs recognized while they are signed: frames as they come, from a camera or a browser, to glosses.
+"""Signs recognized while they are signed: frames in, as they come from a camera or a browser, glosses out.
 
-A window of the newest frames is asked about every few frames. At most one request is under way; what comes meanwhile
-waits in the window, and the newest window wins: with a server that is slower than the camera frames are dropped, and
-the answers never come later and later.
+Every few frames the newest window of frames is sent to the server, with at most one request under way. Frames that
+come meanwhile wait in the window. If the server is slower than the camera, frames are dropped, and the lag stays.
 
->>> session = LiveSession(recognizer)  # of a `Recognizer`; one a visitor
+>>> session = LiveSession(recognizer)  # of a `Recognizer`; one per visitor
 >>> state = session.feed(image_bgr, time_s)  # returns at once
 >>> print(state.gloss, [event.gloss for event in state.events], state.problem)
 """
@@ -16,12 +15,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from types import TracebackType
 
+import numpy as np
+
 from asl_triton.errors import AslTritonError
-from asl_triton.live.spotting import LiveRules, SignSpotter
-from asl_triton.live.state import EVENTS_KEPT, LiveCounters, LiveEvent, LiveState
+from asl_triton.live.rules import LiveRules
+from asl_triton.live.spotting import SignSpotter
+from asl_triton.live.state import LiveEvent, LiveState
 from asl_triton.live.window import LiveWindow, WindowSnapshot
 from asl_triton.models.served import FRAMES, STEP_LOGITS, ServedModel
 from asl_triton.recognizer.async_client import AsyncRecognizer
@@ -30,37 +31,40 @@ from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.video.reader import Image
 from asl_triton.video.windows import POSITION_FRAMES
 
-__all__ = ["LiveEvent", "LiveRecognizer", "LiveRules", "LiveSession", "LiveState"]
-
-SLOW_ANSWER_S = 5.0  # from which on a wait is worth a sentence
-MIN_PAUSE_S, MAX_PAUSE_S = 0.25, 2.0  # before a server that was away is asked again
+EVENTS_KEPT = 500
+LAGS_KEPT = 1000  # answers: five minutes and more
+RATE_FRAMES = 50  # that the frame rate is measured over
+SILENT_S = 1.0  # without a frame: nobody knows what is being signed now
+SLOW_ANSWER_S = 5.0  # a request that takes longer is a problem
+MIN_PAUSE_S, MAX_PAUSE_S = 0.25, 2.0  # before a server that failed is asked again
 
 
 class LiveRecognizer:
-    """Frames in, events out, for asyncio: feed it, and read `events()` in another task.
+    """The asyncio face: feed it frames, and read `events()` in another task.
 
-    It goes on whatever the server does: `state().problem` says what is wrong, until it is well again. Use it in an
-    `async with` block; leaving it gives up what is under way, and ends `events()`. `rules` may be replaced at any time.
+    Server failures do not end it: `state().problem` says what is wrong until answers come again. Use it in an
+    `async with` block; leaving the block cancels the request under way and ends `events()`. `rules` may be replaced at
+    any time.
     """
 
     def __init__(self, recognizer: AsyncRecognizer, rules: LiveRules | None = None) -> None:
         self.rules = rules or LiveRules()
         self._recognizer = recognizer
-        self._lock = threading.Lock()  # over all that follows: frames come from any thread
-        self._record = LiveCounters()
+        self._lock = threading.Lock()  # for all that follows: frames come from any thread
         self._served: ServedModel | None = None
-        self._window: LiveWindow | None = None  # None until the server said how frames are prepared
-        self._signs: SignSpotter | None = None
-        self._unread: deque[LiveEvent] = deque(maxlen=EVENTS_KEPT)
+        self._spotter: SignSpotter | None = None  # None until the server said how frames are prepared
+        self._obeyed: LiveRules | None = None  # by window and spotter
         self._problem: str | None = None
-        self._asked_s: float | None = None  # when the request that is under way was sent
+        self._sent_s: float | None = None  # when the request that is under way was sent
         self._is_last = False  # no more frames come
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._asking: asyncio.Task[None] | None = None
-        self._fed, self._told = asyncio.Event(), asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._fed, self._answered = asyncio.Event(), asyncio.Event()
+        self._num_read = 0  # events
+        self.clear()
 
     def feed(self, image_bgr: Image, time_s: float) -> None:
-        """Take one frame, uint8 (H, W, 3) BGR, shown at `time_s` by any clock that rises. Never waits; any thread.
+        """Take one frame, uint8 BGR (H, W, 3), shown at `time_s` by any clock that rises. Never waits; any thread.
 
         A pause in the clock, a clock that goes back, pictures of another size or a cut begin a new window.
 
@@ -69,76 +73,89 @@ class LiveRecognizer:
         """
         now_s = time.monotonic()
         with self._lock:
-            self._record.feed(now_s)
-            if self._window is None:
-                self._record.dropped_frames += 1
-                return
+            self._fed_times_s.append(now_s)
             self._window.push(image_bgr, time_s, now_s)
             is_due = self._window.is_due
         if is_due and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._fed.set)
 
     def state(self) -> LiveState:
-        """How it stands, now. From any thread."""
+        """How it goes now. Any thread."""
         now_s = time.monotonic()
         with self._lock:
-            state = replace(self._record.state(now_s), problem=self._problem or self._slowness(now_s))
-            if self._window is None or self._signs is None or self._served is None:
-                return state
-            now = self._signs.now if self._record.is_fed(now_s) else None
-            return replace(
-                state,
-                gloss=None if now is None else self._served.labels[now],
-                confidence=self._signs.best,
-                dropped_frames=state.dropped_frames + self._window.dropped_frames,
-                dropped_windows=state.dropped_windows + self._window.dropped_windows,
-                model=self._served.name,
+            first_s, newest_s = (self._fed_times_s[0], self._fed_times_s[-1]) if self._fed_times_s else (now_s, 0.0)
+            lag_s, lag_p95_s = np.quantile(self._lags_s, [0.5, 0.95]).tolist() if self._lags_s else (None, None)
+            problem = self._problem
+            if problem is None and self._sent_s is not None and now_s - self._sent_s >= SLOW_ANSWER_S:
+                address, waited_s = self._recognizer.transport.address, now_s - self._sent_s
+                problem = f"{address} has not answered for {waited_s:.0f} s: it is overloaded, stuck or away"
+            return LiveState(
+                gloss=self._spotter.gloss if self._spotter and now_s - newest_s < SILENT_S else None,
+                confidence=self._spotter.confidence if self._spotter else 0.0,
+                lag_s=lag_s,
+                lag_p95_s=lag_p95_s,
+                frame_rate=len(self._fed_times_s) / (now_s - first_s) if now_s > first_s else 0.0,
+                frames=self._window.frames,
+                dropped_frames=self._window.dropped_frames,
+                windows=self._num_windows,
+                dropped_windows=self._window.dropped_windows,
+                num_events=self._num_events,
+                events=tuple(self._events),
+                problem=problem,
+                model=self._served.name if self._served else None,
             )
 
     async def events(self) -> AsyncIterator[LiveEvent]:
         """The signs as they are recognized, for one reader; ends after `finish`, or with the block.
 
-        One who reads too slowly gets the newest 100.
+        A reader that is too slow gets the newest 500.
         """
         while True:
-            self._told.clear()
-            while self._unread:
-                yield self._unread.popleft()
-            if self._asking is None or self._asking.done():
+            self._answered.clear()
+            while self._num_read < self._num_events:
+                with self._lock:
+                    unread = min(self._num_events - self._num_read, len(self._events))
+                    event = self._events[-unread]
+                    self._num_read = self._num_events - unread + 1
+                yield event
+            if self._task is None or self._task.done():
                 return
-            await self._told.wait()
+            await self._answered.wait()
 
     def clear(self) -> None:
-        """Forget frames, events and counts, as if it had just begun. From any thread."""
+        """Forget frames, events and counts, as if it had just begun. Any thread."""
         with self._lock:
-            self._record = LiveCounters()
-            self._unread.clear()
+            self._window = LiveWindow()
+            self._fed_times_s: deque[float] = deque(maxlen=RATE_FRAMES)
+            self._lags_s: deque[float] = deque(maxlen=LAGS_KEPT)
+            self._events: deque[LiveEvent] = deque(maxlen=EVENTS_KEPT)
+            self._num_windows, self._num_events, self._num_read = 0, 0, 0
             if self._served is not None:
                 self._prepare(self._served)
 
     async def finish(self) -> None:
-        """No more frames come: ask about those not asked about yet, and return when all is answered.
+        """No more frames come: ask about those that were not part of a request, and return when all is answered.
 
-        Where the server is away this ends too; `state().problem` says so then.
+        If the server is away this ends too; `state().problem` says so then.
         """
         self._is_last = True
         self._fed.set()
-        if self._asking is not None:
-            await asyncio.shield(self._asking)
+        if self._task is not None:
+            await asyncio.shield(self._task)
 
     async def start(self) -> None:
-        """Begin to ask. The block does it."""
+        """Begin to ask the server. The `async with` block does it."""
         self._loop = asyncio.get_running_loop()
-        self._asking = asyncio.create_task(self._ask_on())
-        self._asking.add_done_callback(lambda _: self._told.set())
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(lambda _: self._answered.set())
 
     async def stop(self) -> None:
-        """Give up what is under way. The block does it."""
+        """Cancel what is under way. The `async with` block does it."""
         self._loop = None
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._task is not None:
+            self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._asking
+                await self._task
 
     async def __aenter__(self) -> "LiveRecognizer":
         await self.start()
@@ -149,8 +166,8 @@ class LiveRecognizer:
     ) -> None:
         await self.stop()
 
-    async def _ask_on(self) -> None:
-        """Ask about one window after another, through all that a server may do."""
+    async def _run(self) -> None:
+        """Ask about one window after another, whatever the server does."""
         pause_s = MIN_PAUSE_S
         while True:
             try:
@@ -158,77 +175,75 @@ class LiveRecognizer:
                 with self._lock:
                     if served != self._served:
                         self._prepare(served)
-                while (clip := await self._next_clip()) is not None:
-                    await self._ask(served, clip)
-                    pause_s = MIN_PAUSE_S
-                return
+                while True:
+                    self._fed.clear()
+                    with self._lock:
+                        if self.rules is not self._obeyed:
+                            self._obey(self.rules)
+                        window = self._window.take(flush=self._is_last)
+                    if window is not None:
+                        await self._ask(served, window)
+                        pause_s = MIN_PAUSE_S
+                    elif self._is_last:
+                        return
+                    else:
+                        await self._fed.wait()
             except AslTritonError as exc:
                 with self._lock:
-                    self._problem, self._asked_s = str(exc), None
-                    if self._signs is not None:
-                        self._signs.pause()
+                    self._problem, self._sent_s = str(exc), None
+                    if self._spotter is not None:
+                        self._spotter.pause()
             if self._is_last:
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     def _prepare(self, served: ServedModel) -> None:
-        """Begin with an empty window, as that model wants it."""
-        if self._window is not None:
-            self._record.dropped_frames += self._window.dropped_frames
-            self._record.dropped_windows += self._window.dropped_windows
-        self._served, self._window, self._signs = served, LiveWindow(served.preset), SignSpotter(served.preset)
+        """Begin with an empty window for that model."""
+        self._served, self._spotter, self._obeyed = served, SignSpotter(served.labels, served.preset), None
+        self._window.prepare(served.preset)
 
-    async def _next_clip(self) -> WindowSnapshot | None:
-        """The newest window, when one is due; None when no more come."""
-        while True:
-            self._fed.clear()
-            with self._lock:
-                assert self._window is not None
-                self._window.size(self.rules.window_frames, self.rules.stride_frames)
-                clip = self._window.take(flush=self._is_last)
-            if clip is not None or self._is_last:
-                return clip
-            await self._fed.wait()
+    def _obey(self, rules: LiveRules) -> None:
+        """Follow new rules, or those that the model before did not fit.
 
-    async def _ask(self, served: ServedModel, clip: WindowSnapshot) -> None:
-        """Ask about a window, and tell the signs that come of it."""
-        rules, signs = self.rules, self._signs
-        class_ids = rules.class_ids(served.labels, served.preset)
-        self._asked_s = time.monotonic()
+        Raises:
+            LabelsError, AslTritonError: they do not fit the model.
+        """
+        assert self._spotter is not None
+        self._spotter.obey(rules)
+        self._window.obey(rules)
+        self._obeyed = rules
+
+    async def _ask(self, served: ServedModel, window: WindowSnapshot) -> None:
+        """Ask about a window, and report the signs that come of it."""
+        spotter = self._spotter
+        self._sent_s = time.monotonic()
         if served.datatype == "UINT8":
-            tensor = served.make_input(clip.frames)
+            tensor = served.make_input(window.frames)
         else:  # normalizing takes long enough to hold up others
-            tensor = await asyncio.to_thread(served.make_input, clip.frames)
+            tensor = await asyncio.to_thread(served.make_input, window.frames)
         answers = await self._recognizer.transport.infer(
             served.name, {FRAMES: tensor}, [STEP_LOGITS], self._recognizer.priority
         )
-        steps = max(math.ceil(len(clip.frames) / POSITION_FRAMES) - 1, 1)
+        steps = max(math.ceil(len(window.frames) / POSITION_FRAMES) - 1, 1)
         step_logits = served.check_output(answers[STEP_LOGITS][0], (steps,), self._recognizer.transport.address)
         with self._lock:
-            self._problem = self._asked_s = None
-            if signs is None or signs is not self._signs:
+            self._problem = self._sent_s = None
+            if spotter is None or spotter is not self._spotter:
                 return  # cleared meanwhile
-            signed = signs.add(clip, step_logits, rules, class_ids)
-            lag_s = time.monotonic() - clip.fed_s
-            told = [
-                LiveEvent(served.labels[s.class_id], s.class_id, s.confidence, s.start_s, s.end_s, lag_s)
-                for s in signed
+            signs = spotter.add(window, step_logits)
+            lag_s = time.monotonic() - window.fed_s
+            self._num_windows += 1
+            self._lags_s.append(lag_s)
+            self._num_events += len(signs)
+            self._events += [
+                LiveEvent(sign.gloss, sign.class_id, sign.confidence, sign.start_s, sign.end_s, lag_s) for sign in signs
             ]
-            self._record.answer(lag_s, told)
-            self._unread += told
-        self._told.set()
-
-    def _slowness(self, now_s: float) -> str | None:
-        """The sentence for an answer that takes long."""
-        if self._asked_s is None or now_s - self._asked_s < SLOW_ANSWER_S:
-            return None
-        address = self._recognizer.transport.address
-        return f"{address} has not answered for {now_s - self._asked_s:.0f} s: it is overloaded, stuck or away"
+        self._answered.set()
 
 
 class LiveSession:
-    """The sync face of `LiveRecognizer`, for pages: one a visitor. It may be fed from any thread.
+    """The sync face of `LiveRecognizer`, for pages: one per visitor. It may be fed from any thread.
 
     `recognizer` may be shared by many sessions, and is not closed with them. Close a session that is not fed any more.
     """
@@ -240,7 +255,7 @@ class LiveSession:
 
     @property
     def rules(self) -> LiveRules:
-        """May be replaced at any time; the next window obeys."""
+        """May be replaced at any time, and hold from the next window on."""
         return self._live.rules
 
     @rules.setter
@@ -248,13 +263,13 @@ class LiveSession:
         self._live.rules = rules
 
     def feed(self, image_bgr: Image, time_s: float) -> LiveState:
-        """As `LiveRecognizer.feed`; gives how it stands then, at once, whatever the server does."""
+        """As `LiveRecognizer.feed`; returns the state at once, whatever the server does."""
         if not self._is_closed:
             self._live.feed(image_bgr, time_s)
         return self._live.state()
 
     def state(self) -> LiveState:
-        """How it stands, now."""
+        """How it goes now."""
         return self._live.state()
 
     def clear(self) -> None:
@@ -262,7 +277,7 @@ class LiveSession:
         self._live.clear()
 
     def close(self) -> None:
-        """Give up what is under way. Closing twice is well; a frame fed after that is ignored."""
+        """Cancel what is under way. Closing twice is fine; frames fed after that are ignored."""
         if not self._is_closed:
             self._is_closed = True
             run(self._live.stop())

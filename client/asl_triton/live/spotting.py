@@ -1,221 +1,150 @@
-"""Answers about ever newer windows to signs, each told once and soon.
+"""Sign spotting in a live stream: from the answers about ever newer windows to signs, each reported once and soon.
 
-The steps of a window say when a gloss was seen; the same stretch is seen by several windows, so what overlaps what was
-told is the same sign. A gloss is told while it is still being signed: at once where it is sure, else when a later
-answer still says so, because the beginning of a sign often looks like another.
+A gloss is reported while it is still being signed: at once where it is sure, else when a later answer confirms it,
+because the beginning of a sign often looks like another.
 
-Measured with the demo checkpoint on 40 signs of rendered signers with pauses between (64 frames, every 8): 39 told, 1
-wrong, none twice, the median 0.16 s before the hands go down; the pooled logits of the window by the same rules tell as
-many, 0.04 s later. With pauses of a second or less, 34 of 36 against 29: a pooled window holds a gloss for its whole
-length. Without the second look 4 are wrong.
+Measured with the demo checkpoint on 40 signs of rendered signers with pauses between (64 frames, every 8): 39 found, 1
+wrong, none twice, reported 0.16 s before the hands go down (median). The pooled logits of the windows, by the same
+rules, find as many 0.04 s later; with pauses of a second or less they find 29 of 36 against 34, because a pooled window
+holds a gloss for its whole length. Without confirmation 4 are wrong.
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from asl_triton.errors import AslTritonError
-from asl_triton.live.window import LiveWindow, WindowSnapshot
-from asl_triton.postprocessing.ranking import Ranking, compute_confidences
+from asl_triton.live.rules import LiveRules
+from asl_triton.live.window import WindowSnapshot
+from asl_triton.postprocessing.segmentation import Hysteresis, Segmentation
+from asl_triton.postprocessing.stitching import make_steps
 from asl_triton.presets import Preset
-from asl_triton.results import Logits
-from asl_triton.video.windows import POSITION_FRAMES
+from asl_triton.results import Logits, Segment
 
-RELEASE = 0.5  # of `min_confidence`: a gloss goes on above it
-SURE = 0.9  # confidence from which one answer is enough
-SETTLE_S = 0.3  # between the two answers that say the same of a gloss that is not sure
-OVERLAP = 0.3  # of the shorter: of two glosses that share more, the less confident is none
-NOW_S = 0.7  # before the window's end: what is signed later than that is being signed now
-
-
-@dataclass(frozen=True)
-class LiveRules:
-    """When the server is asked, and when a sign is told. Checked when made: `AslTritonError`.
-
-    `vocabulary` tells only its glosses. Frames count at the preset's rate, 25 a second if it has none.
-    """
-
-    window_frames: int | None = None  # of one request; None: as the preset says
-    stride_frames: int = POSITION_FRAMES  # from one request to the next
-    min_confidence: float = 0.5  # of a sign that is told
-    gone_s: float = 0.4  # a gloss that is away for longer, and comes back, is another sign
-    repeat_s: float = 4.0  # a gloss that goes on without end is told again after so long
-    vocabulary: Collection[str] | None = None
-
-    def __post_init__(self) -> None:
-        if self.vocabulary is not None:
-            object.__setattr__(self, "vocabulary", frozenset(self.vocabulary))  # it is looked through at each answer
-        Ranking(vocabulary=self.vocabulary, min_confidence=self.min_confidence)
-        if self.min_confidence == 0:
-            raise AslTritonError("min_confidence is 0: every pause would be a sign; it goes from above 0 to 1")
-        for name in ("window_frames", "stride_frames"):
-            frames = getattr(self, name)
-            if frames is not None and frames < 1:
-                raise AslTritonError(f"{name} is {frames}: it is 1 frame or more")
-        if not self.gone_s >= 0 or not self.repeat_s > 0:
-            raise AslTritonError(
-                f"gone_s is {self.gone_s} and repeat_s {self.repeat_s}: seconds, from 0, and above 0, on"
-            )
-
-    def class_ids(self, labels: Sequence[str], preset: Preset) -> npt.NDArray[np.intp]:
-        """The classes that may be told by a model of those labels and that preset.
-
-        Raises:
-            LabelsError: the vocabulary does not fit the labels. AslTritonError: the window does not fit the preset.
-        """
-        LiveWindow(preset).size(self.window_frames, self.stride_frames)
-        return Ranking(vocabulary=self.vocabulary).class_ids(labels)
-
-
-@dataclass(frozen=True)
-class Detection:
-    """A stretch of one window in which a gloss is seen; `confidence` is its highest."""
-
-    class_id: int
-    start_s: float
-    end_s: float
-    confidence: float
-
-    @property
-    def middle_s(self) -> float:
-        """When it is half over."""
-        return (self.start_s + self.end_s) / 2
-
-    def shares(self, other: "Detection") -> bool:
-        """Whether the two overlap by so much that they cannot both be."""
-        common_s = min(self.end_s, other.end_s) - max(self.start_s, other.start_s)
-        return common_s > OVERLAP * min(self.end_s - self.start_s, other.end_s - other.start_s)
-
-    def follows(self, other: "Detection", gone_s: float) -> bool:
-        """Whether the two are one sign."""
-        apart_s = max(self.start_s, other.start_s) - min(self.end_s, other.end_s)
-        return self.class_id == other.class_id and apart_s <= gone_s
-
-    def joined(self, other: "Detection") -> "Detection":
-        """One sign of two sightings."""
-        start_s, end_s = min(self.start_s, other.start_s), max(self.end_s, other.end_s)
-        return Detection(self.class_id, start_s, end_s, max(self.confidence, other.confidence))
+SURE = 0.9  # from this confidence on, one answer is enough
+SETTLE_S = 0.3  # between two answers that agree on a gloss that is not sure
+NOW_S = 0.7  # a gloss that ends later than this before the window's end is being signed now
 
 
 @dataclass
 class Track:
-    """What is known of one sign: `told_s` is where it ended when it was told, None before."""
+    """One sign, over all windows that saw it. `reported_s` is where it ended when it was reported, None before."""
 
-    seen: Detection
-    first_seen_s: float  # the end of the window that saw it first
-    told_s: float | None = None
+    seen: Segment
+    first_seen_s: float  # the end of the first window that saw it
+    reported_s: float | None = None
+
+    def matches(self, segment: Segment, gone_s: float) -> bool:
+        """Whether a segment of another window is the same sign."""
+        apart_s = max(segment.start_s, self.seen.start_s) - min(segment.end_s, self.seen.end_s)
+        return segment.class_id == self.seen.class_id and apart_s <= gone_s
 
 
 class SignSpotter:
-    """The signs of one stream, out of its answers in order; memory is bounded by a window's length.
+    """The signs of one stream, from the answers about its windows, in order. Memory is bounded by a window's length.
 
-    `now` is the gloss that is being signed, None where none is; `best` the confidence of it, or of the nearest to it.
+    A `Segmenter` waits until a sign is over and no window can change it. This cannot wait: it sees each instant in
+    several windows, looks for runs in each of them by the same thresholds and the same overlap rule, and follows each
+    sign through the windows to report it once. A sign that may go on has no peak yet, so it lasts for all of its run.
+
+    `gloss` is being signed now, None where none is; `confidence` is its own, or that of the nearest gloss.
     """
 
-    def __init__(self, preset: Preset) -> None:
-        self.now: int | None = None
-        self.best = 0.0
+    def __init__(self, labels: Sequence[str], preset: Preset) -> None:
+        self.gloss: str | None = None
+        self.confidence = 0.0
+        self._labels = labels
         self._preset = preset
-        self._signs: list[Track] = []
+        self._tracks: list[Track] = []
         self._run = 0
         self._end_s = 0.0  # of the newest window
+        self.obey(LiveRules())
 
-    def add(
-        self, clip: WindowSnapshot, step_logits: Logits, rules: LiveRules, class_ids: npt.NDArray[np.intp]
-    ) -> list[Detection]:
-        """Take the step logits (S, C) of a window; gives the signs to tell. `class_ids` are those that may be told."""
-        told = self._out_of_sight(clip)
-        self._run, self._end_s = clip.run, clip.time_s(clip.num_shown)
-        self._signs = [sign for sign in self._signs if sign.seen.end_s >= clip.start_s - rules.gone_s]
-        scores = np.stack([compute_confidences(logits, self._preset) for logits in step_logits])[:, class_ids]
-        seen = suppress_non_maxima(find_detections(clip, scores, class_ids, rules.min_confidence))
-        told += [sign for sighting in seen for sign in self._looked_at(sighting, rules)]
-        self._forget_unseen(seen, rules)
-        self._look_at_now(clip, scores, seen)
-        return told + (self._untold() if clip.flushed else [])
+    def obey(self, rules: LiveRules) -> None:
+        """Follow these rules from the next window on.
+
+        Raises:
+            LabelsError, AslTritonError: they do not fit the model.
+        """
+        self._class_ids = rules.class_ids(self._labels, self._preset)
+        self._segmentation = Segmentation(rules.min_confidence, min_length_s=0.0, max_length_s=math.inf)
+        self._rules = rules
+
+    def add(self, window: WindowSnapshot, step_logits: Logits) -> list[Segment]:
+        """Take the step logits (S, C) of the next window; returns the signs to report."""
+        start_s, end_s = float(window.timing.edges_s[0]), float(window.timing.edges_s[-1])
+        is_same_run = window.timing.shot == self._run
+        signs = self._report_waiting(before_s=start_s if is_same_run else math.inf)
+        if not is_same_run and start_s < self._end_s:  # the clock went back
+            self._tracks = []
+        self._run, self._end_s = window.timing.shot, end_s
+        self._tracks = [track for track in self._tracks if track.seen.end_s >= start_s - self._rules.gone_s]
+        steps = make_steps(window.timing, step_logits, self._preset)
+        hysteresis = Hysteresis(self._segmentation, self._class_ids)
+        runs = [run for step in steps for run in hysteresis.push(step)] + hysteresis.finish()
+        segments = list[Segment]()  # most confident first
+        for run in sorted(runs, key=lambda run: -max(run.confidences)):
+            if not self._segmentation.has_conflict(run.start_s, run.end_s, [(s.start_s, s.end_s) for s in segments]):
+                peak = int(np.argmax(run.confidences))
+                segments.append(
+                    Segment(
+                        gloss=self._labels[run.class_id],
+                        class_id=run.class_id,
+                        start_s=run.start_s,
+                        end_s=run.end_s,
+                        confidence=run.confidences[peak],
+                        peak_s=run.times_s[peak],
+                    )
+                )
+        signs += [sign for segment in segments if (sign := self._follow(segment)) is not None]
+        # A candidate that the next window does not confirm was not a sign.
+        self._tracks = [
+            track
+            for track in self._tracks
+            if track.reported_s is not None or any(track.matches(segment, self._rules.gone_s) for segment in segments)
+        ]
+        late = [segment for segment in segments if segment.end_s > end_s - NOW_S]
+        newest = max(late, key=lambda segment: segment.end_s, default=None)
+        nearest = max((float(step.confidences[self._class_ids].max()) for step in steps[-2:]), default=0.0)
+        self.gloss, self.confidence = (newest.gloss, newest.confidence) if newest else (None, nearest)
+        return signs + (self._report_waiting() if window.is_last else [])
 
     def pause(self) -> None:
-        """Nothing is known of now."""
-        self.now, self.best = None, 0.0
+        """Answers stopped coming: nobody knows what is being signed now."""
+        self.gloss, self.confidence = None, 0.0
 
-    def _out_of_sight(self, clip: WindowSnapshot) -> list[Detection]:
-        """What is to be told because no second look can come: another run begins, or the server was slow."""
-        if clip.run == self._run:
-            return self._untold(before_s=clip.start_s)
-        told = self._untold()
-        if clip.start_s < self._end_s:  # the clock went back
-            self._signs = []
-        return told
-
-    def _untold(self, before_s: float = math.inf) -> list[Detection]:
-        """What waits for a second look, and is half over before then."""
-        waiting = [sign for sign in self._signs if sign.told_s is None and sign.seen.middle_s < before_s]
-        for sign in waiting:
-            sign.told_s = sign.seen.end_s
-        return [sign.seen for sign in waiting]
-
-    def _looked_at(self, sighting: Detection, rules: LiveRules) -> Iterator[Detection]:
-        """Make a sighting part of what is known; gives it if it is to be told."""
-        known = next((sign for sign in self._signs if sighting.follows(sign.seen, rules.gone_s)), None)
-        if known is None:
-            if any(s.told_s is not None and s.seen.confidence >= sighting.confidence and sighting.shares(s.seen)
-                   for s in self._signs):  # fmt: skip
-                return
-            known = Track(sighting, self._end_s)
-            self._signs.append(known)
-        known.seen = sighting.joined(known.seen)
-        if known.told_s is None:
-            is_known = known.seen.confidence >= SURE or self._end_s - known.first_seen_s >= SETTLE_S
-        else:
-            is_known = known.seen.end_s - known.told_s >= rules.repeat_s
-        if is_known:
-            start_s = known.seen.start_s if known.told_s is None else known.told_s
-            known.told_s = known.seen.end_s
-            yield Detection(known.seen.class_id, start_s, known.seen.end_s, sighting.confidence)
-
-    def _forget_unseen(self, seen: Sequence[Detection], rules: LiveRules) -> None:
-        """A first guess that the second look does not bear out was none."""
-        self._signs = [
-            sign
-            for sign in self._signs
-            if sign.told_s is not None or any(sighting.follows(sign.seen, rules.gone_s) for sighting in seen)
+    def _report_waiting(self, before_s: float = math.inf) -> list[Segment]:
+        """The signs that wait for confirmation and have their middle before that time: no window to come sees them."""
+        waiting = [
+            track
+            for track in self._tracks
+            if track.reported_s is None and (track.seen.start_s + track.seen.end_s) / 2 < before_s
         ]
+        for track in waiting:
+            track.reported_s = track.seen.end_s
+        return [track.seen for track in waiting]
 
-    def _look_at_now(self, clip: WindowSnapshot, scores: npt.NDArray[np.float64], seen: Sequence[Detection]) -> None:
-        late = [sighting for sighting in seen if sighting.end_s > self._end_s - NOW_S]
-        newest = max(late, key=lambda sighting: sighting.end_s, default=None)
-        self.now = newest.class_id if newest else None
-        last_step = max(len(scores) - 2, 0)
-        self.best = newest.confidence if newest else float(scores[last_step:].max())
-
-
-def find_detections(
-    clip: WindowSnapshot, scores: npt.NDArray[np.float64], class_ids: npt.NDArray[np.intp], min_confidence: float
-) -> Iterator[Detection]:
-    """The runs of steps, of confidences (S, classes), above the release that reach the threshold somewhere.
-
-    Step s covers the frames from 8 s to 8 s + 15 and stands for those in its middle. Steps that see only repetitions of
-    the last frame are left out.
-    """
-    shown = max(1, sum(s * POSITION_FRAMES + POSITION_FRAMES / 2 < clip.num_shown for s in range(len(scores))))
-    for column in np.flatnonzero(scores[:shown].max(axis=0) >= min_confidence):
-        held = scores[:shown, column] >= RELEASE * min_confidence
-        edges = np.flatnonzero(np.diff(held, prepend=False, append=False))  # (2 a run): its first step, one behind it
-        for first, behind in edges.reshape(-1, 2):
-            peak = float(scores[first:behind, column].max())
-            if peak >= min_confidence:
-                start_s = clip.time_s((first + 0.5) * POSITION_FRAMES)
-                end_s = clip.time_s((behind + 0.5) * POSITION_FRAMES)
-                yield Detection(int(class_ids[column]), start_s, end_s, peak)
-
-
-def suppress_non_maxima(seen: Iterator[Detection]) -> list[Detection]:
-    """The sightings without those that a more confident one leaves no room for."""
-    kept: list[Detection] = []
-    for sighting in sorted(seen, key=lambda sighting: -sighting.confidence):
-        if not any(sighting.shares(other) for other in kept):
-            kept.append(sighting)
-    return kept
+    def _follow(self, segment: Segment) -> Segment | None:
+        """Add a segment of the newest window to its track; returns the sign if it is to be reported now."""
+        track = next((track for track in self._tracks if track.matches(segment, self._rules.gone_s)), None)
+        if track is None:
+            stronger = [
+                (track.seen.start_s, track.seen.end_s)
+                for track in self._tracks
+                if track.reported_s is not None and track.seen.confidence >= segment.confidence
+            ]
+            if self._segmentation.has_conflict(segment.start_s, segment.end_s, stronger):
+                return None
+            track = Track(segment, self._end_s)
+            self._tracks.append(track)
+        start_s, end_s = min(segment.start_s, track.seen.start_s), max(segment.end_s, track.seen.end_s)
+        track.seen = replace(max(segment, track.seen, key=lambda s: s.confidence), start_s=start_s, end_s=end_s)
+        if track.reported_s is None:
+            is_due = track.seen.confidence >= SURE or self._end_s - track.first_seen_s >= SETTLE_S
+        else:
+            start_s, is_due = track.reported_s, end_s - track.reported_s >= self._rules.repeat_s
+        if not is_due:
+            return None
+        track.reported_s = end_s
+        return replace(segment, start_s=start_s, end_s=end_s)

@@ -1,4 +1,4 @@
-"""A camera, an address or a file watched to its end: its frames through a live model, and what happens told."""
+"""Watch a camera, an address or a file to its end: its frames go through a live recognizer, and signs come out."""
 
 import asyncio
 import time
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from asl_triton.errors import VideoError
 from asl_triton.live.capture import Capture, SourceLost, SourceResumed
 from asl_triton.live.recognizer import LiveRecognizer
-from asl_triton.live.spotting import LiveRules
+from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveEvent, LiveState
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.video.reader import Frame
 
-LOOK_EVERY_S = 0.2  # at the state
+POLL_EVERY_S = 0.2  # the state
 
 
 @dataclass(frozen=True)
 class ServerLost:
-    """The server gives no answers, from now on; what is signed meanwhile is lost."""
+    """From now on the server gives no answers; what is signed meanwhile is lost."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class ServerRecovered:
-    """The server answers again, `away_s` after it was found away."""
+    """The server answers again, `away_s` after it stopped."""
 
     away_s: float
 
@@ -35,13 +35,13 @@ Happening = LiveEvent | SourceLost | SourceResumed | ServerLost | ServerRecovere
 
 @dataclass(frozen=True)
 class WatchSummary:
-    """What came of it; the lags are those of the last 1,000 answers."""
+    """The result of watching; the lags are those of the last 1,000 answers."""
 
     source: str
     seconds: float
     signs: int
     frames: int  # fed
-    dropped_frames: int  # that nobody was asked about, those that the source gave too fast among them
+    dropped_frames: int  # never part of a request
     windows: int
     dropped_windows: int
     dropouts: int
@@ -53,8 +53,8 @@ class WatchSummary:
 class Watch:
     """One watching of an open capture.
 
-    `on_happening` sees signs, dropouts and a server's going and coming, as they come; `on_state` how it stands, several
-    times a second. `summary` may be read at any time, after Ctrl-C too.
+    `on_happening` gets signs, dropouts, and when the server goes away and comes back, as they happen; `on_state` gets
+    the state several times per second. `summary` may be read at any time, after Ctrl-C too.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Watch:
         self._on_happening, self._on_state = on_happening, on_state
         self._live: LiveRecognizer | None = None
         self._began_s = time.monotonic()
-        self._away_s: float | None = None  # since when the server is
+        self._lost_s: float | None = None  # since when the server is away
         self._dropouts = 0
         self._stopped: str | None = None
 
@@ -77,18 +77,18 @@ class Watch:
         """Watch until the source ends, or is given up.
 
         Raises:
-            AslTritonError: before it begins, the server is away, serves nothing that fits, or nothing that the rules
-                fit.
+            AslTritonError: before it begins, the server is away, serves nothing that fits, or the rules do not fit what
+                it serves.
         """
         served = await recognizer.model()
-        self._rules.class_ids(served.labels, served.preset)  # what does not fit is told before a frame is seen
+        self._rules.class_ids(served.labels, served.preset)  # raises what does not fit before a frame is seen
         async with LiveRecognizer(recognizer, self._rules) as live:
             self._live, self._began_s = live, time.monotonic()
-            tasks = [asyncio.create_task(self._feed(live)), asyncio.create_task(self._look(live))]
+            tasks = [asyncio.create_task(self._feed(live)), asyncio.create_task(self._poll(live))]
             try:
                 async for event in live.events():
                     self._on_happening(event)
-                self._look_at(live.state())
+                self._report(live.state())
                 self._stopped = self._stopped or live.state().problem
             finally:
                 self._capture.close()
@@ -98,14 +98,14 @@ class Watch:
 
     @property
     def summary(self) -> WatchSummary:
-        """What came of it so far."""
+        """The result so far."""
         state = self._live.state() if self._live else LiveState()
         return WatchSummary(
             source=self._capture.name,
             seconds=time.monotonic() - self._began_s,
             signs=state.num_events,
             frames=state.frames,
-            dropped_frames=state.dropped_frames + self._capture.dropped_frames,
+            dropped_frames=state.dropped_frames,
             windows=state.windows,
             dropped_windows=state.dropped_windows,
             dropouts=self._dropouts,
@@ -115,38 +115,32 @@ class Watch:
         )
 
     async def _feed(self, live: LiveRecognizer) -> None:
-        """All frames of the source, from a thread of their own."""
-        loop = asyncio.get_running_loop()
-
-        def feed() -> None:
-            for item in self._capture:
-                if isinstance(item, Frame):
-                    live.feed(item.image, item.time_s)
-                else:
-                    loop.call_soon_threadsafe(self._tell, item)
-
+        """Feed all frames of the source, from a thread."""
         try:
-            await asyncio.to_thread(feed)
+            await asyncio.to_thread(self._feed_frames, live, asyncio.get_running_loop())
         except VideoError as exc:
             self._stopped = str(exc)
         await live.finish()
 
-    def _tell(self, item: SourceLost | SourceResumed) -> None:
-        self._dropouts += isinstance(item, SourceLost)
-        self._on_happening(item)
+    def _feed_frames(self, live: LiveRecognizer, loop: asyncio.AbstractEventLoop) -> None:
+        for item in self._capture:
+            if isinstance(item, Frame):
+                live.feed(item.image, item.time_s)
+            else:
+                self._dropouts += isinstance(item, SourceLost)
+                loop.call_soon_threadsafe(self._on_happening, item)
 
-    async def _look(self, live: LiveRecognizer) -> None:
-        """At the state, again and again."""
+    async def _poll(self, live: LiveRecognizer) -> None:
         while True:
-            self._look_at(live.state())
-            await asyncio.sleep(LOOK_EVERY_S)
+            self._report(live.state())
+            await asyncio.sleep(POLL_EVERY_S)
 
-    def _look_at(self, state: LiveState) -> None:
-        """Show the state, and tell when the server goes or comes."""
-        if state.problem is not None and self._away_s is None:
-            self._away_s = time.monotonic()
+    def _report(self, state: LiveState) -> None:
+        """Hand over the state, and whether the server went away or came back."""
+        if state.problem is not None and self._lost_s is None:
+            self._lost_s = time.monotonic()
             self._on_happening(ServerLost(state.problem))
-        elif state.problem is None and self._away_s is not None:
-            self._on_happening(ServerRecovered(time.monotonic() - self._away_s))
-            self._away_s = None
+        elif state.problem is None and self._lost_s is not None:
+            self._on_happening(ServerRecovered(time.monotonic() - self._lost_s))
+            self._lost_s = None
         self._on_state(state)

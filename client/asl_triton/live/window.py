@@ -1,4 +1,4 @@
-"""Frames as they come, at whatever pace, to the newest window of crops at a constant one; memory is bounded."""
+"""The newest window of a live stream: frames come at any rate, crops leave at a constant one. Memory is bounded."""
 
 import math
 from collections import deque
@@ -6,90 +6,93 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asl_triton.errors import AslTritonError, VideoError
+from asl_triton.errors import VideoError
+from asl_triton.live.rules import LiveRules
 from asl_triton.presets import Preset
 from asl_triton.video.preprocessing import Crop, crop_frame
 from asl_triton.video.reader import Image
 from asl_triton.video.shots import ShotDetector
+from asl_triton.video.windows import WindowTiming
 
-LIVE_FRAME_RATE = 25.0  # frames per second, where the preset takes the clip's own
-MAX_GAP_S = 1.0  # between two frames; a clock that jumps by more, either way, begins a new window
-# Of a window, seen before the first request: steps of the clip so far are sound, a repeated last frame is not.
+LIVE_FRAME_RATE = 25.0  # frames per second, for presets that take the clip's own rate
+MAX_GAP_S = 1.0  # a clock that jumps by more, either way, begins a new run
+# The share of a window that must be there for a run's first request. A network that takes clips of any length is sound
+# on a short one; one that takes windows of one length sees the last frame repeated.
 FIRST_SHARE = {"clip": 1 / 4, "window": 1 / 2}
 
 
 @dataclass(frozen=True)
 class WindowSnapshot:
-    """A window to ask about: `frames` is uint8 RGB (T, 224, 224, 3), of which the first `num_shown` were seen.
+    """A window to ask about: `frames` is uint8 RGB (T, 224, 224, 3).
 
-    What is behind them repeats the last. The first was shown at `start_s` by the clock of those who fed it, the newest
-    was fed at `fed_s` by `time.monotonic`. Clips of one `run` follow one another; `flushed` is the last of its run.
+    `timing` has the times by the clock that the frames were fed with; its `shot` counts the stream's runs.
     """
 
     frames: Image
-    num_shown: int
-    start_s: float
-    frame_rate: float
-    fed_s: float
-    run: int
-    flushed: bool
-
-    def time_s(self, frames: float) -> float:
-        """When so many frames of it were over."""
-        return self.start_s + min(frames, self.num_shown) / self.frame_rate
+    timing: WindowTiming
+    fed_s: float  # when the newest frame was fed, by `time.monotonic`
+    is_last: bool  # nothing more comes of this run
 
 
 @dataclass
 class BufferedFrame:
-    """One frame at the constant rate; `is_new` where it was fed, and does not repeat the one before."""
+    """One frame at the constant rate; `is_new` unless it repeats the one before."""
 
-    number: int  # counts from the run's first
+    number: int  # from the beginning of the run
     image: Image
     is_new: bool
 
 
 class LiveWindow:
-    """The newest crops of a stream, for one thread at a time. A new run begins at a gap, a cut, or another size.
+    """The newest crops of a stream, and the only place where live frames are dropped and counted. Not thread-safe.
 
-    A window is due every `stride_frames`, the first as soon as a part of it is there.
+    Frames are dropped until `prepare` says which preset they are for. A new run begins at a gap, a cut, or when the
+    pictures change their size. A window is due every `stride_frames`, and the first of a run as soon as a part of it
+    is there.
     """
 
-    def __init__(self, preset: Preset) -> None:
-        self.preset = preset
-        self.frame_rate = preset.frame_rate or LIVE_FRAME_RATE
-        self.size(None, 1)
-        self.dropped_frames = 0  # fed, and never asked about: too late, or gone before the next request
-        self.dropped_windows = 0  # due, and overtaken by the next before anybody asked
-        self._slots: deque[BufferedFrame] = deque()
-        self._picture: tuple[int, ...] = ()
-        self._shot_number, self._shot = ShotDetector(), -1
+    def __init__(self) -> None:
+        self.frames = 0  # fed
+        self.dropped_frames = 0  # fed, and never part of a request
+        self.dropped_windows = 0  # due, and replaced by the next before anybody asked
+        self.is_due = False
+        self._preset: Preset | None = None
+        self._buffer: deque[BufferedFrame] = deque()
         self._run = 0
+
+    def prepare(self, preset: Preset) -> None:
+        """Begin with an empty window for a model with that preset."""
+        self._forget(len(self._buffer))
+        self._preset = preset
+        self._frame_rate = preset.frame_rate or LIVE_FRAME_RATE
+        self.obey(LiveRules())
+        self._shape: tuple[int, ...] = ()
+        self._shots, self._shot = ShotDetector(), -1
         self._began_s = self._newest_s = -math.inf
         self._fed_s = 0.0
-        self._asked = -1  # the newest slot that was asked about
-        self._due = 0  # the slot that makes the next window due
+        self._asked = -1  # number of the newest frame that was part of a request
+        self._due = 0  # number of the frame that makes the next window due
         self.is_due = False
 
-    def size(self, window_frames: int | None, stride_frames: int) -> None:
-        """How long a window is (None: as the preset says), and how often one is due.
+    def obey(self, rules: LiveRules) -> None:
+        """Follow these rules from now on.
 
         Raises:
-            AslTritonError: the preset takes no window of that length.
+            AslTritonError: the preset does not take windows of that length.
         """
-        self.window_frames = window_frames or self.preset.window_frames
-        if not self.preset.min_frames <= self.window_frames <= self.preset.max_frames:
-            raise AslTritonError(
-                f"a window of {self.window_frames} frames does not fit the preset {self.preset.name!r}: it takes "
-                f"{self.preset.min_frames} to {self.preset.max_frames}"
-            )
-        self.stride_frames = stride_frames
+        assert self._preset is not None
+        self._window_frames, self._stride_frames = rules.window_length(self._preset), rules.stride_frames
 
     def push(self, image_bgr: Image, time_s: float, fed_s: float) -> None:
-        """Take the next frame, BGR (H, W, 3), shown at `time_s`, fed at `fed_s`.
+        """Take the next frame, uint8 BGR (H, W, 3), shown at `time_s` and fed at `fed_s`.
 
         Raises:
             VideoError: the image is not uint8 (H, W, 3), or cannot be cropped.
         """
+        self.frames += 1
+        if self._preset is None:
+            self.dropped_frames += 1
+            return
         if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or not image_bgr.size:
             raise VideoError(
                 f"a frame must be uint8 of height x width x 3, BGR, and this is {image_bgr.dtype} "
@@ -98,56 +101,49 @@ class LiveWindow:
         if not math.isfinite(time_s) or -MAX_GAP_S <= time_s - self._newest_s < 0:
             self.dropped_frames += 1
             return
-        image = crop_frame(image_bgr, self.preset)
-        if image_bgr.shape != self._picture or abs(time_s - self._newest_s) > MAX_GAP_S:
-            self._shot_number, self._shot = ShotDetector(), -1
-        shot = self._shot_number(Crop(image, time_s))
+        image = crop_frame(image_bgr, self._preset)
+        if image_bgr.shape != self._shape or abs(time_s - self._newest_s) > MAX_GAP_S:
+            self._shots, self._shot = ShotDetector(), -1
+        shot = self._shots(Crop(image, time_s))
         if shot != self._shot:
-            self._begin(time_s)
-        self._picture, self._shot = image_bgr.shape, shot
-        self._newest_s, self._fed_s = time_s, fed_s
-        self._append(image, math.floor((time_s - self._began_s) * self.frame_rate + 0.5))
-
-    def take(self, *, flush: bool = False) -> WindowSnapshot | None:
-        """The newest window, if one is due, or if there is anything not asked about yet and `flush`."""
-        if not self._slots or not (self.is_due or (flush and self._slots[-1].number > self._asked)):
-            return None
-        shown = list(self._slots)[-self.window_frames :]
-        least = self.window_frames if self.preset.frames == "window" else self.preset.min_frames
-        frames = np.empty((max(len(shown), least), *shown[0].image.shape), np.uint8)
-        for place, slot in enumerate(shown):
-            frames[place] = slot.image
-        frames[len(shown) :] = shown[-1].image
-        self._asked = shown[-1].number
-        self._due, self.is_due = self._asked + self.stride_frames, False
-        start_s = self._began_s + shown[0].number / self.frame_rate
-        return WindowSnapshot(frames, len(shown), start_s, self.frame_rate, self._fed_s, self._run, flush)
-
-    def _begin(self, time_s: float) -> None:
-        """Begin a new run."""
-        self._forget(len(self._slots))
-        self._run += 1
-        self._began_s = time_s
-        self._asked, self.is_due = -1, False
-        first = math.ceil(self.window_frames * FIRST_SHARE[self.preset.frames])
-        self._due = max(first, self.preset.min_frames) - 1
-
-    def _append(self, image: Image, number: int) -> None:
-        """Put a frame into its slot; those since the last repeat that one."""
-        last = self._slots[-1] if self._slots else None
-        if last is not None and last.number == number:
-            last.image, last.is_new = image, True
+            self._forget(len(self._buffer))
+            self._run += 1
+            self._began_s, self._asked, self.is_due = time_s, -1, False
+            first = math.ceil(self._window_frames * FIRST_SHARE[self._preset.frames])
+            self._due = max(first, self._preset.min_frames) - 1
+        self._shape, self._shot, self._newest_s, self._fed_s = image_bgr.shape, shot, time_s, fed_s
+        number = math.floor((time_s - self._began_s) * self._frame_rate + 0.5)
+        if self._buffer and self._buffer[-1].number == number:
+            self._buffer[-1].image, self._buffer[-1].is_new = image, True
         else:
-            for between in range(last.number + 1 if last else number, number):
-                self._slots.append(BufferedFrame(between, self._slots[-1].image, False))
-            self._slots.append(BufferedFrame(number, image, True))
-        self._forget(len(self._slots) - self.window_frames)
+            while self._buffer and self._buffer[-1].number + 1 < number:
+                last = self._buffer[-1]
+                self._buffer.append(BufferedFrame(last.number + 1, last.image, is_new=False))
+            self._buffer.append(BufferedFrame(number, image, is_new=True))
+        self._forget(len(self._buffer) - self._window_frames)
         if number >= self._due:
             self.dropped_windows += self.is_due
-            self._due, self.is_due = number + self.stride_frames, True
+            self._due, self.is_due = number + self._stride_frames, True
+
+    def take(self, *, flush: bool = False) -> WindowSnapshot | None:
+        """The newest window if one is due, or with `flush` if any frame was not part of a request yet."""
+        assert self._preset is not None
+        if not self._buffer or not (self.is_due or (flush and self._buffer[-1].number > self._asked)):
+            return None
+        shown = list(self._buffer)[-self._window_frames :]
+        least = self._window_frames if self._preset.frames == "window" else self._preset.min_frames
+        frames = np.empty((max(len(shown), least), *shown[0].image.shape), np.uint8)
+        for place, buffered in enumerate(shown):
+            frames[place] = buffered.image
+        frames[len(shown) :] = shown[-1].image
+        self._asked = shown[-1].number
+        self._due, self.is_due = self._asked + self._stride_frames, False
+        start = shown[0].number
+        edges_s = self._began_s + np.arange(start, start + len(shown) + 1) / self._frame_rate
+        return WindowSnapshot(frames, WindowTiming(start, len(frames), edges_s, self._run), self._fed_s, flush)
 
     def _forget(self, count: int) -> None:
-        """Let go of the oldest; those that nobody asked about were dropped."""
+        """Drop the oldest frames; those that were never part of a request count as dropped."""
         for _ in range(count):
-            slot = self._slots.popleft()
-            self.dropped_frames += slot.is_new and slot.number > self._asked
+            oldest = self._buffer.popleft()
+            self.dropped_frames += oldest.is_new and oldest.number > self._asked

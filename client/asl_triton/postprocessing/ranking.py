@@ -56,11 +56,11 @@ def pool_windows(window_logits: Sequence[Logits], preset: Preset) -> Logits:
 
 
 def compute_confidences(logits: Logits, preset: Preset) -> npt.NDArray[np.float64]:
-    """Logits (C,) as the preset's score, 0 to 1."""
+    """Logits (..., C) as the preset's score, 0 to 1."""
     wide = logits.astype(np.float64)
     if preset.score == "softmax":
-        exponentials = np.exp(wide - wide.max())
-        softmax: npt.NDArray[np.float64] = exponentials / exponentials.sum()
+        exponentials = np.exp(wide - wide.max(axis=-1, keepdims=True))
+        softmax: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
         return softmax
     # The sigmoid, with no overflow on either side.
     sigmoid: npt.NDArray[np.float64] = np.exp(np.minimum(wide, 0)) / (1 + np.exp(-np.abs(wide)))

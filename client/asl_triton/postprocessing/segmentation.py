@@ -1,7 +1,8 @@
-"""Confidences over time become the segments of a long video in which a gloss is signed. Nothing here asks a server."""
+"""From confidences over time to segments, the stretches in which a gloss is signed. Nothing here asks a server."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,11 +14,14 @@ from asl_triton.results import Curve, Segment, Step
 class Segmentation:
     """The rules by which confidences become segments.
 
-    A run of a gloss begins and ends where its confidence passes `release` times `min_confidence`, and is one segment
-    if it reaches `min_confidence` in between: a threshold with hysteresis. The segment's borders are where the
-    confidence passes half of its peak, between two steps by linear interpolation. One shorter than `min_length_s` is
-    none. Of two segments that overlap by more than `overlap` of the shorter, the less confident is none
-    (non-maximum suppression); what overlap is left, the later known gives up. A run longer than `max_length_s` is cut.
+    A run of a gloss begins and ends where its confidence passes `release` times `min_confidence`, and becomes a segment
+    if it reaches `min_confidence` in between: a threshold with hysteresis. The segment begins and ends where the
+    confidence passes half of its peak, interpolated linearly between two steps. Segments shorter than `min_length_s`
+    are dropped. Of two that overlap by more than `overlap` of the shorter, the less confident is dropped (non-maximum
+    suppression); a smaller overlap is cut off the one found later. Runs longer than `max_length_s` are split.
+
+    Raises:
+        AslTritonError: a value is out of range.
     """
 
     min_confidence: float = 0.5
@@ -41,28 +45,38 @@ class Segmentation:
                 "min_length_s is 0 or more, and less than max_length_s"
             )
 
+    def has_conflict(self, start_s: float, end_s: float, others: Iterable[tuple[float, float]]) -> bool:
+        """Whether a segment overlaps any of the others, (start_s, end_s) each, too much for both to be signs."""
+        return any(
+            min(end_s, other_end_s) - max(start_s, other_start_s)
+            > self.overlap * min(end_s - start_s, other_end_s - other_start_s)
+            for other_start_s, other_end_s in others
+        )
+
 
 @dataclass
-class _Run:
-    """A gloss above the release: its confidences at the middles of its steps, and of the ones before and after it.
+class Run:
+    """Consecutive steps in which a gloss is above the release threshold.
 
-    `start_s` is before its beginning: the middle of the step before it, or where its first begins.
+    The steps go from `start_s` to `end_s`. `times_s` and `confidences` are those of the middles of the steps, and of
+    the steps before and after the run where there are such steps.
     """
 
     class_id: int
     start_s: float
-    times_s: list[float]
-    confidences: list[float]
+    end_s: float = 0.0
+    times_s: list[float] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
 
     @property
     def border_s(self) -> float:
-        """Where it passes half of its peak, going up: while it goes on, it may only become later."""
+        """When the rising confidence passes half of its peak. While the run goes on, this can only become later."""
         half = max(self.confidences) / 2
         first = next(n for n, confidence in enumerate(self.confidences) if confidence >= half)
-        return self._passing(first - 1, half) if first else self.start_s
+        return self._interpolate(first - 1, half) if first else min(self.start_s, self.times_s[0])
 
-    def segment(self, labels: Sequence[str], end_s: float) -> Segment:
-        """What the run, over now, is as a segment: its borders are where it passes half of its peak."""
+    def to_segment(self, labels: Sequence[str]) -> Segment:
+        """The finished run as a segment, which begins and ends where the confidence passes half of its peak."""
         peak = int(np.argmax(self.confidences))
         half = self.confidences[peak] / 2
         last = next(n for n in reversed(range(len(self.confidences))) if self.confidences[n] >= half)
@@ -70,22 +84,67 @@ class _Run:
             gloss=labels[self.class_id],
             class_id=self.class_id,
             start_s=self.border_s,
-            end_s=self._passing(last, half) if last + 1 < len(self.times_s) else end_s,
+            end_s=self._interpolate(last, half) if last + 1 < len(self.times_s) else max(self.end_s, self.times_s[-1]),
             confidence=self.confidences[peak],
             peak_s=self.times_s[peak],
         )
 
-    def _passing(self, place: int, level: float) -> float:
-        """When, between the step at `place` and the next one, the confidence passes a level."""
+    def _interpolate(self, place: int, level: float) -> float:
+        """When the confidence passes `level` between the step at `place` and the next."""
         (before, after), (start_s, end_s) = self.confidences[place : place + 2], self.times_s[place : place + 2]
         return start_s + (level - before) / (after - before) * (end_s - start_s)
 
 
-class Segmenter:
-    """Steps, in order, to segments, each as soon as nothing can change it any more.
+class Hysteresis:
+    """Finds the runs of glosses in steps, in order, by the thresholds of `Segmentation`.
 
-    `class_ids` are the glosses that are looked for; all of `labels` if not given. Memory is bounded by the rules'
-    `max_length_s`.
+    Memory is bounded by the rules' `max_length_s`.
+    """
+
+    def __init__(self, rules: Segmentation, class_ids: Collection[int]) -> None:
+        self.going_on: dict[int, Run] = {}  # by class
+        self._rules = rules
+        self._class_ids = np.array(sorted(class_ids), np.intp)
+        self._before: Step | None = None
+
+    def push(self, step: Step) -> list[Run]:
+        """Take the next step; returns the runs that it ends."""
+        release = self._rules.release * self._rules.min_confidence
+        values = step.confidences[self._class_ids]
+        above = values >= release
+        now = dict(zip(self._class_ids[above].tolist(), values[above].tolist(), strict=True))
+        ended = []
+        for class_id, run in list(self.going_on.items()):
+            if class_id not in now:
+                run.times_s.append(step.middle_s)
+                run.confidences.append(float(step.confidences[class_id]))
+                ended.append(self.going_on.pop(class_id))
+            elif step.end_s - min(run.start_s, run.times_s[0]) > self._rules.max_length_s:
+                run.end_s = step.start_s
+                ended.append(self.going_on.pop(class_id))
+        for class_id, confidence in now.items():
+            if class_id not in self.going_on:
+                begun = self.going_on[class_id] = Run(class_id, step.start_s)
+                if self._before is not None and (low := float(self._before.confidences[class_id])) < release:
+                    begun.times_s.append(self._before.middle_s)
+                    begun.confidences.append(low)
+            run = self.going_on[class_id]
+            run.end_s = step.end_s
+            run.times_s.append(step.middle_s)
+            run.confidences.append(confidence)
+        self._before = step
+        return [run for run in ended if max(run.confidences) >= self._rules.min_confidence]
+
+    def finish(self) -> list[Run]:
+        """The runs that are left, after the last step was pushed."""
+        left, self.going_on = self.going_on, {}
+        return [run for run in left.values() if max(run.confidences) >= self._rules.min_confidence]
+
+
+class Segmenter:
+    """Turns steps, in order, into segments; each is returned as soon as no later step can change it.
+
+    `class_ids` are the glosses to look for, all of `labels` by default. Memory is bounded by the rules' `max_length_s`.
     """
 
     def __init__(
@@ -93,80 +152,38 @@ class Segmenter:
     ) -> None:
         self.rules = rules or Segmentation()
         self._labels = labels
-        self._class_ids = np.array(sorted(range(len(labels)) if class_ids is None else class_ids), np.intp)
-        self._before: Step | None = None
-        self._runs: dict[int, _Run] = {}  # going on, by class
-        self._over: list[Segment] = []  # and not decided about
-        self._kept: list[Segment] = []  # that what comes may still overlap
+        self._hysteresis = Hysteresis(self.rules, range(len(labels)) if class_ids is None else class_ids)
+        self._undecided: list[Segment] = []  # finished, but a run that is going on may be stronger
+        self._kept: list[Segment] = []  # returned, and what comes may still overlap them
 
     def push(self, step: Step) -> list[Segment]:
-        """Take the next step: the segments that are decided about by it."""
-        values = step.confidences[self._class_ids]
-        above = values >= self.rules.release * self.rules.min_confidence
-        now = dict(zip(self._class_ids[above].tolist(), values[above].tolist(), strict=True))
-        for class_id, run in list(self._runs.items()):
-            if class_id not in now:
-                run.times_s.append(step.middle_s)
-                run.confidences.append(float(step.confidences[class_id]))
-                self._end(run, step.middle_s)
-            elif step.end_s - run.start_s > self.rules.max_length_s:
-                self._end(run, step.start_s)
-        for class_id, confidence in now.items():
-            run = self._runs.get(class_id) or self._begin(class_id, step)
-            run.times_s.append(step.middle_s)
-            run.confidences.append(confidence)
-        self._before = step
-        return self._decide(step.end_s)
+        """Take the next step; returns the segments that it settles."""
+        return self._decide(self._hysteresis.push(step), step.end_s)
 
     def finish(self) -> list[Segment]:
-        """The segments that are left, when the last step was pushed."""
-        if self._before is None:
-            return []
-        for run in list(self._runs.values()):
-            self._end(run, self._before.end_s)
-        return self._decide(self._before.end_s)
+        """The remaining segments, after the last step was pushed."""
+        return self._decide(self._hysteresis.finish(), math.inf)
 
-    def _begin(self, class_id: int, step: Step) -> _Run:
-        run = self._runs[class_id] = _Run(class_id, step.start_s, [], [])
-        if self._before is not None and (low := float(self._before.confidences[class_id])) < self._release:
-            run.start_s = self._before.middle_s
-            run.times_s.append(run.start_s)
-            run.confidences.append(low)
-        return run
-
-    @property
-    def _release(self) -> float:
-        return self.rules.release * self.rules.min_confidence
-
-    def _end(self, run: _Run, end_s: float) -> None:
-        del self._runs[run.class_id]
-        if max(run.confidences) >= self.rules.min_confidence:
-            segment = run.segment(self._labels, end_s)
-            if segment.end_s - segment.start_s >= self.rules.min_length_s:
-                self._over.append(segment)
-
-    def _decide(self, now_s: float) -> list[Segment]:
-        """Of the segments that are over, the strongest first, those that nothing can change any more."""
+    def _decide(self, ended: Sequence[Run], now_s: float) -> list[Segment]:
+        """Non-maximum suppression of the finished segments; returns those that nothing can change any more."""
+        segments = self._undecided + [run.to_segment(self._labels) for run in ended]
         decided, waiting = [], list[Segment]()
-        going_on = [(run.border_s, now_s) for run in self._runs.values()]
-        for segment in sorted(self._over, key=lambda segment: (-segment.confidence, segment.start_s)):
-            if any(self._conflict(segment, kept.start_s, kept.end_s) for kept in self._kept):
+        going_on = [(run.border_s, now_s) for run in self._hysteresis.going_on.values()]
+        for segment in sorted(segments, key=lambda segment: (-segment.confidence, segment.start_s)):
+            start_s, end_s = segment.start_s, segment.end_s
+            if end_s - start_s < self.rules.min_length_s:
                 continue
-            others = going_on + [(other.start_s, other.end_s) for other in waiting]
-            if any(self._conflict(segment, *other) for other in others):
+            if self.rules.has_conflict(start_s, end_s, [(kept.start_s, kept.end_s) for kept in self._kept]):
+                continue
+            if self.rules.has_conflict(start_s, end_s, going_on + [(one.start_s, one.end_s) for one in waiting]):
                 waiting.append(segment)
             elif (rest := trim_overlaps(segment, self._kept)).end_s - rest.start_s >= self.rules.min_length_s:
                 decided.append(rest)
                 self._kept.append(rest)
-        self._over = waiting
+        self._undecided = waiting
         still_s = min([start_s for start_s, _ in going_on] + [segment.start_s for segment in waiting], default=now_s)
         self._kept = [kept for kept in self._kept if kept.end_s > still_s]
         return decided
-
-    def _conflict(self, segment: Segment, start_s: float, end_s: float) -> bool:
-        """Whether so much is shared that only one of both can be a segment."""
-        shared_s = min(segment.end_s, end_s) - max(segment.start_s, start_s)
-        return shared_s > self.rules.overlap * min(segment.end_s - segment.start_s, end_s - start_s)
 
 
 def trim_overlaps(segment: Segment, others: Sequence[Segment]) -> Segment:
@@ -178,14 +195,6 @@ def trim_overlaps(segment: Segment, others: Sequence[Segment]) -> Segment:
         else:
             end_s = min(end_s, other.start_s)
     return replace(segment, start_s=start_s, end_s=end_s, peak_s=min(max(segment.peak_s, start_s), end_s))
-
-
-def strongest_curves(steps: Sequence[Step], labels: Sequence[str], count: int) -> tuple[Curve, ...]:
-    """The curves of the glosses that reach the highest confidence in any step, highest first."""
-    if not steps:
-        return ()
-    peaks = np.max([step.confidences for step in steps], axis=0)
-    return select_curves(steps, labels, np.argsort(-peaks, kind="stable")[:count].tolist())
 
 
 def select_curves(steps: Sequence[Step], labels: Sequence[str], class_ids: Sequence[int]) -> tuple[Curve, ...]:

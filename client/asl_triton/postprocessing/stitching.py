@@ -78,17 +78,11 @@ class Stitcher:
 
     def add(self, span: WindowTiming, step_logits: Logits) -> list[Step]:
         """Take the next window's step logits (S, C); gives the steps that no later window can change."""
-        places = np.arange(len(span.edges_s))
-        starts = np.arange(len(step_logits)) * POSITION_FRAMES + POSITION_FRAMES // 2
-        ends = starts + POSITION_FRAMES
-        if len(step_logits) == 1:  # all that there is of so short a window
-            starts, ends = np.array([0]), np.array([span.num_frames])
-        cells = (span.start + (starts + ends) // 2 + POSITION_FRAMES // 2) // POSITION_FRAMES
+        cells, starts_s, ends_s = locate_steps(span, len(step_logits))
         over = [cell for cell in sorted(self._cells) if cell < cells[0] or span.shot != self._shot]
         settled = [self._cells.pop(cell).step(self._preset) for cell in over]
         self._shot = span.shot
-        times_s = np.interp([starts, ends], places, span.edges_s)
-        for cell, start_s, end_s, logits in zip(cells.tolist(), *times_s.tolist(), step_logits, strict=True):
+        for cell, start_s, end_s, logits in zip(cells, starts_s, ends_s, step_logits, strict=True):
             if start_s == end_s:  # of the last crop's repetitions
                 break
             self._cells.setdefault(cell, StepAccumulator(np.zeros_like(logits))).add(logits, start_s, end_s)
@@ -99,3 +93,22 @@ class Stitcher:
         settled = [self._cells[cell].step(self._preset) for cell in sorted(self._cells)]
         self._cells = {}
         return settled
+
+
+def make_steps(timing: WindowTiming, step_logits: Logits, preset: Preset) -> list[Step]:
+    """The steps of one window by itself, from its step logits (S, C), without those that only see repeated crops."""
+    _, starts_s, ends_s = locate_steps(timing, len(step_logits))
+    confidences = compute_confidences(step_logits, preset).astype(np.float32)
+    times_s = zip(starts_s, ends_s, confidences, strict=True)
+    return [Step(start_s, end_s, values) for start_s, end_s, values in times_s if start_s < end_s]
+
+
+def locate_steps(timing: WindowTiming, num_steps: int) -> tuple[list[int], list[float], list[float]]:
+    """Where a window's steps are: their places among those of the whole video, and when each begins and ends."""
+    starts = np.arange(num_steps) * POSITION_FRAMES + POSITION_FRAMES // 2
+    ends = starts + POSITION_FRAMES
+    if num_steps == 1:  # all that there is of so short a window
+        starts, ends = np.array([0]), np.array([timing.num_frames])
+    places = (timing.start + (starts + ends) // 2 + POSITION_FRAMES // 2) // POSITION_FRAMES
+    starts_s, ends_s = np.interp([starts, ends], np.arange(len(timing.edges_s)), timing.edges_s).tolist()
+    return places.tolist(), starts_s, ends_s

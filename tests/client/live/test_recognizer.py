@@ -11,7 +11,7 @@ import pytest
 
 from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.live.recognizer import LiveRecognizer, LiveSession
-from asl_triton.live.spotting import LiveRules
+from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveEvent
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.async_client import AsyncRecognizer
@@ -356,10 +356,10 @@ def test_session_tells_and_stands(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_being_signed_when_frames_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     with Recognizer(transport=observer()) as recognizer, LiveSession(recognizer) as session:
         wait_until(lambda: session.state().model == "signs")
-        monkeypatch.setattr("asl_triton.live.state.SILENT_S", 60.0)
+        monkeypatch.setattr("asl_triton.live.recognizer.SILENT_S", 60.0)
         fed(session, [(None, 1.0), ("book", 1.0)])
         assert session.state().gloss == "book"
-        monkeypatch.setattr("asl_triton.live.state.SILENT_S", 0.0)
+        monkeypatch.setattr("asl_triton.live.recognizer.SILENT_S", 0.0)
         assert session.state().gloss is None
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from asl_triton.errors import AslTritonError
 from asl_triton.postprocessing.ranking import compute_confidences
-from asl_triton.postprocessing.segmentation import Segmentation, Segmenter, select_curves, strongest_curves
+from asl_triton.postprocessing.segmentation import Segmentation, Segmenter, select_curves
 from asl_triton.postprocessing.stitching import Stitcher, with_window
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.results import Segment, Step
@@ -223,9 +223,8 @@ def test_run_without_end_is_cut_and_nothing_of_it_is_kept() -> None:
     held, found = [], []
     for n in range(1000):
         found += segmenter.push(Step(n, n + 1, np.array([0.9, 0.3, 0.1], np.float32)))
-        held.append(
-            sum(len(run.times_s) for run in segmenter._runs.values()) + len(segmenter._over) + len(segmenter._kept)
-        )
+        going_on = segmenter._hysteresis.going_on.values()
+        held.append(sum(len(run.times_s) for run in going_on) + len(segmenter._undecided) + len(segmenter._kept))
     found += segmenter.finish()
     assert max(held) < 40
     assert [s.gloss for s in found] == ["book"] * 100
@@ -271,11 +270,9 @@ def test_rules_that_cannot_be_are_a_sentence(rules: dict[str, float], says: str)
         Segmentation(**rules)
 
 
-def test_curves_are_those_of_the_strongest_glosses() -> None:
+def test_curves_are_those_of_the_glosses_asked_for() -> None:
     steps = steps_of((0.1, 0.2), (0.3, 0.9), (0.5, 0.4))
-    strongest = strongest_curves(steps, LABELS, 2)
-    assert [(curve.gloss, curve.class_id) for curve in strongest] == [("drink", 1), ("hello", 2)]
-    assert strongest[0].confidences == pytest.approx([0.3, 0.9]) and strongest[0].times_s == pytest.approx([1, 2])
+    drink, hello = select_curves(steps, LABELS, [1, 2])
+    assert [(curve.gloss, curve.class_id) for curve in (drink, hello)] == [("drink", 1), ("hello", 2)]
+    assert drink.confidences == pytest.approx([0.3, 0.9]) and drink.times_s == pytest.approx([1, 2])
     assert [curve.gloss for curve in select_curves(steps, LABELS, [2, 0])] == ["hello", "book"]
-    assert strongest_curves([], LABELS, 2) == ()
-    assert len(strongest_curves(steps, LABELS, 9)) == 3

@@ -1,8 +1,7 @@
 """The tab "Many clips": several files at once, a table that fills as their answers come, all of it as files."""
 
 import asyncio
-import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
 from asl_triton.results import Failure, Outcome, Recognition
 from asl_triton.video.discovery import Clip
 from asl_triton_ui.downloads import write_batch_downloads
-from asl_triton_ui.page_context import DEFAULT_THRESHOLD, UNSEEN, PageContext
+from asl_triton_ui.page_context import DEFAULT_THRESHOLD, NOTHING, UNSEEN, PageContext, Updates
 from asl_triton_ui.rendering import format_count, render, render_problem
 from asl_triton_ui.state.request_queue import Ticket
 from asl_triton_ui.state.server import on_background
@@ -23,6 +22,7 @@ from asl_triton_ui.upload_components import uploads_only
 
 CLIPS_AT_ONCE = 2  # of one visitor's
 UPDATE_EVERY_S = 0.25
+HINT = "Choose several files, and press Recognize all. A file that cannot be read does not stop the others."
 # Of the table, and whether they hold numbers.
 COLUMNS = (
     ("Clip", False),
@@ -57,13 +57,13 @@ class BatchState:
         """In the order of the table."""
         return [self.outcomes[number] for number in sorted(self.outcomes)]
 
-    def table(self, otherwise: str) -> str:
-        """All clips; `otherwise` is the state of one of which nothing is known."""
-        rows = [row(clip, self.outcomes.get(clip.number), otherwise) for clip in self.clips]
+    def render_table(self, otherwise: str) -> str:
+        """All clips; `otherwise` is the state of those of which nothing is known."""
+        rows = [make_row(clip, self.outcomes.get(clip.number), otherwise) for clip in self.clips]
         return render("table.html", columns=COLUMNS, rows=rows)
 
 
-def row(clip: Numbered, outcome: Outcome | None, otherwise: str) -> dict[str, Any]:
+def make_row(clip: Numbered, outcome: Outcome | None, otherwise: str) -> dict[str, Any]:
     """One line of the table."""
     if not isinstance(outcome, Recognition):
         is_failure = isinstance(outcome, Failure)
@@ -80,128 +80,109 @@ def row(clip: Numbered, outcome: Outcome | None, otherwise: str) -> dict[str, An
     }
 
 
-@dataclass(frozen=True)
-class View:
-    """The tab's outputs, in the order of the events that fill them."""
+class BatchTab:
+    """The tab's components, and what happens when."""
 
-    status: gr.HTML
-    table: gr.HTML
-    downloads: gr.HTML
-    stop: gr.Button
-    batch: gr.State
+    def __init__(self, context: PageContext) -> None:
+        self._server, self._turns, self._max_clips = context.server, context.turns, context.options.max_clips
+        with gr.Row(elem_classes="two"):
+            with gr.Column(scale=5, min_width=300):
+                files = uploads_only(
+                    gr.File(label=f"Clips, up to {self._max_clips}", file_count="multiple", elem_id="clips", height=200)
+                )
+            with gr.Column(scale=6, min_width=300):
+                threshold = gr.Slider(
+                    0,
+                    100,
+                    value=100 * DEFAULT_THRESHOLD,
+                    step=1,
+                    label="Threshold in percent",
+                    info="Clips where nothing reaches it are marked as unsure.",
+                    elem_id="many-threshold",
+                )
+                with gr.Row(elem_classes="actions"):
+                    start = gr.Button("Recognize all", variant="primary", size="lg", elem_id="recognize-all", scale=3)
+                    self.stop = gr.Button(
+                        "Stop", size="lg", elem_id="stop-all", scale=1, min_width=80, interactive=False
+                    )
+                self.status = gr.HTML(render("hint.html", hint=HINT), elem_id="many-status")
+        self.table = gr.HTML("", elem_id="table")
+        self.downloads = gr.HTML("", elem_id="many-downloads")
+        self.batch = gr.State(None, time_to_live=60 * context.options.keep_minutes)
+        outputs = [self.status, self.table, self.downloads, self.stop, self.batch]
+        asking = start.click(self.ask, [files, context.model, threshold], outputs, concurrency_limit=None, **UNSEEN)
+        # Only then, so that no row which is still on its way comes last.
+        self.stop.click(None, cancels=[asking]).then(self.show_stopped, [self.batch], outputs, queue=False, **UNSEEN)
 
-    @property
-    def outputs(self) -> list[Any]:
-        """For Gradio's events."""
-        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+    async def ask(self, paths: list[str] | None, model: str | None, percent: float) -> AsyncIterator[Updates]:
+        """Ask about clips; the table as it stands, whenever more of it is known."""
+        if not paths or len(paths) > self._max_clips:
+            wrong = "choose several video files first"
+            if paths:
+                most = f"{format_count(len(paths), 'clip')} are more than the {self._max_clips} that this page takes"
+                wrong = f"{most}: choose fewer, or use `asl-triton batch`"
+            problem = render_problem(wrong, "Nothing was asked.")
+            yield {self.status: problem, self.table: "", self.downloads: "", self.batch: None}
+            return
+        batch = BatchState(tuple(Numbered(Path(path), Path(path).name, number) for number, path in enumerate(paths)))
+        asking = asyncio.create_task(self._recognize(batch, model, percent / 100))
+        try:
+            known = -1
+            while not (await asyncio.wait([asking], timeout=UPDATE_EVERY_S))[0]:
+                if known != len(batch.outcomes):
+                    known = len(batch.outcomes)
+                    yield self._show_progress(batch)
+            asking.result()
+            yield self._show_summary(batch, "Done.")
+        except AslTritonError as exc:
+            yield self._show_summary(batch, "Stopped before the end.", str(exc))
+            await self._server.state(now=True)
+        finally:
+            asking.cancel()
 
+    async def _recognize(self, batch: BatchState, model: str | None, threshold: float) -> None:
+        """Ask about all clips of a batch, when its turn has come.
 
-def build(shell: PageContext) -> None:
-    """The tab's components and events."""
-    most = shell.options.max_clips
-    with gr.Row(elem_classes="two"):
-        with gr.Column(scale=5, min_width=300):
-            files = uploads_only(
-                gr.File(label=f"Clips, up to {most}", file_count="multiple", elem_id="clips", height=200)
-            )
-        with gr.Column(scale=6, min_width=300):
-            threshold = gr.Slider(
-                0,
-                100,
-                value=100 * DEFAULT_THRESHOLD,
-                step=1,
-                label="Threshold in percent",
-                info="A clip where nothing reaches it is marked as unsure.",
-                elem_id="many-threshold",
-            )
-            with gr.Row(elem_classes="actions"):
-                start = gr.Button("Recognize all", variant="primary", size="lg", elem_id="recognize-all", scale=3)
-                stop = gr.Button("Stop", size="lg", elem_id="stop-all", scale=1, min_width=80, interactive=False)
-            status = gr.HTML(render("hint.html", hint=HINT), elem_id="many-status")
-    table = gr.HTML("", elem_id="table")
-    downloads = gr.HTML("", elem_id="many-downloads")
-    view = View(status, table, downloads, stop, gr.State(None, time_to_live=60 * shell.options.keep_minutes))
-    bind_events(shell, view, files, threshold, start)
+        Raises:
+            AslTritonError: the server cannot be used or went away, or too many wait.
+        """
+        async with self._turns.wait_for_turn(Ticket()):
+            make = self._server.factory(model, CLIPS_AT_ONCE)
+            ranking = Ranking(DEFAULT_TOP_K, min_confidence=threshold)
+            await on_background(recognize_many(make, batch.clips, ranking, CLIPS_AT_ONCE, batch.keep))
 
+    def show_stopped(self, batch: BatchState | None) -> Updates:
+        """What was known when the visitor pressed Stop."""
+        return NOTHING if batch is None else self._show_summary(batch, "Stopped.")
 
-HINT = "Choose several files, and press Recognize all. One that cannot be read stops no other."
+    def _show_progress(self, batch: BatchState) -> Updates:
+        """How far it is."""
+        share = len(batch.outcomes) / len(batch.clips)
+        detail = f"{len(batch.outcomes)} of {format_count(len(batch.clips), 'clip')}"
+        return {
+            self.status: render("progress.html", what="Recognizing", detail=detail, share=share),
+            self.table: batch.render_table("waiting"),
+            self.downloads: "",
+            self.stop: gr.Button(interactive=True),
+            self.batch: batch,
+        }
 
-
-def bind_events(shell: PageContext, view: View, files: gr.File, threshold: gr.Slider, start: gr.Button) -> None:
-    """What happens when."""
-
-    async def recognize(paths: list[str] | None, model: str | None, percent: float) -> AsyncIterator[list[Any]]:
-        async for update in show_table(shell, paths or [], model, percent / 100):
-            yield update
-
-    def stopped(batch: BatchState | None) -> list[Any]:
-        return show_summary(batch, "Stopped.") if batch else [gr.skip()] * len(view.outputs)
-
-    asking = start.click(recognize, [files, shell.model, threshold], view.outputs, concurrency_limit=None, **UNSEEN)
-    # Only then, so that no row which is still on its way comes last.
-    view.stop.click(None, cancels=[asking]).then(stopped, [view.batch], view.outputs, queue=False, **UNSEEN)
-
-
-async def show_table(
-    shell: PageContext, paths: Sequence[str], model: str | None, threshold: float
-) -> AsyncIterator[list[Any]]:
-    """Ask about clips; the table as it stands, whenever more of it is known."""
-    if not paths or len(paths) > shell.options.max_clips:
-        wrong = "choose several video files first"
-        if paths:
-            most = (
-                f"{format_count(len(paths), 'clip')} are more than the {shell.options.max_clips} that this page takes"
-            )
-            wrong = f"{most}: choose fewer, or use `asl-triton batch`"
-        yield [render_problem(wrong, "Nothing was asked."), "", "", gr.skip(), None]
-        return
-    batch = BatchState(tuple(Numbered(Path(path), Path(path).name, number) for number, path in enumerate(paths)))
-    asking = asyncio.create_task(stream_batch(shell, batch, model, threshold))
-    try:
-        known = -1
-        while not (await asyncio.wait([asking], timeout=UPDATE_EVERY_S))[0]:
-            if known != len(batch.outcomes):
-                known = len(batch.outcomes)
-                yield [show_progress(batch), batch.table("waiting"), "", gr.Button(interactive=True), batch]
-        asking.result()
-        yield show_summary(batch, "Done.")
-    except AslTritonError as exc:
-        yield show_summary(batch, "Stopped before the end.", str(exc))
-        await shell.server.state(now=True)
-    finally:
-        asking.cancel()
-
-
-async def stream_batch(shell: PageContext, batch: BatchState, model: str | None, threshold: float) -> None:
-    """Ask about all clips of a batch, when its turn has come.
-
-    Raises:
-        AslTritonError: the server cannot be used or went away, or too many wait.
-    """
-    async with shell.turns.wait_for_turn(Ticket()):
-        make = shell.server.factory(model, CLIPS_AT_ONCE)
-        ranking = Ranking(DEFAULT_TOP_K, min_confidence=threshold)
-        await on_background(recognize_many(make, batch.clips, ranking, CLIPS_AT_ONCE, batch.keep))
-
-
-def show_progress(batch: BatchState) -> str:
-    """How far it is."""
-    share = len(batch.outcomes) / len(batch.clips)
-    detail = f"{len(batch.outcomes)} of {format_count(len(batch.clips), 'clip')}"
-    return render("progress.html", what="Recognizing", detail=detail, share=share)
-
-
-def show_summary(batch: BatchState, how: str, why: str | None = None) -> list[Any]:
-    """All that is known, as a table and as files."""
-    known = batch.known
-    recognized = [outcome for outcome in known if isinstance(outcome, Recognition)]
-    summary = render(
-        "summary.html",
-        how=how,
-        recognized=len(recognized),
-        unsure=sum(recognition.unsure for recognition in recognized),
-        failed=len(known) - len(recognized),
-        not_tried=len(batch.clips) - len(known),
-    )
-    status = summary if why is None else render_problem(why, how) + summary
-    return [status, batch.table("not tried"), write_batch_downloads(known), gr.Button(interactive=False), batch]
+    def _show_summary(self, batch: BatchState, how: str, why: str | None = None) -> Updates:
+        """All that is known, as a table and as files."""
+        known = batch.known
+        recognized = [outcome for outcome in known if isinstance(outcome, Recognition)]
+        summary = render(
+            "summary.html",
+            how=how,
+            recognized=len(recognized),
+            unsure=sum(recognition.unsure for recognition in recognized),
+            failed=len(known) - len(recognized),
+            not_tried=len(batch.clips) - len(known),
+        )
+        return {
+            self.status: summary if why is None else render_problem(why, how) + summary,
+            self.table: batch.render_table("not tried"),
+            self.downloads: write_batch_downloads(known),
+            self.stop: gr.Button(interactive=False),
+            self.batch: batch,
+        }

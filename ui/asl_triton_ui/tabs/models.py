@@ -1,42 +1,45 @@
 """The tab "Models": the models that are served, and the glosses that each knows."""
 
-from typing import Any
-
 import gradio as gr
 
 from asl_triton.models.status import ServerStatus
-from asl_triton_ui.page_context import UNSEEN, PageContext
+from asl_triton_ui.page_context import UNSEEN, PageContext, Updates
 from asl_triton_ui.rendering import render
 
 
-def build(shell: PageContext) -> None:
-    """The tab's components and events."""
-    gr.HTML('<p class="hint">The picker at the top of the page says which of these is asked.</p>')
-    cards = gr.HTML("", elem_id="models")
-    search = gr.Textbox(
-        label="Search the vocabulary", placeholder="part of a gloss", elem_id="search", max_lines=1, autofocus=False
-    )
-    vocabulary = gr.HTML("", elem_id="vocabulary")
+class ModelsTab:
+    """The tab's components, and what happens when."""
 
-    def show(state: ServerStatus, model: str | None) -> list[Any]:
-        served = state.model(model)
+    def __init__(self, context: PageContext) -> None:
+        self._server = context.server
+        gr.HTML('<p class="hint">The picker at the top of the page says which of these is asked.</p>')
+        self.cards = gr.HTML("", elem_id="models")
+        self.search = gr.Textbox(
+            label="Search the vocabulary", placeholder="part of a gloss", elem_id="search", max_lines=1, autofocus=False
+        )
+        self.vocabulary = gr.HTML("", elem_id="vocabulary")
+        self.search.change(
+            self.find, [context.model, self.search], self.vocabulary, queue=False, trigger_mode="always_last", **UNSEEN
+        )
+
+    def show_server(self, status: ServerStatus, model: str | None) -> Updates:
+        """All models, and the vocabulary of the one that is asked."""
+        served = status.model(model)
         chosen = served.name if served else None
-        return [
-            render("models.html", models=state.models, broken=state.broken, chosen=chosen),
-            render_models(state, model, ""),
-            "",
-        ]
+        return {
+            self.cards: render("models.html", models=status.models, broken=status.broken, chosen=chosen),
+            self.vocabulary: render_vocabulary(status, model, ""),
+            self.search: "",
+        }
 
-    async def find(model: str | None, part: str) -> str:
-        return render_models(await shell.server.state(), model, part)
-
-    shell.follow([cards, vocabulary, search], show)
-    search.change(find, [shell.model, search], vocabulary, queue=False, trigger_mode="always_last", **UNSEEN)
+    async def find(self, model: str | None, part: str) -> str:
+        """The vocabulary, as it is searched."""
+        return render_vocabulary(await self._server.state(), model, part)
 
 
-def render_models(state: ServerStatus, model: str | None, part: str) -> str:
-    """The glosses with that part in them, in the alphabet's order."""
-    served = state.model(model)
+def render_vocabulary(status: ServerStatus, model: str | None, part: str) -> str:
+    """The glosses with that part in them, in alphabetical order."""
+    served = status.model(model)
     if served is None:
         return ""
     wanted = part.strip().casefold()
