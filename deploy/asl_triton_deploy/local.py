@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from asl_triton.errors import AslTritonError, ServerError
+from asl_triton.models.recognize_sign import REPOSITORIES_VARIABLE
 from asl_triton.transport.shm_region import leave_key, new_key
 from asl_triton_deploy.model_layout import choose_models, link_models
 from asl_triton_deploy.ports import claim_ports, format_reachable_address, ipv4_address
@@ -124,7 +125,8 @@ class LocalTriton:
             memory_key = new_key()
             options = build_server_flags(self._models_folder, self._bound_to, self._ports, self._name, memory_key)
             command = [str(binary.path), *binary.options(folder / "backends"), *options]
-            self._keeper = SupervisedTriton(command, binary.environment, folder, self._name, self._log_path)
+            environment = {**binary.environment, REPOSITORIES_VARIABLE: str(self._models_folder)}
+            self._keeper = SupervisedTriton(command, environment, folder, self._name, self._log_path)
             self.pid = self._keeper.triton_pid
             with suppress(OSError):  # no room: clients do without
                 leave_key(self._name, self._ports["gRPC"], memory_key)
