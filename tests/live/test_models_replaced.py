@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from asl_triton.models.recognize_sign import REPOSITORIES_VARIABLE, SIGN_MODELS
+from asl_triton.models.recognize_sign import REPOSITORIES_VARIABLE
 from asl_triton.presets import PRESETS
 from asl_triton_deploy import local
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_deploy.model_layout import find_shipped_models
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
 from tests.live.conftest import write_clip
@@ -19,21 +18,6 @@ from tests.networks import GLOSSES, save_checkpoint
 
 OLD = tuple(f"old {gloss}" for gloss in GLOSSES)
 NEW = tuple(f"new {gloss}" for gloss in GLOSSES)
-# What was in model_repository/recognize_sign/1/model.py, and its twin for streams, when they still imported this.
-WRITTEN_EARLIER = '''"""Video bytes in, glosses out: the whole of it is in the package asl-triton, which this server's Python must have."""
-
-import triton_python_backend_utils as pb_utils
-
-try:
-    from asl_triton_deploy.sign_model import SignModel as TritonPythonModel
-except ModuleNotFoundError as exc:
-    raise pb_utils.TritonModelException(
-        f"the server's Python has no module {exc.name!r}: install asl-triton there, or take the folders recognize_sign "
-        "and recognize_sign_stream out of the model repository"
-    ) from exc
-
-__all__ = ["TritonPythonModel"]
-'''  # noqa: E501
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +61,14 @@ def logits(answer: Answer | Refusal, labels: tuple[str, ...]) -> list[float]:
 
 
 def test_labels_change_with_the_network_and_not_with_the_folder(
-    repository: Path, exported: tuple[Path, Path], video: bytes
+    repository: Path, exported: tuple[Path, Path], video: bytes, launch_elsewhere: Callable[[str], None]
 ) -> None:
     with LocalTriton(repository, recognize_sign=True) as triton:
         shutil.rmtree(repository / "signs")
         assert logits(ask(triton.address, video), OLD)  # the first request, too
         shutil.copytree(exported[1] / "signs", repository / "signs")
         before = logits(ask(triton.address, video), OLD)
+    launch_elsewhere("")  # the models are found all the same
     with LocalTriton(repository, recognize_sign=True) as triton:
         after = logits(ask(triton.address, video), NEW)
     assert after != pytest.approx(before, abs=0.1)
@@ -98,16 +83,3 @@ def test_folder_that_is_not_that_of_the_network_is_refused(
             refused = ask(triton.address, video)
             assert isinstance(refused, Refusal) and refused.status == "UNAVAILABLE", refused
             assert "signs does not answer as its folder says" in refused.sentence
-
-
-def test_folder_written_earlier_is_served_by_any_launcher(
-    repository: Path, video: bytes, launch_elsewhere: Callable[[str], None]
-) -> None:
-    for name in SIGN_MODELS:
-        (repository / name / "1").mkdir(parents=True)
-        (repository / name / "1" / "model.py").write_text(WRITTEN_EARLIER)
-        shipped = find_shipped_models() / name / "config.pbtxt"  # unchanged since
-        (repository / name / "config.pbtxt").write_text(shipped.read_text())
-    launch_elsewhere("")
-    with LocalTriton(repository, recognize_sign=True) as triton:
-        assert logits(ask(triton.address, video), OLD)
