@@ -14,6 +14,7 @@ import portalocker
 
 from asl_triton.errors import AslTritonError, ServerError
 from asl_triton.files import atomic_write
+from asl_triton.processes import read_start_time
 from asl_triton_deploy.local import POLL_S, LocalTriton
 from asl_triton_deploy.supervisor import STOP_TIMEOUT_S
 
@@ -33,7 +34,7 @@ class RunningTriton:
 
     def is_running(self) -> bool:
         """Whether the process is still the one that was started."""
-        return process_start(self.pid) == self.started
+        return read_start_time(self.pid) == self.started
 
 
 def detach(server: LocalTriton) -> RunningTriton:
@@ -75,7 +76,7 @@ def stop_detached() -> RunningTriton | None:
 
 def describe(server: LocalTriton) -> RunningTriton:
     """What a program or a later command needs to know of a server that is up."""
-    started = process_start(server.supervisor_pid)
+    started = read_start_time(server.supervisor_pid)
     if started is None:
         raise ServerError(f"Triton ended as soon as it was ready: see its log, {server.log_path}")
     return RunningTriton(
@@ -94,18 +95,6 @@ def state_folder() -> Path:
     """The user's folder for what has to outlive a command: the state of a detached Triton, and logs."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "asl-triton"
-
-
-def process_start(pid: int) -> str | None:
-    """When a process started: the boot, and clock ticks since then. None when it is gone or waits to be collected."""
-    try:
-        # pid (name) state ppid ...: the name may hold anything, so count from its closing bracket.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-    state, start_ticks = fields[0], fields[19]
-    return None if state in "ZX" else f"{boot} {start_ticks}"
 
 
 @contextmanager
