@@ -1,6 +1,5 @@
 """The Triton that `asl-triton serve --detach` leaves running: one a user and machine, remembered in a file."""
 
-import fcntl
 import json
 import os
 import platform
@@ -11,9 +10,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import portalocker
+
 from asl_triton.errors import AslTritonError, ServerError
+from asl_triton.files import atomic_write
+from asl_triton.processes import read_start_time
 from asl_triton_deploy.local import POLL_S, LocalTriton
-from asl_triton_deploy.supervised import STOP_TIMEOUT_S
+from asl_triton_deploy.supervisor import STOP_TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class RunningTriton:
 
     def is_running(self) -> bool:
         """Whether the process is still the one that was started."""
-        return process_start(self.pid) == self.started
+        return read_start_time(self.pid) == self.started
 
 
 def detach(server: LocalTriton) -> RunningTriton:
@@ -39,7 +42,7 @@ def detach(server: LocalTriton) -> RunningTriton:
 
     Raises ServerError when one is running already, and what starting raises.
     """
-    with _locked_state() as state_path:
+    with _lock_state() as state_path:
         running = _read(state_path)
         if running is not None:
             raise ServerError(
@@ -55,7 +58,7 @@ def detach(server: LocalTriton) -> RunningTriton:
 
 def stop_detached() -> RunningTriton | None:
     """Stop the detached Triton and return when none of its processes is left; None when there is none."""
-    with _locked_state() as state_path:
+    with _lock_state() as state_path:
         running = _read(state_path)
         if running is not None:
             with suppress(ProcessLookupError):
@@ -73,11 +76,11 @@ def stop_detached() -> RunningTriton | None:
 
 def describe(server: LocalTriton) -> RunningTriton:
     """What a program or a later command needs to know of a server that is up."""
-    started = process_start(server.keeper_pid)
+    started = read_start_time(server.supervisor_pid)
     if started is None:
         raise ServerError(f"Triton ended as soon as it was ready: see its log, {server.log_path}")
     return RunningTriton(
-        pid=server.keeper_pid,
+        pid=server.supervisor_pid,
         started=started,
         address=server.address,
         http_address=server.http_address,
@@ -94,38 +97,27 @@ def state_folder() -> Path:
     return Path(base) / "asl-triton"
 
 
-def process_start(pid: int) -> str | None:
-    """When a process started: the boot, and clock ticks since then. None when it is gone or waits to be collected."""
-    try:
-        # pid (name) state ppid ...: the name may hold anything, so count from its closing bracket.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-    state, start_ticks = fields[0], fields[19]
-    return None if state in "ZX" else f"{boot} {start_ticks}"
-
-
 @contextmanager
-def _locked_state() -> Iterator[Path]:
+def _lock_state() -> Iterator[Path]:
     """The file that remembers this machine's detached Triton, while no other command may change it."""
     folder = state_folder()
+    lock = portalocker.Lock(
+        folder / "serve.lock", timeout=0, fail_when_locked=True, flags=portalocker.LOCK_EX | portalocker.LOCK_NB
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (folder / "serve.lock").open("w")
-    except OSError as exc:
-        raise AslTritonError(
-            f"cannot write to {folder}, where a detached Triton is remembered: {exc.strerror}"
+        lock.acquire()
+    except portalocker.AlreadyLocked as exc:
+        raise ServerError(
+            "another `asl-triton serve` is starting or stopping the detached Triton: wait for it"
         ) from exc
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise ServerError(
-                "another `asl-triton serve` is starting or stopping the detached Triton: wait for it"
-            ) from exc
+    except (OSError, portalocker.LockException) as exc:
+        raise AslTritonError(f"cannot write to {folder}, where a detached Triton is remembered: {exc}") from exc
+    try:
         # A home folder may be shared by machines.
         yield folder / f"serve-{platform.node()}.json"
+    finally:
+        lock.release()
 
 
 def _read(state_path: Path) -> RunningTriton | None:
@@ -137,6 +129,8 @@ def _read(state_path: Path) -> RunningTriton | None:
 
 
 def _write(state_path: Path, detached: RunningTriton) -> None:
-    unfinished = state_path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(asdict(detached)), encoding="utf-8")
-    unfinished.replace(state_path)
+    try:
+        with atomic_write(state_path) as file:
+            file.write(json.dumps(asdict(detached)).encode())
+    except OSError as exc:
+        raise AslTritonError(f"cannot write {state_path}, where a detached Triton is remembered: {exc}") from exc

@@ -12,12 +12,13 @@ from types import TracebackType
 from typing import NoReturn
 
 from asl_triton.errors import AslTritonError, ServerError
+from asl_triton.models.recognize_sign import REPOSITORIES_VARIABLE
 from asl_triton.transport.shm_region import leave_key, new_key
 from asl_triton_deploy.model_layout import choose_models, link_models
 from asl_triton_deploy.ports import claim_ports, format_reachable_address, ipv4_address
 from asl_triton_deploy.readiness import explain, is_ready, last_error, model_states, server_name, tail
 from asl_triton_deploy.server_flags import build_server_flags
-from asl_triton_deploy.supervised import SupervisedTriton
+from asl_triton_deploy.supervisor import SupervisedTriton
 from asl_triton_deploy.triton_binary import Machine, find_binary
 
 POLL_S = 0.05
@@ -63,7 +64,7 @@ class LocalTriton:
         self._log_path = Path()
         self._models_folder = Path()
         self._name = f"asl-triton-{secrets.token_hex(8)}"
-        self._keeper: SupervisedTriton | None = None
+        self._supervised: SupervisedTriton | None = None
 
     @property
     def address(self) -> str:
@@ -86,7 +87,7 @@ class LocalTriton:
         return not self._bound_to.startswith("127.")
 
     @property
-    def keeper_pid(self) -> int:
+    def supervisor_pid(self) -> int:
         """The process that stops Triton on SIGTERM, and that ends when nothing of Triton is left."""
         return self._running().pid
 
@@ -105,7 +106,7 @@ class LocalTriton:
 
     def start(self) -> "LocalTriton":
         """Start Triton and return when every model answers."""
-        if self._keeper is not None:
+        if self._supervised is not None:
             raise RuntimeError("this LocalTriton is running")
         repository = self.repository.absolute()
         binary = find_binary(Machine.here(), repository)
@@ -124,11 +125,12 @@ class LocalTriton:
             memory_key = new_key()
             options = build_server_flags(self._models_folder, self._bound_to, self._ports, self._name, memory_key)
             command = [str(binary.path), *binary.options(folder / "backends"), *options]
-            self._keeper = SupervisedTriton(command, binary.environment, folder, self._name, self._log_path)
-            self.pid = self._keeper.triton_pid
+            environment = {**binary.environment, REPOSITORIES_VARIABLE: str(self._models_folder)}
+            self._supervised = SupervisedTriton(command, environment, folder, self._name, self._log_path)
+            self.pid = self._supervised.triton_pid
             with suppress(OSError):  # no room: clients do without
                 leave_key(self._name, self._ports["gRPC"], memory_key)
-            self._wait_until_ready(self._keeper)
+            self._wait_until_ready(self._supervised)
         except BaseException:
             self._end()
             shutil.rmtree(folder, ignore_errors=True)
@@ -137,45 +139,45 @@ class LocalTriton:
 
     def wait(self) -> NoReturn:
         """Wait while Triton runs; raise ServerError when it ends by itself."""
-        keeper = self._running()
-        keeper.has_ended(None)
-        error = self._death(f"Triton ended by itself, {keeper.how_it_ended()}")
+        supervised = self._running()
+        supervised.has_ended(None)
+        error = self._death(f"Triton ended by itself, {supervised.describe_end()}")
         self._end()
         raise error
 
     def stop(self) -> None:
         """Stop Triton and return when none of its processes is left; nothing when it is not running."""
-        if self._keeper is None:
+        if self._supervised is None:
             return
         self._end()
         if self._wanted_log is None:
             self._log_path.unlink(missing_ok=True)
 
     def detach(self) -> None:
-        """Let Triton outlive this process and the `with` block; `keeper_pid` stops it from then on."""
+        """Let Triton outlive this process and the `with` block; `supervisor_pid` stops it from then on."""
         try:
             self._running().detach()
         except BrokenPipeError:
             self.wait()
-        self._keeper = None
+        self._supervised = None
 
     def _running(self) -> SupervisedTriton:
-        if self._keeper is None:
+        if self._supervised is None:
             raise RuntimeError("this LocalTriton is not running")
-        return self._keeper
+        return self._supervised
 
     def _address(self, protocol: str) -> str:
         if not self._ports:
             raise RuntimeError("a LocalTriton has addresses once it is started")
         return f"{format_reachable_address(self._bound_to)}:{self._ports[protocol]}"
 
-    def _wait_until_ready(self, keeper: SupervisedTriton) -> None:
+    def _wait_until_ready(self, supervised: SupervisedTriton) -> None:
         host, port = format_reachable_address(self._bound_to), self._ports["HTTP"]
         deadline = time.monotonic() + self.startup_timeout_s
         while time.monotonic() < deadline:
-            if keeper.has_ended(POLL_S):
+            if supervised.has_ended(POLL_S):
                 why = self._in_callers_terms(last_error(self._log()))
-                raise self._death(f"Triton ended while it started, {keeper.how_it_ended(why)}")
+                raise self._death(f"Triton ended while it started, {supervised.describe_end(why)}")
             # Somebody else's Triton may have taken the port meanwhile.
             states = model_states(host, port) if server_name(host, port) == self._name else None
             if states is None or any(model.state == "LOADING" for model in states):
@@ -202,9 +204,9 @@ class LocalTriton:
         return text.replace(str(self._models_folder), str(self.repository))
 
     def _end(self) -> None:
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.stop()
+        supervised, self._supervised = self._supervised, None
+        if supervised is not None:
+            supervised.stop()
 
 
 def _new_log(wanted: Path | None) -> Path:

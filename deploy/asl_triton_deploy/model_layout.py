@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asl_triton.errors import AslTritonError
+from asl_triton.models.recognize_sign import SIGN_MODELS
 
 # The file that each backend loads, in the version folder.
 MODEL_FILES = {"pytorch": "model.pt", "openvino": "model.xml", "python": "model.py"}
-# The models that take whole videos; they come with asl-triton.
-SIGN_MODELS = ("recognize_sign", "recognize_sign_stream")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
-"""The process between a command and the Triton it started: whatever ends the command, nothing of Triton outlives it.
+"""The process between a command and the Triton it started: whatever ends either of them, nothing of Triton is left.
 
-It is the parent of Triton, and Triton's Python stubs fall to it when Triton crashes. It stops them all, and removes
-Triton's folder and shared memory, when one of these happens:
+Triton itself ends in order when it is asked to. What needs a process of its own is the rest: a Triton that crashes
+leaves its Python stubs running, with their models in memory, and its shared memory behind; a command that is killed
+leaves Triton's folder. So this process is Triton's parent, and Triton's stubs fall to it when Triton crashes. It stops
+them all, and removes Triton's folder and shared memory, when one of these happens:
 
 - its standard input closes: the command closed it, or died, even from SIGKILL;
 - it gets SIGTERM, SIGINT or SIGHUP;
@@ -10,29 +12,102 @@ Triton's folder and shared memory, when one of these happens:
 `STAY` on its standard input says that the command leaves and Triton stays. Its standard output carries Triton's
 process id; its standard error is Triton's log; its exit code is Triton's.
 
-`local.py` runs this file by its path with `python -I`, so it imports the standard library only.
+It runs this file by its path with `python -I`, so the file imports the standard library only.
 """
 
 import ctypes
 import os
-import select
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 STAY = b"stay"
-# Triton answers the requests in flight for this long; the warden then gives it a few seconds to unload its models.
+# Triton answers the requests in flight for this long, and is then given a few seconds to unload its models.
 EXIT_TIMEOUT_S = 15
 KILL_AFTER_S = EXIT_TIMEOUT_S + 5.0
+STOP_TIMEOUT_S = KILL_AFTER_S + 10.0
 
 STDIN, STDOUT, STDERR = 0, 1, 2
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 # From <sys/prctl.h>.
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+
+
+class SupervisedTriton:
+    """A Triton and its supervisor, as the command sees them; nothing of both outlives the command's process.
+
+    `pid` is the supervisor: it stops Triton on SIGTERM and ends when nothing of it is left. `triton_pid` is Triton.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, name: str, log_path: Path
+    ) -> None:
+        self._folder = folder
+        self._name = name
+        with log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", __file__, str(folder), name, *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd="/",
+                env={**os.environ, **environment},
+                # Ctrl-C in a terminal reaches this process only, which then stops Triton in order.
+                start_new_session=True,
+            )
+        assert self._process.stdout is not None
+        self.pid = self._process.pid
+        self.triton_pid = int(self._process.stdout.readline() or 0)
+
+    def has_ended(self, timeout_s: float | None) -> bool:
+        """Wait for Triton to end by itself, forever when `timeout_s` is None."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def describe_end(self, why: str = "") -> str:
+        """`killed by SIGKILL`, or `with exit code 1: <why>`."""
+        code = self._process.wait()
+        signals = {128 + number: number.name for number in signal.Signals}
+        name = signals.get(code if code >= 0 else 128 - code)
+        if name is not None:
+            return f"killed by {name}"
+        return f"with exit code {code}: {why}" if why else f"with exit code {code}"
+
+    def detach(self) -> None:
+        """Let Triton outlive this process. Raises BrokenPipeError when it has ended."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(STAY)
+        self._process.stdin.flush()
+        self._close_pipes()
+        # Not ours to wait for anymore; without this, Popen warns when it is collected.
+        self._process.returncode = 0
+
+    def stop(self) -> None:
+        """Stop Triton and return when none of its processes is left."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        finally:
+            self._close_pipes()
+        # Done already, unless somebody killed the supervisor.
+        clean_up(self._folder, self._name)
+
+    def _close_pipes(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def main(folder: Path, name: str, command: Sequence[str]) -> int:
@@ -40,7 +115,12 @@ def main(folder: Path, name: str, command: Sequence[str]) -> int:
     libc = ctypes.CDLL(None)
     # Orphaned stubs become children of this process, which can then wait for them.
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signals = open_signals()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until they are waited for
+
+    def prepare_triton() -> None:  # in its process; there is one thread here, so that is safe
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # should this process be killed
+
     try:
         triton = subprocess.Popen(
             command,
@@ -48,8 +128,7 @@ def main(folder: Path, name: str, command: Sequence[str]) -> int:
             stdout=STDERR,
             stderr=STDERR,
             start_new_session=True,
-            # Should this process be killed, the kernel asks Triton to stop; there is one thread here, so it is safe.
-            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
+            preexec_fn=prepare_triton,
         )
     except OSError as exc:
         os.write(STDERR, f"cannot run {command[0]}: {exc}\n".encode())
@@ -57,33 +136,19 @@ def main(folder: Path, name: str, command: Sequence[str]) -> int:
         return 126
     with suppress(BrokenPipeError):
         os.write(STDOUT, f"{triton.pid}\n".encode())
-    wait_for_exit(triton, signals)
+    threading.Thread(target=watch_command, daemon=True).start()
+    while triton.poll() is None:
+        if signal.sigwait(SIGNALS) != signal.SIGCHLD:
+            break
     kill_process_tree(triton)
     clean_up(folder, name)
     return triton.returncode if triton.returncode >= 0 else 128 - triton.returncode
 
 
-def open_signals() -> int:
-    """A file descriptor that gives the number of every signal that ends this process or tells of a child's end."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, lambda *_: None)
-    return reader
-
-
-def wait_for_exit(triton: subprocess.Popen[bytes], signals: int) -> None:
-    """Return when Triton has ended, or has to."""
-    watched = [STDIN, signals]
-    while triton.poll() is None:
-        ready, _, _ = select.select(watched, [], [])
-        if signals in ready and any(number != signal.SIGCHLD for number in os.read(signals, 64)):
-            return
-        if STDIN in ready:
-            if os.read(STDIN, len(STAY)) != STAY:
-                return
-            watched.remove(STDIN)
+def watch_command() -> None:
+    """Have this process end when its standard input closes, unless `STAY` came before."""
+    if os.read(STDIN, len(STAY)) != STAY:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def kill_process_tree(triton: subprocess.Popen[bytes]) -> None:

@@ -62,13 +62,13 @@ class Family:
     name: str
 
     @classmethod
-    def of(cls, keeper_pid: int) -> "Family":
-        keeper = psutil.Process(keeper_pid)
-        arguments = keeper.cmdline()
-        return cls([keeper, *keeper.children(recursive=True)], Path(arguments[3]), arguments[4])
+    def of(cls, supervisor_pid: int) -> "Family":
+        supervisor = psutil.Process(supervisor_pid)
+        arguments = supervisor.cmdline()
+        return cls([supervisor, *supervisor.children(recursive=True)], Path(arguments[3]), arguments[4])
 
     def assert_complete(self) -> None:
-        """Keeper, Triton and a stub are there, and what they use."""
+        """Supervisor, Triton and a stub are there, and what they use."""
         assert len(self.processes) >= 3
         assert self.folder.is_dir()
         assert self.shared_memory()

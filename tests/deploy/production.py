@@ -13,7 +13,7 @@ from typing import Any
 
 from asl_triton_deploy.ports import claim_ports
 from asl_triton_deploy.production.flags import Settings, triton_flags
-from asl_triton_deploy.supervised import SupervisedTriton
+from asl_triton_deploy.supervisor import SupervisedTriton
 from asl_triton_deploy.triton_binary import Machine, find_binary
 from tests.certificates import Certificates
 
@@ -41,7 +41,7 @@ class ProductionTriton:
         self.more_flags = list(more_flags)
         self._folder = Path(tempfile.mkdtemp(prefix="production-"))
         self.log_path = self._folder / "log"
-        self._keeper: SupervisedTriton | None = None
+        self._supervised: SupervisedTriton | None = None
         ports = claim_ports(HOST, {"grpc_port": None, "http_port": None, "metrics_port": None})
         self.address, self.http_address, self.metrics_address = (f"{HOST}:{port}" for port in ports.values())
         self._settings: dict[str, Any] = {"api_key": API_KEY, "tls": "off", "exit_timeout_s": 10, **settings, **ports}
@@ -51,8 +51,8 @@ class ProductionTriton:
     @property
     def pid(self) -> int:
         """Triton's own."""
-        assert self._keeper is not None
-        return self._keeper.triton_pid
+        assert self._supervised is not None
+        return self._supervised.triton_pid
 
     @property
     def log(self) -> str:
@@ -64,18 +64,18 @@ class ProductionTriton:
         settings = Settings(repositories=(self.repository,), address=HOST, **self._settings)
         binary = find_binary(Machine.here(), self.repository)
         folder, name = Path(tempfile.mkdtemp(prefix="production-")), f"production-{secrets.token_hex(8)}"
-        own_memory = f"--backend-config=python,shm-region-prefix-name={name}-"  # as the warden cleans up
+        own_memory = f"--backend-config=python,shm-region-prefix-name={name}-"  # as the supervisor cleans up
         flags = [*triton_flags(settings, WHEEL), *self.more_flags, own_memory]
         command = [str(binary.path), *binary.options(folder / "backends"), *flags]
-        self._keeper = SupervisedTriton(command, binary.environment, folder, name, self.log_path)
-        return self._keeper
+        self._supervised = SupervisedTriton(command, binary.environment, folder, name, self.log_path)
+        return self._supervised
 
     def start(self) -> "ProductionTriton":
         """Start it and wait until it is ready."""
-        keeper = self.launch()
+        supervised = self.launch()
         deadline = time.monotonic() + STARTUP_S
         while not self.is_ready():
-            if keeper.has_ended(0.05) or time.monotonic() > deadline:
+            if supervised.has_ended(0.05) or time.monotonic() > deadline:
                 self.stop()
                 raise AssertionError(f"Triton did not start:\n{self.log}")
         return self
@@ -90,9 +90,9 @@ class ProductionTriton:
 
     def stop(self) -> None:
         """SIGTERM, and wait until nothing is left of it."""
-        if self._keeper is not None:
-            self._keeper.stop()
-            self._keeper = None
+        if self._supervised is not None:
+            self._supervised.stop()
+            self._supervised = None
 
     def __enter__(self) -> "ProductionTriton":
         return self.start()

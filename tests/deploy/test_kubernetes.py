@@ -272,8 +272,7 @@ def test_flags_are_the_file_of_compose(objects: list[Object]) -> None:
 
 def test_replicas_are_left_to_the_autoscaler(objects: list[Object]) -> None:
     assert not any("replicas" in found["spec"] for found in of_kind(objects, "Deployment").values())
-    scaled = [*of_kind(objects, "HorizontalPodAutoscaler").values(), *of_kind(objects, "ScaledObject").values()]
-    scaled = [found["spec"]["scaleTargetRef"]["name"] for found in scaled]
+    scaled = [found["spec"]["scaleTargetRef"]["name"] for found in of_kind(objects, "ScaledObject").values()]
     served = [service["spec"]["predictor"]["minReplicas"] for service in of_kind(objects, "InferenceService").values()]
     assert (scaled, served) in ((["triton"], []), ([], [2]))
 

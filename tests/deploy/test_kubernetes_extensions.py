@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.deploy.programs import missing, program
-from tests.deploy.rendered import DEPLOY, KUBERNETES, OVERLAYS, Object, by_itself, of_kind, pods, render
+from tests.deploy.rendered import DEPLOY, OVERLAYS, Object, by_itself, of_kind, pods, render
 from tests.deploy.test_kubernetes import CORE, KUBERNETES_VERSIONS, version_of
 
 EXTENSIONS = Path(__file__).parent / "extensions"
@@ -144,20 +144,12 @@ def test_pod_that_kserve_makes_fits_the_schema(kserve_types: dict[str, dict[str,
 # Scaling by the time that a request waits
 
 
-def queries() -> dict[str, str]:
-    """The three queries, as Prometheus gets them."""
-    adapter = yaml.safe_load((KUBERNETES / "components/autoscale-adapter/prometheus-adapter-rules.yaml").read_text())
-    (rule,) = adapter["rules"]["custom"]
-    for template, filled in (("<<.LabelMatchers>>", 'namespace="asl-triton",pod=~"a|b|idle"'), ("<<.GroupBy>>", "pod")):
-        rule["metricsQuery"] = rule["metricsQuery"].replace(template, filled)
-    (keda,) = of_kind(render("cpu"), "ScaledObject")["triton"]["spec"]["triggers"]
+def queries() -> list[str]:
+    """The queries, as Prometheus gets them."""
+    (keda,) = of_kind(render("gpu"), "ScaledObject")["triton"]["spec"]["triggers"]
     service = of_kind(render("kserve"), "InferenceService")["asl-triton"]
     (kserve,) = service["spec"]["predictor"]["autoScaling"]["metrics"]
-    return {
-        "adapter": rule["metricsQuery"],
-        "keda": keda["metadata"]["query"],
-        "kserve": kserve["external"]["metric"]["query"],
-    }
+    return [keda["metadata"]["query"], kserve["external"]["metric"]["query"]]
 
 
 def test_queries_give_the_seconds_that_a_request_waits(tmp_path: Path) -> None:
@@ -170,11 +162,8 @@ def test_queries_give_the_seconds_that_a_request_waits(tmp_path: Path) -> None:
             {"series": f"nv_inference_request_success{labels}", "values": f"0+{requests * 15}x40"},
             {"series": f"nv_inference_queue_duration_us{labels}", "values": f"0+{queue_us * 15}x40"},
         ]
-    asked = queries()
-    one = [{"labels": "{}", "value": 0.06}]  # i3d over all pods: 180 ms in the queue for three requests
-    each = [{"labels": f'{{pod="{pod}"}}', "value": value} for pod, value in (("a", 0.03), ("b", 0.12), ("idle", 0))]
-    expected = {"adapter": each, "keda": one, "kserve": one}
-    checks = [{"expr": asked[name], "eval_time": "5m", "exp_samples": samples} for name, samples in expected.items()]
+    samples = [{"labels": "{}", "value": 0.06}]  # i3d over all pods: 180 ms in the queue for three requests
+    checks = [{"expr": query, "eval_time": "5m", "exp_samples": samples} for query in queries()]
     test = {
         "evaluation_interval": "15s",
         "tests": [{"interval": "15s", "input_series": inputs, "promql_expr_test": checks}],
@@ -185,13 +174,6 @@ def test_queries_give_the_seconds_that_a_request_waits(tmp_path: Path) -> None:
         [promtool, "test", "rules", "queries.test.yml"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_autoscalers_ask_for_what_the_adapter_serves() -> None:
-    adapter = yaml.safe_load((KUBERNETES / "components/autoscale-adapter/prometheus-adapter-rules.yaml").read_text())
-    (rule,) = adapter["rules"]["custom"]
-    (metric,) = of_kind(render("gpu"), "HorizontalPodAutoscaler")["triton"]["spec"]["metrics"]
-    assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
 
 
 # Ray

@@ -88,7 +88,8 @@ def test_two_servers_run_at_once(server: LocalTriton, repository: Path) -> None:
     with LocalTriton(repository) as second:
         assert ask(second.address, "summing", 7) == 7
         assert ask(server.address, "summing", 8) == 8
-        assert not set(Family.of(second.keeper_pid).shared_memory()) & set(Family.of(server.keeper_pid).shared_memory())
+        first, other = Family.of(server.supervisor_pid), Family.of(second.supervisor_pid)
+        assert not set(first.shared_memory()) & set(other.shared_memory())
     assert ask(server.address, "summing", 9) == 9
 
 
@@ -100,7 +101,7 @@ def test_unfinished_models_of_an_exporter_are_ignored(repository: Path) -> None:
 
 def test_stop_leaves_nothing_and_may_be_repeated(repository: Path, temporary: Callable[[], list[str]]) -> None:
     with LocalTriton(repository) as server:
-        family = Family.of(server.keeper_pid)
+        family = Family.of(server.supervisor_pid)
         family.assert_complete()
         server.stop()
         family.assert_gone()
@@ -111,7 +112,7 @@ def test_stop_leaves_nothing_and_may_be_repeated(repository: Path, temporary: Ca
 def test_models_for_whole_videos_are_ended_with_all_that_they_started(repository: Path) -> None:
     with LocalTriton(repository, recognize_sign=True) as server:
         assert server.models == ["summing", "recognize_sign", "recognize_sign_stream"]
-        family = Family.of(server.keeper_pid)
+        family = Family.of(server.supervisor_pid)
         decoders = [p for p in family.processes if "asl_triton.decoding.worker" in p.cmdline()]
         assert len(decoders) == 2
         assert ask(server.address, "summing", 3) == 3
@@ -128,7 +129,7 @@ def test_a_log_that_was_asked_for_stays(repository: Path, tmp_path: Path) -> Non
 def test_a_server_that_was_killed_is_told_of_and_leaves_nothing(repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "triton.log"
     with LocalTriton(repository, log_path=log) as server:
-        family = Family.of(server.keeper_pid)
+        family = Family.of(server.supervisor_pid)
         os.kill(server.pid, signal.SIGKILL)
         with pytest.raises(ServerError, match=rf"killed by SIGKILL. Its log, {log}, ends:\n") as failure:
             server.wait()

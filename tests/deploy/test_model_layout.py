@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from asl_triton.errors import AslTritonError
+from asl_triton.models.recognize_sign import SIGN_MODELS
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_deploy.model_layout import SIGN_MODELS, choose_models, find_models, find_shipped_models
+from asl_triton_deploy.model_layout import choose_models, find_models, find_shipped_models
 
 from .conftest import write_model
 

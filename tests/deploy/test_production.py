@@ -301,10 +301,10 @@ def test_model_that_is_not_whole_ends_the_start(models: Path, tmp_path: Path) ->
     shutil.copytree(models / "signs", tmp_path / "repository" / "signs")
     (tmp_path / "repository" / "signs" / "1" / "model.pt").write_bytes(b"damaged")
     broken = ProductionTriton(tmp_path / "repository")
-    keeper = broken.launch()
+    supervisor = broken.launch()
     try:
-        assert keeper.has_ended(60)
-        assert keeper.how_it_ended() == "with exit code 1"
+        assert supervisor.has_ended(60)
+        assert supervisor.describe_end() == "with exit code 1"
         assert not broken.is_ready()
     finally:
         broken.__exit__(None, None, None)

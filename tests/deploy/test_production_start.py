@@ -15,13 +15,30 @@ import pytest
 
 from asl_triton.errors import AslTritonError
 from asl_triton.models.checksums import MANIFEST, write_checksums
+from asl_triton_deploy.model_layout import find_shipped_models
 from asl_triton_deploy.production.__main__ import prepare
 from asl_triton_deploy.production.flags import FLAGS
 from asl_triton_deploy.readiness import is_ready, model_states
 from asl_triton_deploy.triton_binary import Machine, find_binary
+from tests.client.model_folders import GLOSSES, write_folder
+from tests.client.videos import clip
 from tests.deploy.conftest import ask, write_model
 from tests.deploy.container import contained
+from tests.live import sign_client
 
+# A model that answers every clip with the same logits.
+CONSTANT = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer() for _ in requests]
+
+    def answer(self):
+        return pb_utils.InferenceResponse([pb_utils.Tensor("LOGITS__0", np.array([[3, 2, 1, 0, 0, 0]], np.float32))])
+"""
 KEY = "a-key-of-sixteen-signs"
 PORTS = ("http", "grpc", "metrics")
 
@@ -100,6 +117,23 @@ def test_listed_files_are_served_and_a_stop_is_orderly(image: dict[str, str], re
     assert served == ["1", "config.pbtxt", "configs"]
     assert not (tmp_path / "was_here").exists()
     assert "asl-triton: checked summing; of the image: of_the_image" in (tmp_path / "log").read_text()
+
+
+def test_recognize_sign_of_the_image_finds_the_models_that_are_mounted(
+    image: dict[str, str], repository: Path, tmp_path: Path
+) -> None:
+    folder = write_folder(repository, "signs", golden=False)
+    config = (folder / "config.pbtxt").read_text()
+    (folder / "configs").mkdir()
+    (folder / "configs" / "wheel.pbtxt").write_text(config.replace('backend: "pytorch"', 'backend: "python"'))
+    (folder / "1" / "model.py").write_text(CONSTANT)
+    write_checksums(repository)
+    video = clip(tmp_path / "clip.mp4", 12).read_bytes()
+    shipped = {**image, "ASL_TRITON_IMAGE_MODELS": str(find_shipped_models())}
+    with running(shipped, tmp_path) as (_process, (_http, grpc, _metrics)):
+        answer = sign_client.ask(f"127.0.0.1:{grpc}", video, top_k=1)
+    assert isinstance(answer, sign_client.Answer) and answer.details["model"] == "signs"
+    assert answer.glosses == (GLOSSES[0],)
 
 
 def test_it_serves_as_uid_1000_with_nothing_to_write_to(image: dict[str, str], tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_nothing_outlives_a_command_that_is_killed(foreground: Foreground, tempo
     assert temporary() == []
 
 
-def test_nothing_outlives_a_keeper_that_is_killed(
+def test_nothing_outlives_a_supervisor_that_is_killed(
     foreground: Foreground,
 ) -> None:
     process, ready = foreground

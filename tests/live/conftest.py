@@ -12,9 +12,10 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from asl_triton.models.recognize_sign import SIGN_MODELS
 from asl_triton.presets import PRESETS
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_deploy.model_layout import SIGN_MODELS, find_shipped_models
+from asl_triton_deploy.model_layout import find_shipped_models
 from asl_triton_export.bundle import open_bundle
 from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
 from asl_triton_export.exporter import export_model

@@ -22,7 +22,7 @@ def decoders(triton: LocalTriton) -> list[psutil.Process]:
 
 def family(triton: LocalTriton) -> list[psutil.Process]:
     """All processes of a server."""
-    return psutil.Process(triton.keeper_pid).children(recursive=True)
+    return psutil.Process(triton.supervisor_pid).children(recursive=True)
 
 
 def words(process: psutil.Process) -> list[str]:

@@ -1,11 +1,12 @@
-"""`recognize_sign` while the model behind it is replaced: no gloss is ever named with another network's labels."""
+"""`recognize_sign` while the folder behind it changes: no gloss is ever named with another network's labels."""
 
-import time
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from asl_triton.models.recognize_sign import REPOSITORIES_VARIABLE
 from asl_triton.presets import PRESETS
 from asl_triton_deploy import local
 from asl_triton_deploy.local import LocalTriton
@@ -19,55 +20,66 @@ OLD = tuple(f"old {gloss}" for gloss in GLOSSES)
 NEW = tuple(f"new {gloss}" for gloss in GLOSSES)
 
 
-def export(repository: Path, labels: tuple[str, ...], seed: int) -> None:
-    checkpoint = save_checkpoint(repository.parent / "weights.pt", seed=seed)
-    export_model(load_checkpoint(checkpoint), labels, PRESETS["wlasl"], repository, "signs", force=True)
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two repositories with a model `signs`: another network with other labels in each."""
+    folder = tmp_path_factory.mktemp("exported")
+    for seed, labels in enumerate((OLD, NEW)):
+        checkpoint = save_checkpoint(folder / f"{seed}.pt", seed=seed)
+        export_model(load_checkpoint(checkpoint), labels, PRESETS["wlasl"], folder / str(seed), "signs")
+    return folder / "0", folder / "1"
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    export(tmp_path / "models", OLD, seed=1)
+def repository(exported: tuple[Path, Path], tmp_path: Path) -> Path:
+    shutil.copytree(exported[0], tmp_path / "models")
     return tmp_path / "models"
 
 
 @pytest.fixture
-def watching_triton(repository: Path) -> Iterator[LocalTriton]:
-    """A server that loads what changes in its repository, some seconds later."""
-    options = local.build_server_flags
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            local,
-            "server_options",
-            lambda *arguments: [
-                *(option for option in options(*arguments) if not option.startswith("--model-control-mode")),
-                "--model-control-mode=poll",
-                "--repository-poll-secs=4",
-            ],
-        )
-        with LocalTriton(repository, recognize_sign=True) as triton:
-            yield triton
+def video(tmp_path: Path) -> bytes:
+    return write_clip(tmp_path / "clip.mp4", 16).read_bytes()
+
+
+@pytest.fixture
+def launch_elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have Triton started as by a launcher that is not ours, which says this of the model repositories."""
+
+    def launch(repositories: str) -> None:
+        monkeypatch.setattr(local, "REPOSITORIES_VARIABLE", "NOT_SAID")
+        monkeypatch.setenv(REPOSITORIES_VARIABLE, repositories)
+
+    return launch
+
+
+def logits(answer: Answer | Refusal, labels: tuple[str, ...]) -> list[float]:
+    """In class order, of an answer whose glosses are these labels."""
+    assert isinstance(answer, Answer), answer
+    by_class = dict(zip(answer.class_ids, zip(answer.glosses, answer.logits, strict=True), strict=True))
+    assert tuple(by_class[c][0] for c in range(len(labels))) == labels
+    return [by_class[c][1] for c in range(len(labels))]
 
 
 def test_labels_change_with_the_network_and_not_with_the_folder(
-    watching_triton: LocalTriton, repository: Path, tmp_path: Path
+    repository: Path, exported: tuple[Path, Path], video: bytes, launch_elsewhere: Callable[[str], None]
 ) -> None:
-    video = write_clip(tmp_path / "clip.mp4", 16).read_bytes()
-    before = ask(watching_triton.address, video)
-    assert isinstance(before, Answer) and set(before.glosses) == set(OLD)
-    export(repository, NEW, seed=2)
-    answers: list[Answer | Refusal] = []
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        answers.append(ask(watching_triton.address, video))
-        after = answers[-1]
-        if isinstance(after, Answer) and set(after.glosses) == set(NEW):
-            break
-    assert isinstance(after, Answer) and set(after.glosses) == set(NEW)
-    logits = {"old": dict(zip(before.class_ids, before.logits, strict=True))}
-    logits["new"] = dict(zip(after.class_ids, after.logits, strict=True))
-    for answer in answers:
-        if isinstance(answer, Refusal):  # between the one and the other
-            assert answer.status in ("UNAVAILABLE", "NOT_FOUND"), answer
-            continue
-        (network,) = {gloss.split()[0] for gloss in answer.glosses}
-        assert answer.logits == pytest.approx([logits[network][c] for c in answer.class_ids], abs=1e-3)
+    with LocalTriton(repository, recognize_sign=True) as triton:
+        shutil.rmtree(repository / "signs")
+        assert logits(ask(triton.address, video), OLD)  # the first request, too
+        shutil.copytree(exported[1] / "signs", repository / "signs")
+        before = logits(ask(triton.address, video), OLD)
+    launch_elsewhere("")  # the models are found all the same
+    with LocalTriton(repository, recognize_sign=True) as triton:
+        after = logits(ask(triton.address, video), NEW)
+    assert after != pytest.approx(before, abs=0.1)
+
+
+def test_folder_that_is_not_that_of_the_network_is_refused(
+    repository: Path, exported: tuple[Path, Path], video: bytes, launch_elsewhere: Callable[[str], None]
+) -> None:
+    launch_elsewhere(str(exported[1]))
+    with LocalTriton(repository, recognize_sign=True) as triton:
+        for _ in range(2):
+            refused = ask(triton.address, video)
+            assert isinstance(refused, Refusal) and refused.status == "UNAVAILABLE", refused
+            assert "signs does not answer as its folder says" in refused.sentence

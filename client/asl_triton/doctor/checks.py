@@ -14,13 +14,13 @@ import numpy as np
 
 from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError, VideoError
 from asl_triton.models.golden import GoldenAnswer, render_golden
+from asl_triton.models.recognize_sign import GLOSS, RECOGNIZE_SIGN, VIDEO
 from asl_triton.models.served import FRAMES, LOGITS, ServedModel, list_models, read_model
 from asl_triton.transport.base import Transport
 
 State = Literal["ok", "warning", "failed"]
 # The server in NVIDIA's container 26.07, with the critical fixes of 2025 and 2026 (25.07 is 2.59, and one a month).
 SAFE_VERSION = (2, 71)
-RECOGNIZE_SIGN = "recognize_sign"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ async def run_checks(transport: Transport, model: str | None, repository: Path |
 async def check_recognize_sign(transport: Transport) -> Check:
     """Whether the model that takes whole videos is alive: it refuses an empty one with a sentence."""
     try:
-        await transport.infer(RECOGNIZE_SIGN, {"VIDEO": np.array([b""], np.object_)}, ["GLOSS"])
+        await transport.infer(RECOGNIZE_SIGN, {VIDEO: np.array([b""], np.object_)}, [GLOSS])
     except (ContractError, VideoError) as exc:
         if "VIDEO is empty" in str(exc) or "name one in the request" in str(exc):
             return Check(RECOGNIZE_SIGN, "ok", "is there, and refuses an empty video")

@@ -1,8 +1,7 @@
 """What a server serves: finds the models, reads their preset, labels and tensors, refuses what is not ours."""
 
-import dataclasses
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,9 +29,35 @@ class ServedModel:
     checkpoint_sha256: str
     exporter: str
 
+    @classmethod
+    def from_description(cls, description: ModelDescription, address: str) -> "ServedModel":
+        """What a description of a model says of it, without labels, which descriptions do not list.
+
+        `address` is where it is served, or its folder: messages name it.
+
+        Raises:
+            ContractError: its tensors or its preset are not what we can talk to.
+        """
+        check_tensors(description, address)
+        parameters = description.parameters
+        try:
+            preset = Preset.from_json(parameters.get(PRESET_PARAMETER, ""))
+        except ContractError as exc:
+            raise ContractError(f"{description.name} on {address}: {exc}") from exc
+        return cls(
+            name=description.name,
+            version=description.version,
+            preset=preset,
+            labels=(),
+            datatype=description.inputs[FRAMES].datatype,
+            precision=parameters.get("asl_triton.precision", "unknown"),
+            checkpoint_sha256=parameters.get("asl_triton.checkpoint_sha256", "unknown"),
+            exporter=parameters.get("asl_triton.exporter", "unknown"),
+        )
+
     @property
     def identity(self) -> dict[str, str]:
-        """What answers depend on: two with the same answer alike."""
+        """What answers depend on: models with equal identities answer alike. The one test for "the same model"."""
         return {
             "model": self.name,
             "checkpoint_sha256": self.checkpoint_sha256,
@@ -42,13 +67,12 @@ class ServedModel:
         }
 
     def is_described_by(self, description: ModelDescription) -> bool:
-        """Whether a model has the same checkpoint, precision and preset; its description tells nothing of labels."""
+        """Whether a description is of a model with this identity, as far as it tells: it does not list labels."""
         try:
-            preset = Preset.from_json(description.parameters.get(PRESET_PARAMETER, ""))
+            described = ServedModel.from_description(description, "")
         except ContractError:
             return False
-        told = (get_parameter(description, "checkpoint_sha256"), get_parameter(description, "precision"), preset)
-        return told == (self.checkpoint_sha256, self.precision, self.preset)
+        return replace(described, labels=self.labels).identity == self.identity
 
     @property
     def bytes_per_value(self) -> int:
@@ -124,32 +148,16 @@ async def read_model(transport: Transport, model: str | None = None) -> ServedMo
         LabelsError: it has no labels, or not one for each class.
     """
     description = await choose_model(transport, model)
-    try:
-        preset = Preset.from_json(description.parameters[PRESET_PARAMETER])
-    except ContractError as exc:
-        raise ContractError(f"{description.name} on {transport.address}: {exc}") from exc
-    num_classes = check_tensors(description, transport.address)
-    served = ServedModel(
-        name=description.name,
-        version=description.version,
-        preset=preset,
-        labels=(),
-        datatype=description.inputs[FRAMES].datatype,
-        precision=get_parameter(description, "precision"),
-        checkpoint_sha256=get_parameter(description, "checkpoint_sha256"),
-        exporter=get_parameter(description, "exporter"),
-    )
-    labels = await read_served_labels(transport, served, description, num_classes)
-    return dataclasses.replace(served, labels=labels)
+    served = ServedModel.from_description(description, transport.address)
+    return replace(served, labels=await read_served_labels(transport, served, description))
 
 
-def get_parameter(description: ModelDescription, name: str) -> str:
-    """What the exporter wrote into the config under a name."""
-    return description.parameters.get(f"asl_triton.{name}", "unknown")
+def check_tensors(model: ModelDescription, address: str) -> None:
+    """Check names, datatypes and shapes of a model's tensors.
 
-
-def check_tensors(model: ModelDescription, address: str) -> int:
-    """Check names, datatypes and shapes of a model's tensors; returns its number of classes."""
+    Raises:
+        ContractError: they are not what we can talk to.
+    """
 
     def wrong(what: str) -> ContractError:
         return ContractError(f"{model.name} on {address} is not what asl-triton can talk to: {what}. Export it again")
@@ -165,7 +173,11 @@ def check_tensors(model: ModelDescription, address: str) -> int:
         raise wrong(f"{LOGITS} is {format_spec(logits)}, not FP32 [-1, classes]")
     if steps is None or steps.datatype != "FP32" or steps.shape != (-1, -1, logits.shape[1]):
         raise wrong(f"{STEP_LOGITS} is {format_spec(steps)}, not FP32 [-1, -1, {logits.shape[1]}]")
-    return logits.shape[1]
+
+
+def count_classes(model: ModelDescription) -> int:
+    """The number of classes of a model whose tensors were checked."""
+    return model.outputs[LOGITS].shape[1]
 
 
 def format_spec(spec: TensorSpec | None) -> str:
@@ -174,9 +186,10 @@ def format_spec(spec: TensorSpec | None) -> str:
 
 
 async def read_served_labels(
-    transport: Transport, served: ServedModel, description: ModelDescription, num_classes: int
+    transport: Transport, served: ServedModel, description: ModelDescription
 ) -> tuple[str, ...]:
     """The labels in class order, from the classification of a black clip over all classes."""
+    num_classes = count_classes(description)
     if LOGITS not in description.labeled:
         raise LabelsError(f"{served.name} on {transport.address} has no labels: export it again")
     black = np.zeros((served.preset.min_frames, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)

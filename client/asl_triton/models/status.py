@@ -1,11 +1,11 @@
 """How a server is at this moment: there or away, and which models it serves. For pages and other long-lived
 callers, which outlive a server that is stopped, started and swapped."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from asl_triton.errors import AslTritonError
 from asl_triton.models.served import ServedModel, list_models, read_model
-from asl_triton.transport.base import ModelDescription, Transport
+from asl_triton.transport.base import Transport
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,6 @@ class ServerStatus:
     problem: str | None = None
     models: tuple[ServedModel, ...] = ()
     broken: tuple[tuple[str, str], ...] = ()
-    descriptions: tuple[ModelDescription, ...] = ()
 
     @property
     def is_ready(self) -> bool:
@@ -48,13 +47,14 @@ async def read_status(
         found = [d for d in await list_models(transport) if only is None or d.name == only]
     except AslTritonError as exc:
         return ServerStatus(transport.address, problem=str(exc))
-    known = {identity(description) for description in before.descriptions} if before else set()
     served: list[ServedModel] = []
     broken: list[tuple[str, str]] = []
     for description in found:
-        same = before.model(description.name) if before and identity(description) in known else None
+        known = before.model(description.name) if before else None
         try:
-            served.append(same or await read_model(transport, description.name))
+            described = ServedModel.from_description(description, transport.address)
+            is_same = known is not None and replace(known, labels=()) == described
+            served.append(known if known and is_same else await read_model(transport, description.name))
         except AslTritonError as exc:
             broken.append((description.name, str(exc)))
     problem = None
@@ -68,9 +68,4 @@ async def read_status(
                 "`asl-triton export`"
             )
         )
-    return ServerStatus(transport.address, version, problem, tuple(served), tuple(broken), tuple(found))
-
-
-def identity(description: ModelDescription) -> tuple[object, ...]:
-    """What changes where another checkpoint, preset or export is served under the same name."""
-    return (description.name, description.version, tuple(sorted(description.parameters.items())))
+    return ServerStatus(transport.address, version, problem, tuple(served), tuple(broken))

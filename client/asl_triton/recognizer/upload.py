@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import json
 import os
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy as np
 from asl_triton.decoding.admission import CROP_VALUES, Admission
 from asl_triton.decoding.base import VideoInfo, WindowingOptions, format_source
 from asl_triton.errors import ContractError, VideoError
+from asl_triton.models.recognize_sign import CLASS_ID, DETAILS, LOGIT, RECOGNIZE_SIGN, TOP_K, VIDEO, parse_details
 from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import ClassIds, Ranking, rank
 from asl_triton.results import Logits, Recognition
@@ -23,10 +23,6 @@ from asl_triton.video.reader import Limits, Source, open_file
 
 Send = Literal["frames", "video", "auto"]
 T = TypeVar("T")
-
-RECOGNIZE_SIGN = "recognize_sign"
-VIDEO, TOP_K = "VIDEO", "TOP_K"
-CLASS_ID, LOGIT, DETAILS = "CLASS_ID", "LOGIT", "DETAILS"
 
 
 @dataclass(frozen=True)
@@ -152,19 +148,10 @@ class VideoUploader:
             answers = await self._ask(data, served, name)
             seconds = time.perf_counter() - began_s
         predictions = rank(self._logits(answers, served), served.labels, served.preset, class_ids, ranking.top_k)
-        details = json.loads(answers[DETAILS][0])
-        return Recognition(
-            video=name,
-            model=served.name,
-            predictions=predictions,
-            unsure=predictions[0].confidence < ranking.min_confidence,
-            num_frames=details["num_frames"],
-            duration_s=details["duration_s"],
-            num_windows=details["num_windows"],
-            decode_s=details["decode_s"],
-            wait_s=max(seconds - details["decode_s"], 0.0),
-            warnings=tuple(details["warnings"]),
-        )
+        details = parse_details(answers[DETAILS][0])
+        details |= {"model": served.name, "wait_s": max(seconds - details["decode_s"], 0.0)}
+        unsure = predictions[0].confidence < ranking.min_confidence
+        return Recognition(video=name, predictions=predictions, unsure=unsure, **details)
 
     async def _ask(self, data: bytes, served: ServedModel, name: str) -> dict[str, Array]:
         inputs = {VIDEO: np.array([data], np.object_), TOP_K: np.array([len(served.labels)], np.int32)}

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,28 @@ import triton_python_backend_utils as pb_utils
 
 from asl_triton.decoding.base import WINDOWS_AHEAD
 from asl_triton.errors import AslTritonError, ServerError
-from asl_triton.results import Prediction, Recognition
+from asl_triton.models.recognize_sign import (
+    CLASS_ID,
+    CONFIDENCE,
+    DETAILS,
+    END_S,
+    GLOSS,
+    LOGIT,
+    MIN_CONFIDENCE,
+    REPOSITORIES_VARIABLE,
+    START_S,
+    TOP_K,
+    VIDEO,
+    format_details,
+)
+from asl_triton.models.repository import read_repositories
+from asl_triton.results import Prediction
 from asl_triton.transport.base import Array
-from asl_triton.triton_backend.service import RecognizeRequest, ServiceLimits, SignService, get_grpc_status
+from asl_triton.triton_backend.service import ServiceLimits, SignService, get_grpc_status
 
 # From glibc's <malloc.h>.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-LOOKS_FOR_CANCELLATION_S = 0.25
+CANCELLATION_POLL_S = 0.25
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -46,10 +60,15 @@ class SignModel:
             limits = ServiceLimits.from_parameters(parameters)
         except AslTritonError as exc:
             raise pb_utils.TritonModelException(f"{self.name}: {exc}") from exc
-        repositories = repositories_of(os.getppid()) or [Path(args["model_repository"]).parent]
-        self.service = SignService(repositories, ThisServer(WINDOWS_AHEAD * limits.requests_at_once), limits)
+        models = read_repositories(find_repositories(Path(args["model_repository"])))
+        for name, model in models.items():
+            if isinstance(model, AslTritonError):
+                pb_utils.Logger.log_warn(f"{self.name} cannot use the model {name}: {model}")
+        self.service = SignService(models, ThisServer(), limits)
         self.room = threading.Semaphore(limits.requests_at_once)  # Triton's queue holds the rest, and refuses too many
         self.loop = asyncio.new_event_loop()
+        # Each window that is asked about occupies a thread until it is answered.
+        self.loop.set_default_executor(ThreadPoolExecutor((WINDOWS_AHEAD + 1) * limits.requests_at_once))
         threading.Thread(target=self.loop.run_forever, name=self.name, daemon=True).start()
         self.service.decoders.warm_up()
 
@@ -71,37 +90,36 @@ class SignModel:
             self.stream(request, sender) if self.is_decoupled else self.recognize(request, sender)
         )
         try:
-            while not (await asyncio.wait([task], timeout=LOOKS_FOR_CANCELLATION_S))[0]:
+            while not (await asyncio.wait([task], timeout=CANCELLATION_POLL_S))[0]:
                 if request.is_cancelled():
                     task.cancel()
             await task
         except asyncio.CancelledError:
-            make_error(sender, "CANCELLED", "the caller has gone")
+            send_error(sender, "CANCELLED", "the caller has gone")
         except AslTritonError as exc:
-            make_error(sender, get_grpc_status(exc), str(exc))
+            send_error(sender, get_grpc_status(exc), str(exc))
         except Exception as exc:
             pb_utils.Logger.log_error(f"{self.name} failed: {exc!r}")
-            make_error(
+            send_error(
                 sender, "INTERNAL", f"{self.name} failed: {exc}. This is a fault of its own; see the server's log"
             )
 
     async def recognize(self, request: Any, sender: Any) -> None:
         """One response: the glosses of the clip."""
-        question = await asyncio.to_thread(parse_request, request)
-        recognition = await self.service.recognize(question)
-        tensors = [*build_ranked_tensors(question.wanted(recognition.predictions)), build_details(recognition)]
+        recognition = await self.service.recognize(*await asyncio.to_thread(parse_request, request))
+        details = make_tensor(DETAILS, [format_details(recognition).encode()], np.object_)
+        tensors = [*build_ranked_tensors(recognition.predictions), details]
         sender.send(pb_utils.InferenceResponse(tensors), flags=FINAL)
 
     async def stream(self, request: Any, sender: Any) -> None:
         """A response for each window, and an empty final one."""
-        question = await asyncio.to_thread(parse_request, request)
-        async with aclosing(self.service.recognize_windows(question)) as windows:
-            async for heard in windows:
-                times = [
-                    make_tensor("START_S", [heard.start_s], np.float32),
-                    make_tensor("END_S", [heard.end_s], np.float32),
-                ]
-                sender.send(pb_utils.InferenceResponse([*build_ranked_tensors(heard.predictions), *times]))
+        arguments = await asyncio.to_thread(parse_request, request)
+        async with aclosing(self.service.recognize_windows(*arguments)) as windows:
+            async for window in windows:
+                start_s = make_tensor(START_S, [window.start_s], np.float32)
+                end_s = make_tensor(END_S, [window.end_s], np.float32)
+                tensors = [*build_ranked_tensors(window.predictions), start_s, end_s]
+                sender.send(pb_utils.InferenceResponse(tensors))
         sender.send(flags=FINAL)
 
 
@@ -113,16 +131,10 @@ def configure_malloc() -> None:
             libc.mallopt(parameter, value)
 
 
-def repositories_of(server: int) -> list[Path]:
-    """The model repositories on this machine that a `tritonserver` process was started with."""
-    try:
-        words = Path(f"/proc/{server}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:  # some sandboxes show a process nothing of others
-        return []
-    flags = ("--model-repository", "--model-store")
-    given = [word.partition("=")[2] for word in words if word.startswith(tuple(f"{flag}=" for flag in flags))]
-    given += [after for word, after in pairwise(words) if word in flags]
-    return [Path(folder) for folder in given if Path(folder).is_dir()]
+def find_repositories(own_folder: Path) -> list[Path]:
+    """The model repositories that the server reads: as its launcher says, or the one that this model is in."""
+    named = os.environ.get(REPOSITORIES_VARIABLE, "")
+    return [Path(folder) for folder in named.split(os.pathsep) if folder] or [own_folder.parent]
 
 
 class ThisServer:
@@ -130,30 +142,23 @@ class ThisServer:
 
     address = "this server"
 
-    def __init__(self, asks_at_once: int) -> None:
-        self._threads = ThreadPoolExecutor(asks_at_once, thread_name_prefix="ask")
-
     async def infer(
         self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], priority: int = 0
     ) -> dict[str, Array]:
         """Ask another model."""
-        answers: dict[str, Array] = await self._in_thread(ask, model, inputs, list(outputs))
-        return answers
+        return await asyncio.to_thread(ask, model, inputs, outputs)
 
     async def is_ready(self, model: str) -> bool:
         """Whether another model is served."""
-        return bool(await self._in_thread(pb_utils.is_model_ready, model))
-
-    async def _in_thread(self, call: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+        return bool(await asyncio.to_thread(pb_utils.is_model_ready, model))
 
 
-def ask(model: str, inputs: Mapping[str, Array], outputs: list[str]) -> dict[str, Array]:
+def ask(model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
     """Ask another model and wait; its answers are copies."""
     request = pb_utils.InferenceRequest(
         model_name=model,
         inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
-        requested_output_names=outputs,
+        requested_output_names=list(outputs),
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU),
     )
     response = request.exec()
@@ -162,24 +167,24 @@ def ask(model: str, inputs: Mapping[str, Array], outputs: list[str]) -> dict[str
     return {name: np.array(pb_utils.get_output_tensor_by_name(response, name).as_numpy()) for name in outputs}
 
 
-def parse_request(request: Any) -> RecognizeRequest:
-    """What a request asks.
+def parse_request(request: Any) -> tuple[bytes, int | None, float | None, str | None]:
+    """A request's video, TOP_K, MIN_CONFIDENCE and model; None for each that was left out.
 
     Raises:
-        AslTritonError: a value of it is beyond what goes.
+        AslTritonError: there is no video, or the model is not a name.
     """
-    top_k, min_confidence = read_tensor(request, "TOP_K"), read_tensor(request, "MIN_CONFIDENCE")
+    top_k, min_confidence = read_tensor(request, TOP_K), read_tensor(request, MIN_CONFIDENCE)
     model = json.loads(request.parameters() or "{}").get("model")
     if model is not None and not isinstance(model, str):
         raise AslTritonError(f"the parameter `model` is {model}: give the name of a model")
-    video = read_tensor(request, "VIDEO")
+    video = read_tensor(request, VIDEO)
     if video is None:
         raise AslTritonError("the request has no VIDEO: send a video file's bytes in it")
-    return RecognizeRequest(
-        video=bytes(video),
-        top_k=None if top_k is None else int(top_k),
-        min_confidence=None if min_confidence is None else float(min_confidence),
-        model=model or None,
+    return (
+        bytes(video),
+        None if top_k is None else int(top_k),
+        None if min_confidence is None else float(min_confidence),
+        model or None,
     )
 
 
@@ -192,19 +197,11 @@ def read_tensor(request: Any, name: str) -> Any:
 def build_ranked_tensors(predictions: Sequence[Prediction]) -> list[Any]:
     """The outputs that name glosses, best first."""
     return [
-        make_tensor("GLOSS", [p.gloss.encode() for p in predictions], np.object_),
-        make_tensor("CONFIDENCE", [p.confidence for p in predictions], np.float32),
-        make_tensor("CLASS_ID", [p.class_id for p in predictions], np.int32),
-        make_tensor("LOGIT", [p.logit for p in predictions], np.float32),
+        make_tensor(GLOSS, [p.gloss.encode() for p in predictions], np.object_),
+        make_tensor(CONFIDENCE, [p.confidence for p in predictions], np.float32),
+        make_tensor(CLASS_ID, [p.class_id for p in predictions], np.int32),
+        make_tensor(LOGIT, [p.logit for p in predictions], np.float32),
     ]
-
-
-def build_details(recognition: Recognition) -> Any:
-    """The output that says how the answer came about, as JSON."""
-    names = ("model", "num_frames", "duration_s", "num_windows", "decode_s", "wait_s", "warnings")
-    return make_tensor(
-        "DETAILS", [json.dumps({name: getattr(recognition, name) for name in names}).encode()], np.object_
-    )
 
 
 def make_tensor(name: str, values: Sequence[Any], dtype: Any) -> Any:
@@ -212,7 +209,7 @@ def make_tensor(name: str, values: Sequence[Any], dtype: Any) -> Any:
     return pb_utils.Tensor(name, np.array(values, dtype))
 
 
-def make_error(sender: Any, status: str, sentence: str) -> None:
+def send_error(sender: Any, status: str, sentence: str) -> None:
     """An error in place of a response, and the last."""
     error = pb_utils.TritonError(sentence, getattr(pb_utils.TritonError, status))
     sender.send(pb_utils.InferenceResponse(error=error), flags=FINAL)

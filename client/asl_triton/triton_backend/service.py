@@ -1,30 +1,29 @@
 """Video bytes in, glosses out, inside a server: what `recognize_sign` and `recognize_sign_stream` do."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Protocol
 
 from asl_triton.decoding.admission import Admission
 from asl_triton.decoding.base import WindowingOptions
 from asl_triton.decoding.pool import DecoderPool
 from asl_triton.decoding.worker import DecoderLimits
 from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError
-from asl_triton.models.repository import ModelRepository
-from asl_triton.models.served import ServedModel
+from asl_triton.models.golden import render_golden
+from asl_triton.models.recognize_sign import VIDEO
+from asl_triton.models.repository import ModelOnDisk
+from asl_triton.models.served import FRAMES, LOGITS, ServedModel
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking, rank
 from asl_triton.presets import Preset
-from asl_triton.recognizer.pipeline import ClipPipeline, run_recognition
+from asl_triton.recognizer.pipeline import ClipPipeline, InferenceClient, run_recognition
 from asl_triton.results import Prediction, Recognition
-from asl_triton.triton_backend.registry import InProcessServer, ModelRegistry, UnknownModelError
 from asl_triton.video.reader import Limits
-from asl_triton.video.windows import WindowTiming
 
 Status = Literal["INVALID_ARG", "NOT_FOUND", "UNAVAILABLE", "INTERNAL"]  # of Triton's errors
 
-VIDEO = "VIDEO"  # what messages call it
 PARAMETER_PREFIX = "asl_triton."
 
 
@@ -70,37 +69,6 @@ class ServiceLimits:
 
 
 @dataclass(frozen=True)
-class RecognizeRequest:
-    """A request: a whole video file, and what is wanted of it. None is the default of each."""
-
-    video: bytes = field(repr=False)
-    top_k: int | None = None
-    min_confidence: float | None = None
-    model: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.top_k is not None and self.top_k < 1:
-            raise AslTritonError(f"TOP_K is {self.top_k}: ask for one gloss or more")
-        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
-            raise AslTritonError(f"MIN_CONFIDENCE is {self.min_confidence:g}: it goes from 0 to 1")
-
-    def ranking(self, served: ServedModel) -> Ranking:
-        """What is wanted of this model's logits.
-
-        Raises:
-            AslTritonError: more glosses than it knows; the default number, 10, is always well.
-        """
-        count = len(served.labels)
-        if self.top_k is not None and self.top_k > max(count, DEFAULT_TOP_K):
-            raise AslTritonError(f"TOP_K is {self.top_k}, and {served.name} knows {count} glosses: ask for no more")
-        return Ranking(self.top_k or DEFAULT_TOP_K, None, self.min_confidence or 0.0)
-
-    def wanted(self, predictions: tuple[Prediction, ...]) -> tuple[Prediction, ...]:
-        """Those that reach the confidence asked for."""
-        return tuple(p for p in predictions if p.confidence >= (self.min_confidence or 0.0))
-
-
-@dataclass(frozen=True)
 class StreamedWindow:
     """One window of a long video: what is signed between two times of it, best first."""
 
@@ -109,13 +77,31 @@ class StreamedWindow:
     predictions: tuple[Prediction, ...]
 
 
-class SignService:
-    """Answers requests on the event loop that it is first used on; several at once."""
+class UnknownModelError(ContractError):
+    """No model of that name is served, or none at all."""
 
-    def __init__(self, repositories: Sequence[Path], server: InProcessServer, limits: ServiceLimits) -> None:
+
+class InProcessServer(InferenceClient, Protocol):
+    """A server as one of its own models sees it."""
+
+    async def is_ready(self, model: str) -> bool:
+        """Whether another model is served."""
+
+
+class SignService:
+    """Answers requests on the event loop that it is first used on; several at once.
+
+    `models` are those of the server's repositories as they were when it started. Nothing is loaded after that, so a
+    folder that changes later changes nothing here.
+    """
+
+    def __init__(
+        self, models: Mapping[str, ModelOnDisk | AslTritonError], server: InProcessServer, limits: ServiceLimits
+    ) -> None:
         self.decoders = DecoderPool(limits.decoder)
-        self._server, self._limits = server, limits
-        self._register = ModelRegistry(ModelRepository(repositories), server)
+        self._models, self._server, self._limits = models, server, limits
+        self._checked: set[str] = set()  # models that have answered as their folder says
+        self._checking = asyncio.Lock()
         # One waits for each decoder, and one may be left behind by a request that was given up.
         self._threads = ThreadPoolExecutor(2 * limits.requests_at_once, thread_name_prefix="decoder")
         self._admission = Admission(limits.requests_at_once, self.decoders, self._threads, crops=limits.crops_at_once)
@@ -125,52 +111,125 @@ class SignService:
         self.decoders.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def recognize(self, question: RecognizeRequest) -> Recognition:
-        """Recognize the sign in a clip, as `AsyncRecognizer.recognize` does, with the same answer.
+    async def recognize(
+        self,
+        video: bytes,
+        top_k: int | None = None,
+        min_confidence: float | None = None,
+        model: str | None = None,
+    ) -> Recognition:
+        """Recognize the sign in a video file, as `AsyncRecognizer.recognize` does, with the same answer.
+
+        None is the default of each. Only glosses that reach `min_confidence` are among the predictions, perhaps none.
 
         Raises:
-            AslTritonError: as `status_of` tells apart.
+            AslTritonError: as `get_grpc_status` tells apart.
         """
-        chosen = await self._register.choose(question.model)
-        served, preset = chosen.served, chosen.served.preset
-        ranking = question.ranking(served)
-        async with self._inquiry(question.video, served, preset) as inquiry:
-            recognition = await run_recognition(inquiry, ranking, ranking.class_ids(served.labels))
-        await self._register.confirm(chosen)
-        return recognition
+        served = await self.choose_model(model)
+        ranking = make_ranking(served, top_k, min_confidence)
+        async with self._open(video, served, served.preset) as pipeline:
+            recognition = await run_recognition(pipeline, ranking, ranking.class_ids(served.labels))
+        return replace(recognition, predictions=keep_confident(recognition.predictions, ranking))
 
-    async def recognize_windows(self, question: RecognizeRequest) -> AsyncGenerator[StreamedWindow, None]:
+    async def recognize_windows(
+        self,
+        video: bytes,
+        top_k: int | None = None,
+        min_confidence: float | None = None,
+        model: str | None = None,
+    ) -> AsyncGenerator[StreamedWindow, None]:
         """Recognize window by window: `window_frames` of the preset every `stride_frames`, a shorter video as a whole.
 
         Raises:
             AslTritonError: as `recognize` does, perhaps after some windows.
         """
-        chosen = await self._register.choose(question.model)
-        served = chosen.served
-        ranking = question.ranking(served)
+        served = await self.choose_model(model)
+        ranking = make_ranking(served, top_k, min_confidence)
         preset = replace(served.preset, max_frames=served.preset.window_frames)
-        async with (
-            self._inquiry(question.video, served, preset) as inquiry,
-            aclosing(inquiry.iter_windows()) as answers,
-        ):
-            async for answer in answers:
-                await self._register.confirm(chosen)
-                predictions = rank(
-                    answer.logits, served.labels, preset, ranking.class_ids(served.labels), ranking.top_k
-                )
-                yield StreamedWindow(*compute_edges(answer.timing), question.wanted(predictions))
+        class_ids = ranking.class_ids(served.labels)
+        async with self._open(video, served, preset) as pipeline, aclosing(pipeline.iter_windows()) as windows:
+            async for window in windows:
+                predictions = rank(window.logits, served.labels, preset, class_ids, ranking.top_k)
+                start_s, *_, end_s = window.timing.edges_s
+                yield StreamedWindow(float(start_s), float(end_s), keep_confident(predictions, ranking))
 
     @asynccontextmanager
-    async def _inquiry(self, video: bytes, served: ServedModel, preset: Preset) -> AsyncIterator[ClipPipeline]:
-        """A video being decoded, for the length of the block, when there is room for its crops."""
-        cutting = WindowingOptions(preset, self._limits.video, refuses_early=True)
-        async with self._admission.open(video, cutting, name=VIDEO, bytes_a_value=served.bytes_per_value) as reading:
-            yield ClipPipeline(self._server, served, reading, priority=0, threads=self._threads)
+    async def _open(self, video: bytes, served: ServedModel, preset: Preset) -> AsyncIterator[ClipPipeline]:
+        """A video that is being decoded, for the length of the block, when there is room for its crops."""
+        options = WindowingOptions(preset, self._limits.video, refuses_early=True)
+        async with self._admission.open(video, options, name=VIDEO, bytes_a_value=served.bytes_per_value) as session:
+            yield ClipPipeline(self._server, served, session, priority=0, threads=self._threads)
+
+    async def choose_model(self, name: str | None) -> ServedModel:
+        """The model of that name, or the only one that is served.
+
+        Raises:
+            UnknownModelError: it is not served, or none is. AslTritonError: several are, and none was named.
+            ServerError, ContractError, LabelsError: its folder does not say what is served.
+        """
+        if name is None or name not in self._models or not await self._server.is_ready(name):
+            ready = [other for other in self._models if await self._server.is_ready(other)]
+            if name is not None:
+                raise UnknownModelError(
+                    f"this server has no model {name!r}: its models are {', '.join(ready) or 'none'}"
+                )
+            if not ready:
+                raise UnknownModelError(
+                    "this server has no model: write one into its model repository with `asl-triton export`"
+                )
+            if len(ready) > 1:
+                raise AslTritonError(
+                    f"this server has {len(ready)} models: name one in the request's parameter `model` "
+                    f"({', '.join(ready)})"
+                )
+            name = ready[0]
+        model = self._models[name]
+        if isinstance(model, AslTritonError):
+            raise model.with_traceback(None)
+        if name not in self._checked:
+            async with self._checking:
+                if name not in self._checked:
+                    await self._check_golden(model)
+                    self._checked.add(name)
+        return model.served
+
+    async def _check_golden(self, model: ModelOnDisk) -> None:
+        """Check once that a model answers as its folder says, which may have changed while the server loaded it.
+
+        Raises:
+            ServerError: it does not, or does not answer.
+        """
+        if model.golden is None:
+            return
+        name, frames = model.served.name, render_golden(model.golden.num_frames)
+        answers = await self._server.infer(name, {FRAMES: model.served.make_input(frames)}, [LOGITS])
+        if not model.matches_golden(answers[LOGITS][0]):
+            raise ServerError(
+                f"{name} does not answer as its folder says: the folder was changed while the server started. Restart "
+                "the server"
+            )
 
 
-def compute_edges(span: WindowTiming) -> tuple[float, float]:
-    """When a window begins to be shown and when it ends, in seconds of the video."""
-    return float(span.edges_s[0]), float(span.edges_s[-1])
+def make_ranking(served: ServedModel, top_k: int | None, min_confidence: float | None) -> Ranking:
+    """What a request wants of a model's logits; None is the default of each.
+
+    Raises:
+        AslTritonError: fewer glosses than one, or more than the model knows and than the default, 10, which is always
+            accepted; or a confidence beyond 0 to 1.
+    """
+    count = len(served.labels)
+    if top_k is not None and top_k < 1:
+        raise AslTritonError(f"TOP_K is {top_k}: ask for one gloss or more")
+    if top_k is not None and top_k > max(count, DEFAULT_TOP_K):
+        raise AslTritonError(f"TOP_K is {top_k}, and {served.name} knows {count} glosses: ask for no more")
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise AslTritonError(f"MIN_CONFIDENCE is {min_confidence:g}: it goes from 0 to 1")
+    return Ranking(top_k or DEFAULT_TOP_K, None, min_confidence or 0.0)
+
+
+def keep_confident(predictions: tuple[Prediction, ...], ranking: Ranking) -> tuple[Prediction, ...]:
+    """The predictions that reach the confidence asked for."""
+    return tuple(prediction for prediction in predictions if prediction.confidence >= ranking.min_confidence)
 
 
 def get_grpc_status(error: AslTritonError) -> Status:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from asl_triton.errors import AslTritonError
 from asl_triton.models.checksums import MANIFEST, copy_checked, read_checksums
+from asl_triton.models.recognize_sign import REPOSITORIES_VARIABLE
 from asl_triton_deploy.model_layout import find_shipped_models
 from asl_triton_deploy.production.flags import FLAGS, MINIMUM_TRITON, Settings, Version, triton_flags
 from asl_triton_deploy.triton_binary import KEEP_MEMORY
@@ -49,7 +50,7 @@ def main() -> int:
     """Become `tritonserver`, or say in one sentence why not and return 1."""
     try:
         command = prepare(os.environ, sys.argv[1:])
-        os.execve(command[0], command, {**memory_settings(), **os.environ})
+        os.execve(command[0], command, {**memory_settings(), **os.environ, **name_repositories(command)})
     except AslTritonError as exc:
         print(f"error: {exc}", file=sys.stderr)
     except OSError as exc:
@@ -75,6 +76,12 @@ def prepare(variables: Mapping[str, str], more_flags: Sequence[str] = ()) -> lis
         raise AslTritonError(f"{places.checksums} lists no model of {places.repository}: `asl-triton export` writes it")
     print(f"asl-triton: checked {', '.join(models)}; of the image: {', '.join(ours) or 'none'}", file=sys.stderr)
     return [binary, *triton_flags(settings, triton, places.flags), *more_flags]
+
+
+def name_repositories(command: Sequence[str]) -> dict[str, str]:
+    """The environment that tells `recognize_sign` which model repositories this command serves."""
+    folders = [flag.partition("=")[2] for flag in command if flag.startswith("--model-repository=")]
+    return {REPOSITORIES_VARIABLE: os.pathsep.join(folders)}
 
 
 def memory_settings() -> dict[str, str]:

@@ -13,20 +13,20 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError, VideoError
+from asl_triton.models.repository import read_repositories
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Recognition
 from asl_triton.transport.base import Array
-from asl_triton.triton_backend.registry import UnknownModelError
 from asl_triton.triton_backend.service import (
-    RecognizeRequest,
     ServiceLimits,
     SignService,
     Status,
     StreamedWindow,
+    UnknownModelError,
     get_grpc_status,
 )
-from tests.client.model_folders import GLOSSES, Network, Served, write_folder
+from tests.client.model_folders import Network, Served, write_folder
 from tests.client.served import fake
 from tests.client.videos import PDF, clip
 from tests.paths import ROOT
@@ -48,7 +48,8 @@ def serving(
     """Run `use` with a service of the models in `repository`."""
 
     async def run() -> Any:
-        service = SignService([repository], server or Served({"signs": NETWORK}), limits or ServiceLimits())
+        models = read_repositories([repository])
+        service = SignService(models, server or Served({"signs": NETWORK}), limits or ServiceLimits())
         try:
             return await use(service)
         finally:
@@ -57,8 +58,8 @@ def serving(
     return asyncio.run(run())
 
 
-async def heard(service: SignService, question: RecognizeRequest) -> list[StreamedWindow]:
-    async with aclosing(service.recognize_windows(question)) as windows:
+async def heard(service: SignService, video: bytes, top_k: int) -> list[StreamedWindow]:
+    async with aclosing(service.recognize_windows(video, top_k)) as windows:
         return [window async for window in windows]
 
 
@@ -76,7 +77,7 @@ def by_the_client(video: bytes, preset: Preset) -> Recognition:
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 def test_answer_is_the_clients_own(tmp_path: Path, video: bytes, preset: Preset) -> None:
     write_folder(tmp_path, "signs", NETWORK, preset=preset)
-    ours = serving(tmp_path, lambda service: service.recognize(RecognizeRequest(video)))
+    ours = serving(tmp_path, lambda service: service.recognize(video))
     theirs = by_the_client(video, preset)
     assert ours.predictions == theirs.predictions
     assert (ours.num_frames, ours.duration_s, ours.num_windows) == (
@@ -88,17 +89,15 @@ def test_answer_is_the_clients_own(tmp_path: Path, video: bytes, preset: Preset)
 
 def test_windows_of_a_long_video_come_in_order(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
-    windows = serving(tmp_path, lambda service: heard(service, RecognizeRequest(video, top_k=2)))
+    windows = serving(tmp_path, lambda service: heard(service, video, top_k=2))
     assert [t for w in windows for t in (w.start_s, w.end_s)] == pytest.approx([0, 2.56, 1.28, 3.84, 1.44, 4])
     assert all(len(w.predictions) == 2 for w in windows)
 
 
 def test_min_confidence_may_leave_nothing(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
-    question = RecognizeRequest(video, min_confidence=1.0)
-    recognition = serving(tmp_path, lambda service: service.recognize(question))
-    assert len(recognition.predictions) == len(GLOSSES)
-    assert question.wanted(recognition.predictions) == ()
+    recognition = serving(tmp_path, lambda service: service.recognize(video, min_confidence=1.0))
+    assert recognition.predictions == ()
     assert recognition.unsure
 
 
@@ -111,9 +110,12 @@ def test_min_confidence_may_leave_nothing(tmp_path: Path, video: bytes) -> None:
         ({"min_confidence": float("nan")}, "MIN_CONFIDENCE is nan"),
     ],
 )
-def test_question_beyond_what_goes_is_one_sentence(values: dict[str, Any], sentence: str) -> None:
+def test_request_out_of_range_is_one_sentence(
+    tmp_path: Path, video: bytes, values: dict[str, Any], sentence: str
+) -> None:
+    write_folder(tmp_path, "signs", NETWORK)
     with pytest.raises(AslTritonError, match=sentence):
-        RecognizeRequest(b"", **values)
+        serving(tmp_path, lambda service: service.recognize(video, **values))
 
 
 @pytest.mark.parametrize(("top_k", "answered"), [(None, 6), (6, 6), (10, 6), (11, None), (5000, None)])
@@ -123,7 +125,7 @@ def test_more_glosses_than_there_are_may_not_be_asked_for(
     write_folder(tmp_path, "signs", NETWORK)
 
     def ask() -> Recognition:
-        answer: Recognition = serving(tmp_path, lambda service: service.recognize(RecognizeRequest(video, top_k)))
+        answer: Recognition = serving(tmp_path, lambda service: service.recognize(video, top_k))
         return answer
 
     if answered is None:
@@ -190,11 +192,11 @@ class Slow(Served):
 
 
 def test_videos_at_once_hold_no_more_crops_than_allowed(tmp_path: Path, video: bytes) -> None:
-    write_folder(tmp_path, "signs", NETWORK)
+    write_folder(tmp_path, "signs", NETWORK, golden=False)
     server = Slow({"signs": NETWORK})
 
     async def crowd(service: SignService) -> int:
-        answering = [asyncio.create_task(service.recognize(RecognizeRequest(video))) for _ in range(6)]
+        answering = [asyncio.create_task(service.recognize(video)) for _ in range(6)]
         while server.frames < 200:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
@@ -213,11 +215,11 @@ def test_request_that_is_given_up_ends_its_decoder(tmp_path: Path, video: bytes)
 
     async def give_up(service: SignService) -> Recognition:
         for delay_s in np.linspace(0, 0.3, 12):
-            given_up = asyncio.create_task(service.recognize(RecognizeRequest(video)))
+            given_up = asyncio.create_task(service.recognize(video))
             await asyncio.sleep(delay_s)
             given_up.cancel()
             await asyncio.gather(given_up, return_exceptions=True)
-        return await service.recognize(RecognizeRequest(video))
+        return await service.recognize(video)
 
     assert serving(tmp_path, give_up, server, ServiceLimits(requests_at_once=1)).num_frames == 100
 
@@ -227,8 +229,8 @@ def test_bad_video_is_told_and_the_next_one_answered(tmp_path: Path, video: byte
 
     async def ask(service: SignService) -> Recognition:
         with pytest.raises(VideoError, match="VIDEO cannot be read as a video"):
-            await service.recognize(RecognizeRequest(PDF))
-        return await service.recognize(RecognizeRequest(video))
+            await service.recognize(PDF)
+        return await service.recognize(video)
 
     assert serving(tmp_path, ask).num_frames == 100
 
@@ -237,7 +239,7 @@ def test_stream_that_nobody_reads_on_is_closed(tmp_path: Path, video: bytes) -> 
     write_folder(tmp_path, "signs", NETWORK)
 
     async def read_one(service: SignService) -> StreamedWindow:
-        windows: AsyncGenerator[StreamedWindow, None] = service.recognize_windows(RecognizeRequest(video))
+        windows: AsyncGenerator[StreamedWindow, None] = service.recognize_windows(video)
         async with aclosing(windows):
             return await anext(windows)
 

@@ -1,0 +1,27 @@
+"""The contract of `recognize_sign`, the served model that takes a whole video file: the names that both sides use."""
+
+import json
+from typing import Any
+
+from asl_triton.results import Recognition
+
+RECOGNIZE_SIGN = "recognize_sign"
+SIGN_MODELS = (RECOGNIZE_SIGN, "recognize_sign_stream")
+VIDEO, TOP_K, MIN_CONFIDENCE = "VIDEO", "TOP_K", "MIN_CONFIDENCE"
+GLOSS, CONFIDENCE, CLASS_ID, LOGIT, DETAILS = "GLOSS", "CONFIDENCE", "CLASS_ID", "LOGIT", "DETAILS"
+START_S, END_S = "START_S", "END_S"  # of the stream's windows
+# Set by whoever starts Triton: the folders of the model repositories that it serves, joined by `os.pathsep`.
+REPOSITORIES_VARIABLE = "ASL_TRITON_MODEL_REPOSITORIES"
+# The fields of a recognition that the output DETAILS carries.
+DETAIL_FIELDS = ("model", "num_frames", "duration_s", "num_windows", "decode_s", "wait_s", "warnings")
+
+
+def format_details(recognition: Recognition) -> str:
+    """How a recognition came about, as the JSON of the output DETAILS."""
+    return json.dumps({name: getattr(recognition, name) for name in DETAIL_FIELDS})
+
+
+def parse_details(text: str | bytes) -> dict[str, Any]:
+    """The fields of a `Recognition` that `format_details` wrote; what later versions add is left out."""
+    details = {name: value for name, value in json.loads(text).items() if name in DETAIL_FIELDS}
+    return {**details, "warnings": tuple(details["warnings"])}
