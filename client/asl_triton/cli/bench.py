@@ -18,27 +18,10 @@ from asl_triton.bench.measurement import Level, Rules, measure_all
 from asl_triton.bench.page import render
 from asl_triton.bench.report import Figures, Report, rounded, written
 from asl_triton.bench.sources import DEFAULT_FRAMES, Source, clips_source, frames_source
-from asl_triton.cli.connection import Connection
-from asl_triton.cli.options import (
-    ApiKeyOption,
-    JsonOption,
-    LocalOption,
-    ModelOption,
-    RepositoryOption,
-    ServerOption,
-    TimeoutOption,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TlsOption,
-    TlsServerNameOption,
-    TransportOption,
-)
+from asl_triton.cli.connection import Connection, with_connection
+from asl_triton.cli.options import JsonOption
 from asl_triton.cli.progress import LINE_EVERY_S
 from asl_triton.files import check_writable
-from asl_triton.transport.endpoints import DEFAULT_SERVER
-from asl_triton.transport.security import Security
-from asl_triton.transport.triton_grpc import DEFAULT_TIMEOUT_S
 from asl_triton.video.discovery import find_clips
 
 DEFAULT_LEVELS = "1,2,4,8"
@@ -46,6 +29,7 @@ ERRORS_SHOWN = 10
 MOST_IN_FLIGHT = 256  # gRPC cancels some where more are
 
 
+@with_connection("model", "local", "server", "transport")
 def bench(
     concurrency: Annotated[
         str | None,
@@ -83,18 +67,8 @@ def bench(
     ] = Rules.max_windows,
     warm_up: Annotated[float, typer.Option(min=0, help="Seconds of each load that are not measured.")] = 1.0,
     output: Annotated[Path, typer.Option(help="Where the report goes; made if it is not there.")] = Path("results"),
-    model: ModelOption = None,
-    local: LocalOption = False,
-    repository: RepositoryOption = Path("model_repository"),
-    server: ServerOption = DEFAULT_SERVER,
-    tls: TlsOption = False,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    tls_server_name: TlsServerNameOption = None,
-    api_key: ApiKeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
-    transport: TransportOption = "auto",
+    *,
+    connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
     """Put load on a served model: throughput and latency, beside the server's queue, compute and batches.
@@ -113,21 +87,13 @@ def bench(
     if clips is not None and frames is not None:
         raise typer.BadParameter("clips have frames of their own: leave one out.", param_hint="--frames, --clips")
     found = find_clips(clips) if clips is not None else []
-    connection = Connection(
-        server,
-        Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name),
-        timeout,
-        local,
-        repository,
-        shared_memory=transport,
-    )
     most = max(loop.in_flight for loop in loops)
 
     def make_source() -> AbstractAsyncContextManager[Source]:
-        asked = connection.transport(address, most, resend=False)
+        asked = connection.make_transport(address, most, resend=False)
         if found:
-            return clips_source(asked, model, found, most)
-        return frames_source(asked, model, frames or DEFAULT_FRAMES)
+            return clips_source(asked, connection.model, found, most)
+        return frames_source(asked, connection.model, frames or DEFAULT_FRAMES)
 
     check_writable(output)  # or what is measured could not be kept
     with connection.address() as address, LoadProgress() as progress:
