@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from asl_triton.cli.optional_imports import require_extra
 from asl_triton.cli.options import ModelOption, RepositoryOption
+from asl_triton.extras import require_extra
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.upload import Send
 from asl_triton.transport.endpoints import DEFAULT_SERVER

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from asl_triton.cli.connection import Connection, with_connection
-from asl_triton.cli.optional_imports import require_extra
 from asl_triton.cli.options import JsonOption, ModelOption
 from asl_triton.doctor.checks import Check, run_checks
+from asl_triton.extras import require_extra
 
 MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "failed": "[red]failed [/]"}
 

@@ -17,13 +17,13 @@ from asl_triton.cli.options import JsonOption
 from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress
 from asl_triton.errors import AslTritonError
 from asl_triton.evaluation.dataset import format_list, read_dataset
-from asl_triton.evaluation.page import render
 from asl_triton.evaluation.report import EvaluationReport, write_report
 from asl_triton.evaluation.scoring import ClassMapping, ScoringRun, read_merge, score_clips
 from asl_triton.files import check_writable
 from asl_triton.models.served import ServedModel
 from asl_triton.results import Recognition
 from asl_triton.transport.triton_grpc import BULK_PRIORITY, DEFAULT_IN_FLIGHT
+from asl_triton.writers.html import load_templates
 
 CONFUSIONS_SHOWN = 10
 
@@ -62,7 +62,8 @@ def evaluate(
     """
     groups = read_merge(merge) if merge else []
     began_s = time.perf_counter()
-    check_writable(output)  # or what is measured could not be kept
+    check_writable(output)  # these fail now, not when everything is measured
+    load_templates()
     with connection.address() as address:
         served = asyncio.run(read_served(connection, address))
         asked = dataclasses.replace(connection, model=served.name)
@@ -79,8 +80,8 @@ def evaluate(
     if not answers.answers:
         first = answers.failures[0]
         raise AslTritonError(f"not one of the {len(answers.failures)} clips could be read. The first: {first.error}")
-    report = EvaluationReport.of(data, subset, dataset, served, classes, answers)
-    files = write_report(report, render(report), output)
+    report = EvaluationReport(data, subset, dataset, served, classes, answers)
+    files = write_report(report, output)
     if as_json:
         typer.echo(json.dumps(report.as_json()))
     else:

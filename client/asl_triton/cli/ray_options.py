@@ -7,7 +7,7 @@ import typer
 
 from asl_triton.batch.runner import Manner, Summary
 from asl_triton.batch.workers import Observer
-from asl_triton.cli.optional_imports import require_extra
+from asl_triton.extras import require_extra
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
 

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from asl_triton.cli.connection import Connection, with_connection
-from asl_triton.cli.optional_imports import require_extra
 from asl_triton.cli.options import JsonOption
+from asl_triton.extras import require_extra
 from asl_triton.transport.base import Transport
 
 
