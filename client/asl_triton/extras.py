@@ -7,15 +7,15 @@ from asl_triton.errors import AslTritonError
 
 
 @contextmanager
-def require_extra(name: str) -> Iterator[None]:
-    """Turn a module that is missing inside the block into the sentence that names the extra to install.
+def require_extra(name: str, what: str = "this command") -> Iterator[None]:
+    """Turn a missing module inside the block into a sentence that says what needs it, and which extra to install.
 
     Raises:
-        AslTritonError: the block raised ModuleNotFoundError.
+        AslTritonError: a module is missing.
     """
     try:
         yield
     except ModuleNotFoundError as exc:
         raise AslTritonError(
-            f"this needs the Python module {exc.name!r}, which is not installed: pip install 'asl-triton[{name}]'"
+            f"{what} needs the Python module {exc.name!r}, which is not installed: pip install 'asl-triton[{name}]'"
         ) from exc

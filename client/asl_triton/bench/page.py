@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from asl_triton.bench.load import ClosedLoop
 from asl_triton.bench.report import Figures, Report, rounded
+from asl_triton.writers.html import load_templates, render_template
 
 WIDTH, HEIGHT = 340, 220  # of a plot's inside, in pixels
 TICKS = 5
@@ -55,15 +54,8 @@ class Plot:
 
 def render(report: Report) -> str:
     """The page. Model names and errors come from outside: the template escapes all that it is given."""
-    pages = Environment(
-        loader=PackageLoader("asl_triton", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.filters["rounded"] = rounded
-    return pages.get_template("bench.html").render(report=report, plots=plots(report), width=WIDTH, height=HEIGHT)
+    load_templates().filters["rounded"] = rounded
+    return render_template("bench.html", report=report, plots=plots(report), width=WIDTH, height=HEIGHT)
 
 
 def plots(report: Report) -> list[Plot]:

@@ -49,7 +49,7 @@ from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Recognition, Timeline
 from asl_triton.transport.triton_grpc import BULK_PRIORITY
 from asl_triton.video.discovery import find_clips
-from asl_triton.writers.tables import SINKS
+from asl_triton.writers.tables import SINKS, check_installed
 from asl_triton.writers.timelines import TIMELINES
 
 GLOSSES_SHOWN = 6  # of a timeline
@@ -148,6 +148,7 @@ def batch(
         found, go = ray_batch(folder, output, glob, formats, ranking, manner, ray_address, ray_workers)
     else:
         found, go = local_batch(Path(folder), Path(output), glob, formats, wishes or ranking, manner)
+    check_installed(formats)
     with connection.address() as address:
 
         def recognizer() -> AsyncRecognizer:

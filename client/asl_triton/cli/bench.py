@@ -23,6 +23,7 @@ from asl_triton.cli.options import JsonOption
 from asl_triton.cli.progress import LINE_EVERY_S
 from asl_triton.files import check_writable
 from asl_triton.video.discovery import find_clips
+from asl_triton.writers.html import load_templates
 
 DEFAULT_LEVELS = "1,2,4,8"
 ERRORS_SHOWN = 10
@@ -95,7 +96,8 @@ def bench(
             return clips_source(asked, connection.model, found, most)
         return frames_source(asked, connection.model, frames or DEFAULT_FRAMES)
 
-    check_writable(output)  # or what is measured could not be kept
+    check_writable(output)  # these fail now, not when everything is measured
+    load_templates()
     with connection.address() as address, LoadProgress() as progress:
         measured = measure_all(make_source, loops, rules, progress.show)
     report = Report(address, rules, measured)
