@@ -51,8 +51,8 @@ bench: $(STAMP) ## Speed and memory, as ratios in one run
 
 image-requirements: $(STAMP) ## Lock what the images of deploy/ install, again
 	@for set in 'build deploy/requirements/build.in' \
-		'triton pyproject.toml deploy/requirements/tested.in' \
-		'ui pyproject.toml deploy/requirements/tested.in --extra ui --extra monitoring --extra tracing' \
+		'triton pyproject.toml deploy/requirements/triton.in deploy/requirements/tested.in' \
+		'ui pyproject.toml deploy/requirements/tested.in --extra ui --extra parquet --extra elan --extra reports --extra monitoring --extra tracing' \
 		'ray pyproject.toml deploy/requirements/ray.in deploy/requirements/tested.in --extra ray'; do \
 		set -- $$set; name=$$1; shift; \
 		$(BIN)/uv pip compile --quiet --upgrade --python-version 3.12 --python-platform x86_64-manylinux_2_28 \

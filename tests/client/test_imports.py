@@ -14,6 +14,9 @@ OTHERS = (
     "gdown",
     "httpx",
     "ray",
+    "pyarrow",
+    "pympi",
+    "jinja2",
 )
 
 

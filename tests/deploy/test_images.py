@@ -333,7 +333,8 @@ def locked(image: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("image", "extras"), [("triton", []), ("ui", ["ui", "monitoring", "tracing"]), ("ray", ["ray"])]
+    ("image", "extras"),
+    [("triton", []), ("ui", ["ui", "parquet", "elan", "reports", "monitoring", "tracing"]), ("ray", ["ray"])],
 )
 def test_locked_versions_are_those_that_the_project_asks_for(image: str, extras: list[str]) -> None:
     asked = PROJECT["dependencies"] + [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]

@@ -2,35 +2,31 @@
 
 import base64
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asl_triton.video.reader import Image
+from asl_triton.writers.html import load_templates
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 FILM_HEIGHT = 108  # pixels of a frame in the filmstrip
 JPEG_QUALITY = 80
 
 
 def render(template: str, **values: Any) -> str:
-    """One of `templates/`, filled in."""
+    """Fill in one of this package's templates."""
     return templates().get_template(template).render(**values)
 
 
 @cache
-def templates() -> Environment:
-    """The templates, read once."""
-    environment = Environment(
-        loader=PackageLoader("asl_triton_ui", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def templates() -> "Environment":
+    """The templates, with filters for the figures in them."""
+    environment = load_templates("asl_triton_ui")
     environment.filters.update(
-        percent=format_percent,
         whole_percent=format_whole_percent,
         seconds=format_seconds,
         milliseconds=format_milliseconds,
@@ -46,12 +42,6 @@ def format_sentence(text: str) -> str:
     first = text.split(maxsplit=1)[0] if text.strip() else ""
     begun = text[0].upper() + text[1:] if first.rstrip(",:;!?").isalpha() else text
     return begun if begun.endswith((".", "!", "?", "]")) else f"{begun}."
-
-
-def format_percent(share: float) -> str:
-    """A share for people: one decimal, and 100.0 % only where it is all."""
-    shown = f"{share:.1%}"
-    return "99.9\N{NO-BREAK SPACE}%" if shown == "100.0%" and share < 1 else shown.replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def format_whole_percent(share: float) -> str:

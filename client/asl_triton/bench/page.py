@@ -6,12 +6,12 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import pygal
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pygal.style import Style
 
 from asl_triton.bench.load import OpenLoop
 from asl_triton.bench.report import Report, format_number
+from asl_triton.writers.html import load_templates, render_template
 
 # pygal's hook for its map plugins makes each import that fails a warning: https://github.com/Kozea/pygal/pull/532
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
@@ -43,15 +43,8 @@ NOT_FOR_A_PAGE = re.compile(r'<!--.*?-->|<script.*?</script>| xmlns\S*="[^"]*"',
 
 def render_page(report: Report) -> str:
     """The page. Model names and errors come from outside: the template escapes all that it is given."""
-    pages = Environment(
-        loader=PackageLoader("asl_triton", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pages.filters["number"] = format_number
-    return pages.get_template("bench.html").render(report=report, plots=draw_plots(report))
+    load_templates().filters["number"] = format_number
+    return render_template("bench.html", report=report, plots=draw_plots(report))
 
 
 def draw_plots(report: Report) -> list[Markup]:

@@ -26,23 +26,8 @@ from asl_triton.cli.batch_options import (
     MaxFailuresOption,
     WaitOption,
 )
-from asl_triton.cli.connection import Connection
-from asl_triton.cli.options import (
-    ApiKeyOption,
-    JsonOption,
-    LocalOption,
-    ModelOption,
-    RepositoryOption,
-    SendOption,
-    ServerOption,
-    TimeoutOption,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TlsOption,
-    TlsServerNameOption,
-    TransportOption,
-)
+from asl_triton.cli.connection import Connection, with_connection
+from asl_triton.cli.options import JsonOption
 from asl_triton.cli.progress import ROWS_SHOWN, BrokenPipeSafeConsole, ClipProgress
 from asl_triton.cli.ray_options import (
     CLIPS_PER_ACTOR,
@@ -58,11 +43,9 @@ from asl_triton.labels import read_labels
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
 from asl_triton.postprocessing.segmentation import Segmentation
 from asl_triton.results import Recognition, Timeline
-from asl_triton.transport.endpoints import DEFAULT_SERVER
-from asl_triton.transport.security import Security
-from asl_triton.transport.triton_grpc import BULK_PRIORITY, DEFAULT_TIMEOUT_S
+from asl_triton.transport.triton_grpc import BULK_PRIORITY
 from asl_triton.video.discovery import find_clips
-from asl_triton.writers.tables import SINKS
+from asl_triton.writers.tables import SINKS, check_installed
 from asl_triton.writers.timelines import TIMELINES
 
 if TYPE_CHECKING:
@@ -71,6 +54,7 @@ if TYPE_CHECKING:
 GLOSSES_SHOWN = 6  # of a timeline
 
 
+@with_connection("transport", "send", "model", "local", "server")
 def batch(
     folder: Annotated[
         str,
@@ -126,19 +110,8 @@ def batch(
     engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
     ray_workers: RayWorkersOption = None,
-    transport: TransportOption = "auto",
-    send: SendOption = "frames",
-    model: ModelOption = None,
-    local: LocalOption = False,
-    repository: RepositoryOption = Path("model_repository"),
-    server: ServerOption = DEFAULT_SERVER,
-    tls: TlsOption = False,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    tls_server_name: TlsServerNameOption = None,
-    api_key: ApiKeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    *,
+    connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
     """Recognize the sign in each clip of a folder, and write tables of ranked glosses.
@@ -159,24 +132,16 @@ def batch(
     for place, named in ((folder, "DIR"), (output, "--output")):
         if not place:
             raise typer.BadParameter("it is empty: name a folder, such as . for this one", param_hint=named)
-    check_engine(engine, (folder, output), timeline, by_content, local, (ray_address, ray_workers))
+    check_engine(engine, (folder, output), timeline, by_content, connection.local, (ray_address, ray_workers))
     on_ray = engine == "ray"
     formats = parse_formats(format or ("parquet" if on_ray else "csv,jsonl"), TIMELINES if timeline else SINKS)
+    check_installed(formats)
     glosses = read_labels(vocabulary) if vocabulary else None
     timeline_options = parse_timeline_options(timeline, min_confidence, glosses, window, stride, top_k)
-    if timeline and send == "video":
+    if timeline and connection.send == "video":
         raise typer.BadParameter("a timeline is made of frames: leave it out", param_hint="--send")
     ranking = Ranking(top_k or DEFAULT_TOP_K, glosses, min_confidence or 0.0)
-    connection = Connection(
-        server,
-        Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name),
-        timeout,
-        local,
-        repository,
-        send,
-        transport,
-    )
-    wait_s = (0.0 if local else DEFAULT_WAIT_S) if wait is None else wait
+    wait_s = (0.0 if connection.local else DEFAULT_WAIT_S) if wait is None else wait
     options = BatchOptions(wait_s, max_failures, in_flight, by_content, fresh)
     run: RecognitionBatch | TimelineBatch | RayBatch
     if on_ray:
@@ -190,11 +155,10 @@ def batch(
             run = RecognitionBatch(clips, Path(output), formats, ranking, options)
     with connection.address() as address, ClipProgress[Any](found) as run.observer:
         make_recognizer = partial(
-            connection.recognizer,
+            connection.make_recognizer,
             address,
-            model,
             in_flight or (CLIPS_PER_ACTOR if on_ray else MAX_IN_FLIGHT),
-            BULK_PRIORITY,
+            priority=BULK_PRIORITY,
             decoding=decoding,
             decoders=decoders or (1 if on_ray else None),
             decode_timeout_s=decode_timeout,

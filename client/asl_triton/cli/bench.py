@@ -16,29 +16,12 @@ from rich.table import Table
 from asl_triton.bench.load import Arrivals, ClosedLoop, Loop, OpenLoop
 from asl_triton.bench.measurement import DEFAULT_FRAMES, Level, measure_all, open_source
 from asl_triton.bench.report import Figures, Report, Rules, format_number
-from asl_triton.cli.connection import Connection
-from asl_triton.cli.optional_imports import require_extra
-from asl_triton.cli.options import (
-    ApiKeyOption,
-    JsonOption,
-    LocalOption,
-    ModelOption,
-    RepositoryOption,
-    ServerOption,
-    TimeoutOption,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TlsOption,
-    TlsServerNameOption,
-    TransportOption,
-)
+from asl_triton.cli.connection import Connection, with_connection
+from asl_triton.cli.options import JsonOption
 from asl_triton.cli.progress import LINE_EVERY_S
 from asl_triton.errors import AslTritonError
+from asl_triton.extras import require_extra
 from asl_triton.files import check_writable, write_text
-from asl_triton.transport.endpoints import DEFAULT_SERVER
-from asl_triton.transport.security import Security
-from asl_triton.transport.triton_grpc import DEFAULT_TIMEOUT_S
 from asl_triton.video.discovery import find_clips
 
 DEFAULT_LEVELS = "1,2,4,8"
@@ -46,6 +29,7 @@ ERRORS_SHOWN = 10
 MOST_IN_FLIGHT = 256  # gRPC cancels some where more are
 
 
+@with_connection("model", "local", "server", "transport")
 def bench(
     concurrency: Annotated[
         str | None,
@@ -83,18 +67,8 @@ def bench(
     ] = Rules.max_windows,
     warm_up: Annotated[float, typer.Option(min=0, help="Seconds of each load that are not measured.")] = 1.0,
     output: Annotated[Path, typer.Option(help="Where the report goes; made if it is not there.")] = Path("results"),
-    model: ModelOption = None,
-    local: LocalOption = False,
-    repository: RepositoryOption = Path("model_repository"),
-    server: ServerOption = DEFAULT_SERVER,
-    tls: TlsOption = False,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    tls_server_name: TlsServerNameOption = None,
-    api_key: ApiKeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
-    transport: TransportOption = "auto",
+    *,
+    connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
     """Put load on a served model: throughput and latency, beside the server's queue, compute and batches.
@@ -113,14 +87,6 @@ def bench(
     if clips is not None and frames is not None:
         raise typer.BadParameter("clips have frames of their own: leave one out.", param_hint="--frames, --clips")
     found = find_clips(clips) if clips is not None else []
-    connection = Connection(
-        server,
-        Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name),
-        timeout,
-        local,
-        repository,
-        shared_memory=transport,
-    )
     most = max(loop.in_flight for loop in loops)
     check_writable(output)  # or what is measured could not be kept
     render_page = load_page_renderer()
@@ -128,8 +94,8 @@ def bench(
     with connection.address() as address, progress.status:
         report = measure_all(
             lambda: open_source(
-                connection.transport(address, most, resend=False),
-                model,
+                connection.make_transport(address, most, resend=False),
+                connection.model,
                 clips=found,
                 num_frames=frames or DEFAULT_FRAMES,
                 in_flight=most,

@@ -1,39 +1,91 @@
-"""From the options of a command to the server it asks."""
+"""The options that say which server a command asks, and the connection that they make."""
 
-from collections.abc import Iterator
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from asl_triton.cli.optional_imports import require_extra
-from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, DecodeIn
+import typer
+
+from asl_triton.cli.options import ModelOption, RepositoryOption
+from asl_triton.extras import require_extra
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.upload import Send
 from asl_triton.transport.base import Transport
+from asl_triton.transport.endpoints import DEFAULT_SERVER
 from asl_triton.transport.factory import make_transport
 from asl_triton.transport.security import Security
 from asl_triton.transport.shm import Sharing
+from asl_triton.transport.triton_grpc import DEFAULT_TIMEOUT_S
+
+Command = Callable[..., None]
+OptionGroup = Literal["server", "local", "send", "transport", "model"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Connection:
-    """Which server, and how to speak to it; `local` starts one on `repository` instead.
+    """Which server a command asks, and how. Each field is an option of the commands that are `with_connection`.
 
-    `send` is as in `AsyncRecognizer`; a local server has `recognize_sign` where that may be asked. `shared_memory` is
-    as in `make_transport`.
+    Raises:
+        AslTritonError: as `Security`.
     """
 
-    server: str
-    security: Security
-    timeout_s: float
-    local: bool = False
-    repository: Path = Path("model_repository")
-    send: Send = "frames"
-    shared_memory: Sharing = "auto"
+    server: Annotated[
+        str,
+        typer.Option(envvar="ASL_TRITON_SERVER", help="Triton's gRPC address: host:port; several with commas between."),
+    ] = DEFAULT_SERVER
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS, trusting this machine's authorities.")] = False
+    tls_ca: Annotated[
+        Path | None, typer.Option(envvar="ASL_TRITON_TLS_CA", help="Speak TLS, trusting this authority (PEM).")
+    ] = None
+    tls_cert: Annotated[
+        Path | None, typer.Option(envvar="ASL_TRITON_TLS_CERT", help="Our certificate, for mutual TLS (PEM).")
+    ] = None
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar="ASL_TRITON_TLS_KEY", help="The certificate's private key (PEM).")
+    ] = None
+    tls_server_name: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ASL_TRITON_TLS_SERVER_NAME",
+            help="The name in the servers' certificates, where they are reached by another.",
+        ),
+    ] = None
+    api_key: Annotated[
+        str | None, typer.Option(envvar="ASL_TRITON_API_KEY", help="Sent as the header triton-grpc-protocol-api-key.")
+    ] = field(default=None, repr=False)
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one answer.")] = DEFAULT_TIMEOUT_S
+    local: Annotated[
+        bool, typer.Option("--local", help="Start a Triton on --repository for the length of this command.")
+    ] = False
+    repository: RepositoryOption = Path("model_repository")
+    send: Annotated[
+        Send,
+        typer.Option(
+            help="What goes to the server: cropped `frames`; the `video` file, which recognize_sign decodes there; or "
+            "`auto`: the file where the server takes it and it is smaller than its frames."
+        ),
+    ] = "frames"
+    transport: Annotated[
+        Sharing,
+        typer.Option(
+            help="How frames reach a server on this machine: by `shm`, memory that both share; in `grpc` messages; or "
+            "`auto`: shared memory where the server allows it."
+        ),
+    ] = "auto"
+    model: ModelOption = None
+    security: Security = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.security = Security(self.tls, self.tls_ca, self.tls_cert, self.tls_key, self.api_key, self.tls_server_name)
 
     @contextmanager
     def address(self) -> Iterator[str]:
-        """The server's address, for the length of the block."""
+        """The server's address, for the length of the block: with `local`, of a Triton that is started for it."""
         if not self.local:
             yield self.server
             return
@@ -42,37 +94,52 @@ class Connection:
         with LocalTriton(self.repository, recognize_sign=self.send != "frames") as triton:
             yield triton.address
 
-    def transport(self, address: str, in_flight: int, resend: bool = True) -> Transport:
-        """A connection to that address."""
+    def make_transport(self, address: str, in_flight: int, *, resend: bool = True) -> Transport:
+        """A transport to that address; arguments as in `transport.factory.make_transport`."""
         return make_transport(
             address,
             security=self.security,
-            timeout_s=self.timeout_s,
+            timeout_s=self.timeout,
             in_flight=in_flight,
             resend=resend,
-            shared_memory=self.shared_memory,
+            shared_memory=self.transport,
         )
 
-    def recognizer(
-        self,
-        address: str,
-        model: str | None,
-        in_flight: int,
-        priority: int = 0,
-        resend: bool = True,
-        *,
-        decoding: DecodeIn = "threads",
-        decoders: int | None = None,
-        decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
-    ) -> AsyncRecognizer:
-        """A recognizer that asks there, with these arguments."""
-        return AsyncRecognizer(
-            model=model,
-            in_flight=in_flight,
-            priority=priority,
-            send=self.send,
-            decoding=decoding,
-            decoders=decoders,
-            decode_timeout_s=decode_timeout_s,
-            transport=self.transport(address, in_flight, resend),
-        )
+    def make_recognizer(self, address: str, in_flight: int, *, resend: bool = True, **options: Any) -> AsyncRecognizer:
+        """A recognizer that asks the model there; further options as in `AsyncRecognizer`."""
+        transport = self.make_transport(address, in_flight, resend=resend)
+        return AsyncRecognizer(model=self.model, send=self.send, in_flight=in_flight, transport=transport, **options)
+
+
+def with_connection(*groups: OptionGroup, timeout_s: float = DEFAULT_TIMEOUT_S) -> Callable[[Command], Command]:
+    """Give a command options in place of its parameter `connection`, and pass it the `Connection` that they make.
+
+    The options are in the order of `groups`: "server" is the address with TLS, API key and timeout, "local" is --local
+    with --repository, the others are the option of their name. Typer reads the new signature.
+    """
+    members = {
+        "server": ("server", "tls", "tls_ca", "tls_cert", "tls_key", "tls_server_name", "api_key", "timeout"),
+        "local": ("local", "repository"),
+    }
+    names = [name for group in groups for name in members.get(group, (group,))]
+    fields = {field.name: field for field in dataclasses.fields(Connection)}
+    defaults = {name: fields[name].default for name in names} | {"timeout": timeout_s}
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=fields[name].type)
+        for name in names
+    ]
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            connection = Connection(**{name: values.pop(name) for name in names})
+            command(connection=connection, **values)
+
+        own = list(inspect.signature(command).parameters.values())
+        place = [parameter.name for parameter in own].index("connection")
+        own[place : place + 1] = options
+        keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        run.__signature__ = inspect.Signature(keyword_only, return_annotation=None)  # type: ignore[attr-defined]
+        return run
+
+    return decorate

@@ -13,42 +13,23 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from asl_triton.cli.connection import Connection
-from asl_triton.cli.optional_imports import require_extra
-from asl_triton.cli.options import (
-    ApiKeyOption,
-    JsonOption,
-    ModelOption,
-    ServerOption,
-    TimeoutOption,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TlsOption,
-    TlsServerNameOption,
-)
+from asl_triton.cli.connection import Connection, with_connection
+from asl_triton.cli.options import JsonOption, ModelOption
 from asl_triton.doctor.checks import Check, run_checks
-from asl_triton.transport.endpoints import DEFAULT_SERVER
-from asl_triton.transport.security import Security
-from asl_triton.transport.triton_grpc import DEFAULT_TIMEOUT_S
+from asl_triton.extras import require_extra
 
 MARKS = {"ok": "[green]ok     [/]", "warning": "[yellow]warning[/]", "failed": "[red]failed [/]"}
 
 
+@with_connection("server")
 def doctor(
     model: ModelOption = None,
     repository: Annotated[
         Path | None,
         typer.Option(help="Where the model folders lie, for their golden answers; ./model_repository if it is there."),
     ] = None,
-    server: ServerOption = DEFAULT_SERVER,
-    tls: TlsOption = False,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    tls_server_name: TlsServerNameOption = None,
-    api_key: ApiKeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    *,
+    connection: Connection,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -67,7 +48,6 @@ def doctor(
         asl-triton doctor --server gpu-box:8001 --json
         asl-triton doctor --server gpu-box:8001 --metrics 127.0.0.1:9109 --every 60
     """
-    connection = Connection(server, Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name), timeout)
     if repository is None and Path("model_repository").is_dir():
         repository = Path("model_repository")
     console = Console()
@@ -80,7 +60,7 @@ def doctor(
             console.print(f"        -> {escape(check.remedy)}", soft_wrap=True)
 
     async def look() -> list[Check]:
-        transport = connection.transport(server, in_flight=1)
+        transport = connection.make_transport(connection.server, in_flight=1)
         checks = []
         try:
             async for check in run_checks(transport, model, repository):

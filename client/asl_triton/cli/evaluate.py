@@ -1,6 +1,7 @@
 """`asl-triton evaluate`: how good a served model is on labeled clips."""
 
 import asyncio
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -11,39 +12,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from asl_triton.cli.connection import Connection
-from asl_triton.cli.options import (
-    ApiKeyOption,
-    JsonOption,
-    LocalOption,
-    ModelOption,
-    RepositoryOption,
-    SendOption,
-    ServerOption,
-    TimeoutOption,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TlsOption,
-    TlsServerNameOption,
-    TransportOption,
-)
+from asl_triton.cli.connection import Connection, with_connection
+from asl_triton.cli.options import JsonOption
 from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress
 from asl_triton.errors import AslTritonError
 from asl_triton.evaluation.dataset import format_list, read_dataset
-from asl_triton.evaluation.page import render
 from asl_triton.evaluation.report import EvaluationReport, write_report
 from asl_triton.evaluation.scoring import ClassMapping, ScoringRun, read_merge, score_clips
 from asl_triton.files import check_writable
 from asl_triton.models.served import ServedModel
 from asl_triton.results import Recognition
-from asl_triton.transport.endpoints import DEFAULT_SERVER
-from asl_triton.transport.security import Security
-from asl_triton.transport.triton_grpc import BULK_PRIORITY, DEFAULT_IN_FLIGHT, DEFAULT_TIMEOUT_S
+from asl_triton.transport.triton_grpc import BULK_PRIORITY, DEFAULT_IN_FLIGHT
+from asl_triton.writers.html import load_templates
 
 CONFUSIONS_SHOWN = 10
 
 
+@with_connection("send", "model", "local", "server", "transport")
 def evaluate(
     data: Annotated[
         Path,
@@ -63,19 +48,8 @@ def evaluate(
     in_flight: Annotated[
         int, typer.Option(min=1, max=256, help="How many requests may be under way at once.")
     ] = DEFAULT_IN_FLIGHT,
-    send: SendOption = "frames",
-    model: ModelOption = None,
-    local: LocalOption = False,
-    repository: RepositoryOption = Path("model_repository"),
-    server: ServerOption = DEFAULT_SERVER,
-    tls: TlsOption = False,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    tls_server_name: TlsServerNameOption = None,
-    api_key: ApiKeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
-    transport: TransportOption = "auto",
+    *,
+    connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a served model on labeled clips: top-1, 5 and 10, what it confuses, how well it is calibrated.
@@ -86,25 +60,18 @@ def evaluate(
         asl-triton evaluate clips/ --local
         asl-triton evaluate nslt_2000.json --videos videos/ --subset test --merge look_alikes.txt
     """
-    connection = Connection(
-        server,
-        Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name),
-        timeout,
-        local,
-        repository,
-        send,
-        transport,
-    )
     groups = read_merge(merge) if merge else []
     began_s = time.perf_counter()
-    check_writable(output)  # or what is measured could not be kept
+    check_writable(output)  # these fail now, not when everything is measured
+    load_templates()
     with connection.address() as address:
-        served = asyncio.run(read_served(connection, address, model))
+        served = asyncio.run(read_served(connection, address))
+        asked = dataclasses.replace(connection, model=served.name)
         classes = ClassMapping.of(served.labels, groups)
         dataset = read_dataset(data, videos=videos, subset=subset, labels=served.labels)
         with ClipProgress[Recognition](len(dataset.clips)) as progress:
             answers = score_clips(
-                lambda: connection.recognizer(address, served.name, in_flight, BULK_PRIORITY),
+                lambda: asked.make_recognizer(address, in_flight, priority=BULK_PRIORITY),
                 dataset.clips,
                 classes,
                 clips_at_once=in_flight,
@@ -113,8 +80,8 @@ def evaluate(
     if not answers.answers:
         first = answers.failures[0]
         raise AslTritonError(f"not one of the {len(answers.failures)} clips could be read. The first: {first.error}")
-    report = EvaluationReport.of(data, subset, dataset, served, classes, answers)
-    files = write_report(report, render(report), output)
+    report = EvaluationReport(data, subset, dataset, served, classes, answers)
+    files = write_report(report, output)
     if as_json:
         typer.echo(json.dumps(report.as_json()))
     else:
@@ -122,9 +89,9 @@ def evaluate(
     raise typer.Exit(3 if answers.failures or answers.not_tried else 0)
 
 
-async def read_served(connection: Connection, address: str, model: str | None) -> ServedModel:
+async def read_served(connection: Connection, address: str) -> ServedModel:
     """The model's contract."""
-    async with connection.recognizer(address, model, in_flight=1) as recognizer:
+    async with connection.make_recognizer(address, in_flight=1) as recognizer:
         return await recognizer.model()
 
 

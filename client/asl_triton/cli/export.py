@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from asl_triton.cli.optional_imports import require_extra
 from asl_triton.cli.options import RepositoryOption
 from asl_triton.errors import AslTritonError
+from asl_triton.extras import require_extra
 from asl_triton.labels import read_labels
 from asl_triton.models.checksums import write_checksums
 from asl_triton.presets import PRESETS, read_preset

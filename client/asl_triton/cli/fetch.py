@@ -17,8 +17,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from asl_triton.cli.optional_imports import require_extra
 from asl_triton.cli.options import JsonOption
+from asl_triton.extras import require_extra
 
 if TYPE_CHECKING:
     from asl_triton_export.pretrained.catalog import Weights

@@ -9,37 +9,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from asl_triton.cli.connection import Connection
-from asl_triton.cli.options import (
-    ApiKeyOption,
-    JsonOption,
-    ModelOption,
-    ServerOption,
-    TimeoutOption,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TlsOption,
-    TlsServerNameOption,
-)
+from asl_triton.cli.connection import Connection, with_connection
+from asl_triton.cli.options import JsonOption, ModelOption
 from asl_triton.errors import ContractError
 from asl_triton.models.served import ServedModel, list_models, read_model
-from asl_triton.transport.endpoints import DEFAULT_SERVER
-from asl_triton.transport.security import Security
-from asl_triton.transport.triton_grpc import DEFAULT_TIMEOUT_S
 
 
+@with_connection("server")
 def models(
     model: ModelOption = None,
     labels: Annotated[bool, typer.Option("--labels", help="List the glosses of one model, one a line.")] = False,
-    server: ServerOption = DEFAULT_SERVER,
-    tls: TlsOption = False,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    tls_server_name: TlsServerNameOption = None,
-    api_key: ApiKeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    *,
+    connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
     """List the models that a server serves, with their vocabulary, preset and precision.
@@ -47,14 +28,13 @@ def models(
     asl-triton models
     asl-triton models --model i3d_wlasl2000 --labels > glosses.txt
     """
-    connection = Connection(server, Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name), timeout)
     served = asyncio.run(read_all(connection, model, only_one=labels))
     if labels:
         typer.echo(json.dumps(served[0].labels) if as_json else "\n".join(served[0].labels))
     elif as_json:
         typer.echo(json.dumps([to_dict(m) for m in served]))
     else:
-        table = Table(title=f"Models on {server}", title_justify="left")
+        table = Table(title=f"Models on {connection.server}", title_justify="left")
         for column in ("model", "version", "glosses", "preset", "precision", "input", "exported by", "checkpoint"):
             table.add_column(column, justify="right" if column == "glosses" else "left", overflow="fold")
         for m in served:
@@ -73,7 +53,7 @@ def models(
 
 async def read_all(connection: Connection, model: str | None, only_one: bool) -> list[ServedModel]:
     """The contracts of all models, or of the one that is named."""
-    transport = connection.transport(connection.server, in_flight=1)
+    transport = connection.make_transport(connection.server, in_flight=1)
     try:
         await transport.server_version()
         if model is not None or only_one:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from asl_triton.batch.runner import BatchOptions
-from asl_triton.cli.optional_imports import require_extra
+from asl_triton.extras import require_extra
 from asl_triton.postprocessing.ranking import Ranking
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from asl_triton.cli.optional_imports import require_extra
+from asl_triton.extras import require_extra
 
 
 def serve(

@@ -10,28 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from asl_triton.cli.connection import Connection
-from asl_triton.cli.optional_imports import require_extra
-from asl_triton.cli.options import (
-    ApiKeyOption,
-    JsonOption,
-    LocalOption,
-    ModelOption,
-    RepositoryOption,
-    ServerOption,
-    TimeoutOption,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TlsOption,
-    TlsServerNameOption,
-)
+from asl_triton.cli.connection import Connection, with_connection
+from asl_triton.cli.options import JsonOption
+from asl_triton.extras import require_extra
 from asl_triton.transport.base import Transport
-from asl_triton.transport.endpoints import DEFAULT_SERVER
-from asl_triton.transport.security import Security
-from asl_triton.transport.triton_grpc import DEFAULT_TIMEOUT_S
 
 
+@with_connection("model", "local", "server")
 def ui(
     host: Annotated[
         str, typer.Option(help="The address to bind to. Anything but 127.0.0.1 lets other machines in: give --auth.")
@@ -62,17 +47,8 @@ def ui(
     at_once: Annotated[int, typer.Option(min=1, max=256, help="How many visitors' clips are asked about at once.")] = 4,
     max_live: Annotated[int, typer.Option(min=1, help="How many visitors may sign live at the same time.")] = 4,
     queue: Annotated[int, typer.Option(min=0, help="How many more may wait; the others are asked to come back.")] = 32,
-    model: ModelOption = None,
-    local: LocalOption = False,
-    repository: RepositoryOption = Path("model_repository"),
-    server: ServerOption = DEFAULT_SERVER,
-    tls: TlsOption = False,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    tls_server_name: TlsServerNameOption = None,
-    api_key: ApiKeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    *,
+    connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
     """Open the page over a running server, until Ctrl-C: upload, record or sign, and see the glosses.
@@ -89,16 +65,16 @@ def ui(
 
     options = PageOptions(max_upload_mb, max_minutes, max_clips, queue, at_once, max_live)
     page = Address(host, port, root_path, share, read_auth(auth, auth_file))
-    security = Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name)
-    connection = Connection(server, security, timeout, local, repository)
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
     with connection.address() as address:
 
         def connect(in_flight: int, timeout_s: float) -> Transport:
-            return dataclasses.replace(connection, timeout_s=timeout_s).transport(address, in_flight)
+            return dataclasses.replace(connection, timeout=timeout_s).make_transport(address, in_flight)
 
-        triton = ServerConnection(connect, timeout_s=timeout, at_once=at_once, limits=options.limits, only=model)
+        triton = ServerConnection(
+            connect, timeout_s=connection.timeout, at_once=at_once, limits=options.limits, only=connection.model
+        )
         with run_page(triton, options, page) as url:
             if as_json:
                 typer.echo(json.dumps({"url": url, "server": triton.address}))

@@ -15,29 +15,13 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from asl_triton.cli.connection import Connection
-from asl_triton.cli.options import (
-    ApiKeyOption,
-    JsonOption,
-    LocalOption,
-    ModelOption,
-    RepositoryOption,
-    ServerOption,
-    TimeoutOption,
-    TlsCaOption,
-    TlsCertOption,
-    TlsKeyOption,
-    TlsOption,
-    TlsServerNameOption,
-    TransportOption,
-)
+from asl_triton.cli.connection import Connection, with_connection
+from asl_triton.cli.options import JsonOption
 from asl_triton.labels import read_labels
 from asl_triton.live.capture import Capture, SourceLost, SourceResumed
 from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveEvent, LiveState
 from asl_triton.live.watch import Happening, ServerLost, ServerRecovered, Watch, WatchSummary
-from asl_triton.transport.endpoints import DEFAULT_SERVER
-from asl_triton.transport.security import Security
 
 DEFAULT_RULES = LiveRules()
 ANSWER_TIMEOUT_S = 10.0  # an answer that comes later is of no use
@@ -50,6 +34,7 @@ KINDS: dict[type[Happening], str] = {
 }
 
 
+@with_connection("model", "local", "server", "transport", timeout_s=ANSWER_TIMEOUT_S)
 def watch(
     source: Annotated[
         str,
@@ -77,18 +62,8 @@ def watch(
     give_up: Annotated[
         float | None, typer.Option(min=0, help="Seconds to wait for a source that drops out; for ever if not given.")
     ] = None,
-    model: ModelOption = None,
-    local: LocalOption = False,
-    repository: RepositoryOption = Path("model_repository"),
-    server: ServerOption = DEFAULT_SERVER,
-    tls: TlsOption = False,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    tls_server_name: TlsServerNameOption = None,
-    api_key: ApiKeyOption = None,
-    timeout: TimeoutOption = ANSWER_TIMEOUT_S,
-    transport: TransportOption = "auto",
+    *,
+    connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
     """Print each gloss as it is signed, with the time at which it began; Ctrl-C ends it.
@@ -107,14 +82,12 @@ def watch(
         repeat_s=repeat,
         vocabulary=read_labels(vocabulary) if vocabulary else None,
     )
-    security = Security(tls, tls_ca, tls_cert, tls_key, api_key, tls_server_name)
-    connection = Connection(server, security, timeout, local, repository, shared_memory=transport)
     with Capture(source, give_up_s=give_up) as capture, connection.address() as address, Screen(as_json) as screen:
         watching = Watch(capture, rules, on_happening=screen.tell, on_state=screen.show)
 
         async def run() -> None:
             # Nothing is sent again: the newest window is worth more.
-            async with connection.recognizer(address, model, in_flight=1, resend=False) as recognizer:
+            async with connection.make_recognizer(address, in_flight=1, resend=False) as recognizer:
                 await watching.run(recognizer)
 
         with contextlib.suppress(KeyboardInterrupt):  # how a watching usually ends

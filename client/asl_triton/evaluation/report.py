@@ -1,9 +1,10 @@
-"""An evaluation with what it was of: the data, the model, and all that could not be scored. To JSON, and to files."""
+"""The report on an evaluation: the measures, what was evaluated, what could not be scored. As JSON and as a page."""
 
 import dataclasses
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ from asl_triton.evaluation.metrics import Evaluation, evaluate
 from asl_triton.evaluation.scoring import ClassMapping, ScoringRun
 from asl_triton.files import write_text
 from asl_triton.models.served import ServedModel
+from asl_triton.writers.html import render_template
 
+# What the page shows; `evaluation.json` has all of it.
+CLASSES_SHOWN = 200
+CONFUSIONS_SHOWN = 20
+NAMES_SHOWN = 200
+PLOT = 300  # pixels of the reliability diagram's sides
 TRAINED_ON = ("train", "val")  # WLASL's training loader takes both, `nslt_dataset.py`
 
 
@@ -20,26 +27,17 @@ TRAINED_ON = ("train", "val")  # WLASL's training loader takes both, `nslt_datas
 class EvaluationReport:
     """All that `asl-triton evaluate` has to say. `answers` holds one answer or more."""
 
-    data: str
+    data: Path
     subset: str | None  # of a split; None is all of it
     dataset: Dataset
     model: ServedModel
     classes: ClassMapping
     answers: ScoringRun
-    evaluation: Evaluation
 
-    @classmethod
-    def of(
-        cls,
-        data: Path,
-        subset: str | None,
-        dataset: Dataset,
-        model: ServedModel,
-        classes: ClassMapping,
-        answers: ScoringRun,
-    ) -> "EvaluationReport":
-        """The report on one answer or more."""
-        return cls(str(data), subset, dataset, model, classes, answers, evaluate(answers.answers, classes))
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """The measures."""
+        return evaluate(self.answers.answers, self.classes)
 
     @property
     def merged(self) -> tuple[str, ...]:
@@ -64,7 +62,7 @@ class EvaluationReport:
         """The report as JSON takes it: what `evaluation.json` holds."""
         names = self.classes.names
         return {
-            "data": self.data,
+            "data": str(self.data),
             "subset": self.subset,
             "model": {
                 "name": self.model.name,
@@ -98,7 +96,25 @@ class EvaluationReport:
         }
 
 
-def write_report(report: EvaluationReport, page: str, output: Path) -> tuple[Path, ...]:
-    """Write `evaluation.json` and `evaluation.html`: the paths."""
+def render_page(report: EvaluationReport) -> str:
+    """The report as one HTML page, which needs no network and no script, and shows in light and dark."""
+    return render_template(
+        "evaluation.html",
+        report=report,
+        evaluation=report.evaluation,
+        classes_shown=CLASSES_SHOWN,
+        confusions_shown=CONFUSIONS_SHOWN,
+        names_shown=NAMES_SHOWN,
+        plot=PLOT,
+    )
+
+
+def write_report(report: EvaluationReport, output: Path) -> tuple[Path, ...]:
+    """Write `evaluation.json` and `evaluation.html` in a folder; returns their paths.
+
+    Raises:
+        AslTritonError: they cannot be written, or Jinja2 is not installed.
+    """
     as_json = json.dumps(report.as_json(), indent=1)
+    page = render_page(report)
     return write_text(output / "evaluation.json", as_json), write_text(output / "evaluation.html", page)

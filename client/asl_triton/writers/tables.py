@@ -1,47 +1,59 @@
-"""One writer a format. A file is written beside its name and renamed when whole: the one before stays till then."""
+"""Recognitions as files, one writer per format. A file is complete or not written at all."""
 
 import contextlib
 import csv
 import dataclasses
+import importlib
+import io
 import json
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from asl_triton.files import translate_write_errors
+from asl_triton.extras import require_extra
+from asl_triton.files import atomic_write, translate_write_errors
 from asl_triton.results import Failure, Recognition, Timeline
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 T = TypeVar("T", Recognition, Timeline, Failure)
 
-ROWS_A_GROUP = 10_000
-COLUMNS = pa.schema(
-    [
-        ("video", pa.string()),
-        ("rank", pa.int32()),
-        ("gloss", pa.string()),
-        ("class_id", pa.int32()),
-        ("confidence", pa.float64()),
-        ("logit", pa.float32()),
-        ("unsure", pa.bool_()),
-        ("num_frames", pa.int32()),
-        ("duration_s", pa.float64()),
-        ("model", pa.string()),
-    ]
-)
+ROWS_PER_GROUP = 10_000
+COLUMNS = {  # of a recognition, one row per rank, with their types in Arrow
+    "video": "string",
+    "rank": "int32",
+    "gloss": "string",
+    "class_id": "int32",
+    "confidence": "float64",
+    "logit": "float32",
+    "unsure": "bool",
+    "num_frames": "int32",
+    "duration_s": "float64",
+    "model": "string",
+}
+PACKAGES = {"parquet": ("pyarrow", "parquet"), "eaf": ("pympi", "elan")}  # the module and the extra of a format
+
+
+def check_installed(formats: Iterable[str]) -> None:
+    """Check that the packages of these formats are installed.
+
+    Raises:
+        AslTritonError: one is not.
+    """
+    for module, extra in (PACKAGES[name] for name in formats if name in PACKAGES):
+        with require_extra(extra):
+            importlib.import_module(module)
 
 
 def iter_rows(recognition: Recognition) -> Iterator[dict[str, Any]]:
-    """A recognition as rows of `COLUMNS`, one a rank."""
+    """A recognition as rows of `COLUMNS`, one per rank."""
     for prediction in recognition.predictions:
         yield {
             "video": recognition.video,
-            **dataclasses.asdict(prediction),
+            **vars(prediction),
             "unsure": recognition.unsure,
             "num_frames": recognition.num_frames,
             "duration_s": round(recognition.duration_s, 3),
@@ -49,127 +61,133 @@ def iter_rows(recognition: Recognition) -> Iterator[dict[str, Any]]:
         }
 
 
+def format_csv_rows(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV, without a header; a row may have more than these columns."""
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, list(columns), extrasaction="ignore").writerows(rows)
+    return text.getvalue()
+
+
+def format_csv_header(columns: Iterable[str]) -> str:
+    """The first line of a CSV file."""
+    columns = list(columns)
+    return format_csv_rows(columns, [dict(zip(columns, columns, strict=True))])
+
+
 class Sink(ABC, Generic[T]):
-    """A file of recognitions, a timeline or failures: a context manager that puts it in place when its block ends well.
+    """A file that outcomes are written to, one by one: a context manager. `path` appears when its block ends well.
 
     Raises:
-        AslTritonError: the file cannot be written; none is left under its name but the one before.
+        AslTritonError: the file cannot be written; the previous file stays.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._partial = path.with_name(f".{path.name}.part")
 
     def __enter__(self) -> "Sink[T]":
-        with translate_write_errors(self.path):
-            self._open(self._partial)
+        with translate_write_errors(self.path), contextlib.ExitStack() as opened:
+            self._file = opened.enter_context(atomic_write(self.path))
+            self._begin(opened)
+            self._opened = opened.pop_all()
         return self
 
-    def write(self, outcome: T) -> None:
-        """Add one."""
-        with translate_write_errors(self.path):
-            self._write(outcome)
-
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                with translate_write_errors(self.path):
-                    self._close()
-                    with self._partial.open("rb+") as file:  # or a power failure may leave an empty file in its place
-                        os.fsync(file.fileno())
-                    self._partial.replace(self.path)
-        finally:
-            with contextlib.suppress(OSError):  # the disk is full, and the file not wanted
-                self._abandon()
-            self._partial.unlink(missing_ok=True)
+        with translate_write_errors(self.path):
+            self._opened.__exit__(kind, exc, tb)
+
+    def _begin(self, opened: contextlib.ExitStack) -> None:
+        """Write what comes first; what `opened` is given is closed before the file is."""
 
     @abstractmethod
-    def _open(self, path: Path) -> None: ...
-
-    @abstractmethod
-    def _write(self, outcome: T) -> None: ...
-
-    @abstractmethod
-    def _close(self) -> None:
-        """Write what is left, and close the file."""
-
-    @abstractmethod
-    def _abandon(self) -> None:
-        """Close the file if it is open, whole or not."""
+    def write(self, outcome: T) -> None:
+        """Add one outcome."""
 
 
 class LineSink(Sink[T]):
-    """A sink of text."""
+    """A text file."""
 
-    def _open(self, path: Path) -> None:
-        self._file: IO[str] = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    header = ""
 
-    def _close(self) -> None:
-        self._file.close()
+    def _begin(self, opened: contextlib.ExitStack) -> None:
+        self._file.write(self.header.encode())
 
-    def _abandon(self) -> None:
-        self._file.close()
+    def write(self, outcome: T) -> None:
+        """Add one outcome."""
+        with translate_write_errors(self.path):
+            self._file.write(self.format(outcome).encode("utf-8", "backslashreplace"))
+
+    @abstractmethod
+    def format(self, outcome: T) -> str:
+        """What the file says about one outcome."""
 
 
 class TextSink(LineSink[Recognition]):
     """The layout of the earlier project, ASL_Inference: its lines end in CR LF, and the last one has no end."""
 
-    def _open(self, path: Path) -> None:
-        super()._open(path)
-        self._first = True
-
-    def _write(self, recognition: Recognition) -> None:
+    def format(self, recognition: Recognition) -> str:
+        """The video, and a line per rank."""
         lines = [f"Video: {recognition.video}"]
         lines += [f"{p.rank}. {p.gloss:<20} ({p.confidence:.2%})" for p in recognition.predictions]
-        self._file.write(("" if self._first else "\r\n\r\n") + "\r\n".join(lines))
-        self._first = False
+        return ("\r\n\r\n" if self._file.tell() else "") + "\r\n".join(lines)
 
 
 class CsvSink(LineSink[Recognition]):
-    """A row a clip and rank."""
+    """One row per clip and rank."""
 
-    def _open(self, path: Path) -> None:
-        super()._open(path)
-        self._rows = csv.DictWriter(self._file, COLUMNS.names)
-        self._rows.writeheader()
+    header = format_csv_header(COLUMNS)
 
-    def _write(self, recognition: Recognition) -> None:
-        self._rows.writerows(iter_rows(recognition))
+    def format(self, recognition: Recognition) -> str:
+        """The rows of a clip."""
+        return format_csv_rows(COLUMNS, iter_rows(recognition))
 
 
 class JsonLinesSink(LineSink[T]):
-    """A line a clip: the whole `Recognition`, or `Failure`."""
+    """One line per clip: the whole `Recognition` or `Failure`."""
 
-    def _write(self, outcome: T) -> None:
-        self._file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+    def format(self, outcome: T) -> str:
+        """The line of a clip."""
+        return json.dumps(dataclasses.asdict(outcome)) + "\n"
 
 
 class ParquetSink(Sink[Recognition]):
     """The rows of the CSV, typed."""
 
-    def _open(self, path: Path) -> None:
-        self._file = path.open("wb")  # not Arrow's own, which takes UTF-8 names alone
-        self._writer = pq.ParquetWriter(self._file, COLUMNS)
-        self._rows: list[dict[str, Any]] = []
+    def _begin(self, opened: contextlib.ExitStack) -> None:
+        opened.enter_context(self._write_row_groups())
 
-    def _write(self, recognition: Recognition) -> None:
-        self._rows += iter_rows(recognition)
-        if len(self._rows) >= ROWS_A_GROUP:
+    @contextlib.contextmanager
+    def _write_row_groups(self) -> Iterator[None]:
+        with require_extra("parquet"):
+            import pyarrow.parquet as pq
+        self._writer = pq.ParquetWriter(self._file, build_arrow_schema())
+        self._rows: list[dict[str, Any]] = []
+        try:
+            yield
             self._flush()
+            self._writer.close()
+        finally:
+            self._writer.is_open = False  # or it writes to a closed file when it is garbage-collected
+
+    def write(self, recognition: Recognition) -> None:
+        """Add one recognition."""
+        self._rows += iter_rows(recognition)
+        if len(self._rows) >= ROWS_PER_GROUP:
+            with translate_write_errors(self.path):
+                self._flush()
 
     def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, COLUMNS))
-        self._rows = []
-
-    def _close(self) -> None:
         if self._rows:
-            self._flush()
-        self._writer.close()
-        self._file.close()
+            import pyarrow as pa
 
-    def _abandon(self) -> None:
-        self._writer.is_open = False  # or it would write on when it is deleted
-        self._file.close()
+            self._writer.write_table(pa.Table.from_pylist(self._rows, self._writer.schema))
+            self._rows = []
+
+
+def build_arrow_schema() -> "pa.Schema":
+    """`COLUMNS` as Arrow's schema."""
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
 
 
 SINKS: dict[str, type[Sink[Recognition]]] = {

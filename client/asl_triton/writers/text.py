@@ -1,8 +1,6 @@
-"""Answers as the text of a file, for those who hand files on instead of writing them: CSV, JSON and WebVTT."""
+"""Results as the text of files, for callers that do not write the files themselves: CSV, JSON and WebVTT."""
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,21 +10,18 @@ import numpy as np
 
 from asl_triton.postprocessing.segmentation import Segmentation, Segmenter
 from asl_triton.results import Curve, Outcome, Recognition, Segment, Step
-from asl_triton.writers.tables import iter_rows
+from asl_triton.writers import tables
+from asl_triton.writers.tables import format_csv_header, format_csv_rows, iter_rows
 from asl_triton.writers.timelines import format_webvtt
 
 # The columns of the earlier project, ASL_Inference, then ours.
-COLUMNS = ("word", "confidence", "video", "rank", "class_id", "logit", "unsure", "num_frames", "duration_s", "model")
+COLUMNS = ("word", "confidence", *(name for name in tables.COLUMNS if name not in ("gloss", "confidence")))
 
 
 def format_csv(recognitions: Sequence[Recognition]) -> str:
-    """A row a clip and rank."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
-    writer.writeheader()
-    for recognition in recognitions:
-        writer.writerows({**row, "word": row["gloss"]} for row in iter_rows(recognition))
-    return text.getvalue()
+    """One row per clip and rank."""
+    rows = ({**row, "word": row["gloss"]} for recognition in recognitions for row in iter_rows(recognition))
+    return format_csv_header(COLUMNS) + format_csv_rows(COLUMNS, rows)
 
 
 def format_json(outcomes: Sequence[Outcome]) -> str:

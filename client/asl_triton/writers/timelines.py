@@ -1,20 +1,21 @@
-"""Timelines as files, one a video: tables, subtitles, ELAN. Written as `sinks` writes: whole, or not there."""
+"""Timelines as files, one per video: tables, subtitles, ELAN."""
 
-import csv
 import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pympi import Elan
-
+from asl_triton.extras import require_extra
 from asl_triton.results import Segment, Timeline
-from asl_triton.writers.tables import LineSink
+from asl_triton.writers.tables import LineSink, format_csv_header, format_csv_rows
 
-COLUMNS = ("video", "gloss", "class_id", "start_s", "end_s", "confidence", "peak_s", "model")
+if TYPE_CHECKING:
+    from pympi import Elan
+
+COLUMNS = ("video", "gloss", "class_id", "start_s", "end_s", "confidence", "peak_s", "model")  # of a segment
 GLOSSES, CONFIDENCES = "gloss", "confidence"  # the tiers of an ELAN file
 # As ELAN names them; anything else it looks into.
 MEDIA_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime"}
@@ -22,7 +23,7 @@ NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def iter_segment_rows(timeline: Timeline) -> Iterator[dict[str, Any]]:
-    """A timeline as rows of `COLUMNS`, one a segment; times to the millisecond, as in all formats."""
+    """A timeline as rows of `COLUMNS`, one per segment; times to the millisecond, as in all formats."""
     for segment in timeline.segments:
         start_ms, end_ms = to_milliseconds(segment)
         yield {
@@ -44,7 +45,7 @@ def to_milliseconds(segment: Segment) -> tuple[int, int]:
 
 
 class TimelineSink(LineSink[Timeline]):
-    """A file of one timeline; `media` is the video, for formats that link it."""
+    """The file of one timeline; `media` is the video, for formats that link to it."""
 
     def __init__(self, path: Path, media: Path | None = None) -> None:
         super().__init__(path)
@@ -52,36 +53,40 @@ class TimelineSink(LineSink[Timeline]):
 
 
 class CsvTimelineSink(TimelineSink):
-    """A row a segment."""
+    """One row per segment."""
 
-    def _write(self, timeline: Timeline) -> None:
-        writer = csv.DictWriter(self._file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(iter_segment_rows(timeline))
+    header = format_csv_header(COLUMNS)
+
+    def format(self, timeline: Timeline) -> str:
+        """The rows."""
+        return format_csv_rows(COLUMNS, iter_segment_rows(timeline))
 
 
 class JsonLinesTimelineSink(TimelineSink):
-    """A line a segment, with the columns of the CSV: the files of several videos may be joined as they are."""
+    """One line per segment, with the columns of the CSV: the files of several videos can be concatenated."""
 
-    def _write(self, timeline: Timeline) -> None:
-        self._file.writelines(json.dumps(row) + "\n" for row in iter_segment_rows(timeline))
+    def format(self, timeline: Timeline) -> str:
+        """The lines."""
+        return "".join(json.dumps(row) + "\n" for row in iter_segment_rows(timeline))
 
 
 class WebVttSink(TimelineSink):
-    """A cue a segment: subtitles for players and browsers (https://www.w3.org/TR/webvtt1/)."""
+    """One cue per segment: subtitles for players and browsers (https://www.w3.org/TR/webvtt1/)."""
 
-    def _write(self, timeline: Timeline) -> None:
-        self._file.write(format_webvtt(timeline.segments, f"{timeline.model}: {timeline.video}"))
+    def format(self, timeline: Timeline) -> str:
+        """The whole file."""
+        return format_webvtt(timeline.segments, f"{timeline.model}: {timeline.video}")
 
 
 class EafSink(TimelineSink):
-    """ELAN's annotation format 3.0: a tier of glosses, and one of their confidences that hangs on it."""
+    """ELAN's annotation format 3.0: a tier of glosses, with a dependent tier of their confidences."""
 
-    def _write(self, timeline: Timeline) -> None:
-        self._file.write('<?xml version="1.0" encoding="UTF-8"?>\n')
-        self._file.write(Elan.to_string(self._document(timeline)) + "\n")
+    header = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
-    def _document(self, timeline: Timeline) -> Elan.Eaf:
+    def format(self, timeline: Timeline) -> str:
+        """The document."""
+        with require_extra("elan"):
+            from pympi import Elan
         document = Elan.Eaf(author="asl-triton")
         document.adocument |= {
             "DATE": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # pympi's has no valid half-hour zones
@@ -102,9 +107,9 @@ class EafSink(TimelineSink):
             document.add_annotation(GLOSSES, start_ms, end_ms, strip_invalid_xml(segment.gloss))
             middle_ms = (start_ms + end_ms) // 2
             document.add_ref_annotation(CONFIDENCES, GLOSSES, middle_ms, f"{segment.confidence:.4f}")
-        return document
+        return str(Elan.to_string(document)) + "\n"
 
-    def _link(self, document: Elan.Eaf, media: Path) -> None:
+    def _link(self, document: "Elan.Eaf", media: Path) -> None:
         """Name the video by its place from here, so that both may be moved together; ELAN's URLs have no escapes."""
         video, here = media.resolve(), self.path.parent.resolve()
         absolute = strip_invalid_xml(video.as_posix())

@@ -1,4 +1,4 @@
-"""The packages that only some installs have: imported when their command runs."""
+"""Packages that only some installs have: imported where they are used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,0 +1,44 @@
+"""HTML from templates that escape whatever comes from files, servers and visitors."""
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from asl_triton.extras import require_extra
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+@cache
+def load_templates(package: str = "asl_triton") -> "Environment":
+    """The templates in the folder `templates` of a package; their filter `percent` is `format_percent`.
+
+    Raises:
+        AslTritonError: Jinja2 is not installed.
+    """
+    with require_extra("reports"):
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    templates = Environment(
+        loader=PackageLoader(package, "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["percent"] = format_percent
+    return templates
+
+
+def render_template(name: str, **values: Any) -> str:
+    """Fill in one of this package's templates.
+
+    Raises:
+        AslTritonError: Jinja2 is not installed.
+    """
+    return load_templates().get_template(name).render(**values)
+
+
+def format_percent(share: float) -> str:
+    """A share for people: one decimal, and 100.0 % only if it is all."""
+    shown = f"{share:.1%}"
+    return "99.9\N{NO-BREAK SPACE}%" if shown == "100.0%" and share < 1 else shown.replace("%", "\N{NO-BREAK SPACE}%")
