@@ -119,6 +119,8 @@ def load_page_renderer() -> Callable[[Report], str] | None:
     """What renders bench.html, if the packages for it are installed; says what to install if they are not."""
     try:
         with require_extra("reports", "bench.html"):
+            import jinja2  # noqa: F401
+
             from asl_triton.bench.page import render_page
     except AslTritonError as exc:
         Console(stderr=True, highlight=False).print(f"[yellow]warning[/] {escape(str(exc))}", soft_wrap=True)
