@@ -22,11 +22,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class FileFingerprint:
-    """What a file was when it was read: by its size and its time of modification, or by its content."""
+    """What a file was when it was read: by its size and its time of modification, or by its content.
+
+    `content_id` is the SHA-256 of a file, or how a bucket identifies the content of an object.
+    """
 
     size: int
     mtime_ns: int
-    sha256: str | None = None
+    content_id: str | None = None
 
     @classmethod
     def of(cls, path: Path, by_content: bool = False) -> "FileFingerprint | None":
@@ -44,8 +47,8 @@ class FileFingerprint:
         """Whether a file that had this stamp is the same, now that it has the other: by content where that tells."""
         if now is None:
             return False
-        if now.sha256 is not None:
-            return self.sha256 == now.sha256
+        if now.content_id is not None:
+            return self.content_id == now.content_id
         return (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
 
