@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from asl_triton.batch.ray import runner as cluster_batch
+from asl_triton.batch.journal import JOURNAL, Journal
 from asl_triton.batch.ray.cluster import Cluster
 from asl_triton.batch.ray.runner import RayBatch
-from asl_triton.batch.ray.storage import Folder, stored_clips
+from asl_triton.batch.ray.storage import Folder, find_stored_clips
 from asl_triton.batch.runner import BatchOptions, RecognitionBatch, Summary
 from asl_triton.errors import AslTritonError
 from asl_triton.postprocessing.ranking import Ranking
@@ -40,7 +40,8 @@ pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  
 NUM_CLIPS = 40
 RANKING = Ranking(top_k=3)
 BUCKET = "s3://archive"
-ACTOR = "ray::MapWorker"
+EARLIER = Path(__file__).parent / "earlier_version"
+ACTOR = "ray::ClipActor"
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def s3() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def ray(s3: None) -> Iterator[None]:
     """A Ray of two CPUs, which stays for all tests of this process."""
-    with Cluster().joined():
+    with Cluster().join():
         yield
 
 
@@ -106,16 +107,17 @@ def spread(
     told: Told | None = None,
     *,
     workers: int = 1,
+    ranking: Ranking = RANKING,
     **options: Any,
 ) -> Summary:
     """A batch on the Ray of this process."""
-    folder = Folder.of(str(source))
+    folder = Folder.parse(str(source))
     run = RayBatch(
-        stored_clips(folder),
+        find_stored_clips(folder),
         folder,
-        Folder.of(str(output)),
+        Folder.parse(str(output)),
         ["parquet"],
-        RANKING,
+        ranking,
         BatchOptions(**options),
         told,
         Cluster(workers=workers),
@@ -123,13 +125,11 @@ def spread(
     return run.run(maker(address))
 
 
-def parts(output: Path) -> list[Path]:
-    return sorted(output.glob("journal/*/*.parquet"))
-
-
 def videos_in(output: Path) -> list[str]:
     """The clips of the journal, as often as they are in it."""
-    return sorted(video for part in parts(output) for video in pq.read_table(part)["video"].to_pylist())
+    path = output / JOURNAL
+    lines = path.read_bytes().splitlines(keepends=True)[1:] if path.exists() else []
+    return sorted(json.loads(line)["video"] for line in lines if line.endswith(b"\n"))
 
 
 def wait_until(holds: Callable[[], Any], within_s: float = 60) -> None:
@@ -149,7 +149,7 @@ def test_killed_run_goes_on_where_it_was_and_its_rows_are_those_of_the_local_eng
     words = [archive, "--output", output, "--server", small_triton.address, "--top-k", "3", "--engine", "ray"]
     command = [sys.executable, "-m", "asl_triton", "batch", *map(str, words), "--format", "parquet,csv", "--json"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
-        wait_until(lambda: len(parts(output)) >= 3)
+        wait_until(lambda: len(videos_in(output)) >= 3)
         started = psutil.Process(killed.pid).children(recursive=True)
         said = " ".join(word for process in started for word in cmdline(process))
         killed.kill()
@@ -178,7 +178,7 @@ def test_killed_run_goes_on_where_it_was_and_its_rows_are_those_of_the_local_eng
     ]
     recognized = [video for video in videos_in(output) if video not in ("0/text.mp4", "empty.mp4")]
     assert len(recognized) == len(set(recognized)) == NUM_CLIPS  # each was asked about once
-    written = ["errors.jsonl", "journal", "results.csv", "results.parquet"]
+    written = ["errors.jsonl", JOURNAL, "results.csv", "results.parquet"]
     assert sorted(path.name for path in output.iterdir()) == written
 
 
@@ -189,7 +189,7 @@ def test_second_signal_stops_at_once_and_says_what_is_left(
     words = [archive, "--output", output, "--server", small_triton.address, "--engine", "ray", "--json"]
     command = [sys.executable, "-m", "asl_triton", "batch", *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
-        wait_until(lambda: len(parts(output)) >= 3)
+        wait_until(lambda: len(videos_in(output)) >= 3)
         for sign in (signal.SIGINT, signal.SIGTERM):
             running.send_signal(sign)
         summary = json.loads(running.communicate(timeout=60)[0])
@@ -252,6 +252,48 @@ def test_clips_and_results_may_be_in_a_bucket(
     assert (summary["recognized"], summary["known_before"], len(summary["failures"])) == (7, 7, 2)
 
 
+def test_either_engine_goes_on_where_the_other_was(
+    ray: None, small_triton: LocalTriton, few: Path, tmp_path: Path
+) -> None:
+    clips = find_clips(few)
+    told = Told(lambda outcome: os.kill(os.getpid(), signal.SIGINT) if len(told.outcomes) == 2 else None)
+    first = RecognitionBatch(clips, tmp_path, ["csv"], RANKING, BatchOptions(in_flight=1), told).run(
+        maker(small_triton.address)
+    )
+    assert 0 < first.recognized < 8
+    second = spread(small_triton.address, few, tmp_path)
+    assert (second.recognized, second.known_before, len(second.failures)) == (8, first.recognized, 1)
+    third = RecognitionBatch(clips, tmp_path, ["csv"], RANKING).run(maker(small_triton.address))
+    assert (third.recognized, third.known_before) == (8, 8)
+    lines = videos_in(tmp_path)
+    assert sorted(set(lines)) == sorted(clip.name for clip in clips)
+    assert len([video for video in lines if video != "empty.mp4"]) == 8  # each was asked about once
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_journal_of_version_0_1_0_is_resumed(ray: None, tmp_path: Path, place: str) -> None:
+    """Its Parquet parts, of clips in a folder and of the same clips in a bucket."""
+    for line in (EARLIER / "results" / JOURNAL).read_text().splitlines()[1:]:
+        outcome = json.loads(line)
+        (copy := tmp_path / "clips" / outcome["video"]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(EARLIER / "clips" / outcome["video"], copy)
+        os.utime(copy, ns=(outcome["stamp"][1],) * 2)
+    source, output = f"{tmp_path}/clips", f"{tmp_path}/results"
+    written = EARLIER / ("ray_results" if place == "folder" else "bucket_results")
+    if place == "folder":
+        shutil.copytree(written, output)
+    else:
+        store = fsspec.filesystem("s3")
+        store.put(f"{source}/", f"{BUCKET}/earlier/clips/", recursive=True)
+        store.put(f"{written}/", f"{BUCKET}/earlier/results/", recursive=True)
+        source, output = f"{BUCKET}/earlier/clips", f"{BUCKET}/earlier/results"
+    before = Folder.parse(output).list()
+    with LocalTriton(EARLIER / "model_repository") as triton:
+        summary = spread(triton.address, source, output, ranking=Ranking())
+    assert (summary.recognized, summary.known_before, len(summary.failures)) == (2, 2, 1)
+    assert set(before) < set(Folder.parse(output).list())
+
+
 def test_ctrl_c_finishes_what_is_under_way(ray: None, small_triton: LocalTriton, archive: Path, tmp_path: Path) -> None:
     told = Told(lambda outcome: os.kill(os.getpid(), signal.SIGINT) if len(told.outcomes) == 1 else None)
     summary = spread(small_triton.address, archive, tmp_path, told)
@@ -311,8 +353,8 @@ def test_machine_that_lacks_a_module_is_told_of(
     monkeypatch.syspath_prepend(tmp_path)
     import only_here  # type: ignore[import-not-found]
 
-    source, output = Folder.of(str(few)), Folder.of(str(tmp_path / "results"))
-    run = RayBatch(stored_clips(source), source, output, ["parquet"], RANKING)
+    source, output = Folder.parse(str(few)), Folder.parse(str(tmp_path / "results"))
+    run = RayBatch(find_stored_clips(source), source, output, ["parquet"], RANKING)
     with pytest.raises(AslTritonError, match=r"has no Python module 'only_here': install .*'asl-triton\[ray\]'"):
         run.run(only_here.make)
 
@@ -321,7 +363,7 @@ def test_output_that_another_run_holds_is_left_alone(
     ray: None, small_triton: LocalTriton, few: Path, tmp_path: Path
 ) -> None:
     with (
-        cluster_batch.output_lock(Folder.of(str(tmp_path))),
+        Journal(tmp_path),
         pytest.raises(AslTritonError, match="another run writes to"),
     ):
         spread(small_triton.address, few, tmp_path)
@@ -332,4 +374,4 @@ def test_server_that_is_not_there_is_told_before_ray_starts(few: Path, tmp_path:
         nobody.bind(("127.0.0.1", 0))
         with pytest.raises(AslTritonError, match="no server answers"):
             spread(f"127.0.0.1:{nobody.getsockname()[1]}", few, tmp_path)
-    assert not parts(tmp_path)
+    assert not videos_in(tmp_path)

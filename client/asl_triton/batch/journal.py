@@ -1,4 +1,4 @@
-"""The journal of a batch: one line a clip, on disk as soon as it is known, and read again by the next run."""
+"""The journal of a batch: one line per clip, on disk as soon as its outcome is known, read again by the next run."""
 
 import dataclasses
 import hashlib
@@ -11,23 +11,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
-from asl_triton.files import FolderLock, ensure_folder, sync_folder, translate_write_errors
+from asl_triton.files import FolderLock, atomic_write, ensure_folder, sync_folder, translate_write_errors
 from asl_triton.results import AnyOutcome, Failure, Prediction, Recognition, Segment, Timeline
 from asl_triton.video.discovery import FileFingerprint
 
 JOURNAL = "journal.jsonl"
-PARTS = "journal"  # the folder that has the journal of a cluster
+PARTS = "journal"  # the folder of a journal in a bucket
 LOCK = ".journal.lock"
 FSYNC_EVERY_S = 1.0
-QUESTION, STAMP = "question", "stamp"
-
-
-# Of a line: those of other versions are left out, as are those that were cut off.
+QUESTION, STAMP = "question", "stamp"  # keys
+# Of a line. Lines of other versions are ignored, like those that were cut off.
 FIELDS = tuple({field.name for field in dataclasses.fields(kind)} for kind in (Recognition, Timeline, Failure))
 
 
 class Entry(NamedTuple):
-    """Where the last line about a clip starts, what its file was then, and whether it is a failure."""
+    """Where the last line about a clip starts, the fingerprint of its file, and whether it is a failure."""
 
     start: int
     fingerprint: FileFingerprint | None
@@ -35,13 +33,12 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """The outcomes of a folder's runs, one line each, in the order they come; held by one run at a time.
+    """The outcomes of all runs in a folder, one line each, in the order they come. One run at a time holds it.
 
-    The first line says what is asked of each clip: `begin` keeps what was known of the same question. The journals of
-    other questions stay beside it under names of their own, and are taken up again when theirs is asked. Of a clip with
-    several lines the last counts. A line is written whole: what a full disk cuts off is taken back, what `kill -9` or a
-    power failure cut off is left out when it is read. Lines reach the disk itself within a second or so, and all of
-    them when the block ends.
+    The first line is the question that was asked of each clip: `begin` keeps what is known of the same question. The
+    journals of other questions are renamed, and used again when their question is asked. Of several lines about a clip
+    the last counts. Lines are written whole: what a full disk cuts off is taken back, what `kill -9` or a power failure
+    cut off is ignored when the file is read. Lines reach the disk itself about once a second, and when the block ends.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,9 +62,9 @@ class Journal:
             self._lock.__exit__(kind, exc, tb)
 
     def begin(self, question: Mapping[str, Any], *, fresh: bool = False) -> str | None:
-        """Open it for one question, which JSON can hold; with `fresh` what is known of it is forgotten.
+        """Open the journal for a question, which must be JSON values; `fresh` forgets what is known of it.
 
-        Returns a sentence if another question's journal, or whatever else bore its name, was put aside.
+        Returns a sentence if the journal of another question, or whatever else had its name, was renamed.
 
         Raises:
             AslTritonError: it cannot be read or written.
@@ -81,25 +78,30 @@ class Journal:
             self._file = self.path.open("r+b", buffering=0)
         return put_aside
 
+    @property
+    def address(self) -> str:
+        """Where it is, for messages."""
+        return str(self.path)
+
     def fingerprint(self, video: str) -> FileFingerprint | None:
-        """What a clip's file was when it was answered; None where it was not."""
+        """The fingerprint of a clip's file when it was recognized; None if it was not."""
         entry = self._entries.get(video)
         return None if entry is None or entry.is_failure else entry.fingerprint
 
     def has_failed(self, video: str) -> bool:
-        """Whether the last that is known of a clip is a failure."""
+        """Whether the last outcome of a clip is a failure."""
         entry = self._entries.get(video)
         return entry is not None and entry.is_failure
 
     def forget(self, video: str) -> None:
-        """Take what is known of a clip for unknown, until the file is read again: its own file is another now."""
+        """Forget a clip whose file has changed. Its line stays, and is read by the next run."""
         del self._entries[video]
 
     def append(self, outcome: AnyOutcome, fingerprint: FileFingerprint | None = None) -> None:
-        """Write one outcome, with its file's fingerprint from before it was read.
+        """Write one outcome, with the fingerprint that its file had before it was read.
 
         Raises:
-            AslTritonError: the disk is full or gone; what was written before is whole.
+            AslTritonError: the disk is full or gone. Earlier lines stay whole.
         """
         assert self._file is not None
         stamp = fingerprint and dataclasses.astuple(fingerprint)
@@ -123,11 +125,11 @@ class Journal:
         return sum(video in videos for video in self._entries)
 
     def outcomes(self, videos: Collection[str]) -> Iterator[AnyOutcome]:
-        """What is known of these clips, by their names."""
+        """What is known of these clips, sorted by name."""
         return (parse_outcome(line) for line in self._lines(videos))
 
     def failures(self, videos: Collection[str]) -> Iterator[Failure]:
-        """The failures among them, by their names."""
+        """The failures among them, sorted by name."""
         for line in self._lines(videos, failures_only=True):
             outcome = parse_outcome(line)
             assert isinstance(outcome, Failure)
@@ -143,8 +145,8 @@ class Journal:
                     yield json.loads(lines.readline())
 
     def _make_way(self, question: Mapping[str, Any]) -> str | None:
-        """Put what is not this question's journal aside, and take up what is: a sentence if there was such a thing."""
-        asked, said = json.loads(json.dumps(question)), None
+        """Rename the journal of another question, and rename this one's back; returns a sentence about the first."""
+        asked, sentence = json.loads(json.dumps(question)), None
         with suppress(FileNotFoundError):
             with self.path.open("rb") as lines:
                 first = lines.readline()
@@ -152,19 +154,19 @@ class Journal:
             if first and head.get(QUESTION) != asked:
                 aside = self._aside(head.get(QUESTION) or first.decode(errors="replace"))
                 self.path.replace(aside)
-                said = f"{self.path} {describe_difference(head.get(QUESTION), asked)}: it is {aside.name} now"
+                sentence = f"{self.path} {describe_difference(head.get(QUESTION), asked)}: it is {aside.name} now"
         if not self.path.exists():
             with suppress(FileNotFoundError):
                 self._aside(asked).replace(self.path)
-        return said
+        return sentence
 
     def _aside(self, question: Any) -> Path:
-        """Where the journal of a question is while another is asked."""
+        """The path of a question's journal while another question is asked."""
         digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:8]
         return self.path.with_name(f"{self.path.stem}.{digest}{self.path.suffix}")
 
     def _read(self, question: Mapping[str, Any]) -> tuple[dict[str, Entry], bool]:
-        """The entries that there are to a question, and whether the file holds them and nothing else."""
+        """The entries about a question, and whether the file contains nothing else."""
         entries: dict[str, Entry] = {}
         try:
             lines = self.path.open("rb")
@@ -189,37 +191,30 @@ class Journal:
         return entries, is_clean
 
     def _rewrite(self, question: Mapping[str, Any], kept: Mapping[str, Entry]) -> dict[str, Entry]:
-        """Put a file in place that holds the question and those lines alone: where they are now."""
-        partial = self.path.with_name(f".{self.path.name}.part")
+        """Replace the file by one with the question and these lines alone; returns where they are now."""
         entries = {}
-        try:
-            with partial.open("wb") as file:
-                file.write(json.dumps({QUESTION: question}).encode() + b"\n")
-                if kept:
-                    with self.path.open("rb") as lines:
-                        for video, entry in kept.items():
-                            lines.seek(entry.start)
-                            entries[video] = entry._replace(start=file.tell())
-                            file.write(lines.readline())
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.path)
-            sync_folder(self.path.parent)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_write(self.path) as file:
+            file.write(json.dumps({QUESTION: question}).encode() + b"\n")
+            if kept:
+                with self.path.open("rb") as lines:
+                    for video, entry in kept.items():
+                        lines.seek(entry.start)
+                        entries[video] = entry._replace(start=file.tell())
+                        file.write(lines.readline())
+        sync_folder(self.path.parent)
         return entries
 
 
 def describe_difference(question: Any, asked: Mapping[str, Any]) -> str:
-    """What a journal of that question is, to who asks the other."""
+    """Say how the question of a journal differs from the one that is asked."""
     if not isinstance(question, dict):
-        return "was no journal of a batch"
+        return "is not the journal of a batch"
     names = [name for name in {**question, **asked} if question.get(name) != asked.get(name)]
     return f"is of another question ({', '.join(names)})"
 
 
 def load_line(line: bytes) -> dict[str, Any] | None:
-    """A line's JSON object; None where it is none, or has no end."""
+    """The JSON object of a line; None if it is something else, or was cut off."""
     try:
         values = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
@@ -228,7 +223,7 @@ def load_line(line: bytes) -> dict[str, Any] | None:
 
 
 def parse_outcome(line: dict[str, Any]) -> AnyOutcome:
-    """An outcome of its line."""
+    """The outcome of a line's JSON object."""
     line.pop(STAMP, None)
     if "error" in line:
         return Failure(**line)

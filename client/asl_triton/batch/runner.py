@@ -102,7 +102,7 @@ class BatchRun(ABC, Generic[Result]):
         """Ask about one clip."""
 
     @abstractmethod
-    def write_outputs(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path, ...]:
+    def write_outputs(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path | str, ...]:
         """Write the files of all outcomes, which come sorted by clip name; returns their paths."""
 
     def run(self, make_recognizer: Callable[[], AsyncRecognizer]) -> Summary:
@@ -131,12 +131,12 @@ class BatchRun(ABC, Generic[Result]):
             known = self._journal.count(self._names)
             if stopped is not None and not known:
                 raise stopped
-            files: tuple[Path, ...] = ()
+            files: tuple[Path | str, ...] = ()
             try:
                 if not isinstance(stopped, ForcedStop):
                     files = self.write_outputs(self._journal.outcomes(self._names))
             except AslTritonError as exc:
-                raise AslTritonError(f"{exc}. The {known} outcomes so far are in {self._journal.path}") from exc
+                raise AslTritonError(f"{exc}. The {known} outcomes so far are in {self._journal.address}") from exc
             except ForcedStop as exc:
                 stopped = exc
             failures = tuple(self._journal.failures(self._names))
@@ -250,7 +250,7 @@ class RecognitionBatch(BatchRun[Recognition]):
     async def recognize_clip(self, clip: Clip) -> Recognition:
         return await self.recognizer.recognize(clip.path, name=clip.name, **vars(self.ranking))
 
-    def write_outputs(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path, ...]:
+    def write_outputs(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path | str, ...]:
         return write_results(outcomes, self.output, self.formats)
 
 

@@ -171,7 +171,7 @@ def batch(
         typer.echo(json.dumps(summary.to_json(), default=str))
     else:
         console = BrokenPipeSafeConsole()
-        print_summary(summary, run.observer.shown, f"{output}/{PARTS if on_ray else JOURNAL}", console)
+        print_summary(summary, run.observer.shown, f"{output}/{PARTS if '://' in output else JOURNAL}", console)
         if not on_ray and (stale := find_stale_outputs(summary.files, Path(output))):
             console.print(f"not written, and of an earlier run: {escape(', '.join(stale))}", soft_wrap=True)
     if summary.recognized == 0:

@@ -92,12 +92,10 @@ def make_ray_batch(
         AslTritonError: Ray, or what an address needs, is not installed; or there is no clip.
     """
     with require_extra("ray"):
-        from asl_triton.batch.ray.cluster import Cluster, check_installed
+        from asl_triton.batch.ray.cluster import Cluster
         from asl_triton.batch.ray.runner import RayBatch
-        from asl_triton.batch.ray.storage import Folder, stored_clips
-
-        check_installed()
-    source = Folder.of(folder)
-    clips = stored_clips(source, glob)
+        from asl_triton.batch.ray.storage import Folder, find_stored_clips
+    source = Folder.parse(folder)
+    clips = find_stored_clips(source, glob)
     cluster = Cluster(address, workers)
-    return RayBatch(clips, source, Folder.of(output), formats, ranking, options, cluster=cluster), len(clips)
+    return RayBatch(clips, source, Folder.parse(output), formats, ranking, options, cluster=cluster), len(clips)

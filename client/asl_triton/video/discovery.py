@@ -22,11 +22,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class FileFingerprint:
-    """A file's size and modification time when it was read, and the hash of its content if wanted."""
+    """A file's size and modification time when it was read, and what identifies its content, if wanted.
+
+    `content_id` is the SHA-256 of a file, or how a bucket identifies the content of an object.
+    """
 
     size: int
     mtime_ns: int
-    sha256: str | None = None
+    content_id: str | None = None
 
     @classmethod
     def of(cls, path: Path, by_content: bool = False) -> "FileFingerprint | None":
@@ -46,8 +49,8 @@ class FileFingerprint:
         """Whether a file with this fingerprint is unchanged if it has the other one `now`: by content where known."""
         if now is None:
             return False
-        if now.sha256 is not None:
-            return self.sha256 == now.sha256
+        if now.content_id is not None:
+            return self.content_id == now.content_id
         return (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
 

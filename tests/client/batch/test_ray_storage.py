@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from asl_triton.batch.ray.storage import Folder, StoredClip, stored_clips
+from asl_triton.batch.ray.storage import Folder, StoredClip, find_stored_clips
 from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.video.discovery import find_clips
 
@@ -18,8 +18,8 @@ NAMES = ("b.mp4", "A.MP4", "d/e/c.webm", "d/notes.txt", ".hidden.mp4", ".cache/x
 @pytest.fixture(params=["here", "elsewhere"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
     """A folder with files of those names, each with its name in it."""
-    found = Folder.of(str(tmp_path)) if request.param == "here" else ELSEWHERE
-    file_system, path = found.opened()
+    found = Folder.parse(str(tmp_path)) if request.param == "here" else ELSEWHERE
+    file_system, path = found.open()
     for name in NAMES:
         file_system.makedirs(os.path.dirname(f"{path}/{name}"), exist_ok=True)
         file_system.pipe_file(f"{path}/{name}", name.encode())
@@ -29,7 +29,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
 
 
 def clips_in(folder: Folder, glob: str | None = None) -> list[str]:
-    return [clip.name for clip in stored_clips(folder, glob)]
+    return [clip.name for clip in find_stored_clips(folder, glob)]
 
 
 @pytest.mark.parametrize(("glob", "found"), [
@@ -44,9 +44,9 @@ def test_clips_are_found_as_in_a_folder_of_this_machine(folder: Folder, glob: st
 
 
 def test_clips_are_read(folder: Folder) -> None:
-    clip = stored_clips(folder)[1]
-    assert (folder.read(clip, most=100), clip.size) == (b"b.mp4", 5)
-    assert folder.read(clip, most=2) == b"b.m"  # enough to see that it is more
+    clip = find_stored_clips(folder)[1]
+    assert (folder.read(clip, max_bytes=100), clip.fingerprint.size) == (b"b.mp4", 5)
+    assert folder.read(clip, max_bytes=2) == b"b.m"  # enough to see that it is more
 
 
 def test_one_file_is_a_batch_too(folder: Folder) -> None:
@@ -54,27 +54,27 @@ def test_one_file_is_a_batch_too(folder: Folder) -> None:
 
 
 def test_stamp_changes_with_the_file(folder: Folder) -> None:
-    before = {clip.name: clip.stamp for clip in stored_clips(folder)}
-    file_system, path = folder.opened()
+    before = {clip.name: clip.fingerprint for clip in find_stored_clips(folder)}
+    file_system, path = folder.open()
     file_system.pipe_file(f"{path}/b.mp4", b"B.MP4")  # no longer, no shorter
     if folder.path is not None:
         os.utime(folder.path / "b.mp4", ns=(0, 0))
-    after = {clip.name: clip.stamp for clip in stored_clips(folder)}
+    after = {clip.name: clip.fingerprint for clip in find_stored_clips(folder)}
     assert {name for name in before if before[name] != after[name]} == {"b.mp4"}
 
 
 def test_file_that_is_gone_is_that_clip_s_failure(folder: Folder) -> None:
-    clip = stored_clips(folder)[1]
-    file_system, _ = folder.opened()
+    clip = find_stored_clips(folder)[1]
+    file_system, _ = folder.open()
     file_system.rm_file(clip.key)
     with pytest.raises(VideoError, match=r"^there is no file b\.mp4$"):
-        folder.read(clip, most=100)
+        folder.read(clip, max_bytes=100)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "d/e"])
 def test_nothing_to_do_is_a_sentence(folder: Folder, name: str) -> None:
     with pytest.raises(VideoError, match=r"there is no (folder|file that matches '\*\.avi' in) "):
-        stored_clips(folder.join(*name.split("/")), "*.avi")
+        find_stored_clips(folder.join(*name.split("/")), "*.avi")
 
 
 def test_results_replace_those_before(folder: Folder, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -89,7 +89,7 @@ def test_results_replace_those_before(folder: Folder, tmp_path_factory: pytest.T
     (made / "errors.jsonl").unlink()
     (written,) = results.upload(made.iterdir(), ["errors.jsonl"])
     assert written == f"{results.address}/results.csv"
-    file_system, path = results.opened()
+    file_system, path = results.open()
     assert {name.rpartition("/")[2] for name in file_system.find(path)} == {"question.json", "results.csv"}
     assert file_system.cat_file(f"{path}/results.csv") == b"second"
 
@@ -101,19 +101,19 @@ def test_results_replace_those_before(folder: Folder, tmp_path_factory: pytest.T
 ])  # fmt: skip
 def test_address_that_cannot_be_reached_says_what_to_do(text: str, says: str) -> None:
     with pytest.raises(AslTritonError, match=says):
-        Folder.of(text)
+        Folder.parse(text)
 
 
 def test_paths_and_file_addresses_are_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Folder.of("a/clips") == Folder.of(f"file://{tmp_path}/a/clips") == Folder(f"{tmp_path}/a/clips")
-    assert Folder.of("s3://bucket/clips/").address == "s3://bucket/clips"
+    assert Folder.parse("a/clips") == Folder.parse(f"file://{tmp_path}/a/clips") == Folder(f"{tmp_path}/a/clips")
+    assert Folder.parse("s3://bucket/clips/").address == "s3://bucket/clips"
 
 
 def test_folder_that_cannot_be_written_to_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(AslTritonError, match=r"cannot write to .*/file/results: Not a directory\. Choose another"):
-        Folder.of(str(tmp_path / "file" / "results")).write("question.json", b"{}")
+        Folder.parse(str(tmp_path / "file" / "results")).write("question.json", b"{}")
 
 
 def test_whatever_a_file_system_raises_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,15 +125,15 @@ def test_whatever_a_file_system_raises_is_a_sentence(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "find", find)
     with pytest.raises(AslTritonError, match="cannot look into memory://archive/clips: unable to locate credentials"):
-        stored_clips(ELSEWHERE)
+        find_stored_clips(ELSEWHERE)
 
 
 def test_name_that_is_no_text_is_made_one() -> None:
-    file_system, path = ELSEWHERE.opened()
+    file_system, path = ELSEWHERE.open()
     file_system.pipe_file(f"{path}/new\nline.mp4", b"")
     try:
-        (clip,) = stored_clips(ELSEWHERE)
+        (clip,) = find_stored_clips(ELSEWHERE)
     finally:
         file_system.rm(path, recursive=True)
-    assert isinstance(clip, StoredClip) and (clip.name, clip.size) == (r"new\x0aline.mp4", 0)
-    assert ELSEWHERE.read(clip, most=10) == b""
+    assert isinstance(clip, StoredClip) and (clip.name, clip.fingerprint.size) == (r"new\x0aline.mp4", 0)
+    assert ELSEWHERE.read(clip, max_bytes=10) == b""

@@ -1,6 +1,5 @@
 """`asl-triton batch --engine ray`: what does not go together, and what is not there, is told before anything starts."""
 
-import importlib.util
 import socket
 import sys
 from pathlib import Path
@@ -39,8 +38,9 @@ def test_address_is_no_folder_of_the_local_engine(capsys: pytest.CaptureFixture[
 def test_missing_ray_names_the_extra(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else found(name, *more))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in ("cluster", "runner"):
+        monkeypatch.delitem(sys.modules, f"asl_triton.batch.ray.{name}", raising=False)
     done = asl_triton(capsys, "batch", tmp_path, *RAY)
     assert done.code == 1 and "pip install 'asl-triton[ray]'" in done.told
 
@@ -63,7 +63,7 @@ def test_nothing_to_do_is_a_sentence(
 
 
 @pytest.mark.parametrize(("address", "says"), [
-    ("ray://head:10001", r"Ray Data does not run through Ray Client.* ray job submit"),
+    ("ray://head:10001", r"does not run through Ray Client.* ray job submit"),
     ("http://head:8265", "does not run through Ray Client"),
     ("head", "is no address of a Ray cluster: name auto, or host:port"),
     ("head:port", "is no address"),
@@ -71,7 +71,7 @@ def test_nothing_to_do_is_a_sentence(
     ("127.0.0.1:99999", "no Ray cluster answers at 127.0.0.1:99999"),
 ])  # fmt: skip
 def test_cluster_that_is_none_is_told_at_once(address: str, says: str) -> None:
-    with pytest.raises(AslTritonError, match=says), Cluster(address).joined():
+    with pytest.raises(AslTritonError, match=says), Cluster(address).join():
         raise AssertionError
 
 
@@ -80,5 +80,5 @@ def test_cluster_where_nobody_listens_is_told_at_once() -> None:
         nobody.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
         says = rf"no Ray cluster answers at {address} \(Connection refused\)"
-        with pytest.raises(AslTritonError, match=says), Cluster(address).joined():
+        with pytest.raises(AslTritonError, match=says), Cluster(address).join():
             raise AssertionError

@@ -1,124 +1,100 @@
-"""Ray: joined where it runs already, or started on this machine for as long as it is needed; it says nothing itself."""
+"""Ray: the cluster to join, or one started on this machine for the length of a run. It prints nothing itself."""
 
 import contextlib
-import importlib.util
 import io
 import logging
 import os
+import re
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+
 from asl_triton.errors import AslTritonError
 
-OBJECT_STORE_BYTES = 512 * 2**20  # of our own Ray: lists of clips and their outcomes go through it, videos do not
+OBJECT_STORE_BYTES = 512 * 2**20  # of our own Ray; only lists of clips and their outcomes go through it
 CONNECT_TIMEOUT_S = 5.0
-SHORT = "/tmp" if os.name == "posix" else None  # Ray's sockets are below it, and their paths have 107 letters at most
-# Read when Ray is imported, or starts. Its C++ part writes to the terminal past Python.
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # or what still runs when Ray is left starts another
-}
+TEMPORARY = "/tmp" if os.name == "posix" else None  # Ray puts sockets below it, whose paths may have 107 characters
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the work is done. `address` is "auto" for the Ray that runs on this machine, or `host:port` of one that
-    this machine belongs to; without it a Ray of its own is started here. `workers` actors, or one for each CPU."""
+    """Where the work is done. `address` is "auto" for the Ray that runs on this machine, or `host:port` of a cluster
+    that this machine belongs to; without it a Ray is started here. `workers` actors, by default one per CPU."""
 
     address: str | None = None
     workers: int | None = None
 
     @contextlib.contextmanager
-    def joined(self) -> Iterator[None]:
-        """Ray, for the length of the block; if this process has one already, that stays.
+    def join(self) -> Iterator[None]:
+        """Connect this process to Ray for the length of the block; an existing connection is used, and stays.
 
         Raises:
-            AslTritonError: no Ray answers there, it is of another version, or none can be started.
+            AslTritonError: no Ray answers there, it has another version, or none can be started.
         """
-        with quiet():
-            import ray
-            import ray.data
-
-            if ray.is_initialized():
-                yield
-                return
-            with tempfile.TemporaryDirectory(prefix="asl-ray-", dir=SHORT, ignore_cleanup_errors=True) as folder:
-                self._join(ray, folder)
-                try:
-                    silence_ray_data(ray)
-                    yield
-                finally:
-                    ray.shutdown()
-
-    def actors(self, blocks: int) -> int:
-        """How many actors are started for so many blocks of clips."""
-        import ray
-
-        return self.workers or max(min(int(ray.cluster_resources().get("CPU", 1)), blocks), 1)  # type: ignore[no-untyped-call]
-
-    def _join(self, ray: Any, folder: str) -> None:
+        if ray.is_initialized():
+            yield
+            return
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-        if self.address is None:
-            options |= {
-                "address": "local",
-                "include_dashboard": False,
-                "num_cpus": usable_cpus(),
-                "object_store_memory": OBJECT_STORE_BYTES,
-                "_temp_dir": folder,
-            }
-        else:
-            check(self.address)
-            options["address"] = self.address
-        try:
-            with stderr_closed():
-                ray.init(**options)
-        except (Exception, SystemExit) as exc:  # Ray exits where it is asked at a port that is something else's
-            ray.shutdown()
-            raise AslTritonError(self._refused(exc)) from exc
+        with (
+            tempfile.TemporaryDirectory(prefix="asl-ray-", dir=TEMPORARY, ignore_cleanup_errors=True) as folder,
+            contextlib.redirect_stdout(io.StringIO()),  # where Ray reports that a process died
+        ):
+            if self.address is None:
+                os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+                options |= {
+                    "address": "local",
+                    "include_dashboard": False,
+                    "num_cpus": count_usable_cpus(),
+                    "object_store_memory": OBJECT_STORE_BYTES,
+                    "_temp_dir": folder,
+                }
+            else:
+                check_address(self.address)
+                options["address"] = self.address
+            try:
+                with keep_signal_handlers():
+                    ray.init(**options)
+            except (Exception, SystemExit) as exc:  # Ray exits if something else listens at the address
+                ray.shutdown()
+                raise AslTritonError(self._explain_refusal(exc)) from exc
+            try:
+                yield
+            finally:
+                ray.shutdown()
 
-    def _refused(self, exc: BaseException) -> str:
-        said = " ".join(str(exc).split()) if isinstance(exc, Exception) else "what listens there is no Ray"
+    def _explain_refusal(self, exc: BaseException) -> str:
+        reason = " ".join(str(exc).split()) if isinstance(exc, Exception) else "what listens there is not Ray"
         if self.address is None:
-            return f"Ray cannot be started on this machine: {said}"
+            return f"Ray cannot be started on this machine: {reason}"
         if self.address == "auto" and isinstance(exc, ConnectionError):
             return (
                 "no Ray runs on this machine: start one (ray start), run this on a machine of the cluster, or leave "
                 "--ray-address out, which starts one for the length of this command"
             )
         return (
-            f"the Ray cluster at {self.address} cannot be joined: {said}. This machine has to belong to it, with the "
+            f"the Ray cluster at {self.address} cannot be joined: {reason}. This machine has to belong to it, with the "
             "same versions of Ray and Python; where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         )
 
 
-def check_installed() -> None:
-    """See that Ray is installed. It is imported later, when it has been told to be quiet.
+def check_address(address: str) -> None:
+    """Refuse invalid addresses, and those where nobody listens: Ray itself would try for minutes.
 
     Raises:
-        ModuleNotFoundError: it is not.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise ModuleNotFoundError("there is no module ray", name="ray")
-
-
-def check(address: str) -> None:
-    """Refuse addresses that are none, and those where nobody listens: Ray itself would try for minutes.
-
-    Raises:
-        AslTritonError: it is such a one.
+        AslTritonError: it is one of these.
     """
     if address == "auto":
         return
     if "://" in address:
         raise AslTritonError(
-            f"{address}: Ray Data does not run through Ray Client. Run this command on a machine of the cluster with "
+            f"{address}: a batch does not run through Ray Client. Run this command on a machine of the cluster with "
             "--ray-address auto, or have it run there: ray job submit -- asl-triton batch ... --ray-address auto"
         )
     host, _, port = address.rpartition(":")
@@ -127,51 +103,41 @@ def check(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as exc:
-        said = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-        raise AslTritonError(f"no Ray cluster answers at {address} ({said}): check --ray-address") from exc
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+        raise AslTritonError(f"no Ray cluster answers at {address} ({reason}): check --ray-address") from exc
 
 
-def usable_cpus() -> int:
+def count_usable_cpus() -> int:
     """The CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """For the length of the block, Ray finds itself told to be silent; what it prints all the same goes nowhere."""
-    before = {name: os.environ.get(name) for name in QUIET}
-    os.environ.update(QUIET)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def silence_ray_data(ray: Any) -> None:
-    """Have Ray Data's messages go to its log file alone."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            handler.setLevel(logging.CRITICAL + 1)
+def count_cpus() -> int:
+    """The CPUs of the cluster that this process has joined; at least one."""
+    return max(int(ray.cluster_resources().get("CPU", 1)), 1)  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
-def stderr_closed() -> Iterator[None]:
-    """For the length of the block, nothing that this process writes to standard error is seen: not Ray's C++ either."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def keep_signal_handlers() -> Iterator[None]:
+    """Restore the handler of SIGTERM after the block: Ray installs its own, which ends the process."""
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def explain(exc: Exception) -> AslTritonError:
+    """What an actor raised, or why Ray itself gave up, in one line: of Ray's report, the last line has the cause."""
+    cause = getattr(exc, "cause", None)
+    if isinstance(cause, AslTritonError):
+        return cause
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    reason = lines[-1] if lines else type(exc).__name__
+    if missing := re.search(r"No module named '([\w.]+)'", str(exc)):
+        reason = (
+            f"a machine of the cluster has no Python module {missing[1]!r}: install this version of 'asl-triton[ray]' "
+            "on all of them, in their image or by a runtime environment"
+        )
+    return AslTritonError(f"Ray gave up: {reason}")

@@ -1,31 +1,47 @@
-"""Many clips on a cluster: outcomes as Ray writes them, then the files that a batch on one machine writes."""
+"""`RecognitionBatch` on a Ray cluster: actors decode and ask, this process keeps the journal and writes the results."""
 
 import asyncio
-import contextlib
-import tempfile
+import math
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from asl_triton.batch.journal import LOCK
-from asl_triton.batch.ray.actor import WorkerSpec
-from asl_triton.batch.ray.cluster import Cluster
-from asl_triton.batch.ray.dataset import ClusterCourse
-from asl_triton.batch.ray.journal import ParquetJournal
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from asl_triton.batch.ray.actor import BLOCKS_AT_ONCE, ClipActor
+from asl_triton.batch.ray.cluster import Cluster, count_cpus, explain
+from asl_triton.batch.ray.journal import StoredJournal
 from asl_triton.batch.ray.storage import Folder, StoredClip
-from asl_triton.batch.runner import ERRORS, BatchOptions, Summary, build_job_key, summarize, write_results
-from asl_triton.batch.signals import ForcedStop, GracefulShutdown
-from asl_triton.batch.workers import Observer
-from asl_triton.files import FolderLock, ensure_folder
+from asl_triton.batch.runner import ERRORS, BatchOptions, RecognitionBatch
+from asl_triton.batch.signals import GracefulShutdown
+from asl_triton.batch.workers import Observer, too_many_failures_error
+from asl_triton.errors import AslTritonError
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
-from asl_triton.results import AnyOutcome, Failure
+from asl_triton.results import AnyOutcome, Failure, Outcome
+
+BLOCKS_PER_ACTOR = 16  # at least, if there are enough clips
+MAX_CLIPS_PER_BLOCK = 32
+MAX_DEATHS = 3  # of actors, with the same clip under way
+FLUSH_EVERY_S = 5.0
+REPEAT_AFTER_S = 30.0  # the same sentence: several actors wait for one server
+STARTS_WITHIN_S = 60.0  # the first actor, before a warning
+CLOSES_WITHIN_S = 5.0
 
 
-class RayBatch:
-    """Recognizes clips on a Ray cluster, and writes the same files with the same content as `RecognitionBatch`."""
+class RayBatch(RecognitionBatch):
+    """Recognizes clips on a Ray cluster and writes the same files with the same content as `RecognitionBatch`.
+
+    `run` sends `make_recognizer` to each actor. Actors report each outcome to this process, which keeps the journal.
+    Clips under way on an actor that dies are handed out again, one at a time.
+    """
+
+    _journal: StoredJournal
 
     def __init__(
         self,
@@ -38,113 +54,176 @@ class RayBatch:
         observer: Observer | None = None,
         cluster: Cluster | None = None,
     ) -> None:
-        self.observer = observer or Observer()
-        self._clips, self._source, self._output = clips, source, output
-        self._formats, self._ranking = formats, ranking
-        self._options, self._cluster = options or BatchOptions(), cluster or Cluster()
+        journal = StoredJournal(output, clips)
+        super().__init__(clips, journal.path.parent, formats, ranking, options, observer)
+        self._journal = journal
+        self._source, self._output = source, output
+        self._clips_by_name = {clip.name: clip for clip in clips}
+        self._cluster = cluster or Cluster()
+        self._actors: list[Any] = []
+        self._started: set[Any] = set()
+        self._blocks: asyncio.Queue[list[StoredClip]] = asyncio.Queue()
+        self._deaths: Counter[str] = Counter()
+        self._failed = 0
+        self._gave_up: AslTritonError | None = None
+        self._is_stopping = False
+        self._said_s: dict[str, float] = {}
 
-    def run(self, make_recognizer: Callable[[], AsyncRecognizer]) -> Summary:
-        """Recognize the clips and write the results; `make_recognizer` is sent to each actor's machine.
+    def write_outputs(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path | str, ...]:
+        files = super().write_outputs(outcomes)
+        return files if self._output.path else self._output.upload(map(Path, files), [ERRORS])
 
-        Outcomes are in `OUTPUT/journal/` as soon as a block of clips is done. Clips that the journal knows are not
-        asked about again: answers to the same question about unchanged files. The first Ctrl-C finishes what is under
-        way, the second stops at once.
+    async def _recognize_missing(
+        self, make_recognizer: Callable[[], AsyncRecognizer], shutdown: GracefulShutdown
+    ) -> None:
+        with shutdown.guard_task() as stopping:
+            async with make_recognizer() as recognizer:
+                served = await recognizer.model()
+            key = self.build_job_key(served)
+            if put_aside := self._journal.begin(key, fresh=self._options.fresh):
+                self.observer.say(put_aside)
+            if missing := self._list_missing():
+                with self._cluster.join():
+                    if not stopping.is_set():
+                        await self._spread(missing, make_recognizer, served.identity, stopping)
+            self._journal.flush()
+        if self._gave_up is not None:
+            raise self._gave_up
 
-        Raises:
-            AslTritonError: the server, its model or the cluster cannot be used, or nothing can be written.
-            KeyboardInterrupt: Ctrl-C before the first outcome.
-        """
-        began_s = time.perf_counter()
-        clips, options, cluster = self._clips, self._options, self._cluster
-        identity, key = asyncio.run(read_identity(make_recognizer, self._ranking))
-        with output_lock(self._output):
-            journal = ParquetJournal(self._output, key)
-            journal.begin(anew=options.fresh)
-            missing = [clip for clip in clips if not journal.knows(clip)]
-            self.observer.skip(len(clips) - len(missing))
-            assignment = WorkerSpec(
-                make_recognizer,
-                identity,
-                self._ranking,
-                self._source,
-                self._output,
-                options.wait_s,
-                options.max_failures,
-                options.in_flight,
-                journal.run,
-            )
-            with contextlib.ExitStack() as joined:
-                if missing:
-                    joined.enter_context(cluster.joined())
-                course = ClusterCourse(assignment, journal.folder, cluster, options, self.observer)
-                with GracefulShutdown(course.finish) as interruption:  # after Ray, which handles signals itself
-                    stopped = course.run(missing, interruption)
-                    joined.close()
-                    journal.look()
-                    if stopped is not None and not course.told and len(missing) == len(clips):
-                        raise stopped
-                    tally, files = OutcomeCounter(), tuple[Path | str, ...]()
-                    try:
-                        if not isinstance(stopped, ForcedStop):
-                            files = write(tally.counted(journal.outcomes(clips)), self._output, self._formats)
-                    except ForcedStop as exc:
-                        stopped = exc
-            if not files:
-                tally = OutcomeCounter(sum(map(journal.knows, clips)))
-        return summarize(
-            len(clips),
-            tally.recognized,
-            tally.failures,
-            files,
-            stopped,
-            seconds=time.perf_counter() - began_s,
-            known_before=len(clips) - len(missing),
-        )
+    def _list_missing(self) -> list[StoredClip]:
+        """The clips that have no answer or have changed since, then those that failed before."""
+        missing: list[StoredClip] = []
+        failed: list[StoredClip] = []
+        for clip in self._clips_by_name.values():
+            before = self._journal.fingerprint(clip.name)
+            if self._journal.has_failed(clip.name):
+                failed.append(clip)
+            elif before is None or not before.is_same(clip.fingerprint):
+                missing.append(clip)
+                if before is not None:
+                    self._journal.forget(clip.name)
+        missing += failed
+        self._fingerprints = {clip.name: clip.fingerprint for clip in missing}
+        self._known_before = len(self._clips_by_name) - len(missing)
+        self.observer.skip(self._known_before)
+        return missing
 
+    def _forget_changed_clips(self) -> None:
+        """`_list_missing` did, of all clips."""
 
-@dataclass
-class OutcomeCounter:
-    """What is counted of outcomes that pass by."""
+    async def _spread(
+        self,
+        clips: Sequence[StoredClip],
+        make_recognizer: Callable[[], AsyncRecognizer],
+        identity: dict[str, str],
+        stopping: asyncio.Event,
+    ) -> None:
+        """Start actors and hand out blocks of clips until all have an outcome or the run stops."""
+        num_actors = self._cluster.workers or min(count_cpus(), len(clips))
+        size = min(math.ceil(len(clips) / (num_actors * BLOCKS_PER_ACTOR)), MAX_CLIPS_PER_BLOCK)
+        for start in range(0, len(clips), size):
+            self._blocks.put_nowait(list(clips[start : start + size]))
+        make_actor = ray.remote(ClipActor).options(num_cpus=1, max_restarts=-1)
+        arguments = (make_recognizer, identity, self.ranking, self._source, self._options.wait_s)
+        self._actors = [make_actor.remote(*arguments, self._options.in_flight) for _ in range(num_actors)]
+        tasks = [asyncio.create_task(self._feed(actor)) for actor in self._actors * BLOCKS_AT_ONCE]
+        tasks += [asyncio.create_task(self._watch(stopping)), asyncio.create_task(self._warn_if_none_starts())]
+        try:
+            await self._blocks.join()
+            closing = asyncio.gather(*(actor.close.remote() for actor in self._started), return_exceptions=True)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(closing, CLOSES_WITHIN_S)
+        finally:
+            for task in tasks:
+                task.cancel()
+            for actor in self._actors:
+                ray.kill(actor)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    recognized: int = 0
-    failures: list[Failure] = field(default_factory=list)
+    async def _feed(self, actor: Any) -> None:
+        """Give an actor one block after the other, until the task is cancelled or the run is given up."""
+        try:
+            while True:
+                await actor.start.options(max_task_retries=-1).remote()  # waits for a CPU, and while Ray restarts it
+                self._started.add(actor)
+                clips = await self._blocks.get()
+                try:
+                    await self._recognize_block(actor, clips)
+                finally:
+                    self._blocks.task_done()
+        except AslTritonError as exc:
+            self._give_up(exc)
+        except RayError as exc:
+            self._give_up(explain(exc))
 
-    def counted(self, outcomes: Iterator[AnyOutcome]) -> Iterator[AnyOutcome]:
-        """The outcomes."""
-        for outcome in outcomes:
-            if isinstance(outcome, Failure):
-                self.failures.append(outcome)
-            else:
-                self.recognized += 1
-            yield outcome
+    async def _recognize_block(self, actor: Any, clips: Sequence[StoredClip]) -> None:
+        """Keep what an actor reports of a block; what it leaves unanswered when it dies is handed out again."""
+        try:
+            async for reference in actor.recognize.options(num_returns="streaming").remote(clips):
+                for report in await reference:
+                    if isinstance(report, str):
+                        self._say(report)
+                    else:
+                        self._keep_once(report)
+        except RayActorError:
+            if self._is_stopping:
+                return
+            for clip in clips:
+                if clip.name not in self._fingerprints:
+                    continue
+                self._deaths[clip.name] += 1
+                if self._deaths[clip.name] < MAX_DEATHS:
+                    self._blocks.put_nowait([clip])
+                else:
+                    self._keep_once(
+                        Failure(clip.name, f"{MAX_DEATHS} actors died while it was under way: see Ray's log")
+                    )
 
+    def _keep_once(self, outcome: Outcome) -> None:
+        """Add an outcome to the journal, unless another actor already answered that clip."""
+        if outcome.video not in self._fingerprints:
+            return
+        self.keep(self._clips_by_name[outcome.video], outcome)
+        self._failed += isinstance(outcome, Failure)
+        if isinstance(outcome, Failure) and self._failed == self._options.max_failures:
+            self._give_up(too_many_failures_error(self._failed, outcome))
 
-async def read_identity(
-    recognizer: Callable[[], AsyncRecognizer], ranking: Ranking
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """Which model answers, and all that its answers depend on."""
-    async with recognizer() as one:
-        served = await one.model()
-        return served.identity, build_job_key(served, ranking)
+    def _give_up(self, error: AslTritonError) -> None:
+        self._gave_up = self._gave_up or error
+        self._stop()
 
+    def _stop(self) -> None:
+        """Hand out nothing more, and have the actors finish what is under way."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            for actor in self._actors:
+                actor.stop.remote()
+        while not self._blocks.empty():
+            self._blocks.get_nowait()
+            self._blocks.task_done()
 
-@contextlib.contextmanager
-def output_lock(output: Folder) -> Iterator[None]:
-    """One run at a time in a folder of this machine; elsewhere nobody can lock one."""
-    if output.path is None:
-        yield
-        return
-    with FolderLock(ensure_folder(output.path) / LOCK):
-        yield
+    async def _watch(self, stopping: asyncio.Event) -> None:
+        """Flush the journal now and then, until the run is asked to stop."""
+        try:
+            while not stopping.is_set():
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), FLUSH_EVERY_S)
+                self._journal.flush()
+        except AslTritonError as exc:
+            self._give_up(exc)
+        self._stop()
 
+    async def _warn_if_none_starts(self) -> None:
+        await asyncio.sleep(STARTS_WITHIN_S)
+        if not self._started:
+            self._say("no actor has started yet: does the cluster have a free CPU? Check `ray status`")
 
-def write(outcomes: Iterator[AnyOutcome], output: Folder, formats: Sequence[str]) -> tuple[Path | str, ...]:
-    """Write the files of all outcomes where the results go: what was written.
+    def _announce_stop(self, signal_name: str) -> None:
+        self.observer.say(f"{signal_name}: finishing the clips that are under way; once more stops at once")
 
-    Raises:
-        AslTritonError: a file cannot be written.
-    """
-    if output.path is not None:
-        return write_results(outcomes, output.path, formats)
-    with tempfile.TemporaryDirectory(prefix="asl-triton-") as folder:
-        return output.upload(write_results(outcomes, Path(folder), formats), [ERRORS])
+    def _say(self, sentence: str) -> None:
+        """Show a sentence, unless it was just shown with other figures."""
+        kind, now_s = re.sub(r"\d+", "", sentence), time.monotonic()
+        if now_s - self._said_s.get(kind, -math.inf) > REPEAT_AFTER_S:
+            self._said_s[kind] = now_s
+            self.observer.say(sentence)

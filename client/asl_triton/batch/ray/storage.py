@@ -1,4 +1,4 @@
-"""Folders of this machine, and those that fsspec reaches by an address: s3://bucket/clips, gs://bucket/clips."""
+"""Folders on this machine, and those that fsspec reaches by an address: s3://bucket/clips, gs://bucket/clips."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,58 +22,55 @@ PACKAGES = {
     "az": "adlfs",
 }
 LOCAL = ("file", "local")
-TOLD_BY = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "created")
+# What file systems call the value that changes with a file's content, best first.
+VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "created")
 
 
 @dataclass(frozen=True)
 class StoredClip(Clip):
-    """A clip in a `Folder`: `key` is what its file system knows it by, `stamp` changes when the file does.
-
-    Only a clip of this machine has a `path` that is there.
-    """
+    """A clip in a `Folder`: `key` is its name in the file system. Only on this machine does its `path` exist."""
 
     key: str
-    stamp: str
-    size: int
+    fingerprint: FileFingerprint
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder, or one file: an absolute path, or an address that fsspec knows. Other machines may be sent it."""
+    """A folder, or one file: an absolute path, or an address that fsspec knows. It can be sent to other machines."""
 
     address: str
 
     @classmethod
-    def of(cls, text: str) -> "Folder":
-        """The folder of a path, which may be relative, or of an address.
+    def parse(cls, text: str) -> "Folder":
+        """The folder at a path, which may be relative, or at an address.
 
         Raises:
-            AslTritonError: nobody here knows such addresses, or only this process would see it.
+            AslTritonError: the address is invalid, needs a package, or only means something in this process.
         """
         scheme, is_address, rest = text.partition("://")
         if not is_address or scheme in LOCAL:
             return cls(os.path.abspath(rest if is_address else text))
         if scheme in ("http", "https"):
             raise AslTritonError(
-                f"{text} is on a web server, which nobody can list or write to: name a folder, or a bucket"
+                f"{text} is on a web server, which can be neither listed nor written to: name a folder, or a bucket"
             )
         if scheme == "memory":
             raise AslTritonError(f"{text} is the memory of one process, which a cluster's machines do not see")
         folder = cls(text.rstrip("/"))
-        folder.opened()
+        folder.open()
         return folder
 
     @property
     def path(self) -> Path | None:
-        """Where it is on this machine; None where it is elsewhere."""
+        """Its path on this machine; None if it is elsewhere."""
         return None if "://" in self.address else Path(self.address)
 
     def join(self, *names: str) -> "Folder":
         """A folder or file in it."""
         return Folder("/".join((self.address.rstrip("/"), *names)))
 
-    def opened(self) -> tuple[Any, str]:
-        """Its file system, as fsspec has it, and what that calls it.
+    def open(self) -> tuple[Any, str]:
+        """Its fsspec file system, and its path there.
 
         Raises:
             AslTritonError: the file system's package is not installed, or there is none for such addresses.
@@ -92,26 +89,53 @@ class Folder:
             ) from exc
         return file_system, str(path)
 
-    def write(self, name: str, data: bytes) -> None:
-        """Put a file into it, and make it where it is a folder of this machine.
+    def list(self) -> list[str]:
+        """The keys of all files in it and below; none if it does not exist.
 
         Raises:
-            AslTritonError: it cannot be written to.
+            AslTritonError: it cannot be read.
         """
-        file_system, path = self.opened()
+        file_system, path = self.open()
+        with translate_storage_errors(f"cannot read {self.address}", "Choose another folder with --output"):
+            file_system.invalidate_cache()
+            return [str(key) for key in file_system.find(path)]
+
+    def read(self, clip: StoredClip, max_bytes: int) -> bytes:
+        """The content of a clip; if it is larger than `max_bytes`, one byte more than that.
+
+        Raises:
+            VideoError: it does not exist, or cannot be read.
+        """
+        if clip.fingerprint.size == 0:
+            return b""  # no range of it can be asked for
+        file_system, _ = self.open()
+        try:
+            data: bytes = file_system.cat_file(clip.key, start=0, end=max_bytes + 1)
+        except FileNotFoundError as exc:
+            raise VideoError(f"there is no file {clip.name}") from exc
+        except Exception as exc:  # each file system has its own
+            raise VideoError(f"cannot read {clip.name}: {exc}") from exc
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file in it; a folder on this machine is made.
+
+        Raises:
+            AslTritonError: it cannot be written.
+        """
+        file_system, path = self.open()
         with translate_storage_errors(f"cannot write to {self.address}", "Choose another folder with --output"):
             if self.path is not None:
                 self.path.mkdir(parents=True, exist_ok=True)
             file_system.pipe_file(f"{path}/{name}", data)
 
     def upload(self, files: Iterable[Path], names: Iterable[str]) -> tuple[str, ...]:
-        """Upload files of this machine, each of which is seen when it is whole, and delete those of the `names` that
-        are not among them; the addresses of those that are.
+        """Upload files of this machine, and delete those of `names` that are not among them; returns their addresses.
 
         Raises:
-            AslTritonError: it cannot be written to.
+            AslTritonError: they cannot be written.
         """
-        file_system, path = self.opened()
+        file_system, path = self.open()
         uploaded = [file for file in files if file.is_file()]
         with translate_storage_errors(f"cannot write to {self.address}", "Choose another folder with --output"):
             for file in uploaded:
@@ -121,33 +145,31 @@ class Folder:
                     file_system.rm_file(f"{path}/{name}")
         return tuple(self.join(file.name).address for file in uploaded)
 
-    def read(self, clip: StoredClip, most: int) -> bytes:
-        """A clip's file; of one that is larger than `most` bytes, one more than that.
+    def delete(self) -> None:
+        """Delete it, with everything in it.
 
         Raises:
-            VideoError: it is not there, or cannot be read.
+            AslTritonError: it cannot be deleted.
         """
-        if clip.size == 0:
-            return b""  # no range of it can be asked for
-        file_system, _ = self.opened()
-        try:
-            data: bytes = file_system.cat_file(clip.key, start=0, end=most + 1)
-        except FileNotFoundError as exc:
-            raise VideoError(f"there is no file {clip.name}") from exc
-        except Exception as exc:  # each file system has its own
-            raise VideoError(f"cannot read {clip.name}: {exc}") from exc
-        return data
+        file_system, path = self.open()
+        with translate_storage_errors(f"cannot delete {self.address}", "Choose another folder with --output"):
+            if file_system.exists(path):
+                file_system.rm(path, recursive=True)
 
 
-def stored_clips(folder: Folder, glob: str | None = None) -> list[StoredClip]:
-    """The videos in a folder and below, by name, or the one file; as `find_clips` says of folders of this machine.
+def find_stored_clips(folder: Folder, glob: str | None = None) -> list[StoredClip]:
+    """The videos in a folder and below, sorted by name, or the one file; see `find_clips`.
 
     Raises:
-        VideoError: there is no such folder, or no video in it. AslTritonError: it cannot be looked into.
+        VideoError: there is no such folder, or no video in it. AslTritonError: it cannot be listed.
     """
     if folder.path is not None:
-        return [local_clip(clip) for clip in find_clips(folder.path, glob)]
-    file_system, root = folder.opened()
+        nothing = FileFingerprint(0, 0)
+        return [
+            StoredClip(clip.path, clip.name, str(clip.path), FileFingerprint.of(clip.path) or nothing)
+            for clip in find_clips(folder.path, glob)
+        ]
+    file_system, root = folder.open()
     with translate_storage_errors(f"cannot look into {folder.address}", "Check the address, and your access to it"):
         file_system.invalidate_cache()
         try:
@@ -155,9 +177,9 @@ def stored_clips(folder: Folder, glob: str | None = None) -> list[StoredClip]:
         except FileNotFoundError as exc:
             raise VideoError(f"there is no folder {folder.address}") from exc
         if list(found) == [root]:
-            return [remote_clip(root, root.rpartition("/")[2], file_system.info(root))]
+            return [make_remote_clip(root, root.rpartition("/")[2], file_system.info(root))]
     clips = [
-        remote_clip(key, name, info)
+        make_remote_clip(key, name, info)
         for key, info in found.items()
         if is_wanted(name := key.removeprefix(f"{root}/"), glob) and info.get("type", "file") == "file"
     ]
@@ -166,26 +188,24 @@ def stored_clips(folder: Folder, glob: str | None = None) -> list[StoredClip]:
     return sorted(clips, key=lambda clip: clip.name)
 
 
-def local_clip(clip: Clip) -> StoredClip:
-    """A clip of this machine, with its size and the time of its last change."""
-    stamp = FileFingerprint.of(clip.path) or FileFingerprint(0, 0)
-    return StoredClip(clip.path, clip.name, str(clip.path), f"{stamp.size} {stamp.mtime_ns}", stamp.size)
-
-
-def remote_clip(key: str, name: str, info: Mapping[str, Any]) -> StoredClip:
-    """A clip elsewhere, with its size and what else tells that it was changed: its ETag, or a time."""
+def make_remote_clip(key: str, name: str, info: Mapping[str, Any]) -> StoredClip:
+    """A clip elsewhere, identified by its size and by what changes with its content: its ETag, or a time."""
     size = int(info.get("size") or 0)
-    told = next((info[field] for field in TOLD_BY if info.get(field)), "")
-    return StoredClip(Path(name), format_name(name), key, f"{size} {told}", size)
+    version = next((info[field] for field in VERSIONS if info.get(field)), "")
+    return StoredClip(Path(name), format_name(name), key, FileFingerprint(size, 0, f"{size} {version}"))
 
 
 @contextmanager
 def translate_storage_errors(what: str, remedy: str) -> Iterator[None]:
-    """Turn whatever a file system raises into a sentence: each has errors of its own."""
+    """Turn whatever a file system raises into a sentence: each has its own exceptions.
+
+    Raises:
+        AslTritonError: the block raised something.
+    """
     try:
         yield
     except AslTritonError:
         raise
     except Exception as exc:
-        said = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc) or type(exc).__name__
-        raise AslTritonError(f"{what}: {said}. {remedy}") from exc
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc) or type(exc).__name__
+        raise AslTritonError(f"{what}: {reason}. {remedy}") from exc
