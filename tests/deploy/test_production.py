@@ -28,6 +28,7 @@ from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.transport.base import Transport
 from asl_triton.transport.factory import make_transport
 from asl_triton.transport.security import Security
+from asl_triton.transport.triton_grpc import GrpcTransport
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
 from tests.certificates import Certificates, make_certificates
@@ -128,7 +129,7 @@ def tls_options(certificates: Certificates) -> list[object]:
     return ["--tls-ca", files.tls_ca, "--tls-cert", files.tls_cert, "--tls-key", files.tls_key]
 
 
-def asked(triton: ProductionTriton, security: Security, ask: Callable[[Transport], Awaitable[T]], **options: Any) -> T:
+def asked(triton: ProductionTriton, security: Security, ask: Callable[[Any], Awaitable[T]], **options: Any) -> T:
     async def go() -> T:
         transport = make_transport(triton.address, security=security, timeout_s=20, **options)
         try:
@@ -287,11 +288,11 @@ def test_only_the_endpoints_that_are_used_listen(triton: ProductionTriton) -> No
 def test_configuration_is_served_as_it_is_written(
     triton: ProductionTriton, models: Path, certificates: Certificates
 ) -> None:
-    async def read(transport: Transport) -> Any:
-        client = await transport._connect()
+    async def read(transport: GrpcTransport) -> Any:
+        client = await transport.connect()
         return (await client.get_model_config("signs", headers=KEY)).config
 
-    config = asked(triton, ours(certificates), read)
+    config = asked(triton, ours(certificates), read, shared_memory="grpc")
     assert (config.backend, config.max_batch_size, len(config.instance_group)) == ("python", 8, 1)
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 256
     assert config.parameters["asl_triton.preset"].string_value == PRESETS["wlasl"].to_json()

@@ -171,7 +171,7 @@ def test_listed_server_that_does_not_answer_is_named(
     servers = f"127.0.0.1:9,{small_triton.address}"
     done = asl_triton(capsys, "batch", clips, "--output", tmp_path / "out", "--server", servers)
     assert done.code == 0, done.told
-    assert "127.0.0.1:9 does not answer: the other servers are asked" in done.told
+    assert "127.0.0.1:9 does not answer: continuing with the other servers" in done.told
 
 
 def test_several_models_ask_for_a_name(crowd_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -26,7 +26,7 @@ class RetryPolicy:
 
     gRPC's own `retryPolicy`, with `grpc.per_rpc_retry_buffer_size` raised, does resend a 10 MB request, but it knows
     only the status and stops at five tries: it sent a refused API key four times, gave up half of the requests beside
-    a server whose model was unloaded (NOT_FOUND), and lost some beside one that was stopping. It also hides its tries,
+    a server whose model was unloaded (NOT_FOUND), and a fifth beside one that was stopping. It also hides its tries,
     which shared memory and `connection_epoch` must know about.
 
     `resent` counts what was sent again; `abandoned` the tries that a server may still be reading, since it neither
