@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+LIGHT := .venv/.installed-light
 
 # `make demo` shows the demo signer; with your own: make demo CHECKPOINT=... LABELS=... VIDEOS=...
 CHECKPOINT ?= demo
@@ -9,7 +10,10 @@ LABELS ?=
 VIDEOS ?= build/demo/clips
 PRECISION ?= auto
 
-.PHONY: help setup demo test lint format demo-checkpoint bench image-requirements audit clean
+# How many tests run side by side.
+JOBS ?= 2
+
+.PHONY: help setup setup-light demo test test-fast lint format demo-checkpoint bench image-requirements audit clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -22,7 +26,16 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $(STAMP)
+	touch $(STAMP) $(LIGHT)
+
+setup-light: $(LIGHT) ## Make .venv with the base install, the linters and pytest: no torch, no Triton, no browser
+
+$(LIGHT): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, and this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev-light]'
+	touch $(LIGHT)
 
 demo: $(STAMP) ## Clips -> model -> Triton -> glosses, in one go
 	@test '$(VIDEOS)' != build/demo/clips || $(BIN)/python -m asl_triton_demo.signer build/demo/clips
@@ -32,12 +45,18 @@ demo: $(STAMP) ## Clips -> model -> Triton -> glosses, in one go
 		--output build/demo/results --format txt,csv,jsonl,parquet
 
 test: $(STAMP) ## Every test; live ones start a real Triton
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-lint: $(STAMP) ## ruff and mypy
+test-fast: ## The tests that need neither torch nor Triton nor a browser, after `make setup-light` or `make setup`
+	@test -e $(STAMP) -o -e $(LIGHT) || $(MAKE) setup-light
+	$(BIN)/python -m pytest -n $(JOBS) -m 'not (live or browser or slow)' tests/client tests/ui
+
+lint: $(STAMP) ## ruff, mypy, the layers, and American spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
 
 format: $(STAMP) ## Let ruff rewrite
 	$(BIN)/ruff check --fix .

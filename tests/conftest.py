@@ -9,7 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-SHARED = Path(__file__).parents[2] / "shared"
+from tests.paths import ROOT, SHARED
+
+MARKERS = {
+    "tests/live": "live",
+    "tests/browser": "browser",
+    "tests/export": "slow",
+    "tests/demo": "slow",
+    "tests/deploy": "slow",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their folder: what needs a real Triton, a browser or torch. Others are marked where they stand."""
+    for item in items:
+        folder = "/".join(item.path.relative_to(ROOT).parts[:2])
+        if folder in MARKERS:
+            item.add_marker(MARKERS[folder])
 
 
 @pytest.fixture(scope="session", autouse=True)
