@@ -9,7 +9,7 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from asl_triton.postprocessing.ranking import Ranking, rank
+from asl_triton.postprocessing.ranking import rank
 from asl_triton.presets import PRESETS
 from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import open_video
@@ -43,7 +43,7 @@ def test_windows_of_a_model_of_windows_pool_to_the_answer_of_the_clip(preset_tri
     whole = ask(preset_triton.address, long.read_bytes(), model="bsl1k", top_k=20)
     assert isinstance(whole, Answer)
     labels = [f"gloss {number}" for number in range(20)]
-    pooled = rank(logits.mean(axis=0), labels, PRESETS["bsl1k"], Ranking(20))
+    pooled = rank(logits.mean(axis=0), labels, PRESETS["bsl1k"], np.arange(20), 20)
     assert [p.gloss for p in pooled] == list(whole.glosses)
     assert whole.logits == pytest.approx([p.logit for p in pooled], abs=1e-4)
 
