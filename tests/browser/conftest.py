@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -132,13 +133,23 @@ def page_url(triton: LocalTriton) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="package")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """Shared by visitors that need nothing special: what Gradio's page loads is in its cache after the first."""
+    with browser.new_context(viewport=WIDE) as context:  # type: ignore[arg-type]
+        yield context
+
+
 Visit = Callable[..., Page]
 
 
 @pytest.fixture
-def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
-    """Opens the page for a new visitor; no page of theirs may ask another machine for anything, or throw."""
-    contexts: list[BrowserContext] = []
+def visit(browser: Browser, context: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    """Opens the page for a new visitor; no page of theirs may ask another machine for anything, or throw.
+
+    A visitor with an `own_context`, or with `options` for one, shares neither cache nor cookies with the others.
+    """
+    opened: list[Page | BrowserContext] = []
     foreign: list[str] = []
     thrown: list[str] = []
 
@@ -146,24 +157,21 @@ def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
         if not asked.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
             foreign.append(asked.url)
 
-    def visit(url: str | None = None, *, dark: bool = False, size: dict[str, int] = WIDE, **options: object) -> Page:
-        context = browser.new_context(
-            viewport=size,  # type: ignore[arg-type]
-            color_scheme="dark" if dark else "light",
-            **options,  # type: ignore[arg-type]
-        )
-        contexts.append(context)
-        context.set_default_timeout(PATIENCE_MS)
-        context.on("request", look)
-        page = context.new_page()
+    def visit(url: str | None = None, *, own_context: bool = False, **options: Any) -> Page:
+        is_own = own_context or bool(options)
+        entered = browser.new_context(**{"viewport": WIDE, **options}) if is_own else context
+        page = entered.new_page()
+        opened.append(entered if is_own else page)
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("request", look)
         # What Gradio does not catch when the camera is refused is not ours.
         page.on("pageerror", lambda error: thrown.append(str(error)) if "Permission denied" not in str(error) else None)
         page.goto(url or request.getfixturevalue("page_url"))
         return page
 
     yield visit
-    for context in contexts:
-        context.close()
+    for closing in opened:
+        closing.close()
     assert foreign == []
     assert thrown == []
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
@@ -19,7 +20,10 @@ from tests.browser.conftest import (
     SEED,
     WIDE,
     Visit,
+    answer_to,
+    choose,
     ready,
+    sentence_after,
     shoot,
     write_camera,
 )
@@ -171,16 +175,29 @@ def test_pause_and_go_on(signing: Page) -> None:
     expect(signing.locator("#live-now .facts div").filter(has_text="Answers")).not_to_contain_text(answers)
 
 
-def test_server_killed_and_back_in_mid_stream(signing: Page, triton: LocalTriton) -> None:
+def test_server_killed_and_back_in_mid_stream_and_between_upload_and_answer(
+    signing: Page, page: Page, clips: dict[str, Path], triton: LocalTriton
+) -> None:
+    page.get_by_label("Model", exact=True).click()
+    page.get_by_role("option", name="small: 7 glosses, bsl1k, fp32").click()
+    choose(page, clips["book"])
     triton.stop()
     try:
         expect(signing.locator("#live-problem")).to_contain_text("No answers now.")
         expect(signing.locator("#live-now")).to_contain_text("No answers")
+        said = sentence_after(page)
+        assert "Not recognized." in said and "no server answers at" in said.lower()
+        expect(page.locator("#away")).to_contain_text("This page asks again every few seconds")
+        expect(page.locator(".state")).to_contain_text("Server away")
     finally:
         triton.start()
     expect(signing.locator("#live-problem .note")).to_have_count(0)
     signing.get_by_role("button", name="Clear", exact=True).click()
     expect(signing.locator("#live-transcript li .name").first).to_have_text(GLOSS)  # on the same page, untouched
+    expect(page.locator(".state")).to_contain_text("Ready")
+    expect(page.locator("#away")).to_have_count(0)
+    answer_to(page)  # the same clip, on the same page, of the model that was chosen
+    assert "small" in page.locator("#answer .facts").inner_text()
 
 
 def test_model_that_is_picked_is_asked(signing: Page) -> None:

@@ -186,7 +186,7 @@ def test_behind_a_prefix_and_for_those_with_an_account(
             urllib.request.urlopen(f"{inside}config", timeout=20)
         assert refused.value.code == 401
         refused.value.close()
-        page = visit(outside)
+        page = visit(outside, own_context=True)
         page.get_by_label("username").fill(ACCOUNT[0])
         page.get_by_label("password").fill("wrong")
         page.get_by_role("button", name="Login").click()
