@@ -82,3 +82,10 @@ def test_cluster_where_nobody_listens_is_told_at_once() -> None:
         says = rf"no Ray cluster answers at {address} \(Connection refused\)"
         with pytest.raises(AslTritonError, match=says), Cluster(address).join():
             raise AssertionError
+
+
+def test_cluster_where_something_else_listens_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(AslTritonError, match=f"what listens at {address} is not Ray"), Cluster(address).join():
+            raise AssertionError

@@ -99,8 +99,8 @@ class ClipActor:
         while not is_done:
             is_done = bool((await asyncio.wait([running], timeout=REPORT_EVERY_S))[0])
             if reports:
-                yield reports.copy()
-                reports.clear()
+                batch, reports[:] = reports.copy(), []  # before the yield, during which more are added
+                yield batch
         await running
 
     async def stop(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import ray
 
 from asl_triton.errors import AslTritonError
@@ -85,7 +86,7 @@ class Cluster:
 
 
 def check_address(address: str) -> None:
-    """Refuse invalid addresses, and those where nobody listens: Ray itself would try for minutes.
+    """Refuse invalid addresses, and those where no gRPC server listens: Ray itself would try for minutes.
 
     Raises:
         AslTritonError: it is one of these.
@@ -105,6 +106,12 @@ def check_address(address: str) -> None:
     except (OSError, OverflowError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
         raise AslTritonError(f"no Ray cluster answers at {address} ({reason}): check --ray-address") from exc
+    if "RAY_USE_TLS" not in os.environ:
+        with grpc.insecure_channel(address) as channel:
+            try:
+                grpc.channel_ready_future(channel).result(CONNECT_TIMEOUT_S)
+            except grpc.FutureTimeoutError as exc:
+                raise AslTritonError(f"what listens at {address} is not Ray: check --ray-address") from exc
 
 
 def count_usable_cpus() -> int:

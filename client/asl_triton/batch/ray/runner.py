@@ -157,27 +157,21 @@ class RayBatch(RecognitionBatch):
             self._give_up(explain(exc))
 
     async def _recognize_block(self, actor: Any, clips: Sequence[StoredClip]) -> None:
-        """Keep what an actor reports of a block; what it leaves unanswered when it dies is handed out again."""
-        try:
-            async for reference in actor.recognize.options(num_returns="streaming").remote(clips):
-                for report in await reference:
+        """Keep what an actor reports of a block. What it leaves unanswered, as it died, is handed out again."""
+        with suppress(RayActorError):
+            async for reports in actor.recognize.options(num_returns="streaming").remote(clips):
+                for report in await reports:
                     if isinstance(report, str):
                         self._say(report)
                     else:
                         self._keep_once(report)
-        except RayActorError:
-            if self._is_stopping:
-                return
-            for clip in clips:
-                if clip.name not in self._fingerprints:
-                    continue
+        for clip in clips:
+            if clip.name in self._fingerprints and not self._is_stopping:
                 self._deaths[clip.name] += 1
                 if self._deaths[clip.name] < MAX_DEATHS:
                     self._blocks.put_nowait([clip])
                 else:
-                    self._keep_once(
-                        Failure(clip.name, f"{MAX_DEATHS} actors died while it was under way: see Ray's log")
-                    )
+                    self._keep_once(Failure(clip.name, f"its actor died each of {MAX_DEATHS} times: see Ray's log"))
 
     def _keep_once(self, outcome: Outcome) -> None:
         """Add an outcome to the journal, unless another actor already answered that clip."""
