@@ -1,8 +1,10 @@
 # Everything runs in .venv. `make demo` and `make test` set up what is missing; `make help` lists the rest.
+# `make setup-light` is enough for `make lint` and `make test-fast`.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 LIGHT := .venv/.installed-light
+HAS_ALL = $(wildcard $(STAMP))
 
 # `make demo` shows the demo signer; with your own: make demo CHECKPOINT=... LABELS=... VIDEOS=...
 CHECKPOINT ?= demo
@@ -10,7 +12,7 @@ LABELS ?=
 VIDEOS ?= build/demo/clips
 PRECISION ?= auto
 
-# How many tests run side by side.
+# Tests side by side; files stay whole, since tests of a file share a server.
 JOBS ?= 2
 
 .PHONY: help setup setup-light demo test test-fast lint format demo-checkpoint bench image-requirements audit clean
@@ -21,20 +23,20 @@ help: ## This list
 
 setup: $(STAMP) ## Make .venv and install everything into it
 
-$(STAMP): pyproject.toml
+.venv:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, and this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv .venv
+
+$(STAMP): pyproject.toml | .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $(STAMP) $(LIGHT)
+	touch $(LIGHT) $(STAMP)
 
-setup-light: $(LIGHT) ## Make .venv with the base install, the linters and pytest: no torch, no Triton, no browser
+setup-light: $(LIGHT) ## Make .venv for `make lint` and `make test-fast` alone: no torch, no Triton, no Gradio, no Ray
 
-$(LIGHT): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, and this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev-light]'
+$(LIGHT): pyproject.toml | .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev-light]'
 	touch $(LIGHT)
 
 demo: $(STAMP) ## Clips -> model -> Triton -> glosses, in one go
@@ -45,20 +47,19 @@ demo: $(STAMP) ## Clips -> model -> Triton -> glosses, in one go
 		--output build/demo/results --format txt,csv,jsonl,parquet
 
 test: $(STAMP) ## Every test; live ones start a real Triton
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
-test-fast: ## The tests that need neither torch nor Triton nor a browser, after `make setup-light` or `make setup`
-	@test -e $(STAMP) -o -e $(LIGHT) || $(MAKE) setup-light
-	$(BIN)/python -m pytest -n $(JOBS) -m 'not (live or browser or slow)' tests/client tests/ui
+test-fast: $(LIGHT) ## What needs neither torch nor Triton nor a browser, in a minute
+	$(BIN)/python -m pytest --numprocesses logical -m 'not (live or browser or slow)' tests/client tests/ui
 
-lint: $(STAMP) ## ruff, mypy, the layers, and American spelling
+lint: $(LIGHT) ## ruff, mypy, import-linter, codespell; mypy reads the client alone after `make setup-light`
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy $(if $(HAS_ALL),,--package asl_triton)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell
 
-format: $(STAMP) ## Let ruff rewrite
+format: $(LIGHT) ## Let ruff rewrite
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

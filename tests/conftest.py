@@ -1,31 +1,85 @@
-"""What tests of several packages share."""
+"""What tests of several packages share, and the markers that each folder's tests carry."""
 
+import os
 import runpy
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.paths import ROOT, SHARED
+from tests.paths import SHARED
+
+TESTS = Path(__file__).parent
 
 MARKERS = {
-    "tests/live": "live",
-    "tests/browser": "browser",
-    "tests/export": "slow",
-    "tests/demo": "slow",
-    "tests/deploy": "slow",
+    "live": (  # start a real Triton
+        "live",
+        "deploy/test_images.py",
+        "deploy/test_local.py",
+        "deploy/test_model_layout.py",
+        "deploy/test_production.py",
+        "deploy/test_production_start.py",
+        "deploy/test_prometheus.py",
+        "deploy/test_rolling.py",
+        "deploy/test_serve.py",
+    ),
+    "browser": ("browser",),
+    "slow": (  # train, quantize, install images, break networks, or hang decoders on purpose
+        "client/decoding",
+        "demo/test_checkpoint.py",
+        "deploy/test_images.py",
+        "export/finetune",
+        "export/formats/test_openvino.py",
+        "export/quantization",
+        "live/faults",
+    ),
+}
+# `make setup-light` installs none of these: what needs them is left out. CI has them all.
+NEEDED = {
+    "torch": ("demo", "deploy", "export", "live"),
+    "playwright": ("browser",),
+    "gradio": ("ui/test_ui_command.py", "ui/test_uploads.py"),
+    "ray": ("client/cli/test_ray_options.py",),
+    "s3fs": ("client/batch/test_ray_storage.py",),
 }
 
 
+def is_in(path: Path, places: Sequence[str]) -> bool:
+    """Whether a path is one of these files or below one of these folders of `tests`."""
+    return any(path.is_relative_to(TESTS / place) for place in places)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their folder: what needs a real Triton, a browser or torch. Others are marked where they stand."""
+    """Give tests the markers of their folders."""
     for item in items:
-        folder = "/".join(item.path.relative_to(ROOT).parts[:2])
-        if folder in MARKERS:
-            item.add_marker(MARKERS[folder])
+        for marker, places in MARKERS.items():
+            if is_in(item.path, places):
+                item.add_marker(marker)
+
+
+@cache
+def find_missing() -> list[str]:
+    """The modules of `NEEDED` that are not installed."""
+    return [] if os.environ.get("CI") else [module for module in NEEDED if find_spec(module) is None]
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out what cannot be imported or started after `make setup-light`."""
+    return True if any(is_in(collection_path, NEEDED[module]) for module in find_missing()) else None
+
+
+def pytest_report_header() -> list[str]:
+    """Say what is left out."""
+    return [
+        f"left out without {module} (`make setup` installs it): {', '.join(NEEDED[module])}"
+        for module in find_missing()
+    ]
 
 
 @pytest.fixture(scope="session", autouse=True)

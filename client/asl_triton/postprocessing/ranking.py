@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,7 @@ def pool_windows(window_logits: Sequence[Logits], preset: Preset) -> Logits:
     return pooled
 
 
-def compute_confidences(logits: Logits, preset: Preset) -> npt.NDArray[np.float64]:
+def compute_confidences(logits: npt.NDArray[np.floating[Any]], preset: Preset) -> npt.NDArray[np.float64]:
     """Logits (..., C) as the preset's score, 0 to 1."""
     wide = logits.astype(np.float64)
     if preset.score == "softmax":

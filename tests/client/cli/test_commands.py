@@ -73,7 +73,6 @@ def test_batch_says_what_in_its_folder_is_of_another_question(
     (("batch", ""), "it is empty: name a folder"),
     (("batch", ".", "--output", ""), "it is empty: name a folder"),
     (("batch", ".", "--ray-workers", "2"), "Invalid value for --ray-workers"),
-    (("batch", "http://localhost:9/clips", "--engine", "ray"), "on a web server"),
     (("bench", "--output", "/dev/null/below", "--server", "localhost:9"), "cannot write to /dev/null/below"),
     (("evaluate", ".", "--output", "/dev/null/below", "--server", "localhost:9"), "cannot write to /dev/null/below"),
 ])  # fmt: skip

@@ -48,6 +48,7 @@ def test_missing_ray_names_the_extra(
 @pytest.mark.parametrize(("folder", "says"), [
     ("nowhere", "there is no folder"), (".", "there is no video"), ("gs://bucket/clips", "pip install gcsfs"),
     ("ftps://x/y", "no kind of address"), ("memory://clips", "memory of one process"),
+    ("http://localhost:9/clips", "on a web server"),
 ])  # fmt: skip
 def test_nothing_to_do_is_a_sentence(
     tmp_path: Path,

@@ -121,7 +121,7 @@ def count_usable_cpus() -> int:
 
 def count_cpus() -> int:
     """The CPUs of the cluster that this process has joined; at least one."""
-    return max(int(ray.cluster_resources().get("CPU", 1)), 1)  # type: ignore[no-untyped-call]
+    return max(int(ray.cluster_resources().get("CPU", 1)), 1)
 
 
 @contextlib.contextmanager
