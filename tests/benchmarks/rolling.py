@@ -106,11 +106,14 @@ async def under_load(
     async def send() -> None:
         answers.append(await logits_of(transport, versions.clip))
 
+    load = Load(ClosedLoop(in_flight), send, time.monotonic)
+    sending = asyncio.create_task(load.run())
     try:
-        async with Load(ClosedLoop(in_flight), send, time.monotonic) as load:
-            await meanwhile()
-            await load.stop()
+        await meanwhile()
+        load.stopping.set()
+        await sending
     finally:
+        sending.cancel()
         await transport.close()
     latencies_s = [request.latency_s for request in load.ended if request.error is None]
     p50_s, p99_s = np.percentile(latencies_s, [50, 99])
