@@ -438,7 +438,7 @@ def test_idle_worker_that_died_costs_no_video(reusing: DecoderPool, video: bytes
     assert len(whole(reusing.create_session(video, PLAIN))) == 8
     (worker,) = own(reusing)
     worker.kill()
-    assert wait_until(lambda: not is_decoder(worker))
+    assert wait_until(lambda: not worker.is_running())
     assert len(whole(reusing.create_session(video, PLAIN))) == 8
 
 
