@@ -11,6 +11,7 @@ import asyncio
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,13 +132,56 @@ def trace_clip(address: str, clip: Path) -> None:
         report(journey, trace)
 
 
+def trace_webcam(address: str, clip: Path) -> None:
+    """A clip's frames at their own pace through `LiveSession`, until the first sign is reported."""
+    from asl_triton import LiveSession, Recognizer
+    from asl_triton.video.reader import open_video
+
+    with open_video(clip) as video:
+        frames = [(frame.image, frame.time_s) for frame in video]
+    trace = CallTrace()
+    with trace.follow(), Recognizer(address) as recognizer, LiveSession(recognizer) as session:
+        for image, time_s in [*frames, *((frames[-1][0], frames[-1][1] + n / 25) for n in range(1, 40))]:
+            session.feed(image, time_s)
+            time.sleep(0.04)
+        assert session.state().events
+    report("webcam frames until a sign is reported, from LiveSession on", trace)
+
+
+def trace_recognize_sign(address: str, clip: Path, repository: Path) -> None:
+    """A request to `recognize_sign`, from the service on; the model is asked over gRPC: this is not inside Triton."""
+    from asl_triton.models.repository import read_repositories
+    from asl_triton.transport.triton_grpc import GrpcTransport
+    from asl_triton.triton_backend.service import ServiceLimits, SignService
+
+    class Server(GrpcTransport):
+        async def is_ready(self, model: str) -> bool:
+            return True
+
+    async def ask() -> CallTrace:
+        service = SignService(read_repositories([repository]), Server(address), ServiceLimits.from_parameters({}))
+        try:
+            await service.recognize(clip.read_bytes())  # the first request to a model checks it
+            trace = CallTrace()
+            with trace.follow():
+                await service.recognize(clip.read_bytes())
+            return trace
+        finally:
+            service.close()
+
+    report("recognize_sign, from the service on, without the decoder's process", asyncio.run(ask()))
+
+
 def main() -> None:
     """Trace the journeys."""
     from asl_triton_deploy.local import LocalTriton
 
     clip = next((DEMO / "clips").glob("*.mp4"))
-    with LocalTriton(DEMO / "model_repository") as triton:
+    repository = DEMO / "model_repository"
+    with LocalTriton(repository) as triton:
         trace_clip(triton.address, clip)
+        trace_webcam(triton.address, clip)
+        trace_recognize_sign(triton.address, clip, repository)
 
 
 if __name__ == "__main__":
