@@ -29,8 +29,9 @@ MARKERS = {
         "deploy/test_serve.py",
     ),
     "browser": ("browser",),
-    "slow": (  # train, quantize, install images, break networks, or hang decoders on purpose
+    "slow": (  # train, quantize, install images, break networks, hang decoders, or start many of them
         "client/decoding",
+        "client/triton_backend/test_service.py",
         "demo/test_checkpoint.py",
         "deploy/test_images.py",
         "export/finetune",
