@@ -71,11 +71,11 @@ def bench(
     connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
-    """Put load on a served model: throughput and latency, beside the server's queue, compute and batches.
+    r"""Put load on a served model: throughput and latency, beside the server's queue, compute and batches.
 
     Each load is warmed up, then measured in windows until three in a row agree, as perf_analyzer does. A request that
-    fails is not sent again, but counted. Writes OUTPUT/bench.json and, with asl-triton[reports], OUTPUT/bench.html, one
-    page that needs nothing else. Exit code 3: some clips failed or were not started, or Ctrl-C ended it early.
+    fails is not sent again, but counted. Writes OUTPUT/bench.json and, with asl-triton\[reports], OUTPUT/bench.html,
+    one page that needs nothing else. Exit code 3: some clips failed or were not started, or Ctrl-C ended it early.
 
         asl-triton bench --local
         asl-triton bench --server triton:8001 --concurrency 1,4,16,64
