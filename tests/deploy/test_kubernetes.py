@@ -1,5 +1,6 @@
 """deploy/kubernetes, rendered: objects fit their schemas and each other; strangers and accidents are kept out."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from asl_triton.cli import options
+from asl_triton.cli.connection import Connection
 from asl_triton_deploy.production.flags import EXIT_TIMEOUT_S
 from tests.deploy.rendered import DEPLOY, OVERLAYS, Object, PodOf, by_itself, kustomize, of_kind, pods, render
 
@@ -334,8 +335,8 @@ def test_kserve_runs_the_container_of_the_deployment() -> None:
 def test_page_and_doctor_set_what_the_command_line_reads(workloads: list[PodOf]) -> None:
     known = {
         name
-        for option in vars(options).values()
-        for meta in getattr(option, "__metadata__", ())
+        for field in dataclasses.fields(Connection)
+        for meta in getattr(field.type, "__metadata__", ())
         for name in envvars(meta)
     }
     for pod in workloads:

@@ -270,7 +270,11 @@ def test_control_c_ends_a_sync_call_and_what_it_asked_for(tmp_path: Path) -> Non
     assert main_thread is not None
     transport.come = lambda: signal.pthread_kill(main_thread, signal.SIGINT)
     transport.given_up = given_up.set
-    with Recognizer(transport=transport) as recognizer:
-        with pytest.raises(KeyboardInterrupt):
-            recognizer.recognize(path)
-        assert given_up.wait(timeout=60)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Recognizer(transport=transport) as recognizer:
+            with pytest.raises(KeyboardInterrupt):
+                recognizer.recognize(path)
+            assert given_up.wait(timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, before)
