@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError
 
 from asl_triton.batch.ray.actor import BLOCKS_AT_ONCE, ClipActor
 from asl_triton.batch.ray.cluster import Cluster, count_cpus, explain
@@ -151,9 +151,7 @@ class RayBatch(RecognitionBatch):
                     await self._recognize_block(actor, clips)
                 finally:
                     self._blocks.task_done()
-        except AslTritonError as exc:
-            self._give_up(exc)
-        except RayError as exc:
+        except Exception as exc:  # not only Ray's: nothing would end the run
             self._give_up(explain(exc))
 
     async def _recognize_block(self, actor: Any, clips: Sequence[StoredClip]) -> None:
