@@ -38,14 +38,17 @@ class Cluster:
         Raises:
             AslTritonError: no Ray answers there, it has another version, or none can be started.
         """
-        if ray.is_initialized():
-            yield
-            return
+        with contextlib.redirect_stdout(io.StringIO()):  # where Ray reports that a process died
+            if ray.is_initialized():
+                yield
+                return
+            with self._connect():
+                yield
+
+    @contextlib.contextmanager
+    def _connect(self) -> Iterator[None]:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-        with (
-            tempfile.TemporaryDirectory(prefix="asl-ray-", dir=TEMPORARY, ignore_cleanup_errors=True) as folder,
-            contextlib.redirect_stdout(io.StringIO()),  # where Ray reports that a process died
-        ):
+        with tempfile.TemporaryDirectory(prefix="asl-ray-", dir=TEMPORARY, ignore_cleanup_errors=True) as folder:
             if self.address is None:
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
                 options |= {
