@@ -37,7 +37,7 @@ ENV PATH=/opt/asl-triton/python/bin:$PATH \
     RAY_USAGE_STATS_ENABLED=0
 USER 1000:1000
 WORKDIR /tmp
-RUN ["python", "-c", "import asl_triton.cli.app, gcsfs, ray.data, s3fs"]
+RUN ["python", "-c", "import asl_triton.batch.ray.runner, asl_triton.cli.app, gcsfs, s3fs"]
 # Ray's own, of the agent that runs on every machine of a cluster.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=6 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:52365/api/local_raylet_healthz', timeout=4)"]

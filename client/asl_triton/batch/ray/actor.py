@@ -56,7 +56,13 @@ class ClipActor:
         async with self._starting:
             if self._recognizer is not None:
                 return
-            check_source(self._source)
+            if self._source.path is None:
+                self._source.open()  # is its package installed?
+            elif not self._source.path.exists():
+                raise AslTritonError(
+                    f"{socket.gethostname()}, a machine of the cluster, does not see {self._source.address}: name a "
+                    "folder that all its machines share, or an address such as s3://bucket/clips"
+                )
             recognizer, began_s = self._make_recognizer(), time.monotonic()
             for attempt in itertools.count():
                 try:
@@ -120,18 +126,3 @@ class ClipActor:
         async with self._fetched.share(math.ceil(clip.fingerprint.size / 2**20)):
             content = await asyncio.to_thread(self._source.read, clip, self._recognizer.limits.max_bytes)
             return await self._recognizer.recognize(content, name=clip.name, **vars(self._ranking))
-
-
-def check_source(source: Folder) -> None:
-    """Check that this machine can reach the folder of clips.
-
-    Raises:
-        AslTritonError: it cannot.
-    """
-    if source.path is None:
-        source.open()
-    elif not source.path.exists():
-        raise AslTritonError(
-            f"{socket.gethostname()}, a machine of the cluster, does not see {source.address}: name a folder that all "
-            "its machines share, or an address such as s3://bucket/clips"
-        )

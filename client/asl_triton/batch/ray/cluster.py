@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -39,14 +38,17 @@ class Cluster:
         Raises:
             AslTritonError: no Ray answers there, it has another version, or none can be started.
         """
-        if ray.is_initialized():
-            yield
-            return
+        with contextlib.redirect_stdout(io.StringIO()):  # where Ray reports that a process died
+            if ray.is_initialized():
+                yield
+                return
+            with self._connect():
+                yield
+
+    @contextlib.contextmanager
+    def _connect(self) -> Iterator[None]:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-        with (
-            tempfile.TemporaryDirectory(prefix="asl-ray-", dir=TEMPORARY, ignore_cleanup_errors=True) as folder,
-            contextlib.redirect_stdout(io.StringIO()),  # where Ray reports that a process died
-        ):
+        with tempfile.TemporaryDirectory(prefix="asl-ray-", dir=TEMPORARY, ignore_cleanup_errors=True) as folder:
             if self.address is None:
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
                 options |= {
@@ -59,12 +61,15 @@ class Cluster:
             else:
                 check_address(self.address)
                 options["address"] = self.address
+            handler = signal.getsignal(signal.SIGTERM)
             try:
-                with keep_signal_handlers():
-                    ray.init(**options)
+                ray.init(**options)
             except (Exception, SystemExit) as exc:  # Ray exits if something else listens at the address
                 ray.shutdown()
                 raise AslTritonError(self._explain_refusal(exc)) from exc
+            finally:
+                with contextlib.suppress(ValueError):  # not the main thread
+                    signal.signal(signal.SIGTERM, handler)  # Ray sets its own, which ends the process
             try:
                 yield
             finally:
@@ -124,20 +129,9 @@ def count_cpus() -> int:
     return max(int(ray.cluster_resources().get("CPU", 1)), 1)
 
 
-@contextlib.contextmanager
-def keep_signal_handlers() -> Iterator[None]:
-    """Restore the handler of SIGTERM after the block: Ray installs its own, which ends the process."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
-
-
 def explain(exc: Exception) -> AslTritonError:
-    """What an actor raised, or why Ray itself gave up, in one line: of Ray's report, the last line has the cause."""
-    cause = getattr(exc, "cause", None)
+    """The error that an actor raised, or why Ray itself gave up: of Ray's long report, the last line has the cause."""
+    cause = getattr(exc, "cause", exc)
     if isinstance(cause, AslTritonError):
         return cause
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]

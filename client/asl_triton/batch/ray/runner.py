@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError
 
 from asl_triton.batch.ray.actor import BLOCKS_AT_ONCE, ClipActor
 from asl_triton.batch.ray.cluster import Cluster, count_cpus, explain
@@ -143,21 +143,23 @@ class RayBatch(RecognitionBatch):
     async def _feed(self, actor: Any) -> None:
         """Give an actor one block after the other, until the task is cancelled or the run is given up."""
         try:
+            is_up = False
             while True:
-                await actor.start.options(max_task_retries=-1).remote()  # waits for a CPU, and while Ray restarts it
-                self._started.add(actor)
+                if not is_up:  # waits for a CPU, and while Ray restarts it
+                    await actor.start.options(max_task_retries=-1).remote()
+                    self._started.add(actor)
                 clips = await self._blocks.get()
                 try:
-                    await self._recognize_block(actor, clips)
+                    is_up = await self._recognize_block(actor, clips)
                 finally:
                     self._blocks.task_done()
-        except AslTritonError as exc:
-            self._give_up(exc)
-        except RayError as exc:
+        except Exception as exc:  # not only Ray's: nothing would end the run
             self._give_up(explain(exc))
 
-    async def _recognize_block(self, actor: Any, clips: Sequence[StoredClip]) -> None:
-        """Keep what an actor reports of a block. What it leaves unanswered, as it died, is handed out again."""
+    async def _recognize_block(self, actor: Any, clips: Sequence[StoredClip]) -> bool:
+        """Keep what an actor reports of a block. What it leaves unanswered, as it died, is handed out again; returns
+        whether it is alive."""
+        is_alive = False
         with suppress(RayActorError):
             async for reports in actor.recognize.options(num_returns="streaming").remote(clips):
                 for report in await reports:
@@ -165,6 +167,7 @@ class RayBatch(RecognitionBatch):
                         self._say(report)
                     else:
                         self._keep_once(report)
+            is_alive = True
         for clip in clips:
             if clip.name in self._fingerprints and not self._is_stopping:
                 self._deaths[clip.name] += 1
@@ -172,6 +175,7 @@ class RayBatch(RecognitionBatch):
                     self._blocks.put_nowait([clip])
                 else:
                     self._keep_once(Failure(clip.name, f"its actor died each of {MAX_DEATHS} times: see Ray's log"))
+        return is_alive
 
     def _keep_once(self, outcome: Outcome) -> None:
         """Add an outcome to the journal, unless another actor already answered that clip."""

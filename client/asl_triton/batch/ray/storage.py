@@ -12,15 +12,7 @@ import fsspec
 from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.video.discovery import Clip, FileFingerprint, find_clips, format_name, is_wanted, no_clips_error
 
-PACKAGES = {
-    "s3": "s3fs",
-    "s3a": "s3fs",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "abfs": "adlfs",
-    "abfss": "adlfs",
-    "az": "adlfs",
-}
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 LOCAL = ("file", "local")
 # What file systems call the value that changes with a file's content, best first.
 VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "updated", "mtime", "created")
@@ -79,7 +71,7 @@ class Folder:
         try:
             file_system, path = fsspec.url_to_fs(self.address if self.path is None else f"file://{self.address}")
         except ImportError as exc:
-            package = PACKAGES.get(scheme)
+            package = PACKAGES.get("abfs" if scheme == "abfss" else scheme)
             remedy = f"pip install {package}, here and on the cluster's machines" if package else str(exc)
             raise AslTritonError(f"{self.address} needs a Python package that is not installed: {remedy}") from exc
         except ValueError as exc:
