@@ -12,7 +12,8 @@ LABELS ?=
 VIDEOS ?= build/demo/clips
 PRECISION ?= auto
 
-# Tests side by side; files stay whole, since tests of a file share a server.
+# Tests side by side, each with one thread: the threads of several Tritons on the same cores would spin against each
+# other. Files stay whole, since their tests share a server.
 JOBS ?= 2
 
 .PHONY: help setup setup-light demo test test-fast lint format demo-checkpoint bench image-requirements audit clean
@@ -47,7 +48,7 @@ demo: $(STAMP) ## Clips -> model -> Triton -> glosses, in one go
 		--output build/demo/results --format txt,csv,jsonl,parquet
 
 test: $(STAMP) ## Every test; live ones start a real Triton
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 test-fast: $(LIGHT) ## What needs neither torch nor Triton nor a browser, in a minute
 	$(BIN)/python -m pytest --numprocesses logical -m 'not (live or browser or slow)' tests/client tests/ui
