@@ -95,7 +95,7 @@ def test_results_replace_those_before(folder: Folder, tmp_path_factory: pytest.T
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("nosuch://bucket/clips", "nosuch:// is no kind of address that fsspec knows"),
+    ("nosuch://bucket/clips", "fsspec does not know nosuch:// addresses"),
     ("abfs://bucket/clips", "pip install adlfs"),
     ("memory://clips", "memory of one process"),
 ])  # fmt: skip

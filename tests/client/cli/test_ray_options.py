@@ -47,7 +47,7 @@ def test_missing_ray_names_the_extra(
 
 @pytest.mark.parametrize(("folder", "says"), [
     ("nowhere", "there is no folder"), (".", "there is no video"), ("gs://bucket/clips", "pip install gcsfs"),
-    ("ftps://x/y", "no kind of address"), ("memory://clips", "memory of one process"),
+    ("ftps://x/y", "fsspec does not know"), ("memory://clips", "memory of one process"),
     ("http://localhost:9/clips", "on a web server"),
 ])  # fmt: skip
 def test_nothing_to_do_is_a_sentence(
@@ -66,8 +66,8 @@ def test_nothing_to_do_is_a_sentence(
 @pytest.mark.parametrize(("address", "says"), [
     ("ray://head:10001", r"does not run through Ray Client.* ray job submit"),
     ("http://head:8265", "does not run through Ray Client"),
-    ("head", "is no address of a Ray cluster: name auto, or host:port"),
-    ("head:port", "is no address"),
+    ("head", "is not a Ray cluster address: use auto or host:port"),
+    ("head:port", "is not a Ray cluster address"),
     ("nohost.invalid:6379", "no Ray cluster answers at nohost.invalid:6379"),
     ("127.0.0.1:99999", "no Ray cluster answers at 127.0.0.1:99999"),
 ])  # fmt: skip

@@ -67,7 +67,7 @@ def filled(value: int, num_frames: int = 9) -> dict[str, np.ndarray]:
 
 
 async def mean(transport: Transport, value: int, num_frames: int = 9) -> tuple[float, float]:
-    """What the server says of frames of that colour: the color, and how many they are."""
+    """What the server says of frames of one color: the color, and their number."""
     logits = (await transport.infer("signs", filled(value, num_frames), ["LOGITS__0"]))["LOGITS__0"][0]
     return float(logits[0]), float(logits[1])
 

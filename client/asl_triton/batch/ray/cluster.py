@@ -105,7 +105,7 @@ def check_address(address: str) -> None:
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise AslTritonError(f"{address!r} is no address of a Ray cluster: name auto, or host:port (--ray-address)")
+        raise AslTritonError(f"{address!r} is not a Ray cluster address: use auto or host:port (--ray-address)")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as exc:

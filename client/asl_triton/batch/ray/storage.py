@@ -76,7 +76,7 @@ class Folder:
             raise AslTritonError(f"{self.address} needs a Python package that is not installed: {remedy}") from exc
         except ValueError as exc:
             raise AslTritonError(
-                f"{scheme}:// is no kind of address that fsspec knows: name a folder, s3://bucket/folder, "
+                f"fsspec does not know {scheme}:// addresses: name a folder, s3://bucket/folder, "
                 "gs://bucket/folder or the like"
             ) from exc
         return file_system, str(path)
