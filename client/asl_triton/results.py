@@ -36,6 +36,7 @@ class Recognition:
     decode_s: float  # reading, resizing and cropping
     wait_s: float  # for the server's answers, beside the decoding
     warnings: tuple[str, ...] = ()
+    lost_frames: int = 0  # that could not be decoded
 
     @property
     def gloss(self) -> str:
@@ -91,6 +92,7 @@ class Timeline:
     decode_s: float  # reading, resizing and cropping
     wait_s: float  # for the server's answers, beside the decoding
     warnings: tuple[str, ...] = ()
+    lost_frames: int = 0  # that could not be decoded
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from asl_triton.presets import INPUT_SIZE, Preset
 from asl_triton.transport.base import Array
+from asl_triton.video.colors import Image
 from asl_triton.video.preprocessing import normalize
-from asl_triton.video.reader import Image
 
 Format = Literal["torchscript", "openvino"]
 

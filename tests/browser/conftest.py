@@ -21,7 +21,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
 from asl_triton.presets import PRESETS
-from asl_triton.video.reader import Image
+from asl_triton.video.colors import Image
 from asl_triton_demo.signer import render, write_video
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.ports import claim_ports

@@ -31,7 +31,7 @@ def server_and_decoder() -> tuple[psutil.Process, psutil.Process]:
 
 def decoders() -> list[psutil.Process]:
     """The workers that decode a video now: those that have memory for its crops."""
-    return [process for process in workers() if "memfd:crops" in read_maps(process)]
+    return [process for process in workers() if "memfd:frames" in read_maps(process)]
 
 
 def workers() -> list[psutil.Process]:

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from asl_triton.cli.app import app
 from asl_triton.presets import Preset
 from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.video.colors import Image
 from asl_triton.video.preprocessing import crop_frames
-from asl_triton.video.reader import Image, open_video
+from asl_triton.video.reader import open_video
 from asl_triton.video.windows import cut_windows
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from asl_triton.video.reader import Image
+from asl_triton.video.colors import Image
 from asl_triton.writers.html import load_templates
 
 if TYPE_CHECKING:

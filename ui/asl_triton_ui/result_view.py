@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from gradio.components.plot import PlotData
 
+from asl_triton.decoding.factory import read_frames_at
 from asl_triton.errors import VideoError
 from asl_triton.recognizer.pipeline import ClipPipeline
 from asl_triton.results import Curve, Recognition
-from asl_triton.video.reader import Limits, read_frames_at
+from asl_triton.video.reader import Limits
 from asl_triton_ui import plots
 from asl_triton_ui.rendering import FILM_HEIGHT, encode_picture, format_count, render
 from asl_triton_ui.state.request_queue import RequestQueue, Ticket

@@ -61,6 +61,7 @@ class DecodeSession(ABC):
     def __init__(self, source: Source, options: WindowingOptions, name: str | None = None) -> None:
         self.name = format_source(source, name)
         self.num_frames = 0
+        self.lost_frames = 0  # that could not be decoded; known after the last window
         self.duration_s = 0.0
         self.share_read = 0.0  # 0 to 1; 0 where the container does not say how long the video is
         self.warnings: list[str] = []
@@ -110,7 +111,7 @@ class DecodeSession(ABC):
         try:
             with self._in_use:
                 if self._is_closed:
-                    raise self._closed_error()
+                    raise closed_error(self.name)
                 began_s = time.perf_counter()
                 try:
                     yield
@@ -128,9 +129,6 @@ class DecodeSession(ABC):
             finally:
                 self._in_use.release()
 
-    def _closed_error(self) -> AslTritonError:
-        return AslTritonError(f"the decoding of {self.name} was given up")
-
     @abstractmethod
     def _open(self) -> tuple[VideoInfo, Iterator[tuple[Window, WindowTiming]]]: ...
 
@@ -141,6 +139,11 @@ class DecodeSession(ABC):
     @abstractmethod
     def _release(self) -> None:
         """Close what is open. Called when no thread uses it, perhaps more than once."""
+
+
+def closed_error(name: str) -> AslTritonError:
+    """The error for a video that was closed while it was read."""
+    return AslTritonError(f"the decoding of {name} was given up")
 
 
 def estimate_crops_held(video: Video, preset: Preset) -> int:

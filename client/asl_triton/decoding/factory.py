@@ -1,9 +1,15 @@
 """Where videos are decoded: in threads of this process, or in processes of their own."""
 
+import atexit
+import os
 import sys
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from asl_triton.errors import AslTritonError
+from asl_triton.video.reader import Frame, Limits, Source, open_video
 
 if TYPE_CHECKING:
     from asl_triton.decoding.pool import DecoderPool
@@ -42,3 +48,65 @@ def make_decoder_pool(decode_in: DecodeIn, timeout_s: float) -> "DecoderPool | N
         videos_per_process=VIDEOS_PER_PROCESS,
     )
     return DecoderPool(limits, is_quiet=True)
+
+
+class FrameReader(Protocol):
+    """A video that is iterated over once for its frames, and closed: use it in a `with` block."""
+
+    name: str
+    frame_rate: float
+    warnings: list[str]  # complete after the last frame
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames in order."""
+
+    def close(self) -> None:
+        """Let go of the video."""
+
+    def __enter__(self) -> "FrameReader":
+        """Itself."""
+
+    def __exit__(self, *exception: object) -> None:
+        """Close it."""
+
+
+def open_frames(source: Source, limits: Limits | None = None, name: str | None = None) -> FrameReader:
+    """Open a video file, its bytes, or a binary file object for its frames, where `SAFEST` says.
+
+    Raises:
+        VideoError: there is no such file, it is not a video, has no video stream, or exceeds a limit.
+    """
+    limits = limits or Limits()
+    if SAFEST == "threads":
+        return open_video(source, limits, name)
+    from asl_triton.decoding.pool import SubprocessFrames
+
+    return SubprocessFrames(_shared_pool(os.getpid()), source, limits, name)
+
+
+def read_frames_at(source: Source, times_s: Sequence[float], limits: Limits | None = None) -> list[Frame]:
+    """Read the frames shown at these times, in the order given, in one pass that ends with the last of them.
+
+    Times before the first frame get the first one, times after the last frame the last one.
+
+    Raises:
+        VideoError: as `open_frames` does, or the video cannot be decoded.
+    """
+    shown: dict[int, Frame] = {}  # by the place in `times_s`
+    waiting = sorted(range(len(times_s)), key=lambda place: times_s[place], reverse=True)  # the earliest last
+    with open_frames(source, limits) as video:
+        for frame, after in pairwise(chain(video, [None])):
+            while frame and waiting and (after is None or times_s[waiting[-1]] < after.time_s):
+                shown[waiting.pop()] = frame
+            if not waiting:
+                break
+    return [shown[place] for place in range(len(times_s))]
+
+
+@cache
+def _shared_pool(_process_id: int) -> "DecoderPool":
+    """The processes that decode for this process; a forked one gets its own. They end with it."""
+    pool = make_decoder_pool(SAFEST, DEFAULT_DECODE_TIMEOUT_S)
+    assert pool is not None
+    atexit.register(pool.close)
+    return pool

@@ -2,12 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 
-import cv2
-
-from asl_triton.decoding.base import DecodeSession, VideoInfo, WindowingOptions, estimate_crops_held, measure_stream
+from asl_triton.decoding.base import (
+    DecodeSession,
+    VideoInfo,
+    WindowingOptions,
+    closed_error,
+    estimate_crops_held,
+    measure_stream,
+)
 from asl_triton.errors import VideoError
+from asl_triton.video.colors import Image
 from asl_triton.video.preprocessing import crop_frames
-from asl_triton.video.reader import DECLARED_EXCESS, Frame, Image, Video, open_video
+from asl_triton.video.reader import DECLARED_EXCESS, Frame, Video, open_video
 from asl_triton.video.windows import Window, WindowTiming, cut_timed_windows, cut_windows_by_shot
 
 
@@ -25,8 +31,9 @@ class InProcessDecodeSession(DecodeSession):
         for frame in video:
             self.num_frames, self.duration_s, self.share_read = video.num_frames, video.duration_s, video.share_read
             if self._is_closed:
-                raise self._closed_error()
+                raise closed_error(self.name)
             yield frame
+        self.lost_frames = video.lost_frames
 
     def _interrupt(self) -> None:
         """The next frame ends it."""
@@ -47,8 +54,8 @@ def read_video_info(video: Video, options: WindowingOptions) -> VideoInfo:
         raise VideoError(f"{video.name} has more than {most:,} frames, the limit: cut it shorter")
     return VideoInfo(
         num_bytes=measure_stream(video.stream),
-        width=int(video.capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-        height=int(video.capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+        width=video.width,
+        height=video.height,
         declared_frames=video.declared_frames,
         crops_held=estimate_crops_held(video, options.preset),
     )

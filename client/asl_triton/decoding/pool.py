@@ -7,6 +7,7 @@ milliseconds. See `worker.py` for the processes. Linux only.
 import fcntl
 import json
 import math
+import mmap
 import os
 import shutil
 import signal
@@ -24,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from asl_triton.decoding.base import DecodeSession, VideoInfo, WindowingOptions
-from asl_triton.decoding.worker import CROP_SHAPE, EXIT_CODE, GO_ON, DecoderLimits, map_crops
+from asl_triton.decoding.base import DecodeSession, VideoInfo, WindowingOptions, closed_error, format_source
+from asl_triton.decoding.worker import CHANNELS, CROP_SHAPE, EXIT_CODE, GO_ON, DecoderLimits, view_crops
 from asl_triton.errors import AslTritonError, ServerError, VideoError
-from asl_triton.video.reader import Image, Source
+from asl_triton.video.colors import Image
+from asl_triton.video.reader import Frame, Limits, Source
 from asl_triton.video.windows import Window, WindowTiming
 
 MAX_MESSAGE_BYTES = 2**20  # of JSON
@@ -178,105 +180,70 @@ def block_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def allocate_crops(count: int) -> tuple[int, Image]:
-    """Memory for this many crops: a file that a worker may write to and nobody can resize, and the crops in it."""
-    memory = os.memfd_create("crops", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
-    os.ftruncate(memory, count * math.prod(CROP_SHAPE))  # takes memory as it is written to
+def allocate_memory(size: int) -> int:
+    """A file of shared memory that a worker may write to and nobody can resize; takes memory as it is written to."""
+    memory = os.memfd_create("frames", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+    os.ftruncate(memory, size)
     fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    return memory, map_crops(memory)
+    return memory
 
 
-class SubprocessDecodeSession(DecodeSession):
-    """Decodes with a worker of the pool.
+class WorkerClient:
+    """What is said between this process and the worker that decodes one video.
 
-    In addition to what `DecodeSession` raises: `ServerError` when something other than the video interrupted it.
+    `close` may be called from any thread, and soon ends what another thread waits for.
     """
 
-    def __init__(self, pool: DecoderPool, source: Source, options: WindowingOptions, name: str | None) -> None:
-        super().__init__(source, options, name)
-        self._pool, self._limits = pool, pool.limits
+    def __init__(self, pool: DecoderPool, name: str) -> None:
+        self._pool, self._name = pool, name
         self._worker: WorkerHandle | None = None
         self._changing = threading.Lock()  # `_worker`, or closing it
+        self._is_closed = False
 
-    def _open(self) -> tuple[VideoInfo, Iterator[tuple[Window, WindowTiming]]]:
-        path = str(Path(self._source).absolute()) if isinstance(self._source, str | os.PathLike) else None
-        content = self._read_content() if path is None else None
-        request = {
-            "name": self.name,
-            "path": path,
-            "preset": self._options.preset.to_json(),
-            "limits": asdict(self._options.limits),
-            "is_film": self._options.is_film,
-            "refuses_early": self._options.refuses_early,
-        }
+    def request(self, source: Source, limits: Limits, options: dict[str, Any], memory_bytes: int) -> mmap.mmap:
+        """Ask a worker to decode a video; returns the memory that it writes to.
+
+        Raises:
+            VideoError: the video is too large. AslTritonError: no worker can be started.
+        """
+        path = str(Path(source).absolute()) if isinstance(source, str | os.PathLike) else None
+        content = read_content(source, limits.max_bytes, self._name) if path is None else None
+        request = {"name": self._name, "path": path, "limits": asdict(limits), **options}
         try:
             worker = self._worker = self._pool.acquire()
             if self._is_closed:  # by a thread that found no worker to end
-                raise self._closed_error()
-            memory, crops = allocate_crops(self._options.preset.max_frames)
+                raise closed_error(self._name)
+            memory = allocate_memory(memory_bytes)
         except OSError as exc:
-            raise AslTritonError(f"{self.name} cannot be decoded: no decoder can be started ({exc.strerror})") from exc
-        with os.fdopen(memory), suppress(OSError):  # from a worker that has died: `_receive` says how
+            raise AslTritonError(f"{self._name} cannot be decoded: no decoder can be started ({exc.strerror})") from exc
+        with os.fdopen(memory), suppress(OSError):  # from a worker that has died: `receive` says how
             worker.connection.send_bytes(json.dumps(request).encode())
             reduction.send_handle(worker.connection, memory, None)
             if content is not None:
                 worker.connection.send_bytes(content)
-        with self._receive(worker) as info:
-            measures = VideoInfo(
-                num_bytes=int(info["num_bytes"]),
-                width=int(info["width"]),
-                height=int(info["height"]),
-                declared_frames=int(info["declared_frames"]),
-                crops_held=int(info["crops_held"]),
-            )
-        return measures, self._read_windows(worker, crops)
+            return mmap.mmap(memory, memory_bytes)
+        return mmap.mmap(-1, memory_bytes)
 
-    def _read_content(self) -> bytes | bytearray | memoryview:
-        assert not isinstance(self._source, str | os.PathLike)
-        most = self._options.limits.max_bytes
-        content = self._source.read(most + 1) if hasattr(self._source, "read") else self._source
-        if memoryview(content).nbytes > most:
-            raise VideoError(f"{self.name} is larger than {most:,} bytes, the limit: cut or compress it first")
-        return content
-
-    def _read_windows(self, worker: WorkerHandle, crops: Image) -> Iterator[tuple[Window, WindowTiming]]:
-        is_last = False
-        while not is_last:
-            with suppress(OSError):
+    def go_on(self) -> None:
+        """Let the worker decode what comes next."""
+        worker = self._worker
+        with suppress(OSError):  # it has died: `receive` says how
+            if worker is not None:
                 worker.connection.send_bytes(GO_ON)
-            with self._receive(worker) as message:
-                self.num_frames, self.duration_s = int(message["num_frames"]), float(message["duration_s"])
-                self.share_read = float(message["share_read"])
-                self.warnings = [str(warning) for warning in message["warnings"]]
-                is_last, timing = bool(message["is_last"]), parse_timing(message["window"], len(crops))
-                if is_last:
-                    self._let_go(is_reusable=bool(message["is_reusable"]))
-            if timing is not None:
-                frames = crops[: timing.num_frames]
-                # The next window would overwrite this one.
-                yield Window(timing.start, frames if is_last else frames.copy(), is_only=is_last), timing
-
-    def _interrupt(self) -> None:
-        with self._changing, suppress(OSError):
-            if self._worker is not None:
-                self._worker.status.shutdown(socket.SHUT_RDWR)
-
-    def _release(self) -> None:
-        self._let_go(is_reusable=False)
-
-    def _let_go(self, *, is_reusable: bool) -> None:
-        with self._changing:
-            worker, self._worker = self._worker, None
-        if worker is not None:
-            self._pool.release(worker) if is_reusable else worker.close()
 
     @contextmanager
-    def _receive(self, worker: WorkerHandle) -> Iterator[dict[str, Any]]:
+    def receive(self) -> Iterator[dict[str, Any]]:
         """What the worker says next, which the block reads: a worker that was taken over may say anything.
 
         The seconds in which this process is stopped do not count as waiting.
+
+        Raises:
+            VideoError: the video cannot be decoded. AslTritonError: this was closed meanwhile. ServerError: something
+                other than the video ended the worker.
         """
-        left_s = self._patience_s
+        worker, left_s = self._worker, self._patience_s
+        if worker is None:
+            raise closed_error(self._name)
         try:
             while not worker.connection.poll(min(left_s, SLICE_S)):
                 left_s -= SLICE_S
@@ -290,40 +257,168 @@ class SubprocessDecodeSession(DecodeSession):
             raise self._ended_error(worker.status) from exc
         except (KeyError, OverflowError, TypeError, ValueError) as exc:
             raise VideoError(
-                f"{self.name} cannot be decoded: its decoder answers nonsense. Convert or record it again"
+                f"{self._name} cannot be decoded: its decoder answers nonsense. Convert or record it again"
             ) from exc
+
+    def interrupt(self) -> None:
+        """End what another thread waits for."""
+        self._is_closed = True
+        with self._changing, suppress(OSError):
+            if self._worker is not None:
+                self._worker.status.shutdown(socket.SHUT_RDWR)
+
+    def release(self, *, is_reusable: bool = False) -> None:
+        """Let go of the worker: it ends, unless it may decode another video."""
+        with self._changing:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            self._pool.release(worker) if is_reusable else worker.close()
 
     @property
     def _patience_s(self) -> float:
-        limits = self._limits
+        limits = self._pool.limits
         return limits.max_window_s or max(STALLED_AFTER * (limits.max_decode_s or 0), STALLED_AFTER_AT_LEAST_S)
 
     def _stalled_error(self) -> VideoError:
         remedy = (
-            ". Convert or record it again, or give it longer (--decode-timeout)" if self._limits.max_window_s else ""
+            ". Convert or record it again, or give it longer (--decode-timeout)"
+            if self._pool.limits.max_window_s
+            else ""
         )
-        return VideoError(f"{self.name} cannot be decoded: the decoder stood still for {self._patience_s:g} s{remedy}")
+        return VideoError(f"{self._name} cannot be decoded: the decoder stood still for {self._patience_s:g} s{remedy}")
 
     def _ended_error(self, status: socket.socket) -> AslTritonError:
         """Why the worker is gone."""
         if self._is_closed:
-            return self._closed_error()
+            return closed_error(self._name)
         report = b""
         status.settimeout(ENDS_WITHIN_S)
         with suppress(OSError):
             report = status.recv(EXIT_CODE.size)
         if len(report) < EXIT_CODE.size:  # the fork server is gone too
-            return ServerError(f"the decoding of {self.name} was interrupted: send it again")
+            return ServerError(f"the decoding of {self._name} was interrupted: send it again")
         (code,) = EXIT_CODE.unpack(report)
-        limit_s = self._limits.max_decode_s
+        limit_s = self._pool.limits.max_decode_s
         if limit_s is not None and code in (-signal.SIGXCPU, -signal.SIGKILL):
             return VideoError(
-                f"{self.name} takes more than {limit_s} s to decode, the limit: cut it shorter or scale it down"
+                f"{self._name} takes more than {limit_s} s to decode, the limit: cut it shorter or scale it down"
             )
         if code == -signal.SIGXCPU:
             return self._stalled_error()
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return VideoError(f"{self.name} cannot be decoded: it ends the decoder ({how}). Convert or record it again")
+        return VideoError(f"{self._name} cannot be decoded: it ends the decoder ({how}). Convert or record it again")
+
+
+class SubprocessDecodeSession(DecodeSession):
+    """Decodes with a worker of the pool.
+
+    In addition to what `DecodeSession` raises: `ServerError` when something other than the video interrupted it.
+    """
+
+    def __init__(self, pool: DecoderPool, source: Source, options: WindowingOptions, name: str | None) -> None:
+        super().__init__(source, options, name)
+        self._client = WorkerClient(pool, self.name)
+
+    def _open(self) -> tuple[VideoInfo, Iterator[tuple[Window, WindowTiming]]]:
+        preset = self._options.preset
+        options = {
+            "preset": preset.to_json(),
+            "is_film": self._options.is_film,
+            "refuses_early": self._options.refuses_early,
+        }
+        memory = self._client.request(
+            self._source, self._options.limits, options, preset.max_frames * math.prod(CROP_SHAPE)
+        )
+        with self._client.receive() as info:
+            measures = VideoInfo(
+                num_bytes=int(info["num_bytes"]),
+                width=int(info["width"]),
+                height=int(info["height"]),
+                declared_frames=int(info["declared_frames"]),
+                crops_held=int(info["crops_held"]),
+            )
+        return measures, self._read_windows(view_crops(memory))
+
+    def _read_windows(self, crops: Image) -> Iterator[tuple[Window, WindowTiming]]:
+        is_last = False
+        while not is_last:
+            self._client.go_on()
+            with self._client.receive() as message:
+                self.num_frames, self.duration_s = int(message["num_frames"]), float(message["duration_s"])
+                self.share_read, self.lost_frames = float(message["share_read"]), int(message["lost_frames"])
+                self.warnings = [str(warning) for warning in message["warnings"]]
+                is_last, timing = bool(message["is_last"]), parse_timing(message["window"], len(crops))
+                if is_last:
+                    self._client.release(is_reusable=bool(message["is_reusable"]))
+            if timing is not None:
+                frames = crops[: timing.num_frames]
+                # The next window would overwrite this one.
+                yield Window(timing.start, frames if is_last else frames.copy(), is_only=is_last), timing
+
+    def _interrupt(self) -> None:
+        self._client.interrupt()
+
+    def _release(self) -> None:
+        self._client.release()
+
+
+class SubprocessFrames:
+    """The frames of a video that a worker of the pool decodes: iterate over them once, and close it."""
+
+    def __init__(self, pool: DecoderPool, source: Source, limits: Limits, name: str | None = None) -> None:
+        self.name = format_source(source, name)
+        self.warnings: list[str] = []
+        self._client = WorkerClient(pool, self.name)
+        try:
+            self._memory = self._client.request(source, limits, {}, limits.max_pixels * CHANNELS)
+            with self._client.receive() as info:
+                self.frame_rate = float(info["frame_rate"])
+        except BaseException:
+            self._client.release()
+            raise
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames in order, as `Video` gives them.
+
+        Raises:
+            VideoError: the video cannot be decoded, or is beyond a limit.
+        """
+        while True:
+            self._client.go_on()
+            with self._client.receive() as message:
+                if bool(message["is_last"]):
+                    self.warnings = [str(warning) for warning in message["warnings"]]
+                    self._client.release(is_reusable=bool(message["is_reusable"]))
+                    return
+                height, width, time_s = int(message["height"]), int(message["width"]), float(message["time_s"])
+                if min(height, width) < 1:
+                    raise ValueError(f"a frame of {width} x {height} pixels")
+                pixels = np.frombuffer(self._memory, np.uint8, height * width * CHANNELS)
+            yield Frame(pixels.reshape(height, width, CHANNELS).copy(), time_s)
+
+    def close(self) -> None:
+        """Let go of the video; another thread that reads it is interrupted."""
+        self._client.interrupt()
+        self._client.release()
+
+    def __enter__(self) -> "SubprocessFrames":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_content(source: Source, max_bytes: int, name: str) -> bytes | bytearray | memoryview:
+    """The bytes of a video that is not a path.
+
+    Raises:
+        VideoError: there are more than `max_bytes`.
+    """
+    assert not isinstance(source, str | os.PathLike)
+    content = source.read(max_bytes + 1) if hasattr(source, "read") else source
+    if memoryview(content).nbytes > max_bytes:
+        raise VideoError(f"{name} is larger than {max_bytes:,} bytes, the limit: cut or compress it first")
+    return content
 
 
 def parse_timing(place: Any, num_crops: int) -> WindowTiming | None:

@@ -36,17 +36,20 @@ from typing import Any, NoReturn
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from asl_triton.decoding.base import WindowingOptions
 from asl_triton.decoding.in_process import cut_video, read_video_info
 from asl_triton.errors import AslTritonError
 from asl_triton.presets import INPUT_SIZE, Preset
-from asl_triton.video.reader import Image, Limits, Source, Video, open_video
+from asl_triton.video.colors import Image
+from asl_triton.video.reader import Limits, Source, Video, open_video
 from asl_triton.video.windows import WindowTiming
 
 GO_ON = b"go on"
 NUM_FILES = 2  # that the server gets for each worker
-CROP_SHAPE = (INPUT_SIZE, INPUT_SIZE, 3)
+CHANNELS = 3
+CROP_SHAPE = (INPUT_SIZE, INPUT_SIZE, CHANNELS)
 EXIT_CODE = struct.Struct("i")  # of a worker, or minus the number of the signal that ended it
 MAX_KEPT_BYTES = 256 * 2**20  # of memory that a worker may have kept from earlier videos when it takes the next one
 
@@ -140,10 +143,11 @@ def work_and_exit(number: int, limits: DecoderLimits) -> NoReturn:
 class Worker:
     """Decodes the videos that are requested over `connection`, one after another.
 
-    For each video come a request, memory for crops, and the file's bytes if it has no path; the answer is `VideoInfo`.
-    For each window, `GO_ON` comes; the answer is `describe`, and whether it `is_last`. The last answer is sent once the
-    video is closed, so that a crash in closing is not blamed on the next video. A video that cannot be decoded is
-    answered with `failed`.
+    For each video come a request, memory for what is decoded, and the file's bytes if it has no path. If the request
+    has a preset, the answer is `VideoInfo`, and then `describe` for each window; otherwise it is the frame rate, and
+    then the size and time of each frame. `GO_ON` comes before each of them. The last answer, which `is_last`, is sent
+    once the video is closed, so that a crash in closing is not blamed on the next video. A video that cannot be decoded
+    is answered with `failed`.
     """
 
     def __init__(self, connection: Connection, limits: DecoderLimits) -> None:
@@ -173,29 +177,48 @@ class Worker:
             self._send(**last, is_last=True, is_reusable=is_reusable)
 
     def _decode(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Decode a video and send its windows but the last message, which is returned when the video is closed."""
-        memory = reduction.recv_handle(self._connection)
-        crops = map_crops(memory)
-        os.close(memory)
+        """Decode a video and send all messages but the last, which is returned when the video is closed."""
+        received = reduction.recv_handle(self._connection)
+        memory = mmap.mmap(received, 0)
+        os.close(received)
         self._limit_video()
         source: Source = self._connection.recv_bytes() if request["path"] is None else Path(request["path"])
+        with open_video(source, Limits(**request["limits"]), request["name"]) as video:
+            if "preset" in request:
+                return self._decode_windows(video, request, view_crops(memory))
+            return self._decode_frames(video, np.frombuffer(memory, np.uint8))
+
+    def _decode_windows(self, video: Video, request: dict[str, Any], crops: Image) -> dict[str, Any]:
         options = WindowingOptions(
             preset=Preset.from_json(request["preset"]),
-            limits=Limits(**request["limits"]),
+            limits=video.limits,
             is_film=request["is_film"],
             refuses_early=request["refuses_early"],
         )
-        with open_video(source, options.limits, request["name"]) as video:
-            self._send(**asdict(read_video_info(video, options)))
-            windows = cut_video(video, options, video, crops)
-            while self._connection.recv_bytes(len(GO_ON)):
-                self._limit_window()
-                window, timing = next(windows, (None, None))
-                if window is None or timing is None or window.is_only:
-                    break
-                crops[: timing.num_frames] = window.frames
-                self._send(**describe(video, timing), is_last=False)
-        return describe(video, timing)
+        self._send(**asdict(read_video_info(video, options)))
+        windows = cut_video(video, options, video, crops)
+        while True:
+            self._wait()
+            window, timing = next(windows, (None, None))
+            if window is None or timing is None or window.is_only:
+                return describe(video, timing)
+            crops[: timing.num_frames] = window.frames
+            self._send(**describe(video, timing), is_last=False)
+
+    def _decode_frames(self, video: Video, memory: npt.NDArray[np.uint8]) -> dict[str, Any]:
+        self._send(frame_rate=video.frame_rate)
+        self._wait()
+        for frame in video:
+            height, width = frame.image.shape[:2]
+            memory[: frame.image.size].reshape(frame.image.shape)[:] = frame.image
+            self._send(height=height, width=width, time_s=frame.time_s, is_last=False)
+            self._wait()
+        return {"warnings": video.warnings}
+
+    def _wait(self) -> None:
+        """Wait until more is wanted."""
+        self._connection.recv_bytes(len(GO_ON))
+        self._limit_window()
 
     def _limit_video(self) -> None:
         """Bound what this process may use for a video: memory, and computing if that is limited for the whole of it."""
@@ -227,13 +250,14 @@ def describe(video: Video, timing: WindowTiming | None) -> dict[str, Any]:
         "num_frames": video.num_frames,
         "duration_s": video.duration_s,
         "share_read": video.share_read,
+        "lost_frames": video.lost_frames,
         "warnings": video.warnings,
     }
 
 
-def map_crops(memory: int) -> Image:
-    """The crops (N, 224, 224, 3) that a file of shared memory has room for."""
-    return np.frombuffer(mmap.mmap(memory, 0), np.uint8).reshape(-1, *CROP_SHAPE)
+def view_crops(memory: mmap.mmap) -> Image:
+    """The crops (N, 224, 224, 3) that shared memory has room for."""
+    return np.frombuffer(memory, np.uint8).reshape(-1, *CROP_SHAPE)
 
 
 def measure_data_bytes() -> int:

@@ -9,7 +9,8 @@ from types import TracebackType
 
 from asl_triton.errors import VideoError
 from asl_triton.live.sources import make_source
-from asl_triton.video.reader import Frame, Image
+from asl_triton.video.colors import Image
+from asl_triton.video.reader import Frame
 
 MIN_PAUSE_S, MAX_PAUSE_S = 0.5, 10.0  # before a source that dropped out is opened again, doubled each time
 LATE_S = 1.0  # behind its own pace: then it goes on from there instead of hurrying

@@ -28,7 +28,7 @@ from asl_triton.models.served import FRAMES, STEP_LOGITS, ServedModel
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.event_loop import run
 from asl_triton.recognizer.sync_client import Recognizer
-from asl_triton.video.reader import Image
+from asl_triton.video.colors import Image
 from asl_triton.video.windows import POSITION_FRAMES
 
 EVENTS_KEPT = 500

@@ -5,19 +5,25 @@ import os
 import re
 import socket
 import sys
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
+import av
 import cv2
 import numpy as np
+from av.container import InputContainer
 
+from asl_triton.decoding.factory import FrameReader, open_frames
 from asl_triton.errors import VideoError
-from asl_triton.video.reader import DEFAULT_FRAME_RATE, Frame, Image, Limits, Video, open_video
+from asl_triton.video.colors import FrameConverter, Image
+from asl_triton.video.decoder import FrameDecoder, limit_pixels
+from asl_triton.video.reader import Frame, Limits, read_frame_rate
 
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
-OPEN_TIMEOUT_MS, READ_TIMEOUT_MS = 10_000, 5_000  # silence for longer than the second is a dropout
+OPEN_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 5.0  # silence for longer than the second is a dropout
 PROBE_TIMEOUT_S = 2.0
 END_MISSING_S = 1.0  # of a video by address: what is missing at its end may be the container's estimate
 NO_LIMITS = Limits(max_bytes=2**62, max_frames=2**62)  # what is played at its own pace is never held
@@ -65,11 +71,11 @@ class FileSource:
 
     def __init__(self, path: str) -> None:
         self.name = path
-        self._video: Video | None = None
+        self._video: FrameReader | None = None
         self._frames: Iterator[Frame] = iter(())
 
     def open(self) -> None:
-        self._video = open_video(self.name, NO_LIMITS)
+        self._video = open_frames(self.name, NO_LIMITS)
         self._frames = iter(self._video)
 
     def read(self) -> tuple[Image, float] | None:
@@ -95,7 +101,7 @@ class CameraSource:
         self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> None:
-        silence_ffmpeg()
+        cv2.setLogLevel(0)  # OpenCV writes to the terminal
         is_linux = sys.platform == "linux"
         if is_linux and not Path(f"/dev/video{self._index}").exists():
             there = sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*"))
@@ -125,8 +131,8 @@ class CameraSource:
 class UrlSource:
     """A stream or a video by its address. What of it has an end is played at its own pace.
 
-    User, password and what follows a `?` are in no message. FFmpeg's own options are read from
-    `OPENCV_FFMPEG_CAPTURE_OPTIONS`, as OpenCV documents; without them RTSP goes over TCP where the camera can.
+    User, password and what follows a `?` are in no message. FFmpeg's options may be set in the environment variable
+    `OPENCV_FFMPEG_CAPTURE_OPTIONS`, as `name;value|name;value`; without them RTSP goes over TCP.
     """
 
     def __init__(self, url: str) -> None:
@@ -134,44 +140,54 @@ class UrlSource:
         parts, self._place = parse_address(url)
         self.name = f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self.is_paced = self.has_end = False
-        self._capture: cv2.VideoCapture | None = None
+        self._container: InputContainer | None = None
+        self._frames: deque[av.VideoFrame] = deque()  # decoded and not read yet
         self._time_s = -math.inf
-        self._frame_rate = DEFAULT_FRAME_RATE
-        self._declared_s = 0.0
         self._seen_s = -math.inf  # shown before it was opened again
 
     def open(self) -> None:
-        silence_ffmpeg()
-        timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS]
-        one_thread = [cv2.CAP_PROP_N_THREADS, 1]  # several hold a frame back each
-        self._capture = cv2.VideoCapture(self._url, cv2.CAP_FFMPEG, timeouts + one_thread)
-        if not self._capture.isOpened():
-            raise VideoError(self._why_not())
-        self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
-        rate, count = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self._frame_rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_FRAME_RATE
-        self._declared_s = count / self._frame_rate if math.isfinite(count) and count > 0 else 0.0
+        try:
+            self._container = av.open(
+                self._url,
+                mode="r",
+                options={**limit_pixels(NO_LIMITS.max_pixels), **read_stream_options()},
+                metadata_errors="ignore",
+                timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S),
+            )
+        except (av.FFmpegError, OSError) as exc:
+            raise VideoError(self._why_not()) from exc
+        self._decoder = FrameDecoder(self._container, self.name, NO_LIMITS.max_pixels)
+        self._convert = FrameConverter().convert
+        self._frames.clear()
+        self._frame_s = 1 / read_frame_rate(self._decoder.stream)
+        self._start_s = (self._container.start_time or 0) / av.time_base
+        self._declared_s = max(self._container.duration or 0, 0) / av.time_base
         self.has_end = self._declared_s > 0
         self.is_paced = self.has_end or urlsplit(self._url).path.endswith(".m3u8")  # whose segments come at once
         self._seen_s, self._time_s = self._time_s, -math.inf
 
     def read(self) -> tuple[Image, float] | None:
-        while (image := read_image(self._capture)) is not None:
-            assert self._capture is not None
-            stamp_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        while True:
+            while not self._frames:
+                if self._container is None or (frames := self._decoder.decode_next()) is None:
+                    return None
+                self._frames += frames
+            frame = self._frames.popleft()
+            stamp_s = math.nan if frame.time is None else frame.time - self._start_s
             is_first = self._time_s == -math.inf
-            rises = math.isfinite(stamp_s) and (is_first or stamp_s > self._time_s)
-            self._time_s = stamp_s if rises else (0.0 if is_first else self._time_s + 1 / self._frame_rate)
+            rises = stamp_s > self._time_s
+            self._time_s = stamp_s if rises else (0.0 if is_first else self._time_s + self._frame_s)
             if not self.has_end or self._time_s > self._seen_s:
-                return image, self._time_s
-        return None
+                return self._convert(frame), self._time_s
 
     def is_over(self) -> bool:
-        return self.has_end and self._time_s + 1 / self._frame_rate > self._declared_s - END_MISSING_S
+        return self.has_end and self._time_s + self._frame_s > self._declared_s - END_MISSING_S
 
     def close(self) -> None:
-        if self._capture is not None:
-            self._capture.release()
+        container, self._container = self._container, None
+        if container is not None:
+            self._frames.clear()
+            container.close()
 
     def _why_not(self) -> str:
         """FFmpeg does not say; whether anybody is there, a look tells."""
@@ -216,7 +232,7 @@ def read_image(capture: cv2.VideoCapture | None) -> Image | None:
     return np.asarray(image, np.uint8) if more and image is not None else None
 
 
-def silence_ffmpeg() -> None:
-    """OpenCV and FFmpeg speak to the terminal, addresses with their passwords too; what they say becomes our error."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    cv2.setLogLevel(0)
+def read_stream_options() -> dict[str, str]:
+    """FFmpeg's options for streams, from the environment."""
+    text = os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
+    return dict(option.split(";", 1) for option in text.split("|") if ";" in option)

@@ -9,8 +9,8 @@ import numpy as np
 from asl_triton.errors import VideoError
 from asl_triton.live.rules import LiveRules
 from asl_triton.presets import Preset
+from asl_triton.video.colors import Image
 from asl_triton.video.preprocessing import Crop, crop_frame
-from asl_triton.video.reader import Image
 from asl_triton.video.shots import ShotDetector
 from asl_triton.video.windows import WindowTiming
 

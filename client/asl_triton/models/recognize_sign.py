@@ -13,7 +13,7 @@ START_S, END_S = "START_S", "END_S"  # of the stream's windows
 # Set by whoever starts Triton: the folders of the model repositories that it serves, joined by `os.pathsep`.
 REPOSITORIES_VARIABLE = "ASL_TRITON_MODEL_REPOSITORIES"
 # The fields of a recognition that the output DETAILS carries.
-DETAIL_FIELDS = ("model", "num_frames", "duration_s", "num_windows", "decode_s", "wait_s", "warnings")
+DETAIL_FIELDS = ("model", "num_frames", "duration_s", "num_windows", "decode_s", "wait_s", "warnings", "lost_frames")
 
 
 def format_details(recognition: Recognition) -> str:

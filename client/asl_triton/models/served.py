@@ -8,8 +8,8 @@ import numpy as np
 from asl_triton.errors import ContractError, LabelsError
 from asl_triton.presets import INPUT_SIZE, Preset
 from asl_triton.transport.base import Array, ModelDescription, TensorSpec, Transport
+from asl_triton.video.colors import Image
 from asl_triton.video.preprocessing import normalize
-from asl_triton.video.reader import Image
 
 PRESET_PARAMETER = "asl_triton.preset"  # a model that has it is one of ours
 FRAMES, LOGITS, STEP_LOGITS, FEATURES = "FRAMES__0", "LOGITS__0", "STEP_LOGITS__1", "FEATURES__2"

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from asl_triton.decoding.admission import Admission
 from asl_triton.decoding.base import WindowingOptions
-from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, DecodeIn, make_decoder_pool
+from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, SAFEST, DecodeIn, make_decoder_pool
 from asl_triton.models.served import ServedModel, read_model
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
 from asl_triton.postprocessing.segmentation import Segmentation, Segmenter
@@ -44,9 +44,9 @@ class AsyncRecognizer:
     `send` is how `recognize` brings a clip to the server, with the same answer: its "frames", cropped here; the whole
     "video" file, where the server has `recognize_sign`; or "auto", see `VideoUploader`. Steps and curves need frames.
 
-    `decoders` videos are decoded at once, as many as there are processors if it is not given: in threads of this
-    process, or, on Linux, each in one of the "processes" that a damaged video may crash, or hang for
-    `decode_timeout_s`, at the cost of that video alone. The answers are the same.
+    `decoders` videos are decoded at once, as many as there are processors if it is not given. On Linux each is decoded
+    in one of the "processes" that a damaged video may crash, or hang for `decode_timeout_s`, at the cost of that video
+    alone; elsewhere, or if you ask for them, in "threads" of this process. The answers are the same.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class AsyncRecognizer:
         limits: Limits | None = None,
         priority: int = 0,
         send: Send = "frames",
-        decoding: DecodeIn = "threads",
+        decoding: DecodeIn = SAFEST,
         decoders: int | None = None,
         decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
         transport: Transport | None = None,

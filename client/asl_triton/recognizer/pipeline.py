@@ -147,6 +147,7 @@ def build_recognition(pipeline: ClipPipeline, logits: Logits, ranking: Ranking, 
         decode_s=pipeline.decode_s,
         wait_s=pipeline.wait_s,
         warnings=tuple(video.warnings),
+        lost_frames=video.lost_frames,
     )
 
 
@@ -195,4 +196,5 @@ async def run_timeline(
         decode_s=pipeline.decode_s,
         wait_s=pipeline.wait_s,
         warnings=tuple(video.warnings),
+        lost_frames=video.lost_frames,
     )

@@ -1,41 +1,24 @@
-"""Which container a file is, by its first bytes, and whether the file is cut off.
+"""Whether a video file is cut off: whether its container says that the file is longer. FFmpeg does not tell."""
 
-Only files recognized here reach FFmpeg, which would also open playlists, and so other files and hosts.
-"""
+from typing import BinaryIO
 
-from typing import BinaryIO, Literal
-
-Container = Literal["mp4", "avi", "matroska"]
-
-# ISO/IEC 14496-12 and QuickTime: what the first box of a file may be.
-FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 MEDIA_BOXES = (b"moov", b"moof", b"mdat")  # what may be missing after the last of them is no loss
 MAX_BOXES = 100_000
 EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"  # RFC 8794, RFC 9559
 RIFF_HEADER_BYTES = 8
 
 
-def detect_container(file: BinaryIO) -> Container | None:
-    """The container of a file (mov and m4v are mp4, webm is matroska), or None if we do not read it."""
+def is_truncated(file: BinaryIO) -> bool:
+    """Whether an MP4, AVI or Matroska file ends before its container says. Other containers do not say."""
+    size = file.seek(0, 2)
     file.seek(0)
     head = file.read(12)
-    if head[4:8] in FIRST_BOXES:
-        return "mp4"
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return "avi"
-    return "matroska" if head[:4] == EBML else None
-
-
-def is_truncated(file: BinaryIO, container: Container) -> bool:
-    """Whether the container says that it is longer than the file. Some do not say."""
-    size = file.seek(0, 2)
-    if container == "mp4":
-        return _is_mp4_truncated(file, size)
-    if container == "avi":
-        file.seek(4)
-        length = int.from_bytes(file.read(4), "little")
+    if head[:4] == EBML:
+        return _is_matroska_truncated(file, size)
+    if head[:4] == b"RIFF":
+        length = int.from_bytes(head[4:8], "little")
         return length != 0xFFFFFFFF and RIFF_HEADER_BYTES + length > size
-    return _is_matroska_truncated(file, size)
+    return _is_mp4_truncated(file, size)
 
 
 def _is_mp4_truncated(file: BinaryIO, size: int) -> bool:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from asl_triton.errors import VideoError
 from asl_triton.presets import INPUT_SIZE, Preset
-from asl_triton.video.reader import Frame, Image
+from asl_triton.video.colors import Image
+from asl_triton.video.reader import Frame
 
 MAX_SCALED_PIXELS = 7680 * 4320  # of a frame scaled up to `min_side`: only absurd aspect ratios exceed it
 
@@ -34,22 +35,26 @@ def crop_frames(frames: Iterable[Frame], preset: Preset, max_frames: int) -> Ite
 
 
 def resample(frames: Iterable[Frame], frame_rate: float, max_frames: int) -> Iterator[Frame]:
-    """Frames at a constant rate: frame k is the last whose time, rounded to 1 / rate, is not after k / rate."""
+    """Frames at a constant rate: frame k is the last whose time, rounded to 1 / rate, is not after k / rate.
+
+    Times count from the first frame's.
+    """
     shown: Frame | None = None
-    k = 0
+    k, began_s = 0, 0.0
     for frame in frames:
-        slot = math.floor(frame.time_s * frame_rate + 0.5)
+        began_s = frame.time_s if shown is None else began_s
+        slot = math.floor((frame.time_s - began_s) * frame_rate + 0.5)
         if slot > max_frames:
             raise VideoError(
                 f"at {frame_rate:g} frames per second the video is longer than {max_frames} frames, the limit "
                 f"(a frame is stamped {frame.time_s:.0f} s): cut it shorter, or repair its timestamps"
             )
         while shown is not None and k < slot:
-            yield Frame(shown.image, k / frame_rate)
+            yield Frame(shown.image, began_s + k / frame_rate)
             k += 1
         k, shown = slot, frame
     if shown is not None:
-        yield Frame(shown.image, k / frame_rate)
+        yield Frame(shown.image, began_s + k / frame_rate)
 
 
 def crop_frame(image_bgr: Image, preset: Preset) -> Image:

@@ -1,33 +1,41 @@
-"""Reads videos from files, bytes and streams: frames with their times, within limits."""
+"""Reads videos from files, bytes and streams with FFmpeg, through PyAV: frames with their times, within limits."""
 
 import io
 import math
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import numpy as np
-import numpy.typing as npt
-
-# FFmpeg writes to the terminal, and reads this when OpenCV first uses it. Our errors say what is wrong.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-import cv2
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from asl_triton.errors import VideoError
-from asl_triton.video.containers import detect_container, is_truncated
+from asl_triton.video.colors import FrameConverter, Image
+from asl_triton.video.containers import is_truncated
+from asl_triton.video.decoder import FrameDecoder, limit_pixels
+from asl_triton.video.timestamps import assign_times
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
-Image = npt.NDArray[np.uint8]
 
-EXTENSIONS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+# What a folder's videos are called, and the containers (FFmpeg's names) that are read. No other reaches a demuxer:
+# FFmpeg also opens playlists and session descriptions, and with them other files and hosts.
+EXTENSIONS = (
+    *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".3gp", ".3g2", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"),
+    *(".vob", ".wmv", ".asf", ".flv", ".ogv", ".gif", ".mxf", ".dv"),
+)
+FORMATS = "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,gif,mxf,dv"
+READ_BYTES = 2**18  # at once
 DECLARED_EXCESS = 1.1  # containers estimate their number of frames; decoding enforces the exact limit
 DEFAULT_FRAME_RATE = 25.0  # frames per second, if a container has neither timestamps nor a rate
+MAX_FRAME_RATE = 1000.0  # what a container says beyond this is nonsense
+MAX_GUESSED_FRAME_RATE = 240.0  # FFmpeg guesses the clock's rate where a container has none
+MUCH_LOST = 0.1  # of the frames: then the answer may be wrong
+HDR = {16: "PQ", 18: "HLG"}  # transfer functions (ITU-T H.273)
 
 
 @dataclass(frozen=True)
@@ -46,74 +54,119 @@ LONG_VIDEO_LIMITS = Limits(max_bytes=2**40, max_frames=2_000_000)
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: `image` is uint8 BGR (H, W, 3), upright; `time_s` counts from the first frame."""
+    """One frame: `image` is uint8 BGR (H, W, 3), upright; `time_s` counts from the start of the file."""
 
     image: Image
     time_s: float
 
 
-@dataclass
 class Video:
     """An open video: iterate over it once for its frames. Close it, or use it in a `with` block.
 
     It may be closed while another thread reads it, which ends the iteration after the current frame.
+
+    `declared_frames` is what the container says, perhaps an estimate; 0 if it does not say. `num_frames` and
+    `duration_s` are about what was read so far. After the iteration, `lost_frames` is how many frames could not be
+    decoded, and `warnings` say what went wrong without an error.
     """
 
-    name: str
-    capture: cv2.VideoCapture
-    stream: BinaryIO  # that `capture` may read from; it crashes if this is closed first
-    limits: Limits
-    frame_rate: float
-    declared_frames: int  # by the container, perhaps an estimate; 0 if it does not say
-    is_cut: bool = False  # the file ends before its container says
-    warnings: list[str] = field(default_factory=list)  # what went wrong without an error
-    num_frames: int = 0  # read so far
-    duration_s: float = 0.0  # of the frames read so far
-    _reading: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, name: str, container: InputContainer, stream: BinaryIO, limits: Limits, is_cut: bool) -> None:
+        self.name, self.stream, self.limits = name, stream, limits
+        self.warnings: list[str] = []
+        self.num_frames = self.lost_frames = 0
+        self.duration_s = 0.0
+        self._container, self._is_cut = container, is_cut
+        self._decoder = FrameDecoder(container, name, limits.max_pixels)
+        self._video = video = self._decoder.stream
+        self.width, self.height = video.codec_context.width, video.codec_context.height
+        self._check_size(self.width, self.height)
+        self.frame_rate = read_frame_rate(video)
+        self._unit_s = float(video.time_base or 0)
+        self._start_s = None if container.start_time is None else container.start_time / av.time_base
+        self._declared_s = max(container.duration or 0, 0) / av.time_base
+        estimate = round(self._declared_s * self.frame_rate) if video.average_rate else 0
+        self.declared_frames = video.frames or estimate
+        self._convert = FrameConverter().convert
+        self._first_s = 0.0
+        self._transfer = 0
+        self._reading, self._is_closed = threading.Lock(), False
 
     def __iter__(self) -> Iterator[Frame]:
-        """The frames in order.
+        """The frames in order. Frames that cannot be decoded are left out and counted.
 
         Raises:
-            VideoError: no frame can be decoded, or there are more than the limit.
+            VideoError: no frame can be decoded, or a limit is exceeded.
         """
-        time_s = -1 / self.frame_rate
-        while (read := self._read()) is not None:
-            image, stamp_s = read
+        frame_s = 1 / self.frame_rate
+        for frame, time_s in assign_times(self._decode(), frame_s, self._declared_s or math.inf):
             if self.num_frames == self.limits.max_frames:
                 raise VideoError(
                     f"{self.name} has more than {self.limits.max_frames:,} frames, the limit: cut it shorter"
                 )
-            first = self.num_frames == 0
-            # A frame without a timestamp, or with one that does not rise, follows the previous one at the usual rate.
-            rises = math.isfinite(stamp_s) and (stamp_s > time_s or first)
-            time_s = max(stamp_s, 0.0) if rises else time_s + 1 / self.frame_rate
             if time_s > self.limits.max_duration_s:
                 raise _too_long_error(self.name, self.limits)
+            if self.num_frames == 0:
+                self._first_s = time_s
             self.num_frames += 1
-            self.duration_s = time_s + 1 / self.frame_rate
+            self.duration_s = time_s + frame_s
+            try:
+                image = self._convert(frame)
+            except MemoryError as exc:
+                raise _memory_error(self.name) from exc
             yield Frame(image, time_s)
+        if self._is_closed:
+            return
         if self.num_frames == 0:
-            what = "is cut off or damaged: not one frame of it can be decoded. Copy or record it again"
-            raise VideoError(f"{self.name} {what}")
-        if self.is_cut:
-            self.warnings.append(f"cut off: the file ends too early, after {self.num_frames} frames that can be read")
+            large = "" if self.width else f", or they are beyond the limit of {self.limits.max_pixels:,} pixels"
+            raise VideoError(
+                f"{self.name} is cut off or damaged: not one frame of it can be decoded{large}. Copy or record it again"
+            )
+        self.lost_frames = self._decoder.num_lost
+        self.warnings += self._describe_faults()
 
-    def _read(self) -> tuple[Image, float] | None:
-        """The next frame, BGR, and its timestamp in seconds; None after the last."""
+    def _decode(self) -> Iterator[tuple[av.VideoFrame, float | None]]:
+        """The frames that can be decoded, each with its timestamp in seconds, in the order they are shown."""
+        while (frames := self._decode_next()) is not None:
+            for frame in frames:
+                self._check_size(frame.width, frame.height)
+                self._transfer = frame.color_trc
+                stamp = frame.dts if frame.pts is None else frame.pts
+                if stamp is None:
+                    yield frame, None
+                    continue
+                if self._start_s is None:
+                    self._start_s = stamp * self._unit_s
+                yield frame, max(stamp * self._unit_s - self._start_s, 0.0)
+
+    def _decode_next(self) -> list[av.VideoFrame] | None:
         with self._reading:
             try:
-                more, image = self.capture.read()
-            except cv2.error as exc:
-                if exc.code == cv2.Error.StsNoMem:
-                    raise VideoError(
-                        f"{self.name} takes more memory to decode than there is: scale it down, or convert it"
-                    ) from exc
-                self.warnings.append(f"damaged: decoding stopped after frame {self.num_frames} ({exc.err})")
-                return None
-            if not more:
-                return None
-            return image.astype(np.uint8, copy=False), self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                return None if self._is_closed else self._decoder.decode_next()
+            except MemoryError as exc:
+                raise _memory_error(self.name) from exc
+
+    def _describe_faults(self) -> Iterator[str]:
+        """What is wrong with a video that was read to its end."""
+        if self._is_cut:
+            yield f"cut off: the file ends too early, after {self.num_frames} frames that can be read"
+        elif self.lost_frames:
+            total = self.lost_frames + self.num_frames
+            text = f"damaged: {self.lost_frames} of {total} frames could not be decoded"
+            begins_s = (self._video.start_time or 0) * self._unit_s - (self._start_s or 0.0)
+            if self._first_s - begins_s > 1.5 / self.frame_rate:
+                text += f", among them the first {self._first_s - begins_s:.1f} s"
+            yield text + (", so the answer may be wrong" if self.lost_frames > MUCH_LOST * total else "")
+        if self._decoder.is_interlaced:
+            yield "interlaced: moving hands are torn into lines; deinterlace it first (ffmpeg -vf bwdif)"
+        if self._transfer in HDR:
+            yield f"HDR ({HDR[self._transfer]}): colors look pale, as they are not tone-mapped; convert it to SDR first"
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self.limits.max_pixels:
+            raise VideoError(
+                f"{self.name} is {width} x {height} pixels, beyond the limit of {self.limits.max_pixels:,}: "
+                "scale it down first"
+            )
 
     @property
     def share_read(self) -> float:
@@ -123,18 +176,19 @@ class Video:
     def close(self) -> None:
         """Release the decoder."""
         with self._reading:
-            self.capture.release()
+            self._is_closed = True
+            self._container.close()
             self.stream.close()
 
     def __enter__(self) -> "Video":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
 def open_video(source: Source, limits: Limits | None = None, name: str | None = None) -> Video:
-    """Open a video file, its bytes, or a binary file object. Frames are rotated as its metadata says.
+    """Open a video file, its bytes, or a binary file object. Frames are upright.
 
     Messages call it `name`, by default its path.
 
@@ -143,37 +197,16 @@ def open_video(source: Source, limits: Limits | None = None, name: str | None = 
     """
     limits = limits or Limits()
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        name = name or str(path)
-        stream: BinaryIO = open_file(path, name)
+        name = name or str(Path(source))
+        stream: BinaryIO = open_file(Path(source), name)
     else:
-        path = None
         name = name or "the video"
         stream = io.BytesIO(source.read(limits.max_bytes + 1) if hasattr(source, "read") else source)
     try:
-        return open_stream(stream, path, name, limits)
+        return open_stream(stream, name, limits)
     except BaseException:
         stream.close()
         raise
-
-
-def read_frames_at(source: Source, times_s: Sequence[float], limits: Limits | None = None) -> list[Frame]:
-    """Read the frames shown at these times, in the order given, in one pass that ends with the last of them.
-
-    Times before the first frame get the first one, times after the last frame the last one.
-
-    Raises:
-        VideoError: as `open_video` does, or the video cannot be decoded.
-    """
-    shown: dict[int, Frame] = {}  # by the place in `times_s`
-    waiting = sorted(range(len(times_s)), key=lambda place: times_s[place], reverse=True)  # the earliest last
-    with open_video(source, limits) as video:
-        for frame, after in pairwise(chain(video, [None])):
-            while frame and waiting and (after is None or times_s[waiting[-1]] < after.time_s):
-                shown[waiting.pop()] = frame
-            if not waiting:
-                break
-    return [shown[place] for place in range(len(times_s))]
 
 
 def open_file(path: Path, name: str) -> BinaryIO:
@@ -198,50 +231,50 @@ def open_file(path: Path, name: str) -> BinaryIO:
         raise VideoError(f"cannot read {name}: {exc.strerror if isinstance(exc, OSError) else exc}") from exc
 
 
-def open_stream(stream: BinaryIO, path: Path | None, name: str, limits: Limits) -> Video:
-    """Open the video in `stream`, the file at `path` or bytes in memory if that is None. Raises as `open_video`."""
+def open_stream(stream: BinaryIO, name: str, limits: Limits) -> Video:
+    """Open the video in a stream. Raises as `open_video`."""
     size = stream.seek(0, io.SEEK_END)
     if size == 0:
         raise VideoError(f"{name} is empty (0 bytes): copy or record it again")
     if size > limits.max_bytes:
         raise VideoError(f"{name} is larger than {limits.max_bytes:,} bytes, the limit: cut or compress it first")
-    container = detect_container(stream)
-    if container is None:
-        raise VideoError(
-            f"{name} cannot be read as a video: it is something else. "
-            f"Containers that are read: {', '.join(e.removeprefix('.') for e in EXTENSIONS)}"
-        )
-    cut = is_truncated(stream, container)
+    is_cut = is_truncated(stream)
     stream.seek(0)
-    capture = open_capture(stream, path)
-    if not capture.isOpened():
+    try:
+        container = av.open(
+            stream,
+            mode="r",
+            # No protocol and no other container: the stream is all that is read.
+            options={**limit_pixels(limits.max_pixels), "format_whitelist": FORMATS, "protocol_whitelist": "none"},
+            metadata_errors="ignore",
+            buffer_size=READ_BYTES,
+        )
+    except OSError as exc:
+        raise VideoError(f"cannot read {name}: {exc.strerror}") from exc
+    except av.FFmpegError as exc:
         what = (
-            "the file is cut off" if cut else "it is audio only, damaged, or coded in a way that FFmpeg does not know"
+            "the file is cut off. Copy or record it again"
+            if is_cut
+            else "it is something else, or its beginning is damaged. Containers that are read: "
+            + ", ".join(extension.removeprefix(".") for extension in EXTENSIONS)
         )
-        raise VideoError(f"{name} cannot be read as a video: {what}. Copy, record or convert it again")
-    width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    if width * height > limits.max_pixels:
-        capture.release()
-        raise VideoError(
-            f"{name} is {width} x {height} pixels, beyond the limit of {limits.max_pixels:,}: scale it down first"
-        )
-    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # off by default, contrary to OpenCV's documentation
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    frame_rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else DEFAULT_FRAME_RATE
-    declared_frames = int(declared) if math.isfinite(declared) and declared > 0 else 0
-    if declared_frames / frame_rate > limits.max_duration_s * DECLARED_EXCESS:
-        capture.release()
-        raise _too_long_error(name, limits)
-    return Video(
-        name,
-        capture,
-        stream,
-        limits,
-        frame_rate=frame_rate,
-        declared_frames=declared_frames,
-        is_cut=cut,
-    )
+        raise VideoError(f"{name} cannot be read as a video: {what}") from exc
+    try:
+        video = Video(name, container, stream, limits, is_cut)
+        if video.declared_frames / video.frame_rate > limits.max_duration_s * DECLARED_EXCESS:
+            raise _too_long_error(name, limits)
+        return video
+    except BaseException:
+        container.close()
+        raise
+
+
+def read_frame_rate(video: VideoStream) -> float:
+    """Frames per second, as the container says or FFmpeg guesses."""
+    for rate, most in ((video.average_rate, MAX_FRAME_RATE), (video.guessed_rate, MAX_GUESSED_FRAME_RATE)):
+        if rate is not None and 0 < rate <= most:
+            return float(rate)
+    return DEFAULT_FRAME_RATE
 
 
 def _too_long_error(name: str, limits: Limits) -> VideoError:
@@ -249,14 +282,5 @@ def _too_long_error(name: str, limits: Limits) -> VideoError:
     return VideoError(f"{name} is longer than {limits.max_duration_s / 60:g} minutes, the limit: cut it shorter")
 
 
-def open_capture(stream: BinaryIO, path: Path | None) -> cv2.VideoCapture:
-    """OpenCV's decoder of a file or, if `path` is None, of a stream in memory."""
-    cv2.setLogLevel(0)
-    one_thread = [cv2.CAP_PROP_N_THREADS, 1]  # clips are decoded side by side
-    if path is None:
-        in_memory: Any = stream  # OpenCV accepts any such object, its stubs do not
-        return cv2.VideoCapture(in_memory, cv2.CAP_FFMPEG, one_thread)
-    file = str(path.absolute())  # so that FFmpeg does not take the name for a protocol or an option
-    if any("\ud800" <= letter <= "\udfff" for letter in file):  # OpenCV crashes on names that are not UTF-8
-        file = f"/dev/fd/{stream.fileno()}"
-    return cv2.VideoCapture(file, cv2.CAP_FFMPEG, one_thread)
+def _memory_error(name: str) -> VideoError:
+    return VideoError(f"{name} takes more memory to decode than there is: scale it down, or convert it")

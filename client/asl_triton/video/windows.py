@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from asl_triton.presets import Preset
+from asl_triton.video.colors import Image
 from asl_triton.video.preprocessing import Crop
-from asl_triton.video.reader import Image
 from asl_triton.video.shots import ShotDetector
 
 POSITION_FRAMES = 8  # of a window, in one position of the network's temporal output; a step averages two neighbors

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from asl_triton.errors import VideoError
+from asl_triton.decoding.factory import open_frames
+from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.evaluation.dataset import Dataset, LabeledClip, format_list, read_dataset
 from asl_triton.video.discovery import format_name
-from asl_triton.video.reader import Limits, open_video
+from asl_triton.video.reader import Limits
 
 LIMITS = Limits(max_frames=3_000)  # of a clip of one sign; a held-out clip is in memory as a whole
 LEAST = 2  # clips per gloss: one to train on, one held out
@@ -88,10 +89,10 @@ def find_broken(clips: Sequence[LabeledClip], on_step: OnStep) -> dict[str, str]
 
     def fault(clip: LabeledClip) -> str | None:
         try:
-            with open_video(clip.path, LIMITS, clip.name) as video:
+            with open_frames(clip.path, LIMITS, clip.name) as video:
                 for _ in video:
                     pass
-        except VideoError as exc:
+        except AslTritonError as exc:
             return str(exc)
         return None
 

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from asl_triton.decoding.factory import open_frames
 from asl_triton.evaluation.dataset import LabeledClip
 from asl_triton.presets import INPUT_SIZE, Preset
+from asl_triton.video.colors import Image
 from asl_triton.video.preprocessing import crop_frames, resample, resize_frame
-from asl_triton.video.reader import Image, open_video
 from asl_triton.video.windows import cut_windows
 from asl_triton_export.finetune.data import LIMITS
 
@@ -43,7 +44,7 @@ class SegmentSampler:
         chosen: list[list[Image]] = [[] for _ in turns]
         rate = self.preset.frame_rate
         count = 0
-        with open_video(clip.path, LIMITS, clip.name) as video:
+        with open_frames(clip.path, LIMITS, clip.name) as video:
             frames = iter(video) if rate is None else resample(video, rate, LIMITS.max_frames)
             for count, frame in enumerate(frames, start=1):
                 held.append(resize_frame(frame.image, self.preset))
@@ -95,7 +96,7 @@ class WholeClips(Dataset[tuple[Tensor, int, float]]):
 
 def cut_served_windows(clip: LabeledClip, preset: Preset) -> Image:
     """The windows of a clip that the client would send: uint8 RGB (W, T, 224, 224, 3)."""
-    with open_video(clip.path, LIMITS, clip.name) as video:
+    with open_frames(clip.path, LIMITS, clip.name) as video:
         images = (crop.image for crop in crop_frames(video, preset, LIMITS.max_frames))
         return np.stack([window.frames for window in cut_windows(images, preset)])
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from asl_triton.decoding.factory import open_frames
 from asl_triton.errors import LabelsError, VideoError
 from asl_triton.evaluation.dataset import read_dataset
 from asl_triton.presets import Preset
+from asl_triton.video.colors import Image
 from asl_triton.video.discovery import Clip, find_clips
 from asl_triton.video.preprocessing import crop_frames
-from asl_triton.video.reader import Image, Limits, open_video
+from asl_triton.video.reader import Limits
 from asl_triton.video.windows import cut_windows
 
 MAX_CLIPS = 32  # to quantize with; more change the ranges of activations little
@@ -77,7 +79,7 @@ def read_windows(clip: Clip, preset: Preset) -> Iterator[Image]:
         VideoError: the clip cannot be read.
     """
     limits = Limits()
-    with open_video(clip.path, limits) as video:
+    with open_frames(clip.path, limits) as video:
         images = (crop.image for crop in crop_frames(video, preset, limits.max_frames))
         for window in cut_windows(images, preset):
             yield window.frames

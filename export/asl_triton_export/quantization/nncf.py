@@ -8,7 +8,7 @@ from pathlib import Path
 import rich
 
 from asl_triton.models.served import FRAMES
-from asl_triton.video.reader import Image
+from asl_triton.video.colors import Image
 from asl_triton_export.formats.openvino import CLASSIFIER, build_served_graph, save_graph
 from asl_triton_export.i3d import I3D
 from asl_triton_export.triton_config import ServedNetwork

@@ -32,7 +32,7 @@ WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
 PLAIN = WindowingOptions(WLASL, Limits())
 OPENED = b'{"num_bytes": 1, "width": 1, "height": 1, "declared_frames": 1, "crops_held": 1}'
 WINDOW = (
-    b'{"num_frames": 1, "duration_s": 1, "share_read": 1, "warnings": [], "is_last": true, "is_reusable": true, '
+    b'{"num_frames": 1, "duration_s": 1, "share_read": 1, "lost_frames": 0, "warnings": [], "is_last": true, "is_reusable": true, '
     b'"window": %b}'
 )
 
@@ -74,7 +74,8 @@ def whole(session: DecodeSession) -> list[Any]:
             told.append((window.start, window.frames.shape, window.frames.tobytes()))
             told.append((span.start, span.num_frames, span.shot, span.edges_s.tolist()))
     assert session.decode_s > 0
-    return [*told, session.name, session.num_frames, session.duration_s, session.share_read, session.warnings]
+    frames = (session.num_frames, session.lost_frames)
+    return [*told, session.name, frames, session.duration_s, session.share_read, session.warnings]
 
 
 def sentence(session: DecodeSession) -> str:
@@ -179,7 +180,7 @@ def test_too_many_frames_may_be_told_before_one_is_decoded(decoders: DecoderPool
 
 def test_a_video_that_wants_too_much_memory_is_one_sentence(tmp_path: Path) -> None:
     path = huge(tmp_path / "huge.avi", "6000x4000")
-    decoders = DecoderPool(DecoderLimits(max_memory_bytes=144 * 2**20))
+    decoders = DecoderPool(DecoderLimits(max_memory_bytes=96 * 2**20))
     with decoders.create_session(path, PLAIN, "it") as session:
         session.open()
         with pytest.raises(VideoError, match="it takes more memory to decode than there is"):

@@ -104,7 +104,7 @@ def test_file_that_is_no_video_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_camera_that_sends_nothing_is_a_sentence(camera: NetworkCamera, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeds, "OPEN_TIMEOUT_MS", 300)
+    monkeypatch.setattr(feeds, "OPEN_TIMEOUT_S", 0.3)
     camera.is_silent.set()
     with pytest.raises(VideoError, match="cannot be opened"), Capture(f"http://{camera.address}/mjpeg"):
         pass
@@ -112,8 +112,8 @@ def test_camera_that_sends_nothing_is_a_sentence(camera: NetworkCamera, monkeypa
 
 @pytest.mark.parametrize("how", ["is_away", "is_silent"])
 def test_dropout_is_told_once_and_waited_for(camera: NetworkCamera, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(feeds, "OPEN_TIMEOUT_MS", 300)
-    monkeypatch.setattr(feeds, "READ_TIMEOUT_MS", 300)
+    monkeypatch.setattr(feeds, "OPEN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(feeds, "READ_TIMEOUT_S", 0.3)
     happened: list[SourceLost | SourceResumed] = []
     times_s: list[float] = []
     with Capture(f"http://user:hidden@{camera.address}/mjpeg?hidden") as source:

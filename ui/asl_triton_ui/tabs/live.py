@@ -14,7 +14,7 @@ from gradio.context import Context
 from asl_triton.errors import AslTritonError
 from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveState
-from asl_triton.video.reader import Image
+from asl_triton.video.colors import Image
 from asl_triton_ui.downloads import write_live_downloads
 from asl_triton_ui.page_context import NOTHING, UNSEEN, PageContext, Updates
 from asl_triton_ui.rendering import render, render_problem
