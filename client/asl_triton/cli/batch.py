@@ -44,7 +44,7 @@ from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
 from asl_triton.postprocessing.segmentation import Segmentation
 from asl_triton.results import Recognition, Timeline
 from asl_triton.transport.triton_grpc import BULK_PRIORITY
-from asl_triton.video.discovery import find_clips
+from asl_triton.video.discovery import find_clips, find_skipped
 from asl_triton.writers.tables import SINKS, check_installed
 from asl_triton.writers.timelines import TIMELINES
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from asl_triton.batch.ray.runner import RayBatch
 
 GLOSSES_SHOWN = 6  # of a timeline
+SKIPPED_SHOWN = 5  # files that are not videos
 
 
 @with_connection("transport", "send", "model", "local", "server")
@@ -174,9 +175,20 @@ def batch(
         print_summary(summary, run.observer.shown, f"{output}/{PARTS if '://' in output else JOURNAL}", console)
         if not on_ray and (stale := find_stale_outputs(summary.files, Path(output))):
             console.print(f"not written, and of an earlier run: {escape(', '.join(stale))}", soft_wrap=True)
+        if not on_ray and glob is None and (skipped := find_skipped(Path(folder))):
+            console.print(describe_skipped(skipped), soft_wrap=True)
     if summary.recognized == 0:
         raise typer.Exit(1)
     raise typer.Exit(3 if summary.failures or summary.not_tried or summary.stopped else 0)
+
+
+def describe_skipped(names: Sequence[str]) -> str:
+    """Say which files of a folder are not videos by their names."""
+    more = f", and {len(names) - SKIPPED_SHOWN:,} more" if len(names) > SKIPPED_SHOWN else ""
+    return escape(
+        f"{len(names):,} {'file' if len(names) == 1 else 'files'} skipped, not videos by name (--glob takes others): "
+        f"{', '.join(names[:SKIPPED_SHOWN])}{more}"
+    )
 
 
 def make_recognition_table(recognitions: Sequence[Recognition]) -> Table:

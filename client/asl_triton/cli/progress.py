@@ -108,7 +108,9 @@ class ClipProgress(Observer, Generic[Result]):
         self._bar.update(self._task, completed=done, rate=told + self._failures())
         if not self._console.is_terminal and now_s - self._line_s >= LINE_EVERY_S:
             self._line_s = now_s
-            under_way = f" and {done - self.done:.0%} of one" if self._shares else ""
+            under_way = f", {len(self._shares)} under way" if self._shares else ""
+            if self._shares:
+                under_way += f" ({sum(self._shares.values()) / len(self._shares):.0%} read)"
             left_s = (self.total - done) / max(rate, 1e-6)
             self._console.print(
                 f"{self.done}/{self.total} clips{under_way}{self._failures()}, {told}, {left_s:.0f} s left"

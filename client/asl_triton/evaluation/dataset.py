@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asl_triton.errors import LabelsError, VideoError
-from asl_triton.video.discovery import Clip, find_clips, format_name, is_video
+from asl_triton.video.discovery import Clip, find_clips, format_name, is_hidden, is_video
 
 MAX_SPLIT_BYTES = 64 * 2**20  # WLASL's largest is 2 MB
 SHOWN = 5  # names in a message
@@ -71,7 +71,7 @@ def read_dataset(
 def read_folder(folder: Path, labels: Sequence[str] | None) -> Dataset:
     """The clips of a folder with one sub-folder a gloss."""
     try:
-        entries = sorted((e for e in os.scandir(folder) if not e.name.startswith(".")), key=lambda e: e.name)
+        entries = sorted((e for e in os.scandir(folder) if not is_hidden(e.name)), key=lambda e: e.name)
     except OSError as exc:
         raise VideoError(f"cannot read {folder}: {exc.strerror}") from exc
     found = {entry.name: find_labeled_clips(Path(entry.path)) for entry in entries if entry.is_dir()}

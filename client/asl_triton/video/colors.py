@@ -1,9 +1,10 @@
 """Decoded frames to upright BGR images, with the colors that the weights were trained on."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from av import VideoFrame
-from av.sidedata.sidedata import Type
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 Image = npt.NDArray[np.uint8]
@@ -42,10 +43,8 @@ def view_pixels(frame: VideoFrame) -> Image:
 
 def read_display_matrix(frame: VideoFrame) -> npt.NDArray[np.int32] | None:
     """The display matrix of a frame, 3 x 3 in 16.16 fixed point (FFmpeg's libavutil/display.h); None if it has none."""
-    for data in frame.side_data:
-        if data.type == Type.DISPLAYMATRIX:
-            return np.frombuffer(bytes(data), np.int32).reshape(3, 3)
-    return None
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    return None if data is None else np.frombuffer(bytes(data), np.int32).reshape(3, 3)
 
 
 def make_upright(image: Image, matrix: npt.NDArray[np.int32] | None) -> Image:

@@ -70,7 +70,7 @@ def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
     clips: list[Clip] = []
     unread: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=unread.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_hidden(name)]
         for file in files:
             path = Path(parent, file)
             name = path.relative_to(folder).as_posix()
@@ -86,12 +86,27 @@ def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
     return sorted(clips, key=lambda clip: clip.name)
 
 
+def find_skipped(folder: Path, glob: str | None = None) -> list[str]:
+    """The files in a folder and its sub-folders that `find_clips` leaves out, sorted, without hidden ones."""
+    skipped = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        names = [Path(parent, file).relative_to(folder).as_posix() for file in files if not is_hidden(file)]
+        skipped += [format_name(name) for name in names if not is_wanted(name, glob)]
+    return sorted(skipped)
+
+
 def is_wanted(name: str, glob: str | None) -> bool:
     """Whether a file is one of a folder's clips, by its path relative to the folder."""
     parts = name.split("/")
-    if any(part.startswith(".") for part in parts):
+    if any(map(is_hidden, parts)):
         return False
     return fnmatch.fnmatch(parts[-1], glob) or fnmatch.fnmatch(name, glob) if glob else is_video(Path(parts[-1]))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or is the folder that macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def no_clips_error(folder: str, glob: str | None) -> VideoError:

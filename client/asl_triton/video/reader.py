@@ -82,7 +82,9 @@ class Video:
         self._check_size(self.width, self.height)
         self.frame_rate = read_frame_rate(video)
         self._unit_s = float(video.time_base or 0)
-        self._start_s = None if container.start_time is None else container.start_time / av.time_base
+        # AVI has no presentation times: those that FFmpeg makes up begin later where frames are reordered.
+        is_timed = container.start_time is not None and container.format.name != "avi"
+        self._start_s = container.start_time / av.time_base if is_timed else None
         self._declared_s = max(container.duration or 0, 0) / av.time_base
         estimate = round(self._declared_s * self.frame_rate) if video.average_rate else 0
         self.declared_frames = video.frames or estimate

@@ -13,7 +13,7 @@ import numpy as np
 from asl_triton.decoding.factory import open_frames
 from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.evaluation.dataset import Dataset, LabeledClip, format_list, read_dataset
-from asl_triton.video.discovery import format_name
+from asl_triton.video.discovery import format_name, is_hidden
 from asl_triton.video.reader import Limits
 
 LIMITS = Limits(max_frames=3_000)  # of a clip of one sign; a held-out clip is in memory as a whole
@@ -115,7 +115,7 @@ def refuse_poor_glosses(
     """
     counts = Counter(clip.gloss for clip in good)
     full = {clip.name.partition("/")[0] for clip in found} | set(dataset.unknown)
-    names = {format_name(p.name) for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    names = {format_name(p.name) for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name)}
     poor = {gloss: counts[gloss] for gloss in {clip.gloss for clip in found} if counts[gloss] < LEAST}
     poor |= dict.fromkeys(names - full, 0)
     if poor:

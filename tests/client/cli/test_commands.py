@@ -265,8 +265,8 @@ def test_progress_moves_within_a_long_clip(capsys: Capture, monkeypatch: pytest.
         progress.advance(Timeline("film.mp4", "signs", (), 9, 0.4, 1, 0, 0))
         progress.move("other.mp4", 0.5)
     first, second, third = capsys.readouterr().err.splitlines()
-    assert first.startswith("0/2 clips and 25% of one, ") and second.startswith("1/2 clips, ")
-    assert third.startswith("1/2 clips and 50% of one, ")
+    assert first.startswith("0/2 clips, 1 under way (25% read), ") and second.startswith("1/2 clips, ")
+    assert third.startswith("1/2 clips, 1 under way (50% read), ")
 
 
 def test_every_command_that_asks_a_server_takes_the_same_options() -> None:

@@ -301,7 +301,8 @@ def test_threads_need_nothing_that_only_linux_has() -> None:
     code = (
         "import sys\n"
         "for name in ('fcntl', 'resource', 'multiprocessing.connection'): sys.modules[name] = None\n"
-        "import asl_triton; asl_triton.Recognizer('localhost:1', decoding='threads').close(); print(asl_triton.__name__)\n"
+        "import asl_triton; asl_triton.Recognizer('localhost:1', decoding='threads').close()\n"
+        "print(asl_triton.__name__)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("asl_triton\n", "")

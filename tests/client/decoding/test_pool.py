@@ -32,8 +32,8 @@ WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
 PLAIN = WindowingOptions(WLASL, Limits())
 OPENED = b'{"num_bytes": 1, "width": 1, "height": 1, "declared_frames": 1, "crops_held": 1}'
 WINDOW = (
-    b'{"num_frames": 1, "duration_s": 1, "share_read": 1, "lost_frames": 0, "warnings": [], "is_last": true, "is_reusable": true, '
-    b'"window": %b}'
+    b'{"num_frames": 1, "duration_s": 1, "share_read": 1, "lost_frames": 0, "warnings": [], '
+    b'"is_last": true, "is_reusable": true, "window": %b}'
 )
 
 
