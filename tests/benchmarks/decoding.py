@@ -2,10 +2,9 @@
 
     python -m tests.benchmarks.decoding
 
-The same videos, the two ways in turns: videos a second with as many decoders as there are processors, and the
-processors' seconds a video, of this process and of the decoders'. Then what it would save to convert no frame that a
-preset of 25 a second throws away: which frames those are is only known when the next one is decoded, and then OpenCV no
-longer has the one before.
+The same videos in turns: in threads, in processes, and by FFmpeg's own program on one thread, which decodes them to BGR
+and crops nothing. Videos per second with as many decoders as there are processors (the program: one), and seconds of a
+processor per video, of this process and of those that it started.
 """
 
 import argparse
@@ -19,7 +18,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import imageio_ffmpeg
 import numpy as np
 import psutil
@@ -31,7 +29,7 @@ from asl_triton.decoding.factory import make_decoder_pool
 from asl_triton.decoding.in_process import InProcessDecodeSession
 from asl_triton.decoding.pool import DecoderPool
 from asl_triton.presets import PRESETS
-from asl_triton.video.reader import LONG_VIDEO_LIMITS, Limits, open_capture
+from asl_triton.video.reader import LONG_VIDEO_LIMITS, Limits
 from asl_triton_demo.signer import render
 from asl_triton_demo.signs import SIGNS
 from tests.client.videos import ffmpeg
@@ -75,7 +73,6 @@ def main() -> None:
             kinds = make_kinds(Path(folder))
         with console.status("Decoding"):
             console.print(ways(kinds, decoders, arguments.rounds))
-            console.print(thrown_away(Path(folder), kinds[-1].paths[0], arguments.rounds))
     decoders.close()
 
 
@@ -83,9 +80,13 @@ def make_kinds(folder: Path) -> list[Kind]:
     """Real clips where they are, short and long ones of the demo signer, and a film of it."""
     signs = [write_sign(folder / f"{number}.mp4", number) for number in range(4)]
     coded = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
-    long, large, film = (folder / name for name in ("long.mp4", "large.mp4", "film.mp4"))
+    long, large, film, phone = (folder / name for name in ("long.mp4", "large.mp4", "film.mp4", "phone.mp4"))
     ffmpeg("-stream_loop", "9", "-i", signs[0], "-frames:v", "300", *coded, long)
-    ffmpeg("-i", signs[1], "-vf", "scale=1280:720", *coded, large)
+    middle = folder / "middle.mp4"
+    ffmpeg("-stream_loop", "1", "-i", signs[1], "-vf", "scale=736:414", "-frames:v", "68", *coded, middle)
+    ffmpeg("-stream_loop", "1", "-i", signs[1], "-vf", "scale=1280:720", "-frames:v", "75", *coded, large)
+    as_phones = ["-c:v", "libx265", "-preset", "veryfast", "-x265-params", "log-level=none", "-tag:v", "hvc1"]
+    ffmpeg("-stream_loop", "1", "-i", signs[3], "-vf", "scale=1920:1080", "-frames:v", "75", *as_phones, phone)
     ffmpeg("-stream_loop", "99", "-i", signs[2], "-frames:v", "3000", *coded, film)
     real = sorted(REAL_CLIPS.glob("*.mp4"))
     kinds = [Kind("WLASL's, 30 and 68 frames, 720p and 414p", real, CLIP, 40)] if real else []
@@ -94,7 +95,9 @@ def make_kinds(folder: Path) -> list[Kind]:
         Kind("64 frames, 256 x 256", signs, CLIP, 60),
         Kind("300 frames, 256 x 256", [long], CLIP, 16),
         Kind("a film: 3,000 frames, 256 x 256", [film], CUT_FILM, 4),
-        Kind("64 frames, 1280 x 720", [large], CLIP, 20),
+        Kind("68 frames, 736 x 414", [middle], CLIP, 20),
+        Kind("75 frames, 1280 x 720", [large], CLIP, 10),
+        Kind("75 frames, 1920 x 1080, HEVC", [phone], CLIP, 6),
     ]
 
 
@@ -123,26 +126,27 @@ def processor_s() -> float:
 
 def ways(kinds: Sequence[Kind], decoders: DecoderPool, rounds: int) -> Table:
     """Threads and processes in turns, over all kinds of videos."""
-    sessions: dict[str, Callable[..., DecodeSession]] = {
-        "threads": InProcessDecodeSession,
-        "processes": decoders.create_session,
-    }
     at_once = os.cpu_count() or 1
-    costs = {(kind.what, way): Cost() for kind in kinds for way in sessions}
+    measures: dict[str, Callable[[Kind], Cost]] = {
+        "FFmpeg's program": decode_by_command_line,
+        "threads": lambda kind: decoded(kind, InProcessDecodeSession, at_once),
+        "processes": lambda kind: decoded(kind, decoders.create_session, at_once),
+    }
+    costs = {(kind.what, way): Cost() for kind in kinds for way in measures}
     for turn in range(rounds + 1):
         for kind in kinds:
-            for way, create in sessions.items():
-                cost = decoded(kind, create, at_once)
+            for way, measure in measures.items():
+                cost = measure(kind)
                 if turn:  # the first one warms up
                     sums = costs[kind.what, way]
                     sums.videos += cost.videos
                     sums.seconds += cost.seconds
                     sums.processor_s += cost.processor_s
     table = Table(title=f"decode and crop, {at_once} decoders", title_justify="left", box=None)
-    for column in ("videos", "in", "videos a second", "processor s a video", "of that of threads"):
+    for column in ("videos", "in", "videos a second", "processor s a video", "of that of FFmpeg's"):
         table.add_column(column, justify="left" if column in ("videos", "in") else "right")
     for (what, way), cost in costs.items():
-        share = cost.processor_s / costs[what, "threads"].processor_s
+        share = cost.processor_s / costs[what, "FFmpeg's program"].processor_s
         rate, each_s = cost.videos / cost.seconds, cost.processor_s / cost.videos
         table.add_row(what, way, f"{rate:.1f}", f"{each_s:.3f}", f"{share:.2f}")
     return table
@@ -164,39 +168,22 @@ def decoded(kind: Kind, create: Callable[..., DecodeSession], at_once: int) -> C
     return Cost(kind.count, seconds, processor_s() - before_s)
 
 
-def thrown_away(folder: Path, source: Path, rounds: int) -> Table:
-    """Decoding 50 frames a second for a preset of 25: all frames converted to BGR, and every other one."""
-    table = Table(title="50 frames a second, of which 25 are wanted: ms a frame", title_justify="left", box=None)
-    for column in ("frames", "decode and convert all", "convert every other", "gain"):
-        table.add_column(column, justify="left" if column == "frames" else "right")
-    for size in ("256x256", "640x360", "1280x720", "1920x1080"):
-        path = folder / f"{size}.mp4"
-        scaled = f"scale={size.replace('x', ':')},fps=50"
-        ffmpeg("-i", source, "-vf", scaled, "-c:v", "libx264", "-pix_fmt", "yuv420p", path)
-        whole, half = (min(spent(path, step) for _ in range(rounds)) for step in (1, 2))
-        table.add_row(size, f"{whole:.2f}", f"{half:.2f}", f"{1 - half / whole:.0%}")
-    return table
+def decode_by_command_line(kind: Kind) -> Cost:
+    """What it costs FFmpeg's own program, on one thread, to decode videos of a kind to BGR, one after another."""
+    began_s, before_s = time.perf_counter(), children_s()
+    for number in range(kind.count):
+        path = kind.paths[number % len(kind.paths)]
+        one_thread = ["-threads", "1", "-filter_threads", "1"]
+        ffmpeg(
+            *one_thread, "-i", path, "-map", "0:V:0", "-pix_fmt", "bgr24", "-fps_mode", "passthrough", "-f", "null", "-"
+        )
+    return Cost(kind.count, time.perf_counter() - began_s, children_s() - before_s)
 
 
-def spent(path: Path, convert_each: int) -> float:
-    """Processor milliseconds a frame, where one of so many is converted."""
-    with path.open("rb") as file:
-        capture = open_capture(file, path)
-        count, began_s = 0, own_s()
-        while capture.grab():
-            if count % convert_each == 0:
-                capture.retrieve()
-            count += 1
-        seconds = own_s() - began_s
-        capture.release()
-    return seconds / count * 1e3
-
-
-def own_s() -> float:
-    """Of a processor, that this process has taken."""
-    return sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+def children_s() -> float:
+    """Seconds of a processor that processes took which this one has started, and which have ended."""
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 
 if __name__ == "__main__":
-    cv2.setLogLevel(0)
     main()

@@ -17,8 +17,8 @@ import pytest
 import tritonclient.grpc
 
 from asl_triton_deploy.local import LocalTriton
+from tests.client.mutations import mutated, seeds
 from tests.live.conftest import write_clip
-from tests.live.mutations import mutated, seeds
 from tests.live.sign_client import Answer, Refusal, ask, ask_with, inputs, listen
 from tests.live.sign_processes import decoders, family, stubs_of, wait_until
 

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import av
 import cv2
 import numpy as np
 
@@ -42,7 +43,7 @@ async def run_checks(transport: Transport, model: str | None, repository: Path |
         "client",
         "ok",
         f"asl-triton {version('asl-triton')}, Python {platform.python_version()}, NumPy {np.__version__}, "
-        f"OpenCV {cv2.__version__}, {os.cpu_count()} cores",
+        f"PyAV {av.__version__}, OpenCV {cv2.__version__}, {os.cpu_count()} cores",
     )
     try:
         server_version = await transport.server_version()

@@ -192,10 +192,8 @@ def zero_packet(path: Path, place: int) -> Path:
 @pytest.mark.parametrize("place", [0, 1, 10, 24, 49])
 def test_damaged_packet_costs_what_it_must_and_is_told(tmp_path: Path, kind: str, place: int) -> None:
     whole = make(tmp_path, kind)
-    if kind.endswith(".ts"):  # which is not one without the first packet's parameters
-        path = rewrite(whole, f"amount='eq(n,{max(place, 1)})'")
-    else:
-        path = zero_packet(whole, place)
+    spoil = f"amount='eq(n,{max(place, 1)})'"  # FFmpeg writes no .ts without the first packet's parameters
+    path = rewrite(whole, spoil) if kind.endswith(".ts") else zero_packet(whole, place)
     expected = count_by_command_line(path)
     frames, warnings, lost = read(path)
     assert abs(len(frames) - expected) <= 1 or warnings

@@ -26,6 +26,13 @@ def seeds(folder: Path) -> list[bytes]:
         clip(folder / "vp9.webm", 8, options=["-c:v", "libvpx-vp9"]),
         clip(folder / "h264.mkv", 12),
         clip(folder / "ffv1.mkv", 4, options=["-c:v", "ffv1"]),
+        clip(folder / "av1.mp4", 8, options=["-c:v", "libaom-av1", "-cpu-used", "8"]),
+        clip(folder / "h264.ts", 12),
+        clip(folder / "mpeg2.mpg", 12, options=["-c:v", "mpeg2video"]),
+        clip(folder / "h264.flv", 12),
+        clip(folder / "wmv2.wmv", 12, options=["-c:v", "wmv2"]),
+        clip(folder / "theora.ogv", 12, options=["-c:v", "libtheora"]),
+        clip(folder / "animated.gif", 8, options=["-c:v", "gif", "-pix_fmt", "rgb8"]),
         with_audio(folder / "audio.mp4", 12, 0.6),
         still(folder / "picture.jpg"),
     ]
