@@ -157,3 +157,15 @@ def test_another_clip_takes_the_answer_away(answered: Page, clips: dict[str, Pat
     expect(answered.locator("#when")).to_be_hidden()
     choose(answered, clips["drink"])
     assert answer_to(answered) == "drink"
+
+
+def test_damaged_clip_is_recognized_with_a_warning(page: Page, shared_folder: Path) -> None:
+    choose(page, shared_folder / "zoo" / "bad_zero.mp4")
+    assert answer_to(page)
+    expect(page.locator("#answer")).to_contain_text("damaged: 1 of 77 frames could not be decoded")
+
+
+def test_picture_that_changes_its_format_ends_nothing(page: Page, shared_folder: Path) -> None:
+    page.locator("#clip input[type=file]").set_input_files(shared_folder / "zoo" / "mjpeg_422_420.avi")
+    page.locator("#clip").get_by_text("mjpeg_422_420").or_(page.locator("#clip video")).first.wait_for()
+    assert answer_to(page)

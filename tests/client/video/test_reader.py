@@ -9,7 +9,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
+import psutil
 import pytest
 
 from asl_triton.decoding.factory import read_frames_at
@@ -17,6 +19,7 @@ from asl_triton.errors import VideoError
 from asl_triton.video.reader import Limits, Video, open_video
 from tests.client import videos
 
+MJPEG = ["-c:v", "mjpeg", "-pix_fmt", "yuvj420p"]
 Make = Callable[[Path], Path]
 MESSAGE_OF_TEXT = "cannot be read as a video: it is something else"
 
@@ -184,6 +187,48 @@ def test_playlist_opens_no_other_file_and_no_connection(tmp_path: Path, in_memor
     listener.setblocking(False)
     with listener, pytest.raises(BlockingIOError):
         listener.accept()
+
+
+SDP = (
+    b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+)
+
+
+@pytest.mark.parametrize("head", [b"", b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 \n"])
+def test_session_description_opens_no_port_and_holds_nobody_up(tmp_path: Path, head: bytes) -> None:
+    (path := tmp_path / "clip.mp4").write_bytes(head + SDP)
+    for source in (path, path.read_bytes()):
+        with pytest.raises(VideoError, match="cannot be read as a video"):
+            read_all(source)
+    assert [c for c in psutil.Process().net_connections("udp") if c.laddr and c.laddr.port in (5004, 5005)] == []
+
+
+def test_picture_that_grows_beyond_the_limit_is_refused_before_it_is_converted(tmp_path: Path) -> None:
+    small, large = (
+        videos.clip(tmp_path / f"{side}.avi", 5, size=f"{side}x{side}", options=MJPEG) for side in (64, 2048)
+    )
+    with (
+        av.open(str(small)) as source,
+        av.open(str(large)) as other,
+        av.open(str(tmp_path / "grows.avi"), "w") as target,
+    ):
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for container in (source, other):
+            for packet in container.demux(video=0):
+                if packet.size:
+                    packet.pts = packet.dts = None
+                    packet.stream = stream
+                    target.mux(packet)
+    video = open_video(tmp_path / "grows.avi", Limits(max_pixels=512 * 512))
+    with video:
+        try:
+            count = sum(1 for _ in video)
+        except VideoError as exc:
+            assert "2048 x 2048 pixels, beyond the limit" in str(exc)
+        else:
+            assert (count, video.lost_frames) == (5, 5)
+    with open_video(tmp_path / "grows.avi") as video:
+        assert [frame.image.shape[0] for frame in video] == [64] * 5 + [2048] * 5
 
 
 @pytest.mark.parametrize("name", [

@@ -1,0 +1,78 @@
+"""Real video files by every way in: the same frames, the same warnings, and the right signs."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from asl_triton import Recognizer
+from asl_triton_deploy.local import LocalTriton
+from tests.command_line import asl_triton
+from tests.live.sign_client import Answer, ask
+
+ZOO = {  # frames, lost frames, and what is signed where one sign is
+    "good.mp4": (77, 0), "bad_zero.mp4": (76, 1), "mjpeg_422_420.avi": (40, 0), "mjd_3840x2160.avi": (3, 0),
+    "hflip.mp4": (77, 0), "tagged3.mp4": (77, 0), "late.mp4": (77, 0), "nodef.webm": (385, 0),
+    "dup_times.webm": (433, 0), "h265_nokey.mkv": (516, 99), "film_damaged_faststart.mp4": (432, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_library_command_and_server_agree(
+    demo_triton: LocalTriton, shared_folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shared_folder / "zoo" / name
+    with Recognizer(demo_triton.address) as recognizer:
+        ours = recognizer.recognize(path)
+    assert (ours.num_frames, ours.lost_frames) == ZOO[name]
+    assert bool(ours.warnings) == bool(ours.lost_frames)
+
+    served = ask(demo_triton.address, path.read_bytes())
+    assert isinstance(served, Answer)
+    assert served.glosses == tuple(prediction.gloss for prediction in ours.predictions)
+    details = served.details
+    assert (details["num_frames"], details["lost_frames"]) == ZOO[name]
+    assert tuple(details["warnings"]) == ours.warnings
+
+    (tmp_path / "clips").mkdir()
+    shutil.copy(path, tmp_path / "clips")
+    (tmp_path / "clips" / "notes.txt").touch()
+    words = (tmp_path / "clips", "--server", demo_triton.address, "--output", tmp_path / "out", "--format", "jsonl")
+    done = asl_triton(capsys, "batch", *words)
+    assert done.code == 0
+    assert all(warning in done.told for warning in ours.warnings)
+    assert "1 file skipped, not videos by name (--glob takes others): notes.txt" in done.told
+    line = json.loads((tmp_path / "out" / "results.jsonl").read_text())
+    assert (line["num_frames"], line["lost_frames"], tuple(line["warnings"])) == (*ZOO[name], ours.warnings)
+    assert [row["gloss"] for row in line["predictions"]] == list(served.glosses)
+
+
+def test_damaged_packet_changes_no_gloss(demo_triton: LocalTriton, shared_folder: Path) -> None:
+    with Recognizer(demo_triton.address) as recognizer:
+        glosses = {
+            name: recognizer.recognize(shared_folder / "zoo" / name).gloss for name in ("good.mp4", "bad_zero.mp4")
+        }
+    assert glosses["good.mp4"] == glosses["bad_zero.mp4"]
+
+
+def test_film_with_a_damaged_packet_has_all_its_signs(demo_triton: LocalTriton, shared_folder: Path) -> None:
+    with Recognizer(demo_triton.address) as recognizer:
+        timeline = recognizer.timeline(shared_folder / "zoo" / "film_damaged_faststart.mp4")
+    assert len(timeline.segments) == 8
+    assert timeline.duration_s == pytest.approx(18.04, abs=0.01)
+    assert len(timeline.warnings) == 1
+
+
+def test_last_sign_is_where_it_is_signed_though_timestamps_are_shared(
+    demo_triton: LocalTriton, shared_folder: Path
+) -> None:
+    with Recognizer(demo_triton.address) as recognizer:
+        segments = recognizer.timeline(shared_folder / "zoo" / "dup_times.webm").segments
+    assert 15.5 < segments[-1].start_s < segments[-1].end_s < 18.1
+
+
+def test_cues_count_from_the_start_of_the_file(demo_triton: LocalTriton, shared_folder: Path) -> None:
+    with Recognizer(demo_triton.address) as recognizer:
+        late = recognizer.timeline(shared_folder / "zoo" / "late.mp4").segments
+    assert late and all(segment.start_s >= 1.5 for segment in late)
