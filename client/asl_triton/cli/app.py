@@ -17,6 +17,7 @@ from asl_triton.cli.export import export
 from asl_triton.cli.fetch import fetch
 from asl_triton.cli.finetune import finetune
 from asl_triton.cli.models import models
+from asl_triton.cli.recognize import recognize
 from asl_triton.cli.serve import serve
 from asl_triton.cli.ui import ui
 from asl_triton.cli.watch import watch
@@ -32,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # In the order a newcomer needs them.
-for command in (fetch, export, serve, batch, watch, ui, evaluate, finetune, bench, doctor, models):
+for command in (fetch, export, serve, recognize, batch, watch, ui, evaluate, finetune, bench, doctor, models):
     app.command()(command)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import typer.main
 
+from asl_triton import Recognizer
 from asl_triton.cli import progress as progress_module
 from asl_triton.cli.app import app
 from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress
@@ -95,6 +96,32 @@ def test_batch_with_a_clip_that_fails_is_3_and_says_so_for_programs(
     assert summary["files"] == [
         str(tmp_path / "out" / name) for name in ("results.csv", "results.jsonl", "errors.jsonl")
     ]
+
+
+def test_recognize_prints_the_glosses_of_each_clip(triton: Triton, clips: Path, capsys: Capture) -> None:
+    names = sorted(str(path) for path in clips.rglob("*.mp4"))
+    done = asl_triton(capsys, "recognize", *names, "--server", triton.address, "--top-k", 2, "--min-confidence", 1)
+    assert done.code == 0
+    assert all(f"{name} (unsure)" in done.told for name in names)
+    with Recognizer(triton.address) as recognizer:
+        ours = [recognizer.recognize(name, top_k=2) for name in names]
+    assert all(f"1 {recognition.gloss} {recognition.confidence:.1%}" in done.told for recognition in ours)
+
+    done = asl_triton(capsys, "recognize", *names, "--server", triton.address, "--json")
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [(line["video"], line["predictions"][0]["gloss"]) for line in lines] == [(r.video, r.gloss) for r in ours]
+
+
+def test_recognize_with_a_clip_that_fails_is_3_and_with_all_is_1(
+    triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    good, bad = next(clips.rglob("*.mp4")), tmp_path / "text.mp4"
+    bad.write_bytes(videos.TEXT)
+    done = asl_triton(capsys, "recognize", good, bad, "--server", triton.address)
+    assert done.code == 3 and "failed" in done.err and "cannot be read as a video" in done.told
+    done = asl_triton(capsys, "recognize", bad, "--server", triton.address, "--json")
+    assert done.code == 1 and json.loads(done.out)["video"] == str(bad)
+    assert asl_triton(capsys, "recognize", good, "--server", "localhost:9").code == 1
 
 
 def test_batch_that_the_server_leaves_is_3(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -181,3 +181,14 @@ def test_source_that_stays_away_is_given_up_when_asked_to(camera: NetworkCamera)
         with pytest.raises(VideoError, match=r"given up after \d+ s without a frame: http://127") as raised:
             list(frames)
     assert "hidden" not in str(raised.value)
+
+
+def test_video_with_a_damaged_packet_by_address_ends_at_its_end(shared_folder: Path) -> None:
+    camera = NetworkCamera(shared_folder / "zoo")
+    address = f"http://{camera.address}/film_damaged_faststart.mp4"
+    with camera.serving(), Capture(address) as source:
+        source._source.is_paced = False  # as fast as it comes
+        items = list(source)
+    assert all(isinstance(item, Frame) for item in items)
+    assert len(items) == 432
+    assert items[-1].time_s == pytest.approx(18.0, abs=0.05)
