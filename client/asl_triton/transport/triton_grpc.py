@@ -200,7 +200,8 @@ class GrpcTransport:
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             # gRPC's own first pause, a second, is longer than all of ours.
             ("grpc.initial_reconnect_backoff_ms", int(MIN_PAUSE_S * 1000)),
-            ("grpc.min_reconnect_backoff_ms", int(MIN_PAUSE_S * 1000)),
+            # Despite its name, the time that connecting may take: a busy or distant server needs more than that.
+            ("grpc.min_reconnect_backoff_ms", int(ANSWERS_WITHIN_S * 1000)),
             ("grpc.max_reconnect_backoff_ms", int(MAX_PAUSE_S * 1000)),
             # New replicas are found as soon; gRPC would wait for half a minute.
             ("grpc.dns_min_time_between_resolutions_ms", int(MAX_PAUSE_S * 1000)),

@@ -23,6 +23,7 @@ from asl_triton.transport.triton_grpc import GrpcTransport
 from tests.client import videos
 from tests.client.asking import FRAMES, asked, inferred, version
 from tests.client.grpc_server import GLOSSES, Triton, serving
+from tests.live.faults.bad_network import BadNetwork
 
 AWAY, BUSY, INVALID, RESTRICTED = (
     (grpc.StatusCode.UNAVAILABLE, "GOAWAY received"),
@@ -36,6 +37,11 @@ AWAY, BUSY, INVALID, RESTRICTED = (
 def triton() -> Iterator[Triton]:
     with serving(Triton()) as served:
         yield served
+
+
+def test_connecting_may_take_its_time(triton: Triton) -> None:
+    with BadNetwork(triton.address, delay_s=0.3) as network:
+        assert version(network.address) == "2.80.0"
 
 
 def test_server_tells_what_it_serves(triton: Triton) -> None:
