@@ -34,7 +34,7 @@ from tests.networks import GLOSSES, save_checkpoint
 MODEL = "signs"
 IN_FLIGHT = 4
 CALM_S = 10.0
-SETTLE_S = 1.0  # until connections to a server that is back are made
+BACK_S = 60.0  # in which a server that was started again is asked again
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,19 @@ async def under_load(
     )
 
 
-async def replace(servers: Sequence[ProductionTriton], repository: Path, settle_s: float = SETTLE_S) -> None:
-    """Stop each server with SIGTERM and start it again on `repository`, one after the other."""
+async def replace(servers: Sequence[ProductionTriton], repository: Path) -> None:
+    """Stop each server with SIGTERM and start it again on `repository`, the next one when the client asks it again.
+
+    gRPC looks for a server that is back every two seconds; on Kubernetes, `minReadySeconds` leaves it ten.
+    """
     for server in servers:
         await asyncio.to_thread(server.stop)
         server.repository = repository
         await asyncio.to_thread(server.start)
-        await asyncio.sleep(settle_s)
+        deadline = time.monotonic() + BACK_S
+        while not await asyncio.to_thread(server.count_answers, MODEL):
+            assert time.monotonic() < deadline, f"the client does not ask {server.address} again"
+            await asyncio.sleep(0.05)
 
 
 async def measure(folder: Path) -> list[Part]:

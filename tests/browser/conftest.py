@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
-import numpy as np
+import cv2
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
@@ -26,9 +25,10 @@ from asl_triton_demo.signer import render, write_video
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.ports import claim_ports
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.exporter import export_model, fastest_precision
+from asl_triton_export.exporter import fastest_precision
+from tests.exports import export_shared, load_demo
+from tests.local_triton import serve
 from tests.networks import GLOSSES, save_checkpoint
-from tests.paths import DEMO_BUNDLE
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 SEED = 3_000_000  # of the rendered clips: far from those that the demo checkpoint is trained on
@@ -75,13 +75,12 @@ def camera(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_camera(path: Path, frames: Sequence[Image]) -> Path:
-    """Frames, RGB (H, W, 3) at 25 a second, as a file that Chromium's camera shows over and over."""
-    size = frames[0].shape[1::-1]
-    writer = imageio_ffmpeg.write_frames(str(path), size, fps=25, codec="rawvideo", macro_block_size=1)
-    writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
+    """Frames, RGB (H, W, 3) at 25 a second, as a file (YUV4MPEG2) that Chromium's camera shows over and over."""
+    height, width = frames[0].shape[:2]
+    with path.open("wb") as file:
+        file.write(b"YUV4MPEG2 W%d H%d F25:1 Ip A1:1 C420jpeg\n" % (width, height))
+        for frame in frames:
+            file.write(b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes())
     return path
 
 
@@ -99,14 +98,12 @@ def browser(chromium: str, camera: Path) -> Iterator[Browser]:
 def triton(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     """The demo checkpoint as `demo`, and a small untrained network as `small`; its ports stay when it is restarted."""
     folder = tmp_path_factory.mktemp("models")
-    labels = tuple((DEMO_BUNDLE / "labels.txt").read_text().splitlines())
-    demo = load_checkpoint(DEMO_BUNDLE / "weights.safetensors")
-    export_model(demo, labels, PRESETS["wlasl"], folder, "demo", precision=fastest_precision())
+    export_shared(tmp_path_factory, *load_demo(), PRESETS["wlasl"], folder, "demo", precision=fastest_precision())
     small = load_checkpoint(save_checkpoint(tmp_path_factory.mktemp("weights") / "small.pt"))
-    export_model(small, GLOSSES, PRESETS["bsl1k"], folder, "small")
+    export_shared(tmp_path_factory, small, GLOSSES, PRESETS["bsl1k"], folder, "small")
     ports = claim_ports("127.0.0.1", {"gRPC": None, "HTTP": None, "metrics": None})
-    server = LocalTriton(folder, grpc_port=ports["gRPC"], http_port=ports["HTTP"], metrics_port=ports["metrics"])
-    with server:
+    options = {f"{name.lower()}_port": port for name, port in ports.items()}
+    with serve(folder, **options) as server:
         yield server
 
 

@@ -73,7 +73,7 @@ def contained(
     with log.open("wb") as output:
         outer = subprocess.Popen(
             [*namespaces, "sh", "-c", NAMESPACE, "sh", given, python, checkout, *command],
-            env={**variables, "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"},
+            env={"PYTHONDONTWRITEBYTECODE": "1", **variables, "HOME": "/tmp"},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

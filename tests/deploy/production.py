@@ -16,6 +16,7 @@ from asl_triton_deploy.production.flags import Settings, triton_flags
 from asl_triton_deploy.supervisor import SupervisedTriton
 from asl_triton_deploy.triton_binary import Machine, find_binary
 from tests.certificates import Certificates
+from tests.local_triton import kill_triton
 
 WHEEL = (2, 51)
 HOST = "127.0.0.1"
@@ -88,6 +89,13 @@ class ProductionTriton:
         except (urllib.error.URLError, OSError):
             return False
 
+    def count_answers(self, model: str) -> int:
+        """How many requests it has answered since it was started."""
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        counters = [line for line in lines if line.startswith("nv_inference_request_success") and f'"{model}"' in line]
+        return sum(int(line.rpartition(" ")[2]) for line in counters)
+
     def stop(self) -> None:
         """SIGTERM, and wait until nothing is left of it."""
         if self._supervised is not None:
@@ -100,7 +108,9 @@ class ProductionTriton:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        if self._supervised is not None:
+            kill_triton(self._supervised.pid)  # to end in order takes it seconds
+            self.stop()
         shutil.rmtree(self._folder)
 
 

@@ -26,14 +26,14 @@ from moto.server import ThreadedMotoServer
 from packaging.requirements import Requirement
 
 from asl_triton.presets import PRESETS
-from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.triton_binary import CONTAINER
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.exporter import export_model
 from tests.deploy.container import contained
 from tests.deploy.programs import missing, program
 from tests.deploy.rendered import DEPLOY, by_itself, of_kind
+from tests.exports import export_shared
 from tests.live.conftest import write_clip
+from tests.local_triton import serve
 from tests.networks import GLOSSES, save_checkpoint
 
 ROOT = DEPLOY.parent
@@ -271,7 +271,10 @@ def wait_for(process: psutil.Process, url: str, log: Path) -> str:
 
 
 def test_cluster_of_the_ray_job_does_its_work(
-    built: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: dict[str, Path],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As KubeRay does: `ray start` in the image, then the entry point, submitted over HTTP; with a real bucket."""
     job = of_kind(by_itself(), "RayJob")["archive"]["spec"]
@@ -281,12 +284,14 @@ def test_cluster_of_the_ray_job_does_its_work(
     options = {**job["rayClusterSpec"]["headGroupSpec"]["rayStartParams"], **own}
     start = [python, "-s", "-m", "ray.scripts.scripts", "start", "--head", "--block", "--object-store-memory=100000000"]
     variables = {"PYTHONPATH": "/mnt/given", "PATH": "/usr/bin:/bin", "HOME": "/tmp", "RAY_USAGE_STATS_ENABLED": "0"}
+    # The image's packages are compiled; here the first of many processes compiles what it needs.
+    variables |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": "/tmp/compiled"}
     bucket = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
     checkpoint = load_checkpoint(save_checkpoint(tmp_path / "small.pt"))
-    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path / "models", "small")
+    export_shared(tmp_path_factory, checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path / "models", "small")
     log = tmp_path / "log"
     store = ThreadedMotoServer(port=0, verbose=False)
-    with LocalTriton(tmp_path / "models") as triton, ExitStack() as ending:
+    with serve(tmp_path / "models") as triton, ExitStack() as ending:
         ending.callback(store.stop)
         store.start()
         bucket["AWS_ENDPOINT_URL"] = "http://{}:{}".format(*store.get_host_and_port())

@@ -30,10 +30,10 @@ from asl_triton.transport.factory import make_transport
 from asl_triton.transport.security import Security
 from asl_triton.transport.triton_grpc import GrpcTransport
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.exporter import export_model
 from tests.certificates import Certificates, make_certificates
 from tests.command_line import asl_triton
 from tests.deploy.production import API_KEY, ProductionTriton
+from tests.exports import export_shared
 from tests.live.conftest import write_clip
 from tests.networks import GLOSSES, save_checkpoint
 
@@ -54,7 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint = load_checkpoint(save_checkpoint(folder / "small.pt"))
     repository = folder / "repository"
     for name in ("signs", "narrow"):
-        export_model(checkpoint, GLOSSES, PRESETS["wlasl"], repository, name)
+        export_shared(tmp_path_factory, checkpoint, GLOSSES, PRESETS["wlasl"], repository, name)
     config = repository / "narrow" / "configs" / "wheel.pbtxt"
     text = config.read_text().replace("max_queue_size: 256", "max_queue_size: 2")
     config.write_text(text.replace("default_timeout_microseconds: 60000000", "default_timeout_microseconds: 20000"))

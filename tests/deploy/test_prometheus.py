@@ -25,10 +25,10 @@ from tritonclient.utils import InferenceServerException
 
 from asl_triton.presets import PRESETS
 from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.exporter import export_model
 from tests.deploy.production import API_KEY, HOST, ProductionTriton
 from tests.deploy.programs import program
 from tests.deploy.test_monitoring import ALERTS, DASHBOARD, MONITORING, all_rules, panels
+from tests.exports import export_shared
 from tests.networks import GLOSSES, save_checkpoint
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def process(*command: object, log: Path) -> Iterator[None]:
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProductionTriton]:
     folder = tmp_path_factory.mktemp("monitored")
     checkpoint = load_checkpoint(save_checkpoint(folder / "small.pt"))
-    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], folder / "models", "signs")
+    export_shared(tmp_path_factory, checkpoint, GLOSSES, PRESETS["wlasl"], folder / "models", "signs")
     with ProductionTriton(folder / "models") as running:
         yield running
 

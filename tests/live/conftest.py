@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -16,11 +17,12 @@ from asl_triton.models.recognize_sign import SIGN_MODELS
 from asl_triton.presets import PRESETS
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.model_layout import find_shipped_models
-from asl_triton_export.bundle import open_bundle
-from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
-from asl_triton_export.exporter import export_model
+from asl_triton_deploy.ports import claim_ports
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.exporter import fastest_precision
+from tests.exports import copy_model, export_shared, load_demo
+from tests.local_triton import serve
 from tests.networks import GLOSSES, save_checkpoint
-from tests.paths import DEMO_BUNDLE
 
 STRICT = {"max_frames": 250, "max_pixels": 25_000_000, "max_decode_s": 1, "max_memory_bytes": 144 * 2**20}
 NOT_OURS = """
@@ -67,13 +69,14 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_repository(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One model of seven glosses, `small`."""
     folder = tmp_path_factory.mktemp("small")
-    export_model(load_checkpoint(small_checkpoint), GLOSSES, PRESETS["wlasl"], folder, "small")
+    checkpoint = load_checkpoint(small_checkpoint)
+    export_shared(tmp_path_factory, checkpoint, GLOSSES, PRESETS["wlasl"], folder, "small")
     return folder
 
 
 @pytest.fixture(scope="session")
 def small_triton(small_repository: Path) -> Iterator[LocalTriton]:
-    with LocalTriton(small_repository) as triton:
+    with serve(small_repository) as triton:
         yield triton
 
 
@@ -82,9 +85,10 @@ def crowd_repository(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
     """Three models, one of them with the classic input, and a model that is none."""
     folder = tmp_path_factory.mktemp("crowd")
     checkpoint = load_checkpoint(small_checkpoint)
-    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], folder, "first")
-    export_model(checkpoint, GLOSSES, PRESETS["bsl1k"], folder, "second", precision="bf16")
-    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], folder, "classic", input_type="fp32")
+    export = partial(export_shared, tmp_path_factory, checkpoint, GLOSSES)
+    export(PRESETS["wlasl"], folder, "first")
+    export(PRESETS["bsl1k"], folder, "second", precision="bf16")
+    export(PRESETS["wlasl"], folder, "classic", input_type="fp32")
     write_stranger(folder, "stranger")
     return folder
 
@@ -102,7 +106,7 @@ def write_stranger(repository: Path, name: str, config: str = NOT_OURS_CONFIG, c
 
 @pytest.fixture(scope="session")
 def crowd_triton(crowd_repository: Path) -> Iterator[LocalTriton]:
-    with LocalTriton(crowd_repository) as triton:
+    with serve(crowd_repository) as triton:
         yield triton
 
 
@@ -112,22 +116,18 @@ def preset_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("presets")
     checkpoint = load_checkpoint(save_checkpoint(folder / "weights.pt", num_classes=20))
     labels = tuple(f"gloss {number}" for number in range(20))
-    export_model(checkpoint, labels, PRESETS["wlasl"], folder, "wlasl")
-    export_model(checkpoint, labels, PRESETS["wlasl"], folder, "classic", input_type="fp32")
+    export = partial(export_shared, tmp_path_factory, checkpoint, labels, PRESETS["wlasl"], folder)
+    export("wlasl")
+    export("classic", input_type="fp32")
     for name in ("wlasl-test", "bsl1k", "asl-inference"):
-        shutil.copytree(folder / "wlasl", folder / name)
-        for path in (folder / name / "config.pbtxt", folder / name / "configs" / "wheel.pbtxt"):
-            config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-            config.name = name
-            config.parameters["asl_triton.preset"].string_value = PRESETS[name].to_json()
-            path.write_text(text_format.MessageToString(config))
+        copy_model(folder / "wlasl", folder / name, PRESETS[name])
     return folder
 
 
 @pytest.fixture(scope="session")
 def preset_triton(preset_repository: Path) -> Iterator[LocalTriton]:
     """All of them, with the models that take whole videos."""
-    with LocalTriton(preset_repository, recognize_sign=True) as triton:
+    with serve(preset_repository, recognize_sign=True) as triton:
         yield triton
 
 
@@ -144,7 +144,7 @@ def strict_triton(small_repository: Path, tmp_path_factory: pytest.TempPathFacto
             config.parameters[f"asl_triton.{limit}"].string_value = str(value)
         config.dynamic_batching.default_queue_policy.max_queue_size = 12
         path.write_text(text_format.MessageToString(config))
-    with LocalTriton(folder, recognize_sign=True) as triton:
+    with serve(folder, recognize_sign=True) as triton:
         yield triton
 
 
@@ -152,11 +152,18 @@ def strict_triton(small_repository: Path, tmp_path_factory: pytest.TempPathFacto
 def demo_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     """The demo checkpoint, with the models that take whole videos."""
     folder = tmp_path_factory.mktemp("demo")
-    bundle = open_bundle(DEMO_BUNDLE)
-    checkpoint = load_checkpoint(bundle.weights)
-    assert bundle.labels is not None
-    export_model(checkpoint, read_labels_for(checkpoint, bundle.labels), PRESETS["wlasl"], folder, "demo")
-    with LocalTriton(folder, recognize_sign=True) as triton:
+    export_shared(tmp_path_factory, *load_demo(), PRESETS["wlasl"], folder, "demo")
+    with serve(folder, recognize_sign=True) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="session")
+def fast_demo_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """The demo checkpoint, `demo`, as fast as it goes, at a port that stays the same when it is started again."""
+    folder = tmp_path_factory.mktemp("fast-demo")
+    export_shared(tmp_path_factory, *load_demo(), PRESETS["wlasl"], folder, "demo", precision=fastest_precision())
+    (port,) = claim_ports("127.0.0.1", {"gRPC": None}).values()
+    with serve(folder, grpc_port=port) as triton:
         yield triton
 
 
@@ -171,7 +178,7 @@ def reference_triton(
     command = [sys.executable, "-m", "asl_triton", "export", *map(str, words)]
     exported = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert exported.returncode == 0, exported.stderr
-    with LocalTriton(folder, recognize_sign=True) as triton:
+    with serve(folder, recognize_sign=True) as triton:
         yield triton
 
 

@@ -33,6 +33,7 @@ from asl_triton_deploy.local import LocalTriton
 from tests.client.observing import Told
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
+from tests.local_triton import serve
 from tests.tables import assert_same_rows
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # of its own making
@@ -236,7 +237,8 @@ def test_clips_and_results_may_be_in_a_bucket(
     store = fsspec.filesystem("s3")
     store.put(f"{few}/", f"{BUCKET}/clips/", recursive=True)
     words = (f"{BUCKET}/clips", "--output", f"{BUCKET}/glosses", "--server", small_triton.address, "--top-k", 3)
-    done = asl_triton(capsys, "batch", *words, "--engine", "ray", "--ray-workers", 1)
+    words = (*words, "--engine", "ray", "--ray-workers", 1)
+    done = asl_triton(capsys, "batch", *words)
     assert done.code == 3
     assert "8 recognized; 1 failed" in done.told
     assert f"written: {BUCKET}/glosses/results.parquet, {BUCKET}/glosses/errors.jsonl" in done.told
@@ -247,7 +249,7 @@ def test_clips_and_results_may_be_in_a_bucket(
 
     name = find_clips(few)[0].name
     store.put_file(few / "empty.mp4", f"{BUCKET}/clips/{name}")  # another object, of the same name
-    done = asl_triton(capsys, "batch", *words, "--engine", "ray", "--json")
+    done = asl_triton(capsys, "batch", *words, "--json")
     summary = json.loads(done.out)
     assert (summary["recognized"], summary["known_before"], len(summary["failures"])) == (7, 7, 2)
 
@@ -288,7 +290,7 @@ def test_journal_of_version_0_1_0_is_resumed(ray: None, tmp_path: Path, place: s
         store.put(f"{written}/", f"{BUCKET}/earlier/results/", recursive=True)
         source, output = f"{BUCKET}/earlier/clips", f"{BUCKET}/earlier/results"
     before = Folder.parse(output).list()
-    with LocalTriton(EARLIER / "model_repository") as triton:
+    with serve(EARLIER / "model_repository") as triton:
         summary = spread(triton.address, source, output, ranking=Ranking())
     assert (summary.recognized, summary.known_before, len(summary.failures)) == (2, 2, 1)
     assert set(before) < set(Folder.parse(output).list())

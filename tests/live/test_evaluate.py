@@ -19,6 +19,7 @@ from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
 from tests.command_line import Done, asl_triton
 from tests.live.conftest import write_clip
+from tests.local_triton import serve
 from tests.networks import GLOSSES, save_checkpoint
 
 Capture = pytest.CaptureFixture[str]
@@ -197,7 +198,7 @@ def hundred_triton(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("hundred")
     checkpoint = load_checkpoint(save_checkpoint(folder / "hundred.pt", num_classes=100))
     export_model(checkpoint, labels, PRESETS["wlasl"], folder / "models", "hundred")
-    with LocalTriton(folder / "models") as triton:
+    with serve(folder / "models") as triton:
         yield triton
 
 

@@ -9,11 +9,11 @@ import pytest
 from asl_triton.models.recognize_sign import REPOSITORIES_VARIABLE
 from asl_triton.presets import PRESETS
 from asl_triton_deploy import local
-from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
 from tests.live.conftest import write_clip
 from tests.live.sign_client import Answer, Refusal, ask
+from tests.local_triton import serve
 from tests.networks import GLOSSES, save_checkpoint
 
 OLD = tuple(f"old {gloss}" for gloss in GLOSSES)
@@ -63,13 +63,13 @@ def logits(answer: Answer | Refusal, labels: tuple[str, ...]) -> list[float]:
 def test_labels_change_with_the_network_and_not_with_the_folder(
     repository: Path, exported: tuple[Path, Path], video: bytes, launch_elsewhere: Callable[[str], None]
 ) -> None:
-    with LocalTriton(repository, recognize_sign=True) as triton:
+    with serve(repository, recognize_sign=True) as triton:
         shutil.rmtree(repository / "signs")
         assert logits(ask(triton.address, video), OLD)  # the first request, too
         shutil.copytree(exported[1] / "signs", repository / "signs")
         before = logits(ask(triton.address, video), OLD)
     launch_elsewhere("")  # the models are found all the same
-    with LocalTriton(repository, recognize_sign=True) as triton:
+    with serve(repository, recognize_sign=True) as triton:
         after = logits(ask(triton.address, video), NEW)
     assert after != pytest.approx(before, abs=0.1)
 
@@ -78,7 +78,7 @@ def test_folder_that_is_not_that_of_the_network_is_refused(
     repository: Path, exported: tuple[Path, Path], video: bytes, launch_elsewhere: Callable[[str], None]
 ) -> None:
     launch_elsewhere(str(exported[1]))
-    with LocalTriton(repository, recognize_sign=True) as triton:
+    with serve(repository, recognize_sign=True) as triton:
         for _ in range(2):
             refused = ask(triton.address, video)
             assert isinstance(refused, Refusal) and refused.status == "UNAVAILABLE", refused

@@ -25,6 +25,7 @@ from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
 from asl_triton_export.i3d import normalize, pool_steps
 from tests.command_line import asl_triton
+from tests.local_triton import serve
 from tests.networks import GLOSSES, small_network
 
 Capture = pytest.CaptureFixture[str]
@@ -65,7 +66,7 @@ def quantized(gloss_folders: Path, small_checkpoint: Path, tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def triton(quantized: Quantized) -> Iterator[LocalTriton]:
-    with LocalTriton(quantized.repository) as triton:
+    with serve(quantized.repository) as triton:
         yield triton
 
 

@@ -21,6 +21,7 @@ from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
+from tests.local_triton import serve
 from tests.networks import GLOSSES, save_labels
 
 SIGNS = ("cat", "dog", "horse")
@@ -89,7 +90,7 @@ def triton(
         patch.chdir(folder)
         files = ["--torchscript", "r2plus1d.pt", "--labels", "labels.txt", "--preset", "preset.json"]
         export(*files, "--repository", repository)
-    with LocalTriton(repository) as served:
+    with serve(repository) as served:
         yield served
 
 

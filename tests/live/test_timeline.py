@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,17 +11,13 @@ import webvtt
 import xmlschema
 from pympi import Elan
 
-from asl_triton.presets import PRESETS
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.results import Segment, Timeline
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_export.bundle import open_bundle
-from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
-from asl_triton_export.exporter import export_model, fastest_precision
 from tests.benchmarks.film import FPS, SIZE, Signed, write_film
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
-from tests.paths import DEMO_BUNDLE, EAF_SCHEMA
+from tests.paths import EAF_SCHEMA
 
 Capture = pytest.CaptureFixture[str]
 SCHEMA = EAF_SCHEMA
@@ -31,16 +26,8 @@ BORDER_S = 0.64  # two steps; the benchmark says what is usual
 
 
 @pytest.fixture(scope="module")
-def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """The demo checkpoint, served."""
-    folder = tmp_path_factory.mktemp("demo")
-    bundle = open_bundle(DEMO_BUNDLE)
-    checkpoint = load_checkpoint(bundle.weights)
-    assert bundle.labels is not None
-    labels = read_labels_for(checkpoint, bundle.labels)
-    export_model(checkpoint, labels, PRESETS["wlasl"], folder, "demo", precision=fastest_precision())
-    with LocalTriton(folder) as served:
-        yield served
+def triton(fast_demo_triton: LocalTriton) -> LocalTriton:
+    return fast_demo_triton
 
 
 @pytest.fixture(scope="module")

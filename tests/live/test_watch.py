@@ -11,21 +11,15 @@ from typing import Any
 
 import pytest
 
-from asl_triton.labels import read_labels
 from asl_triton.live.recognizer import LiveSession
 from asl_triton.live.rules import LiveRules
-from asl_triton.presets import PRESETS
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.video.reader import open_video
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_deploy.ports import claim_ports
-from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.exporter import export_model, fastest_precision
 from tests.benchmarks.film import Signed, write_film
 from tests.client.streams import NetworkCamera, jpeg, wait_until
 from tests.client.videos import ffmpeg
 from tests.command_line import asl_triton
-from tests.paths import DEMO_BUNDLE
 
 Capture = pytest.CaptureFixture[str]
 RULES = LiveRules(stride_frames=16)
@@ -40,15 +34,8 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Signed]]:
 
 
 @pytest.fixture(scope="module")
-def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """The demo checkpoint, `demo`, at a port that stays the same when it is started again."""
-    folder = tmp_path_factory.mktemp("demo")
-    bundle = DEMO_BUNDLE
-    checkpoint, labels = load_checkpoint(bundle / "weights.safetensors"), read_labels(bundle / "labels.txt")
-    export_model(checkpoint, labels, PRESETS["wlasl"], folder, "demo", precision=fastest_precision())
-    (port,) = claim_ports("127.0.0.1", {"gRPC": None}).values()
-    with LocalTriton(folder, grpc_port=port) as served:
-        yield served
+def triton(fast_demo_triton: LocalTriton) -> LocalTriton:
+    return fast_demo_triton
 
 
 @pytest.fixture(scope="module")

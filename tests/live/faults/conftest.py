@@ -15,6 +15,7 @@ from tests.live.conftest import write_clip
 from tests.live.faults.archive import ALL_FORMATS, FEW, NAMES, Answers, answers, some_of, whole
 from tests.live.faults.batch_run import BatchRun
 from tests.live.faults.quick_network import export_quick
+from tests.local_triton import serve
 
 Row = Callable[[str, str, str], None]
 
@@ -73,7 +74,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     shutil.copytree(repository, folder)
     export_quick(folder, "late", white_s=4, instances=2)
     export_quick(folder, "narrow", other_s=0.005, max_queue_size=2)
-    with LocalTriton(folder) as triton:
+    with serve(folder) as triton:
         yield triton
 
 
@@ -82,7 +83,7 @@ def other_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTrit
     """Its `quick` is of another checkpoint."""
     folder = tmp_path_factory.mktemp("other") / "models"
     export_quick(folder, "quick", seed=1)
-    with LocalTriton(folder) as triton:
+    with serve(folder) as triton:
         yield triton
 
 

@@ -1,0 +1,78 @@
+"""Exported model folders, each made once for all processes of a test run."""
+
+import os
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import portalocker
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from asl_triton.presets import Preset
+from asl_triton_export.bundle import open_bundle
+from asl_triton_export.checkpoint import Checkpoint, load_checkpoint, read_labels_for
+from asl_triton_export.exporter import export_model
+from tests.paths import DEMO_BUNDLE
+
+
+def share_folder(factory: pytest.TempPathFactory) -> Path:
+    """A folder for files that all processes of this run need."""
+    own = factory.getbasetemp()  # of this process; in another one's it is next to it
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def make_once(folder: Path, key: str, make: Callable[[Path], object]) -> Path:
+    """The folder that `make` has filled, in this process or another."""
+    made, unfinished = folder / key, folder / f"{key}.unfinished"
+    with (folder / f"{key}.lock").open("w") as lock:
+        portalocker.lock(lock, portalocker.LOCK_EX)
+        if not made.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            make(unfinished)
+            unfinished.rename(made)
+    return made
+
+
+def export_shared(
+    factory: pytest.TempPathFactory,
+    checkpoint: Checkpoint,
+    labels: tuple[str, ...],
+    preset: Preset,
+    repository: Path,
+    name: str,
+    **options: Any,
+) -> Path:
+    """Do what `export_model` does; where that was done before, copy what it wrote."""
+    what = (checkpoint.sha256, labels, preset, sorted(options.items()))
+    made = make_once(
+        share_folder(factory),
+        sha256(repr(what).encode()).hexdigest()[:16],
+        lambda folder: export_model(checkpoint, labels, preset, folder, "model", **options),
+    )
+    return copy_model(made / "model", repository / name)
+
+
+def copy_model(source: Path, target: Path, preset: Preset | None = None) -> Path:
+    """A copy of a model's folder under another name, and, where it is given, with another preset."""
+    shutil.copytree(source, target)
+    for path in (target / "config.pbtxt", target / "configs" / "wheel.pbtxt"):
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        config.name = target.name
+        if preset is not None:
+            config.parameters["asl_triton.preset"].string_value = preset.to_json()
+        path.write_text(text_format.MessageToString(config))
+    return target
+
+
+def load_demo() -> tuple[Checkpoint, tuple[str, ...]]:
+    """The demo checkpoint and its labels."""
+    bundle = open_bundle(DEMO_BUNDLE)
+    checkpoint = load_checkpoint(bundle.weights)
+    assert bundle.labels is not None
+    return checkpoint, read_labels_for(checkpoint, bundle.labels)
