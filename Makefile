@@ -13,8 +13,9 @@ VIDEOS ?= build/demo/clips
 PRECISION ?= auto
 
 # Tests side by side, each with one thread: the threads of several Tritons on the same cores would spin against each
-# other. Files stay whole, since their tests share a server.
-JOBS ?= 2
+# other. Three, because tests wait much of their time. What shares a server stays in one process (tests/conftest.py).
+JOBS ?= 3
+FAST_JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: help setup setup-light demo test test-fast lint format demo-checkpoint bench image-requirements audit clean
 .DEFAULT_GOAL := help
@@ -48,10 +49,10 @@ demo: $(STAMP) ## Clips -> model -> Triton -> glosses, in one go
 		--output build/demo/results --format txt,csv,jsonl,parquet
 
 test: $(STAMP) ## Every test; live ones start a real Triton
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
 
 test-fast: $(LIGHT) ## What needs neither torch nor Triton nor a browser, in a minute
-	$(BIN)/python -m pytest --numprocesses logical -m 'not (live or browser or slow)' tests/client tests/ui
+	$(BIN)/python -m pytest --numprocesses $(FAST_JOBS) -m 'not (live or browser or slow)' tests/client tests/ui
 
 lint: $(LIGHT) ## ruff, mypy, import-linter, codespell; mypy reads the client alone after `make setup-light`
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.paths import SHARED
 
@@ -29,7 +30,7 @@ MARKERS = {
         "deploy/test_serve.py",
     ),
     "browser": ("browser",),
-    "slow": (  # train, quantize, install images, break networks, hang decoders, or start many of them
+    "slow": (  # train, quantize, install images, break networks, hang decoders or start many, or import Gradio
         "client/decoding",
         "client/triton_backend/test_service.py",
         "demo/test_checkpoint.py",
@@ -38,8 +39,35 @@ MARKERS = {
         "export/formats/test_openvino.py",
         "export/quantization",
         "live/faults",
+        "ui/test_ui_command.py",
     ),
 }
+# What `make test` runs in one process because it shares a server; the longest first, so that none is left at the end.
+# Each other file is such a group of its own.
+TOGETHER = (
+    ("browser",),
+    (
+        "live/test_recognize_sign.py",
+        "live/test_recognize_sign_stream.py",
+        "live/test_damaged_videos.py",
+        "live/test_upload.py",
+    ),
+    ("live/test_examples.py", "live/test_reference.py"),
+    (
+        "live/test_commands.py",
+        "live/test_bench.py",
+        "live/test_evaluate.py",
+        "live/test_readme.py",
+        "live/test_shared_memory.py",
+    ),
+    ("live/test_cluster.py",),
+    ("live/faults",),
+    ("deploy/test_images.py",),
+    ("export/test_parity.py",),
+    ("live/test_watch.py", "live/test_timeline.py"),
+    ("export/finetune",),
+    ("live/test_openvino.py",),
+)
 # `make setup-light` installs none of these: what needs them is left out. CI has them all.
 NEEDED = {
     "torch": ("demo", "deploy", "export", "live"),
@@ -55,13 +83,38 @@ def is_in(path: Path, places: Sequence[str]) -> bool:
     return any(path.is_relative_to(TESTS / place) for place in places)
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give a test the markers of its folder."""
+    for marker, places in MARKERS.items():
+        if is_in(item.path, places):
+            item.add_marker(marker)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests the markers of their folders."""
-    for item in items:
-        for marker, places in MARKERS.items():
-            if is_in(item.path, places):
-                item.add_marker(marker)
+    """Put those tests first that take long."""
+    items.sort(key=lambda item: rank(item.path)[0])
+
+
+class GroupScheduling(LoadScopeScheduling):
+    """Gives the tests of a group to one process (`--dist loadscope`)."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, _ = nodeid.partition("::")
+        return rank(TESTS.parent / file)[1]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    """Hand out groups where whole scopes are to be handed out."""
+    return GroupScheduling(config, log) if config.getvalue("dist") == "loadscope" else None
+
+
+@cache
+def rank(path: Path) -> tuple[int, str]:
+    """When a file's turn comes, and the name of the group that runs in one process."""
+    for number, places in enumerate(TOGETHER):
+        if is_in(path, places):
+            return number, places[0]
+    return len(TOGETHER), path.relative_to(TESTS).as_posix()
 
 
 @cache

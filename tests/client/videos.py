@@ -2,7 +2,9 @@
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -29,10 +31,19 @@ def clip(
     options: Iterable[str] = (),
 ) -> Path:
     """A moving test picture in the container that the path's extension says, coded as is usual there."""
-    codec = CODECS.get(path.suffix, "libx264")
-    source = ["-f", "lavfi", "-i", f"testsrc2=size={size}:rate={rate}", "-frames:v", str(num_frames), "-vf", filters]
-    ffmpeg(*source, "-c:v", codec, "-pix_fmt", "yuv420p", "-threads", "1", *options, path)
+    path.write_bytes(encode_clip(path.suffix, num_frames, size, rate, filters, tuple(options)))
     return path
+
+
+@cache
+def encode_clip(suffix: str, num_frames: int, size: str, rate: str, filters: str, options: tuple[str, ...]) -> bytes:
+    """The file of a clip; many tests want the same one."""
+    codec = CODECS.get(suffix, "libx264")
+    source = ["-f", "lavfi", "-i", f"testsrc2=size={size}:rate={rate}", "-frames:v", str(num_frames), "-vf", filters]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"clip{suffix}"
+        ffmpeg(*source, "-c:v", codec, "-pix_fmt", "yuv420p", "-threads", "1", *options, path)
+        return path.read_bytes()
 
 
 def levels(path: Path, values: Iterable[int], size: tuple[int, int] = (48, 64), rate: int = 25) -> Path:

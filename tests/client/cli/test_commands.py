@@ -23,6 +23,7 @@ from tests.client.grpc_server import GLOSSES, Triton, serving
 from tests.command_line import asl_triton
 
 Capture = pytest.CaptureFixture[str]
+HERE = ("--decoding", "threads")  # where decoders are not the point: each command would start processes of its own
 
 
 @pytest.fixture
@@ -48,6 +49,7 @@ def test_batch_that_ends_well_is_0(triton: Triton, clips: Path, tmp_path: Path, 
     assert sorted(path.name for path in output.iterdir()) == ["journal.jsonl", "results.csv", "results.txt"]
     assert done.out.index("a.mp4") < done.out.index("b.mp4")
     assert "2 recognized. " in done.out and "help" in done.out and "clips were under way on average" in done.told
+    options += HERE
     again = asl_triton(capsys, "batch", clips, *options, "--hash")
     assert again.code == 0 and "2 recognized. " in again.out  # of a file whose content nobody knows, nothing is known
     (clips / "c.mp4").write_bytes((clips / "a.mp4").read_bytes())
@@ -61,7 +63,7 @@ def test_batch_says_what_in_its_folder_is_of_another_question(
     triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     output = tmp_path / "out"
-    options = ["--server", triton.address, "--output", output]
+    options = ["--server", triton.address, "--output", output, *HERE]
     assert asl_triton(capsys, "batch", clips, *options, "--format", "txt,csv").code == 0
     done = asl_triton(capsys, "batch", clips, *options, "--format", "csv,jsonl", "--top-k", 2)
     assert "journal.jsonl is of another question (top_k): it is journal." in done.told
@@ -88,7 +90,8 @@ def test_batch_with_a_clip_that_fails_is_3_and_says_so_for_programs(
     triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     (clips / "text.mp4").write_bytes(videos.TEXT)
-    done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out", "--json")
+    options = ["--server", triton.address, "--output", tmp_path / "out", *HERE]
+    done = asl_triton(capsys, "batch", clips, *options, "--json")
     summary = json.loads(done.out)
     assert done.code == 3
     assert (summary["recognized"], summary["not_tried"], summary["stopped"]) == (2, 0, None)
@@ -132,7 +135,7 @@ def test_batch_that_the_server_leaves_is_3(triton: Triton, clips: Path, tmp_path
         return np.zeros(len(GLOSSES), np.float32)
 
     triton.logits = leave
-    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0]
+    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0, *HERE]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
     assert "stopped before the end" in done.out and "1 recognized; 1 left: run the same command again. " in done.told
@@ -144,6 +147,7 @@ def test_batch_with_as_many_failures_as_may_be_is_3(
     for name in ("c.mp4", "d.mp4", "e.mp4"):
         (clips / name).write_bytes(videos.TEXT)
     options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--max-failures", 2]
+    options += HERE
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
     assert "2 clips have failed, as many as --max-failures allows" in done.told
@@ -158,7 +162,7 @@ def test_batch_counts_what_was_rejected(triton: Triton, clips: Path, tmp_path: P
         return np.zeros(len(GLOSSES), np.float32)
 
     triton.logits = fill_the_queue  # behind the labels, and the first clip
-    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0]
+    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0, *HERE]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
     assert "1 recognized; 1 failed (1 rejected: the server was too busy)" in done.told
@@ -170,7 +174,7 @@ def test_timelines_are_written_and_shown(triton: Triton, clips: Path, tmp_path: 
     triton.logits = lambda frames: np.array([-5, 3, -5, -5], np.float32)
     output = tmp_path / "out"
     (clips / "text.mp4").write_bytes(videos.TEXT)
-    options = ["--server", triton.address, "--output", output, "--timeline", "--format", "vtt, EAF"]
+    options = ["--server", triton.address, "--output", output, "--timeline", "--format", "vtt, EAF", *HERE]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3, done.told
     assert sorted(path.name for path in output.iterdir()) == [
@@ -192,7 +196,7 @@ def test_batch_that_recognizes_nothing_is_1(triton: Triton, tmp_path: Path, caps
     folder.mkdir()
     if wrong == "text":
         (folder / "text.mp4").write_bytes(videos.TEXT)
-    done = asl_triton(capsys, "batch", folder, "--server", triton.address, "--output", tmp_path / "out")
+    done = asl_triton(capsys, "batch", folder, "--server", triton.address, "--output", tmp_path / "out", *HERE)
     assert done.code == 1
     assert ("1 failed" if wrong == "text" else "there is no video") in done.told
 
@@ -227,7 +231,7 @@ def test_wrong_wish_is_a_sentence(
 
 def test_name_that_the_terminal_cannot_show_ends_no_batch(triton: Triton, clips: Path, tmp_path: Path) -> None:
     (clips / "a.mp4").rename(clips / "🤟.mp4")
-    options = ["--server", triton.address, "--output", tmp_path / "out"]
+    options = ["--server", triton.address, "--output", tmp_path / "out", *HERE]
     done = subprocess.run(
         [sys.executable, "-m", "asl_triton", "batch", clips, *options],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},

@@ -49,7 +49,8 @@ def test_base_install_writes_tables_and_subtitles(base_install: None, tmp_path: 
     with serving(Triton()) as triton:
         for options in ((), ("--format", "txt,csv,jsonl"), ("--timeline", "--format", "csv,jsonl,vtt")):
             output = tmp_path / f"out{len(options)}"
-            done = asl_triton(capsys, "batch", clips, *options, "--output", output, "--server", triton.address)
+            where = ("--output", output, "--server", triton.address, "--decoding", "threads")
+            done = asl_triton(capsys, "batch", clips, *options, *where)
             assert done.code == 0, done.told
     assert sorted(path.name for path in (tmp_path / "out0").iterdir()) == [
         "journal.jsonl", "results.csv", "results.jsonl",

@@ -14,7 +14,6 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from asl_triton.errors import ServerError
 from asl_triton.recognizer.sync_client import Recognizer
-from asl_triton.transport import tracing
 from tests.client import videos
 from tests.client.asking import inferred
 from tests.client.grpc_server import Triton, serving
@@ -82,9 +81,3 @@ def test_without_opentelemetry_nothing_is_sent_and_nothing_fails() -> None:
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "{}\n", "")
-
-
-def test_opentelemetry_is_imported_by_the_first_request_alone() -> None:
-    code = f"import sys, {tracing.__name__}, asl_triton.cli.app; print('opentelemetry' in sys.modules)"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "False\n")
