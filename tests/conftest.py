@@ -52,7 +52,7 @@ TOGETHER = (
         "live/test_damaged_videos.py",
         "live/test_upload.py",
     ),
-    ("live/test_examples.py", "live/test_reference.py"),
+    ("live/test_examples.py", "live/test_reference.py", "live/test_real_files.py"),
     (
         "live/test_commands.py",
         "live/test_bench.py",
