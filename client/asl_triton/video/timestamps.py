@@ -7,6 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 MAX_SHARING = 16  # frames that wait for the next timestamp that can be believed; decoded frames are large
+MIN_STEP_S = 1e-6  # between frames: finer than any container's clock
 RESTART_S = 1.0  # timestamps that fall by more and then rise again begin anew, as in recordings joined end to end
 
 
@@ -31,7 +32,7 @@ def assign_times(
             offset_s += restarted_s - time_s
             time_s, next_s = restarted_s, next_s + restarted_s - time_s
         is_ahead = began_s < next_s < time_s or (following is None and time_s > max(end_s, began_s) + 1.0)
-        if time_s > began_s and not (is_ahead and run):
+        if time_s > began_s + MIN_STEP_S * len(run) and not (is_ahead and run):
             yield from _spread(run, began_s, time_s, frame_s)
             run, began_s = [frame], time_s
         else:

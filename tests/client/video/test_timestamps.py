@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asl_triton.video.timestamps import MAX_SHARING, assign_times
@@ -62,6 +62,7 @@ STAMPS = st.none() | st.floats(0, 100) | st.sampled_from([0.0, 0.04, NAN, INF])
 
 
 @given(st.lists(STAMPS, max_size=80))
+@example([None, None, 5e-324])
 def test_times_never_fall(stamps: list[float | None]) -> None:
     times_s = assign(stamps)
     assert all(math.isfinite(time_s) for time_s in times_s)
