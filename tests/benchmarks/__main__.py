@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--clips", type=int, default=12, help="how many clips are rendered")
     parser.add_argument("--rounds", type=int, default=5, help="how often each bare forward is measured")
-    parser.add_argument("--output", type=Path, default=Path("demo") / "benchmark.json", help="the same as JSON")
+    parser.add_argument("--output", type=Path, default=Path("build") / "benchmark.json", help="the same as JSON")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)
     console = Console(width=WIDTH)

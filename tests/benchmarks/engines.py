@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="how often each bare forward is measured")
     parser.add_argument("--checkpoint", type=Path, help="I3D of 2000 classes, instead of random weights")
     parser.add_argument("--aot", action="store_true", help="AOTInductor as well: it compiles for minutes, with g++")
-    parser.add_argument("--output", type=Path, default=Path("demo") / "engines.json", help="the same as JSON")
+    parser.add_argument("--output", type=Path, default=Path("build") / "engines.json", help="the same as JSON")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)
     console = Console(width=115)

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--seconds", default="5", help="how long a window lasts, at the least")
     parser.add_argument("--frames", default="64", help="how many frames a clip")
     parser.add_argument("--full", action="store_true", help="I3D in full width instead of the demo checkpoint")
-    parser.add_argument("--output", type=Path, default=Path("demo") / "instances.json", help="the same as JSON")
+    parser.add_argument("--output", type=Path, default=Path("build") / "instances.json", help="the same as JSON")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)
     options = ["--concurrency", arguments.concurrency, "--seconds", arguments.seconds, "--frames", arguments.frames]

@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.transports", description=__doc__)
     parser.add_argument("--requests", type=int, default=25, help="clips a turn")
     parser.add_argument("--turns", type=int, default=8, help="how often each way has its turn, for each row")
-    parser.add_argument("--output", type=Path, default=Path("demo") / "transports.json", help="the same as JSON")
+    parser.add_argument("--output", type=Path, default=Path("build") / "transports.json", help="the same as JSON")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)
     console = Console(width=110)
