@@ -112,7 +112,7 @@ def test_requests_at_once_join_in_the_models_batches(preset_triton: LocalTriton,
 def bad_inputs(folder: Path) -> dict[str, tuple[bytes, str]]:
     """Videos that are refused, and what is said of each."""
     plain = clip(folder / "plain.mp4", 30)
-    other = "VIDEO cannot be read as a video: it is something else. Containers that are read: mp4, mov"
+    other = "VIDEO cannot be read as a video: it is something else, or its beginning is damaged. Containers"
     return {
         "zero bytes": (b"", "VIDEO is empty (0 bytes)"),
         "100 random bytes": (
@@ -121,13 +121,13 @@ def bad_inputs(folder: Path) -> dict[str, tuple[bytes, str]]:
         ),
         "a JPEG": (
             still(folder / "still.jpg").read_bytes(),
-            "it is something else. Containers that are read: mp4, mov",
+            "it is something else, or its beginning is damaged. Containers that are read: mp4, mov",
         ),
         "a PDF": (PDF, other),
         "a cut mp4": (cut(folder / "cut.mp4", plain).read_bytes(), "the file is cut off"),
         "sound alone": (audio_only(folder / "audio.mp4").read_bytes(), "it is audio only, damaged"),
         "65 MiB": (plain.read_bytes() + bytes(65 * 2**20), "VIDEO is larger than 67,108,864 bytes, the limit"),
-        "16K pixels": (huge(folder / "huge.avi").read_bytes(), "15360 x 8640 pixels, beyond the limit of 8,847,360"),
+        "16K pixels": (huge(folder / "huge.avi").read_bytes(), "beyond the limit of 8,847,360 pixels"),
     }
 
 
@@ -168,7 +168,7 @@ def test_cut_video_is_answered_as_far_as_it_goes_with_a_warning(strict_triton: L
 
 def test_decoding_ends_at_its_limit_of_seconds(strict_triton: LocalTriton, good: bytes, tmp_path: Path) -> None:
     coded = ["-preset", "ultrafast", "-qp", "40"]
-    once = clip(tmp_path / "once.mp4", 1, size="2600x2000", options=coded)
+    once = clip(tmp_path / "once.mp4", 1, size="1920x1080", options=coded)
     ffmpeg("-stream_loop", "244", "-i", once, "-c", "copy", tmp_path / "slow.mp4")
     refused = ask(strict_triton.address, (tmp_path / "slow.mp4").read_bytes())
     assert refused == Refusal(

@@ -20,9 +20,11 @@ class FrameConverter:
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
+        self._matrix: npt.NDArray[np.int32] | None = None
+        self._is_first = True
 
     def convert(self, frame: VideoFrame) -> Image:
-        """One frame as uint8 BGR (H, W, 3), turned and mirrored as its display matrix says."""
+        """One frame as uint8 BGR (H, W, 3), turned and mirrored as the display matrix of the first one says."""
         converted = self._reformatter.reformat(
             frame,
             format="bgr24",
@@ -31,7 +33,9 @@ class FrameConverter:
             interpolation=Interpolation.BICUBIC,
             threads=1,  # videos are decoded side by side
         )
-        return make_upright(view_pixels(converted), read_display_matrix(frame))
+        if self._is_first:  # PyAV keeps a frame whose side data was read until the garbage is collected
+            self._matrix, self._is_first = read_display_matrix(frame), False
+        return make_upright(view_pixels(converted), self._matrix)
 
 
 def view_pixels(frame: VideoFrame) -> Image:

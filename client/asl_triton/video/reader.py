@@ -251,8 +251,6 @@ def open_stream(stream: BinaryIO, name: str, limits: Limits) -> Video:
             metadata_errors="ignore",
             buffer_size=READ_BYTES,
         )
-    except OSError as exc:
-        raise VideoError(f"cannot read {name}: {exc.strerror}") from exc
     except av.FFmpegError as exc:
         what = (
             "the file is cut off. Copy or record it again"
@@ -261,6 +259,8 @@ def open_stream(stream: BinaryIO, name: str, limits: Limits) -> Video:
             + ", ".join(extension.removeprefix(".") for extension in EXTENSIONS)
         )
         raise VideoError(f"{name} cannot be read as a video: {what}") from exc
+    except OSError as exc:
+        raise VideoError(f"cannot read {name}: {exc.strerror}") from exc
     try:
         video = Video(name, container, stream, limits, is_cut)
         if video.declared_frames / video.frame_rate > limits.max_duration_s * DECLARED_EXCESS:

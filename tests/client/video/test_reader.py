@@ -332,3 +332,13 @@ def test_long_video_of_unknown_length_is_refused_where_the_limit_is_reached(tmp_
         with pytest.raises(VideoError, match="longer than"):
             list(video)
         assert video.num_frames == 48
+
+
+def test_frames_that_were_read_take_no_memory(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "clip.mp4", 200, size="640x480", options=["-preset", "ultrafast"])
+    process, largest = psutil.Process(), 0
+    before = process.memory_info().rss
+    with open_video(path) as video:
+        for _ in video:
+            largest = max(largest, process.memory_info().rss - before)
+    assert largest < 60 * 2**20  # all of them would be 90 MB, and as BGR 180 MB
