@@ -18,7 +18,7 @@ LIVE_FRAME_RATE = 25.0  # frames per second, for presets that take the clip's ow
 MAX_GAP_S = 1.0  # a clock that jumps by more, either way, begins a new run
 # The share of a window that must be there for a run's first request. A network that takes clips of any length is sound
 # on a short one; one that takes windows of one length sees the last frame repeated.
-FIRST_SHARE = {"clip": 1 / 4, "window": 1 / 2}
+FIRST_SHARE = {"clip": 1 / 4, "window": 1 / 2, "centered": 1 / 2}
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class LiveWindow:
         if not self._buffer or not (self.is_due or (flush and self._buffer[-1].number > self._asked)):
             return None
         shown = list(self._buffer)[-self._window_frames :]
-        least = self._window_frames if self._preset.frames == "window" else self._preset.min_frames
+        least = self._preset.min_frames if self._preset.frames == "clip" else self._window_frames
         frames = np.empty((max(len(shown), least), *shown[0].image.shape), np.uint8)
         for place, buffered in enumerate(shown):
             frames[place] = buffered.image

@@ -87,20 +87,28 @@ class VideoUploader:
             return video
         return await self._in_thread(lambda: video.read(self._limits.max_bytes + 1))
 
-    async def should_upload(self, video: Source, served: ServedModel, name: str | None) -> bool:
+    async def should_upload(
+        self, video: Source, served: ServedModel, options: WindowingOptions, name: str | None
+    ) -> bool:
         """Whether a clip, as it is `held`, goes as its file.
 
         Raises:
             VideoError: it is to be opened for that, and cannot be. ContractError: all are to, and the server has no
-                `recognize_sign`.
+                `recognize_sign`, or that cannot know the part of the video or the signer's box.
         """
         if self.send == "frames":
             return False
+        has_box = options.signer is not None and options.preset.framing == "signer"
+        if has_box or options.excerpt is not None:
+            if self.send == "auto":
+                return False
+            what = "the signer's box" if has_box else "a part of a video"
+            raise ContractError(f"{RECOGNIZE_SIGN} takes whole videos, without {what}: send frames (--send frames)")
         service = await self.service()
         if self.send == "auto":
             if service is None:
                 return False
-            measures = await self._admission.measure(video, WindowingOptions(served.preset, self._limits), name)
+            measures = await self._admission.measure(video, options, name)
             return service.should_upload(measures, served)
         if service is None:
             raise ContractError(

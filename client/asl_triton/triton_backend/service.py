@@ -17,6 +17,7 @@ from asl_triton.models.recognize_sign import VIDEO
 from asl_triton.models.repository import ModelOnDisk
 from asl_triton.models.served import FRAMES, LOGITS, ServedModel
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking, rank
+from asl_triton.postprocessing.stitching import with_window
 from asl_triton.presets import Preset
 from asl_triton.recognizer.pipeline import ClipPipeline, InferenceClient, run_recognition
 from asl_triton.results import Prediction, Recognition
@@ -145,7 +146,7 @@ class SignService:
         """
         served = await self.choose_model(model)
         ranking = make_ranking(served, top_k, min_confidence)
-        preset = replace(served.preset, max_frames=served.preset.window_frames)
+        preset = with_window(served.preset)
         class_ids = ranking.class_ids(served.labels)
         async with self._open(video, served, preset) as pipeline, aclosing(pipeline.iter_windows()) as windows:
             async for window in windows:

@@ -3,8 +3,9 @@
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from asl_triton.decoding.factory import open_frames
 from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.evaluation.dataset import Dataset, LabeledClip, format_list, read_dataset
 from asl_triton.video.discovery import format_name, is_hidden
-from asl_triton.video.reader import Limits
+from asl_triton.video.excerpt import cut_excerpt
+from asl_triton.video.reader import Frame, Limits
 
 LIMITS = Limits(max_frames=3_000)  # of a clip of one sign; a held-out clip is in memory as a whole
+UNTRIMMED_LIMITS = Limits()  # of a video that a clip is a part of
 LEAST = 2  # clips per gloss: one to train on, one held out
 DECODERS = 8
 
@@ -84,13 +87,24 @@ def choose_clips(
     )
 
 
+@contextmanager
+def read_clip(clip: LabeledClip) -> Iterator[Iterator[Frame]]:
+    """The frames of a clip, or of the part of a longer video that is the clip; the video is open for the block.
+
+    Raises:
+        VideoError: it cannot be read, or is too long for a clip of one sign.
+    """
+    with open_frames(clip.path, LIMITS if clip.excerpt is None else UNTRIMMED_LIMITS, clip.name) as video:
+        yield iter(video) if clip.excerpt is None else cut_excerpt(video, clip.excerpt, clip.name)
+
+
 def find_broken(clips: Sequence[LabeledClip], on_step: OnStep) -> dict[str, str]:
     """Decode every clip to its end; returns the names of those that cannot be read, and why."""
 
     def fault(clip: LabeledClip) -> str | None:
         try:
-            with open_frames(clip.path, LIMITS, clip.name) as video:
-                for _ in video:
+            with read_clip(clip) as frames:
+                for _ in frames:
                     pass
         except AslTritonError as exc:
             return str(exc)
