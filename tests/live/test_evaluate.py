@@ -208,7 +208,7 @@ def test_official_split_with_two_videos_scores_two_and_misses_2036(
     done = evaluate(capsys, hundred_triton, shared_folder / "wlasl" / "nslt_100.json", tmp_path / "out")
     assert done.code == 0, done.told
     assert "2 clips of 1 of 100 glosses scored, 2,036 missing" in done.told
-    assert "2 of train are of subsets that WLASL's checkpoints were trained on" in done.told
+    assert "2 of train are of subsets that published checkpoints were trained on" in done.told
     found = document(tmp_path / "out")
     assert (found["clips"], found["missing"], len(found["missing_videos"])) == (2, 2036, 2036)
     assert {a["gloss"] for a in found["answers"]} == {"book"}

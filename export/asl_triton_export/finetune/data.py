@@ -40,7 +40,11 @@ class Clips:
     @property
     def fingerprint(self) -> str:
         """Equal for the same clips with the same labels and the same split."""
-        lines = [f"{c.name}\t{c.class_id}" for part in (self.train, self.held_out) for c in part]
+        lines = [
+            f"{c.name}\t{c.class_id}" + (f"\t{c.signer}\t{c.excerpt}" if c.signer or c.excerpt else "")
+            for part in (self.train, self.held_out)
+            for c in part
+        ]
         return hashlib.sha256("\n".join((*lines, str(len(self.train)))).encode()).hexdigest()
 
 
@@ -66,12 +70,12 @@ def choose_clips(
     broken = find_broken(clips, on_step)
     good = [clip for clip in clips if clip.name not in broken]
     warnings = list(dataset.warnings)
-    if data.is_dir():
+    if not dataset.has_subsets:
         refuse_poor_glosses(data, dataset, clips, good, broken)
     train = [clip for clip in good if clip.subset != "val"]
     held_out = [clip for clip in good if clip.subset == "val"]
     if not held_out:
-        if not data.is_dir():
+        if dataset.has_subsets:
             warnings.append(f"{data} has no clip in 'val' that can be read: a share of 'train' is held out instead")
         train, held_out = hold_out(train, share, seed)
     if not train or not held_out:
