@@ -140,10 +140,10 @@ def test_data_that_cannot_be_used_is_a_sentence(
     text.write_text("no json")
     (tmp_path / "none").mkdir()
     for data, more, says in (
-        (tmp_path / "nowhere", [], "name a folder with one sub-folder a gloss, or a split JSON"),
+        (tmp_path / "nowhere", [], "name a folder with one sub-folder per gloss, or a data set"),
         (tmp_path / "none", [], "takes one sub-folder a gloss"),
         (gloss_folders / "book", [], "of another vocabulary"),
-        (gloss_folders, ["--subset", "test"], "--subset is for a split JSON"),
+        (gloss_folders, ["--subset", "test"], "--subset is for a data set"),
         (gloss_folders, ["--merge", text], "stands alone"),
         (text, [], "is not JSON"),
         (other, ["--videos", gloss_folders], "has 1 in class 1999, and there are labels for 7"),

@@ -10,6 +10,7 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
+from asl_triton.presets import PRESETS
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.transport.base import Statistics
 from asl_triton.transport.factory import make_transport
@@ -22,7 +23,7 @@ from tests.live.sign_client import Answer, Refusal, ask, ask_with, inputs, tenso
 from tests.live.sign_processes import decoders, stubs_of, wait_until
 from tests.networks import GLOSSES
 
-PRESET_NAMES = ("wlasl", "wlasl-test", "bsl1k", "asl-inference", "classic")
+PRESET_NAMES = (*PRESETS, "classic")
 
 
 @pytest.fixture(scope="module")
