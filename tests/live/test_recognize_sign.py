@@ -213,7 +213,10 @@ def test_what_cannot_be_asked_is_refused_with_a_sentence(
 def test_several_models_have_to_be_told_apart(preset_triton: LocalTriton, signed: list[Path]) -> None:
     refused = ask(preset_triton.address, signed[0].read_bytes())
     assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT"
-    assert "this server has 5 models: name one in the request's parameter `model` (asl-inference, " in refused.sentence
+    assert (
+        f"this server has {len(PRESET_NAMES)} models: name one in the request's parameter `model` (asl-citizen, "
+        in refused.sentence
+    )
 
 
 def test_tensors_of_another_type_or_shape_are_refused(strict_triton: LocalTriton, good: bytes) -> None:

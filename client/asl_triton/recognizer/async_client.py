@@ -153,7 +153,13 @@ class AsyncRecognizer:
             return await run_recognition_with_curves(pipeline, ranking, class_ids, curves)
 
     async def steps(
-        self, video: Source, *, window: int | None = None, stride: int | None = None, name: str | None = None
+        self,
+        video: Source,
+        *,
+        window: int | None = None,
+        stride: int | None = None,
+        name: str | None = None,
+        signer: SignerBox | None = None,
     ) -> AsyncGenerator[Step, None]:
         """The steps of a video of any length as they become known, in bounded memory: it is decoded while they come.
 
@@ -167,7 +173,7 @@ class AsyncRecognizer:
         served = await self.model()
         preset = with_window(served.preset, window, stride)
         async with (
-            self._open(video, served, self._film(video, preset), name) as pipeline,
+            self._open(video, served, self._film(video, preset, signer), name) as pipeline,
             aclosing(iter_steps(pipeline, preset)) as steps,
         ):
             async for step in steps:
@@ -182,6 +188,7 @@ class AsyncRecognizer:
         window: int | None = None,
         stride: int | None = None,
         name: str | None = None,
+        signer: SignerBox | None = None,
         on_segment: Callable[[Segment], None] = lambda segment: None,
         on_progress: Callable[[float], None] = lambda share: None,
     ) -> Timeline:
@@ -196,14 +203,14 @@ class AsyncRecognizer:
         served = await self.model()
         preset = with_window(served.preset, window, stride)
         segmenter = Segmenter(served.labels, rules, Ranking(vocabulary=vocabulary).class_ids(served.labels).tolist())
-        async with self._open(video, served, self._film(video, preset), name) as pipeline:
+        async with self._open(video, served, self._film(video, preset, signer), name) as pipeline:
             return await run_timeline(pipeline, preset, segmenter, on_segment, on_progress)
 
-    def _film(self, video: Source, preset: Preset) -> WindowingOptions:
+    def _film(self, video: Source, preset: Preset, signer: SignerBox | None) -> WindowingOptions:
         """A video that may be longer than a clip, if it is a file: what is in memory already has a clip's limits."""
         is_file = isinstance(video, str | os.PathLike)
         limits = self.film_limits if is_file else self.limits
-        return WindowingOptions(preset, limits, is_film=True, signer=self.signer)
+        return WindowingOptions(preset, limits, is_film=True, signer=signer or self.signer)
 
     @asynccontextmanager
     async def _open(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -117,11 +118,24 @@ def sample_region(image: Image, region: tuple[float, float, float, float], size:
     x0, y0, x1, y1 = region
     rows, row_weights = place_samples(y0, y1, size, image.shape[0])
     columns, column_weights = place_samples(x0, x1, size, image.shape[1])
-    top, bottom = image[rows].astype(np.float32), image[rows + 1].astype(np.float32)
-    lines = top + (bottom - top) * row_weights[:, None, None]  # (size, W, 3)
-    left, right = lines.take(columns, axis=1), lines.take(columns + 1, axis=1)
-    samples: npt.NDArray[np.float32] = left + (right - left) * column_weights[None, :, None]
-    return samples
+    values = image.astype(np.float32)
+    lines = interpolate_lines(values, rows, row_weights)  # (size, W, 3)
+    # Lines are gathered three times as fast as columns.
+    return cv2.transpose(interpolate_lines(cv2.transpose(lines), columns, column_weights)).astype(
+        np.float32, copy=False
+    )
+
+
+def interpolate_lines(
+    values: npt.NDArray[Any], before: npt.NDArray[np.intp], weights: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Between each line (W, 3) of an image and the next, by the share of the next."""
+    lines: npt.NDArray[np.float32] = values[before]
+    after = values[before + 1]
+    after -= lines
+    after *= weights[:, None, None]
+    lines += after
+    return lines
 
 
 def place_samples(
