@@ -124,7 +124,7 @@ class AsyncRecognizer:
         if self._uploader.send != "frames":
             video = await self._uploader.buffer(video)
             if await self._uploader.should_upload(video, served, options, name):
-                return await self._uploader.recognize(video, served, ranking, class_ids, name)
+                return await self._uploader.recognize(video, served, options, ranking, class_ids, name)
         async with self._open(video, served, options, name) as pipeline:
             return await run_recognition(pipeline, ranking, class_ids)
 

@@ -159,7 +159,7 @@ def list_framing_warnings(video: DecodeSession) -> list[str]:
     if preset.framing == "signer" and video.signer is None:
         warnings.append(
             f"no box of the signer is known, and preset {preset.name!r} was trained on signers cut out of the frame: "
-            "whole frames were taken. Give the box (--signer x0,y0,x1,y1)"
+            "whole frames were taken. Give the box (--signer x0,y0,x1,y1; SIGNER_BOX)"
         )
     if options.signer is not None and options.signer.source == "caller" and video.signer is None:
         warnings.append(f"the signer's box was not used: preset {preset.name!r} takes whole frames")
