@@ -180,8 +180,9 @@ AnyOutcome = Recognition | Timeline | Failure
 
 
 def to_json_values(outcome: AnyOutcome) -> dict[str, Any]:
-    """An outcome as values for JSON, as result files and the page have it."""
+    """An outcome as values for JSON, as result files and the page have it: with `signer` where a box was used."""
     values = asdict(outcome)
+    values.pop("signer", None)
     if (box := getattr(outcome, "signer", None)) is not None:
         corners = [box.x0, box.y0, box.x1, box.y1]
         values["signer"] = {"box": corners, "source": box.source, "confidence": box.confidence}

@@ -19,7 +19,7 @@ DETAIL_FIELDS = ("model", "num_frames", "duration_s", "num_windows", "decode_s",
 def format_details(recognition: Recognition) -> str:
     """How a recognition came about, as the JSON of the output DETAILS."""
     values = to_json_values(recognition)
-    return json.dumps({name: values[name] for name in (*DETAIL_FIELDS, "signer")})
+    return json.dumps({name: values[name] for name in (*DETAIL_FIELDS, "signer") if name in values})
 
 
 def parse_details(text: str | bytes) -> dict[str, Any]:
