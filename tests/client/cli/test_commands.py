@@ -70,6 +70,10 @@ def test_batch_gives_the_box_of_the_signer(triton: Triton, clips: Path, tmp_path
     assert [result["signer"] for result in results] == [box, box]
     again = asl_triton(capsys, "batch", clips, *options, "--signer", "0.25,0,0.75,1")
     assert "2 recognized, 2 of them by an earlier run" in again.told
+    shown = asl_triton(
+        capsys, "recognize", clips / "a.mp4", "--server", triton.address, "--signer", "0.25,0,0.75,1", "--json"
+    )
+    assert shown.code == 0 and json.loads(shown.out)["signer"] == box
     without = asl_triton(capsys, "batch", clips, *options)
     assert without.code == 0 and "is of another question (signer)" in without.told
     assert "whole frames were taken. Give the box (--signer x0,y0,x1,y1" in without.told
