@@ -180,10 +180,15 @@ AnyOutcome = Recognition | Timeline | Failure
 
 
 def to_json_values(outcome: AnyOutcome) -> dict[str, Any]:
-    """An outcome as values for JSON, as result files and the page have it: with `signer` where a box was used."""
+    """An outcome as values for JSON, as result files have it.
+
+    `lost_frames` and `signer` are there only where frames were lost or a box was used: the files of earlier versions
+    know neither.
+    """
     values = asdict(outcome)
-    values.pop("signer", None)
-    if (box := getattr(outcome, "signer", None)) is not None:
-        corners = [box.x0, box.y0, box.x1, box.y1]
-        values["signer"] = {"box": corners, "source": box.source, "confidence": box.confidence}
+    if not values.get("lost_frames"):
+        values.pop("lost_frames", None)
+    if (box := values.pop("signer", None)) is not None:
+        corners = [box["x0"], box["y0"], box["x1"], box["y1"]]
+        values["signer"] = {"box": corners, "source": box["source"], "confidence": box["confidence"]}
     return values

@@ -18,8 +18,10 @@ DETAIL_FIELDS = ("model", "num_frames", "duration_s", "num_windows", "decode_s",
 
 def format_details(recognition: Recognition) -> str:
     """How a recognition came about, as the JSON of the output DETAILS."""
-    values = to_json_values(recognition)
-    return json.dumps({name: values[name] for name in (*DETAIL_FIELDS, "signer") if name in values})
+    details = {name: getattr(recognition, name) for name in DETAIL_FIELDS}
+    if recognition.signer is not None:
+        details["signer"] = to_json_values(recognition)["signer"]
+    return json.dumps(details)
 
 
 def parse_details(text: str | bytes) -> dict[str, Any]:
