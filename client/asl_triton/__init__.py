@@ -23,7 +23,7 @@ from asl_triton.postprocessing.segmentation import Segmentation
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.sync_client import Recognizer
-from asl_triton.results import Curve, Prediction, Recognition, Segment, Step, Timeline
+from asl_triton.results import Curve, Prediction, Recognition, Segment, SignerBox, Step, Timeline
 from asl_triton.transport.security import Security
 from asl_triton.video.reader import Limits
 
@@ -50,6 +50,7 @@ __all__ = [
     "Segment",
     "Segmentation",
     "ServerError",
+    "SignerBox",
     "Step",
     "Timeline",
     "VideoError",

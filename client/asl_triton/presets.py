@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 from asl_triton.errors import AslTritonError, ContractError
 
 Color = Literal["RGB", "BGR"]
-Frames = Literal["clip", "window"]
-StepPooling = Literal["max", "mean", "mean-positions"]
+Frames = Literal["clip", "window", "centered"]
+Framing = Literal["frame", "signer"]
+StepPooling = Literal["max", "max-interpolated", "mean", "mean-positions"]
 WindowPooling = Literal["max", "mean"]
 Score = Literal["sigmoid", "softmax"]
 
@@ -28,7 +29,12 @@ class Preset:
 
     Resizing, per frame: a shorter side below `min_side` is scaled up to it; then, where the original height or width
     is above `square_above`, the frame becomes `square` x `square`, aspect ignored; then the center `INPUT_SIZE`
-    square is cut out.
+    square is cut out. With `framing` "signer", what is cut out is the signer's box instead: see
+    `video.preprocessing.crop_signer`.
+
+    `frames` says what a request carries: the whole "clip"; "window"s of exactly `window_frames`; or, with "centered",
+    `window_frames` frames around the clip's middle, every one, or from each clip length in `step_from` on every second,
+    third ... frame. Centered frames begin at frame `latest_start` at the latest.
     """
 
     name: str
@@ -38,14 +44,19 @@ class Preset:
     square_above: int = 0  # pixels
     colour: Color = "RGB"  # the order the weights expect
     value_range: tuple[float, float] = (-1.0, 1.0)  # of 0 and 255, as the weights expect
-    frames: Frames = "clip"  # a request carries the whole clip, or windows of exactly `window_frames`
-    step_pooling: StepPooling = "max"  # over time, in the network; "mean-positions" averages before the steps do
+    frames: Frames = "clip"
+    # Over time, in the network. "mean-positions" averages before the steps do; "max-interpolated" is the maximum of the
+    # steps, interpolated linearly to `window_frames`.
+    step_pooling: StepPooling = "max"
     window_pooling: WindowPooling = "max"
     score: Score = "sigmoid"
     min_frames: int = 9  # shorter clips repeat their last frame
     max_frames: int = 300  # longer clips are windowed even where the whole clip is the rule
     window_frames: int = 64
     stride_frames: int = 32
+    framing: Framing = "frame"  # of the picture: the whole frame, or the signer's box
+    step_from: tuple[int, ...] = ()  # frames; rising
+    latest_start: int = 160
 
     def __post_init__(self) -> None:
         for field, values in _CHOICES.items():
@@ -59,14 +70,29 @@ class Preset:
             raise ContractError(f"preset {self.name!r}: wants 1 <= stride_frames <= window_frames <= max_frames")
         if self.min_frames > self.window_frames:
             raise ContractError(f"preset {self.name!r}: min_frames is above window_frames")
+        if self.framing == "signer" and (self.square is None or self.square_above):
+            raise ContractError(f"preset {self.name!r}: framing by the signer needs square, and square_above 0")
+        if list(self.step_from) != sorted(set(self.step_from)) or 0 in self.step_from:
+            raise ContractError(f"preset {self.name!r}: step_from must rise from above 0, not {self.step_from}")
         if self.frame_rate is not None and not 0 < self.frame_rate <= 1000:
             raise ContractError(f"preset {self.name!r}: frame_rate is {self.frame_rate}, not within 0 to 1000")
         if not self.value_range[0] < self.value_range[1]:
             raise ContractError(f"preset {self.name!r}: value_range must rise, not {self.value_range}")
 
+    @property
+    def max_centered_frames(self) -> int:
+        """How many frames from a clip's first one on can be among its centered frames."""
+        return self.latest_start + self.window_frames * (len(self.step_from) + 1)
+
     def to_json(self) -> str:
-        """The preset as one JSON object, every field in it."""
-        return json.dumps(dataclasses.asdict(self))
+        """The preset as one JSON object.
+
+        Fields that earlier versions did not have are left out where they have their defaults, so that a preset of an
+        earlier version is written as it was: journals and older clients know it by its JSON.
+        """
+        values = dataclasses.asdict(self)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return json.dumps({k: v for k, v in values.items() if k not in _ADDED or v != defaults[k]})
 
     @classmethod
     def from_json(cls, text: str) -> "Preset":
@@ -91,17 +117,24 @@ class Preset:
             _check_type(values["name"], field, value)
         if "value_range" in values:
             values["value_range"] = tuple(float(v) for v in values["value_range"])
+        if "step_from" in values:
+            values["step_from"] = tuple(values["step_from"])
         return cls(**values)
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "colour": get_args(Color),
     "frames": get_args(Frames),
+    "framing": get_args(Framing),
     "step_pooling": get_args(StepPooling),
     "window_pooling": get_args(WindowPooling),
     "score": get_args(Score),
 }
-_INTEGERS = {"min_side", "square_above", "min_frames", "max_frames", "window_frames", "stride_frames"}
+_INTEGERS = {
+    "min_side", "square_above", "min_frames", "max_frames", "window_frames", "stride_frames", "latest_start"
+}  # fmt: skip
+_ADDED = {"framing", "step_from", "latest_start"}  # by later versions
+MAX_STEP = 10  # of centered frames
 
 
 def _check_type(name: str, field: str, value: Any) -> None:
@@ -117,6 +150,8 @@ def _check_type(name: str, field: str, value: Any) -> None:
         good = value is None or is_whole(value)
     elif field == "frame_rate":
         good = value is None or is_number(value)
+    elif field == "step_from":
+        good = isinstance(value, list) and len(value) < MAX_STEP and all(is_whole(v) for v in value)
     elif field == "value_range":
         good = isinstance(value, list) and len(value) == 2 and all(is_number(v) for v in value)
     else:
@@ -125,6 +160,17 @@ def _check_type(name: str, field: str, value: Any) -> None:
         raise ContractError(f"preset {name!r}: {field} cannot be {value!r}")
 
 
+_BSL1K = Preset(
+    name="bsl1k",
+    frame_rate=25.0,
+    square=256,
+    value_range=(-0.5, 0.5),
+    frames="window",
+    step_pooling="mean-positions",
+    window_pooling="mean",
+    score="softmax",
+)
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
@@ -132,15 +178,22 @@ PRESETS: dict[str, Preset] = {
         Preset(name="wlasl", min_side=226, square=256, square_above=256, colour="BGR"),
         # WLASL's test loader, code/I3D/datasets/nslt_dataset_all.py, for clips already at 256 pixels.
         Preset(name="wlasl-test", min_side=226, colour="BGR"),
-        # Albanie, Varol et al. 2020 (gulvarol/bsl1k): demo/demo.py and evaluate.py.
+        # Albanie, Varol et al. 2020 (gulvarol/bsl1k): demo/demo.py and evaluate.py, which know no box.
+        _BSL1K,
+        # The same for BSL-1K itself, which was trained and tested on 16 frames.
+        dataclasses.replace(_BSL1K, name="bsl1k-16", window_frames=16, stride_frames=8),
+        # The evaluation behind bsl1k's published accuracy on WLASL and MS-ASL: datasets/videodataset.py, `use_bbox`.
+        dataclasses.replace(_BSL1K, name="bsl1k-person", framing="signer"),
+        # Desai et al. 2023 (microsoft/ASL-citizen-code): I3D/aslcitizen_dataset.py and aslcitizen_testing.py.
         Preset(
-            name="bsl1k",
-            frame_rate=25.0,
+            name="asl-citizen",
+            min_side=226,
             square=256,
-            value_range=(-0.5, 0.5),
-            frames="window",
-            step_pooling="mean-positions",
-            window_pooling="mean",
+            square_above=256,
+            colour="BGR",
+            frames="centered",
+            step_from=(96, 160),
+            step_pooling="max-interpolated",
             score="softmax",
         ),
         # The earlier project, ASL_Inference's inference.py: what WLASL's weights were not trained on.

@@ -1,14 +1,72 @@
 """What the project answers: predictions, recognitions, timelines, failures."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from asl_triton.errors import AslTritonError
 
 Logits = npt.NDArray[np.float32]
 
 
 Times = npt.NDArray[np.float64]
+
+MIN_BOX_SIDE = 1 / 32  # of the frame's side: a smaller signer cannot be recognized
+
+
+@dataclass(frozen=True)
+class SignerBox:
+    """Where the signer is in the frame: left, top, right and bottom, as fractions of its width and height.
+
+    What lies outside the frame is cut off. `source` says who found the box, such as "caller" or "dataset", and
+    `confidence`, 0 to 1, how sure that is.
+
+    Raises:
+        AslTritonError: the values are not fractions, not in this order, or the box is too small.
+    """
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    source: str = "caller"
+    confidence: float = 1.0
+
+    def __post_init__(self) -> None:
+        values = (self.x0, self.y0, self.x1, self.y1)
+        shown = ", ".join(f"{value:g}" for value in values)
+        if not all(math.isfinite(value) and -1 <= value <= 2 for value in values):
+            raise AslTritonError(
+                f"the signer's box {shown} is not in fractions of the frame: give left, top, right and bottom from 0 "
+                "to 1, such as 0.25,0.05,0.75,1"
+            )
+        for name, value in zip(("x0", "y0", "x1", "y1"), values, strict=True):
+            object.__setattr__(self, name, min(max(float(value), 0.0), 1.0))
+        if min(self.x1 - self.x0, self.y1 - self.y0) < MIN_BOX_SIDE:
+            raise AslTritonError(
+                f"the signer's box {shown} has next to nothing of the frame in it: give left, top, right and bottom, "
+                "in this order, from 0 to 1"
+            )
+
+    @classmethod
+    def from_pixels(cls, box: tuple[float, ...], width: int, height: int, source: str = "caller") -> "SignerBox":
+        """The box of left, top, right and bottom in pixels of a frame of this size."""
+        x0, y0, x1, y1 = box
+        return cls(x0 / width, y0 / height, x1 / width, y1 / height, source)
+
+    @classmethod
+    def parse(cls, text: str) -> "SignerBox":
+        """Read `x0,y0,x1,y1`."""
+        try:
+            x0, y0, x1, y1 = (float(value) for value in text.split(","))
+        except ValueError as exc:
+            raise AslTritonError(
+                f"{text!r} is not a signer's box: give x0,y0,x1,y1 as fractions of the frame, such as 0.25,0.05,0.75,1"
+            ) from exc
+        return cls(x0, y0, x1, y1)
 
 
 @dataclass(frozen=True)
@@ -37,6 +95,7 @@ class Recognition:
     wait_s: float  # for the server's answers, beside the decoding
     warnings: tuple[str, ...] = ()
     lost_frames: int = 0  # that could not be decoded
+    signer: SignerBox | None = None  # the box that the crops were cut from; None: whole frames
 
     @property
     def gloss(self) -> str:
@@ -118,3 +177,18 @@ Outcome = Recognition | Failure
 
 
 AnyOutcome = Recognition | Timeline | Failure
+
+
+def to_json_values(outcome: AnyOutcome) -> dict[str, Any]:
+    """An outcome as values for JSON, as result files have it.
+
+    `lost_frames` and `signer` are there only where frames were lost or a box was used: the files of earlier versions
+    know neither.
+    """
+    values = asdict(outcome)
+    if not values.get("lost_frames"):
+        values.pop("lost_frames", None)
+    if (box := values.pop("signer", None)) is not None:
+        corners = [box["x0"], box["y0"], box["x1"], box["y1"]]
+        values["signer"] = {"box": corners, "source": box["source"], "confidence": box["confidence"]}
+    return values

@@ -186,6 +186,8 @@ def pool_steps(net: I3D, step_logits: Tensor, features: Tensor, preset: Preset) 
     """Logits (N, C) of whole clips from a network's step logits (N, S, C) and features (N, F, T/8)."""
     if preset.step_pooling == "max":
         return step_logits.amax(dim=1)
+    if preset.step_pooling == "max-interpolated":
+        return F.interpolate(step_logits.transpose(1, 2), preset.window_frames, mode="linear").amax(dim=2)
     if preset.step_pooling == "mean":
         return step_logits.mean(dim=1)
     return net.logits(net.dropout(features.mean(dim=2))[..., None, None, None]).flatten(1)  # type: ignore[no-any-return]

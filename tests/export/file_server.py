@@ -1,17 +1,19 @@
 """A real HTTP server on this machine that misbehaves on demand."""
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from mmap import mmap
 
 
 @dataclass
 class Served:
     """One file and how it is handed out."""
 
-    content: bytes
+    content: bytes | mmap
     etag: str | None = '"v1"'
     takes_ranges: bool = True
     content_type: str = "application/octet-stream"
@@ -40,40 +42,47 @@ def serving() -> Iterator[FileServer]:
     """Serve on a free port of 127.0.0.1 for the block."""
 
     class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def do_GET(self) -> None:
             asked = self.headers["Range"]
             state.requests.append((self.path, asked))
             served = state.files.get(self.path, Served(b"nothing here", status=404, content_type="text/html"))
-            content, start = served.content, 0
-            if served.status == 200 and asked and served.takes_ranges:
-                start = int(asked.removeprefix("bytes=").removesuffix("-"))
-                if self.headers["If-Range"] not in (None, served.etag):
-                    start = 0
+            content, start, stop = served.content, 0, len(served.content)
+            found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "")
+            is_part = found is not None and served.status == 200 and served.takes_ranges
+            if found is not None and is_part and self.headers["If-Range"] in (None, served.etag):
+                start = int(found[1])
+                stop = min(int(found[2]) + 1, stop) if found[2] else stop
+            # Of a download from its beginning, the whole is answered as such.
+            is_part = is_part and found is not None and (start > 0 or bool(found[2]))
             if start >= len(content) > 0 and start:
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(content)}")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            self.send_response(206 if start else served.status)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_response(206 if is_part else served.status)
+            if is_part:
+                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
             if served.location:
                 self.send_header("Location", served.location)
             if served.etag:
                 self.send_header("ETag", served.etag)
             self.send_header("Content-Type", served.content_type)
-            self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("Content-Length", str(stop - start))
             self.end_headers()
-            end = len(content)
+            if self.command == "HEAD":
+                return
             if served.cuts:
-                end = min(end, start + served.cuts.pop(0))
+                stop = min(stop, start + served.cuts.pop(0))
             if served.stall_after is not None:
                 self.wfile.write(content[start : served.stall_after])
                 self.wfile.flush()
                 state.ending.wait(30)
                 return
-            self.wfile.write(content[start:end])
+            self.wfile.write(content[start:stop])
 
         def log_message(self, *_: object) -> None:
             pass

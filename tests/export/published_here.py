@@ -41,8 +41,14 @@ def info_bytes(words: object) -> bytes:
     return pickle.dumps({"words": words, "videos": {"name": ["a.mp4"], "word_id": [0]}}, protocol=4)
 
 
+def citizen_bytes(glosses: tuple[str, ...] = GLOSSES[:6]) -> bytes:
+    """A split of ASL Citizen: its glosses with spaces, twice each, and not in order."""
+    rows = [f"P{n},{n}-{gloss}.mp4,{gloss.upper()} ,A_01_{n}" for n, gloss in enumerate((*glosses, *glosses[::-1]))]
+    return "\r\n".join(("Participant ID,Video file,Gloss,ASL-LEX Code", *rows, "")).encode()
+
+
 def publish(server: FileServer) -> dict[str, Weights]:
-    """Serve `bsl1k` of 4 classes, `wlasl5` and `wlasl3`, and return their catalog."""
+    """Serve `bsl1k` of 4 classes, `citizen` of 6, `msasl` of 3, `wlasl5` and `wlasl3`, and return their catalog."""
     archive = {name: checkpoint_bytes(size) for size, name in MEMBERS.items()}
     archive |= {name.replace(".pt", ".ini"): b"[config]" for name in MEMBERS.values()}
     archive |= {"__MACOSX/archived/asl5/._FINAL_nslt_5_iters.pt": b"resource fork"}
@@ -51,6 +57,15 @@ def publish(server: FileServer) -> dict[str, Weights]:
         "/classes": Served("".join(f"{i}\t{gloss}\n" for i, gloss in enumerate(GLOSSES)).encode()),
         "/model": Served(checkpoint_bytes(4, prefix="module.", wrapped=True)),
         "/info": Served(info_bytes(list(GLOSSES[:4]))),
+        "/citizen-weights": Served(zip_bytes({"weights/ASL_citizen_I3D_weights.pt": checkpoint_bytes(6)})),
+        "/citizen": Served(
+            zip_bytes(
+                {"ASL_Citizen/splits/train.csv": citizen_bytes(), "ASL_Citizen/splits/test.csv": b"other"}
+                | {f"ASL_Citizen/videos/{n}.mp4": bytes(10_000) for n in range(50)}
+            )
+        ),
+        "/msasl-model": Served(checkpoint_bytes(3, prefix="module.", wrapped=True)),
+        "/msasl": Served(zip_bytes({"MS-ASL/MSASL_classes.json": b'["hello", "nice", "teacher"]'})),
     }
     bsl1k = dataclasses.replace(
         PUBLISHED["bsl1k-wlasl2000"],
@@ -71,4 +86,19 @@ def publish(server: FileServer) -> dict[str, Weights]:
         )
         for size in MEMBERS
     ]
-    return {weights.name: weights for weights in (bsl1k, *wlasl)}
+    citizen = dataclasses.replace(
+        PUBLISHED["asl-citizen"],
+        name="citizen",
+        num_classes=6,
+        sha256=None,
+        checkpoint=RemoteFile(f"{server.url}/citizen-weights", "citizen-weights.zip"),
+        glosses=RemoteFile(f"{server.url}/citizen", "train.csv", zip_member="ASL_Citizen/splits/train.csv"),
+    )
+    msasl = dataclasses.replace(
+        PUBLISHED["bsl1k-msasl1000"],
+        name="msasl",
+        num_classes=3,
+        checkpoint=RemoteFile(f"{server.url}/msasl-model", "msasl-model.pth.tar"),
+        glosses=RemoteFile(f"{server.url}/msasl", "MSASL_classes.json", zip_member="MSASL_classes.json"),
+    )
+    return {weights.name: weights for weights in (bsl1k, *wlasl, citizen, msasl)}

@@ -140,10 +140,10 @@ def test_data_that_cannot_be_used_is_a_sentence(
     text.write_text("no json")
     (tmp_path / "none").mkdir()
     for data, more, says in (
-        (tmp_path / "nowhere", [], "name a folder with one sub-folder a gloss, or a split JSON"),
+        (tmp_path / "nowhere", [], "name a folder with one sub-folder per gloss, or a data set"),
         (tmp_path / "none", [], "takes one sub-folder a gloss"),
         (gloss_folders / "book", [], "of another vocabulary"),
-        (gloss_folders, ["--subset", "test"], "--subset is for a split JSON"),
+        (gloss_folders, ["--subset", "test"], "--subset is for a data set"),
         (gloss_folders, ["--merge", text], "stands alone"),
         (text, [], "is not JSON"),
         (other, ["--videos", gloss_folders], "has 1 in class 1999, and there are labels for 7"),
@@ -208,7 +208,7 @@ def test_official_split_with_two_videos_scores_two_and_misses_2036(
     done = evaluate(capsys, hundred_triton, shared_folder / "wlasl" / "nslt_100.json", tmp_path / "out")
     assert done.code == 0, done.told
     assert "2 clips of 1 of 100 glosses scored, 2,036 missing" in done.told
-    assert "2 of train are of subsets that WLASL's checkpoints were trained on" in done.told
+    assert "2 of train are of subsets that published checkpoints were trained on" in done.told
     found = document(tmp_path / "out")
     assert (found["clips"], found["missing"], len(found["missing_videos"])) == (2, 2036, 2036)
     assert {a["gloss"] for a in found["answers"]} == {"book"}

@@ -10,19 +10,32 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
+from asl_triton.presets import PRESETS
 from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.results import SignerBox
 from asl_triton.transport.base import Statistics
 from asl_triton.transport.factory import make_transport
 from asl_triton_demo.signer import render_demo
 from asl_triton_deploy.local import LocalTriton
-from tests.client.videos import PDF, audio_only, clip, cut, faststart, ffmpeg, huge, still, with_audio
+from tests.client.videos import (
+    PDF,
+    audio_only,
+    clip,
+    cut,
+    faststart,
+    ffmpeg,
+    huge,
+    still,
+    with_audio,
+    written_by_opencv,
+)
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
 from tests.live.sign_client import Answer, Refusal, ask, ask_with, inputs, tensor
 from tests.live.sign_processes import decoders, stubs_of, wait_until
 from tests.networks import GLOSSES
 
-PRESET_NAMES = ("wlasl", "wlasl-test", "bsl1k", "asl-inference", "classic")
+PRESET_NAMES = (*PRESETS, "classic")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +73,44 @@ def test_answers_are_the_clients_own(preset_triton: LocalTriton, signed: list[Pa
             )
             assert told["duration_s"] == pytest.approx(ours.duration_s)
             assert told["warnings"] == list(ours.warnings)
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip with something else in each half of its frames."""
+    random = np.random.default_rng(0)
+    left, right = (random.integers(0, 256, (120, 80, 3), np.uint8) for _ in range(2))
+    frame = np.concatenate([left // 3, 255 - right // 3], axis=1)
+    return written_by_opencv(tmp_path_factory.mktemp("halves") / "clip.mp4", [frame] * 20)
+
+
+def test_box_of_the_signer_gives_the_clients_own_answer(preset_triton: LocalTriton, halves: Path) -> None:
+    address, box = preset_triton.address, SignerBox(0.5, 0.0, 1.0, 1.0)
+    tensors = [*inputs(halves.read_bytes()), tensor("SIGNER_BOX", np.array([0.5, 0, 1, 1], np.float32), "FP32")]
+    with tritonclient.grpc.InferenceServerClient(address) as client:
+        theirs = ask_with(client, tensors, model="bsl1k-person")
+    assert isinstance(theirs, Answer), theirs
+    with Recognizer(address, model="bsl1k-person") as recognizer:
+        ours, whole = recognizer.recognize(halves, signer=box), recognizer.recognize(halves)
+    assert theirs.logits == pytest.approx([p.logit for p in ours.predictions], abs=1e-4)
+    assert theirs.logits != pytest.approx([p.logit for p in whole.predictions], abs=1e-4)
+    assert theirs.details["signer"] == {"box": [0.5, 0.0, 1.0, 1.0], "source": "caller", "confidence": 1.0}
+    assert (theirs.details["warnings"], len(whole.warnings)) == ([], 1)
+    with Recognizer(address, model="bsl1k-person", send="video", signer=box) as recognizer:
+        sent = recognizer.recognize(halves)
+    assert (sent.signer, sent.warnings, sent.num_frames) == (ours.signer, (), ours.num_frames)
+    assert [p.logit for p in sent.predictions] == pytest.approx([p.logit for p in ours.predictions], abs=1e-4)
+
+
+@pytest.mark.parametrize(("box", "says"), [
+    ([234, 17, 524, 414], "is not in fractions of the frame"), ([0.7, 0, 0.3, 1], "has next to nothing of the frame"),
+    ([float("nan"), 0, 1, 1], "is not in fractions of the frame"), ([0, 0, 1], "shape"),
+])  # fmt: skip
+def test_box_that_is_not_one_is_refused(preset_triton: LocalTriton, halves: Path, box: list[float], says: str) -> None:
+    tensors = [*inputs(halves.read_bytes()), tensor("SIGNER_BOX", np.array(box, np.float32), "FP32")]
+    with tritonclient.grpc.InferenceServerClient(preset_triton.address) as client:
+        refused = ask_with(client, tensors, model="bsl1k-person")
+    assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT" and says in refused.sentence
 
 
 def test_default_is_ten_glosses_and_all_may_be_asked_for(preset_triton: LocalTriton, signed: list[Path]) -> None:
@@ -212,7 +263,10 @@ def test_what_cannot_be_asked_is_refused_with_a_sentence(
 def test_several_models_have_to_be_told_apart(preset_triton: LocalTriton, signed: list[Path]) -> None:
     refused = ask(preset_triton.address, signed[0].read_bytes())
     assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT"
-    assert "this server has 5 models: name one in the request's parameter `model` (asl-inference, " in refused.sentence
+    assert (
+        f"this server has {len(PRESET_NAMES)} models: name one in the request's parameter `model` (asl-citizen, "
+        in refused.sentence
+    )
 
 
 def test_tensors_of_another_type_or_shape_are_refused(strict_triton: LocalTriton, good: bytes) -> None:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 from asl_triton.files import FolderLock, atomic_write, ensure_folder, sync_folder, translate_write_errors
-from asl_triton.results import AnyOutcome, Failure, Prediction, Recognition, Segment, Timeline
+from asl_triton.results import AnyOutcome, Failure, Prediction, Recognition, Segment, SignerBox, Timeline
 from asl_triton.video.discovery import FileFingerprint
 
 JOURNAL = "journal.jsonl"
@@ -22,6 +22,7 @@ FSYNC_EVERY_S = 1.0
 QUESTION, STAMP = "question", "stamp"  # keys
 # Of a line. Lines of other versions are ignored, like those that were cut off.
 FIELDS = tuple({field.name for field in dataclasses.fields(kind)} for kind in (Recognition, Timeline, Failure))
+ADDED = {"signer", "lost_frames"}  # which lines of earlier versions do not have
 
 
 class Entry(NamedTuple):
@@ -179,7 +180,7 @@ class Journal:
             is_clean, start = True, lines.tell()
             for line in lines:
                 values = load_line(line)
-                if values is None or values.keys() - {STAMP} not in FIELDS:
+                if values is None or not is_outcome(values.keys() - {STAMP}):
                     is_clean = False
                 else:
                     stamp = values.get(STAMP)
@@ -213,6 +214,11 @@ def describe_difference(question: Any, asked: Mapping[str, Any]) -> str:
     return f"is of another question ({', '.join(names)})"
 
 
+def is_outcome(names: Collection[str]) -> bool:
+    """Whether a line with these fields is an outcome, perhaps of an earlier version."""
+    return any(fields - ADDED <= set(names) <= fields for fields in FIELDS)
+
+
 def load_line(line: bytes) -> dict[str, Any] | None:
     """The JSON object of a line; None if it is something else, or was cut off."""
     try:
@@ -232,4 +238,6 @@ def parse_outcome(line: dict[str, Any]) -> AnyOutcome:
         line["segments"] = tuple(Segment(**segment) for segment in line["segments"])
         return Timeline(**line)
     line["predictions"] = tuple(Prediction(**prediction) for prediction in line["predictions"])
+    if line.get("signer"):
+        line["signer"] = SignerBox(**line["signer"])
     return Recognition(**line)

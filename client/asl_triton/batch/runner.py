@@ -19,7 +19,7 @@ from asl_triton.files import translate_write_errors
 from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
-from asl_triton.results import AnyOutcome, Failure, Recognition
+from asl_triton.results import AnyOutcome, Failure, Recognition, SignerBox
 from asl_triton.video.discovery import Clip, FileFingerprint
 from asl_triton.writers.tables import SINKS, JsonLinesSink, Sink
 
@@ -245,7 +245,7 @@ class RecognitionBatch(BatchRun[Recognition]):
         self.ranking = ranking
 
     def build_job_key(self, served: ServedModel) -> dict[str, Any]:
-        return build_job_key(served, self.ranking)
+        return build_job_key(served, self.ranking, self.recognizer.signer)
 
     async def recognize_clip(self, clip: Clip) -> Recognition:
         return await self.recognizer.recognize(clip.path, name=clip.name, **vars(self.ranking))
@@ -254,7 +254,7 @@ class RecognitionBatch(BatchRun[Recognition]):
         return write_results(outcomes, self.output, self.formats)
 
 
-def build_job_key(served: ServedModel, ranking: Ranking) -> dict[str, Any]:
+def build_job_key(served: ServedModel, ranking: Ranking, signer: SignerBox | None = None) -> dict[str, Any]:
     """Everything that a clip's ranked glosses depend on besides the clip.
 
     Raises:
@@ -263,7 +263,12 @@ def build_job_key(served: ServedModel, ranking: Ranking) -> dict[str, Any]:
     ranking.class_ids(served.labels)
     vocabulary = sorted(ranking.vocabulary) if ranking.vocabulary else None
     # "bucket" is an option of earlier versions: with it, their journals are still found.
-    return {**served.identity, **vars(ranking), "vocabulary": vocabulary, "bucket": 1}
+    return {**served.identity, **vars(ranking), "vocabulary": vocabulary, "bucket": 1, **build_box_key(signer)}
+
+
+def build_box_key(signer: SignerBox | None) -> dict[str, Any]:
+    """What a key says of the box of the signer: nothing where there is none, as in earlier versions."""
+    return {} if signer is None else {"signer": [signer.x0, signer.y0, signer.x1, signer.y1]}
 
 
 def summarize(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asl_triton.batch.journal import JOURNAL
-from asl_triton.batch.runner import ERRORS, BatchOptions, BatchRun, write_failures
+from asl_triton.batch.runner import ERRORS, BatchOptions, BatchRun, build_box_key, write_failures
 from asl_triton.batch.workers import Observer
 from asl_triton.files import translate_write_errors
 from asl_triton.models.served import ServedModel
@@ -52,7 +52,8 @@ class TimelineBatch(BatchRun[Timeline]):
         with_window(served.preset, self.timeline.window, self.timeline.stride)
         vocabulary = sorted(self.timeline.vocabulary) if self.timeline.vocabulary else None
         # "bucket" is an option of earlier versions: with it, their journals are still found.
-        return {**served.identity, **asdict(self.timeline), "vocabulary": vocabulary, "bucket": 1}
+        box = build_box_key(self.recognizer.signer)
+        return {**served.identity, **asdict(self.timeline), "vocabulary": vocabulary, "bucket": 1, **box}
 
     async def recognize_clip(self, clip: Clip) -> Timeline:
         return await self.recognizer.timeline(

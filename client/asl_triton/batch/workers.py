@@ -188,7 +188,9 @@ async def recognize_many(
         ranking.class_ids((await recognizer.model()).labels)  # reports a wrong vocabulary before any clip is read
 
         async def recognize(clip: AnyClip) -> Recognition:
-            return await recognizer.recognize(clip.path, name=clip.name, **vars(ranking))
+            return await recognizer.recognize(
+                clip.path, name=clip.name, signer=clip.signer, excerpt=clip.excerpt, **vars(ranking)
+            )
 
         concurrency = ConcurrencyController(clips_at_once, clips_at_once, recognizer.decoders)
         await ClipWorkers[AnyClip, Recognition](recognizer, recognize, keep, concurrency).run(iterate(clips))

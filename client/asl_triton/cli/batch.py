@@ -27,7 +27,7 @@ from asl_triton.cli.batch_options import (
     WaitOption,
 )
 from asl_triton.cli.connection import Connection, with_connection
-from asl_triton.cli.options import JsonOption
+from asl_triton.cli.options import JsonOption, SignerOption, parse_signer
 from asl_triton.cli.progress import ROWS_SHOWN, BrokenPipeSafeConsole, ClipProgress
 from asl_triton.cli.ray_options import (
     CLIPS_PER_ACTOR,
@@ -100,6 +100,7 @@ def batch(
     stride: Annotated[
         int | None, typer.Option(min=1, show_default="as the model says", help="Frames from a window to the next.")
     ] = None,
+    signer: SignerOption = None,
     in_flight: InFlightOption = None,
     fresh: FreshOption = False,
     by_content: HashOption = False,
@@ -143,6 +144,7 @@ def batch(
         raise typer.BadParameter("a timeline is made of frames: leave it out", param_hint="--send")
     ranking = Ranking(top_k or DEFAULT_TOP_K, glosses, min_confidence or 0.0)
     wait_s = (0.0 if connection.local else DEFAULT_WAIT_S) if wait is None else wait
+    box = parse_signer(signer)
     options = BatchOptions(wait_s, max_failures, in_flight, by_content, fresh)
     run: RecognitionBatch | TimelineBatch | RayBatch
     if on_ray:
@@ -160,6 +162,7 @@ def batch(
             address,
             in_flight or (CLIPS_PER_ACTOR if on_ray else MAX_IN_FLIGHT),
             priority=BULK_PRIORITY,
+            signer=box,
             decoding=decoding,
             decoders=decoders or (1 if on_ray else None),
             decode_timeout_s=decode_timeout,

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from asl_triton.cli.connection import Connection, with_connection
-from asl_triton.cli.options import JsonOption
+from asl_triton.cli.options import JsonOption, SignerOption, parse_signer
 from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress
 from asl_triton.errors import AslTritonError
 from asl_triton.evaluation.dataset import format_list, read_dataset
@@ -32,18 +32,23 @@ CONFUSIONS_SHOWN = 10
 def evaluate(
     data: Annotated[
         Path,
-        typer.Argument(metavar="DATA", help="A folder with one sub-folder a gloss, or a split JSON of WLASL."),
+        typer.Argument(
+            metavar="DATA",
+            help="A folder with one sub-folder per gloss; or a data set: WLASL's nslt_2000.json or "
+            "WLASL_v0.3.json, ASL Citizen's splits/test.csv, MS-ASL's MSASL_test.json, or the folder of the last two.",
+        ),
     ],
     videos: Annotated[
-        Path | None, typer.Option(help="The videos of a split JSON; the folder `videos` beside it if not given.")
+        Path | None, typer.Option(help="The videos of a data set; the folder `videos` next to it if not given.")
     ] = None,
     subset: Annotated[
-        str | None, typer.Option(help="Take one part of a split JSON: train, val or test. All of it if not given.")
+        str | None, typer.Option(help="Take one part of a data set: train, val or test. All of it if not given.")
     ] = None,
     merge: Annotated[
         Path | None,
         typer.Option(help="Score glosses that look alike as one: a file with a line a group, commas between."),
     ] = None,
+    signer: SignerOption = None,
     output: Annotated[Path, typer.Option(help="Where the report goes; made if it is not there.")] = Path("results"),
     in_flight: Annotated[
         int, typer.Option(min=1, max=256, help="How many requests may be under way at once.")
@@ -52,14 +57,20 @@ def evaluate(
     connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a served model on labeled clips: top-1, 5 and 10, what it confuses, how well it is calibrated.
+    """Measure a served model on labeled clips: top-1, 5, 10 and 20, what it confuses, how well it is calibrated.
+
+    Per instance and per class, with DCG and MRR; where the data set names its signers, for each of them, with the
+    spread and with intervals for other people. A data set's boxes and the parts of its untrimmed videos are used.
 
     Writes OUTPUT/evaluation.json and OUTPUT/evaluation.html, one page that needs nothing else. Videos that a split
     names and that are not there are counted and left out. Exit code 3: some clips could not be read.
 
         asl-triton evaluate clips/ --local
+        asl-triton evaluate ASL_Citizen/splits/test.csv
+        asl-triton evaluate WLASL_v0.3.json --videos videos/ --subset test
         asl-triton evaluate nslt_2000.json --videos videos/ --subset test --merge look_alikes.txt
     """
+    box = parse_signer(signer)
     groups = read_merge(merge) if merge else []
     began_s = time.perf_counter()
     check_writable(output)  # these fail now, not when everything is measured
@@ -68,7 +79,7 @@ def evaluate(
         served = asyncio.run(read_served(connection, address))
         asked = dataclasses.replace(connection, model=served.name)
         classes = ClassMapping.of(served.labels, groups)
-        dataset = read_dataset(data, videos=videos, subset=subset, labels=served.labels)
+        dataset = read_dataset(data, videos=videos, subset=subset, labels=served.labels).with_signer(box)
         with ClipProgress[Recognition](len(dataset.clips)) as progress:
             answers = score_clips(
                 lambda: asked.make_recognizer(address, in_flight, priority=BULK_PRIORITY),
@@ -99,14 +110,28 @@ def show(report: EvaluationReport, seconds: float, files: tuple[Path, ...], cons
     """The measures, what could not be scored, and where the report is."""
     evaluation = report.evaluation
     table = Table(box=None, pad_edge=False)
-    for column in ("", "top-1", "top-5", "top-10"):
+    for column in ("", "top-1", "top-5", "top-10", "top-20"):
         table.add_column(column, justify="right" if column else "left")
     for name, accuracy in (("per instance", evaluation.per_instance), ("per class", evaluation.per_class)):
-        table.add_row(name, *(f"{share:.2%}" for share in (accuracy.top1, accuracy.top5, accuracy.top10)))
+        shares = (accuracy.top1, accuracy.top5, accuracy.top10, accuracy.top20)
+        table.add_row(name, *(f"{share:.2%}" for share in shares))
     console.print(table)
+    retrieval = evaluation.retrieval
+    console.print(f"DCG {retrieval.dcg:.4f}, mean reciprocal rank {retrieval.mrr:.4f}", highlight=False)
     low, high = evaluation.top1_interval
     console.print(f"top-1 per instance is {low:.1%} to {high:.1%} with 95 % confidence", highlight=False)
     console.print(f"expected calibration error {evaluation.calibration_error:.2%} (15 bins)", highlight=False)
+    if spread := evaluation.signer_spread:
+        line = (
+            f"top-1 of {spread.signers:,} signers is {spread.lowest:.1%} to {spread.highest:.1%}, median "
+            f"{spread.median:.1%}, standard deviation {spread.deviation:.1%}"
+        )
+        if interval := evaluation.signer_intervals:
+            line += (
+                f"; over signers, top-1 per instance is {interval.top1[0]:.1%} to {interval.top1[1]:.1%} with 95 % "
+                "confidence"
+            )
+        console.print(line, highlight=False, soft_wrap=True)
     if evaluation.confused:
         console.print()
         console.print(format_confusions(report))

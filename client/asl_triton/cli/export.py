@@ -102,10 +102,10 @@ def export(
     for the golden clip, alone, in a batch and at another length, and its answers are held against the signature.
 
         asl-triton export demo
-        asl-triton export weights/bsl1k-wlasl2000 --precision auto
+        asl-triton export weights/asl-citizen --precision auto
         asl-triton export FINAL_nslt_2000.pt --labels wlasl_class_list.txt --name i3d_wlasl2000 --precision fp16
-        asl-triton export weights/bsl1k-wlasl2000 --format openvino --precision bf16
-        asl-triton export weights/bsl1k-wlasl2000 --format openvino --precision int8 --calibrate clips/
+        asl-triton export weights/asl-citizen --format openvino --precision bf16
+        asl-triton export weights/asl-citizen --format openvino --precision int8 --calibrate clips/
         asl-triton export --torchscript r2plus1d.pt --labels labels.txt --preset preset.json
     """
     if (checkpoint is None) == (torchscript is None):

@@ -23,6 +23,8 @@ from asl_triton.extras import require_extra
 if TYPE_CHECKING:
     from asl_triton_export.pretrained.catalog import Weights
 
+SHORT_LANGUAGES = {"American Sign Language": "ASL", "British Sign Language": "BSL"}  # for a table
+
 
 def fetch(
     name: Annotated[
@@ -30,6 +32,10 @@ def fetch(
     ] = None,
     to: Annotated[Path | None, typer.Option(help="The bundle's folder.", show_default="weights/NAME")] = None,
     force: Annotated[bool, typer.Option("--force", help="Download again, and replace a bundle that is there.")] = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Take the glosses from this file, one a line in class order, instead of downloading them."),
+    ] = None,
     list_them: Annotated[bool, typer.Option("--list", help="Show what can be fetched.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,8 +51,8 @@ def fetch(
     of them needs no second download.
 
         asl-triton fetch --list
-        asl-triton fetch bsl1k-wlasl2000
-        asl-triton export weights/bsl1k-wlasl2000
+        asl-triton fetch asl-citizen
+        asl-triton export weights/asl-citizen
     """
     with require_extra("export"):
         from asl_triton_export.pretrained.catalog import PUBLISHED
@@ -63,7 +69,9 @@ def fetch(
         return
 
     with DownloadProgress(Console(stderr=True)) as progress:
-        fetched = fetch_bundle(name, to, force=force, on_bytes=progress.show_bytes, on_step=progress.show_step)
+        fetched = fetch_bundle(
+            name, to, force=force, labels=labels, on_bytes=progress.show_bytes, on_step=progress.show_step
+        )
     if as_json:
         archive = str(fetched.archive) if fetched.archive else None
         print(json.dumps({"folder": str(fetched.folder), "is_new": fetched.is_new, "archive": archive}))
@@ -83,11 +91,14 @@ def describe_weights(weights: "Weights") -> dict[str, str | int | float | None]:
     """Published weights as JSON."""
     return {
         "name": weights.name,
+        "language": weights.language,
         "num_classes": weights.num_classes,
         "preset": weights.preset,
         "top1": weights.accuracy.top1,
         "top5": weights.accuracy.top5,
         "top10": weights.accuracy.top10,
+        "test_set": weights.test_set,
+        "good_for": weights.good_for,
         "num_bytes": weights.checkpoint.num_bytes,
         "url": weights.checkpoint.url,
         "license": weights.license,
@@ -100,17 +111,21 @@ def make_table(listed: list["Weights"]) -> Table:
     """Published weights, one row each."""
     table = Table(
         title="Published weights",
-        caption="Accuracy: percent of the clips of each vocabulary's test split, as published",
+        caption="Accuracy: percent of the clips of each one's test set, as published; the figures of different "
+        "vocabularies do not compare",
     )
-    for heading in ("name", "glosses", "top-1", "top-5", "top-10", "download", "license"):
+    for heading in ("name", "good for", "glosses", "top-1", "top-5", "top-10", "download", "license"):
         table.add_column(
-            heading, justify="left" if heading in ("name", "license") else "right", no_wrap=heading == "name"
+            heading,
+            justify="left" if heading in ("name", "good for", "license") else "right",
+            no_wrap=heading == "name",
         )
     for number, weights in enumerate(listed):
         accuracy, size = weights.accuracy, weights.checkpoint.num_bytes
         table.add_row(
             f"[bold]{weights.name}[/]\n(recommended)" if number == 0 and len(listed) > 1 else weights.name,
-            str(weights.num_classes),
+            weights.good_for,
+            f"{weights.num_classes} {SHORT_LANGUAGES[weights.language]}",
             f"{accuracy.top1:.2f}",
             f"{accuracy.top5:.2f}",
             "" if accuracy.top10 is None else f"{accuracy.top10:.2f}",

@@ -32,7 +32,8 @@ def finetune(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="A folder with one sub-folder of clips a gloss, or a split JSON of WLASL (nslt_100.json).",
+            help="A folder with one sub-folder of clips per gloss; or a data set: WLASL's nslt_100.json or "
+            "WLASL_v0.3.json, or the folder of ASL Citizen (splits/, videos/) or of MS-ASL (MSASL_*.json, videos/).",
             show_default=False,
         ),
     ],
@@ -49,7 +50,7 @@ def finetune(
         typer.Option(help="The folder that the new bundle is written to: it must not be there.", show_default=False),
     ],
     videos: Annotated[
-        Path | None, typer.Option(help="The folder of a split's videos. Default: `videos` beside it.")
+        Path | None, typer.Option(help="The folder of a data set's videos. Default: `videos` next to it.")
     ] = None,
     labels: Annotated[
         Path | None,

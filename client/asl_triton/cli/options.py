@@ -5,8 +5,29 @@ from typing import Annotated
 
 import typer
 
+from asl_triton.errors import AslTritonError
+from asl_triton.results import SignerBox
+
 RepositoryOption = Annotated[Path, typer.Option(help="The model repository: what Triton serves.")]
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Which model to ask. Not needed where only one is served.")
 ]
+SignerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X0,Y0,X1,Y1",
+        help="Where the signer is in the frame: left, top, right and bottom as fractions of it, such as "
+        "0.25,0.05,0.75,1. For models that were trained on signers cut out of the frame; `off` takes whole frames.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def parse_signer(text: str | None) -> SignerBox | None:
+    """The box that `--signer` gives, if it gives one."""
+    if text is None or text == "off":
+        return None
+    try:
+        return SignerBox.parse(text)
+    except AslTritonError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--signer") from exc

@@ -1,7 +1,6 @@
 """`asl-triton recognize`: the ranked glosses of a few clips, on the terminal."""
 
 import asyncio
-import dataclasses
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -13,11 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from asl_triton.cli.connection import Connection, with_connection
-from asl_triton.cli.options import JsonOption
+from asl_triton.cli.options import JsonOption, SignerOption, parse_signer
 from asl_triton.errors import VideoError
 from asl_triton.labels import read_labels
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
-from asl_triton.results import Failure, Outcome
+from asl_triton.results import Failure, Outcome, SignerBox, to_json_values
 
 IN_FLIGHT = 4
 
@@ -32,6 +31,7 @@ def recognize(
     min_confidence: Annotated[
         float, typer.Option(min=0, max=1, help="Mark an answer as unsure below this confidence.")
     ] = 0.0,
+    signer: SignerOption = None,
     *,
     connection: Connection,
     as_json: JsonOption = False,
@@ -45,15 +45,21 @@ def recognize(
         asl-triton recognize clip.mp4 --local --repository model_repository
         asl-triton recognize *.mp4 --top-k 1 --json
     """
+    box = parse_signer(signer)
     ranking = Ranking(top_k, read_labels(vocabulary) if vocabulary else None, min_confidence)
     with connection.address() as address:
-        failed = asyncio.run(recognize_and_print(connection, address, clips, ranking, as_json))
+        failed = asyncio.run(recognize_and_print(connection, address, clips, ranking, box, as_json))
     if failed:
         raise typer.Exit(1 if failed == len(clips) else 3)
 
 
 async def recognize_and_print(
-    connection: Connection, address: str, clips: Sequence[str], ranking: Ranking, as_json: bool
+    connection: Connection,
+    address: str,
+    clips: Sequence[str],
+    ranking: Ranking,
+    signer: SignerBox | None,
+    as_json: bool,
 ) -> int:
     """Recognize clips, and print each outcome as soon as it and those before it are known: how many failed.
 
@@ -61,20 +67,20 @@ async def recognize_and_print(
         AslTritonError: the server is away, or serves nothing that fits.
     """
     failed = 0
-    async for outcome in iter_outcomes(connection, address, clips, ranking):
+    async for outcome in iter_outcomes(connection, address, clips, ranking, signer):
         failed += isinstance(outcome, Failure)
         if as_json:
-            typer.echo(json.dumps(dataclasses.asdict(outcome)))
+            typer.echo(json.dumps(to_json_values(outcome)))
         else:
             print_outcome(outcome)
     return failed
 
 
 async def iter_outcomes(
-    connection: Connection, address: str, clips: Sequence[str], ranking: Ranking
+    connection: Connection, address: str, clips: Sequence[str], ranking: Ranking, signer: SignerBox | None
 ) -> AsyncIterator[Outcome]:
     """The outcomes of clips, in their order; a few clips are under way at once."""
-    async with connection.make_recognizer(address, IN_FLIGHT) as recognizer:
+    async with connection.make_recognizer(address, IN_FLIGHT, signer=signer) as recognizer:
         await recognizer.model()  # a server that is away is reported once, not for each clip
 
         async def recognize_one(clip: str) -> Outcome:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from asl_triton.cli.connection import Connection, with_connection
-from asl_triton.cli.options import JsonOption
+from asl_triton.cli.options import JsonOption, SignerOption, parse_signer
 from asl_triton.labels import read_labels
 from asl_triton.live.capture import Capture, SourceLost, SourceResumed
 from asl_triton.live.rules import LiveRules
@@ -59,6 +59,7 @@ def watch(
     vocabulary: Annotated[
         Path | None, typer.Option(help="Print only the glosses that this file lists, one a line.")
     ] = None,
+    signer: SignerOption = None,
     give_up: Annotated[
         float | None, typer.Option(min=0, help="Seconds to wait for a source that drops out; for ever if not given.")
     ] = None,
@@ -75,6 +76,7 @@ def watch(
         asl-triton watch 0 --local
         asl-triton watch rtsp://camera.local/stream --min-confidence 0.7 --json
     """
+    box = parse_signer(signer)
     rules = LiveRules(
         window_frames=window,
         stride_frames=stride,
@@ -87,7 +89,7 @@ def watch(
 
         async def run() -> None:
             # Nothing is sent again: the newest window is worth more.
-            async with connection.make_recognizer(address, in_flight=1, resend=False) as recognizer:
+            async with connection.make_recognizer(address, in_flight=1, resend=False, signer=box) as recognizer:
                 await watching.run(recognizer)
 
         with contextlib.suppress(KeyboardInterrupt):  # how a watching usually ends

@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 from asl_triton.errors import AslTritonError
 from asl_triton.presets import Preset
+from asl_triton.results import SignerBox
+from asl_triton.video.excerpt import Excerpt
 from asl_triton.video.reader import Limits, Source, Video
 from asl_triton.video.windows import Window, WindowTiming
 
@@ -24,13 +26,16 @@ WINDOWS_AHEAD = 4  # of one clip, asked about at once: a long video is never hel
 class WindowingOptions:
     """How a video becomes windows.
 
-    In a film, no window crosses a cut. `refuses_early` believes a container that declares too many frames.
+    In a film, no window crosses a cut. `refuses_early` believes a container that declares too many frames. `signer` is
+    where the signer is, for presets that frame by that; `excerpt` is the part of the video that is decoded.
     """
 
     preset: Preset
     limits: Limits
     is_film: bool = False
     refuses_early: bool = False
+    signer: SignerBox | None = None
+    excerpt: Excerpt | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,16 @@ class DecodeSession(ABC):
         with self._use():
             return next(self._windows, None)
 
+    @property
+    def options(self) -> WindowingOptions:
+        """How it becomes windows."""
+        return self._options
+
+    @property
+    def signer(self) -> SignerBox | None:
+        """The box that crops are cut out of; None for whole frames."""
+        return self._options.signer if self._options.preset.framing == "signer" else None
+
     def windows(self) -> Iterator[tuple[Window, WindowTiming]]:
         """All windows, as `next_window` returns them."""
         return iter(self.next_window, None)
@@ -148,6 +163,8 @@ def closed_error(name: str) -> AslTritonError:
 
 def estimate_crops_held(video: Video, preset: Preset) -> int:
     """How many crops of a clip are in memory at once while it is asked about, by the length its container declares."""
+    if preset.frames == "centered":
+        return min(video.declared_frames or preset.max_centered_frames, preset.max_centered_frames)
     most = max(preset.max_frames, WINDOWS_AHEAD * preset.window_frames)
     if video.declared_frames == 0:
         return most

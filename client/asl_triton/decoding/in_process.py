@@ -12,6 +12,7 @@ from asl_triton.decoding.base import (
 )
 from asl_triton.errors import VideoError
 from asl_triton.video.colors import Image
+from asl_triton.video.excerpt import cut_excerpt
 from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import DECLARED_EXCESS, Frame, Video, open_video
 from asl_triton.video.windows import Window, WindowTiming, cut_timed_windows, cut_windows_by_shot
@@ -65,7 +66,9 @@ def cut_video(
     video: Video, options: WindowingOptions, frames: Iterable[Frame], memory: Image | None = None
 ) -> Iterator[tuple[Window, WindowTiming]]:
     """The windows of a video's frames. A clip's only window is a view of `memory`, where that is given."""
-    crops = crop_frames(frames, options.preset, options.limits.max_frames)
+    if options.excerpt is not None:
+        frames = cut_excerpt(frames, options.excerpt, video.name)
+    crops = crop_frames(frames, options.preset, options.limits.max_frames, options.signer)
     if options.is_film:
         return cut_windows_by_shot(crops, options.preset, video.frame_rate)
     return cut_timed_windows(crops, options.preset, video.frame_rate, memory)

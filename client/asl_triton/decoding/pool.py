@@ -325,6 +325,8 @@ class SubprocessDecodeSession(DecodeSession):
             "preset": preset.to_json(),
             "is_film": self._options.is_film,
             "refuses_early": self._options.refuses_early,
+            "signer": self._options.signer and asdict(self._options.signer),
+            "excerpt": self._options.excerpt and asdict(self._options.excerpt),
         }
         memory = self._client.request(
             self._source, self._options.limits, options, preset.max_frames * math.prod(CROP_SHAPE)

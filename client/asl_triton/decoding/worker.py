@@ -42,7 +42,9 @@ from asl_triton.decoding.base import WindowingOptions
 from asl_triton.decoding.in_process import cut_video, read_video_info
 from asl_triton.errors import AslTritonError
 from asl_triton.presets import INPUT_SIZE, Preset
+from asl_triton.results import SignerBox
 from asl_triton.video.colors import Image
+from asl_triton.video.excerpt import Excerpt
 from asl_triton.video.reader import Limits, Source, Video, open_video
 from asl_triton.video.windows import WindowTiming
 
@@ -194,6 +196,8 @@ class Worker:
             limits=video.limits,
             is_film=request["is_film"],
             refuses_early=request["refuses_early"],
+            signer=SignerBox(**request["signer"]) if request["signer"] else None,
+            excerpt=Excerpt(**request["excerpt"]) if request["excerpt"] else None,
         )
         self._send(**asdict(read_video_info(video, options)))
         windows = cut_video(video, options, video, crops)

@@ -1,68 +1,92 @@
-"""Labeled clips on disk: a folder with one sub-folder a gloss, or a split JSON of WLASL with its folder of videos."""
+"""Labeled clips on disk: a folder with one sub-folder per gloss, or a data set as its authors publish it.
+
+Of WLASL, `nslt_2000.json` or `WLASL_v0.3.json`; of ASL Citizen, `splits/*.csv`; of MS-ASL, `MSASL_*.json`. Their own
+readers are in `published.py`.
+"""
 
 import json
 import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from asl_triton.errors import LabelsError, VideoError
+from asl_triton.decoding.factory import open_frames
+from asl_triton.errors import AslTritonError, LabelsError, VideoError
+from asl_triton.evaluation.published import Annotation, find_annotations, find_videos_folder, read_annotations
+from asl_triton.results import SignerBox
 from asl_triton.video.discovery import Clip, find_clips, format_name, is_hidden, is_video
 
 MAX_SPLIT_BYTES = 64 * 2**20  # WLASL's largest is 2 MB
 SHOWN = 5  # names in a message
+BOX_SLACK = 8  # pixels that a box may reach beyond its frame: a few of WLASL's do
 
 
 @dataclass(frozen=True)
 class LabeledClip(Clip):
     """A clip and what is signed in it: `class_id` is the place of `gloss` in `Dataset.glosses`.
 
-    `name` is `gloss folder/file`, or WLASL's video id; `subset` is "train", "val" or "test", None in a folder.
+    `name` is `gloss folder/file`, or the data set's own; `subset` is "train", "val" or "test", None in a folder;
+    `signer_id` is the data set's name for who signs.
     """
 
     gloss: str
     class_id: int
     subset: str | None = None
+    signer_id: str | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What was found, and what was not. `clips` are in the order of their names, which are all different."""
+    """What was found, and what was not. `clips` are in the order of their names, which are all different.
+
+    `has_subsets` if the data set says what to train on and what to test on.
+    """
 
     clips: tuple[LabeledClip, ...]
     glosses: tuple[str, ...]  # in class order: the labels given, or the folders with clips, sorted
     missing: tuple[str, ...] = ()  # ids of the videos that the split names and the folder of videos has not
     unknown: tuple[str, ...] = ()  # folders that are no gloss of the labels given: their clips are left out
     warnings: tuple[str, ...] = ()  # what is odd, one sentence each
+    has_subsets: bool = False
+
+    def with_signer(self, signer: SignerBox | None) -> "Dataset":
+        """The same clips, with this box of the signer where the data set has none."""
+        clips = tuple(replace(clip, signer=clip.signer or signer) for clip in self.clips)
+        return replace(self, clips=clips)
 
 
 def read_dataset(
     data: Path, *, videos: Path | None = None, subset: str | None = None, labels: Sequence[str] | None = None
 ) -> Dataset:
-    """Find labeled clips; none is opened.
+    """Find labeled clips; they are opened only where boxes are in pixels, to learn the size of their frames.
 
     A folder: the clips below each sub-folder are of the gloss that it is named after. With `labels` a folder is matched
     to the one of its name, or to the only one that differs by case alone.
 
-    A split JSON: `{video id: {"subset": "train", "action": [class, first frame, last frame]}}`; `videos` is its folder,
-    `videos` beside it if not given; `subset` takes one part of it. The class counts in `labels`, from 0. The frames
-    count from 1, last -1 is the end, in the video that the clip was cut from: WLASL's preprocessing has cut it already,
-    its test loader reads whole files (`nslt_dataset_all.py`), and so do we.
+    A data set: its JSON or CSV file, or a folder of several of these files. `videos` is the folder of its videos,
+    `videos` next to the files if not given; `subset` takes one part of it.
+
+    A split JSON of WLASL: `{video id: {"subset": "train", "action": [class, first frame, last frame]}}`. The class
+    counts in `labels`, from 0. The frames count from 1, last -1 is the end, in the video that the clip was cut from:
+    WLASL's preprocessing has cut it already, its test loader reads whole files (`nslt_dataset_all.py`), and so do we.
 
     Raises:
-        VideoError: there are no such files, the JSON is no split, or not one clip is there.
+        VideoError: there are no such files, a file is not of a known data set, or not one clip is there.
         LabelsError: `labels` are needed and not given, or are of another vocabulary.
     """
+    if annotations := find_annotations(data):
+        return read_published(annotations, videos or find_videos_folder(data), subset, labels)
     if data.is_dir():
         if videos is not None or subset is not None:
             option = "--videos" if videos is not None else "--subset"
-            raise VideoError(f"{data} is a folder of gloss folders, and {option} is for a split JSON: leave it out")
+            raise VideoError(f"{data} is a folder of gloss folders, and {option} is for a data set: leave it out")
         return read_folder(data, labels)
     if not data.is_file():
-        raise VideoError(f"there is no {data}: name a folder with one sub-folder a gloss, or a split JSON of WLASL")
+        raise VideoError(f"there is no {data}: name a folder with one sub-folder per gloss, or a data set's file")
     if labels is None:
         raise LabelsError(f"{data} numbers its classes: give their glosses with --labels (wlasl_class_list.txt)")
     return read_split(data, data.parent / "videos" if videos is None else videos, subset, labels)
@@ -178,7 +202,104 @@ def read_split(path: Path, videos: Path, subset: str | None, labels: Sequence[st
         for e in wanted
         if e.name in present
     )
-    return Dataset(tuple(sorted(clips, key=lambda c: c.name)), tuple(labels), missing=tuple(missing))
+    return Dataset(tuple(sorted(clips, key=lambda c: c.name)), tuple(labels), missing=tuple(missing), has_subsets=True)
+
+
+def read_published(
+    annotations: Sequence[Path], videos: Path, subset: str | None, labels: Sequence[str] | None
+) -> Dataset:
+    """The clips of a published data set that are in the folder `videos` or below."""
+    content = read_annotations(annotations)
+    shown = ", ".join(str(path) for path in annotations)
+    wanted = [clip for clip in content.clips if subset in (None, clip.subset)]
+    if not content.clips:
+        raise VideoError(f"{shown} names no videos: it was cut short, or is something else")
+    if not wanted:
+        has = ", ".join(f"{name} ({count:,})" for name, count in Counter(c.subset for c in content.clips).items())
+        raise VideoError(f"{shown} has no video in the subset {subset!r}: it has {has}")
+    glosses = content.glosses if labels is None else tuple(labels)
+    class_ids = dict(zip(content.glosses, assign_classes(content.glosses, glosses), strict=True))
+    unknown = sorted({clip.gloss for clip in wanted if class_ids[clip.gloss] is None})
+    known = [clip for clip in wanted if class_ids[clip.gloss] is not None]
+    if not known:
+        raise LabelsError(
+            f"not one of the {len(unknown):,} glosses in {shown} ({format_list(unknown)}) is among the "
+            f"{len(glosses):,} glosses of the labels (such as {format_list(glosses)}): they are of another vocabulary"
+        )
+    files = index_videos(videos, shown)
+    found = {clip.name: next((f for f in clip.files if f[0] in files), None) for clip in known}
+    missing = sorted(name for name, file in found.items() if file is None)
+    if len(missing) == len(known):
+        raise VideoError(
+            f"not one of the {len(known):,} videos that {shown} names is in {videos} (such as "
+            f"{known[0].files[0][0]}.mp4): name their folder with --videos"
+        )
+    present = [clip for clip in known if found[clip.name] is not None]
+    boxes = find_boxes(present, [files[found[clip.name][0]] for clip in present])  # type: ignore[index]
+    warnings = []
+    if unknown:
+        lost = format_count(len(wanted) - len(known), "clip is", "clips are")
+        warnings.append(
+            f"{format_count(len(unknown), 'gloss is', 'glosses are')} not among the labels, and {lost} left out: "
+            f"{format_list(unknown)}"
+        )
+    if without := sum(clip.lacks_box for clip in present):
+        warnings.append(f"{format_count(without, 'clip has', 'clips have')} no box of the signer in {shown}")
+    if misfits := sum(clip.box_pixels is not None and box is None for clip, box in zip(present, boxes, strict=True)):
+        warnings.append(
+            f"{format_count(misfits, 'box lies', 'boxes lie')} outside the frames, which were scaled: these clips "
+            "get whole frames"
+        )
+    clips = []
+    for clip, box in zip(present, boxes, strict=True):
+        stem, excerpt = found[clip.name] or clip.files[0]
+        class_id = class_ids[clip.gloss]
+        assert class_id is not None
+        name = format_name(clip.name)
+        labeled = LabeledClip(
+            files[stem], name, glosses[class_id], class_id, clip.subset, clip.signer_id, signer=box, excerpt=excerpt
+        )
+        clips.append(labeled)
+    return Dataset(
+        tuple(sorted(clips, key=lambda c: c.name)),
+        glosses,
+        missing=tuple(missing),
+        unknown=tuple(unknown),
+        warnings=tuple(warnings),
+        has_subsets=True,
+    )
+
+
+def index_videos(videos: Path, of: str) -> dict[str, Path]:
+    """The videos in a folder and below, by their names without extension; of several, an .mp4 wins."""
+    files: dict[str, Path] = {}
+    unread: list[OSError] = []
+    for parent, _, names in os.walk(videos, onerror=unread.append):
+        for name in sorted(names, key=lambda n: (n.lower().endswith(".mp4"), n)):
+            if is_video(Path(name)) and not is_hidden(name):
+                files[Path(name).stem] = Path(parent, name)
+    if unread and not files:
+        raise VideoError(f"cannot read the videos of {of} in {videos}: {unread[0].strerror}. Name it (--videos)")
+    return files
+
+
+def find_boxes(clips: Sequence[Annotation], paths: Sequence[Path]) -> list[SignerBox | None]:
+    """The box of each clip's signer, in fractions: where it is in pixels, the first frame says of how many."""
+
+    def find_box(clip: Annotation, path: Path) -> SignerBox | None:
+        if clip.box_pixels is None:
+            return clip.signer
+        try:
+            with open_frames(path) as video:
+                height, width = next(iter(video)).image.shape[:2]
+            if clip.box_pixels[2] > width + BOX_SLACK or clip.box_pixels[3] > height + BOX_SLACK:
+                return None
+            return SignerBox.from_pixels(clip.box_pixels, width, height, source="dataset")
+        except AslTritonError:  # it will fail when it is asked about, and be reported
+            return None
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(find_box, clips, paths))
 
 
 @dataclass(frozen=True)
@@ -200,12 +321,12 @@ def read_json(path: Path) -> dict[str, Any]:
         raise VideoError(f"cannot read {path}: {exc.strerror}") from exc
     except (ValueError, RecursionError) as exc:
         raise VideoError(
-            f"{path} is not JSON: name a folder with one sub-folder a gloss, or a split JSON of WLASL (nslt_100.json)"
+            f"{path} is not JSON: name a folder with one sub-folder per gloss, or a data set's file (nslt_100.json)"
         ) from exc
     if not isinstance(content, dict) or not content:
         raise VideoError(
             f'{path} is no split of WLASL, {{"video id": {{"subset": "test", "action": [class, first, last]}}}}: '
-            "name one such as nslt_100.json, not the list of glosses (WLASL_v0.3.json)"
+            "name one such as nslt_100.json, or WLASL_v0.3.json, MS-ASL's MSASL_test.json, ASL Citizen's test.csv"
         )
     return content
 

@@ -1,25 +1,86 @@
 """How good a model is, measured on its answers to labeled clips: pure functions over them."""
 
 import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
 
 from asl_triton.evaluation.scoring import ClassMapping, ScoredClip
 
 BINS = 15
 WORST_SHOWN = 12
 COLUMNS_SHOWN = 16
+TOPS = (1, 5, 10, 20)
+RESAMPLES = 2_000  # of the bootstrap
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of clips, or means of classes' shares, whose right gloss is among the best 1, 5 and 10."""
+    """Shares of clips, or means of classes' shares, whose right gloss is among the best 1, 5, 10 and 20.
+
+    For one right gloss per clip, this is the recall at 1, 5, 10 and 20.
+    """
 
     top1: float
     top5: float
     top10: float
+    top20: float
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Means over clips that look at the whole ranking, as ASL Citizen reports them (Desai et al. 2023, section 5).
+
+    `dcg` is the discounted cumulative gain, 1 / log2(rank + 1); `mrr` the mean reciprocal rank, 1 / rank.
+    """
+
+    dcg: float
+    mrr: float
+
+
+@dataclass(frozen=True)
+class SignerAccuracy:
+    """The measures over the clips of one signer."""
+
+    signer: str
+    clips: int
+    top1: float
+    top5: float
+    top10: float
+    top20: float
+    dcg: float
+    mrr: float
+
+
+@dataclass(frozen=True)
+class SignerSpread:
+    """How much top-1 differs between signers. `deviation` is the standard deviation over them."""
+
+    signers: int
+    lowest: float
+    median: float
+    highest: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class SignerIntervals:
+    """95 % confidence intervals of the measures per instance, by a bootstrap that draws signers (Efron 1979).
+
+    The clips of one signer are alike, so an interval that counts clips is too narrow for people who are not in them.
+    """
+
+    top1: tuple[float, float]
+    top5: tuple[float, float]
+    top10: tuple[float, float]
+    top20: tuple[float, float]
+    dcg: tuple[float, float]
+    mrr: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -31,6 +92,7 @@ class ClassAccuracy:
     top1: float
     top5: float
     top10: float
+    top20: float
 
 
 @dataclass(frozen=True)
@@ -68,7 +130,8 @@ class Evaluation:
     """The measures of a model on one set of clips. Classes without clips are left out of all of them.
 
     `per_instance` counts each clip once, `per_class` each class once. `top1_interval` holds the model's top-1
-    accuracy per instance with 95 % confidence.
+    accuracy per instance with 95 % confidence. What is measured by signer is empty or None where the data set does not
+    name them; `signer_intervals` needs two of them.
     """
 
     clips: int
@@ -82,22 +145,28 @@ class Evaluation:
     confused: tuple[Confusion, ...]  # the most frequent first
     by_class: tuple[ClassAccuracy, ...]  # the worst first
     confusion_matrix: ConfusionMatrix
+    retrieval: Retrieval
+    by_signer: tuple[SignerAccuracy, ...]  # the lowest top-1 first
+    signer_spread: SignerSpread | None
+    signer_intervals: SignerIntervals | None
 
 
 def evaluate(answers: Sequence[ScoredClip], classes: ClassMapping) -> Evaluation:
     """All measures of one or more answers."""
     by_class = compute_class_accuracies(answers, classes)
+    by_signer = compute_signer_accuracies(answers)
     bins = compute_reliability(answers)
     right = sum(answer.rank == 1 for answer in answers)
     return Evaluation(
         clips=len(answers),
         classes=len(by_class),
         vocabulary=len(classes.names),
-        per_instance=Accuracy(*(compute_accuracy(answers, k) for k in (1, 5, 10))),
+        per_instance=Accuracy(*(compute_accuracy(answers, k) for k in TOPS)),
         per_class=Accuracy(
             compute_mean([c.top1 for c in by_class]),
             compute_mean([c.top5 for c in by_class]),
             compute_mean([c.top10 for c in by_class]),
+            compute_mean([c.top20 for c in by_class]),
         ),
         top1_interval=compute_wilson_interval(right, len(answers)),
         calibration_error=compute_calibration_error(bins),
@@ -107,6 +176,10 @@ def evaluate(answers: Sequence[ScoredClip], classes: ClassMapping) -> Evaluation
         confusion_matrix=build_confusion_matrix(
             answers, classes, [c.gloss for c in by_class if c.top1 < 1][:WORST_SHOWN]
         ),
+        retrieval=Retrieval(*compute_values(answers)[:, len(TOPS) :].mean(axis=0).tolist()),
+        by_signer=by_signer,
+        signer_spread=compute_signer_spread(by_signer),
+        signer_intervals=compute_signer_intervals(answers),
     )
 
 
@@ -126,12 +199,59 @@ def compute_class_accuracies(answers: Sequence[ScoredClip], classes: ClassMappin
     for answer in answers:
         of_class[answer.truth].append(answer)
     accuracies = [
-        ClassAccuracy(
-            classes.names[c], len(own), compute_accuracy(own, 1), compute_accuracy(own, 5), compute_accuracy(own, 10)
-        )
+        ClassAccuracy(classes.names[c], len(own), *(compute_accuracy(own, k) for k in TOPS))
         for c, own in of_class.items()
     ]
     return tuple(sorted(accuracies, key=lambda a: (a.top1, -a.clips, a.top5, a.gloss)))
+
+
+def compute_values(answers: Sequence[ScoredClip]) -> npt.NDArray[np.float64]:
+    """What each answer adds to the means, (answers, 6): being among the best k of `TOPS`, DCG, reciprocal rank."""
+    ranks = np.array([answer.rank for answer in answers], np.float64)
+    hits = [ranks <= k for k in TOPS]
+    values: npt.NDArray[np.float64] = np.stack([*hits, 1 / np.log2(ranks + 1), 1 / ranks], axis=1).astype(np.float64)
+    return values
+
+
+def group_by_signer(answers: Sequence[ScoredClip]) -> dict[str, list[ScoredClip]]:
+    """The answers by signer, of those whose signer is known."""
+    of_signer: dict[str, list[ScoredClip]] = defaultdict(list)
+    for answer in answers:
+        if answer.signer_id is not None:
+            of_signer[answer.signer_id].append(answer)
+    return of_signer
+
+
+def compute_signer_accuracies(answers: Sequence[ScoredClip]) -> tuple[SignerAccuracy, ...]:
+    """The measures of each signer: the lowest top-1 first."""
+    measured = [
+        SignerAccuracy(signer, len(own), *compute_values(own).mean(axis=0).tolist())
+        for signer, own in group_by_signer(answers).items()
+    ]
+    return tuple(sorted(measured, key=lambda m: (m.top1, -m.clips, m.signer)))
+
+
+def compute_signer_spread(by_signer: Sequence[SignerAccuracy]) -> SignerSpread | None:
+    """How much top-1 differs between signers; None without signers."""
+    if not by_signer:
+        return None
+    shares = [signer.top1 for signer in by_signer]
+    return SignerSpread(len(shares), min(shares), statistics.median(shares), max(shares), statistics.pstdev(shares))
+
+
+def compute_signer_intervals(answers: Sequence[ScoredClip], seed: int = 0) -> SignerIntervals | None:
+    """The percentile bootstrap over signers: as many are drawn with replacement, with all of their clips."""
+    groups = list(group_by_signer(answers).values())
+    if len(groups) < 2:
+        return None
+    sums = np.stack([compute_values(own).sum(axis=0) for own in groups])  # (signers, measures)
+    counts = np.array([len(own) for own in groups], np.float64)
+    drawn = np.random.default_rng(seed).multinomial(
+        len(groups), np.full(len(groups), 1 / len(groups)), RESAMPLES
+    )  # (resamples, signers): how often each is drawn
+    means = (drawn @ sums) / (drawn @ counts)[:, None]
+    low, high = np.percentile(means, [2.5, 97.5], axis=0).tolist()
+    return SignerIntervals(*zip(low, high, strict=True))
 
 
 def find_confusions(answers: Sequence[ScoredClip], classes: ClassMapping) -> tuple[Confusion, ...]:

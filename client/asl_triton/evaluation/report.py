@@ -53,8 +53,14 @@ class EvaluationReport:
         found = [*self.dataset.warnings]
         if trained := [f"{subsets[name]:,} of {name}" for name in TRAINED_ON if subsets[name]]:
             found.append(
-                f"of the clips scored, {' and '.join(trained)} are of subsets that WLASL's checkpoints were trained "
-                "on: published figures are those of --subset test"
+                f"of the clips scored, {' and '.join(trained)} are of subsets that published checkpoints were "
+                "trained on: published figures are those of --subset test"
+            )
+        unboxed = sum(clip.signer is None for clip in self.dataset.clips if clip.name in scored)
+        if self.model.preset.framing == "signer" and unboxed:
+            found.append(
+                f"preset {self.model.preset.name!r} was trained on signers cut out of the frame, and of {unboxed:,} of "
+                f"the {len(scored):,} clips scored no box is known: whole frames were taken (--signer gives a box)"
             )
         return tuple(found)
 
@@ -90,6 +96,7 @@ class EvaluationReport:
                     "rank": answer.rank,
                     "best": [names[class_id] for class_id in answer.best],
                     "confidence": answer.confidence,
+                    "signer_id": answer.signer_id,
                 }
                 for answer in self.answers.answers
             ],

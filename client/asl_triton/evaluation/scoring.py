@@ -56,7 +56,7 @@ class ScoredClip:
     """What was answered to one clip. `truth` and `best` (best first, up to 10) count in `Classes.names`.
 
     `rank` is that of the truth among all classes, 1 the best; a class ranks as its best gloss does. `confidence` is the
-    best gloss's, as the preset scores it.
+    best gloss's, as the preset scores it. `signer_id` is the data set's name for who signs.
     """
 
     video: str
@@ -64,6 +64,7 @@ class ScoredClip:
     rank: int
     best: tuple[int, ...]
     confidence: float
+    signer_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ def score(clip: LabeledClip, recognition: Recognition, classes: ClassMapping) ->
     ranked = dict.fromkeys(classes.of_gloss[p.class_id] for p in recognition.predictions)
     truth = classes.of_gloss[clip.class_id]
     order = tuple(ranked)
-    return ScoredClip(clip.name, truth, order.index(truth) + 1, order[:BEST_KEPT], recognition.confidence)
+    return ScoredClip(
+        clip.name, truth, order.index(truth) + 1, order[:BEST_KEPT], recognition.confidence, clip.signer_id
+    )
 
 
 def score_clips(

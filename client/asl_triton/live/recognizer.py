@@ -201,7 +201,7 @@ class LiveRecognizer:
     def _prepare(self, served: ServedModel) -> None:
         """Begin with an empty window for that model."""
         self._served, self._spotter, self._obeyed = served, SignSpotter(served.labels, served.preset), None
-        self._window.prepare(served.preset)
+        self._window.prepare(served.preset, self._recognizer.signer)
 
     def _obey(self, rules: LiveRules) -> None:
         """Follow new rules, or those that the model before did not fit.

@@ -9,6 +9,7 @@ import numpy as np
 from asl_triton.errors import VideoError
 from asl_triton.live.rules import LiveRules
 from asl_triton.presets import Preset
+from asl_triton.results import SignerBox
 from asl_triton.video.colors import Image
 from asl_triton.video.preprocessing import Crop, crop_frame
 from asl_triton.video.shots import ShotDetector
@@ -18,7 +19,7 @@ LIVE_FRAME_RATE = 25.0  # frames per second, for presets that take the clip's ow
 MAX_GAP_S = 1.0  # a clock that jumps by more, either way, begins a new run
 # The share of a window that must be there for a run's first request. A network that takes clips of any length is sound
 # on a short one; one that takes windows of one length sees the last frame repeated.
-FIRST_SHARE = {"clip": 1 / 4, "window": 1 / 2}
+FIRST_SHARE = {"clip": 1 / 4, "window": 1 / 2, "centered": 1 / 2}
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,14 @@ class LiveWindow:
         self.dropped_windows = 0  # due, and replaced by the next before anybody asked
         self.is_due = False
         self._preset: Preset | None = None
+        self._signer: SignerBox | None = None
         self._buffer: deque[BufferedFrame] = deque()
         self._run = 0
 
-    def prepare(self, preset: Preset) -> None:
-        """Begin with an empty window for a model with that preset."""
+    def prepare(self, preset: Preset, signer: SignerBox | None = None) -> None:
+        """Begin with an empty window for a model with that preset; `signer` is where the signer is in the frames."""
         self._forget(len(self._buffer))
-        self._preset = preset
+        self._preset, self._signer = preset, signer
         self._frame_rate = preset.frame_rate or LIVE_FRAME_RATE
         self.obey(LiveRules())
         self._shape: tuple[int, ...] = ()
@@ -101,7 +103,7 @@ class LiveWindow:
         if not math.isfinite(time_s) or -MAX_GAP_S <= time_s - self._newest_s < 0:
             self.dropped_frames += 1
             return
-        image = crop_frame(image_bgr, self._preset)
+        image = crop_frame(image_bgr, self._preset, self._signer)
         if image_bgr.shape != self._shape or abs(time_s - self._newest_s) > MAX_GAP_S:
             self._shots, self._shot = ShotDetector(), -1
         shot = self._shots(Crop(image, time_s))
@@ -131,7 +133,7 @@ class LiveWindow:
         if not self._buffer or not (self.is_due or (flush and self._buffer[-1].number > self._asked)):
             return None
         shown = list(self._buffer)[-self._window_frames :]
-        least = self._window_frames if self._preset.frames == "window" else self._preset.min_frames
+        least = self._preset.min_frames if self._preset.frames == "clip" else self._window_frames
         frames = np.empty((max(len(shown), least), *shown[0].image.shape), np.uint8)
         for place, buffered in enumerate(shown):
             frames[place] = buffered.image

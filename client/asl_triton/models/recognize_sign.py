@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-from asl_triton.results import Recognition
+from asl_triton.results import Recognition, SignerBox, to_json_values
 
 RECOGNIZE_SIGN = "recognize_sign"
 SIGN_MODELS = (RECOGNIZE_SIGN, "recognize_sign_stream")
-VIDEO, TOP_K, MIN_CONFIDENCE = "VIDEO", "TOP_K", "MIN_CONFIDENCE"
+VIDEO, TOP_K, MIN_CONFIDENCE, SIGNER_BOX = "VIDEO", "TOP_K", "MIN_CONFIDENCE", "SIGNER_BOX"
 GLOSS, CONFIDENCE, CLASS_ID, LOGIT, DETAILS = "GLOSS", "CONFIDENCE", "CLASS_ID", "LOGIT", "DETAILS"
 START_S, END_S = "START_S", "END_S"  # of the stream's windows
 # Set by whoever starts Triton: the folders of the model repositories that it serves, joined by `os.pathsep`.
@@ -18,10 +18,18 @@ DETAIL_FIELDS = ("model", "num_frames", "duration_s", "num_windows", "decode_s",
 
 def format_details(recognition: Recognition) -> str:
     """How a recognition came about, as the JSON of the output DETAILS."""
-    return json.dumps({name: getattr(recognition, name) for name in DETAIL_FIELDS})
+    details = {name: getattr(recognition, name) for name in DETAIL_FIELDS}
+    if recognition.signer is not None:
+        details["signer"] = to_json_values(recognition)["signer"]
+    return json.dumps(details)
 
 
 def parse_details(text: str | bytes) -> dict[str, Any]:
     """The fields of a `Recognition` that `format_details` wrote; what later versions add is left out."""
-    details = {name: value for name, value in json.loads(text).items() if name in DETAIL_FIELDS}
-    return {**details, "warnings": tuple(details["warnings"])}
+    content = json.loads(text)
+    details = {name: value for name, value in content.items() if name in DETAIL_FIELDS}
+    box = None
+    if signer := content.get("signer"):
+        x0, y0, x1, y1 = signer["box"]
+        box = SignerBox(x0, y0, x1, y1, signer["source"], signer["confidence"])
+    return {**details, "warnings": tuple(details["warnings"]), "signer": box}

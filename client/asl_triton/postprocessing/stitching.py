@@ -20,7 +20,8 @@ from asl_triton.video.windows import POSITION_FRAMES, WindowTiming
 def with_window(preset: Preset, window: int | None = None, stride: int | None = None) -> Preset:
     """The preset, made to cut any video of more than `window` frames into windows of so many, one every `stride`.
 
-    Both are the preset's if not given; a window alone brings a stride in proportion.
+    A preset with centered frames gets windows of exactly so many, as its network was trained on one length. Both are
+    the preset's if not given; a window alone brings a stride in proportion.
 
     Raises:
         AslTritonError: a window that the model cannot eat, or a stride that leaves frames out.
@@ -37,7 +38,8 @@ def with_window(preset: Preset, window: int | None = None, stride: int | None = 
             f"a stride of {stride} frames cannot be: it goes from 1 to the window's {window}, or frames are left out "
             "(--stride)"
         )
-    return replace(preset, window_frames=window, stride_frames=stride, max_frames=window)
+    frames = "window" if preset.frames == "centered" else preset.frames
+    return replace(preset, window_frames=window, stride_frames=stride, max_frames=window, frames=frames)
 
 
 @dataclass

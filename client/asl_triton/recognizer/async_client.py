@@ -23,12 +23,13 @@ from asl_triton.recognizer.pipeline import (
     run_timeline,
 )
 from asl_triton.recognizer.upload import Send, VideoUploader
-from asl_triton.results import Curve, Recognition, Segment, Step, Timeline
+from asl_triton.results import Curve, Recognition, Segment, SignerBox, Step, Timeline
 from asl_triton.transport.base import Transport
 from asl_triton.transport.endpoints import DEFAULT_SERVER
 from asl_triton.transport.factory import make_transport
 from asl_triton.transport.security import Security
 from asl_triton.transport.triton_grpc import DEFAULT_IN_FLIGHT, DEFAULT_TIMEOUT_S
+from asl_triton.video.excerpt import Excerpt
 from asl_triton.video.reader import LONG_VIDEO_LIMITS, Limits, Source
 
 DEFAULT_CURVES = 5
@@ -43,6 +44,9 @@ class AsyncRecognizer:
 
     `send` is how `recognize` brings a clip to the server, with the same answer: its "frames", cropped here; the whole
     "video" file, where the server has `recognize_sign`; or "auto", see `VideoUploader`. Steps and curves need frames.
+
+    `signer` is where the signer is in every video, unless a call says where in its own. Presets that frame by the
+    signer need it: without it they get whole frames, and the answer has a warning.
 
     `decoders` videos are decoded at once, as many as there are processors if it is not given. On Linux each is decoded
     in one of the "processes" that a damaged video may crash, or hang for `decode_timeout_s`, at the cost of that video
@@ -60,6 +64,7 @@ class AsyncRecognizer:
         limits: Limits | None = None,
         priority: int = 0,
         send: Send = "frames",
+        signer: SignerBox | None = None,
         decoding: DecodeIn = SAFEST,
         decoders: int | None = None,
         decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
@@ -71,6 +76,7 @@ class AsyncRecognizer:
         self.limits = limits or Limits()
         self.film_limits = limits or LONG_VIDEO_LIMITS  # of a file that becomes a timeline
         self.priority = priority
+        self.signer = signer
         self.in_flight = in_flight
         self.decoders = decoders or os.cpu_count() or 1
         self._name = model
@@ -100,22 +106,26 @@ class AsyncRecognizer:
         vocabulary: Collection[str] | None = None,
         min_confidence: float = 0.0,
         name: str | None = None,
+        signer: SignerBox | None = None,
+        excerpt: Excerpt | None = None,
     ) -> Recognition:
         """Recognize the sign in a clip: a path, the bytes of a video file, or a binary file object.
 
         `vocabulary` ranks only its glosses; `min_confidence` marks the answer `unsure` below it; `name` is what the
-        answer calls the video, its path if not given.
+        answer calls the video, its path if not given; `signer` is where the signer is in it; `excerpt` is the part of
+        the video that is the clip.
 
         Raises:
             VideoError: the clip cannot be read. ServerError, ContractError, LabelsError: as `model` does.
         """
         ranking, served = Ranking(top_k, vocabulary, min_confidence), await self.model()
         class_ids = ranking.class_ids(served.labels)  # a wrong vocabulary is reported before the clip is opened
+        options = WindowingOptions(served.preset, self.limits, signer=signer or self.signer, excerpt=excerpt)
         if self._uploader.send != "frames":
             video = await self._uploader.buffer(video)
-            if await self._uploader.should_upload(video, served, name):
-                return await self._uploader.recognize(video, served, ranking, class_ids, name)
-        async with self._open(video, served, WindowingOptions(served.preset, self.limits), name) as pipeline:
+            if await self._uploader.should_upload(video, served, options, name):
+                return await self._uploader.recognize(video, served, options, ranking, class_ids, name)
+        async with self._open(video, served, options, name) as pipeline:
             return await run_recognition(pipeline, ranking, class_ids)
 
     async def recognize_with_curves(
@@ -126,6 +136,7 @@ class AsyncRecognizer:
         vocabulary: Collection[str] | None = None,
         min_confidence: float = 0.0,
         name: str | None = None,
+        signer: SignerBox | None = None,
         curves: int = DEFAULT_CURVES,
         on_start: Callable[[ClipPipeline], None] = lambda pipeline: None,
     ) -> tuple[Recognition, tuple[Curve, ...]]:
@@ -136,12 +147,19 @@ class AsyncRecognizer:
         """
         ranking, served = Ranking(top_k, vocabulary, min_confidence), await self.model()
         class_ids = ranking.class_ids(served.labels)
-        async with self._open(video, served, WindowingOptions(served.preset, self.limits), name) as pipeline:
+        options = WindowingOptions(served.preset, self.limits, signer=signer or self.signer)
+        async with self._open(video, served, options, name) as pipeline:
             on_start(pipeline)
             return await run_recognition_with_curves(pipeline, ranking, class_ids, curves)
 
     async def steps(
-        self, video: Source, *, window: int | None = None, stride: int | None = None, name: str | None = None
+        self,
+        video: Source,
+        *,
+        window: int | None = None,
+        stride: int | None = None,
+        name: str | None = None,
+        signer: SignerBox | None = None,
     ) -> AsyncGenerator[Step, None]:
         """The steps of a video of any length as they become known, in bounded memory: it is decoded while they come.
 
@@ -155,7 +173,7 @@ class AsyncRecognizer:
         served = await self.model()
         preset = with_window(served.preset, window, stride)
         async with (
-            self._open(video, served, self._film(video, preset), name) as pipeline,
+            self._open(video, served, self._film(video, preset, signer), name) as pipeline,
             aclosing(iter_steps(pipeline, preset)) as steps,
         ):
             async for step in steps:
@@ -170,6 +188,7 @@ class AsyncRecognizer:
         window: int | None = None,
         stride: int | None = None,
         name: str | None = None,
+        signer: SignerBox | None = None,
         on_segment: Callable[[Segment], None] = lambda segment: None,
         on_progress: Callable[[float], None] = lambda share: None,
     ) -> Timeline:
@@ -184,13 +203,14 @@ class AsyncRecognizer:
         served = await self.model()
         preset = with_window(served.preset, window, stride)
         segmenter = Segmenter(served.labels, rules, Ranking(vocabulary=vocabulary).class_ids(served.labels).tolist())
-        async with self._open(video, served, self._film(video, preset), name) as pipeline:
+        async with self._open(video, served, self._film(video, preset, signer), name) as pipeline:
             return await run_timeline(pipeline, preset, segmenter, on_segment, on_progress)
 
-    def _film(self, video: Source, preset: Preset) -> WindowingOptions:
+    def _film(self, video: Source, preset: Preset, signer: SignerBox | None) -> WindowingOptions:
         """A video that may be longer than a clip, if it is a file: what is in memory already has a clip's limits."""
         is_file = isinstance(video, str | os.PathLike)
-        return WindowingOptions(preset, self.film_limits if is_file else self.limits, is_film=True)
+        limits = self.film_limits if is_file else self.limits
+        return WindowingOptions(preset, limits, is_film=True, signer=signer or self.signer)
 
     @asynccontextmanager
     async def _open(

@@ -146,9 +146,30 @@ def build_recognition(pipeline: ClipPipeline, logits: Logits, ranking: Ranking, 
         num_windows=pipeline.num_windows,
         decode_s=pipeline.decode_s,
         wait_s=pipeline.wait_s,
-        warnings=tuple(video.warnings),
+        warnings=(*video.warnings, *list_framing_warnings(video)),
         lost_frames=video.lost_frames,
+        signer=video.signer,
     )
+
+
+def list_framing_warnings(video: DecodeSession) -> list[str]:
+    """What a decoded video lacks of what its preset wants, and what of it was not used."""
+    options = video.options
+    preset, warnings = options.preset, []
+    if preset.framing == "signer" and video.signer is None:
+        warnings.append(
+            f"no box of the signer is known, and preset {preset.name!r} was trained on signers cut out of the frame: "
+            "whole frames were taken. Give the box (--signer x0,y0,x1,y1; SIGNER_BOX)"
+        )
+    if options.signer is not None and options.signer.source == "caller" and video.signer is None:
+        warnings.append(f"the signer's box was not used: preset {preset.name!r} takes whole frames")
+    longest = preset.latest_start + preset.max_centered_frames
+    if preset.frames == "centered" and options.excerpt is None and video.num_frames > longest:
+        warnings.append(
+            f"only frames {preset.latest_start} to {preset.max_centered_frames - 1} of {video.num_frames:,} were "
+            f"looked at, as preset {preset.name!r} does with long clips: cut the video to one sign"
+        )
+    return warnings
 
 
 async def iter_steps(pipeline: ClipPipeline, preset: Preset) -> AsyncGenerator[Step, None]:
@@ -195,6 +216,6 @@ async def run_timeline(
         num_windows=pipeline.num_windows,
         decode_s=pipeline.decode_s,
         wait_s=pipeline.wait_s,
-        warnings=tuple(video.warnings),
+        warnings=(*video.warnings, *list_framing_warnings(video)),
         lost_frames=video.lost_frames,
     )

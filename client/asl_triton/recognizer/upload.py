@@ -14,10 +14,19 @@ import numpy as np
 from asl_triton.decoding.admission import CROP_VALUES, Admission
 from asl_triton.decoding.base import VideoInfo, WindowingOptions, format_source
 from asl_triton.errors import ContractError, VideoError
-from asl_triton.models.recognize_sign import CLASS_ID, DETAILS, LOGIT, RECOGNIZE_SIGN, TOP_K, VIDEO, parse_details
+from asl_triton.models.recognize_sign import (
+    CLASS_ID,
+    DETAILS,
+    LOGIT,
+    RECOGNIZE_SIGN,
+    SIGNER_BOX,
+    TOP_K,
+    VIDEO,
+    parse_details,
+)
 from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import ClassIds, Ranking, rank
-from asl_triton.results import Logits, Recognition
+from asl_triton.results import Logits, Recognition, SignerBox
 from asl_triton.transport.base import Array, ModelDescription, Transport
 from asl_triton.video.reader import Limits, Source, open_file
 
@@ -32,6 +41,7 @@ class UploadLimits:
     max_bytes: int
     max_frames: int
     max_pixels: int  # of one frame
+    takes_box: bool = False  # of the signer
 
     @classmethod
     def from_description(cls, model: ModelDescription) -> "UploadLimits":
@@ -46,6 +56,7 @@ class UploadLimits:
             limit("max_bytes", largest.max_bytes),
             limit("max_frames", largest.max_frames),
             limit("max_pixels", largest.max_pixels),
+            takes_box=SIGNER_BOX in model.inputs,
         )
 
     def should_upload(self, video: VideoInfo, served: ServedModel) -> bool:
@@ -87,25 +98,37 @@ class VideoUploader:
             return video
         return await self._in_thread(lambda: video.read(self._limits.max_bytes + 1))
 
-    async def should_upload(self, video: Source, served: ServedModel, name: str | None) -> bool:
+    async def should_upload(
+        self, video: Source, served: ServedModel, options: WindowingOptions, name: str | None
+    ) -> bool:
         """Whether a clip, as it is `held`, goes as its file.
 
         Raises:
             VideoError: it is to be opened for that, and cannot be. ContractError: all are to, and the server has no
-                `recognize_sign`.
+                `recognize_sign`, or one that does not take the signer's box; or a part of a video is to be sent.
         """
         if self.send == "frames":
             return False
-        service = await self.service()
-        if self.send == "auto":
-            if service is None:
+        if options.excerpt is not None:
+            if self.send == "auto":
                 return False
-            measures = await self._admission.measure(video, WindowingOptions(served.preset, self._limits), name)
+            raise ContractError(f"{RECOGNIZE_SIGN} takes whole videos, not a part of one: send frames (--send frames)")
+        service = await self.service()
+        has_box = options.signer is not None and options.preset.framing == "signer"
+        if self.send == "auto":
+            if service is None or (has_box and not service.takes_box):
+                return False
+            measures = await self._admission.measure(video, options, name)
             return service.should_upload(measures, served)
         if service is None:
             raise ContractError(
                 f"{self._transport.address} does not serve {RECOGNIZE_SIGN}, which takes whole videos: send frames "
                 "(--send frames), or serve it: `asl-triton serve` does, other servers need its folder"
+            )
+        if has_box and not service.takes_box:
+            raise ContractError(
+                f"{RECOGNIZE_SIGN} on {self._transport.address} does not take the signer's box: send frames (--send "
+                "frames), or update its folder"
             )
         return True
 
@@ -122,7 +145,13 @@ class VideoUploader:
         return self._service
 
     async def recognize(
-        self, video: Source, served: ServedModel, ranking: Ranking, class_ids: ClassIds, name: str | None
+        self,
+        video: Source,
+        served: ServedModel,
+        options: WindowingOptions,
+        ranking: Ranking,
+        class_ids: ClassIds,
+        name: str | None,
     ) -> Recognition:
         """Recognize the sign in a clip, as it is `held`, by its file. The answer is that of its frames.
 
@@ -145,7 +174,7 @@ class VideoUploader:
         async with self._admission.hold(size):
             data = await self._in_thread(lambda: read_bytes(video, name))
             began_s = time.perf_counter()
-            answers = await self._ask(data, served, name)
+            answers = await self._ask(data, served, options.signer if service.takes_box else None, name)
             seconds = time.perf_counter() - began_s
         predictions = rank(self._logits(answers, served), served.labels, served.preset, class_ids, ranking.top_k)
         details = parse_details(answers[DETAILS][0])
@@ -153,8 +182,10 @@ class VideoUploader:
         unsure = predictions[0].confidence < ranking.min_confidence
         return Recognition(video=name, predictions=predictions, unsure=unsure, **details)
 
-    async def _ask(self, data: bytes, served: ServedModel, name: str) -> dict[str, Array]:
+    async def _ask(self, data: bytes, served: ServedModel, signer: SignerBox | None, name: str) -> dict[str, Array]:
         inputs = {VIDEO: np.array([data], np.object_), TOP_K: np.array([len(served.labels)], np.int32)}
+        if signer is not None:
+            inputs[SIGNER_BOX] = np.array([signer.x0, signer.y0, signer.x1, signer.y1], np.float32)
         try:
             return await self._transport.infer(
                 RECOGNIZE_SIGN, inputs, [CLASS_ID, LOGIT, DETAILS], self._priority, {"model": served.name}

@@ -30,13 +30,14 @@ from asl_triton.models.recognize_sign import (
     LOGIT,
     MIN_CONFIDENCE,
     REPOSITORIES_VARIABLE,
+    SIGNER_BOX,
     START_S,
     TOP_K,
     VIDEO,
     format_details,
 )
 from asl_triton.models.repository import read_repositories
-from asl_triton.results import Prediction
+from asl_triton.results import Prediction, SignerBox
 from asl_triton.transport.base import Array
 from asl_triton.triton_backend.service import ServiceLimits, SignService, get_grpc_status
 
@@ -167,11 +168,11 @@ def ask(model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict
     return {name: np.array(pb_utils.get_output_tensor_by_name(response, name).as_numpy()) for name in outputs}
 
 
-def parse_request(request: Any) -> tuple[bytes, int | None, float | None, str | None]:
-    """A request's video, TOP_K, MIN_CONFIDENCE and model; None for each that was left out.
+def parse_request(request: Any) -> tuple[bytes, int | None, float | None, str | None, SignerBox | None]:
+    """A request's video, TOP_K, MIN_CONFIDENCE, model and SIGNER_BOX; None for each that was left out.
 
     Raises:
-        AslTritonError: there is no video, or the model is not a name.
+        AslTritonError: there is no video, the model is not a name, or the box is not one.
     """
     top_k, min_confidence = read_tensor(request, TOP_K), read_tensor(request, MIN_CONFIDENCE)
     model = json.loads(request.parameters() or "{}").get("model")
@@ -180,11 +181,13 @@ def parse_request(request: Any) -> tuple[bytes, int | None, float | None, str | 
     video = read_tensor(request, VIDEO)
     if video is None:
         raise AslTritonError("the request has no VIDEO: send a video file's bytes in it")
+    box = pb_utils.get_input_tensor_by_name(request, SIGNER_BOX)
     return (
         bytes(video),
         None if top_k is None else int(top_k),
         None if min_confidence is None else float(min_confidence),
         model or None,
+        None if box is None else SignerBox(*box.as_numpy().tolist()),
     )
 
 

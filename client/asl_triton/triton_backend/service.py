@@ -17,9 +17,10 @@ from asl_triton.models.recognize_sign import VIDEO
 from asl_triton.models.repository import ModelOnDisk
 from asl_triton.models.served import FRAMES, LOGITS, ServedModel
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking, rank
+from asl_triton.postprocessing.stitching import with_window
 from asl_triton.presets import Preset
 from asl_triton.recognizer.pipeline import ClipPipeline, InferenceClient, run_recognition
-from asl_triton.results import Prediction, Recognition
+from asl_triton.results import Prediction, Recognition, SignerBox
 from asl_triton.video.reader import Limits
 
 Status = Literal["INVALID_ARG", "NOT_FOUND", "UNAVAILABLE", "INTERNAL"]  # of Triton's errors
@@ -117,17 +118,19 @@ class SignService:
         top_k: int | None = None,
         min_confidence: float | None = None,
         model: str | None = None,
+        signer: SignerBox | None = None,
     ) -> Recognition:
         """Recognize the sign in a video file, as `AsyncRecognizer.recognize` does, with the same answer.
 
-        None is the default of each. Only glosses that reach `min_confidence` are among the predictions, perhaps none.
+        None is the default of each; `signer` is where the signer is in the frame. Only glosses that reach
+        `min_confidence` are among the predictions, perhaps none.
 
         Raises:
             AslTritonError: as `get_grpc_status` tells apart.
         """
         served = await self.choose_model(model)
         ranking = make_ranking(served, top_k, min_confidence)
-        async with self._open(video, served, served.preset) as pipeline:
+        async with self._open(video, served, served.preset, signer) as pipeline:
             recognition = await run_recognition(pipeline, ranking, ranking.class_ids(served.labels))
         return replace(recognition, predictions=keep_confident(recognition.predictions, ranking))
 
@@ -137,6 +140,7 @@ class SignService:
         top_k: int | None = None,
         min_confidence: float | None = None,
         model: str | None = None,
+        signer: SignerBox | None = None,
     ) -> AsyncGenerator[StreamedWindow, None]:
         """Recognize window by window: `window_frames` of the preset every `stride_frames`, a shorter video as a whole.
 
@@ -145,18 +149,20 @@ class SignService:
         """
         served = await self.choose_model(model)
         ranking = make_ranking(served, top_k, min_confidence)
-        preset = replace(served.preset, max_frames=served.preset.window_frames)
+        preset = with_window(served.preset)
         class_ids = ranking.class_ids(served.labels)
-        async with self._open(video, served, preset) as pipeline, aclosing(pipeline.iter_windows()) as windows:
+        async with self._open(video, served, preset, signer) as pipeline, aclosing(pipeline.iter_windows()) as windows:
             async for window in windows:
                 predictions = rank(window.logits, served.labels, preset, class_ids, ranking.top_k)
                 start_s, *_, end_s = window.timing.edges_s
                 yield StreamedWindow(float(start_s), float(end_s), keep_confident(predictions, ranking))
 
     @asynccontextmanager
-    async def _open(self, video: bytes, served: ServedModel, preset: Preset) -> AsyncIterator[ClipPipeline]:
+    async def _open(
+        self, video: bytes, served: ServedModel, preset: Preset, signer: SignerBox | None
+    ) -> AsyncIterator[ClipPipeline]:
         """A video that is being decoded, for the length of the block, when there is room for its crops."""
-        options = WindowingOptions(preset, self._limits.video, refuses_early=True)
+        options = WindowingOptions(preset, self._limits.video, refuses_early=True, signer=signer)
         async with self._admission.open(video, options, name=VIDEO, bytes_a_value=served.bytes_per_value) as session:
             yield ClipPipeline(self._server, served, session, priority=0, threads=self._threads)
 

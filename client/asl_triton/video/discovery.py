@@ -4,20 +4,27 @@ import fnmatch
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from asl_triton.errors import VideoError
 from asl_triton.files import sha256
+from asl_triton.results import SignerBox
+from asl_triton.video.excerpt import Excerpt
 from asl_triton.video.reader import EXTENSIONS
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip of a batch: its file, and its name in the results."""
+    """A clip of a batch: its file, and its name in the results.
+
+    `signer` is where the signer is, and `excerpt` the part of the file that is the clip, where a data set says so.
+    """
 
     path: Path
     name: str
+    signer: SignerBox | None = field(default=None, kw_only=True)
+    excerpt: Excerpt | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,9 +11,11 @@ import numpy.typing as npt
 
 from asl_triton.errors import VideoError
 from asl_triton.presets import INPUT_SIZE, Preset
+from asl_triton.results import SignerBox
 from asl_triton.video.colors import Image
 from asl_triton.video.reader import Frame
 
+WHOLE_FRAME = SignerBox(0, 0, 1, 1, source="frame")
 MAX_SCALED_PIXELS = 7680 * 4320  # of a frame scaled up to `min_side`: only absurd aspect ratios exceed it
 
 
@@ -24,14 +27,16 @@ class Crop:
     time_s: float
 
 
-def crop_frames(frames: Iterable[Frame], preset: Preset, max_frames: int) -> Iterator[Crop]:
-    """Frames at the preset's rate, resized and cropped.
+def crop_frames(
+    frames: Iterable[Frame], preset: Preset, max_frames: int, signer: SignerBox | None = None
+) -> Iterator[Crop]:
+    """Frames at the preset's rate, resized and cropped: to the box of the signer where the preset frames by it.
 
     Raises:
         VideoError: a broken timestamp would make more than `max_frames` of them, or a frame is absurdly narrow.
     """
     timed = frames if preset.frame_rate is None else resample(frames, preset.frame_rate, max_frames)
-    return (Crop(crop_frame(frame.image, preset), frame.time_s) for frame in timed)
+    return (Crop(crop_frame(frame.image, preset, signer), frame.time_s) for frame in timed)
 
 
 def resample(frames: Iterable[Frame], frame_rate: float, max_frames: int) -> Iterator[Frame]:
@@ -57,9 +62,16 @@ def resample(frames: Iterable[Frame], frame_rate: float, max_frames: int) -> Ite
         yield Frame(shown.image, began_s + k / frame_rate)
 
 
-def crop_frame(image_bgr: Image, preset: Preset) -> Image:
-    """Resize and crop one frame, BGR (H, W, 3), as the preset says: RGB (224, 224, 3)."""
+def crop_frame(image_bgr: Image, preset: Preset, signer: SignerBox | None = None) -> Image:
+    """Resize and crop one frame, BGR (H, W, 3), as the preset says: RGB (224, 224, 3).
+
+    A preset that frames by the signer takes the whole frame where no box is given; others take no box.
+    """
     image = resize_frame(image_bgr, preset)
+    if preset.framing == "signer":
+        return cv2.cvtColor(crop_signer(image, signer or WHOLE_FRAME, preset), cv2.COLOR_BGR2RGB).astype(
+            np.uint8, copy=False
+        )
     height, width = image.shape[:2]
     top, left = round((height - INPUT_SIZE) / 2), round((width - INPUT_SIZE) / 2)
     center = image[top : top + INPUT_SIZE, left : left + INPUT_SIZE]
@@ -78,6 +90,62 @@ def resize_frame(image_bgr: Image, preset: Preset) -> Image:
     if preset.square is not None and max(height, width) > preset.square_above:
         image = resize_image(image, size=preset.square)
     return image
+
+
+def crop_signer(image: Image, signer: SignerBox, preset: Preset) -> Image:
+    """Cut the signer's box out of a squared frame (S, S, 3), as bsl1k does: (224, 224, 3), in the frame's color order.
+
+    The box is shrunk to 224 / S about its center, as a center crop would, and stretched to a square. From
+    datasets/videodataset.py of gulvarol/bsl1k, `gpu_collater`, which does not round to whole gray levels.
+    """
+    region = shrink_box(signer, INPUT_SIZE / len(image))
+    return np.rint(sample_region(image, region, INPUT_SIZE)).astype(np.uint8)
+
+
+def shrink_box(signer: SignerBox, share: float) -> tuple[float, float, float, float]:
+    """The middle of a box: left, top, right and bottom of what has this share of its sides."""
+    x, y = (signer.x0 + signer.x1) / 2, (signer.y0 + signer.y1) / 2
+    half_width, half_height = (signer.x1 - signer.x0) * share / 2, (signer.y1 - signer.y0) * share / 2
+    return x - half_width, y - half_height, x + half_width, y + half_height
+
+
+def sample_region(image: Image, region: tuple[float, float, float, float], size: int) -> npt.NDArray[np.float32]:
+    """Sample a region of an image (H, W, 3), in fractions (x0, y0, x1, y1), bilinearly: float32 (size, size, 3).
+
+    The samples are evenly spaced from edge to edge of the region, in half-pixel coordinates: PyTorch's `grid_sample`
+    with `align_corners=False`.
+    """
+    x0, y0, x1, y1 = region
+    rows, row_weights = place_samples(y0, y1, size, image.shape[0])
+    columns, column_weights = place_samples(x0, x1, size, image.shape[1])
+    values = image.astype(np.float32)
+    lines = interpolate_lines(values, rows, row_weights)  # (size, W, 3)
+    # Lines are gathered three times as fast as columns.
+    return cv2.transpose(interpolate_lines(cv2.transpose(lines), columns, column_weights)).astype(
+        np.float32, copy=False
+    )
+
+
+def interpolate_lines(
+    values: npt.NDArray[Any], before: npt.NDArray[np.intp], weights: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Between each line (W, 3) of an image and the next, by the share of the next."""
+    lines: npt.NDArray[np.float32] = values[before]
+    after = values[before + 1]
+    after -= lines
+    after *= weights[:, None, None]
+    lines += after
+    return lines
+
+
+def place_samples(
+    start: float, end: float, size: int, length: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+    """Where `size` evenly spaced samples lie on an axis of `length` pixels: the pixel before each, and the share of
+    the next pixel in it."""
+    places = np.clip(np.linspace(start, end, size) * length - 0.5, 0, length - 1)
+    before = np.minimum(places.astype(np.intp), length - 2)
+    return before, (places - before).astype(np.float32)
 
 
 def resize_image(image: Image, *, scale: float | None = None, size: int | None = None) -> Image:

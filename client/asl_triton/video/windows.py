@@ -1,9 +1,10 @@
 """Cuts a video's crops into windows, one for each request."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ from asl_triton.presets import Preset
 from asl_triton.video.colors import Image
 from asl_triton.video.preprocessing import Crop
 from asl_triton.video.shots import ShotDetector
+
+T = TypeVar("T")
 
 POSITION_FRAMES = 8  # of a window, in one position of the network's temporal output; a step averages two neighbors
 
@@ -46,9 +49,14 @@ def cut_windows(images: Iterator[Image], preset: Preset, memory: Image | None = 
     """Cut crops into windows: the whole clip, or one every `stride_frames`, the last one flush with the end.
 
     A clip shorter than the network or the preset's windows need repeats its last frame. A clip of more than
-    `max_frames` is windowed even if the preset takes whole clips. If `memory` is given, with room for `max_frames`
-    crops, an only window is a view of it.
+    `max_frames` is windowed even if the preset takes whole clips. Of a preset with centered frames, the only window has
+    those. If `memory` is given, with room for `max_frames` crops, an only window is a view of it.
     """
+    if preset.frames == "centered":
+        start, chosen = choose_centered(images, preset)
+        if chosen:
+            yield pad_window(start, chosen, preset.window_frames, memory)
+        return
     windowed = preset.frames == "window"
     most = preset.window_frames if windowed else preset.max_frames
     least = preset.window_frames if windowed else preset.min_frames
@@ -71,10 +79,43 @@ def cut_windows(images: Iterator[Image], preset: Preset, memory: Image | None = 
     yield Window(0, held[:length], is_only=True)
 
 
+def choose_centered(frames: Iterable[T], preset: Preset) -> tuple[int, list[T]]:
+    """The centered frames of a clip, at most `window_frames`, and the number of the first one.
+
+    All frames are counted, and no more than `max_centered_frames` are held. From ASL Citizen's loader
+    (I3D/aslcitizen_dataset.py), which asks the container for their number.
+    """
+    held: list[T] = []
+    count = 0
+    for count, frame in enumerate(frames, start=1):
+        if count <= preset.max_centered_frames:
+            held.append(frame)
+    step = 1 + sum(count >= length for length in preset.step_from)
+    covered = preset.window_frames * step
+    start = min(max((count - covered) // 2, 0), preset.latest_start)
+    return start, held[start : start + covered : step]
+
+
+def pad_window(start: int, images: Sequence[Image], length: int, memory: Image | None = None) -> Window:
+    """The only window of a video: these crops, the last one repeated up to `length`."""
+    frames = np.empty((length, *images[0].shape), np.uint8) if memory is None else memory[:length]
+    for place in range(length):
+        frames[place] = images[min(place, len(images) - 1)]
+    return Window(start, frames, is_only=True)
+
+
 def cut_timed_windows(
     cut: Iterable[Crop], preset: Preset, frame_rate: float, memory: Image | None = None
 ) -> Iterator[tuple[Window, WindowTiming]]:
     """`cut_windows`, each with its place in time. `frame_rate` says how long the last crop is shown."""
+    if preset.frames == "centered":
+        start, chosen = choose_centered(cut, preset)
+        if chosen:
+            times = [crop.time_s for crop in chosen]
+            shown_s = times[-1] - times[-2] if len(times) > 1 else 1 / (preset.frame_rate or frame_rate)
+            window = pad_window(start, [crop.image for crop in chosen], preset.window_frames, memory)
+            yield window, WindowTiming(start, preset.window_frames, np.array([*times, times[-1] + shown_s]))
+        return
     times_s: deque[float] = deque()
     first = 0  # the number of the crop of times_s[0]
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import dataclasses
 import importlib
 import io
 import json
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from asl_triton.extras import require_extra
 from asl_triton.files import atomic_write, translate_write_errors
-from asl_triton.results import Failure, Recognition, Timeline
+from asl_triton.results import Failure, Recognition, Timeline, to_json_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -146,7 +145,7 @@ class JsonLinesSink(LineSink[T]):
 
     def format(self, outcome: T) -> str:
         """The line of a clip."""
-        return json.dumps(dataclasses.asdict(outcome)) + "\n"
+        return json.dumps(to_json_values(outcome)) + "\n"
 
 
 class ParquetSink(Sink[Recognition]):

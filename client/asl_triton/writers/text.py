@@ -4,12 +4,11 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from asl_triton.postprocessing.segmentation import Segmentation, Segmenter
-from asl_triton.results import Curve, Outcome, Recognition, Segment, Step
+from asl_triton.results import Curve, Outcome, Recognition, Segment, Step, to_json_values
 from asl_triton.writers import tables
 from asl_triton.writers.tables import format_csv_header, format_csv_rows, iter_rows
 from asl_triton.writers.timelines import format_webvtt
@@ -26,12 +25,12 @@ def format_csv(recognitions: Sequence[Recognition]) -> str:
 
 def format_json(outcomes: Sequence[Outcome]) -> str:
     """A list of recognitions and failures, each whole."""
-    return json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=1)
+    return json.dumps([to_json_values(outcome) for outcome in outcomes], indent=1)
 
 
 def format_recognition_json(recognition: Recognition, curves: Sequence[Curve]) -> str:
     """One recognition, whole, with `curves`: the confidence of its best glosses at the seconds of `times_s`."""
-    document: dict[str, Any] = dataclasses.asdict(recognition)
+    document = to_json_values(recognition)
     document["curves"] = [
         {
             "gloss": curve.gloss,

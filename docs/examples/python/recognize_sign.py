@@ -18,8 +18,8 @@ def main(server: str, path: str) -> None:
     # One BYTES element: the file as it is, whatever its container. The server decodes it.
     video = tritonclient.grpc.InferInput("VIDEO", [1], "BYTES")
     video.set_data_from_numpy(np.array([Path(path).read_bytes()], dtype=np.object_))
-    # Further inputs, where wanted: TOP_K (INT32 [1]) and MIN_CONFIDENCE (FP32 [1]). Where the server has several
-    # models, say which: infer(..., parameters={"model": "name"}).
+    # Further inputs, where wanted: TOP_K (INT32 [1]), MIN_CONFIDENCE (FP32 [1]), SIGNER_BOX (FP32 [4]). Where the
+    # server has several models, say which: infer(..., parameters={"model": "name"}).
     with tritonclient.grpc.InferenceServerClient(server) as client:
         answer = client.infer("recognize_sign", [video], client_timeout=60)
     ranked = zip(answer.as_numpy("GLOSS"), answer.as_numpy("CONFIDENCE"))  # noqa: B905 (Python 3.9 has no `strict`)

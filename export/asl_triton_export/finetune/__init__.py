@@ -72,6 +72,13 @@ def finetune(
         raise CheckpointError(f"{checkpoint.path} takes {checkpoint.channels} input channels: only RGB can be trained")
     refuse_other(folder)
     clips = choose_clips(data, videos, labels, recipe.held_out, recipe.seed, on_step)
+    unboxed = sum(clip.signer is None for clip in (*clips.train, *clips.held_out))
+    if preset.framing == "signer" and unboxed:
+        warning = (
+            f"preset {preset.name!r} takes the signer's box out of the frame, and {unboxed:,} clips have none: their "
+            "whole frames were learnt"
+        )
+        clips = dataclasses.replace(clips, warnings=(*clips.warnings, warning))
     if known is None and labels is not None and len(labels) == checkpoint.num_classes:
         known = labels  # a bare file with as many classes as these labels was trained with them
     net, num_known = replace_classifier(checkpoint, known or (), clips.glosses, recipe.seed)

@@ -3,8 +3,9 @@
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from asl_triton.decoding.factory import open_frames
 from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.evaluation.dataset import Dataset, LabeledClip, format_list, read_dataset
 from asl_triton.video.discovery import format_name, is_hidden
-from asl_triton.video.reader import Limits
+from asl_triton.video.excerpt import cut_excerpt
+from asl_triton.video.reader import Frame, Limits
 
 LIMITS = Limits(max_frames=3_000)  # of a clip of one sign; a held-out clip is in memory as a whole
+UNTRIMMED_LIMITS = Limits()  # of a video that a clip is a part of
 LEAST = 2  # clips per gloss: one to train on, one held out
 DECODERS = 8
 
@@ -37,7 +40,11 @@ class Clips:
     @property
     def fingerprint(self) -> str:
         """Equal for the same clips with the same labels and the same split."""
-        lines = [f"{c.name}\t{c.class_id}" for part in (self.train, self.held_out) for c in part]
+        lines = [
+            f"{c.name}\t{c.class_id}" + (f"\t{c.signer}\t{c.excerpt}" if c.signer or c.excerpt else "")
+            for part in (self.train, self.held_out)
+            for c in part
+        ]
         return hashlib.sha256("\n".join((*lines, str(len(self.train)))).encode()).hexdigest()
 
 
@@ -63,12 +70,12 @@ def choose_clips(
     broken = find_broken(clips, on_step)
     good = [clip for clip in clips if clip.name not in broken]
     warnings = list(dataset.warnings)
-    if data.is_dir():
+    if not dataset.has_subsets:
         refuse_poor_glosses(data, dataset, clips, good, broken)
     train = [clip for clip in good if clip.subset != "val"]
     held_out = [clip for clip in good if clip.subset == "val"]
     if not held_out:
-        if not data.is_dir():
+        if dataset.has_subsets:
             warnings.append(f"{data} has no clip in 'val' that can be read: a share of 'train' is held out instead")
         train, held_out = hold_out(train, share, seed)
     if not train or not held_out:
@@ -84,13 +91,24 @@ def choose_clips(
     )
 
 
+@contextmanager
+def read_clip(clip: LabeledClip) -> Iterator[Iterator[Frame]]:
+    """The frames of a clip, or of the part of a longer video that is the clip; the video is open for the block.
+
+    Raises:
+        VideoError: it cannot be read, or is too long for a clip of one sign.
+    """
+    with open_frames(clip.path, LIMITS if clip.excerpt is None else UNTRIMMED_LIMITS, clip.name) as video:
+        yield iter(video) if clip.excerpt is None else cut_excerpt(video, clip.excerpt, clip.name)
+
+
 def find_broken(clips: Sequence[LabeledClip], on_step: OnStep) -> dict[str, str]:
     """Decode every clip to its end; returns the names of those that cannot be read, and why."""
 
     def fault(clip: LabeledClip) -> str | None:
         try:
-            with open_frames(clip.path, LIMITS, clip.name) as video:
-                for _ in video:
+            with read_clip(clip) as frames:
+                for _ in frames:
                     pass
         except AslTritonError as exc:
             return str(exc)

@@ -4,6 +4,9 @@ WLASL's training loader (code/I3D/datasets/nslt_dataset.py, code/I3D/train_i3d.p
 anywhere in the clip, one crop of 224 x 224 from anywhere in the resized frames, mirrored half of the time. A shorter
 clip is padded at its end with its first or its last frame, each half of the time.
 
+Two presets' authors draw in other ways. Of a preset with centered frames, all draws have the frames that are served.
+Where the signer's box is the frame, the crop is from anywhere in the box.
+
 Each draw depends on (seed, turn, clip) alone, so training that was stopped resumes with the same draws.
 """
 
@@ -17,13 +20,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from asl_triton.decoding.factory import open_frames
 from asl_triton.evaluation.dataset import LabeledClip
 from asl_triton.presets import INPUT_SIZE, Preset
 from asl_triton.video.colors import Image
-from asl_triton.video.preprocessing import crop_frames, resample, resize_frame
-from asl_triton.video.windows import cut_windows
-from asl_triton_export.finetune.data import LIMITS
+from asl_triton.video.preprocessing import crop_frames, resample, resize_frame, sample_region
+from asl_triton.video.windows import choose_centered, cut_windows
+from asl_triton_export.finetune.data import LIMITS, read_clip
 
 EpochItem = tuple[int, int]  # which clip, and which of its draws; a negative draw only pads the epoch
 
@@ -40,23 +42,41 @@ class SegmentSampler:
     def draw(self, clip: LabeledClip, index: int, turns: Sequence[int]) -> list[Image]:
         """Draw one segment per turn: uint8 RGB (num_frames, 224, 224, 3) each. The clip is decoded once."""
         chances = [np.random.default_rng((self.seed, turn, index)) for turn in turns]
-        held: deque[Image] = deque(maxlen=self.num_frames)
-        chosen: list[list[Image]] = [[] for _ in turns]
-        rate = self.preset.frame_rate
-        count = 0
-        with open_frames(clip.path, LIMITS, clip.name) as video:
-            frames = iter(video) if rate is None else resample(video, rate, LIMITS.max_frames)
-            for count, frame in enumerate(frames, start=1):
-                held.append(resize_frame(frame.image, self.preset))
-                # Reservoir sampling, as the length is unknown: position n replaces the choice with probability 1 / n.
-                for place, rng in enumerate(chances):
-                    if count >= self.num_frames and rng.integers(count - self.num_frames + 1) == 0:
-                        chosen[place] = list(held)
-        if count < self.num_frames:
+        if self.preset.frames == "centered":
+            _, held = choose_centered(self.read_images(clip), self.preset)
+            length, chosen = self.preset.window_frames, [held for _ in turns]
+        else:
+            length, (held, chosen) = self.num_frames, self.choose_segments(self.read_images(clip), chances)
+        if len(held) < length:
             for place, rng in enumerate(chances):
                 filler = held[0] if rng.random() < 0.5 else held[-1]
-                chosen[place] = [*held, *[filler] * (self.num_frames - count)]
+                chosen[place] = [*held, *[filler] * (length - len(held))]
         return [self.cut(segment, rng) for segment, rng in zip(chosen, chances, strict=True)]
+
+    def read_images(self, clip: LabeledClip) -> Iterator[Image]:
+        """The frames of a clip at the preset's rate, BGR, as large as the crops' surroundings."""
+        preset, rate = self.preset, self.preset.frame_rate
+        with read_clip(clip) as frames:
+            for frame in frames if rate is None else resample(frames, rate, LIMITS.max_frames):
+                image = resize_frame(frame.image, preset)
+                if preset.framing == "signer" and (box := clip.signer) is not None:
+                    samples = sample_region(image, (box.x0, box.y0, box.x1, box.y1), len(image))
+                    image = np.rint(samples).astype(np.uint8)
+                yield image
+
+    def choose_segments(
+        self, images: Iterator[Image], chances: Sequence[np.random.Generator]
+    ) -> tuple[list[Image], list[list[Image]]]:
+        """The last `num_frames` images, all of a shorter clip; and consecutive ones from anywhere, per generator."""
+        held: deque[Image] = deque(maxlen=self.num_frames)
+        chosen: list[list[Image]] = [[] for _ in chances]
+        for count, image in enumerate(images, start=1):
+            held.append(image)
+            # Reservoir sampling, as the length is unknown: position n replaces the choice with probability 1 / n.
+            for place, rng in enumerate(chances):
+                if count >= self.num_frames and rng.integers(count - self.num_frames + 1) == 0:
+                    chosen[place] = list(held)
+        return list(held), chosen
 
     def cut(self, images_bgr: Sequence[Image], rng: np.random.Generator) -> Image:
         """Crop all frames alike, anywhere, and mirror them or not: RGB."""
@@ -96,8 +116,8 @@ class WholeClips(Dataset[tuple[Tensor, int, float]]):
 
 def cut_served_windows(clip: LabeledClip, preset: Preset) -> Image:
     """The windows of a clip that the client would send: uint8 RGB (W, T, 224, 224, 3)."""
-    with open_frames(clip.path, LIMITS, clip.name) as video:
-        images = (crop.image for crop in crop_frames(video, preset, LIMITS.max_frames))
+    with read_clip(clip) as frames:
+        images = (crop.image for crop in crop_frames(frames, preset, LIMITS.max_frames, clip.signer))
         return np.stack([window.frames for window in cut_windows(images, preset)])
 
 

@@ -28,6 +28,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino  # noqa: E402
 from openvino import opset8 as ops  # noqa: E402 - of 2022, so that older servers read it too
+from openvino.opset11 import interpolate  # noqa: E402 - of 2023: the first with this signature
 
 MODEL_FILE = "model.xml"
 CLASSIFIER = "classifier"  # the prefix of its operations' names
@@ -173,11 +174,25 @@ def head(x: openvino.Node, net: I3D, preset: Preset) -> dict[str, openvino.Node]
     features = ops.reduce_mean(positions, shape(1))
     if preset.step_pooling == "max":
         logits = ops.reduce_max(step_logits, shape(1))
+    elif preset.step_pooling == "max-interpolated":
+        logits = ops.reduce_max(interpolate_steps(step_logits, preset.window_frames), shape(1))
     elif preset.step_pooling == "mean":
         logits = ops.reduce_mean(step_logits, shape(1))
     else:
         logits = add_classifier(features, net, "clip")
     return {LOGITS: logits, STEP_LOGITS: step_logits, FEATURES: features}
+
+
+def interpolate_steps(steps: openvino.Node, length: int) -> openvino.Node:
+    """Step logits (N, S, C), interpolated linearly to (N, length, C): PyTorch's `F.interpolate(..., mode="linear")`."""
+    return interpolate(
+        steps,
+        shape(length),
+        mode="linear",
+        shape_calculation_mode="sizes",
+        coordinate_transformation_mode="half_pixel",
+        axes=shape(1),
+    )
 
 
 def add_classifier(features: openvino.Node, net: I3D, of: str) -> openvino.Node:

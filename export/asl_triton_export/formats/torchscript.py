@@ -121,12 +121,14 @@ class ServedI3D(nn.Module):
     pixel_scale: Final[float] = 128.0  # pixels are divided by it: a power of two, so exact, and right for float16
     normalized_input: Final[bool]
     step_pooling: Final[str]
+    interpolated_steps: Final[int]
     pixel_offset: Final[float]
 
     def __init__(self, net: I3D, preset: Preset, dtype: torch.dtype, *, normalized_input: bool = False) -> None:
         super().__init__()
         self.normalized_input = normalized_input
         self.step_pooling = preset.step_pooling
+        self.interpolated_steps = preset.window_frames
         low, high = preset.value_range
         self.pixel_offset = -low * 255.0 / (high - low)  # the pixel that normalizes to zero, as padding does
 
@@ -179,6 +181,9 @@ class ServedI3D(nn.Module):
         features = positions.mean(dim=1)
         if self.step_pooling == "max":
             logits = step_logits.amax(dim=1)
+        elif self.step_pooling == "max-interpolated":
+            points = F.interpolate(step_logits.transpose(1, 2), [self.interpolated_steps], mode="linear")
+            logits = points.amax(dim=2)
         elif self.step_pooling == "mean":
             logits = step_logits.mean(dim=1)
         else:

@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import gdown
@@ -13,8 +14,8 @@ from gdown.exceptions import DownloadError, FileURLRetrievalError
 
 from asl_triton.errors import AslTritonError
 from asl_triton.files import FolderLock, ensure_folder
+from asl_triton_export.pretrained.zip_member import TIMEOUT_S, NoSuchMemberError, RangesError, receive_member
 
-TIMEOUT_S = 30.0  # without a single byte
 ATTEMPTS = 5  # in one call, each only if the previous one brought something
 DRIVE_RETRIES = 2  # by gdown, which waits some seconds before each
 
@@ -23,12 +24,23 @@ OnBytes = Callable[[str, int, int | None], None]  # file name, bytes so far, byt
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file on the web, and its name on this machine."""
+    """A file on the web, and its name on this machine.
+
+    With `zip_member`, the file is that member of the zip at `url`, and only that member is downloaded: a path in the
+    zip, or a file name that one path ends with.
+    """
 
     url: str
     filename: str
     num_bytes: int | None = None  # about, to show before the download
     on_drive: bool = False  # Google Drive hands files out behind a page of its own, which gdown gets past
+    zip_member: str | None = None
+    sha256: str | None = None  # of the file on this machine
+
+    @property
+    def address(self) -> str:
+        """Where it is, for people."""
+        return self.url if self.zip_member is None else f"{self.zip_member} in {self.url}"
 
 
 def ignore(*_: object) -> None:
@@ -53,8 +65,12 @@ def download(remote: RemoteFile, folder: Path, *, force: bool = False, on_bytes:
         folder.mkdir(parents=True, exist_ok=True)
         if force:
             _forget(part)
-        receive = _from_drive if remote.on_drive else _from_web
-        receive(remote.url, part, lambda done, total: on_bytes(remote.filename, done, total))
+        report = partial(on_bytes, remote.filename)
+        if remote.zip_member is not None:
+            receive_member(remote.url, remote.zip_member, part, report)
+        else:
+            receive = _from_drive if remote.on_drive else _from_web
+            receive(remote.url, part, report)
         with part.open("rb") as file:
             head = file.read(512).lstrip().lower()
         if head.startswith((b"<!doctype html", b"<html")):
@@ -174,9 +190,20 @@ def _gdown(url: str, target: Path, on_bytes: Callable[[int, int | None], None]) 
 def _translate_errors(remote: RemoteFile, target: Path) -> Iterator[None]:
     """Turn errors of httpx, of gdown and its requests, and of the disk into a sentence."""
     by_hand = f"open it in a browser, save the file as {target} and run this again"
+    if remote.zip_member is not None:
+        by_hand = f"unpack {remote.zip_member} of that zip, save it as {target} and run this again"
     kept = "what came so far is kept: run this again to go on from there"
     try:
         yield
+    except RangesError as exc:
+        raise AslTritonError(
+            f"{remote.zip_member} cannot be read out of {remote.url}: {exc}, and the zip is too large to download for "
+            f"one file. If you have it, {by_hand}"
+        ) from exc
+    except NoSuchMemberError as exc:
+        raise AslTritonError(
+            f"{remote.url} has {exc}: see whether a newer asl-triton knows what it is called now, or {by_hand}"
+        ) from exc
     except _WebPageError as exc:
         raise AslTritonError(
             f"{remote.url} answered with a web page instead of the file (a login, a quota, a proxy?): {by_hand}"

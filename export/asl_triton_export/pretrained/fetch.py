@@ -6,12 +6,12 @@ The bundle also has a `README.txt` that says where the weights come from and wha
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from asl_triton.errors import AslTritonError, CheckpointError, LabelsError
-from asl_triton.files import atomic_folder
+from asl_triton.files import atomic_folder, sha256
 from asl_triton.presets import PRESETS
 from asl_triton_export.bundle import LABELS, PRESET, write_description
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint, read_labels_for
@@ -40,6 +40,7 @@ def fetch(
     folder: Path | None = None,
     *,
     force: bool = False,
+    labels: Path | None = None,
     catalog: Mapping[str, Weights] = PUBLISHED,
     on_bytes: OnBytes = ignore,
     on_step: Callable[[str], None] = ignore,
@@ -48,7 +49,7 @@ def fetch(
 
     The folder appears complete and checked, or not at all. Downloads are kept in `.downloads` next to it: a later call
     resumes them, and a file that somebody put there is taken as it is. An existing bundle is left alone unless `force`
-    is given, which downloads everything again.
+    is given, which downloads everything again. `labels` is a file of the glosses, which are then not downloaded.
 
     Raises:
         AslTritonError: no such weights; the folder is something else; a file cannot be downloaded or written.
@@ -66,14 +67,15 @@ def fetch(
             return FetchResult(folder, weights, is_new=False)
         with download_lock(downloads):
             source = download(weights.checkpoint, downloads, force=force, on_bytes=on_bytes)
-            glosses = download(weights.glosses, downloads, force=force, on_bytes=on_bytes)
+            glosses = labels or download(weights.glosses, downloads, force=force, on_bytes=on_bytes)
             on_step(f"Checking {name}")
             with atomic_folder(folder) as bundle:
-                _fill(bundle, weights, source, glosses)
-            if weights.member is not None:
+                _fill(bundle, weights, source, glosses, is_own=labels is not None)
+            if sum(other.checkpoint == weights.checkpoint for other in catalog.values()) > 1:
                 return FetchResult(folder, weights, is_new=True, archive=source)
             source.unlink()
-            glosses.unlink()
+            if labels is None:
+                glosses.unlink()
             return FetchResult(folder, weights, is_new=True)
     except OSError as exc:
         raise AslTritonError(
@@ -107,16 +109,21 @@ def _is_there(folder: Path, weights: Weights, force: bool) -> bool:
     )
 
 
-def _fill(bundle: Path, weights: Weights, source: Path, glosses: Path) -> None:
-    """Write a bundle's files, and check them."""
+def _fill(bundle: Path, weights: Weights, source: Path, glosses: Path, *, is_own: bool) -> None:
+    """Write a bundle's files, and check them. `is_own`: the glosses are a list of the user's."""
     path = bundle / "weights.pt"
     with _published(weights, weights.checkpoint, source, bundle):
+        _check_sum(source, weights.checkpoint)
         if weights.member is not None:
             extract_member(source, weights.member, path)
         checkpoint = load_checkpoint(source if weights.member is None else path)
         _check(checkpoint, weights)
-    with _published(weights, weights.glosses, glosses, bundle):
-        labels = read_glosses(glosses, weights.gloss_format, weights.num_classes)
+    with nullcontext() if is_own else _published(weights, weights.glosses, glosses, bundle):
+        if is_own:
+            labels = read_labels_for(checkpoint, glosses)
+        else:
+            _check_sum(glosses, weights.glosses)
+            labels = read_glosses(glosses, weights.gloss_format, weights.num_classes)
         write_description(bundle, labels, PRESETS[weights.preset])
         read_labels_for(checkpoint, bundle / LABELS)
     if weights.member is None:
@@ -124,7 +131,13 @@ def _fill(bundle: Path, weights: Weights, source: Path, glosses: Path) -> None:
             os.link(source.resolve(), path)  # the download is removed when the bundle is in its place
         except OSError:
             shutil.copyfile(source, path)
-    (bundle / "README.txt").write_text(_readme(weights, checkpoint.sha256), encoding="utf-8")
+    origin = f"{glosses.name}, a list of your own" if is_own else weights.glosses.address
+    (bundle / "README.txt").write_text(_readme(weights, checkpoint.sha256, origin), encoding="utf-8")
+
+
+def _check_sum(path: Path, remote: RemoteFile) -> None:
+    if remote.sha256 is not None and (found := sha256(path)) != remote.sha256:
+        raise CheckpointError(f"its SHA-256 is {found}, and {remote.sha256} was expected")
 
 
 def _check(checkpoint: Checkpoint, weights: Weights) -> None:
@@ -144,8 +157,8 @@ def _published(weights: Weights, remote: RemoteFile, path: Path, bundle: Path) -
         path.replace(refused)
         reason = str(exc).replace(f"{bundle}{os.sep}", "")  # a folder that is gone when this is read
         raise CheckpointError(
-            f"{remote.url} did not give what {weights.name} was published as: {reason}. The file is now {refused}; run "
-            f"this again to download it again, and if that gives the same, the authors may have changed it: see "
+            f"{remote.address} did not give what {weights.name} was published as: {reason}. The file is now {refused}; "
+            f"run this again to download it again, and if that gives the same, the authors may have changed it: see "
             f"{weights.homepage}"
         ) from exc
 
@@ -154,19 +167,19 @@ def _title(weights: Weights) -> str:
     return weights.name + FETCHED_BY
 
 
-def _readme(weights: Weights, sha256: str) -> str:
+def _readme(weights: Weights, weights_sha256: str, glosses: str) -> str:
     top10 = f", top-10 {weights.accuracy.top10:.2f} %" if weights.accuracy.top10 is not None else ""
     return f"""{_title(weights)}
 
-I3D for {weights.num_classes} glosses of American Sign Language.
-Published accuracy on the test split of WLASL-{weights.num_classes}: top-1 {weights.accuracy.top1:.2f} %, \
+I3D for {weights.num_classes} glosses of {weights.language}. Good for: {weights.good_for}.
+Published accuracy on {weights.test_set}: top-1 {weights.accuracy.top1:.2f} %, \
 top-5 {weights.accuracy.top5:.2f} %{top10}.
 
 Paper:   {weights.paper}
 Authors: {weights.homepage}
 Weights: {weights.checkpoint.url}{f" ({weights.member})" if weights.member else ""}
-Glosses: {weights.glosses.url}
-SHA-256 of weights.pt: {sha256}
+Glosses: {glosses}
+SHA-256 of weights.pt: {weights_sha256}
 
 License: {weights.terms}
 Read the authors' terms before you use or pass on these files: fetching them is between you and the authors.

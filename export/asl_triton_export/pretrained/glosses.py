@@ -1,5 +1,7 @@
-"""Reads glosses as authors publish them: WLASL's class list, and bsl1k's pickle, without running any code in it."""
+"""Reads glosses as authors publish them: class lists, JSON, CSV, and bsl1k's pickles, without running code in them."""
 
+import csv
+import json
 import pickle
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 from asl_triton.errors import LabelsError
 from asl_triton.labels import read_labels
 
-GlossFormat = Literal["class-list", "info-pickle"]
+GlossFormat = Literal["class-list", "info-pickle", "json-list", "citizen-csv"]
 
 MAX_PICKLE_BYTES = 256 * 2**20
 
@@ -40,7 +42,8 @@ def read_glosses(path: Path, kind: GlossFormat, num_classes: int) -> tuple[str, 
     """The glosses of a checkpoint's classes, in order.
 
     A `class-list` is WLASL's `index<TAB>gloss`, whose first k lines are the vocabulary of WLASL-k; an `info-pickle` is
-    bsl1k's `info.pkl`, whose `words` are the glosses.
+    bsl1k's `info.pkl` or `bsl1k_vocab.pkl`, whose `words` are the glosses; a `json-list` is MS-ASL's
+    `MSASL_classes.json`; a `citizen-csv` is ASL Citizen's `train.csv`, whose sorted third column they are.
 
     Raises:
         LabelsError: the file cannot be read, or has not as many glosses; of a pickle: it names anything but plain
@@ -48,6 +51,10 @@ def read_glosses(path: Path, kind: GlossFormat, num_classes: int) -> tuple[str, 
     """
     if kind == "class-list":
         glosses = read_labels(path)[:num_classes]
+    elif kind == "json-list":
+        glosses = read_json_list(path)
+    elif kind == "citizen-csv":
+        glosses = read_citizen_glosses(path)
     else:
         content = read_plain_pickle(path)
         words = content.get("words") if isinstance(content, dict) else None
@@ -58,6 +65,41 @@ def read_glosses(path: Path, kind: GlossFormat, num_classes: int) -> tuple[str, 
     if len(glosses) != num_classes:
         raise LabelsError(f"{path} has {len(glosses)} glosses, and {num_classes} were expected")
     return glosses
+
+
+def read_json_list(path: Path) -> tuple[str, ...]:
+    """The strings of a JSON array.
+
+    Raises:
+        LabelsError: it is something else.
+    """
+    try:
+        words = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as exc:
+        raise LabelsError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise LabelsError(f"{path} is not JSON ({exc})") from exc
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise LabelsError(f"{path} is not a JSON list of glosses")
+    return tuple(words)
+
+
+def read_citizen_glosses(path: Path) -> tuple[str, ...]:
+    """The different glosses of a split of ASL Citizen, sorted.
+
+    Raises:
+        LabelsError: the file is not such a split.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header, *rows = csv.reader(file)
+    except OSError as exc:
+        raise LabelsError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    except (ValueError, csv.Error) as exc:
+        raise LabelsError(f"{path} is not a CSV file of ASL Citizen ({exc})") from exc
+    if len(header) < 3 or header[2].strip() != "Gloss" or any(len(row) < 3 for row in rows):
+        raise LabelsError(f"{path} is not a split of ASL Citizen: its third column must be 'Gloss' in every row")
+    return tuple(sorted({row[2].strip() for row in rows}))
 
 
 def read_plain_pickle(path: Path) -> object:

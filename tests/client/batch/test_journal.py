@@ -1,14 +1,16 @@
 """Outcomes on disk as soon as they are known, and known again by the next run."""
 
+import dataclasses
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from asl_triton.batch.journal import JOURNAL, Journal
 from asl_triton.errors import AslTritonError
-from asl_triton.results import AnyOutcome, Failure, Prediction, Recognition, Segment, Timeline
+from asl_triton.results import AnyOutcome, Failure, Prediction, Recognition, Segment, SignerBox, Timeline
 from asl_triton.video.discovery import FileFingerprint
 from tests.client.conftest import Shrink
 
@@ -30,6 +32,7 @@ def test_outcomes_come_back_as_they_were_by_the_names_of_their_clips(tmp_path: P
     outcomes: list[AnyOutcome] = [
         recognition("c.mp4"), Timeline("film.mp4", "signs", (segment, segment), 900, 36.0, 27, 0.1, 0.2, ("cut off",)),
         Timeline("nothing.mp4", "signs", (), 900, 36.0, 27, 0.1, 0.2),
+        replace(recognition("boxed.mp4"), signer=SignerBox(0.1, 0.0, 0.9, 1.0, "dataset", 0.5)),
         Failure("b.mp4", "it is empty: 🤟"), recognition("a.mp4"), recognition("\udcff.mp4"),
     ]  # fmt: skip
     by_name = sorted(outcomes, key=lambda outcome: outcome.video)
@@ -39,7 +42,7 @@ def test_outcomes_come_back_as_they_were_by_the_names_of_their_clips(tmp_path: P
             journal.append(outcome, STAMP)
         assert all_of(journal) == by_name
         assert list(journal.outcomes({"a.mp4", "b.mp4", "d.mp4"})) == by_name[:2]
-        assert list(journal.failures({"a.mp4", "b.mp4"})) == [outcomes[3]]
+        assert list(journal.failures({"a.mp4", "b.mp4"})) == [outcomes[4]]
         assert journal.count({"a.mp4", "b.mp4", "d.mp4"}) == 2
     with Journal(tmp_path / "new") as journal:
         journal.begin(QUESTION)
@@ -156,3 +159,14 @@ def test_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(AslTritonError, match="Choose another folder with --output"), Journal(folder):
             pass
+
+
+def test_lines_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    """They knew no boxes of signers."""
+    values = dataclasses.asdict(recognition("a.mp4"))
+    del values["signer"]
+    lines = [{"question": QUESTION}, {"stamp": None, **values}, {"stamp": None, **values, "video": "b.mp4", "extra": 1}]
+    (tmp_path / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with Journal(tmp_path) as journal:
+        journal.begin(QUESTION)
+        assert all_of(journal) == [recognition("a.mp4")]

@@ -17,6 +17,7 @@ from asl_triton import Recognizer
 from asl_triton.cli import progress as progress_module
 from asl_triton.cli.app import app
 from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress
+from asl_triton.presets import PRESETS
 from asl_triton.results import Failure, Prediction, Recognition, Timeline
 from tests.client import videos
 from tests.client.grpc_server import GLOSSES, Triton, serving
@@ -59,6 +60,25 @@ def test_batch_that_ends_well_is_0(triton: Triton, clips: Path, tmp_path: Path, 
     assert again.code == 0 and "3 recognized. " in again.told
 
 
+def test_batch_gives_the_box_of_the_signer(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    triton.preset = PRESETS["bsl1k-person"]
+    options = ["--server", triton.address, "--output", tmp_path / "out", "--format", "jsonl"]
+    done = asl_triton(capsys, "batch", clips, *options, "--signer", "0.25,0,0.75,1")
+    assert done.code == 0 and "no box of the signer" not in done.told
+    results = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    box = {"box": [0.25, 0.0, 0.75, 1.0], "source": "caller", "confidence": 1.0}
+    assert [result["signer"] for result in results] == [box, box]
+    again = asl_triton(capsys, "batch", clips, *options, "--signer", "0.25,0,0.75,1")
+    assert "2 recognized, 2 of them by an earlier run" in again.told
+    shown = asl_triton(
+        capsys, "recognize", clips / "a.mp4", "--server", triton.address, "--signer", "0.25,0,0.75,1", "--json"
+    )
+    assert shown.code == 0 and json.loads(shown.out)["signer"] == box
+    without = asl_triton(capsys, "batch", clips, *options)
+    assert without.code == 0 and "is of another question (signer)" in without.told
+    assert "whole frames were taken. Give the box (--signer x0,y0,x1,y1" in without.told
+
+
 def test_batch_says_what_in_its_folder_is_of_another_question(
     triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -76,6 +96,9 @@ def test_batch_says_what_in_its_folder_is_of_another_question(
     (("batch", ""), "it is empty: name a folder"),
     (("batch", ".", "--output", ""), "it is empty: name a folder"),
     (("batch", ".", "--ray-workers", "2"), "Invalid value for --ray-workers"),
+    (("batch", ".", "--signer", "234,17,524,414"), "Invalid value for --signer"),
+    (("batch", ".", "--signer", "0.7,0,0.3,1"), "Invalid value for --signer"),
+    (("batch", ".", "--signer", "left"), "Invalid value for --signer"),
     (("bench", "--output", "/dev/null/below", "--server", "localhost:9"), "cannot write to /dev/null/below"),
     (("evaluate", ".", "--output", "/dev/null/below", "--server", "localhost:9"), "cannot write to /dev/null/below"),
 ])  # fmt: skip

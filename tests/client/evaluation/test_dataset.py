@@ -115,7 +115,7 @@ def test_names_cannot_leave_the_folder_of_videos(tmp_path: Path) -> None:
     ("[" * 100_000, "is not JSON"),
     ("", "is not JSON"),
     ("{}", "is no split of WLASL"),
-    ('[{"gloss": "book", "instances": []}]', "not the list of glosses (WLASL_v0.3.json)"),
+    ('[{"gloss": "book", "instances": []}]', "names no videos"),
     ('{"1": {"subset": "test"}}', "video '1' should say"),
     ('{"1": 7}', "and says 7"),
     ('{"1": {"subset": "test", "action": [-1, 1, 2]}}', "video '1' should say"),
@@ -134,8 +134,8 @@ def test_json_that_is_no_split_is_a_sentence(tmp_path: Path, content: str, says:
     (["a.mp4"], {}, VideoError, "takes one sub-folder a gloss"),
     (["book/notes.txt"], {}, VideoError, "takes one sub-folder a gloss"),
     (["zebra/a.mp4"], {"labels": LABELS}, LabelsError, "of another vocabulary"),
-    (["book/a.mp4"], {"subset": "test"}, VideoError, "--subset is for a split JSON"),
-    (["book/a.mp4"], {"videos": Path("x")}, VideoError, "--videos is for a split JSON"),
+    (["book/a.mp4"], {"subset": "test"}, VideoError, "--subset is for a data set"),
+    (["book/a.mp4"], {"videos": Path("x")}, VideoError, "--videos is for a data set"),
 ])  # fmt: skip
 def test_folder_that_cannot_be_used_is_a_sentence(
     tmp_path: Path, files: list[str], arguments: dict[str, object], error: type[AslTritonError], says: str
@@ -161,5 +161,5 @@ def test_split_that_cannot_be_used_is_a_sentence(
 
 
 def test_nothing_there_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="name a folder with one sub-folder a gloss, or a split JSON"):
+    with pytest.raises(VideoError, match="name a folder with one sub-folder per gloss, or a data set's file"):
         read_dataset(tmp_path / "nowhere")

@@ -1,6 +1,8 @@
 """Measures of a model: worked out by hand, and on what has no measure."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from asl_triton.evaluation.report import EvaluationReport, render_page, write_re
 from asl_triton.evaluation.scoring import ClassMapping, ScoredClip, ScoringRun, read_merge, score
 from asl_triton.models.served import ServedModel
 from asl_triton.presets import PRESETS
-from asl_triton.results import Failure, Prediction, Recognition
+from asl_triton.results import Failure, Prediction, Recognition, SignerBox
 
 LABELS = ("book", "drink", "hello", "home")
 
@@ -153,7 +155,9 @@ def test_report_is_json_without_nan(tmp_path: Path) -> None:
 
     document = json.loads(as_json.read_text(), parse_constant=no_constants)
     assert (document["clips"], document["failed"], document["missing"]) == (2, 1, 3000)
-    assert document["answers"][1] == {"video": "v", "gloss": "drink", "rank": 2, "best": ["book"], "confidence": 0.5}
+    assert document["answers"][1] == {
+        "video": "v", "gloss": "drink", "rank": 2, "best": ["book"], "confidence": 0.5, "signer_id": None
+    }  # fmt: skip
     assert page.read_text().startswith("<!doctype html>")
     assert sorted(path.name for path in as_json.parent.iterdir()) == ["evaluation.html", "evaluation.json"]
 
@@ -165,3 +169,71 @@ def test_page_asks_for_nothing_and_trusts_no_name() -> None:
     assert "<script" not in page and 'onload="x' not in page and evil not in page
     assert not any(word in page for word in ("http:", "https:", "src=", "@import", "url("))
     assert "3,000 videos" in page and "Something is odd." in page
+
+
+def by_signer(**ranks: list[int]) -> list[ScoredClip]:
+    """The answers to the clips of some signers."""
+    return [
+        ScoredClip(f"{signer}{n}", 0, rank, (0,), 0.5, signer)
+        for signer, own in ranks.items()
+        for n, rank in enumerate(own)
+    ]
+
+
+def test_ranks_become_recall_gain_and_reciprocal_rank() -> None:
+    measured = evaluate([answered(0, rank, 1) for rank in (1, 3, 15, 100)], ClassMapping.of(LABELS))
+    recall = measured.per_instance
+    assert (recall.top1, recall.top5, recall.top10, recall.top20) == (0.25, 0.5, 0.5, 0.75)
+    assert measured.retrieval.mrr == pytest.approx((1 + 1 / 3 + 1 / 15 + 1 / 100) / 4)
+    gains = [1, 0.5, 0.25, 1 / math.log2(101)]
+    assert measured.retrieval.dcg == pytest.approx(sum(gains) / 4)
+
+
+def test_each_signer_is_measured_and_the_spread_of_them() -> None:
+    measured = evaluate([*by_signer(ann=[1, 1], ben=[2, 7, 1, 1], cid=[30]), answered(0, 1)], ClassMapping.of(LABELS))
+    assert [(s.signer, s.clips, s.top1, s.top5, s.top10, s.top20) for s in measured.by_signer] == [
+        ("cid", 1, 0.0, 0.0, 0.0, 0.0), ("ben", 4, 0.5, 0.75, 1.0, 1.0), ("ann", 2, 1.0, 1.0, 1.0, 1.0)
+    ]  # fmt: skip
+    assert measured.by_signer[1].mrr == pytest.approx((1 / 2 + 1 / 7 + 2) / 4)
+    spread = measured.signer_spread
+    assert spread is not None
+    assert (spread.signers, spread.lowest, spread.median, spread.highest) == (3, 0.0, 0.5, 1.0)
+    assert spread.deviation == pytest.approx(math.sqrt(((0.5**2) * 2) / 3))
+
+
+def test_interval_over_signers_is_wider_than_that_over_clips_where_signers_differ() -> None:
+    good, bad = [1] * 50, [2] * 50
+    answers = by_signer(**{f"s{n}": good if n % 2 else bad for n in range(10)})
+    measured = evaluate(answers, ClassMapping.of(LABELS))
+    assert measured.signer_intervals is not None
+    low, high = measured.signer_intervals.top1
+    assert low < measured.per_instance.top1 < high
+    # 500 clips, but 10 signers: about 1.96 * sqrt(0.25 / 10) to each side.
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 10), abs=0.1)
+    assert high - low > 3 * (measured.top1_interval[1] - measured.top1_interval[0])
+    assert measured.signer_intervals == evaluate(answers, ClassMapping.of(LABELS)).signer_intervals  # drawn alike
+    alike = evaluate(by_signer(a=[1, 2], b=[2, 1]), ClassMapping.of(LABELS)).signer_intervals
+    assert alike is not None and alike.top1 == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("answers", [[answered(0, 1)], by_signer(a=[1, 2])])
+def test_without_two_signers_there_is_no_interval(answers: list[ScoredClip]) -> None:
+    assert evaluate(answers, ClassMapping.of(LABELS)).signer_intervals is None
+
+
+def test_page_shows_the_signers() -> None:
+    page = render_page(report_of(by_signer(**{"P<1>": [1, 2], "P2": [1, 1]}), []))
+    assert "Each signer" in page and "P&lt;1&gt;" in page and "bootstrap over signers" in page
+    assert "Each signer" not in render_page(report_of([answered(0, 1)], []))
+
+
+@pytest.mark.parametrize(("preset", "box", "warns"), [
+    ("bsl1k-person", None, True), ("bsl1k-person", SignerBox(0, 0, 0.5, 1), False), ("wlasl", None, False)
+])  # fmt: skip
+def test_clips_without_a_box_are_told_where_the_model_wants_one(
+    preset: str, box: SignerBox | None, warns: bool
+) -> None:
+    dataset = Dataset((LabeledClip(Path("v"), "v", "book", 0),), LABELS).with_signer(box)
+    model = replace(report_of([answered(0, 1)], []).model, preset=PRESETS[preset])
+    report = replace(report_of([answered(0, 1)], []), dataset=dataset, model=model)
+    assert any("no box is known" in warning for warning in report.warnings) == warns

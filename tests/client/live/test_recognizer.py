@@ -13,9 +13,11 @@ from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.live.recognizer import LiveRecognizer, LiveSession
 from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveEvent
+from asl_triton.live.window import LiveWindow
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.results import SignerBox
 from asl_triton.transport.fake import FakeTransport
 from tests.client.gray_signer import UNSURE, WEAK, Observer, Plan, frames, observer, picture, shade
 from tests.client.served import GLOSSES, described
@@ -426,3 +428,20 @@ def test_nothing_is_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
         return {task.get_name() for task in asyncio.all_tasks()} - {asyncio.current_task().get_name()}  # type: ignore[union-attr]
 
     assert asyncio.run(tasks()) == set()
+
+
+@pytest.mark.parametrize("name", ["bsl1k-person", "asl-citizen"])
+@pytest.mark.parametrize("signer", [SignerBox(0.52, 0.0, 1.0, 1.0), None])
+def test_live_windows_are_cut_out_of_the_signers_box_where_the_model_wants_it(
+    name: str, signer: SignerBox | None
+) -> None:
+    window = LiveWindow()
+    window.prepare(PRESETS[name], signer)
+    image = np.zeros((120, 160, 3), np.uint8)
+    image[:, 80:] = 200
+    for n in range(40):
+        window.push(image, n / 25, n / 25)
+    snapshot = window.take()
+    assert snapshot is not None and snapshot.frames.shape == (64, 224, 224, 3)
+    is_cut = name == "bsl1k-person" and signer is not None
+    assert (snapshot.frames.min() == 200) == is_cut

@@ -11,19 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asl_triton.decoding.factory import SAFEST, DecodeIn
 from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError, VideoError
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.sync_client import Recognizer
-from asl_triton.results import Recognition
+from asl_triton.results import Recognition, SignerBox
 from asl_triton.transport.base import Array
 from asl_triton.transport.fake import FakeTransport
+from asl_triton.video.excerpt import Excerpt
 from asl_triton.video.preprocessing import crop_frames, normalize
 from asl_triton.video.reader import Limits, open_video
 from tests.client import videos
 from tests.client.served import GLOSSES, Gauge, LastFirst, Stuck, fake, faking, in_order
 
 WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
+DECODE_IN: list[DecodeIn] = sorted({"threads", SAFEST})
 
 
 def recognized(transport: FakeTransport, video: object, **options: object) -> Recognition:
@@ -278,3 +281,78 @@ def test_control_c_ends_a_sync_call_and_what_it_asked_for(tmp_path: Path) -> Non
             assert given_up.wait(timeout=60)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+PERSON, CITIZEN = PRESETS["bsl1k-person"], PRESETS["asl-citizen"]
+BOX = SignerBox(0.5, 0.0, 1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def right_is_bright(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip whose right half is bright and whose left half is dark."""
+    frame = np.zeros((120, 160, 3), np.uint8)
+    frame[:, 80:] = 200
+    return videos.written_by_opencv(tmp_path_factory.mktemp("halves") / "clip.mp4", [frame] * 12)
+
+
+@pytest.mark.parametrize("decoding", DECODE_IN)
+@pytest.mark.parametrize(("signer", "logit"), [(BOX, 200), (SignerBox(0, 0, 0.5, 1), 0), (None, 100)])
+def test_crops_are_cut_out_of_the_signers_box(
+    right_is_bright: Path, decoding: DecodeIn, signer: SignerBox | None, logit: float
+) -> None:
+    async def ask() -> Recognition:
+        transport = fake(PERSON, lambda tensor: [float(tensor.mean()), *[-1000.0] * 5])
+        async with AsyncRecognizer(transport=transport, signer=signer, decoding=decoding) as recognizer:
+            return await recognizer.recognize(right_is_bright)
+
+    recognition = asyncio.run(ask())
+    assert recognition.predictions[0].logit == pytest.approx(logit, abs=5)
+    assert recognition.signer == signer
+    assert ("no box of the signer is known" in " ".join(recognition.warnings)) == (signer is None)
+
+
+def test_box_of_a_call_goes_before_that_of_the_recognizer(right_is_bright: Path) -> None:
+    async def ask() -> Recognition:
+        async with AsyncRecognizer(transport=fake(PERSON), signer=BOX) as recognizer:
+            return await recognizer.recognize(right_is_bright, signer=SignerBox(0, 0, 0.5, 1))
+
+    assert asyncio.run(ask()).signer == SignerBox(0, 0, 0.5, 1)
+
+
+def test_model_of_whole_frames_says_that_it_takes_no_box(right_is_bright: Path) -> None:
+    recognition = recognized(fake(), right_is_bright, signer=BOX)
+    assert recognition.signer is None
+    assert recognition.warnings == ("the signer's box was not used: preset 'wlasl' takes whole frames",)
+
+
+@pytest.mark.parametrize("decoding", DECODE_IN)
+def test_excerpt_is_the_clip(tmp_path: Path, decoding: DecodeIn) -> None:
+    path = videos.levels(tmp_path / "film.mkv", list(range(100)))
+    seen: list[tuple[int, float]] = []
+
+    def answer(tensor: Array) -> Sequence[float]:
+        seen.append((len(tensor), float(tensor[0].mean())))
+        return in_order(tensor)
+
+    async def ask(excerpt: Excerpt) -> Recognition:
+        async with AsyncRecognizer(transport=fake(WLASL, answer), decoding=decoding) as recognizer:
+            return await recognizer.recognize(path, excerpt=excerpt)
+
+    asyncio.run(ask(Excerpt(20, 49)))
+    asyncio.run(ask(Excerpt(start_s=0.8, end_s=2.0)))
+    assert [length for length, _ in seen[1::2]] == [30, 30]
+    assert [level for _, level in seen[1::2]] == pytest.approx([20, 20], abs=1)
+    with pytest.raises(VideoError, match="has no frame from frame 100 to the end"):
+        asyncio.run(ask(Excerpt(100)))
+
+
+def test_long_clip_of_centered_frames_says_what_was_left_out(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "long.mp4", num_frames=600, size="64x64")
+    transport = fake(CITIZEN)
+    recognition = recognized(transport, path)
+    assert shapes(transport) == [(1, 64, 224, 224, 3)]
+    assert recognition.warnings == (
+        "only frames 160 to 351 of 600 were looked at, as preset 'asl-citizen' does with long clips: cut the video to "
+        "one sign",
+    )
+    assert recognized(fake(CITIZEN), videos.clip(tmp_path / "short.mp4", num_frames=204, size="64x64")).warnings == ()

@@ -19,7 +19,7 @@ from asl_triton.postprocessing.segmentation import Segmentation
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.sync_client import Recognizer
-from asl_triton.results import Segment, Step, Timeline
+from asl_triton.results import Segment, SignerBox, Step, Timeline
 from asl_triton.transport.base import Array
 from asl_triton.transport.fake import FakeTransport
 from asl_triton.video.reader import Limits
@@ -66,7 +66,7 @@ def timeline(transport: FakeTransport, video: object, **options: Any) -> Timelin
     return asyncio.run(ask())
 
 
-@pytest.mark.parametrize("preset", [WLASL, BSL1K], ids=lambda preset: preset.name)
+@pytest.mark.parametrize("preset", [WLASL, BSL1K, PRESETS["asl-citizen"]], ids=lambda preset: preset.name)
 def test_video_is_asked_about_in_windows_and_its_steps_come_in_order(film: Path, preset: Preset) -> None:
     transport = fake_steps(bright, preset)
     steps = all_steps(transport, film)
@@ -294,3 +294,10 @@ def test_clip_of_one_request_has_curves_too(tmp_path: Path) -> None:
         assert recognition.num_windows == 1 and [p.gloss for p in recognition.predictions] == ["drink"]
         assert (curve.gloss, len(curve.times_s)) == ("drink", 3)
         assert recognizer.recognize_with_curves(path, curves=0)[1] == ()
+
+
+def test_timeline_of_a_model_that_frames_by_the_signer_wants_a_box(film: Path) -> None:
+    person, box = PRESETS["bsl1k-person"], SignerBox(0.1, 0.0, 0.9, 1.0)
+    assert timeline(fake_steps(bright, person), film, signer=box).warnings == ()
+    (warning,) = timeline(fake_steps(bright, person), film).warnings
+    assert "no box of the signer is known" in warning

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from asl_triton.errors import AslTritonError, ContractError, LabelsError, VideoError
-from asl_triton.presets import PRESETS
+from asl_triton.presets import PRESETS, Preset
 from asl_triton.recognizer.async_client import AsyncRecognizer
-from asl_triton.results import Recognition
+from asl_triton.results import Recognition, SignerBox
 from asl_triton.transport.base import Array, ModelDescription, TensorSpec
 from asl_triton.transport.fake import FakeTransport
+from asl_triton.video.excerpt import Excerpt
 from asl_triton.video.reader import Limits
 from tests.client import videos
 from tests.client.served import GLOSSES, answering, described, in_order
@@ -23,12 +24,15 @@ DETAILS = {"num_frames": 12, "duration_s": 0.48, "num_windows": 1, "decode_s": 0
 
 
 def sign_model(
-    limits: Mapping[str, str] = ROOMY, outputs: tuple[str, ...] = ("CLASS_ID", "LOGIT", "DETAILS")
+    limits: Mapping[str, str] = ROOMY,
+    outputs: tuple[str, ...] = ("CLASS_ID", "LOGIT", "DETAILS"),
+    takes_box: bool = True,
 ) -> ModelDescription:
+    box = {"SIGNER_BOX": TensorSpec("FP32", (4,))} if takes_box else {}
     return ModelDescription(
         name="recognize_sign",
         version="1",
-        inputs={"VIDEO": TensorSpec("BYTES", (1,)), "TOP_K": TensorSpec("INT32", (1,))},
+        inputs={"VIDEO": TensorSpec("BYTES", (1,)), "TOP_K": TensorSpec("INT32", (1,)), **box},
         outputs={name: TensorSpec("FP32", (-1,)) for name in outputs},
         parameters=limits,
     )
@@ -37,11 +41,18 @@ def sign_model(
 class Server(FakeTransport):
     """Serves `signs`, and `recognize_sign`, which says what `refusal` is, or ranks the glosses from the last class."""
 
-    def __init__(self, model: ModelDescription | None, refusal: Exception | None = None, classes: int = 6) -> None:
-        models = {"signs": described(PRESETS["wlasl"])} | ({"recognize_sign": model} if model else {})
+    def __init__(
+        self,
+        model: ModelDescription | None,
+        refusal: Exception | None = None,
+        classes: int = 6,
+        preset: Preset = PRESETS["wlasl"],
+    ) -> None:
+        models = {"signs": described(preset)} | ({"recognize_sign": model} if model else {})
         super().__init__(models, GLOSSES, self.outputs)
         self.refusal, self.classes = refusal, classes
         self.files: list[bytes] = []
+        self.boxes: list[list[float] | None] = []
         self.parameters: list[Mapping[str, str] | None] = []
 
     async def infer(
@@ -59,6 +70,7 @@ class Server(FakeTransport):
         if model == "signs":
             return answering(in_order)(model, inputs)
         self.files.append(inputs["VIDEO"][0])
+        self.boxes.append(inputs["SIGNER_BOX"].tolist() if "SIGNER_BOX" in inputs else None)
         assert inputs["TOP_K"].tolist() == [len(GLOSSES)]
         if self.refusal:
             raise self.refusal
@@ -204,3 +216,32 @@ def test_server_is_asked_once_what_it_takes(clip: Path) -> None:
 
     asyncio.run(ask())
     assert asked == ["signs", "recognize_sign"]
+
+
+BOX = SignerBox(0.5, 0.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("send", "takes_box", "as_file"), [
+    ("video", True, True), ("auto", True, True), ("auto", False, False), ("frames", True, False)
+])  # fmt: skip
+def test_box_of_the_signer_goes_along_where_the_server_takes_it(
+    clip: Path, send: str, takes_box: bool, as_file: bool
+) -> None:
+    server = Server(sign_model(takes_box=takes_box), preset=PRESETS["bsl1k-person"])
+    recognition = recognized(server, clip, send, signer=BOX)
+    assert server.boxes == ([[0.5, 0.0, 1.0, 1.0]] if as_file else [])
+    assert as_file or recognition.signer == BOX
+
+
+def test_server_that_takes_no_box_is_told_of_where_all_go_as_files(clip: Path) -> None:
+    server = Server(sign_model(takes_box=False), preset=PRESETS["bsl1k-person"])
+    with pytest.raises(ContractError, match=r"does not take the signer's box: send frames \(--send frames\)"):
+        recognized(server, clip, "video", signer=BOX)
+
+
+def test_part_of_a_video_goes_as_frames(clip: Path) -> None:
+    server = Server(sign_model())
+    assert recognized(server, clip, "auto", excerpt=Excerpt(0, 20)).num_windows == 1
+    assert server.files == []
+    with pytest.raises(ContractError, match="takes whole videos, not a part of one"):
+        recognized(server, clip, "video", excerpt=Excerpt(0, 20))

@@ -9,11 +9,13 @@ import pytest
 
 from asl_triton.errors import VideoError
 from asl_triton.presets import PRESETS, Preset
+from asl_triton.results import SignerBox
 from asl_triton.video.preprocessing import Crop, crop_frame, crop_frames, normalize, resample
 from asl_triton.video.reader import Frame, open_video
-from asl_triton.video.windows import Window, cut_timed_windows, cut_windows
+from asl_triton.video.windows import Window, choose_centered, cut_timed_windows, cut_windows
 
 WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
+PERSON, CITIZEN = PRESETS["bsl1k-person"], PRESETS["asl-citizen"]
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -73,6 +75,35 @@ def test_frame_is_resized_and_cropped_as_the_preset_says(name: str, size: tuple[
 def test_frame_too_narrow_to_be_scaled_up_is_a_sentence() -> None:
     with pytest.raises(VideoError, match="2 x 10000 pixels cannot be scaled up to 226"):
         crop_frame(np.zeros((10000, 2, 3), np.uint8), WLASL)
+
+
+def test_signers_box_is_sampled_from_edge_to_edge() -> None:
+    """By the definition: 224 points over the middle 7/8 of the box, bilinear, in half-pixel coordinates."""
+    image, box = picture(300, 400), SignerBox(0.2, 0.1, 0.7, 0.9)
+    square = cv2.resize(image, (256, 256)).astype(float)
+    xs = np.linspace(0.45 - 0.25 * 7 / 8, 0.45 + 0.25 * 7 / 8, 224) * 256 - 0.5
+    ys = np.linspace(0.5 - 0.4 * 7 / 8, 0.5 + 0.4 * 7 / 8, 224) * 256 - 0.5
+    crop = crop_frame(image, PERSON, box)
+    assert crop.shape == (224, 224, 3) and crop.flags.c_contiguous
+    for row, column in ((0, 0), (0, 223), (111, 57), (223, 223)):
+        x, y = xs[column], ys[row]
+        left, top = int(x), int(y)
+        near = square[top : top + 2, left : left + 2]
+        weights = np.outer([1 - (y - top), y - top], [1 - (x - left), x - left])
+        assert np.abs(crop[row, column, ::-1] - (near * weights[..., None]).sum((0, 1))).max() <= 0.51
+
+
+def test_box_in_another_part_of_the_frame_gives_another_crop() -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[:, 100:] = 255
+    left, right = SignerBox(0, 0, 0.5, 1), SignerBox(0.5, 0, 1, 1)
+    assert crop_frame(image, PERSON, left).max() == 0 and crop_frame(image, PERSON, right).min() == 255
+    assert np.array_equal(crop_frame(image, BSL1K, left), crop_frame(image, BSL1K))  # takes whole frames
+
+
+def test_without_a_box_the_whole_frame_is_taken() -> None:
+    image = picture(240, 320)
+    assert np.array_equal(crop_frame(image, PERSON), crop_frame(image, PERSON, SignerBox(0, 0, 1, 1)))
 
 
 def timed(times_s: list[float]) -> list[Frame]:
@@ -161,8 +192,47 @@ def test_windows_have_the_times_of_their_crops(preset: Preset, count: int, spans
         assert 0.03 < span.edges_s[-1] - span.edges_s[-2] < 0.07
 
 
-def test_no_frames_are_no_window() -> None:
-    assert list(cut_windows(iter([]), WLASL)) == []
+# From ASL Citizen's loader: step 2 from 96 frames, 3 from 160; the start is (count - 64 * step) // 2, 0 to 160.
+CENTERED = {1: (0, 1), 30: (0, 1), 64: (0, 1), 68: (2, 1), 95: (15, 1), 96: (0, 2), 129: (0, 2), 136: (4, 2),
+            159: (15, 2), 160: (0, 3), 193: (0, 3), 204: (6, 3), 512: (160, 3), 600: (160, 3)}  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "start", "step"), [(n, *rest) for n, rest in CENTERED.items()])
+def test_centered_frames_are_spread_as_the_clip_grows(count: int, start: int, step: int) -> None:
+    taken = list(range(count))[start : start + 64 * step : step]
+    assert choose_centered(range(count), CITIZEN) == (start, taken)
+    (window,) = cut_windows(numbered(count), CITIZEN)
+    assert (window.start, window.is_only) == (start, True)
+    assert numbers(window) == (taken + [taken[-1]] * 64)[:64]
+
+
+def test_centered_frames_have_their_own_times() -> None:
+    crops = (Crop(np.full((1, 1, 3), n, np.uint8), n / 30) for n in range(136))
+    ((window, timing),) = cut_timed_windows(crops, CITIZEN, 30.0)
+    assert window.frames[:, 0, 0, 0].tolist() == list(range(4, 132, 2))
+    assert timing.edges_s == pytest.approx([n / 30 for n in range(4, 133, 2)])
+
+
+def test_memory_of_centered_frames_is_bounded() -> None:
+    alive, most = 0, 0
+
+    class Counted:
+        def __init__(self) -> None:
+            nonlocal alive, most
+            alive, most = alive + 1, max(most, alive + 1)
+
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    choose_centered((Counted() for _ in range(2000)), CITIZEN)
+    assert most <= CITIZEN.max_centered_frames + 2
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_no_frames_are_no_window(preset: Preset) -> None:
+    assert list(cut_windows(iter([]), preset)) == []
+    assert list(cut_timed_windows(iter([]), preset, 25.0)) == []
 
 
 def test_windows_are_cut_as_the_frames_come() -> None:

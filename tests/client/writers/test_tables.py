@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from asl_triton.errors import AslTritonError
-from asl_triton.results import Failure, Prediction, Recognition
+from asl_triton.results import Failure, Prediction, Recognition, SignerBox
 from asl_triton.writers.tables import COLUMNS, ROWS_PER_GROUP, SINKS, JsonLinesSink, build_arrow_schema, iter_rows
 from tests.client.conftest import Shrink
 
@@ -56,9 +56,18 @@ def test_jsonl_reads_back_equal(tmp_path: Path) -> None:
     recognitions = [recognition(name) for name in NAMES]
     write("jsonl", tmp_path / "results.jsonl", recognitions)
     lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == [
-        json.loads(json.dumps(dataclasses.asdict(one))) for one in recognitions
-    ]
+    expected = [json.loads(json.dumps(dataclasses.asdict(one))) for one in recognitions]
+    for values in expected:
+        # Named only where a box was used, or frames were lost.
+        assert (values.pop("signer"), values.pop("lost_frames")) == (None, 0)
+    assert [json.loads(line) for line in lines] == expected
+
+
+def test_jsonl_has_the_box_of_the_signer_where_one_was_used(tmp_path: Path) -> None:
+    boxed = dataclasses.replace(recognition("a.mp4"), signer=SignerBox(0.25, 0.0, 0.75, 1.0, "dataset", 0.5))
+    write("jsonl", tmp_path / "results.jsonl", [boxed])
+    values = json.loads((tmp_path / "results.jsonl").read_text())
+    assert values["signer"] == {"box": [0.25, 0.0, 0.75, 1.0], "source": "dataset", "confidence": 0.5}
 
 
 def test_parquet_reads_back_equal_and_typed(tmp_path: Path) -> None:

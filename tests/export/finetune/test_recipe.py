@@ -9,10 +9,13 @@ from torch.nn import functional as F
 
 from asl_triton.evaluation.dataset import LabeledClip
 from asl_triton.presets import PRESETS
-from asl_triton_export.finetune.data import hold_out
+from asl_triton.results import SignerBox
+from asl_triton.video.excerpt import Excerpt
+from asl_triton_export.finetune.data import choose_clips, hold_out
 from asl_triton_export.finetune.module import compute_loss, forward_clips, schedule_learning_rate
-from asl_triton_export.finetune.sampling import EpochSampler, SegmentSampler
+from asl_triton_export.finetune.sampling import EpochSampler, SegmentSampler, cut_served_windows
 from asl_triton_export.i3d import Output
+from tests.client.videos import levels, written_by_opencv
 from tests.live.conftest import write_clip
 from tests.networks import small_network
 
@@ -37,6 +40,15 @@ def test_checkpoint_scored_by_softmax_is_trained_by_cross_entropy() -> None:
     output = forward_clips(net, features, PRESETS["bsl1k"])
     served = net.logits(features.mean(dim=2)[..., None, None, None]).flatten(1)
     assert torch.allclose(compute_loss(net, output, class_ids, PRESETS["bsl1k"]), F.cross_entropy(served, class_ids))
+
+
+def test_network_with_interpolated_steps_is_trained_on_what_is_served() -> None:
+    net, preset = small_network(5), PRESETS["asl-citizen"]
+    features, class_ids = torch.randn(2, 64, 8), torch.tensor([3, 0])
+    output = forward_clips(net, features, preset)
+    upsampled = F.interpolate(output.step_logits.transpose(1, 2), size=64, mode="linear", align_corners=False)
+    served = upsampled.max(dim=2)[0]
+    assert torch.allclose(compute_loss(net, output, class_ids, preset), F.cross_entropy(served, class_ids))
 
 
 def test_features_answer_as_the_frames_that_they_are_of() -> None:
@@ -82,6 +94,60 @@ def test_every_segment_of_a_clip_is_as_likely(tmp_path: Path) -> None:
     counts = np.unique([segment.tobytes() for segment in drawn], return_counts=True)[1]
     assert len(counts) == 3
     assert counts.min() > 70
+
+
+def level_clip(path: Path, count: int, **options: object) -> LabeledClip:
+    """A clip whose frame n has the gray level n."""
+    return LabeledClip(levels(path, range(count), size=(300, 300)), "clip", "home", 0, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("count", "first", "step"), [(40, 0, 1), (70, 3, 1), (120, 0, 2), (180, 0, 3)])
+def test_segment_of_a_preset_with_centered_frames_has_the_frames_that_are_served(
+    tmp_path: Path, count: int, first: int, step: int
+) -> None:
+    sampler = SegmentSampler(PRESETS["asl-citizen"], 20, flip=True, seed=0)
+    taken = list(range(count))[first::step][:64]
+    for segment in sampler.draw(level_clip(tmp_path / "clip.mkv", count), 0, range(4)):
+        assert segment.shape == (64, 224, 224, 3)
+        shown = segment.mean(axis=(1, 2, 3))
+        assert shown[: len(taken)] == pytest.approx(taken, abs=2)
+        rest = shown[len(taken) :]
+        assert rest == pytest.approx(taken[0], abs=2) or rest == pytest.approx(taken[-1], abs=2)
+
+
+def test_segment_of_an_excerpt_has_its_frames(tmp_path: Path) -> None:
+    clip = level_clip(tmp_path / "clip.mkv", 100, excerpt=Excerpt(50, 69))
+    for segment in SegmentSampler(PRESETS["wlasl"], 10, flip=False, seed=0).draw(clip, 0, range(5)):
+        assert segment.min() >= 48 and segment.max() <= 71
+    assert cut_served_windows(clip, PRESETS["wlasl"]).shape[:2] == (1, 20)
+
+
+def test_segment_of_a_preset_that_frames_by_the_signer_is_cut_out_of_the_box(tmp_path: Path) -> None:
+    frame = np.zeros((120, 160, 3), np.uint8)
+    frame[:, 80:] = 200
+    path = written_by_opencv(tmp_path / "halves.mp4", [frame] * 12)
+    sampler = SegmentSampler(PRESETS["bsl1k-person"], 10, flip=True, seed=0)
+    for box, least, most in ((SignerBox(0.52, 0, 1, 1), 190, 210), (SignerBox(0, 0, 0.48, 1), 0, 10)):
+        clip = LabeledClip(path, "clip", "home", 0, signer=box)
+        for segment in (*sampler.draw(clip, 0, range(3)), cut_served_windows(clip, PRESETS["bsl1k-person"])[0]):
+            assert least <= segment.min() and segment.max() <= most
+    whole = sampler.draw(LabeledClip(path, "clip", "home", 0), 0, [0])[0]
+    assert whole.min() < 10 and whole.max() > 190
+
+
+def test_asl_citizen_is_learnt_by_its_subsets(tmp_path: Path) -> None:
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "videos").mkdir()
+    for subset, names in {"train": ("a", "b"), "val": ("c",), "test": ("d",)}.items():
+        rows = [f"P1,{name}.mp4,{gloss},X" for name, gloss in zip(names, ("DOG", "CAT"), strict=False)]
+        text = "\n".join(["Participant ID,Video file,Gloss,ASL-LEX Code", *rows])
+        (tmp_path / "splits" / f"{subset}.csv").write_text(text)
+        for name in names if subset != "test" else ():
+            write_clip(tmp_path / "videos" / f"{name}.mp4", 12)
+    clips = choose_clips(tmp_path, None, None, 0.2, 0, lambda what, done, total: None)
+    assert clips.glosses == ("CAT", "DOG")
+    assert [[clip.name for clip in part] for part in (clips.train, clips.held_out)] == [["a.mp4", "b.mp4"], ["c.mp4"]]
+    assert clips.missing == ("d.mp4",)
 
 
 @pytest.mark.parametrize(("count", "world"), [(7, 1), (7, 2), (8, 3), (1, 4)])

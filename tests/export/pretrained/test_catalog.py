@@ -1,4 +1,5 @@
 import fnmatch
+import re
 
 import pytest
 
@@ -15,15 +16,22 @@ WLASL_FILES = {
 
 
 def test_recommended_weights_come_first() -> None:
-    assert list(PUBLISHED) == ["bsl1k-wlasl2000", "wlasl2000", "wlasl1000", "wlasl300", "wlasl100"]
+    assert list(PUBLISHED) == [
+        "asl-citizen", "bsl1k-wlasl2000", "bsl1k-msasl1000", "bsl1k-bsl1064",
+        "wlasl2000", "wlasl1000", "wlasl300", "wlasl100",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("weights", PUBLISHED.values(), ids=lambda weights: weights.name)
 def test_published_weights_are_told_in_full(weights: Weights) -> None:
     assert weights.preset in PRESETS
     assert all(remote.url.startswith("https://") for remote in (weights.checkpoint, weights.glosses))
-    assert "C-UDA" in weights.license and "academic" in weights.terms
-    assert weights.sha256 is None or len(weights.sha256) == 64
+    assert weights.license and ("academic" in weights.terms or "research" in weights.terms)
+    assert "C-UDA" in weights.license or weights.license.startswith("none stated")
+    assert weights.language in ("American Sign Language", "British Sign Language")
+    assert weights.test_set and weights.good_for and weights.accuracy.top1 < weights.accuracy.top5
+    sums = (weights.sha256, weights.checkpoint.sha256, weights.glosses.sha256)
+    assert all(sum is None or re.fullmatch("[0-9a-f]{64}", sum) for sum in sums)
 
 
 @pytest.mark.parametrize("name", WLASL_FILES)

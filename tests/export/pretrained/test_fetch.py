@@ -1,10 +1,14 @@
 import dataclasses
+import hashlib
+import mmap
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from asl_triton.errors import AslTritonError, CheckpointError
+from asl_triton.errors import AslTritonError, CheckpointError, LabelsError
 from asl_triton.presets import PRESETS
 from asl_triton_export.bundle import open_bundle
 from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
@@ -13,7 +17,15 @@ from asl_triton_export.pretrained import zip_extract as archive_module
 from asl_triton_export.pretrained.catalog import Weights
 from asl_triton_export.pretrained.fetch import BUNDLE_FILES, fetch
 from tests.export.file_server import FileServer, Served, serving
-from tests.export.published_here import GLOSSES, MEMBERS, checkpoint_bytes, info_bytes, publish, zip_bytes
+from tests.export.published_here import (
+    GLOSSES,
+    MEMBERS,
+    checkpoint_bytes,
+    citizen_bytes,
+    info_bytes,
+    publish,
+    zip_bytes,
+)
 
 Catalog = dict[str, Weights]
 
@@ -35,8 +47,19 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("name", "preset"), [("bsl1k", "bsl1k"), ("wlasl5", "wlasl"), ("wlasl3", "wlasl")])
-def test_fetched_bundle_is_what_export_takes(name: str, preset: str, catalog: Catalog, tmp_path: Path) -> None:
+CITIZEN_GLOSSES = ("BEFORE", "BOOK", "CHAIR", "COMPUTER", "DRINK", "GO")
+
+
+@pytest.mark.parametrize(("name", "preset", "glosses"), [
+    ("bsl1k", "bsl1k-person", GLOSSES[:4]),
+    ("wlasl5", "wlasl", GLOSSES[:5]),
+    ("wlasl3", "wlasl", GLOSSES[:3]),
+    ("citizen", "asl-citizen", CITIZEN_GLOSSES),
+    ("msasl", "bsl1k-person", ("hello", "nice", "teacher")),
+])  # fmt: skip
+def test_fetched_bundle_is_what_export_takes(
+    name: str, preset: str, glosses: tuple[str, ...], catalog: Catalog, tmp_path: Path
+) -> None:
     fetched = fetch(name, tmp_path / name, catalog=catalog)
     assert fetched.is_new
     assert names(fetched.folder) == set(BUNDLE_FILES)
@@ -44,9 +67,109 @@ def test_fetched_bundle_is_what_export_takes(name: str, preset: str, catalog: Ca
     assert bundle.preset == PRESETS[preset]
     assert bundle.labels is not None
     checkpoint = load_checkpoint(bundle.weights)
-    num_classes = catalog[name].num_classes
-    assert read_labels_for(checkpoint, bundle.labels) == GLOSSES[:num_classes]
+    assert read_labels_for(checkpoint, bundle.labels) == glosses
     assert names(tmp_path) == {name, ".downloads"}
+    readme = (fetched.folder / "README.txt").read_text()
+    weights = catalog[name]
+    for part in (weights.language, weights.test_set, weights.good_for, weights.glosses.address):
+        assert part in readme
+
+
+def test_only_the_member_of_a_large_zip_is_downloaded(catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
+    """Its videos are zeros, so the zip is padded with something that does not compress."""
+    padding = np.random.default_rng(0).bytes(2**20)
+    zipped = zip_bytes({"ASL_Citizen/a.mp4": padding, "ASL_Citizen/splits/train.csv": citizen_bytes()})
+    server.files["/citizen"] = Served(zipped)
+    fetch("citizen", tmp_path / "c", catalog=catalog)
+    head, *parts = server.ranges("/citizen")
+    assert head is None and all(parts)
+    asked = [int(end) - int(start) + 1 for start, end in (part.removeprefix("bytes=").split("-") for part in parts)]
+    assert sum(asked) < 200_000 < len(zipped)
+
+
+def test_member_is_read_beyond_four_gigabytes(catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
+    """zip64: the member lies behind five gigabytes, which are a hole in the file."""
+    path = tmp_path / "large.zip"
+    with path.open("wb") as file:
+        file.seek(5 * 2**30)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("ASL_Citizen/splits/train.csv", citizen_bytes())
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        assert b"PK\x06\x07" in content[-100:]  # the locator of zip64
+        server.files["/citizen"] = Served(content)
+        folder = fetch("citizen", tmp_path / "c", catalog=catalog).folder
+        assert (folder / "labels.txt").read_text().split() == list(CITIZEN_GLOSSES)
+
+
+def test_redirects_lead_to_the_zip(catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
+    server.files["/moved"] = server.files["/citizen"]
+    server.files["/citizen"] = Served(b"", status=302, location=f"{server.url}/moved")
+    assert fetch("citizen", tmp_path / "c", catalog=catalog).is_new
+    assert server.ranges("/moved")
+
+
+UNREADABLE: dict[str, tuple[Served, str]] = {
+    "ignores ranges": (Served(zip_bytes({"a": b"a"}), takes_ranges=False), "the server does not send parts of a file"),
+    "no such member": (Served(zip_bytes({"ASL_Citizen/videos/a.mp4": b"a"})), "has no files called .* among its 1"),
+    "no zip": (Served(b"Rar!" * 1000), "it is not a readable zip"),
+    "gone": (Served(b"", status=404), "is no longer there"),
+    "refused": (Served(b"", status=403), "was refused"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_zip_that_cannot_be_read_in_parts_is_a_sentence(
+    case: str, catalog: Catalog, server: FileServer, tmp_path: Path
+) -> None:
+    right = server.files["/citizen"]
+    served, says = UNREADABLE[case]
+    server.files["/citizen"] = served
+    with pytest.raises(AslTritonError, match=says) as raised:
+        fetch("citizen", tmp_path / "c", catalog=catalog)
+    told = str(raised.value)
+    assert "unpack ASL_Citizen/splits/train.csv" in told and str(tmp_path / ".downloads" / "train.csv") in told
+    server.files["/citizen"] = right
+    assert fetch("citizen", tmp_path / "c", catalog=catalog).is_new
+
+
+def test_connection_that_breaks_in_the_zip_is_a_sentence(catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
+    server.files["/citizen"].cuts = [10]
+    with pytest.raises(AslTritonError, match="broke off"):
+        fetch("citizen", tmp_path / "c", catalog=catalog)
+    assert names(tmp_path) == {".downloads"}
+
+
+def test_glosses_of_ones_own_are_taken_instead(catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
+    labels = tmp_path / "mine.txt"
+    labels.write_text("one\ntwo\nthree\n")
+    server.files.pop("/msasl")
+    folder = fetch("msasl", tmp_path / "m", labels=labels, catalog=catalog).folder
+    assert (folder / "labels.txt").read_text().split() == ["one", "two", "three"]
+    assert "mine.txt, a list of your own" in (folder / "README.txt").read_text()
+    assert labels.exists() and server.ranges("/msasl") == []
+
+
+def test_glosses_of_ones_own_must_be_as_many(catalog: Catalog, tmp_path: Path) -> None:
+    labels = tmp_path / "mine.txt"
+    labels.write_text("one\ntwo\n")
+    with pytest.raises(LabelsError):
+        fetch("msasl", tmp_path / "m", labels=labels, catalog=catalog)
+    assert labels.read_text() == "one\ntwo\n"
+
+
+@pytest.mark.parametrize(("part", "path"), [("checkpoint", "/citizen-weights"), ("glosses", "/citizen")])
+def test_another_sum_of_a_download_is_refused(
+    part: str, path: str, catalog: Catalog, server: FileServer, tmp_path: Path
+) -> None:
+    right = catalog["citizen"]
+    remote = dataclasses.replace(getattr(right, part), sha256="00" * 32)
+    catalog["citizen"] = dataclasses.replace(right, **{part: remote})
+    with pytest.raises(CheckpointError, match="its SHA-256 is"):
+        fetch("citizen", tmp_path / "c", catalog=catalog)
+    downloads = {"checkpoint": "citizen-weights.zip", "glosses": "train.csv"}[part]
+    good = hashlib.sha256((tmp_path / ".downloads" / f"{downloads}.refused").read_bytes()).hexdigest()
+    catalog["citizen"] = dataclasses.replace(right, **{part: dataclasses.replace(remote, sha256=good)})
+    assert fetch("citizen", tmp_path / "c", catalog=catalog).is_new
 
 
 def test_readme_says_source_license_and_accuracy(catalog: Catalog, tmp_path: Path) -> None:
@@ -157,6 +280,14 @@ WRONG: dict[str, tuple[str, str, bytes, str]] = {
     "a word twice": ("bsl1k", "/info", info_bytes(["book", "go", "book", "who"]), "names 'book' 2 times"),
     "no words": ("bsl1k", "/info", info_bytes(None), "no list of glosses"),
     "code in the pickle": ("bsl1k", "/info", b"cos\nsystem\n(S'true'\ntR.", r"names (os|posix)\.system"),
+    "no CSV of ASL Citizen": (
+        "citizen",
+        "/citizen",
+        zip_bytes({"ASL_Citizen/splits/train.csv": b"a,b\n1,2\n"}),
+        "not a",
+    ),
+    "no JSON": ("msasl", "/msasl", zip_bytes({"MSASL_classes.json": b"["}), "is not JSON"),
+    "no list": ("msasl", "/msasl", zip_bytes({"MSASL_classes.json": b'{"a": 1}'}), "is not a JSON list of glosses"),
     "short class list": ("wlasl5", "/classes", b"0\tbook\n1\tdrink\n", "has 2 glosses, and 5"),
     "no zip": ("wlasl5", "/archive", b"Rar!" * 100, "no readable zip"),
     "no such member": ("wlasl5", "/archive", zip_bytes({"a.pt": b"a"}), r"holds 0 files like .* \(it has a\.pt\)"),
@@ -227,7 +358,7 @@ def test_download_that_fails_leaves_nothing_under_the_name(
 
 
 def test_unknown_name_lists_what_there_is(catalog: Catalog, tmp_path: Path) -> None:
-    with pytest.raises(AslTritonError, match=r"wlasl9.*choose one of bsl1k, wlasl3, wlasl5"):
+    with pytest.raises(AslTritonError, match=r"wlasl9.*choose one of bsl1k, wlasl3, wlasl5, citizen, msasl"):
         fetch("wlasl9", tmp_path / "b", catalog=catalog)
 
 

@@ -33,14 +33,15 @@ def test_without_a_name_all_weights_are_listed(arguments: list[str], monkeypatch
     monkeypatch.setenv("COLUMNS", "80")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
-    for part in (*PUBLISHED, "46.82", "66.31", "C-UDA", "recommended", "asl-triton fetch bsl1k-wlasl2000"):
+    for part in (*PUBLISHED, "46.82", "66.31", "C-UDA", "recommended", "asl-triton fetch asl-citizen"):
         assert part in result.stdout
 
 
 def test_list_is_json_for_programs() -> None:
     listed = json.loads(CliRunner().invoke(app, ["--list", "--json"]).stdout)
     assert [row["name"] for row in listed] == list(PUBLISHED)
-    assert listed[0]["top1"] == 46.82
+    assert (listed[0]["top1"], listed[0]["language"]) == (63.10, "American Sign Language")
+    assert listed[0]["test_set"] and listed[0]["good_for"]
     assert listed[-1]["num_classes"] == 100
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asl_triton.errors import LabelsError
-from asl_triton_export.pretrained.glosses import read_glosses, read_plain_pickle
+from asl_triton_export.pretrained.glosses import GlossFormat, read_glosses, read_plain_pickle
 
 WORDS = ["book", "drink", "computer"]
 
@@ -67,6 +67,27 @@ def test_first_lines_of_the_class_list_are_the_vocabulary(tmp_path: Path) -> Non
     assert read_glosses(path, "class-list", 2) == ("book", "drink")
 
 
-def test_missing_file_is_a_sentence(tmp_path: Path) -> None:
+def test_glosses_of_asl_citizen_are_sorted_and_stripped(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("Participant ID,Video file,Gloss,ASL-LEX Code\nP1,1.mp4,ZOO ,A\nP2,2.mp4,APPLE,B\nP3,3.mp4,ZOO,A\n")
+    assert read_glosses(path, "citizen-csv", 2) == ("APPLE", "ZOO")
+
+
+@pytest.mark.parametrize("text", ["", "a,b,c\n1,2,3\n", "Participant ID,Video file,Gloss\nP1,1.mp4\n", "\x00\n"])
+def test_csv_of_something_else_is_a_sentence(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text(text)
+    with pytest.raises(LabelsError, match="ASL Citizen"):
+        read_glosses(path, "citizen-csv", 2)
+
+
+def test_glosses_of_msasl_are_a_json_list(tmp_path: Path) -> None:
+    path = tmp_path / "MSASL_classes.json"
+    path.write_text('["hello", "nice", "teacher"]')
+    assert read_glosses(path, "json-list", 3) == ("hello", "nice", "teacher")
+
+
+@pytest.mark.parametrize("kind", ["info-pickle", "citizen-csv", "json-list"])
+def test_missing_file_is_a_sentence(kind: GlossFormat, tmp_path: Path) -> None:
     with pytest.raises(LabelsError, match="cannot read"):
-        read_glosses(tmp_path / "none", "info-pickle", 2)
+        read_glosses(tmp_path / "none", kind, 2)

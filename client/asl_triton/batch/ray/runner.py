@@ -77,8 +77,8 @@ class RayBatch(RecognitionBatch):
         self, make_recognizer: Callable[[], AsyncRecognizer], shutdown: GracefulShutdown
     ) -> None:
         with shutdown.guard_task() as stopping:
-            async with make_recognizer() as recognizer:
-                served = await recognizer.model()
+            async with make_recognizer() as self.recognizer:
+                served = await self.recognizer.model()
             key = self.build_job_key(served)
             if put_aside := self._journal.begin(key, fresh=self._options.fresh):
                 self.observer.say(put_aside)

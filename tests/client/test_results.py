@@ -1,0 +1,38 @@
+"""Boxes of signers: fractions of the frame, and what is not a box."""
+
+import pytest
+
+from asl_triton.errors import AslTritonError
+from asl_triton.results import SignerBox
+
+
+def test_box_is_read_from_text_and_pixels() -> None:
+    assert SignerBox.parse("0.25, 0.05,0.75,1") == SignerBox(0.25, 0.05, 0.75, 1.0)
+    box = SignerBox.from_pixels((234, 17, 524, 414), 736, 414, source="dataset")
+    assert (box.x0, box.y0, box.x1, box.y1) == pytest.approx((234 / 736, 17 / 414, 524 / 736, 1.0))
+    assert (box.source, box.confidence) == ("dataset", 1.0)
+
+
+def test_what_lies_outside_the_frame_is_cut_off() -> None:
+    box = SignerBox(-0.2, 0.1, 0.5, 1.3)
+    assert (box.x0, box.y0, box.x1, box.y1) == (0.0, 0.1, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(("values", "says"), [
+    ((234, 17, 524, 414), "not in fractions of the frame"),
+    ((0, 0, float("nan"), 1), "not in fractions of the frame"),
+    ((0, 0, float("inf"), 1), "not in fractions of the frame"),
+    ((0.7, 0, 0.3, 1), "next to nothing of the frame"),
+    ((0.2, 0.9, 0.8, 0.1), "next to nothing of the frame"),
+    ((0.5, 0.5, 0.5005, 0.501), "next to nothing of the frame"),
+    ((1.2, 0, 1.8, 1), "next to nothing of the frame"),
+])  # fmt: skip
+def test_what_is_not_a_box_is_a_sentence(values: tuple[float, ...], says: str) -> None:
+    with pytest.raises(AslTritonError, match=says):
+        SignerBox(*values)
+
+
+@pytest.mark.parametrize("text", ["", "auto", "1,2,3", "0,0,1,1,1", "a,b,c,d"])
+def test_text_that_is_not_a_box_is_a_sentence(text: str) -> None:
+    with pytest.raises(AslTritonError, match="give x0,y0,x1,y1 as fractions"):
+        SignerBox.parse(text)

@@ -1,0 +1,91 @@
+"""The presets for people through Triton: checkpoint, export, batch, and the answers of the authors' codes."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asl_triton.presets import PRESETS
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.exporter import export_model
+from tests.command_line import Done, asl_triton
+
+Capture = pytest.CaptureFixture[str]
+SIZES = {"07068": (736, 414), "07069": (1280, 720)}
+
+
+@pytest.fixture(scope="module")
+def people(shared_folder: Path) -> Mapping[str, np.ndarray]:
+    with np.load(shared_folder / "reference" / "expected_people.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def triton(reference_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    folder = tmp_path_factory.mktemp("people")
+    checkpoint = load_checkpoint(reference_checkpoint)
+    labels = tuple(f"gloss {number}" for number in range(checkpoint.num_classes))
+    for name in ("asl-citizen", "bsl1k-person"):
+        export_model(checkpoint, labels, PRESETS[name], folder, name)
+    with LocalTriton(folder) as local:
+        yield local
+
+
+def batch(capsys: Capture, triton: LocalTriton, model: str, clips: Path, output: Path, *more: object) -> Done:
+    options = ["--server", triton.address, "--model", model, "--output", output, "--format", "jsonl", "--top-k", 2000]
+    done = asl_triton(capsys, "batch", clips, *options, *more)
+    assert done.code == 0, done.told
+    return done
+
+
+def read_logits(output: Path) -> dict[str, np.ndarray]:
+    """The logits (C,) of each clip."""
+    found = {}
+    for line in (output / "results.jsonl").read_text().splitlines():
+        recognition = json.loads(line)
+        logits = np.zeros(2000, np.float32)
+        for prediction in recognition["predictions"]:
+            logits[prediction["class_id"]] = prediction["logit"]
+        found[Path(recognition["video"]).stem] = logits
+    return found
+
+
+def test_batch_answers_as_asl_citizen(
+    triton: LocalTriton, shared_folder: Path, people: Mapping[str, np.ndarray], tmp_path: Path, capsys: Capture
+) -> None:
+    clips = tmp_path / "clips"
+    shutil.copytree(shared_folder / "wlasl" / "videos", clips)
+    shutil.copytree(shared_folder / "wlasl" / "long", clips / "long")
+    batch(capsys, triton, "asl-citizen", clips, tmp_path / "out")
+    found = read_logits(tmp_path / "out")
+    assert sorted(found) == ["07068", "07068x2", "07068x3", "07069"]
+    for clip, logits in found.items():
+        off = np.abs(logits - people[f"{clip}/asl-citizen/pooled"]).max()
+        print(f"{clip}: off by {off:.2g}")
+        assert off <= 1e-3
+
+
+@pytest.mark.parametrize("clip", SIZES)
+def test_batch_with_the_official_box_answers_as_bsl1k(
+    triton: LocalTriton,
+    shared_folder: Path,
+    people: Mapping[str, np.ndarray],
+    tmp_path: Path,
+    capsys: Capture,
+    clip: str,
+) -> None:
+    path = shared_folder / "wlasl" / "videos" / f"{clip}.mp4"
+    x0, y0, x1, y1 = people[f"{clip}/box"] / np.tile(SIZES[clip], 2)
+    boxed = batch(capsys, triton, "bsl1k-person", path, tmp_path / "out", "--signer", f"{x0},{y0},{x1},{y1}")
+    assert "no box of the signer" not in boxed.told
+    wanted, logits = people[f"{clip}/bsl1k-person"][0], read_logits(tmp_path / "out")[clip]
+    off = np.abs(logits - wanted).max()
+    print(f"{clip}: off by {off:.2g} of {np.ptp(wanted):.0f}")  # crops are bytes, and the authors' are not rounded
+    assert off <= 0.01 * np.ptp(wanted) and logits.argmax() == wanted.argmax()
+    whole = batch(capsys, triton, "bsl1k-person", path, tmp_path / "whole")
+    assert "no box of the signer is known" in whole.told
+    assert np.abs(read_logits(tmp_path / "whole")[clip] - wanted).max() > 10 * off
