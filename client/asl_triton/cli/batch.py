@@ -163,6 +163,7 @@ def batch(
             in_flight or (CLIPS_PER_ACTOR if on_ray else MAX_IN_FLIGHT),
             priority=BULK_PRIORITY,
             signer=box,
+            find_signer=signer != "off",
             decoding=decoding,
             decoders=decoders or (1 if on_ray else None),
             decode_timeout_s=decode_timeout,

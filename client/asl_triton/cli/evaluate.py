@@ -82,7 +82,7 @@ def evaluate(
         dataset = read_dataset(data, videos=videos, subset=subset, labels=served.labels).with_signer(box)
         with ClipProgress[Recognition](len(dataset.clips)) as progress:
             answers = score_clips(
-                lambda: asked.make_recognizer(address, in_flight, priority=BULK_PRIORITY),
+                lambda: asked.make_recognizer(address, in_flight, priority=BULK_PRIORITY, find_signer=signer != "off"),
                 dataset.clips,
                 classes,
                 clips_at_once=in_flight,

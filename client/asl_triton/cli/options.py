@@ -15,9 +15,11 @@ ModelOption = Annotated[
 SignerOption = Annotated[
     str | None,
     typer.Option(
-        metavar="X0,Y0,X1,Y1",
+        metavar="auto|off|X0,Y0,X1,Y1",
+        show_default="auto",
         help="Where the signer is in the frame: left, top, right and bottom as fractions of it, such as "
-        "0.25,0.05,0.75,1. For models that were trained on signers cut out of the frame; `off` takes whole frames.",
+        "0.25,0.05,0.75,1; `auto` looks for a face, and cuts the signer out where the model or the picture needs it; "
+        "`off` takes whole frames.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -25,7 +27,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 
 def parse_signer(text: str | None) -> SignerBox | None:
     """The box that `--signer` gives, if it gives one."""
-    if text is None or text == "off":
+    if text in (None, "auto", "off"):
         return None
     try:
         return SignerBox.parse(text)

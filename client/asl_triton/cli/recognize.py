@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,8 @@ from asl_triton.cli.options import JsonOption, SignerOption, parse_signer
 from asl_triton.errors import VideoError
 from asl_triton.labels import read_labels
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
-from asl_triton.results import Failure, Outcome, SignerBox, to_json_values
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.results import Failure, Outcome, to_json_values
 
 IN_FLIGHT = 4
 
@@ -48,18 +50,16 @@ def recognize(
     box = parse_signer(signer)
     ranking = Ranking(top_k, read_labels(vocabulary) if vocabulary else None, min_confidence)
     with connection.address() as address:
-        failed = asyncio.run(recognize_and_print(connection, address, clips, ranking, box, as_json))
+        make_recognizer = partial(
+            connection.make_recognizer, address, IN_FLIGHT, signer=box, find_signer=signer != "off"
+        )
+        failed = asyncio.run(recognize_and_print(make_recognizer, clips, ranking, as_json))
     if failed:
         raise typer.Exit(1 if failed == len(clips) else 3)
 
 
 async def recognize_and_print(
-    connection: Connection,
-    address: str,
-    clips: Sequence[str],
-    ranking: Ranking,
-    signer: SignerBox | None,
-    as_json: bool,
+    make_recognizer: Callable[[], AsyncRecognizer], clips: Sequence[str], ranking: Ranking, as_json: bool
 ) -> int:
     """Recognize clips, and print each outcome as soon as it and those before it are known: how many failed.
 
@@ -67,7 +67,7 @@ async def recognize_and_print(
         AslTritonError: the server is away, or serves nothing that fits.
     """
     failed = 0
-    async for outcome in iter_outcomes(connection, address, clips, ranking, signer):
+    async for outcome in iter_outcomes(make_recognizer, clips, ranking):
         failed += isinstance(outcome, Failure)
         if as_json:
             typer.echo(json.dumps(to_json_values(outcome)))
@@ -77,10 +77,10 @@ async def recognize_and_print(
 
 
 async def iter_outcomes(
-    connection: Connection, address: str, clips: Sequence[str], ranking: Ranking, signer: SignerBox | None
+    make_recognizer: Callable[[], AsyncRecognizer], clips: Sequence[str], ranking: Ranking
 ) -> AsyncIterator[Outcome]:
     """The outcomes of clips, in their order; a few clips are under way at once."""
-    async with connection.make_recognizer(address, IN_FLIGHT, signer=signer) as recognizer:
+    async with make_recognizer() as recognizer:
         await recognizer.model()  # a server that is away is reported once, not for each clip
 
         async def recognize_one(clip: str) -> Outcome:
@@ -116,5 +116,12 @@ def print_outcome(outcome: Outcome) -> None:
     for prediction in outcome.predictions:
         table.add_row(str(prediction.rank), escape(prediction.gloss), f"{prediction.confidence:.1%}")
     console.print(table)
+    if outcome.signer is not None:
+        box = outcome.signer
+        console.print(
+            f"signer ({box.source}): {box.x0:.0%} to {box.x1:.0%} across, {box.y0:.0%} to {box.y1:.0%} down",
+            style="dim",
+            highlight=False,
+        )
     for warning in outcome.warnings:
         console.print(f"[yellow]warning[/] {escape(warning)}", highlight=False, soft_wrap=True)

@@ -27,7 +27,8 @@ class WindowingOptions:
     """How a video becomes windows.
 
     In a film, no window crosses a cut. `refuses_early` believes a container that declares too many frames. `signer` is
-    where the signer is, for presets that frame by that; `excerpt` is the part of the video that is decoded.
+    where the signer is, for presets that frame by that; `finds_signer` looks for the signer of a clip where it is not
+    known. `excerpt` is the part of the video that is decoded.
     """
 
     preset: Preset
@@ -35,6 +36,7 @@ class WindowingOptions:
     is_film: bool = False
     refuses_early: bool = False
     signer: SignerBox | None = None
+    finds_signer: bool = False
     excerpt: Excerpt | None = None
 
 
@@ -72,6 +74,8 @@ class DecodeSession(ABC):
         self.warnings: list[str] = []
         self.decode_s = 0.0
         self._source, self._options = source, options
+        # The box that crops are cut out of, as far as it is known; None for whole frames.
+        self.signer = options.signer if options.preset.framing == "signer" else None
         self._windows: Iterator[tuple[Window, WindowTiming]] = iter(())
         self._in_use = threading.Lock()
         self._is_closed = False
@@ -99,11 +103,6 @@ class DecodeSession(ABC):
     def options(self) -> WindowingOptions:
         """How it becomes windows."""
         return self._options
-
-    @property
-    def signer(self) -> SignerBox | None:
-        """The box that crops are cut out of; None for whole frames."""
-        return self._options.signer if self._options.preset.framing == "signer" else None
 
     def windows(self) -> Iterator[tuple[Window, WindowTiming]]:
         """All windows, as `next_window` returns them."""

@@ -11,6 +11,7 @@ from asl_triton.decoding.base import (
     measure_stream,
 )
 from asl_triton.errors import VideoError
+from asl_triton.signer.search import frame_signer
 from asl_triton.video.colors import Image
 from asl_triton.video.excerpt import cut_excerpt
 from asl_triton.video.preprocessing import crop_frames
@@ -33,8 +34,9 @@ class InProcessDecodeSession(DecodeSession):
             self.num_frames, self.duration_s, self.share_read = video.num_frames, video.duration_s, video.share_read
             if self._is_closed:
                 raise closed_error(self.name)
+            self.signer = video.signer or self.signer
             yield frame
-        self.lost_frames = video.lost_frames
+        self.lost_frames, self.signer = video.lost_frames, video.signer or self.signer
 
     def _interrupt(self) -> None:
         """The next frame ends it."""
@@ -68,7 +70,14 @@ def cut_video(
     """The windows of a video's frames. A clip's only window is a view of `memory`, where that is given."""
     if options.excerpt is not None:
         frames = cut_excerpt(frames, options.excerpt, video.name)
-    crops = crop_frames(frames, options.preset, options.limits.max_frames, options.signer)
+    signer = options.signer
+    if signer is None and options.finds_signer and not options.is_film:
+        framed = frame_signer(frames, options.preset)
+        frames, signer = framed.frames, framed.signer
+        video.signer = signer
+        video.warnings += framed.warnings
+    crops = crop_frames(frames, options.preset, options.limits.max_frames, signer)
     if options.is_film:
-        return cut_windows_by_shot(crops, options.preset, video.frame_rate)
-    return cut_timed_windows(crops, options.preset, video.frame_rate, memory)
+        yield from cut_windows_by_shot(crops, options.preset, video.frame_rate)
+    else:
+        yield from cut_timed_windows(crops, options.preset, video.frame_rate, memory)

@@ -28,6 +28,7 @@ import numpy as np
 from asl_triton.decoding.base import DecodeSession, VideoInfo, WindowingOptions, closed_error, format_source
 from asl_triton.decoding.worker import CHANNELS, CROP_SHAPE, EXIT_CODE, GO_ON, DecoderLimits, view_crops
 from asl_triton.errors import AslTritonError, ServerError, VideoError
+from asl_triton.results import SignerBox
 from asl_triton.video.colors import Image
 from asl_triton.video.reader import Frame, Limits, Source
 from asl_triton.video.windows import Window, WindowTiming
@@ -326,6 +327,7 @@ class SubprocessDecodeSession(DecodeSession):
             "is_film": self._options.is_film,
             "refuses_early": self._options.refuses_early,
             "signer": self._options.signer and asdict(self._options.signer),
+            "finds_signer": self._options.finds_signer,
             "excerpt": self._options.excerpt and asdict(self._options.excerpt),
         }
         memory = self._client.request(
@@ -349,6 +351,8 @@ class SubprocessDecodeSession(DecodeSession):
                 self.num_frames, self.duration_s = int(message["num_frames"]), float(message["duration_s"])
                 self.share_read, self.lost_frames = float(message["share_read"]), int(message["lost_frames"])
                 self.warnings = [str(warning) for warning in message["warnings"]]
+                if message["signer"]:
+                    self.signer = SignerBox(**message["signer"])
                 is_last, timing = bool(message["is_last"]), parse_timing(message["window"], len(crops))
                 if is_last:
                     self._client.release(is_reusable=bool(message["is_reusable"]))

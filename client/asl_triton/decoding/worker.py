@@ -197,6 +197,7 @@ class Worker:
             is_film=request["is_film"],
             refuses_early=request["refuses_early"],
             signer=SignerBox(**request["signer"]) if request["signer"] else None,
+            finds_signer=request["finds_signer"],
             excerpt=Excerpt(**request["excerpt"]) if request["excerpt"] else None,
         )
         self._send(**asdict(read_video_info(video, options)))
@@ -255,6 +256,7 @@ def describe(video: Video, timing: WindowTiming | None) -> dict[str, Any]:
         "duration_s": video.duration_s,
         "share_read": video.share_read,
         "lost_frames": video.lost_frames,
+        "signer": video.signer and asdict(video.signer),
         "warnings": video.warnings,
     }
 

@@ -45,8 +45,9 @@ class AsyncRecognizer:
     `send` is how `recognize` brings a clip to the server, with the same answer: its "frames", cropped here; the whole
     "video" file, where the server has `recognize_sign`; or "auto", see `VideoUploader`. Steps and curves need frames.
 
-    `signer` is where the signer is in every video, unless a call says where in its own. Presets that frame by the
-    signer need it: without it they get whole frames, and the answer has a warning.
+    `signer` is where the signer is in every video, unless a call says where in its own. Without it, `find_signer` looks
+    for a face in the first frames of each clip: presets that frame by the signer get the upper body, others a part of
+    the frame where the signer is small or the video is higher than wide. The answer says which part.
 
     `decoders` videos are decoded at once, as many as there are processors if it is not given. On Linux each is decoded
     in one of the "processes" that a damaged video may crash, or hang for `decode_timeout_s`, at the cost of that video
@@ -65,6 +66,7 @@ class AsyncRecognizer:
         priority: int = 0,
         send: Send = "frames",
         signer: SignerBox | None = None,
+        find_signer: bool = True,
         decoding: DecodeIn = SAFEST,
         decoders: int | None = None,
         decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
@@ -76,7 +78,7 @@ class AsyncRecognizer:
         self.limits = limits or Limits()
         self.film_limits = limits or LONG_VIDEO_LIMITS  # of a file that becomes a timeline
         self.priority = priority
-        self.signer = signer
+        self.signer, self.find_signer = signer, find_signer
         self.in_flight = in_flight
         self.decoders = decoders or os.cpu_count() or 1
         self._name = model
@@ -120,7 +122,7 @@ class AsyncRecognizer:
         """
         ranking, served = Ranking(top_k, vocabulary, min_confidence), await self.model()
         class_ids = ranking.class_ids(served.labels)  # a wrong vocabulary is reported before the clip is opened
-        options = WindowingOptions(served.preset, self.limits, signer=signer or self.signer, excerpt=excerpt)
+        options = self._clip(served.preset, signer, excerpt)
         if self._uploader.send != "frames":
             video = await self._uploader.buffer(video)
             if await self._uploader.should_upload(video, served, options, name):
@@ -147,7 +149,7 @@ class AsyncRecognizer:
         """
         ranking, served = Ranking(top_k, vocabulary, min_confidence), await self.model()
         class_ids = ranking.class_ids(served.labels)
-        options = WindowingOptions(served.preset, self.limits, signer=signer or self.signer)
+        options = self._clip(served.preset, signer)
         async with self._open(video, served, options, name) as pipeline:
             on_start(pipeline)
             return await run_recognition_with_curves(pipeline, ranking, class_ids, curves)
@@ -205,6 +207,11 @@ class AsyncRecognizer:
         segmenter = Segmenter(served.labels, rules, Ranking(vocabulary=vocabulary).class_ids(served.labels).tolist())
         async with self._open(video, served, self._film(video, preset, signer), name) as pipeline:
             return await run_timeline(pipeline, preset, segmenter, on_segment, on_progress)
+
+    def _clip(self, preset: Preset, signer: SignerBox | None, excerpt: Excerpt | None = None) -> WindowingOptions:
+        return WindowingOptions(
+            preset, self.limits, signer=signer or self.signer, finds_signer=self.find_signer, excerpt=excerpt
+        )
 
     def _film(self, video: Source, preset: Preset, signer: SignerBox | None) -> WindowingOptions:
         """A video that may be longer than a clip, if it is a file: what is in memory already has a clip's limits."""

@@ -156,7 +156,7 @@ def list_framing_warnings(video: DecodeSession) -> list[str]:
     """What a decoded video lacks of what its preset wants, and what of it was not used."""
     options = video.options
     preset, warnings = options.preset, []
-    if preset.framing == "signer" and video.signer is None:
+    if preset.framing == "signer" and video.signer is None and not options.finds_signer:
         warnings.append(
             f"no box of the signer is known, and preset {preset.name!r} was trained on signers cut out of the frame: "
             "whole frames were taken. Give the box (--signer x0,y0,x1,y1; SIGNER_BOX)"

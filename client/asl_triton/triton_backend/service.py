@@ -162,7 +162,7 @@ class SignService:
         self, video: bytes, served: ServedModel, preset: Preset, signer: SignerBox | None
     ) -> AsyncIterator[ClipPipeline]:
         """A video that is being decoded, for the length of the block, when there is room for its crops."""
-        options = WindowingOptions(preset, self._limits.video, refuses_early=True, signer=signer)
+        options = WindowingOptions(preset, self._limits.video, refuses_early=True, signer=signer, finds_signer=True)
         async with self._admission.open(video, options, name=VIDEO, bytes_a_value=served.bytes_per_value) as session:
             yield ClipPipeline(self._server, served, session, priority=0, threads=self._threads)
 
