@@ -308,7 +308,7 @@ def test_crops_are_cut_out_of_the_signers_box(
     recognition = asyncio.run(ask())
     assert recognition.predictions[0].logit == pytest.approx(logit, abs=5)
     assert recognition.signer == signer
-    assert ("no box of the signer is known" in " ".join(recognition.warnings)) == (signer is None)
+    assert ("no signer was found in the picture" in " ".join(recognition.warnings)) == (signer is None)
 
 
 def test_box_of_a_call_goes_before_that_of_the_recognizer(right_is_bright: Path) -> None:
