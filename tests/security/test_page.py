@@ -275,17 +275,17 @@ def test_doors_of_gradio_that_no_page_needs_are_closed(open_page: RunningPage, p
 
 
 def test_visitors_uploads_are_bounded_and_so_are_all(accounts: Path) -> None:
-    limits = ("--max-upload-mb", 2, "--max-visitor-mb", 5, "--max-folder-mb", 8)
+    limits = ("--max-upload-mb", 20, "--max-visitor-mb", 50, "--max-folder-mb", 80)
     with running_page("--auth-file", accounts, *limits) as page:
         ada, bob = Visitor(page, LOGIN), Visitor(page, OTHER_LOGIN)
-        statuses = [ada.upload(f"{number}.mp4", bytes([number]) * 1_900_000).status for number in range(4)]
+        statuses = [ada.upload(f"{number}.mp4", bytes([number]) * 19_000_000).status for number in range(4)]
         assert statuses == [200, 200, 413, 413]
-        assert "at most 5 MB of one visitor's uploads, and yours are used up" in ada.upload("5.mp4", b"5").text
-        assert page.uploaded_mb() < 5
-        statuses = [bob.upload(f"{number}.mp4", bytes([9 - number]) * 1_900_000).status for number in range(2)]
+        assert "at most 50 MB of one visitor's uploads, and yours are used up" in ada.upload("5.mp4", b"5").text
+        assert page.uploaded_mb() < 50
+        statuses = [bob.upload(f"{number}.mp4", bytes([9 - number]) * 19_000_000).status for number in range(2)]
         assert statuses == [200, 413]
         assert "of all visitors' uploads" in bob.upload("5.mp4", b"5").text
-        assert page.uploaded_mb() < 8
+        assert page.uploaded_mb() < 80
         assert bob.ask("GET", "/config").status == 200
 
 

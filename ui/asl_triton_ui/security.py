@@ -280,7 +280,9 @@ class Exchange:
         """Send a part of the response, with our headers."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            closing = [(b"connection", b"close")] if self.body.is_refused else []  # the rest is not read
+            # The rest is not read; but a browser shows why only once it has sent all, so a visitor's upload is let run.
+            is_closing = self.body.is_refused and not (self.body.upload is not None and self.status == 413)
+            closing = [(b"connection", b"close")] if is_closing else []
             message["headers"] = [*message.get("headers", ()), *HEADERS, *closing]
         elif self.body.upload is not None and self.status == 200:
             self.body.upload.count_files(message.get("body", b""))

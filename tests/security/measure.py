@@ -1,0 +1,151 @@
+"""What a stranger's requests cost a page, before and after: peak memory, and how long an honest visitor waits.
+
+    python -m tests.security.measure [--checkout OTHER]
+
+Each attack meets a page of its own, with accounts. An honest visitor asks it once a second meanwhile: how many answers
+were lost, and the longest wait. `--checkout` measures the page of another working tree, such as an older one.
+"""
+
+import argparse
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from tests.security.test_page import LOGIN, SLIDERS, make_png
+from tests.security.visitors import NOBODY, RunningPage, Visitor
+
+PAGE = "import sys; from asl_triton.cli.app import main; sys.argv[0] = 'asl-triton'; main()"
+PICTURES, STRANGERS, BODY_BYTES, UPLOADS = 6, 4, 300_000_000, 24
+
+
+def send_pictures(page: RunningPage, visitor: Visitor) -> str:
+    """Six pictures of 13,000 x 13,000 on the tab Live."""
+    url = f"data:image/png;base64,{base64.b64encode(make_png(13_000, 13_000)).decode()}"
+    data = [{"url": url, "path": "x"}, None, *SLIDERS]
+    threads = [
+        threading.Thread(target=visitor.run_event, args=("stream", data, f"live{number}")) for number in range(PICTURES)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    return f"{PICTURES} pictures of 169 megapixels"
+
+
+def send_bodies(page: RunningPage, visitor: Visitor) -> str:
+    """Four JSON bodies of 300 MB, by strangers."""
+    statuses: list[str] = []
+
+    def send() -> None:
+        host, port = page.host.split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            head = f"POST /gradio_api/queue/join HTTP/1.1\r\nHost: {page.host}\r\nContent-Type: application/json\r\n"
+            with suppress(OSError):
+                connection.sendall(f"{head}Content-Length: {BODY_BYTES}\r\n\r\n".encode() + b'{"data": ["')
+                for _ in range(BODY_BYTES // 1_000_000 - 1):
+                    connection.sendall(b"x" * 1_000_000)
+                connection.sendall(
+                    b"x" * (BODY_BYTES - len(b'{"data": ["') - 1_000_000 * (BODY_BYTES // 1_000_000 - 1))
+                )
+            with suppress(OSError):
+                statuses.append(connection.recv(100).split(b"\r\n")[0].decode())
+
+    threads = [threading.Thread(target=send) for _ in range(STRANGERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    return f"{STRANGERS} bodies of 300 MB without a login: {', '.join(sorted(set(statuses))) or 'closed'}"
+
+
+def fill_disk(page: RunningPage, visitor: Visitor) -> str:
+    """24 uploads of 20 MB, by one login."""
+    statuses = [visitor.upload(f"{number}.mp4", bytes([number]) * 19_000_000).status for number in range(UPLOADS)]
+    return f"{UPLOADS} uploads of 19 MB: {statuses.count(200)} taken, {page.uploaded_mb():.0f} MB kept"
+
+
+def guess_passwords(page: RunningPage, visitor: Visitor) -> str:
+    """As many wrong logins as go into ten seconds."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    until_s, statuses = time.monotonic() + 10, []
+    while time.monotonic() < until_s:
+        statuses.append(visitor.ask("POST", "/login", "username=ada&password=wrong", headers).status)
+    return f"{statuses.count(400)} passwords tried in 10 s"
+
+
+ATTACKS: list[Callable[[RunningPage, Visitor], str]] = [send_pictures, send_bodies, fill_disk, guess_passwords]
+
+
+def measure(attack: Callable[[RunningPage, Visitor], str], checkout: Path) -> None:
+    """One attack, with an honest visitor beside it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, said = Path(name) / "temporary", Path(name) / "stderr"
+        folder.mkdir()
+        accounts = Path(name) / "accounts"
+        accounts.write_text(":".join(LOGIN) + "\n")
+        command = [sys.executable, "-c", PAGE, "ui", "--server", NOBODY, "--port", "0", "--json"]
+        command += ["--auth-file", str(accounts), "--max-upload-mb", "20"]
+        packages = os.pathsep.join(str(checkout / place) for place in ("client", "export", "deploy", "ui"))
+        environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": packages}
+        with (
+            said.open("wb") as stderr,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment) as process,
+        ):
+            assert process.stdout is not None
+            url = json.loads(process.stdout.readline())["url"]
+            page = RunningPage(urllib.parse.urlsplit(url).netloc, process.pid, folder, said)
+            visitor, honest = Visitor(page, LOGIN), Visitor(page, LOGIN)
+            visitor.config()
+            waits_s: list[float] = []
+            lost: list[str] = []
+            over = threading.Event()
+
+            def ask() -> None:
+                while not over.wait(1.0):
+                    began_s = time.monotonic()
+                    try:
+                        answer = honest.ask("GET", "/config", timeout_s=60)
+                        if answer.status != 200:
+                            lost.append(str(answer.status))
+                    except OSError as exc:
+                        lost.append(str(exc))
+                    waits_s.append(time.monotonic() - began_s)
+
+            asking = threading.Thread(target=ask)
+            asking.start()
+            before_mb, began_s = page.peak_mb(), time.monotonic()
+            what = attack(page, visitor)
+            took_s = time.monotonic() - began_s
+            time.sleep(2.5)
+            over.set()
+            asking.join()
+            print(
+                f"{what}; {took_s:.1f} s; peak memory {before_mb:.0f} -> {page.peak_mb():.0f} MB; honest visitor: "
+                f"{len(waits_s)} asked, {len(lost)} lost, longest wait {max(waits_s):.2f} s",
+                flush=True,
+            )
+            process.terminate()
+            process.wait(60)
+
+
+def main() -> None:
+    """Measure each attack."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkout", type=Path, default=Path(__file__).parents[2])
+    checkout = parser.parse_args().checkout
+    for attack in ATTACKS:
+        measure(attack, checkout)
+
+
+if __name__ == "__main__":
+    main()
