@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from asl_triton.cli.options import RepositoryOption
+from asl_triton.cli.terminal import Console
 from asl_triton.errors import AslTritonError
 from asl_triton.extras import require_extra
 from asl_triton.labels import read_labels

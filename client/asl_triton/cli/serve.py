@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from asl_triton.cli.terminal import Console, echo
 from asl_triton.extras import require_extra
 
 
@@ -98,7 +98,7 @@ def _show(running: dict[str, Any], as_json: bool) -> None:
         print(f"gRPC     {running['address']}")
         print(f"HTTP     http://{running['http_address']}")
         print(f"metrics  http://{running['metrics_address']}/metrics")
-        print(f"models   {', '.join(running['models'])}")
+        echo(f"models   {', '.join(running['models'])}")
         print(f"log      {running['log']}", flush=True)
 
 
