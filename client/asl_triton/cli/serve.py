@@ -31,6 +31,14 @@ def serve(
     recognize_sign: Annotated[
         bool, typer.Option(help="Serve recognize_sign and recognize_sign_stream too, which take whole videos.")
     ] = True,
+    shared_memory: Annotated[
+        bool | None,
+        typer.Option(
+            show_default="on where this machine has no other users",
+            help="Let clients of this user share memory with Triton. The key for it is on Triton's command line, where "
+            "every user of this machine can read it.",
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that loading the models may take.", min=1)] = 120.0,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave Triton running and return once it is ready; one at a time.")
@@ -70,6 +78,7 @@ def serve(
         startup_timeout_s=timeout,
         models=model or None,
         recognize_sign=recognize_sign,
+        shared_memory=shared_memory,
     )
     if detach:
         with messages.status("Starting Triton"):
