@@ -2,13 +2,17 @@
 
 import csv
 import io
+import json
+import platform
 import struct
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from rich.table import Table
+from torch import Tensor
 
 from asl_triton.cli.terminal import Console, echo, show_controls
 from asl_triton.errors import AslTritonError, CheckpointError
@@ -19,8 +23,10 @@ from asl_triton.writers.tables import SINKS
 from asl_triton.writers.text import format_csv
 from asl_triton.writers.timelines import TIMELINES
 from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.formats.confinement import can_confine, run_confined
 from tests.command_line import asl_triton
-from tests.networks import save_checkpoint
+from tests.export.formats.test_custom_script import Means, save_script
+from tests.networks import save_checkpoint, save_labels
 
 Capture = pytest.CaptureFixture[str]
 
@@ -151,3 +157,90 @@ def test_pickle_of_many_tensors_is_refused(tmp_path: Path) -> None:
 
 def test_real_checkpoint_is_far_below_the_limits(tmp_path: Path) -> None:
     assert load_checkpoint(save_checkpoint(tmp_path / "small.pt")).num_classes == 7
+
+
+# Networks that are code
+
+
+class Writes(Means):
+    """Makes a file as large as it likes, by an operator of PyTorch's."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = str(path)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        written = torch.from_file(self.path, True, 3, dtype=torch.uint8)
+        logits, step_logits, features = self.answer(frames)
+        return logits, step_logits, features + written.float()
+
+
+class Reads(Means):
+    """Puts another file's bytes into its weights."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = str(path)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        stolen = torch.from_file(self.path, False, 3, dtype=torch.uint8)
+        logits, step_logits, features = self.answer(frames)
+        return logits, step_logits, features + stolen.float()
+
+
+confined_only = pytest.mark.skipif(not can_confine(), reason="this kernel has no Landlock")
+
+
+@confined_only
+@pytest.mark.parametrize("net", [Writes, Reads])
+def test_network_that_does_more_than_compute_is_refused(
+    net: type[Writes] | type[Reads], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    secret = tmp_path / "secret"
+    if net is Reads:
+        secret.write_text("key")
+    save_script(tmp_path / "net.pt", net(secret))
+    save_labels(tmp_path / "labels.txt")
+    done = asl_triton(capsys, "export", "--torchscript", "net.pt", "--labels", "labels.txt", "--preset", "wlasl")
+    assert done.code == 1
+    assert "fails" in done.told and "ermission denied" in done.told
+    assert secret.exists() is (net is Reads)
+    assert not (tmp_path / "model_repository").exists()
+
+
+def test_export_says_that_torchscript_is_code(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_script(tmp_path / "means.pt")
+    save_labels(tmp_path / "labels.txt")
+    done = asl_triton(capsys, "export", "--torchscript", "means.pt", "--labels", "labels.txt", "--preset", "wlasl")
+    assert done.code == 0
+    assert "means.pt is code of whoever made it" in done.told.replace("\n", " ")
+    assert "with all rights of the server" in done.told.replace("\n", " ")
+    assert list(tmp_path.glob("asl-triton-check-*")) == []
+
+
+@confined_only
+def test_confined_process_can_compute_and_nothing_else(tmp_path: Path) -> None:
+    scratch, outside = tmp_path / "scratch", tmp_path / "outside"
+    scratch.mkdir()
+    outside.mkdir()
+    secret = outside / "secret"
+    secret.write_text("key")
+    arguments = [str(scratch), str(secret), str(outside / "new")]
+    done = run_confined("tests.security.intruder:attempt", arguments, scratch, [], 60)
+    assert done.returncode == 0
+    worked = json.loads((scratch / "attempts.json").read_text())
+    allowed = {"write to scratch", "read Python's library", "start a thread"}
+    by_seccomp = {"open a socket", "open a local socket", "start a program", "fork", "kill", "trace"}
+    if platform.machine() != "x86_64":
+        worked = {name: could for name, could in worked.items() if name not in by_seccomp}
+    assert {name for name, could in worked.items() if could} == allowed
+    assert secret.read_text() == "key" and list(outside.iterdir()) == [secret]
+    assert run_confined("tests.security.intruder:count_modules", [str(scratch)], scratch, [], 60).returncode == 0
+    assert (scratch / "sum").read_text().startswith("3.0")
+
+
+def test_confined_process_ends_in_time(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        run_confined("tests.security.intruder:wait_for_ever", [], tmp_path, [], 1)

@@ -171,7 +171,7 @@ def call_raw_grpc(address: str, header: str, key: str) -> bytes:
         ":scheme": "http",
         ":path": "/inference.GRPCInferenceService/SystemSharedMemoryStatus",
         ":authority": address,
-        "te": "trailers",
+        "te": "trailers",  # codespell:ignore te
         "content-type": "application/grpc",
         header: key,
     }
