@@ -99,6 +99,21 @@ def test_error_about_a_file_shows_its_name_harmlessly(tmp_path: Path, capsys: Ca
     assert "\x1b" not in done.told and "weights\\x1b[2J.pt" in done.told.replace("\n", "")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ui", "--max-minutes", "nan"),
+        ("batch", "clips", "--min-confidence", "nan"),
+        ("batch", "clips", "--wait", "NaN"),
+        ("serve", "--timeout", "nan"),
+        ("watch", "0", "--give-up", "nan"),
+    ],
+)
+def test_number_that_is_none_is_wrong_usage(arguments: tuple[str, ...], capsys: Capture) -> None:
+    done = asl_triton(capsys, *arguments)
+    assert done.code == 2
+
+
 # Files without an end, and files that list too much
 
 
