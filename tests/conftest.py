@@ -79,6 +79,7 @@ NEEDED = {
         "export",
         "live",
         "security/test_cli.py",
+        "security/test_document.py",
         "security/test_production.py",
         "security/test_service.py",
     ),
