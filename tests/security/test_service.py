@@ -4,6 +4,7 @@ import json
 import pwd
 import socket
 import struct
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -29,7 +30,9 @@ from asl_triton_deploy.server_flags import CLOSED_KEY_NAME
 from asl_triton_deploy.supervisor import SupervisedTriton
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
+from tests.client.videos import clip
 from tests.networks import GLOSSES, save_checkpoint
+from tests.security.visitors import Visitor, running_page
 
 IMPOSSIBLE = [1, 18014398509481984, 224, 224, 3]  # its number of elements is 0 modulo 2**64
 CLIP = [1, 9, 224, 224, 3]
@@ -139,6 +142,35 @@ def test_clips_of_other_lengths_are_a_sentence(triton: LocalTriton, frames: int)
     said = refused.value.message()
     assert said == f"FRAMES__0 has {frames} frames: this model takes 9 to 300"
     assert infer(triton, CLIP)[0] == 200
+
+
+# Videos on the page, which need a service behind it
+
+
+def recognize_on_page(visitor: Visitor, name: str, content: bytes) -> str:
+    """Upload a video and ask about it, as a program does: the page's answer, or its sentence."""
+    (path,) = json.loads(visitor.upload(name, content).text)
+    body = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, "small", 3, 0.0]}
+    event = json.loads(visitor.post("/gradio_api/call/recognize", body).text)["event_id"]
+    return visitor.ask("GET", f"/gradio_api/call/recognize/{event}").text
+
+
+def test_video_that_takes_for_ever_holds_its_place_for_the_time_limit(triton: LocalTriton, tmp_path: Path) -> None:
+    wait_for_answer(triton)
+    head = struct.pack(">I4s4sI", 16, b"ftyp", b"isom", 0)
+    boxes = head + struct.pack(">I4s", 8, b"free") * 12_000_000
+    good = clip(tmp_path / "good.mp4").read_bytes()
+    options = ("--decode-timeout", 2, "--at-once", 1)
+    with running_page(*options, server=triton.address) as page:
+        visitor, honest = Visitor(page), Visitor(page)
+        assert '"predictions"' in recognize_on_page(honest, "good.mp4", good)
+        slow = threading.Thread(target=recognize_on_page, args=(visitor, "boxes.mp4", boxes))
+        slow.start()
+        time.sleep(1)
+        began_s = time.monotonic()
+        assert '"predictions"' in recognize_on_page(honest, "good.mp4", good)
+        assert time.monotonic() - began_s < 40  # a hung decoder is given ten times its limit, and 30 s at least
+        slow.join()
 
 
 # Keys that everybody can read
