@@ -1,9 +1,10 @@
-"""What a stranger's requests cost a page, before and after: peak memory, and how long an honest visitor waits.
+"""What a stranger's requests cost, before and after: peak memory, and how long an honest visitor waits.
 
     python -m tests.security.measure [--checkout OTHER]
 
-Each attack meets a page of its own, with accounts. An honest visitor asks it once a second meanwhile: how many answers
-were lost, and the longest wait. `--checkout` measures the page of another working tree, such as an older one.
+Each attack meets a page of its own, with accounts, or a service of its own. An honest visitor or caller asks it once a
+second meanwhile: how many answers were lost, and the longest wait. `--checkout` measures another working tree, such as
+an older one.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import time
 import urllib.parse
 from collections.abc import Callable
 from contextlib import suppress
+from http.client import HTTPConnection
 from pathlib import Path
 
 from tests.security.test_page import LOGIN, SLIDERS, make_png
@@ -135,6 +137,71 @@ def measure(attack: Callable[[RunningPage, Visitor], str], checkout: Path) -> No
             process.wait(60)
 
 
+SERVICE = """
+import json, sys, tempfile
+from pathlib import Path
+from asl_triton.presets import PRESETS
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.checkpoint import load_checkpoint
+from asl_triton_export.exporter import export_model
+from tests.networks import GLOSSES, save_checkpoint
+
+with tempfile.TemporaryDirectory() as name:
+    checkpoint = load_checkpoint(save_checkpoint(Path(name) / "small.pt"))
+    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], Path(name) / "served", "small")
+    with LocalTriton(Path(name) / "served") as triton:
+        print(json.dumps(triton.http_address), flush=True)
+        sys.stdin.read()
+"""
+
+
+def ask_service(address: str, shape: list[int], data: list[int]) -> int:
+    """One request for a clip: its status."""
+    given = {"name": "FRAMES__0", "datatype": "UINT8", "shape": shape, "data": data}
+    connection = HTTPConnection(address, timeout=30)
+    try:
+        connection.request("POST", "/v2/models/small/infer", json.dumps({"inputs": [given]}))
+        response = connection.getresponse()
+        response.read()
+        return response.status
+    finally:
+        connection.close()
+
+
+def measure_service(checkout: Path) -> None:
+    """One request that kills a model, then half a minute of honest ones, one a second."""
+    packages = os.pathsep.join(str(checkout / place) for place in ("client", "export", "deploy", "."))
+    command = [sys.executable, "-c", SERVICE]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": packages}
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        address = json.loads(process.stdout.readline())
+        clip = [0] * (9 * 224 * 224 * 3)
+        assert ask_service(address, [1, 9, 224, 224, 3], clip) == 200
+        killed_s = time.monotonic()
+        with suppress(OSError):
+            ask_service(address, [1, 18014398509481984, 224, 224, 3], [])
+        answered_s: list[float] = []
+        lost = 0
+        for _ in range(30):
+            try:
+                status = ask_service(address, [1, 9, 224, 224, 3], clip)
+            except OSError:
+                status = 0
+            if status == 200:
+                answered_s.append(time.monotonic() - killed_s)
+            else:
+                lost += 1
+            time.sleep(1)
+        first = f"{answered_s[0]:.1f} s" if answered_s else "never"
+        print(
+            f"a request that kills a model; honest caller: 30 asked, {lost} lost, next answer after {first}", flush=True
+        )
+        process.stdin.close()
+        process.wait(60)
+
+
 def main() -> None:
     """Measure each attack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,6 +209,7 @@ def main() -> None:
     checkout = parser.parse_args().checkout
     for attack in ATTACKS:
         measure(attack, checkout)
+    measure_service(checkout)
 
 
 if __name__ == "__main__":

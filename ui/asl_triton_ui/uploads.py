@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from asl_triton.errors import AslTritonError
 from asl_triton_ui.options import MB
 
 SWEEP_EVERY_S = 60.0
@@ -63,7 +62,7 @@ def sweep(folder: Path, keep_s: float) -> None:
                     os.rmdir(path)
 
 
-class UploadError(AslTritonError):
+class UploadError(Exception):
     """There is no room for an upload."""
 
 
