@@ -14,6 +14,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from asl_triton.cli import terminal
 from asl_triton.cli.terminal import Console, echo, show_controls
 from asl_triton.errors import AslTritonError, CheckpointError
 from asl_triton.labels import read_labels
@@ -91,6 +92,12 @@ def test_nothing_that_is_printed_steers_the_terminal(sequence: str, capsys: Capt
     printed = file.getvalue() + capsys.readouterr().out
     assert sequence not in printed and printed.count("book") == 3
     assert show_controls(sequence).isprintable()
+
+
+def test_every_command_prints_through_that_console() -> None:
+    for path in Path(terminal.__file__).parent.glob("*.py"):
+        code = path.read_text()
+        assert path.name == "terminal.py" or "from rich.console import" not in code, path
 
 
 def test_error_about_a_file_shows_its_name_harmlessly(tmp_path: Path, capsys: Capture) -> None:
