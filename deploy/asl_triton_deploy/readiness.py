@@ -81,7 +81,7 @@ def check_answers(host: str, port: int, model: str, headers: Mapping[str, str] |
     if status != 200:
         raise ServerError(f"{model} answers with an error: {_reason(body)}")
     logits = next(output["data"] for output in json.loads(body)["outputs"] if output["name"] == LOGITS)
-    # Whether they are the right ones, or any at all (NumPy 2), is for `asl-triton doctor` to say, which knows the remedy.
+    # Whether they are right, or there at all (NumPy 2), is for `asl-triton doctor` to say, which knows the remedy.
     if not all(isinstance(logit, int | float) and math.isfinite(logit) for logit in logits):
         raise ServerError(f"{model} answers with logits that are not finite")
 
