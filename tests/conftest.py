@@ -28,6 +28,8 @@ MARKERS = {
         "deploy/test_prometheus.py",
         "deploy/test_rolling.py",
         "deploy/test_serve.py",
+        "security/test_production.py",
+        "security/test_service.py",
     ),
     "browser": ("browser",),
     "slow": (  # train, quantize, install images, break networks, hang decoders or start many, or import Gradio
@@ -39,6 +41,7 @@ MARKERS = {
         "export/formats/test_openvino.py",
         "export/quantization",
         "live/faults",
+        "security",
         "ui/test_ui_command.py",
     ),
 }
@@ -70,9 +73,18 @@ TOGETHER = (
 )
 # `make setup-light` installs none of these: what needs them is left out. CI has them all.
 NEEDED = {
-    "torch": ("demo", "deploy", "export", "live"),
+    "torch": (
+        "demo",
+        "deploy",
+        "export",
+        "live",
+        "security/test_cli.py",
+        "security/test_document.py",
+        "security/test_production.py",
+        "security/test_service.py",
+    ),
     "playwright": ("browser",),
-    "gradio": ("ui/test_ui_command.py", "ui/test_uploads.py"),
+    "gradio": ("ui/test_ui_command.py", "ui/test_uploads.py", "security/test_page.py"),
     "ray": ("client/cli/test_ray_options.py",),
     "s3fs": ("client/batch/test_ray_storage.py",),
 }

@@ -12,8 +12,11 @@ from asl_triton_deploy.local import LocalTriton
 
 @contextmanager
 def serve(repository: Path, **options: Any) -> Iterator[LocalTriton]:
-    """A `LocalTriton` for the block. It is killed at the end: ending in order takes it seconds."""
-    with LocalTriton(repository, **options) as triton:
+    """A `LocalTriton` for the block, which shares memory whoever else uses this machine.
+
+    It is killed at the end: ending in order takes it seconds.
+    """
+    with LocalTriton(repository, **{"shared_memory": True, **options}) as triton:
         try:
             yield triton
         finally:

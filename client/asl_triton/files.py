@@ -19,6 +19,17 @@ from asl_triton.errors import AslTritonError
 CHUNK_BYTES = 1024 * 1024
 
 
+def read_at_most(path: Path, max_bytes: int) -> bytes | None:
+    """A file's content, None where it is longer: also of what has no size and no end, such as /dev/zero.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    return content if len(content) <= max_bytes else None
+
+
 @contextmanager
 def translate_write_errors(path: Path) -> Iterator[None]:
     """Turn an operating system's error inside the block into a sentence about `path`.

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from asl_triton.errors import LabelsError
+from asl_triton.files import read_at_most
 
 MAX_LABELS_BYTES = 16 * 2**20
 
@@ -15,9 +16,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
         LabelsError: the file cannot be read, is not text, is empty, has an empty line or names a gloss twice.
     """
     try:
-        if path.stat().st_size > MAX_LABELS_BYTES:
+        content = read_at_most(path, MAX_LABELS_BYTES)
+        if content is None:
             raise LabelsError(f"{path} is larger than {MAX_LABELS_BYTES // 2**20} MiB: not a list of glosses")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = content.decode("utf-8-sig").splitlines()
     except OSError as exc:
         raise LabelsError(
             f"cannot read the labels {path}: {exc.strerror or exc}. Name a file of one gloss a line"

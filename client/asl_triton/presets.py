@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from asl_triton.errors import AslTritonError, ContractError
+from asl_triton.files import read_at_most
 
 Color = Literal["RGB", "BGR"]
 Frames = Literal["clip", "window", "centered"]
@@ -19,6 +20,7 @@ StepPooling = Literal["max", "max-interpolated", "mean", "mean-positions"]
 WindowPooling = Literal["max", "mean"]
 Score = Literal["sigmoid", "softmax"]
 
+MAX_PRESET_BYTES = 1_000_000
 LARGEST = 10_000  # of the numbers in a preset: frames, pixels, frames per second
 INPUT_SIZE = 224  # height and width, in pixels, of what every model eats
 
@@ -219,7 +221,10 @@ def read_preset(name_or_path: str) -> Preset:
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
     try:
-        return Preset.from_json(Path(name_or_path).read_text(encoding="utf-8"))
+        content = read_at_most(Path(name_or_path), MAX_PRESET_BYTES)
+        if content is None:
+            raise ContractError(f"{name_or_path} is larger than {MAX_PRESET_BYTES // 1000} kB: not a preset")
+        return Preset.from_json(content.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as exc:
         raise AslTritonError(
             f"{name_or_path!r} is neither a preset ({', '.join(PRESETS)}) nor a readable JSON file of one"

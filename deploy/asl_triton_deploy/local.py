@@ -1,6 +1,7 @@
 """A Triton on this machine, without Docker: started, ready, stopped."""
 
 import os
+import pwd
 import secrets
 import shutil
 import tempfile
@@ -16,12 +17,13 @@ from asl_triton.models.recognize_sign import REPOSITORIES_VARIABLE
 from asl_triton.transport.shm_region import leave_key, new_key
 from asl_triton_deploy.model_layout import choose_models, link_models
 from asl_triton_deploy.ports import claim_ports, format_reachable_address, ipv4_address
-from asl_triton_deploy.readiness import explain, is_ready, last_error, model_states, server_name, tail
+from asl_triton_deploy.readiness import check_answers, explain, is_ready, last_error, model_states, server_name, tail
 from asl_triton_deploy.server_flags import build_server_flags
 from asl_triton_deploy.supervisor import SupervisedTriton
 from asl_triton_deploy.triton_binary import Machine, find_binary
 
 POLL_S = 0.05
+FIRST_ACCOUNT = 1000  # user ids below are services'; as Debian and Red Hat count
 
 
 class LocalTriton:
@@ -29,8 +31,11 @@ class LocalTriton:
 
     A port that is None is a free one. `models` names those to load, all where it is None. `recognize_sign` says whether
     the two models that take whole videos are served beside them: those of the repository, or ours. Without `log_path`
-    the log is a temporary file, which stays only when something went wrong. The block begins when every model answers.
-    Clients of this user, and no others, may share memory with it.
+    the log is a temporary file, which stays only when something went wrong. The block begins when every model of ours
+    has answered a tiny clip; when a model's process dies later, Triton is started again.
+
+    `shared_memory` says whether clients of this user may share memory with it. Triton takes their key on its command
+    line alone, which every user of the machine can read; so by default it is off where there are other users.
 
     Raises AslTritonError for a repository that cannot be served and for a machine without Triton, ServerError when
     Triton does not come up.
@@ -48,16 +53,18 @@ class LocalTriton:
         startup_timeout_s: float = 120.0,
         models: Sequence[str] | None = None,
         recognize_sign: bool = False,
+        shared_memory: bool | None = None,
     ) -> None:
         self.repository = repository
         self.host = host
         self.startup_timeout_s = startup_timeout_s
         self.models: list[str] = []
         self.from_wheel = False
-        self.pid = 0
+        self.pid = 0  # of the Triton that `start` started
         self._wanted_ports = {"gRPC": grpc_port, "HTTP": http_port, "metrics": metrics_port}
         self._wanted_models = models
         self._recognize_sign = recognize_sign
+        self._shared_memory = has_one_user() if shared_memory is None else shared_memory
         self._wanted_log = log_path
         self._bound_to = ""
         self._ports: dict[str, int] = {}
@@ -80,6 +87,11 @@ class LocalTriton:
     def metrics_address(self) -> str:
         """Where Prometheus finds `/metrics`, as `host:port`."""
         return self._address("metrics")
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether clients of this user may share memory with it."""
+        return self._shared_memory
 
     @property
     def is_open(self) -> bool:
@@ -122,14 +134,15 @@ class LocalTriton:
         try:
             self._models_folder = folder / "models"
             link_models(models, self._models_folder)
-            memory_key = new_key()
+            memory_key = new_key() if self._shared_memory else None
             options = build_server_flags(self._models_folder, self._bound_to, self._ports, self._name, memory_key)
             command = [str(binary.path), *binary.options(folder / "backends"), *options]
             environment = {**binary.environment, REPOSITORIES_VARIABLE: str(self._models_folder)}
             self._supervised = SupervisedTriton(command, environment, folder, self._name, self._log_path)
             self.pid = self._supervised.triton_pid
-            with suppress(OSError):  # no room: clients do without
-                leave_key(self._name, self._ports["gRPC"], memory_key)
+            if memory_key is not None:
+                with suppress(OSError):  # no room: clients do without
+                    leave_key(self._name, self._ports["gRPC"], memory_key)
             self._wait_until_ready(self._supervised)
         except BaseException:
             self._end()
@@ -188,6 +201,9 @@ class LocalTriton:
                 why = self._in_callers_terms(explain(failed, self._log()))
                 raise ServerError(f"Triton could not load {names}: {why}. Its log is {self._log_path}")
             if is_ready(host, port):
+                for model in self.models:
+                    check_answers(host, port, model)
+                supervised.watch()
                 return
         raise ServerError(
             f"Triton was not ready after {self.startup_timeout_s:g} seconds: give it more time, or see what it waits "
@@ -220,3 +236,23 @@ def _new_log(wanted: Path | None) -> Path:
     except OSError as exc:
         raise AslTritonError(f"cannot write the log {wanted}: {exc.strerror}") from exc
     return wanted.absolute()
+
+
+def has_one_user() -> bool:
+    """Whether nobody but this user, and root, has an account here to log in with, or runs anything.
+
+    Accounts of a directory (LDAP) may not be listed: then those count that run something now.
+    """
+    own = {0, os.getuid()}
+    accounts = {
+        account.pw_uid
+        for account in pwd.getpwall()
+        if account.pw_uid >= FIRST_ACCOUNT
+        and account.pw_name != "nobody"
+        and not account.pw_shell.endswith(("nologin", "false"))
+    }
+    running = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            running.add(process.stat().st_uid)
+    return not (accounts - own) and all(uid in own or uid < FIRST_ACCOUNT for uid in running)

@@ -1,12 +1,23 @@
-"""What a starting Triton says about its models, over HTTP and in its log."""
+"""What a Triton says about its models, over HTTP and in its log, and whether they answer."""
 
 import json
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+import numpy as np
+
+from asl_triton.errors import ServerError
+from asl_triton.models.golden import render_golden
+from asl_triton.models.served import FRAMES, LOGITS, PRESET_PARAMETER
+from asl_triton.presets import Preset
+from asl_triton.video.preprocessing import normalize
 
 REQUEST_TIMEOUT_S = 10.0
+INFERENCE_TIMEOUT_S = 20.0  # a server with a full queue is busy, not dead
 MAX_REASON_CHARS = 500
 N_TAIL_LINES = 10
 
@@ -42,6 +53,63 @@ def model_states(host: str, port: int) -> list[ModelState] | None:
     return [ModelState(row["name"], row.get("state", ""), row.get("reason", "")) for row in json.loads(body)]
 
 
+def check_answers(host: str, port: int, model: str, headers: Mapping[str, str] | None = None) -> None:
+    """Ask a model of ours for a tiny clip, the beginning of the golden one; other models are not asked.
+
+    Triton itself says that a model is ready whose process is dead. One that does not answer in time is busy.
+
+    Raises:
+        ServerError: it answers with an error, or with logits that are not finite; or no Triton is there.
+    """
+    try:
+        status, body = _exchange(host, port, "GET", f"/v2/models/{model}/config", headers=headers)
+        config = json.loads(body) if status == 200 else {}
+        preset = config.get("parameters", {}).get(PRESET_PARAMETER, {}).get("string_value")
+        if status == 200 and preset is None:
+            return
+        if status != 200:
+            raise ServerError(f"{model} cannot be asked: {_reason(body)}")
+        request, body_headers = _build_tiny_request(config, Preset.from_json(preset))
+        path = f"/v2/models/{model}/infer"
+        status, body = _exchange(host, port, "POST", path, request, {**body_headers, **(headers or {})})
+    except TimeoutError:
+        return
+    except (OSError, HTTPException, ValueError) as exc:
+        raise ServerError(f"no Triton answers at {host}:{port}: {exc}") from exc
+    if status in (429, 503):  # its queue is full
+        return
+    if status != 200:
+        raise ServerError(f"{model} answers with an error: {_reason(body)}")
+    logits = next(output["data"] for output in json.loads(body)["outputs"] if output["name"] == LOGITS)
+    # Whether they are right, or there at all (NumPy 2), is for `asl-triton doctor` to say, which knows the remedy.
+    if not all(isinstance(logit, int | float) and math.isfinite(logit) for logit in logits):
+        raise ServerError(f"{model} answers with logits that are not finite")
+
+
+def _build_tiny_request(config: Mapping[str, Any], preset: Preset) -> tuple[bytes, dict[str, str]]:
+    """An inference request with binary data, and its headers
+    (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md)."""
+    clip = render_golden(preset.min_frames)
+    is_uint8 = config["input"][0]["data_type"] == "TYPE_UINT8"
+    tensor = np.ascontiguousarray((clip if is_uint8 else normalize(clip, preset))[None])
+    given = {
+        "name": FRAMES,
+        "shape": list(tensor.shape),
+        "datatype": "UINT8" if is_uint8 else "FP32",
+        "parameters": {"binary_data_size": tensor.nbytes},
+    }
+    head = json.dumps({"inputs": [given], "outputs": [{"name": LOGITS}]}).encode()
+    return head + tensor.tobytes(), {"Inference-Header-Content-Length": str(len(head))}
+
+
+def _reason(body: bytes) -> str:
+    """Triton's sentence for an error."""
+    try:
+        return _one_line(str(json.loads(body)["error"]))
+    except (ValueError, KeyError, TypeError):
+        return _one_line(body.decode(errors="replace")) or "no reason is given"
+
+
 def explain(failed: Iterable[ModelState], log: str) -> str:
     """Which models failed and why, in one line: `name: reason; name: reason`."""
     return "; ".join(f"{model.name}: {_one_line(model.reason or _reason_in_log(model.name, log))}" for model in failed)
@@ -62,14 +130,28 @@ def tail(log: str) -> str:
 
 
 def _ask(host: str, port: int, method: str, path: str) -> bytes | None:
-    connection = HTTPConnection(host, port, timeout=REQUEST_TIMEOUT_S)
     try:
-        connection.request(method, path)
-        response = connection.getresponse()
-        body = response.read()
-        return body if response.status == 200 else None
+        status, body = _exchange(host, port, method, path, timeout_s=REQUEST_TIMEOUT_S)
     except (OSError, HTTPException):
         return None
+    return body if status == 200 else None
+
+
+def _exchange(
+    host: str,
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = INFERENCE_TIMEOUT_S,
+) -> tuple[int, bytes]:
+    """The status of a response, and its body."""
+    connection = HTTPConnection(host, port, timeout=timeout_s)
+    try:
+        connection.request(method, path, body, dict(headers or {}))
+        response = connection.getresponse()
+        return response.status, response.read()
     finally:
         connection.close()
 

@@ -11,6 +11,9 @@ from asl_triton_deploy.supervisor import EXIT_TIMEOUT_S
 SHM_BYTES = 16 * 1024 * 1024
 # What no client of ours asks for, and what lets a caller write this machine's files.
 CLOSED_APIS = "trace,logging"
+# The header for these has a colon in its name, which none can have in HTTP or gRPC. So they are closed even to those
+# who read the key in `ps`, where Triton's command line shows it.
+CLOSED_KEY_NAME = "closed:to-everybody"
 
 
 def build_server_flags(
@@ -19,11 +22,12 @@ def build_server_flags(
     """Serve all of `repository` on `address` and nothing else, as Triton 2.51 and newer understand it.
 
     `name` tells this server from all others of this machine: it is its id and how its shared memory is called. Who
-    shares memory with it, over gRPC, must know `memory_key`; nobody may without one.
+    shares memory with it, over gRPC, must know `memory_key`, which every user of this machine can read in `ps`: Triton
+    takes it on its command line alone. Nobody may without one.
     """
     n_cores = len(os.sched_getaffinity(0))
-    # Nobody gets to know this key, so that what needs it is closed.
-    closed = f"{KEY_NAME}={new_key()}"
+    closed = f"{CLOSED_KEY_NAME}={new_key()}"
+    memory = f"shared-memory:{KEY_NAME}={memory_key}" if memory_key else f"shared-memory:{closed}"
     return [
         f"--id={name}",
         f"--model-repository={repository}",
@@ -37,7 +41,7 @@ def build_server_flags(
         f"--http-thread-count={min(8, 2 * n_cores)}",
         f"--grpc-address={address}",
         f"--grpc-port={ports['gRPC']}",
-        f"--grpc-restricted-protocol=shared-memory:{KEY_NAME}={memory_key or new_key()}",
+        f"--grpc-restricted-protocol={memory}",
         f"--grpc-restricted-protocol={CLOSED_APIS}:{closed}",
         f"--http-address={address}",
         f"--http-port={ports['HTTP']}",

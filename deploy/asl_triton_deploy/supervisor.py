@@ -9,6 +9,10 @@ them all, and removes Triton's folder and shared memory, when one of these happe
 - it gets SIGTERM, SIGINT or SIGHUP;
 - Triton ends by itself.
 
+A Python stub that dies takes its model with it: Triton says that it is ready, and refuses every request to the model.
+One request of an impossible shape is enough (Triton 2.51). So once `WATCH` came, Triton is started again when a stub
+of it is dead, with a pause that grows if that goes on.
+
 `STAY` on its standard input says that the command leaves and Triton stays. Its standard output carries Triton's
 process id; its standard error is Triton's log; its exit code is Triton's.
 
@@ -22,11 +26,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-STAY = b"stay"
+STAY, WATCH = b"stay", b"look"
+WATCH_EVERY_S = 1.0
+MAX_PAUSE_S = 60.0  # before Triton is started again
 # Triton answers the requests in flight for this long, and is then given a few seconds to unload its models.
 EXIT_TIMEOUT_S = 15
 KILL_AFTER_S = EXIT_TIMEOUT_S + 5.0
@@ -82,6 +89,13 @@ class SupervisedTriton:
             return f"killed by {name}"
         return f"with exit code {code}: {why}" if why else f"with exit code {code}"
 
+    def watch(self) -> None:
+        """From now on, start Triton again when a process of one of its models dies."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended, which `has_ended` says
+            self._process.stdin.write(WATCH)
+            self._process.stdin.flush()
+
     def detach(self) -> None:
         """Let Triton outlive this process. Raises BrokenPipeError when it has ended."""
         assert self._process.stdin is not None
@@ -121,8 +135,8 @@ def main(folder: Path, name: str, command: Sequence[str]) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # should this process be killed
 
-    try:
-        triton = subprocess.Popen(
+    def start_triton() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=STDERR,
@@ -130,32 +144,57 @@ def main(folder: Path, name: str, command: Sequence[str]) -> int:
             start_new_session=True,
             preexec_fn=prepare_triton,
         )
+
+    try:
+        triton = start_triton()
     except OSError as exc:
         os.write(STDERR, f"cannot run {command[0]}: {exc}\n".encode())
         clean_up(folder, name)
         return 126
     with suppress(BrokenPipeError):
         os.write(STDOUT, f"{triton.pid}\n".encode())
-    threading.Thread(target=watch_command, daemon=True).start()
+    is_watching = threading.Event()
+    threading.Thread(target=watch_command, args=(is_watching,), daemon=True).start()
+    began_s, pause_s = time.monotonic(), 0.0
     while triton.poll() is None:
-        if signal.sigwait(SIGNALS) != signal.SIGCHLD:
+        received = signal.sigtimedwait(SIGNALS, WATCH_EVERY_S)
+        if received is not None and received.si_signo != signal.SIGCHLD:
             break
+        if is_watching.is_set() and time.monotonic() - began_s >= pause_s and has_dead_stub(triton.pid):
+            os.write(STDERR, b"asl-triton: a process of a model has died, so Triton is started again\n")
+            pause_s = min(max(2 * pause_s, 1.0), MAX_PAUSE_S) if time.monotonic() - began_s < MAX_PAUSE_S else 1.0
+            kill_process_tree(triton, gently=False)  # with a dead stub it may take all of its time to end
+            remove_memory(name, keep=".key")
+            triton, began_s = start_triton(), time.monotonic()
     kill_process_tree(triton)
     clean_up(folder, name)
     return triton.returncode if triton.returncode >= 0 else 128 - triton.returncode
 
 
-def watch_command() -> None:
+def watch_command(is_watching: threading.Event) -> None:
     """Have this process end when its standard input closes, unless `STAY` came before."""
-    if os.read(STDIN, len(STAY)) != STAY:
+    while (said := os.read(STDIN, len(STAY))) == WATCH:
+        is_watching.set()
+    if said != STAY:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def kill_process_tree(triton: subprocess.Popen[bytes]) -> None:
-    """Stop Triton gently, then kill and wait for whatever of it is left."""
-    triton.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        triton.wait(KILL_AFTER_S)
+def has_dead_stub(triton: int) -> bool:
+    """Whether a child of Triton has ended without Triton's asking how: its models' processes, which it keeps."""
+    for children in Path(f"/proc/{triton}/task").glob("*/children"):
+        with suppress(OSError):  # a thread or a process that is gone by now
+            for pid in children.read_text().split():
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                    return True
+    return False
+
+
+def kill_process_tree(triton: subprocess.Popen[bytes], *, gently: bool = True) -> None:
+    """Stop Triton, gently if it is to answer what it has, then kill and wait for whatever of it is left."""
+    if gently:
+        triton.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            triton.wait(KILL_AFTER_S)
     with suppress(ProcessLookupError):
         os.killpg(triton.pid, signal.SIGKILL)
     triton.wait()
@@ -174,8 +213,14 @@ def kill_process_tree(triton: subprocess.Popen[bytes]) -> None:
 def clean_up(folder: Path, name: str) -> None:
     """Remove Triton's folder, and the shared memory that a killed stub leaves behind."""
     shutil.rmtree(folder, ignore_errors=True)
+    remove_memory(name)
+
+
+def remove_memory(name: str, *, keep: str | None = None) -> None:
+    """Remove the shared memory that begins with `name`; what ends with `keep` stays."""
     for region in Path("/dev/shm").glob(f"{name}*"):
-        region.unlink(missing_ok=True)
+        if region.suffix != keep:
+            region.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Checkpoints: from a file of weights to a network, with every mismatch explained."""
 
 import re
+import stat
+import struct
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -20,6 +22,9 @@ CLASSIFIER_KEY = "logits.conv3d.weight"
 KINETICS_CLASSES = 400
 MAX_CLASSES = 100_000
 MAX_WIDTH = 4.0
+# A checkpoint of I3D has 344 tensors and 60 MB, and a few times that with what a training keeps beside it.
+MAX_FILE_BYTES = 4 * 2**30
+MAX_INDEX_BYTES = 4 * 2**20  # of what lists a file's tensors: some ten thousand of them
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Load an I3D checkpoint: `.safetensors`, or a PyTorch file of a state dict, bare, under `state_dict`, or with
     `module.` before every key.
 
-    Number of classes, input channels and width come from the shapes. No code in the file is ever run.
+    Number of classes, input channels and width come from the shapes. No code in the file is run.
 
     Raises:
         CheckpointError: the file cannot be read safely, or is of another network; the message names the key.
@@ -114,16 +119,13 @@ def read_labels_for(checkpoint: Checkpoint, path: Path | None) -> tuple[str, ...
 
 
 def _read(path: Path) -> object:
-    try:
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise CheckpointError(f"{path} is empty: fetch or copy it again")
-    except OSError as exc:
-        raise CheckpointError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    check_file(path)
     try:
         if path.suffix == ".safetensors":
+            check_index(path, read_safetensors_header_size(path))
             return load_file(path)
         if zipfile.is_zipfile(path):
+            check_index(path, read_zip_directory_size(path))
             _refuse_zip_bomb(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch speaks of its own file formats
@@ -145,15 +147,75 @@ def _read(path: Path) -> object:
         ) from exc
 
 
+def check_file(path: Path) -> None:
+    """Check that a path is a file of a network's size, before any of it is read.
+
+    Raises:
+        CheckpointError: it is not, or it cannot be read.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            path.open("rb").close()
+    except OSError as exc:
+        raise CheckpointError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    if not stat.S_ISREG(status.st_mode):  # a device or a pipe may have no end
+        raise CheckpointError(f"cannot read {path}: it is not a file")
+    if not status.st_size:
+        raise CheckpointError(f"{path} is empty: fetch or copy it again")
+    if status.st_size > MAX_FILE_BYTES:
+        raise CheckpointError(
+            f"{path} has {status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}: not a checkpoint of I3D. Save the "
+            "state dict alone"
+        )
+
+
+def check_index(path: Path, num_bytes: int) -> None:
+    """Check that the list of a file's tensors is one of a network.
+
+    Raises:
+        CheckpointError: it is longer.
+    """
+    if num_bytes > MAX_INDEX_BYTES:
+        raise CheckpointError(
+            f"{path} lists its tensors in {num_bytes:,} bytes, where I3D takes 60,000: it is of another network, or "
+            "broken"
+        )
+
+
+def read_safetensors_header_size(path: Path) -> int:
+    """The size in bytes of a .safetensors file's header, which is its first number
+    (https://huggingface.co/docs/safetensors/index#format); 0 where the file is shorter than that."""
+    with path.open("rb") as file:
+        first = file.read(8)
+    size = int(struct.unpack("<Q", first)[0]) if len(first) == 8 else 0
+    return size if size <= path.stat().st_size else 0
+
+
+def read_zip_directory_size(path: Path) -> int:
+    """The size in bytes of a zip file's list of entries, by its end record, or by the zip64 one before that
+    (https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.14 and 4.3.16)."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 2**16 - 98, 0))
+        tail = file.read()
+    end = tail.rfind(b"PK\x05\x06")
+    sizes = [struct.unpack_from("<I", tail, end + 12)[0]] if 0 <= end <= len(tail) - 22 else []
+    if tail[max(end - 76, 0) : max(end - 72, 0)] == b"PK\x06\x06":
+        sizes.append(struct.unpack_from("<Q", tail, end - 76 + 40)[0])
+    return max(sizes, default=0)
+
+
 def _refuse_zip_bomb(path: Path) -> None:
     """PyTorch stores its zip entries uncompressed, so a file that unpacks to more than its size is no checkpoint."""
     with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
+        entries = archive.infolist()
+    unpacked = sum(entry.file_size for entry in entries)
     if unpacked > 2 * path.stat().st_size + 2**20:
         raise CheckpointError(
             f"{path} is {path.stat().st_size:,} bytes that unpack to {unpacked:,}: no PyTorch checkpoint is "
             "compressed, so it was not opened"
         )
+    check_index(path, max((entry.file_size for entry in entries if entry.filename.endswith("data.pkl")), default=0))
 
 
 def _strip(path: Path, content: object) -> dict[str, Tensor]:

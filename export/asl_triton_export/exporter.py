@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,9 +155,7 @@ def export_script(
     )
     with create_model_folder(repository / name, force) as folder:
         (folder / str(version)).mkdir()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            script.module.save(folder / str(version) / "model.pt")
+        shutil.copyfile(script.path, folder / str(version) / "model.pt")
         answer = GoldenAnswer(logits, logits, GOLDEN_FRAMES, tolerance)
         write_model_files(folder, version, network, get_format("torchscript"), labels, answer)
     return repository / name

@@ -91,7 +91,7 @@ def measure(folder: Path, num_clips: int, rounds: int, console: Console) -> tupl
         checkpoint = Checkpoint(folder / "random.pt", "0" * 64, net.state_dict(), 2000, 3, 1.0)
         labels = tuple(f"gloss {n}" for n in range(2000))
         export_model(checkpoint, labels, PRESETS["wlasl"], folder / "models", "i3d", precision=precision)
-        with LocalTriton(folder / "models") as triton:
+        with LocalTriton(folder / "models", shared_memory=True) as triton:
             rows.append(asyncio.run(served(triton.address, clips, 1, f"served {precision}: one clip after another")))
             rows.append(asyncio.run(served(triton.address, clips, 4, f"served {precision}: four clips at once")))
     with console.status("Memory over many clips"):
@@ -183,7 +183,7 @@ def client_memory(folder: Path, clips: list[Path]) -> dict[int, float]:
     checkpoint = Checkpoint(folder / "small.pt", "0" * 64, small_network().state_dict(), 7, 3, 1 / 16)
     export_model(checkpoint, tuple("abcdefg"), PRESETS["wlasl"], folder / "small", "small")
     peaks = {}
-    with LocalTriton(folder / "small") as triton:
+    with LocalTriton(folder / "small", shared_memory=True) as triton:
         for count in MEMORY_CLIPS:
             many = folder / f"clips{count}"
             many.mkdir()

@@ -62,7 +62,7 @@ def main() -> None:
         with console.status("Rendering clips"):
             make_archive(folder / "clips", arguments.clips)
             export(folder, demo=True, precision=fastest_precision())
-        with LocalTriton(folder / "models") as triton:
+        with LocalTriton(folder / "models", shared_memory=True) as triton:
             command = [sys.executable, "-m", "asl_triton", "batch", str(folder / "clips")]
             command += ["--server", triton.address, "--output", str(folder / "out"), "--json", *arguments.options]
             samples, summary = watch(command, folder / "out" / JOURNAL)

@@ -156,7 +156,7 @@ class Bench:
     def through_triton(self, served_as: str, precision: str) -> list[Row]:
         """The whole path: decode, crop, send, Triton, rank; one clip after another. By gRPC and by shared memory."""
         rows = []
-        with LocalTriton(self.repository(served_as, precision)) as triton:
+        with LocalTriton(self.repository(served_as, precision), shared_memory=True) as triton:
             for sharing, way in WAYS.items():
                 what = f"Triton, {way}: {served_as} {precision}"
                 found = asyncio.run(served(triton.address, self.clips, 1, what, sharing))

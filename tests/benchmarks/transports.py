@@ -94,7 +94,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         with console.status("Exporting"):
             export(Path(name))
-        with LocalTriton(Path(name)) as triton, console.status("Asking"):
+        with LocalTriton(Path(name), shared_memory=True) as triton, console.status("Asking"):
             rows = asyncio.run(measure(triton, arguments.requests, arguments.turns))
     show(rows, console)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """deploy/kubernetes, rendered: objects fit their schemas and each other; strangers and accidents are kept out."""
 
 import dataclasses
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from asl_triton.cli.connection import Connection
 from asl_triton_deploy.production.flags import EXIT_TIMEOUT_S
+from asl_triton_deploy.readiness import INFERENCE_TIMEOUT_S
 from tests.deploy.rendered import DEPLOY, OVERLAYS, Object, PodOf, by_itself, kustomize, of_kind, pods, render
 
 # The oldest that still gets fixes from somebody's cloud, and the newest that has a schema here.
@@ -214,7 +216,7 @@ def test_named_ports_are_the_containers(objects: list[Object], workloads: list[P
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= named_ports(pod)
     for pod in workloads:
         for probe in probes(pod):
-            assert probe["httpGet"]["port"] in named_ports(pod)
+            assert "exec" in probe or probe["httpGet"]["port"] in named_ports(pod)
         policy = of_kind(objects, "NetworkPolicy")[pod.component]["spec"]
         assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} <= named_ports(pod)
 
@@ -282,11 +284,19 @@ def test_pods_are_probed_over_http(workloads: list[PodOf]) -> None:
     for pod in workloads:
         for container in pod.spec["containers"]:
             assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), pod.owner
-        assert all("httpGet" in probe for probe in probes(pod))
+        assert all("httpGet" in probe or pod.component == "triton" for probe in probes(pod))
     (triton,) = (pod.spec["containers"][0] for pod in workloads if pod.component == "triton")
-    paths = [triton[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
-    assert paths == ["/v2/health/ready", "/v2/health/ready", "/v2/health/live"]
-    assert {triton[name]["httpGet"]["port"] for name in ("startupProbe", "readinessProbe", "livenessProbe")} == {"http"}
+    ready = {"path": "/v2/health/ready", "port": "http"}
+    assert [triton[name]["httpGet"] for name in ("startupProbe", "readinessProbe")] == [ready, ready]
+
+
+def test_triton_lives_while_its_models_answer(workloads: list[PodOf]) -> None:
+    (triton,) = (pod.spec["containers"][0] for pod in workloads if pod.component == "triton")
+    probe = triton["livenessProbe"]
+    program, option, module = probe["exec"]["command"]
+    assert (program, option) == ("python3", "-m")
+    assert importlib.util.find_spec(module) is not None
+    assert probe["timeoutSeconds"] > INFERENCE_TIMEOUT_S
 
 
 def test_grace_period_is_longer_than_waiting_and_exiting(workloads: list[PodOf]) -> None:

@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     write_model(repository, ".half-written", "raise RuntimeError('nor is a hidden one')")
     (repository / "README.md").touch()
     (repository / "no-model").mkdir()
-    with LocalTriton(repository, models=["summing", "other"]) as running:
+    with LocalTriton(repository, models=["summing", "other"], shared_memory=True) as running:
         yield running
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from asl_triton.errors import AslTritonError
 from asl_triton_deploy.production.flags import FLAGS, Settings, triton_flags
-from asl_triton_deploy.server_flags import build_server_flags
+from asl_triton_deploy.server_flags import CLOSED_KEY_NAME, build_server_flags
 
 KEY = "a-key-of-sixteen-signs"
 WHEEL = (2, 51)
@@ -53,8 +53,8 @@ APIS = {"metadata", "inference", "shared-memory", "model-config", "model-reposit
 
 def restricted(flags: list[str], name: str) -> dict[str, str]:
     """The value that each API asks for."""
-    rules = [re.fullmatch("([a-z,-]+):api-key=(.+)", value) for value in values(flags, name)]
-    return {api: rule[2] for rule in rules if rule for api in rule[1].split(",")}
+    rules = [re.fullmatch(f"([a-z,-]+):((?:api-key|{CLOSED_KEY_NAME})=.+)", value) for value in values(flags, name)]
+    return {api: rule[2].removeprefix("api-key=") for rule in rules if rule for api in rule[1].split(",")}
 
 
 def test_grpc_asks_for_the_key_but_for_health_and_inference() -> None:
@@ -74,14 +74,18 @@ def test_inference_asks_for_the_key_where_the_operator_wants_it() -> None:
 
 
 def test_http_answers_health_only() -> None:
-    keys = restricted(triton_flags(settings()), "--http-restricted-api")
+    keys = restricted(triton_flags(settings(health_key="of-the-health-check")), "--http-restricted-api")
     assert keys.keys() == APIS
     assert KEY not in keys.values()
+    opened_to_the_health_check = {api for api, key in keys.items() if key == "of-the-health-check"}
+    assert opened_to_the_health_check == {"inference", "model-config"}
 
 
-def test_key_of_closed_apis_is_nobodys() -> None:
-    first, second = (restricted(triton_flags(settings()), "--http-restricted-api")["logging"] for _ in range(2))
-    assert first != second
+@pytest.mark.parametrize("flag", ["--http-restricted-api", "--grpc-restricted-protocol"])
+def test_header_of_closed_apis_cannot_be_sent(flag: str) -> None:
+    keys = restricted(triton_flags(settings()), flag)
+    for api in ("shared-memory", "trace", "logging"):
+        assert keys[api].startswith(f"{CLOSED_KEY_NAME}=") and ":" in CLOSED_KEY_NAME
 
 
 @pytest.mark.parametrize(

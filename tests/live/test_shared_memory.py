@@ -203,7 +203,7 @@ def test_client_that_was_killed_is_swept_by_the_next(small_triton: LocalTriton) 
 
 def test_server_that_was_killed_and_started_again_goes_on(small_repository: Path) -> None:
     async def go() -> None:
-        first = LocalTriton(small_repository).start()
+        first = LocalTriton(small_repository, shared_memory=True).start()
         port = first.address.rpartition(":")[2]
         transport = make_transport(first.address, shared_memory="shm")
         inputs = [frames_of(n) for n in range(3)]
@@ -212,7 +212,10 @@ def test_server_that_was_killed_and_started_again_goes_on(small_repository: Path
             await at_once(transport, inputs)
             os.kill(first.pid, signal.SIGKILL)
             await asyncio.to_thread(first.stop)
-            with LocalTriton(small_repository, grpc_port=int(port)) as second, status_of(second.address) as status:
+            with (
+                LocalTriton(small_repository, grpc_port=int(port), shared_memory=True) as second,
+                status_of(second.address) as status,
+            ):
                 assert status() == {}
                 await until_there(transport)
                 assert await one_by_one(transport, inputs, "small") == wanted

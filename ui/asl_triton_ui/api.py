@@ -13,7 +13,7 @@ from asl_triton.results import Recognition
 from asl_triton_ui.page_context import PageContext
 from asl_triton_ui.state.request_queue import Ticket
 from asl_triton_ui.state.server import on_background
-from asl_triton_ui.upload_components import uploads_only
+from asl_triton_ui.upload_components import numbers_only, uploads_only
 
 
 def build_api(context: PageContext) -> None:
@@ -40,8 +40,8 @@ def build_api(context: PageContext) -> None:
     with gr.Column(visible=False):
         video = uploads_only(gr.File(label="Video"))
         model = gr.Textbox(label="Model", value="")
-        top_k = gr.Number(label="Top k", value=DEFAULT_TOP_K, precision=0, minimum=1)
-        min_confidence = gr.Number(label="Min confidence", value=0.0, minimum=0, maximum=1)
+        top_k = numbers_only(gr.Number(label="Top k", value=DEFAULT_TOP_K, precision=0, minimum=1))
+        min_confidence = numbers_only(gr.Number(label="Min confidence", value=0.0, minimum=0, maximum=1))
         recognition = gr.JSON(label="Recognition")
         # What the endpoint's documentation says is in it; Gradio's own is "any".
         recognition.api_info = TypeAdapter(Recognition).json_schema  # type: ignore[method-assign]

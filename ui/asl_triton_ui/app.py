@@ -13,6 +13,7 @@ from asl_triton_ui.tabs.batch import BatchTab
 from asl_triton_ui.tabs.live import LiveTab
 from asl_triton_ui.tabs.models import ModelsTab
 from asl_triton_ui.tabs.recognize import RecognizeTab
+from asl_triton_ui.upload_components import refuse_foreign_inputs
 
 TITLE = "asl-triton"
 ASK_EVERY_S = 2.5  # how often a page that is open asks how the server is
@@ -23,7 +24,7 @@ def build(server: ServerConnection, options: PageOptions) -> gr.Blocks:
     blocks = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True)
     with blocks:
         Page(blocks, server, options)
-    return blocks
+    return refuse_foreign_inputs(blocks)
 
 
 class Page:

@@ -5,14 +5,16 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from starlette.middleware import Middleware
 
 from asl_triton.errors import AslTritonError
 from asl_triton.recognizer.event_loop import run
-from asl_triton_ui.options import Address, PageOptions
+from asl_triton_ui.options import MB, Address, PageOptions
+from asl_triton_ui.security import PatientProtocol, SecurityMiddleware
 from asl_triton_ui.state.server import ServerConnection
-from asl_triton_ui.uploads import SecurityMiddleware, make_upload_folder
+from asl_triton_ui.uploads import UploadQuota, make_upload_folder
 
 HERE = Path(__file__).parent
 
@@ -25,10 +27,20 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
         AslTritonError: the port is taken or not allowed, or the address is not this machine's.
     """
     port = find_free_port(address)
-    with make_upload_folder(60 * options.keep_minutes):
+    with make_upload_folder(60 * options.keep_minutes) as folder:
         from asl_triton_ui.app import build  # only now: Gradio reads when it is imported where files go
         from asl_triton_ui.theme import theme
 
+        uploads = UploadQuota(
+            folder,
+            60 * options.keep_minutes,
+            max_visitor_bytes=options.max_visitor_bytes,
+            max_folder_bytes=options.max_folder_bytes,
+            min_free_bytes=options.min_free_mb * MB,
+        )
+        # Addresses of the page that a request's own head may not show: behind a proxy, or over a tunnel.
+        proxy = urlsplit(address.root_path)
+        origins = {f"{proxy.scheme}://{proxy.netloc}"} if proxy.netloc else set()
         page = build(server, options)
         page.queue(max_size=None, api_open=False)
         _, local_url, share_url = page.launch(
@@ -51,8 +63,10 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
             show_error=True,
             quiet=True,
             prevent_thread_lock=True,
-            app_kwargs={"middleware": [Middleware(SecurityMiddleware)]},
+            app_kwargs={"middleware": [Middleware(SecurityMiddleware, uploads, origins)]},
         )
+        page.server.config.http_protocol_class = PatientProtocol  # Gradio passes uvicorn no options
+        origins.add((share_url or local_url).rstrip("/"))
         try:
             yield share_url or local_url
         finally:

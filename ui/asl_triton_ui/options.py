@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asl_triton.errors import AslTritonError
+from asl_triton.files import read_at_most
 from asl_triton.video.reader import Limits
 
 MB = 10**6
@@ -20,11 +21,25 @@ class PageOptions:
     at_once: int = 4  # clips that are asked about at the same time, of all visitors
     max_live: int = 4  # visitors whose cameras stream at the same time
     keep_minutes: float = 50.0  # an upload is deleted this long after it came, and at most five minutes later
+    max_visitor_mb: int | None = None  # of one visitor's uploads; None: five of the largest
+    max_folder_mb: int | None = None  # of all visitors' uploads; None: fifteen of the largest
+    min_free_mb: int = 500  # of the disk that uploads are on
+    decode_timeout_s: float = 15.0  # to open a video, and for each window of it
 
     @property
     def limits(self) -> Limits:
         """What a visitor's video may be."""
         return Limits(max_bytes=self.max_upload_mb * MB, max_duration_s=self.max_minutes * 60)
+
+    @property
+    def max_visitor_bytes(self) -> int:
+        """What may lie on the page's disk of one visitor's uploads."""
+        return MB * (5 * self.max_upload_mb if self.max_visitor_mb is None else self.max_visitor_mb)
+
+    @property
+    def max_folder_bytes(self) -> int:
+        """What may lie on the page's disk of all visitors' uploads."""
+        return MB * (15 * self.max_upload_mb if self.max_folder_mb is None else self.max_folder_mb)
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,10 @@ def read_auth(pair: str | None, path: Path | None) -> tuple[tuple[str, str], ...
     lines = [] if pair is None else [pair]
     if path is not None:
         try:
-            lines += [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            content = read_at_most(path, MB)
+            if content is None:
+                raise AslTritonError(f"{path} (--auth-file) is larger than 1 MB: not a list of accounts")
+            lines += [line for line in content.decode("utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as exc:
             why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
             raise AslTritonError(

@@ -1,22 +1,36 @@
-"""Gradio's components for files, held to what a visitor sends: nothing is fetched from addresses of the net."""
+"""Gradio's components, held to what the page itself sends: whatever else comes is refused with a sentence.
 
+Methods are replaced on the component and not in a subclass: Gradio writes a file beside the source of every class made
+of its own.
+"""
+
+import base64
+import io
+import math
 from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
+import numpy as np
+import PIL.Image
 from gradio.components import Component
+from gradio.data_classes import ImageData
 from gradio_client.utils import is_http_url_like
+
+from asl_triton.errors import VideoError
+from asl_triton.video.colors import Image
 
 C = TypeVar("C", bound=Component)
 
 FETCHES_NOTHING = "This page fetches nothing from other hosts: send the file itself."
+PICTURE_PREFIX = "data:image/"  # of a live picture, as a browser's canvas makes it
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PICTURE_BYTES = 2_000_000
+MAX_PICTURE_PIXELS = 4_000_000  # a camera's 2560 x 1440; the page asks for 320 x 240
 
 
 def uploads_only(component: C) -> C:
-    """The component, which now refuses an address where Gradio would have the server download what is there.
-
-    On the component and not by a subclass: Gradio writes a file beside the source of every class made of its own.
-    """
+    """The component, which now refuses an address where Gradio would have the server download what is there."""
     for name in ("move_resource_to_block_cache", "async_move_resource_to_block_cache"):
         setattr(component, name, refuse_urls(getattr(component, name)))
     return component
@@ -31,3 +45,73 @@ def refuse_urls(move: Any) -> Any:
         return move(place)
 
     return moved
+
+
+def refuse_foreign_inputs(blocks: gr.Blocks) -> gr.Blocks:
+    """The page, which now answers inputs that it does not send with a sentence, and without a path of this machine."""
+    preprocess = blocks.preprocess_data
+
+    async def preprocess_data(*arguments: Any, **options: Any) -> Any:
+        try:
+            return await preprocess(*arguments, **options)
+        except gr.Error:
+            raise
+        except Exception as exc:  # whatever Gradio raises
+            raise gr.Error("The page cannot read this: reload it and try again.", print_exception=False) from exc
+
+    blocks.preprocess_data = preprocess_data  # type: ignore[method-assign]
+    return blocks
+
+
+def numbers_only(component: C) -> C:
+    """The slider or number field, which now refuses anything but a finite number."""
+    preprocess = component.preprocess
+
+    def read_number(payload: Any) -> Any:
+        is_number = isinstance(payload, int | float) and not isinstance(payload, bool)
+        if not is_number or not math.isfinite(payload):
+            raise gr.Error(f"{component.label} must be a number.", print_exception=False)
+        return preprocess(payload)
+
+    component.preprocess = read_number  # type: ignore[method-assign]
+    return component
+
+
+def encoded_pictures(component: gr.Image) -> gr.Image:
+    """The camera, which now hands over each picture as it came: `decode_picture` is for the one who has room for it."""
+    uploads_only(component)
+
+    def read_picture(payload: ImageData | None) -> str | None:
+        if payload is None:
+            return None
+        if payload.url is None or not payload.url.startswith(PICTURE_PREFIX):
+            raise gr.Error(FETCHES_NOTHING, print_exception=False)
+        return payload.url
+
+    component.preprocess = read_picture  # type: ignore[method-assign]
+    return component
+
+
+def decode_picture(data_uri: str) -> Image:
+    """Decode a live picture, a `data:` URI, into RGB (H, W, 3). Its size is read from its header first.
+
+    Raises:
+        VideoError: it is not a picture, is damaged, or is larger than a camera's.
+    """
+    encoded = data_uri.partition(",")[2]
+    if len(encoded) > MAX_PICTURE_BYTES * 4 // 3 + 4:
+        raise VideoError(
+            f"the camera's picture has more than {MAX_PICTURE_BYTES // 10**6} MB: choose a lower resolution"
+        )
+    try:
+        with PIL.Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)), formats=PICTURE_FORMATS) as picture:
+            width, height = picture.size
+            if width * height > MAX_PICTURE_PIXELS:
+                raise VideoError(f"the camera's picture has more than {MAX_PICTURE_PIXELS:,} pixels: choose fewer")
+            return np.asarray(picture.convert("RGB"))
+    except VideoError:
+        raise
+    except PIL.Image.DecompressionBombError as exc:
+        raise VideoError(f"the camera's picture has more than {MAX_PICTURE_PIXELS:,} pixels: choose fewer") from exc
+    except Exception as exc:  # Pillow documents no list of what a damaged picture raises
+        raise VideoError("the camera's picture cannot be read: it is damaged, or not JPEG, PNG or WebP") from exc

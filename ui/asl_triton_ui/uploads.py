@@ -1,30 +1,18 @@
 """What visitors upload: in a private folder of this process, deleted in time, and served to nobody else."""
 
 import os
+import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from asl_triton_ui.options import MB
 
 SWEEP_EVERY_S = 60.0
-# What Gradio offers and a page needs not: fetching any address of the net, and a session as a link.
-API = "/gradio_api"
-CLOSED = (f"{API}/file=http", f"{API}/file/http", f"{API}/proxy", f"{API}/deep_link", "/monitoring")
-# The page loads nothing from elsewhere, and no other page may show it in a frame.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
-    "connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
-)
-HEADERS = (
-    (b"content-security-policy", POLICY.encode()),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-)
 
 
 @contextmanager
@@ -74,24 +62,51 @@ def sweep(folder: Path, keep_s: float) -> None:
                     os.rmdir(path)
 
 
-class SecurityMiddleware:
-    """ASGI middleware: closes routes of Gradio that no page needs, and has browsers load nothing foreign."""
+class UploadError(Exception):
+    """There is no room for an upload."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        if scope["path"].startswith(CLOSED):
-            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"not found\n"})
-            return
+class UploadQuota:
+    """How much of visitors' uploads may lie in `folder`: of each visitor, of all together, and what must stay free.
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *HEADERS]
-            await send(message)
+    What came longer than `keep_s` ago is deleted by then, and no longer counts. Of one event loop.
+    """
 
-        await self.app(scope, receive, send_with_headers)
+    def __init__(
+        self, folder: Path, keep_s: float, *, max_visitor_bytes: int, max_folder_bytes: int, min_free_bytes: int
+    ) -> None:
+        self._folder, self._keep_s = folder, keep_s
+        self._max_visitor, self._max_folder, self._min_free = max_visitor_bytes, max_folder_bytes, min_free_bytes
+        self._received: Counter[tuple[str, int]] = Counter()  # bytes, by visitor and minute
+
+    def add(self, visitor: str, num_bytes: int) -> None:
+        """Count bytes that a visitor sent.
+
+        Raises:
+            UploadError: they are too many, or the disk is full.
+        """
+        minute = int(time.monotonic() // SWEEP_EVERY_S)
+        oldest = minute - int(self._keep_s // SWEEP_EVERY_S) - 1
+        for key in [key for key in self._received if key[1] < oldest]:
+            del self._received[key]
+        self._received[visitor, minute] += num_bytes
+        self.check(visitor)
+
+    def check(self, visitor: str) -> None:
+        """Check that there is room for more of a visitor's.
+
+        Raises:
+            UploadError: there is not.
+        """
+        if sum(sent for (who, _), sent in self._received.items() if who == visitor) > self._max_visitor:
+            raise UploadError(
+                f"this page keeps at most {self._max_visitor // MB:,} MB of one visitor's uploads, and yours are used "
+                f"up: each is deleted {self._keep_s / 60:g} minutes after it came"
+            )
+        if self._received.total() > self._max_folder:
+            raise UploadError(
+                f"this page keeps at most {self._max_folder // MB:,} MB of all visitors' uploads, and they are used "
+                "up: try again in some minutes"
+            )
+        if shutil.disk_usage(self._folder).free < self._min_free:
+            raise UploadError("this page's disk is nearly full: try again later, or tell the one who runs the page")

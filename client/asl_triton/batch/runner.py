@@ -33,7 +33,8 @@ class BatchOptions:
 
     `wait_s`: how long a server may be away, or have no room for a clip. `max_failures`: give up after that many failed
     clips. `in_flight`: clips under way at once; adaptive by default. `by_content`: detect changed files by SHA-256, not
-    by size and time. `fresh`: ignore what earlier runs know.
+    by size and time. `fresh`: ignore what earlier runs know. `raw_csv`: leave text in CSV as it is, also where a
+    spreadsheet would compute it.
     """
 
     wait_s: float = 0.0
@@ -41,6 +42,7 @@ class BatchOptions:
     in_flight: int | None = None
     by_content: bool = False
     fresh: bool = False
+    raw_csv: bool = False
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ class RecognitionBatch(BatchRun[Recognition]):
         return await self.recognizer.recognize(clip.path, name=clip.name, **vars(self.ranking))
 
     def write_outputs(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path | str, ...]:
-        return write_results(outcomes, self.output, self.formats)
+        return write_results(outcomes, self.output, self.formats, raw_csv=self._options.raw_csv)
 
 
 def build_job_key(served: ServedModel, ranking: Ranking, signer: SignerBox | None = None) -> dict[str, Any]:
@@ -298,13 +300,15 @@ def summarize(
     )
 
 
-def write_results(outcomes: Iterable[AnyOutcome], output: Path, formats: Sequence[str]) -> tuple[Path, ...]:
+def write_results(
+    outcomes: Iterable[AnyOutcome], output: Path, formats: Sequence[str], *, raw_csv: bool = False
+) -> tuple[Path, ...]:
     """Write `results.<format>` for each format, and `errors.jsonl` if there are failures; returns the paths.
 
     Raises:
         AslTritonError: a file cannot be written.
     """
-    sinks: list[Sink[Recognition]] = [SINKS[name](output / f"results.{name}") for name in formats]
+    sinks: list[Sink[Recognition]] = [SINKS[name](output / f"results.{name}", raw=raw_csv) for name in formats]
     failures: list[Failure] = []
     with contextlib.ExitStack() as stack:
         for sink in sinks:

@@ -88,7 +88,7 @@ class TimelineBatch(BatchRun[Timeline]):
         for name, path in zip(self.formats, paths, strict=True):
             with translate_write_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            with TIMELINES[name](path, self._media[timeline.video]) as sink:
+            with TIMELINES[name](path, self._media[timeline.video], raw=self._options.raw_csv) as sink:
                 sink.write(timeline)
         self._written[timeline.video] = paths
 

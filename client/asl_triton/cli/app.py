@@ -6,7 +6,6 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from asl_triton.cli.batch import batch
@@ -19,6 +18,7 @@ from asl_triton.cli.finetune import finetune
 from asl_triton.cli.models import models
 from asl_triton.cli.recognize import recognize
 from asl_triton.cli.serve import serve
+from asl_triton.cli.terminal import Console
 from asl_triton.cli.ui import ui
 from asl_triton.cli.watch import watch
 from asl_triton.errors import AslTritonError

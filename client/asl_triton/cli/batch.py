@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -24,6 +23,7 @@ from asl_triton.cli.batch_options import (
     HashOption,
     InFlightOption,
     MaxFailuresOption,
+    RawOption,
     WaitOption,
 )
 from asl_triton.cli.connection import Connection, with_connection
@@ -37,6 +37,7 @@ from asl_triton.cli.ray_options import (
     check_engine,
     make_ray_batch,
 )
+from asl_triton.cli.terminal import Console
 from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, SAFEST
 from asl_triton.errors import AslTritonError
 from asl_triton.labels import read_labels
@@ -112,6 +113,7 @@ def batch(
     engine: EngineOption = "local",
     ray_address: RayAddressOption = None,
     ray_workers: RayWorkersOption = None,
+    raw: RawOption = False,
     *,
     connection: Connection,
     as_json: JsonOption = False,
@@ -145,7 +147,7 @@ def batch(
     ranking = Ranking(top_k or DEFAULT_TOP_K, glosses, min_confidence or 0.0)
     wait_s = (0.0 if connection.local else DEFAULT_WAIT_S) if wait is None else wait
     box = parse_signer(signer)
-    options = BatchOptions(wait_s, max_failures, in_flight, by_content, fresh)
+    options = BatchOptions(wait_s, max_failures, in_flight, by_content, fresh, raw)
     run: RecognitionBatch | TimelineBatch | RayBatch
     if on_ray:
         run, found = make_ray_batch(folder, output, glob, formats, ranking, options, ray_address, ray_workers)

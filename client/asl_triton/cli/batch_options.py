@@ -24,6 +24,14 @@ FreshOption = Annotated[
     bool,
     typer.Option("--fresh", rich_help_panel=PANEL, help="Ask about all clips, also those that OUTPUT already knows."),
 ]
+RawOption = Annotated[
+    bool,
+    typer.Option(
+        "--raw",
+        help="Leave text in csv as it is. Without it, text that a spreadsheet would compute (=, +, -, @) gets an "
+        "apostrophe before it; names of files and glosses are other people's. For csv that a program reads.",
+    ),
+]
 HashOption = Annotated[
     bool,
     typer.Option(

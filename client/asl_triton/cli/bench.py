@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,6 +18,7 @@ from asl_triton.bench.report import Figures, Report, Rules, format_number
 from asl_triton.cli.connection import Connection, with_connection
 from asl_triton.cli.options import JsonOption
 from asl_triton.cli.progress import LINE_EVERY_S
+from asl_triton.cli.terminal import Console
 from asl_triton.errors import AslTritonError
 from asl_triton.extras import require_extra
 from asl_triton.files import check_writable, write_text

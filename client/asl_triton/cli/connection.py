@@ -91,7 +91,8 @@ class Connection:
             return
         with require_extra("serve"):
             from asl_triton_deploy.local import LocalTriton
-        with LocalTriton(self.repository, recognize_sign=self.send != "frames") as triton:
+        insists = True if self.transport == "shm" else None
+        with LocalTriton(self.repository, recognize_sign=self.send != "frames", shared_memory=insists) as triton:
             yield triton.address
 
     def make_transport(self, address: str, in_flight: int, *, resend: bool = True) -> Transport:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from asl_triton.cli.connection import Connection, with_connection
 from asl_triton.cli.options import JsonOption, ModelOption
+from asl_triton.cli.terminal import Console
 from asl_triton.doctor.checks import Check, run_checks
 from asl_triton.extras import require_extra
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from asl_triton.cli.connection import Connection, with_connection
 from asl_triton.cli.options import JsonOption, SignerOption, parse_signer
 from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress
+from asl_triton.cli.terminal import Console
 from asl_triton.errors import AslTritonError
 from asl_triton.evaluation.dataset import format_list, read_dataset
 from asl_triton.evaluation.report import EvaluationReport, write_report

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 
 from asl_triton.cli.options import RepositoryOption
+from asl_triton.cli.terminal import Console
 from asl_triton.errors import AslTritonError
 from asl_triton.extras import require_extra
 from asl_triton.labels import read_labels
@@ -35,7 +36,8 @@ def export(
         typer.Option(
             help="Instead of a checkpoint, any other network as TorchScript: forward(frames uint8 (N, T, 224, 224, 3) "
             "RGB) -> (logits (N, C), step_logits (N, S, C), features (N, F)), float32, S = max(ceil(T / 8) - 1, 1). "
-            "Needs --labels and --preset."
+            "Needs --labels and --preset. The file is code of whoever made it: it is checked in a process that can "
+            "only compute (on Linux), and runs with all rights of the server when it is served."
         ),
     ] = None,
     labels: Annotated[
@@ -99,7 +101,8 @@ def export(
 
     The network is folded for speed, saved as TorchScript or for OpenVINO, loaded again, compared with the network as
     trained, and only then put into the model repository. A network that is not I3D goes in as TorchScript: it is asked
-    for the golden clip, alone, in a batch and at another length, and its answers are held against the signature.
+    for the golden clip, alone, in a batch and at another length, and its answers are held against the signature. No
+    code in a checkpoint is run; a TorchScript file is code, see --torchscript.
 
         asl-triton export demo
         asl-triton export weights/asl-citizen --precision auto
@@ -118,6 +121,7 @@ def export(
         from asl_triton_export.bundle import open_bundle
         from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
         from asl_triton_export.exporter import choose_name, export_model, export_script
+        from asl_triton_export.formats.confinement import can_confine
         from asl_triton_export.formats.custom_script import load_script
 
     console = Console()
@@ -160,11 +164,17 @@ def export(
             )
         glosses, prepared = read_labels(labels), read_preset(preset)
         name = name or choose_name(torchscript)
-        with console.status("Asking the network for the golden clip"):
-            script = load_script(torchscript, len(glosses), prepared)
+        asking = console.status("Asking the network for the golden clip")
+        with asking, load_script(torchscript, len(glosses), prepared) as script:
             folder = export_script(
                 script, glosses, prepared, repository, name, instances=instances, version=model_version, force=force
             )
+        where = "in a process that can only compute" if can_confine() else "here with your rights, unconfined"
+        console.print(
+            f"[yellow]Note:[/] {escape(str(torchscript))} is code of whoever made it. It was checked {where}; served, "
+            "it runs with all rights of the server: serve it only if you trust its source.",
+            soft_wrap=True,
+        )
         lines = [f"[bold]{name}[/]: {len(glosses)} glosses, {script.precision}, in {folder}"]
     write_checksums(repository)
     for line in (*lines, f"Next: asl-triton serve --repository {repository}"):

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,6 +17,7 @@ from rich.progress import (
 from rich.table import Table
 
 from asl_triton.cli.options import JsonOption
+from asl_triton.cli.terminal import Console
 from asl_triton.extras import require_extra
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from asl_triton.cli.terminal import Console
 from asl_triton.extras import require_extra
 from asl_triton.labels import read_labels
 from asl_triton.presets import PRESETS, read_preset

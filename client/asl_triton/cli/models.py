@@ -6,11 +6,12 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from asl_triton.cli.connection import Connection, with_connection
 from asl_triton.cli.options import JsonOption, ModelOption
+from asl_triton.cli.terminal import Console, echo
 from asl_triton.errors import ContractError
 from asl_triton.models.served import ServedModel, list_models, read_model
 
@@ -30,23 +31,23 @@ def models(
     """
     served = asyncio.run(read_all(connection, model, only_one=labels))
     if labels:
-        typer.echo(json.dumps(served[0].labels) if as_json else "\n".join(served[0].labels))
+        echo(json.dumps(served[0].labels) if as_json else "\n".join(served[0].labels))
     elif as_json:
         typer.echo(json.dumps([to_dict(m) for m in served]))
     else:
-        table = Table(title=f"Models on {connection.server}", title_justify="left")
+        table = Table(title=escape(f"Models on {connection.server}"), title_justify="left")
         for column in ("model", "version", "glosses", "preset", "precision", "input", "exported by", "checkpoint"):
             table.add_column(column, justify="right" if column == "glosses" else "left", overflow="fold")
         for m in served:
             table.add_row(
-                m.name,
-                m.version,
+                escape(m.name),
+                escape(m.version),
                 str(len(m.labels)),
-                m.preset.name,
-                m.precision,
-                m.datatype.lower(),
-                m.exporter,
-                m.checkpoint_sha256[:12],
+                escape(m.preset.name),
+                escape(m.precision),
+                escape(m.datatype.lower()),
+                escape(m.exporter),
+                escape(m.checkpoint_sha256[:12]),
             )
         Console().print(table)
 

@@ -6,7 +6,6 @@ import time
 from types import TracebackType
 from typing import Any, Generic
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -19,6 +18,7 @@ from rich.progress import (
 )
 
 from asl_triton.batch.workers import Observer, Result
+from asl_triton.cli.terminal import Console
 from asl_triton.results import Failure
 
 ROWS_SHOWN = 40  # recognitions kept for the table at the end

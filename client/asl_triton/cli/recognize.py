@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from asl_triton.cli.connection import Connection, with_connection
 from asl_triton.cli.options import JsonOption, SignerOption, parse_signer
+from asl_triton.cli.terminal import Console
 from asl_triton.errors import VideoError
 from asl_triton.labels import read_labels
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from asl_triton.cli.terminal import Console, echo
 from asl_triton.extras import require_extra
 
 
@@ -31,6 +31,14 @@ def serve(
     recognize_sign: Annotated[
         bool, typer.Option(help="Serve recognize_sign and recognize_sign_stream too, which take whole videos.")
     ] = True,
+    shared_memory: Annotated[
+        bool | None,
+        typer.Option(
+            show_default="on where this machine has no other users",
+            help="Let clients of this user share memory with Triton. The key for it is on Triton's command line, where "
+            "every user of this machine can read it.",
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that loading the models may take.", min=1)] = 120.0,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave Triton running and return once it is ready; one at a time.")
@@ -70,6 +78,7 @@ def serve(
         startup_timeout_s=timeout,
         models=model or None,
         recognize_sign=recognize_sign,
+        shared_memory=shared_memory,
     )
     if detach:
         with messages.status("Starting Triton"):
@@ -98,7 +107,7 @@ def _show(running: dict[str, Any], as_json: bool) -> None:
         print(f"gRPC     {running['address']}")
         print(f"HTTP     http://{running['http_address']}")
         print(f"metrics  http://{running['metrics_address']}/metrics")
-        print(f"models   {', '.join(running['models'])}")
+        echo(f"models   {', '.join(running['models'])}")
         print(f"log      {running['log']}", flush=True)
 
 

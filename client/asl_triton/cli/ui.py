@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from asl_triton.cli.connection import Connection, with_connection
 from asl_triton.cli.options import JsonOption
+from asl_triton.cli.terminal import Console
 from asl_triton.extras import require_extra
 from asl_triton.transport.base import Transport
 
@@ -47,6 +47,23 @@ def ui(
     at_once: Annotated[int, typer.Option(min=1, max=256, help="How many visitors' clips are asked about at once.")] = 4,
     max_live: Annotated[int, typer.Option(min=1, help="How many visitors may sign live at the same time.")] = 4,
     queue: Annotated[int, typer.Option(min=0, help="How many more may wait; the others are asked to come back.")] = 32,
+    max_visitor_mb: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            show_default="5 x --max-upload-mb",
+            help="How much may lie on the page's disk of one visitor's uploads, in MB: of a login, or of an address.",
+        ),
+    ] = None,
+    max_folder_mb: Annotated[
+        int | None,
+        typer.Option(min=1, show_default="15 x --max-upload-mb", help="The same for all visitors together, in MB."),
+    ] = None,
+    min_free_mb: Annotated[int, typer.Option(min=0, help="How much of that disk stays free, in MB.")] = 500,
+    decode_timeout: Annotated[
+        float,
+        typer.Option(min=0.1, help="Seconds that a decoder may take to open a video, and for each window of it."),
+    ] = 15.0,
     *,
     connection: Connection,
     as_json: JsonOption = False,
@@ -63,7 +80,18 @@ def ui(
         from asl_triton_ui.options import Address, PageOptions, read_auth
         from asl_triton_ui.state.server import ServerConnection
 
-    options = PageOptions(max_upload_mb, max_minutes, max_clips, queue, at_once, max_live)
+    options = PageOptions(
+        max_upload_mb,
+        max_minutes,
+        max_clips,
+        queue,
+        at_once,
+        max_live,
+        max_visitor_mb=max_visitor_mb,
+        max_folder_mb=max_folder_mb,
+        min_free_mb=min_free_mb,
+        decode_timeout_s=decode_timeout,
+    )
     page = Address(host, port, root_path, share, read_auth(auth, auth_file))
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
@@ -73,7 +101,12 @@ def ui(
             return dataclasses.replace(connection, timeout=timeout_s).make_transport(address, in_flight)
 
         triton = ServerConnection(
-            connect, timeout_s=connection.timeout, at_once=at_once, limits=options.limits, only=connection.model
+            connect,
+            timeout_s=connection.timeout,
+            at_once=at_once,
+            limits=options.limits,
+            only=connection.model,
+            decode_timeout_s=options.decode_timeout_s,
         )
         with run_page(triton, options, page) as url:
             if as_json:

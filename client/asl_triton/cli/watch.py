@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
 from asl_triton.cli.connection import Connection, with_connection
 from asl_triton.cli.options import JsonOption, SignerOption, parse_signer
+from asl_triton.cli.terminal import Console, echo
 from asl_triton.labels import read_labels
 from asl_triton.live.capture import Capture, SourceLost, SourceResumed
 from asl_triton.live.rules import LiveRules
@@ -155,7 +155,7 @@ class Screen:
         if self._shares:
             self._console.print(line, markup=False, soft_wrap=True)
         else:
-            typer.echo(line)
+            echo(line)
 
 
 def format_event(happening: SourceLost | SourceResumed | ServerLost | ServerRecovered) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from asl_triton.decoding.factory import open_frames
 from asl_triton.errors import AslTritonError, LabelsError, VideoError
 from asl_triton.evaluation.published import Annotation, find_annotations, find_videos_folder, read_annotations
+from asl_triton.files import read_at_most
 from asl_triton.results import SignerBox
 from asl_triton.video.discovery import Clip, find_clips, format_name, is_hidden, is_video
 
@@ -314,9 +315,10 @@ class SplitEntry:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file, not empty."""
     try:
-        if path.stat().st_size > MAX_SPLIT_BYTES:
+        text = read_at_most(path, MAX_SPLIT_BYTES)
+        if text is None:
             raise VideoError(f"{path} is larger than {MAX_SPLIT_BYTES // 2**20} MiB: no split JSON of WLASL")
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(text.decode("utf-8-sig"))
     except OSError as exc:
         raise VideoError(f"cannot read {path}: {exc.strerror}") from exc
     except (ValueError, RecursionError) as exc:

@@ -9,6 +9,8 @@ from pathlib import Path
 from asl_triton.batch.workers import recognize_many
 from asl_triton.errors import AslTritonError, LabelsError
 from asl_triton.evaluation.dataset import LabeledClip
+from asl_triton.files import read_at_most
+from asl_triton.labels import MAX_LABELS_BYTES
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Failure, Outcome, Recognition
@@ -84,7 +86,10 @@ def read_merge(path: Path) -> list[list[str]]:
         LabelsError: the file cannot be read, or a line has fewer than two glosses.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        content = read_at_most(path, MAX_LABELS_BYTES)
+        if content is None:
+            raise LabelsError(f"{path} (--merge) is larger than {MAX_LABELS_BYTES // 2**20} MiB: not groups of glosses")
+        lines = content.decode("utf-8-sig").splitlines()
     except OSError as exc:
         raise LabelsError(f"cannot read {path} (--merge): {exc.strerror}") from exc
     except UnicodeDecodeError as exc:

@@ -210,6 +210,9 @@ def parse_address(url: str) -> tuple[SplitResult, tuple[str, int]]:
     Raises:
         VideoError: it is of another kind than can be watched, or cannot be read.
     """
+    user, at, _ = url.partition("://")[2].rpartition("@")
+    if at and any(sign in user for sign in "/?#"):  # the rest of the password would be taken for the path, and shown
+        raise VideoError("the user or password in the source's address holds a /, ? or #: write %2F, %3F or %23")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or PORTS.get(parts.scheme, 0)

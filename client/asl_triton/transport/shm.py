@@ -196,8 +196,8 @@ class SharedMemoryTransport(TransportDecorator):
             ServerError: they are required.
         """
         refusal = (
-            f"{self.address} takes no requests through shared memory ({reason}): let it "
-            "(tritonserver --allow-client-shm=true, from 26.04 on) and let it share /dev/shm with this machine "
+            f"{self.address} takes no requests through shared memory ({reason}): let it (asl-triton serve "
+            "--shared-memory, tritonserver --allow-client-shm=true) and let it share /dev/shm with this machine "
             f"(docker run --ipc=host), {INSTEAD}"
         )
         if self._required:

@@ -1,8 +1,9 @@
 """What lies in /dev/shm (POSIX shared memory, as on Linux): regions that requests are written to, and servers' keys.
 
 Anybody who may register memory with a Triton can make it read and write what other programs of its user share. So
-`asl-triton serve` and `--local` start it with that closed to callers without a key, which they leave here: whoever may
-read the user's files may use it. It goes when the server does.
+`asl-triton serve` and `--local` start it with that closed to callers without a key, which they leave here for this
+user's clients. Triton gets the key on its command line, which every user of the machine can read: where there are
+others, they start it without a key, and closed to everybody. The key goes when the server does.
 """
 
 import errno

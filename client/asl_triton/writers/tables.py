@@ -33,6 +33,8 @@ COLUMNS = {  # of a recognition, one row per rank, with their types in Arrow
     "duration_s": "float64",
     "model": "string",
 }
+# A spreadsheet computes a cell that begins so; the last four are the first four as East Asian keyboards write them.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 PACKAGES = {"parquet": ("pyarrow", "parquet"), "eaf": ("pympi", "elan")}  # the module and the extra of a format
 
 
@@ -60,11 +62,21 @@ def iter_rows(recognition: Recognition) -> Iterator[dict[str, Any]]:
         }
 
 
-def format_csv_rows(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as CSV, without a header; a row may have more than these columns."""
+def format_csv_rows(columns: Iterable[str], rows: Iterable[Mapping[str, Any]], *, raw: bool = False) -> str:
+    """Rows as CSV, without a header; a row may have more than these columns.
+
+    Text that a spreadsheet would compute gets an apostrophe before it, unless `raw`: names of files and glosses are
+    other people's (https://owasp.org/www-community/attacks/CSV_Injection).
+    """
     text = io.StringIO(newline="")
-    csv.DictWriter(text, list(columns), extrasaction="ignore").writerows(rows)
+    writer = csv.DictWriter(text, list(columns), extrasaction="ignore")
+    writer.writerows(rows if raw else ({key: quote_formula(row[key]) for key in row} for row in rows))
     return text.getvalue()
+
+
+def quote_formula(value: Any) -> Any:
+    """A cell's value, with an apostrophe before text that a spreadsheet would compute."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
 
 
 def format_csv_header(columns: Iterable[str]) -> str:
@@ -76,12 +88,14 @@ def format_csv_header(columns: Iterable[str]) -> str:
 class Sink(ABC, Generic[T]):
     """A file that outcomes are written to, one by one: a context manager. `path` appears when its block ends well.
 
+    `raw` leaves text in CSV as it is, see `format_csv_rows`.
+
     Raises:
         AslTritonError: the file cannot be written; the previous file stays.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, raw: bool = False) -> None:
+        self.path, self.raw = path, raw
 
     def __enter__(self) -> "Sink[T]":
         with translate_write_errors(self.path), contextlib.ExitStack() as opened:
@@ -137,7 +151,7 @@ class CsvSink(LineSink[Recognition]):
 
     def format(self, recognition: Recognition) -> str:
         """The rows of a clip."""
-        return format_csv_rows(COLUMNS, iter_rows(recognition))
+        return format_csv_rows(COLUMNS, iter_rows(recognition), raw=self.raw)
 
 
 class JsonLinesSink(LineSink[T]):

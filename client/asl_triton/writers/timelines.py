@@ -47,8 +47,8 @@ def to_milliseconds(segment: Segment) -> tuple[int, int]:
 class TimelineSink(LineSink[Timeline]):
     """The file of one timeline; `media` is the video, for formats that link to it."""
 
-    def __init__(self, path: Path, media: Path | None = None) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, media: Path | None = None, *, raw: bool = False) -> None:
+        super().__init__(path, raw=raw)
         self.media = media
 
 
@@ -59,7 +59,7 @@ class CsvTimelineSink(TimelineSink):
 
     def format(self, timeline: Timeline) -> str:
         """The rows."""
-        return format_csv_rows(COLUMNS, iter_segment_rows(timeline))
+        return format_csv_rows(COLUMNS, iter_segment_rows(timeline), raw=self.raw)
 
 
 class JsonLinesTimelineSink(TimelineSink):

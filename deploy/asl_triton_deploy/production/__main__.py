@@ -17,6 +17,7 @@ from asl_triton.models.checksums import MANIFEST, copy_checked, read_checksums
 from asl_triton.models.recognize_sign import REPOSITORIES_VARIABLE
 from asl_triton_deploy.model_layout import find_shipped_models
 from asl_triton_deploy.production.flags import FLAGS, MINIMUM_TRITON, Settings, Version, triton_flags
+from asl_triton_deploy.production.health import STATE, HealthState
 from asl_triton_deploy.triton_binary import KEEP_MEMORY
 
 NVIDIA_DRIVER = Path("/dev/nvidiactl")
@@ -75,7 +76,14 @@ def prepare(variables: Mapping[str, str], more_flags: Sequence[str] = ()) -> lis
     if not models:
         raise AslTritonError(f"{places.checksums} lists no model of {places.repository}: `asl-triton export` writes it")
     print(f"asl-triton: checked {', '.join(models)}; of the image: {', '.join(ours) or 'none'}", file=sys.stderr)
-    return [binary, *triton_flags(settings, triton, places.flags), *more_flags]
+    command = [binary, *triton_flags(settings, triton, places.flags), *more_flags]
+    http_port = [flag.partition("=")[2] for flag in command if flag.startswith("--http-port=")][-1]
+    state = HealthState(os.getpid(), int(http_port), settings.health_key, models)
+    try:
+        state.save(places.served.parent / STATE)
+    except OSError as exc:
+        raise AslTritonError(f"cannot write {places.served.parent / STATE}, for the health check: {exc}") from exc
+    return command
 
 
 def name_repositories(command: Sequence[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Literal, cast, get_args
 from jinja2 import Environment, StrictUndefined, TemplateError
 
 from asl_triton.errors import AslTritonError
+from asl_triton_deploy.server_flags import CLOSED_KEY_NAME
 
 Tls = Literal["mutual", "server", "off"]
 Version = tuple[int, int]
@@ -27,7 +28,8 @@ class Settings:
     """What differs between two Tritons in production; `triton.flags` says the rest.
 
     `api_key` opens what our client reads before it asks (metadata, configuration, statistics), and inference too
-    where `key_for_inference` is set. `tls_folder` holds tls.crt, tls.key and, for mutual TLS, ca.crt.
+    where `key_for_inference` is set. `health_key` opens inference over HTTP for the health check. `tls_folder` holds
+    tls.crt, tls.key and, for mutual TLS, ca.crt.
     """
 
     repositories: tuple[Path, ...]
@@ -42,6 +44,7 @@ class Settings:
     exit_timeout_s: int = EXIT_TIMEOUT_S
     otlp_url: str = ""
     trace_rate: int = 100
+    health_key: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
 
     def __post_init__(self) -> None:
         if not KEY.fullmatch(self.api_key):
@@ -90,7 +93,7 @@ def triton_flags(settings: Settings, triton: Version = MINIMUM_TRITON, path: Pat
     names = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
     try:
         text = environment.from_string(path.read_text(encoding="utf-8")).render(
-            names, triton=triton, nobodys_key=secrets.token_hex(32)
+            names, triton=triton, closed=f"{CLOSED_KEY_NAME}={secrets.token_hex(32)}"
         )
     except (OSError, UnicodeDecodeError, TemplateError) as exc:
         raise AslTritonError(f"the file of Triton's flags, {path}, cannot be used: {exc}") from exc

@@ -1,12 +1,20 @@
 """Any other network, as a TorchScript file with the documented signature, which is checked before it is served.
 
+Such a file is code: PyTorch runs what its author wrote. So it is checked in a confined process, and never loaded here.
+
 `forward(frames: uint8 (N, T, 224, 224, 3) RGB) -> (logits (N, C), step_logits (N, S, C), features (N, F))`, all
 float32, for every N and T, with S = max(ceil(T / 8) - 1, 1): as `torchscript.ServedI3D`.
 """
 
+import json
 import math
 import re
+import signal
+import subprocess
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,36 +25,103 @@ import torch
 from torch import Tensor
 
 from asl_triton.errors import CheckpointError, LabelsError
-from asl_triton.files import sha256
+from asl_triton.files import read_at_most, sha256
 from asl_triton.models.golden import GOLDEN_FRAMES, render_golden
 from asl_triton.presets import Preset
+from asl_triton_export.formats.confinement import run_confined
 
 NAMES = ("logits", "step_logits", "features")
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 FRAMES_PER_STEP = 8
 MAX_ROW_DIFFERENCE = 0.05  # between a clip alone and in a batch, as a share of the spread of its logits
+CHECK_TIMEOUT_S = 900.0
+MAX_RESULT_BYTES = 16 * 2**20
+RESULT, SAVED = "result.json", "model.pt"  # what the confined process leaves
 
 
 @dataclass(frozen=True)
 class CustomScript:
-    """A TorchScript network with the right signature, and its logits (C,) for the golden clip."""
+    """A TorchScript network with the right signature, and its logits (C,) for the golden clip.
+
+    `path` is the network as PyTorch saved it again, ready to infer; `sha256` is that of the file that it came from.
+    """
 
     path: Path
     sha256: str
-    module: Any  # torch.jit.ScriptModule, which has no types
     num_features: int
     precision: str
     golden_logits: npt.NDArray[np.float32]
 
 
-def load_script(path: Path, num_labels: int, preset: Preset) -> CustomScript:
-    """Load a TorchScript file and run it on the golden clip, alone and in a batch, and on a clip of another length.
+@contextmanager
+def load_script(path: Path, num_labels: int, preset: Preset) -> Iterator[CustomScript]:
+    """Check a TorchScript file in a confined process; what comes of it is there for the length of the block.
+
+    Raises:
+        CheckpointError: not TorchScript, or it breaks the signature or its confinement; the message says how.
+        LabelsError: it has another number of classes than there are labels.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no TorchScript file {path}: write one with torch.jit.script(net.eval()).save")
+    checksum = sha256(path)
+    with tempfile.TemporaryDirectory(prefix="asl-triton-check-") as name:
+        scratch = Path(name).resolve()
+        arguments = [str(path.absolute()), str(path), num_labels, preset.to_json(), str(scratch)]
+        try:
+            done = run_confined(f"{__name__}:check_and_save", arguments, scratch, [path], CHECK_TIMEOUT_S)
+        except subprocess.TimeoutExpired as exc:
+            raise CheckpointError(f"{path} takes longer than {CHECK_TIMEOUT_S:g} s to answer four clips") from exc
+        result = _read_result(scratch / RESULT)
+        if "error" in result:
+            kind = LabelsError if result.get("kind") == LabelsError.__name__ else CheckpointError
+            raise kind(str(result["error"]))
+        try:
+            logits = np.array(result["golden_logits"], np.float32)
+            script = CustomScript(
+                scratch / SAVED, checksum, int(result["num_features"]), str(result["precision"]), logits
+            )
+        except (LookupError, TypeError, ValueError) as exc:
+            how = f"killed by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "it ended too early"
+            raise CheckpointError(
+                f"{path} ended the process that checked it ({how}): it does more than compute, or is too large"
+            ) from exc
+        if logits.shape != (num_labels,) or not script.path.is_file():
+            raise CheckpointError(f"{path} falsified its own check: it does more than compute")
+        yield script
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    """What the process left: by a stranger's code, perhaps, and so believed in nothing but its own network."""
+    try:
+        content = read_at_most(path, MAX_RESULT_BYTES)
+        result = {} if content is None or path.is_symlink() else json.loads(content)
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def check_and_save(file: str, name: str, num_labels: int, preset: str, scratch: str) -> None:
+    """`check_script`, in a confined process: leaves `RESULT` and, if all is well, `SAVED` in `scratch`."""
+    try:
+        module, result = check_script(Path(file), name, num_labels, Preset.from_json(preset))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module.save(Path(scratch) / SAVED)
+    except (CheckpointError, LabelsError) as exc:
+        result = {"error": str(exc), "kind": type(exc).__name__}
+    (Path(scratch) / RESULT).write_text(json.dumps(result))
+
+
+def check_script(file: Path, path: str, num_labels: int, preset: Preset) -> tuple[Any, dict[str, Any]]:
+    """Run a TorchScript file on the golden clip, alone and in a batch, and on a clip of another length.
+
+    Returns the network, and what is to be known of it; messages call the file `path`.
 
     Raises:
         CheckpointError: not TorchScript, or it breaks the signature; the message says how.
         LabelsError: it has another number of classes than there are labels.
     """
-    module = _read(path)
+    module = _read(file, path)
     golden = torch.from_numpy(render_golden())[None]
     logits, _, features = run_script(module, golden, path)
     if logits.shape[1] != num_labels:
@@ -65,17 +140,14 @@ def load_script(path: Path, num_labels: int, preset: Preset) -> CustomScript:
     least = preset.min_frames
     run_script(module, torch.from_numpy(render_golden(least if least != GOLDEN_FRAMES else least + 1))[None], path)
     parameter = next(iter(module.parameters()), None)
-    return CustomScript(
-        path,
-        sha256(path),
-        module,
-        num_features=features.shape[1],
-        precision="fp32" if parameter is None else PRECISIONS.get(parameter.dtype, "fp32"),
-        golden_logits=logits[0].numpy(),
-    )
+    return module, {
+        "num_features": features.shape[1],
+        "precision": "fp32" if parameter is None else PRECISIONS.get(parameter.dtype, "fp32"),
+        "golden_logits": logits[0].tolist(),
+    }
 
 
-def run_script(module: Any, frames: Tensor, path: Path) -> tuple[Tensor, Tensor, Tensor]:
+def run_script(module: Any, frames: Tensor, path: str) -> tuple[Tensor, Tensor, Tensor]:
     """Run a network on clips (N, T, 224, 224, 3).
 
     Raises:
@@ -108,13 +180,11 @@ def run_script(module: Any, frames: Tensor, path: Path) -> tuple[Tensor, Tensor,
     return answers
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"there is no TorchScript file {path}: write one with torch.jit.script(net.eval()).save")
+def _read(file: Path, path: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch speaks of its own file formats
-            return torch.jit.load(path, map_location="cpu").eval()
+            return torch.jit.load(file, map_location="cpu").eval()
     except Exception as exc:  # what a file of any other kind makes the readers of zips and code raise
         raise CheckpointError(
             f"{path} is no TorchScript, or a broken one: write it with torch.jit.script(net.eval()).save(...). "

@@ -36,6 +36,8 @@ class TritonPythonModel:
             "INFERENCE_NUM_THREADS": max(1, len(os.sched_getaffinity(0)) // instances),
             "ENABLE_CPU_PINNING": False,
         }
+        preset = json.loads(config["parameters"]["asl_triton.preset"]["string_value"])
+        self.lengths = preset["min_frames"], preset["max_frames"]
         self.network = openvino.Core().compile_model(path, "CPU", options).create_infer_request()
 
     def execute(self, requests):
@@ -43,6 +45,12 @@ class TritonPythonModel:
 
     def answer(self, request):
         frames = pb_utils.get_input_tensor_by_name(request, self.input).as_numpy()
+        count = frames.shape[1 if frames.dtype == "uint8" else 2]  # (N, T, H, W, C), or classic (N, C, T, H, W)
+        least, most = self.lengths
+        if not least <= count <= most:
+            sentence = f"{self.input} has {count} frames: this model takes {least} to {most}"
+            error = pb_utils.TritonError(sentence, pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=error)
         try:
             answers = self.network.infer({self.input: frames}, share_inputs=True)
         except RuntimeError as exc:

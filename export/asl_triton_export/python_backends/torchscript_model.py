@@ -29,14 +29,22 @@ class TritonPythonModel:
         if not os.path.exists(path):
             raise pb_utils.TritonModelException(f"there is no {path}: export the model again")
         self.model = torch.jit.load(path, map_location=self.device).eval()
+        preset = json.loads(config["parameters"]["asl_triton.preset"]["string_value"])
+        self.lengths = preset["min_frames"], preset["max_frames"]
 
     def execute(self, requests):
         frames = [torch.from_dlpack(pb_utils.get_input_tensor_by_name(r, self.input).to_dlpack()) for r in requests]
-        alike = defaultdict(list)
-        for index, tensor in enumerate(frames):
-            alike[tensor.shape[1:]].append(index)
         time = 1 if frames[0].dtype == torch.uint8 else 2  # (N, T, H, W, C), or classic (N, C, T, H, W)
+        alike = defaultdict(list)
         responses = [None] * len(requests)
+        least, most = self.lengths
+        for index, tensor in enumerate(frames):
+            if least <= tensor.shape[time] <= most:
+                alike[tensor.shape[1:]].append(index)
+            else:
+                sentence = f"{self.input} has {tensor.shape[time]} frames: this model takes {least} to {most}"
+                error = pb_utils.TritonError(sentence, pb_utils.TritonError.INVALID_ARG)
+                responses[index] = pb_utils.InferenceResponse(error=error)
         for indices in alike.values():
             sizes = [frames[i].shape[0] for i in indices]
             try:

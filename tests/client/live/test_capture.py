@@ -192,3 +192,12 @@ def test_video_with_a_damaged_packet_by_address_ends_at_its_end(shared_folder: P
     assert all(isinstance(item, Frame) for item in items)
     assert len(items) == 432
     assert items[-1].time_s == pytest.approx(18.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "address", ["rtsp://user:hid/den@camera/live", "rtsp://user:hid#den@c/", "http://u:hid?den@c/"]
+)
+def test_password_that_is_not_encoded_is_not_shown(address: str) -> None:
+    with pytest.raises(VideoError, match="write %2F, %3F or %23") as refused:
+        Capture(address)
+    assert "den" not in str(refused.value)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import asl_triton_export
+from asl_triton.presets import PRESETS
 
 WHEEL_MODEL = Path(asl_triton_export.__file__).parent / "python_backends" / "torchscript_model.py"
 
@@ -34,6 +35,7 @@ def test_instances_on_a_cpu_share_its_threads(
         "input": [{"name": "FRAMES__0"}],
         "output": [{"name": "LOGITS__0"}],
         "instance_group": [{"count": count} for count in counts],
+        "parameters": {"asl_triton.preset": {"string_value": PRESETS["wlasl"].to_json()}},
     }
     model = runpy.run_path(str(WHEEL_MODEL))["TritonPythonModel"]()
     model.initialize(

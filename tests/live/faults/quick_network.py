@@ -66,7 +66,8 @@ def export_quick(
     file = repository.parent / f"{name}-{seed}.pt"
     torch.jit.script(network).save(file)
     preset = PRESETS["wlasl"]
-    export_script(load_script(file, len(GLOSSES), preset), GLOSSES, preset, repository, name, instances=instances)
+    with load_script(file, len(GLOSSES), preset) as script:
+        export_script(script, GLOSSES, preset, repository, name, instances=instances)
     if white_s or other_s:
         with (repository / name / "1" / "model.py").open("a") as code:
             code.write(SLOW.format(white_s=white_s, other_s=other_s))

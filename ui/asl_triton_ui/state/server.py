@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, SAFEST
 from asl_triton.errors import ContractError, ServerError
 from asl_triton.models.served import ServedModel
 from asl_triton.models.status import ServerStatus, read_status
@@ -28,7 +29,8 @@ class ServerConnection:
     """Shared by all visitors. Nothing here raises because the server is away: `state` says so.
 
     `connect` makes a connection to it: for so many requests at once, that wait for an answer so many seconds. `at_once`
-    clips are asked about together. `only` is the one model to offer; all that are served if it is None.
+    clips are asked about together. `only` is the one model to offer; all that are served if it is None. A video may
+    take its decoder `decode_timeout_s` to open, and as long for each window, where decoding has processes of its own.
     """
 
     def __init__(
@@ -39,10 +41,12 @@ class ServerConnection:
         at_once: int,
         limits: Limits,
         only: str | None = None,
+        decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
     ) -> None:
         self.limits = limits
         self.only = only
         self._connect, self._timeout_s, self._in_flight = connect, timeout_s, at_once * REQUESTS_A_CLIP
+        self._decode_timeout_s = decode_timeout_s
         self._transport = connect(self._in_flight, timeout_s)
         # Of its own: it must not wait behind clips, nor a visitor as long for a dead host as for an answer.
         self._watching = connect(1, min(timeout_s, STATE_TIMEOUT_S))
@@ -81,9 +85,7 @@ class ServerConnection:
         with self._lock:
             known = self._recognizers.get(served.name)
             if known is None or known[0] != served:  # another checkpoint may go by the same name
-                made = AsyncRecognizer(
-                    model=served.name, in_flight=self._in_flight, limits=self.limits, transport=self._transport
-                )
+                made = self._make_recognizer(served.name, self._in_flight, self._transport)
                 known = self._recognizers[served.name] = (served, made)
             return known[1]
 
@@ -108,9 +110,19 @@ class ServerConnection:
 
         def make() -> AsyncRecognizer:
             transport = self._connect(in_flight, self._timeout_s)
-            return AsyncRecognizer(model=model, in_flight=in_flight, limits=self.limits, transport=transport)
+            return self._make_recognizer(model, in_flight, transport)
 
         return make
+
+    def _make_recognizer(self, model: str, in_flight: int, transport: Transport) -> AsyncRecognizer:
+        return AsyncRecognizer(
+            model=model,
+            in_flight=in_flight,
+            limits=self.limits,
+            decoding=SAFEST,
+            decode_timeout_s=self._decode_timeout_s,
+            transport=transport,
+        )
 
     def live_recognizer(self, name: str | None) -> Recognizer:
         """A sync recognizer of its own for one live session: it shares the connection, so do not close it.
@@ -131,7 +143,9 @@ class ServerConnection:
         raise ContractError(f"{state.address} serves no model {name!r} any more: choose another ({names})")
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Let go of the connections and the decoders."""
+        for _, recognizer in self._recognizers.values():
+            await on_background(recognizer.close())
         await on_background(self._transport.close())
         await on_background(self._watching.close())
 

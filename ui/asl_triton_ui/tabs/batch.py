@@ -18,7 +18,7 @@ from asl_triton_ui.page_context import DEFAULT_THRESHOLD, NOTHING, UNSEEN, PageC
 from asl_triton_ui.rendering import format_count, render, render_problem
 from asl_triton_ui.state.request_queue import Ticket
 from asl_triton_ui.state.server import on_background
-from asl_triton_ui.upload_components import uploads_only
+from asl_triton_ui.upload_components import numbers_only, uploads_only
 
 CLIPS_AT_ONCE = 2  # of one visitor's
 UPDATE_EVERY_S = 0.25
@@ -91,14 +91,16 @@ class BatchTab:
                     gr.File(label=f"Clips, up to {self._max_clips}", file_count="multiple", elem_id="clips", height=200)
                 )
             with gr.Column(scale=6, min_width=300):
-                threshold = gr.Slider(
-                    0,
-                    100,
-                    value=100 * DEFAULT_THRESHOLD,
-                    step=1,
-                    label="Threshold in percent",
-                    info="Clips where nothing reaches it are marked as unsure.",
-                    elem_id="many-threshold",
+                threshold = numbers_only(
+                    gr.Slider(
+                        0,
+                        100,
+                        value=100 * DEFAULT_THRESHOLD,
+                        step=1,
+                        label="Threshold in percent",
+                        info="Clips where nothing reaches it are marked as unsure.",
+                        elem_id="many-threshold",
+                    )
                 )
                 with gr.Row(elem_classes="actions"):
                     start = gr.Button("Recognize all", variant="primary", size="lg", elem_id="recognize-all", scale=3)

@@ -14,11 +14,11 @@ from gradio.context import Context
 from asl_triton.errors import AslTritonError
 from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveState
-from asl_triton.video.colors import Image
 from asl_triton_ui.downloads import write_live_downloads
 from asl_triton_ui.page_context import NOTHING, UNSEEN, PageContext, Updates
 from asl_triton_ui.rendering import render, render_problem
 from asl_triton_ui.state.live_sessions import LiveSessions, LiveVisitor
+from asl_triton_ui.upload_components import decode_picture, encoded_pictures, numbers_only
 
 FRAME_EVERY_S = 0.04  # Presets without a rate of their own take 25 frames a second.
 DRAW_EVERY_S = 0.2
@@ -38,13 +38,15 @@ class LiveTab:
         with gr.Row(elem_classes="two", elem_id="live-tab"):
             with gr.Column(scale=5, min_width=300):
                 # Mirrored by the style sheet: Gradio would mirror what is sent too, and so each sign.
-                camera = gr.Image(
-                    label="Camera",
-                    sources=["webcam"],
-                    streaming=True,
-                    buttons=[],
-                    webcam_options=gr.WebcamOptions(mirror=False, constraints={"video": CAMERA}),
-                    elem_id="live-camera",
+                camera = encoded_pictures(
+                    gr.Image(
+                        label="Camera",
+                        sources=["webcam"],
+                        streaming=True,
+                        buttons=[],
+                        webcam_options=gr.WebcamOptions(mirror=False, constraints={"video": CAMERA}),
+                        elem_id="live-camera",
+                    )
                 )
                 with gr.Row(elem_classes="actions"):
                     self.pause = gr.Button("Pause", size="lg", elem_id="live-pause", min_width=120, interactive=False)
@@ -75,16 +77,19 @@ class LiveTab:
 
     def feed(
         self,
-        image: Image | None,
+        picture: str | None,
         model: str | None,
         percent: float,
         repeat_s: float,
         stride: float,
         request: gr.Request,
     ) -> Updates:
-        """Take a frame, RGB (H, W, 3); the page is updated several times per second, and with each sign."""
+        """Take a frame, a picture as a `data:` URI; the page is updated several times per second, and with each sign.
+
+        It is decoded for a visitor who has a place among those that are live, and for nobody else.
+        """
         visitor = self._sessions.get_visitor(str(request.session_hash))
-        if image is None or visitor.is_paused:
+        if picture is None or visitor.is_paused:
             return NOTHING
         now_s = visitor.fed_s = time.monotonic()
         num_events = visitor.state.num_events
@@ -93,7 +98,8 @@ class LiveTab:
             if visitor.sliders != (percent, repeat_s, stride):
                 session.rules = make_rules(percent, repeat_s, stride)
                 visitor.sliders = (percent, repeat_s, stride)
-            state = session.feed(np.ascontiguousarray(image[..., ::-1]), now_s - visitor.began_s)
+            frame_bgr = np.ascontiguousarray(decode_picture(picture)[..., ::-1])
+            state = session.feed(frame_bgr, now_s - visitor.began_s)
             if session is visitor.session:  # else it was closed meanwhile
                 visitor.state = state
         except AslTritonError as exc:
@@ -146,7 +152,7 @@ class LiveTab:
 
 def make_sliders() -> list[gr.Slider]:
     """What may be adjusted while it runs: threshold, repeat suppression, stride."""
-    return [
+    sliders = [
         gr.Slider(
             1,
             100,
@@ -175,6 +181,7 @@ def make_sliders() -> list[gr.Slider]:
             elem_id="live-stride",
         ),
     ]
+    return [numbers_only(slider) for slider in sliders]
 
 
 def make_rules(percent: float, repeat_s: float, stride: float) -> LiveRules:

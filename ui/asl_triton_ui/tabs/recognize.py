@@ -15,7 +15,7 @@ from asl_triton_ui.page_context import DEFAULT_THRESHOLD, NOTHING, UNSEEN, PageC
 from asl_triton_ui.rendering import render, render_problem
 from asl_triton_ui.result_view import DisplayedResult, Progress, apply_threshold, make_plot, read_film
 from asl_triton_ui.state.server import on_background
-from asl_triton_ui.upload_components import uploads_only
+from asl_triton_ui.upload_components import numbers_only, uploads_only
 
 FIRST_PROGRESS_S, PROGRESS_EVERY_S = 0.5, 0.3  # an answer that is quicker is not announced
 DRAWN_WITHIN_S = 0.1  # the glosses, by a browser: what is less urgent waits for it
@@ -45,14 +45,16 @@ class RecognizeTab:
                         "Recognize", variant="primary", size="lg", elem_id="recognize", scale=3, min_width=140
                     )
                     self.stop = gr.Button("Stop", size="lg", elem_id="stop", scale=1, min_width=80, interactive=False)
-                threshold = gr.Slider(
-                    0,
-                    100,
-                    value=100 * DEFAULT_THRESHOLD,
-                    step=1,
-                    label="Threshold in percent",
-                    info="If nothing reaches it, the answer is marked as unsure.",
-                    elem_id="threshold",
+                threshold = numbers_only(
+                    gr.Slider(
+                        0,
+                        100,
+                        value=100 * DEFAULT_THRESHOLD,
+                        step=1,
+                        label="Threshold in percent",
+                        info="If nothing reaches it, the answer is marked as unsure.",
+                        elem_id="threshold",
+                    )
                 )
             with gr.Column(scale=6, min_width=300):
                 self.answer = gr.HTML(render("empty.html", hint=HINT, content=""), elem_id="answer")

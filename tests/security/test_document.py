@@ -1,0 +1,51 @@
+"""SECURITY.md says what the limits are: these."""
+
+from pathlib import Path
+
+import pytest
+
+from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, MAX_MEMORY_BYTES, VIDEOS_PER_PROCESS
+from asl_triton.evaluation.dataset import MAX_SPLIT_BYTES
+from asl_triton.labels import MAX_LABELS_BYTES
+from asl_triton.presets import MAX_PRESET_BYTES, PRESETS
+from asl_triton.triton_backend.service import ServiceLimits
+from asl_triton_export.checkpoint import MAX_FILE_BYTES, MAX_INDEX_BYTES
+from asl_triton_export.formats.custom_script import CHECK_TIMEOUT_S
+from asl_triton_export.triton_config import MAX_QUEUE_SIZE, QUEUE_TIMEOUT_US
+from asl_triton_ui import security
+from asl_triton_ui.options import MB, PageOptions
+from asl_triton_ui.upload_components import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS
+
+DOCUMENT = Path(__file__).parents[2] / "SECURITY.md"
+PAGE, SERVICE = PageOptions(), ServiceLimits()
+GIB, MIB = 2**30, 2**20
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        f"{PAGE.max_upload_mb} MB; {PAGE.max_minutes:g} minutes; {PAGE.max_clips}",
+        f"{PAGE.max_visitor_bytes // MB:,} and {PAGE.max_folder_bytes // MB:,} MB",
+        f"{PAGE.min_free_mb} MB | `--min-free-mb`",
+        f"{PAGE.keep_minutes:g} minutes, and at most 5 more",
+        f"{security.MAX_BODY_BYTES // MB} MB; {security.MAX_LOGIN_BYTES // 1000} kB",
+        f"{security.PATIENCE_S:g} s in all; {security.MIN_BYTES_PER_S // 1000} kB a second",
+        f"| {security.HEAD_TIMEOUT_S:g} s | |",
+        f"{security.FREE_LOGINS}, then a wait from 1 s, doubled up to {security.MAX_LOGIN_WAIT_S:g} s",
+        f"{PAGE.decode_timeout_s:g} s | `--decode-timeout`",
+        f"{PAGE.at_once}; {PAGE.queue_limit} | `--at-once`, `--queue`",
+        f"{PAGE.max_live}; {MAX_PICTURE_BYTES // MB} MB and {MAX_PICTURE_PIXELS:,} pixels",
+        f"{PRESETS['wlasl'].min_frames} to {PRESETS['wlasl'].max_frames} (`min_frames`, `max_frames`",
+        f"{MAX_QUEUE_SIZE}; {QUEUE_TIMEOUT_US // 10**6} s",
+        f"{SERVICE.max_bytes // MIB} MiB, {SERVICE.max_frames:,}, 4096 x {SERVICE.max_pixels // 4096}",
+        f"{SERVICE.max_decode_s} s, {SERVICE.max_memory_bytes // GIB} GiB, in a process of its own",
+        f"{SERVICE.requests_at_once}; {SERVICE.crops_at_once:,}",
+        f"{MAX_FILE_BYTES // GIB} GiB, a regular file; {MAX_INDEX_BYTES // MIB} MiB",
+        f"{MAX_LABELS_BYTES // MIB} MiB; {MAX_PRESET_BYTES // MB} MB; 1 MB; {MAX_SPLIT_BYTES // MIB} MiB",
+        f"{CHECK_TIMEOUT_S / 60:g} minutes",
+        f"{MAX_MEMORY_BYTES // GIB} GiB, {DEFAULT_DECODE_TIMEOUT_S:g} s (`--decode-timeout`)",
+        f"for up to {VIDEOS_PER_PROCESS}",
+    ],
+)
+def test_limit_is_the_documents(row: str) -> None:
+    assert row in " ".join(DOCUMENT.read_text().split())

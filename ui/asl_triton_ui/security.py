@@ -1,0 +1,324 @@
+"""The page's door: which requests are let in, and how much of each is read, in how long.
+
+Gradio reads a request's body before it asks who sent it, answers pages of any origin, and waits for the rest of a
+request for ever. So this comes first.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import h11
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import cookie_parser
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from asl_triton_ui.uploads import UploadError, UploadQuota
+
+logger = logging.getLogger(__name__)
+
+API = "/gradio_api"
+UPLOAD = f"{API}/upload"
+LOGIN = "/login"
+# What Gradio offers and a page needs not: fetching any address of the net, a session as a link, and its own tools.
+CLOSED = (
+    f"{API}/file=http",
+    f"{API}/file/http",
+    f"{API}/proxy",
+    f"{API}/deep_link",
+    f"{API}/process_recording",
+    f"{API}/component_server",
+    f"{API}/vibe",
+    f"{API}/undo-vibe",
+    "/monitoring",
+)
+MAX_BODY_BYTES = 4_000_000  # a live picture, in base64, and what else an event of the page holds
+MAX_LOGIN_BYTES = 4_096
+FILE_BYTES = 8_192  # that an upload takes beside its content: a folder and a block
+# A sender may pause for the first, and otherwise sends at least the second.
+PATIENCE_S, MIN_BYTES_PER_S = 20.0, 10_000
+HEAD_TIMEOUT_S = 20.0  # from a request's first byte, or a new connection, to the end of its head
+FREE_LOGINS = 3  # wrong ones in a row, of one address, before it has to wait
+MAX_LOGIN_WAIT_S = 30.0
+FORGET_LOGINS_S = 900.0
+# The page loads nothing from elsewhere, and no other page may show it in a frame.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
+    "connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+HEADERS = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+
+class SecurityMiddleware:
+    """ASGI middleware around Gradio: refuses what no visitor of the page sends, and bounds the rest.
+
+    `origins` are addresses of the page (scheme, host, port) beside the one that a request names as its host.
+    """
+
+    def __init__(self, app: ASGIApp, uploads: UploadQuota, origins: Collection[str] = ()) -> None:
+        self.app = app
+        self._uploads, self._origins = uploads, origins
+        self._logins = LoginThrottle()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send)
+        try:
+            self._admit(exchange)
+        except HTTPException as exc:
+            await exchange.refuse(exc)
+            return
+        try:
+            await self.app(scope, exchange.receive, exchange.send)
+        except Exception as exc:  # of Gradio's, for a request that no page sends
+            if exchange.status is not None:
+                raise
+            logger.error("%s %s failed: %r", scope["method"], scope["path"], exc)
+            await exchange.refuse(describe_failure(exchange))
+        finally:
+            if exchange.is_login and exchange.status == 200:
+                self._logins.clear(exchange.address)
+
+    def _admit(self, exchange: "Exchange") -> None:
+        """Decide about a request by its head alone.
+
+        Raises:
+            HTTPException: it is refused.
+        """
+        scope = exchange.scope
+        if scope["path"].startswith(CLOSED):
+            raise HTTPException(404, "not found")
+        origin = exchange.headers.get("origin")
+        if origin is not None and not self._is_own(origin, exchange.headers):
+            raise HTTPException(403, "this page takes no requests from other pages")
+        exchange.is_login = scope["method"] == "POST" and scope["path"].rstrip("/") == LOGIN
+        is_reading = scope["method"] in ("GET", "HEAD", "OPTIONS")
+        user = find_user(scope, exchange.headers)
+        if exchange.is_login:
+            wait_s = self._logins.try_now(exchange.address)
+            if wait_s:
+                raise HTTPException(
+                    429, f"too many wrong logins: try again in {wait_s} s", {"retry-after": str(wait_s)}
+                )
+        elif user is None and not is_reading:
+            raise HTTPException(401, "log in first")
+        if user is not None and scope["path"].rstrip("/") == UPLOAD:
+            exchange.body.upload = Upload(self._uploads, user or exchange.address)
+        else:
+            exchange.body.max_bytes = MAX_LOGIN_BYTES if is_reading or exchange.is_login else MAX_BODY_BYTES
+        exchange.body.check_declared(exchange.headers.get("content-length"))
+
+    def _is_own(self, origin: str, headers: Headers) -> bool:
+        hosts = (headers.get("host"), headers.get("x-forwarded-host", "").partition(",")[0].strip())
+        host = urlsplit(origin).netloc
+        return origin in self._origins or (bool(host) and host in hosts)
+
+
+def find_user(scope: Scope, headers: Headers) -> str | None:
+    """Who is logged in, as Gradio's app knows them; "" where the page asks nobody; None for a stranger."""
+    app: Any = scope["app"]
+    if app.auth is None:
+        return ""
+    cookies = cookie_parser(headers.get("cookie", ""))
+    kinds = ("access-token", "access-token-unsecure")
+    tokens = [token for kind in kinds if (token := cookies.get(f"{kind}-{app.cookie_id}"))]
+    user = app.tokens.get(tokens[0]) if tokens else None
+    return None if user is None else str(user)
+
+
+def describe_failure(exchange: "Exchange") -> HTTPException:
+    """What to say where Gradio only raises."""
+    if exchange.body.upload is not None:
+        return HTTPException(400, "the upload cannot be read: send files in the form's field `files`, each with a name")
+    return HTTPException(500, "the page cannot answer this request")
+
+
+class LoginThrottle:
+    """Slows those who guess passwords: after three wrong ones, each further one doubles the wait, up to half a minute.
+
+    By address: behind a proxy that does not say whose requests it passes on, all visitors wait together.
+    """
+
+    def __init__(self) -> None:
+        self._tries: dict[str, tuple[int, float]] = {}  # by address: how many in a row, and when the next may come
+
+    def try_now(self, address: str) -> int:
+        """Whole seconds that an address has to wait; with 0 of them it counts as one wrong try, until `clear`."""
+        now_s = time.monotonic()
+        for known in [known for known, (_, next_s) in self._tries.items() if now_s - next_s > FORGET_LOGINS_S]:
+            del self._tries[known]
+        tries, next_s = self._tries.get(address, (0, now_s))
+        if next_s > now_s:
+            return math.ceil(next_s - now_s)
+        wait_s = min(2.0 ** (tries - FREE_LOGINS + 1), MAX_LOGIN_WAIT_S) if tries >= FREE_LOGINS - 1 else 0.0
+        self._tries[address] = (min(tries + 1, 100), now_s + wait_s)
+        return 0
+
+    def clear(self, address: str) -> None:
+        """The password was right."""
+        self._tries.pop(address, None)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One upload, counted for a visitor as it comes."""
+
+    quota: UploadQuota
+    visitor: str
+
+    def count_files(self, answer: bytes) -> None:
+        """Count what each file takes beside its content, by Gradio's answer: a list of paths."""
+        try:
+            num_files = len(json.loads(answer))
+        except (ValueError, TypeError):
+            return
+        with suppress(UploadError):  # the next one is refused
+            self.quota.add(self.visitor, FILE_BYTES * num_files)
+
+
+class Body:
+    """A request's body as it is received: bounded in bytes, and in the time that its sender takes."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.max_bytes = MAX_BODY_BYTES
+        self.upload: Upload | None = None
+        self.is_refused = False
+        self._receive = receive
+        self._num_bytes = 0
+        self._waited_s = 0.0
+        self._is_whole = False
+
+    def check_declared(self, length: str | None) -> None:
+        """Check what the head says.
+
+        Raises:
+            HTTPException: there is no room for it.
+        """
+        if self.upload is not None:
+            try:
+                self.upload.quota.check(self.upload.visitor)
+            except UploadError as exc:
+                raise HTTPException(413, str(exc)) from exc
+        elif length is not None and not (length.isdecimal() and int(length) <= self.max_bytes):
+            raise self._too_large()
+
+    async def receive(self) -> Message:
+        """The next part, as ASGI has it.
+
+        Raises:
+            HTTPException: it is too large, or too slow. Of an upload, which Gradio then deletes, MultiPartException.
+        """
+        if self._is_whole:
+            return await self._receive()
+        began_s = time.monotonic()
+        most_s = PATIENCE_S + self._num_bytes / MIN_BYTES_PER_S - self._waited_s
+        try:
+            message = await asyncio.wait_for(self._receive(), max(most_s, 0.001))
+        except asyncio.TimeoutError:
+            raise self._refuse(HTTPException(408, "the rest of the request did not come in time")) from None
+        self._waited_s += time.monotonic() - began_s
+        size = len(message.get("body", b""))
+        self._num_bytes += size
+        self._is_whole = not message.get("more_body", False)
+        if self.upload is None:
+            if self._num_bytes > self.max_bytes:
+                raise self._refuse(self._too_large())
+        else:
+            try:
+                self.upload.quota.add(self.upload.visitor, size)
+            except UploadError as exc:
+                raise self._refuse(HTTPException(413, str(exc))) from exc
+        return message
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"a request to this page has at most {self.max_bytes:,} bytes")
+
+    def _refuse(self, exc: HTTPException) -> HTTPException | MultiPartException:
+        self.is_refused = True
+        if self.upload is None:
+            return exc
+        # Gradio answers 413 to this phrase.
+        detail = f"{exc.detail} (beyond the maximum allowed size)" if exc.status_code == 413 else exc.detail
+        return MultiPartException(detail)
+
+
+class Exchange:
+    """One request and its response."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.headers = Headers(scope=scope)
+        self.address = scope["client"][0] if scope.get("client") else ""
+        self.is_login = False
+        self.body = Body(receive)
+        self.status: int | None = None  # once the response has begun
+        self._send = send
+
+    async def receive(self) -> Message:
+        """The next part of the request."""
+        return await self.body.receive()
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the response, with our headers."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            # The rest is not read; but a browser shows why only once it has sent all, so a visitor's upload is let run.
+            is_closing = self.body.is_refused and not (self.body.upload is not None and self.status == 413)
+            closing = [(b"connection", b"close")] if is_closing else []
+            message["headers"] = [*message.get("headers", ()), *HEADERS, *closing]
+        elif self.body.upload is not None and self.status == 200:
+            self.body.upload.count_files(message.get("body", b""))
+        await self._send(message)
+
+    async def refuse(self, exc: HTTPException) -> None:
+        """Answer without reading any more of the request."""
+        self.body.is_refused = True
+        response = JSONResponse({"detail": exc.detail}, exc.status_code, headers=dict(exc.headers or {}))
+        await response(self.scope, self.body.receive, self.send)
+
+
+class PatientProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, which closes a connection whose next request does not get past its head in time."""
+
+    _head_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def _watch_head(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._forget_head()
+        elif self._head_due is None:
+            self._head_due = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
+
+    def _forget_head(self) -> None:
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
