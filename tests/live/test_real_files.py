@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from asl_triton import Recognizer
+from asl_triton_demo.signer import render, write_video
+from asl_triton_demo.signs import SIGNS
 from asl_triton_deploy.local import LocalTriton
+from tests.client.videos import ffmpeg
 from tests.command_line import asl_triton
 from tests.live.sign_client import Answer, ask
 
@@ -76,3 +79,18 @@ def test_cues_count_from_the_start_of_the_file(demo_triton: LocalTriton, shared_
     with Recognizer(demo_triton.address) as recognizer:
         late = recognizer.timeline(shared_folder / "zoo" / "late.mp4").segments
     assert late and all(segment.start_s >= 1.5 for segment in late)
+
+
+@pytest.mark.parametrize("frame_rate", [50, 60, 120, 240])
+def test_fast_video_of_a_phone_is_answered_as_at_its_usual_rate(
+    demo_triton: LocalTriton, tmp_path: Path, frame_rate: int
+) -> None:
+    usual, fast = tmp_path / "usual.mp4", tmp_path / "fast.mp4"
+    write_video(render(SIGNS[0], 9_000_000, fps=25.0 if frame_rate == 50 else 30.0), usual)
+    ffmpeg("-i", usual, "-vf", f"fps={frame_rate}", "-c:v", "libx264", "-qp", "10", fast)
+    with Recognizer(demo_triton.address) as recognizer:
+        ours, theirs = recognizer.recognize(usual), recognizer.recognize(fast)
+    assert ours.gloss == theirs.gloss == SIGNS[0].gloss
+    assert theirs.num_frames > 1.5 * ours.num_frames and theirs.duration_s == pytest.approx(ours.duration_s, abs=0.1)
+    assert f"{frame_rate} frames per second: one of" in theirs.warnings[0]
+    assert theirs.confidence == pytest.approx(ours.confidence, abs=0.1)

@@ -1,6 +1,7 @@
 """Decoding in this process."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from asl_triton.decoding.base import (
     DecodeSession,
@@ -14,7 +15,7 @@ from asl_triton.errors import VideoError
 from asl_triton.signer.search import frame_signer
 from asl_triton.video.colors import Image
 from asl_triton.video.excerpt import cut_excerpt
-from asl_triton.video.preprocessing import crop_frames
+from asl_triton.video.preprocessing import choose_frame_step, crop_frames
 from asl_triton.video.reader import DECLARED_EXCESS, Frame, Video, open_video
 from asl_triton.video.windows import Window, WindowTiming, cut_timed_windows, cut_windows_by_shot
 
@@ -70,6 +71,12 @@ def cut_video(
     """The windows of a video's frames. A clip's only window is a view of `memory`, where that is given."""
     if options.excerpt is not None:
         frames = cut_excerpt(frames, options.excerpt, video.name)
+    step = choose_frame_step(options.preset, video.frame_rate)
+    if step > 1:
+        frames = islice(frames, 0, None, step)
+        video.warnings.append(
+            f"{video.frame_rate:.0f} frames per second: one of {step} was taken, as the training videos had 24 to 30"
+        )
     signer = options.signer
     if signer is None and options.finds_signer and not options.is_film:
         framed = frame_signer(frames, options.preset)
@@ -78,6 +85,6 @@ def cut_video(
         video.warnings += framed.warnings
     crops = crop_frames(frames, options.preset, options.limits.max_frames, signer)
     if options.is_film:
-        yield from cut_windows_by_shot(crops, options.preset, video.frame_rate)
+        yield from cut_windows_by_shot(crops, options.preset, video.frame_rate / step)
     else:
-        yield from cut_timed_windows(crops, options.preset, video.frame_rate, memory)
+        yield from cut_timed_windows(crops, options.preset, video.frame_rate / step, memory)

@@ -8,7 +8,7 @@ the process that started it.
 
 Threat model: a video that crashes, hangs or fills its worker costs itself alone. A video that takes the worker over has
 the rights of the user who runs it, as no system call is filtered, and can read and falsify the worker's later videos.
-So a worker decodes no more than `DecoderLimits.videos_per_process`, a video that fails or gives warnings is its last,
+So a worker decodes no more than `DecoderLimits.videos_per_process`, a video that fails or is damaged is its last,
 and `recognize_sign`, whose videos come from different strangers, gives each a process of its own.
 
 `multiprocessing`'s forkserver has the same design, and was tried: it imports the caller's `__main__` again, SIGTERM
@@ -160,7 +160,7 @@ class Worker:
         set_rlimit(resource.RLIMIT_CORE, 0, 0)
 
     def run(self) -> None:
-        """Decode until a video fails, gives warnings, or leaves too much memory in use."""
+        """Decode until a video fails, is damaged, or leaves too much memory in use."""
         is_reusable = True
         while is_reusable:
             request = json.loads(self._connection.recv_bytes())
@@ -175,7 +175,8 @@ class Worker:
                 )
             except cv2.error as exc:
                 return self._send(failed=f"{request['name']} cannot be decoded: {exc.err}. Convert or record it again")
-            is_reusable = self._is_reused and not last["warnings"] and measure_data_bytes() <= self._most_kept_bytes
+            is_sound = self._is_reused and not last.pop("is_damaged")
+            is_reusable = is_sound and measure_data_bytes() <= self._most_kept_bytes
             self._send(**last, is_last=True, is_reusable=is_reusable)
 
     def _decode(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -218,7 +219,7 @@ class Worker:
             memory[: frame.image.size].reshape(frame.image.shape)[:] = frame.image
             self._send(height=height, width=width, time_s=frame.time_s, is_last=False)
             self._wait()
-        return {"warnings": video.warnings}
+        return {"warnings": video.warnings, "is_damaged": video.is_damaged}
 
     def _wait(self) -> None:
         """Wait until more is wanted."""
@@ -258,6 +259,7 @@ def describe(video: Video, timing: WindowTiming | None) -> dict[str, Any]:
         "lost_frames": video.lost_frames,
         "signer": video.signer and asdict(video.signer),
         "warnings": video.warnings,
+        "is_damaged": video.is_damaged,
     }
 
 

@@ -16,6 +16,7 @@ from asl_triton.video.colors import Image
 from asl_triton.video.reader import Frame
 
 WHOLE_FRAME = SignerBox(0, 0, 1, 1, source="frame")
+MAX_TRAINED_RATE = 35.0  # frames per second
 MAX_SCALED_PIXELS = 7680 * 4320  # of a frame scaled up to `min_side`: only absurd aspect ratios exceed it
 
 
@@ -37,6 +38,17 @@ def crop_frames(
     """
     timed = frames if preset.frame_rate is None else resample(frames, preset.frame_rate, max_frames)
     return (Crop(crop_frame(frame.image, preset, signer), frame.time_s) for frame in timed)
+
+
+def choose_frame_step(preset: Preset, frame_rate: float) -> int:
+    """Which frames a preset that keeps the clip's rate takes: every n-th, so that 35 per second or fewer are left.
+
+    The videos that published weights were trained on had 24 to 30 frames per second. Presets with a rate or a number of
+    frames of their own choose themselves: 1.
+    """
+    if preset.frame_rate is not None or preset.frames == "centered":
+        return 1
+    return max(math.ceil(frame_rate / MAX_TRAINED_RATE), 1)
 
 
 def resample(frames: Iterable[Frame], frame_rate: float, max_frames: int) -> Iterator[Frame]:

@@ -173,6 +173,11 @@ class Video:
             )
 
     @property
+    def is_damaged(self) -> bool:
+        """Whether frames could not be decoded, or the file ends too early; known after the iteration."""
+        return self._is_cut or self.lost_frames > 0
+
+    @property
     def share_read(self) -> float:
         """How much of it was read, 0 to 1; 0 if its container does not say how long it is."""
         return min(self.num_frames / self.declared_frames, 1.0) if self.declared_frames else 0.0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ import numpy as np
 from asl_triton.decoding.factory import open_frames
 from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.evaluation.dataset import Dataset, LabeledClip, format_list, read_dataset
+from asl_triton.presets import Preset
 from asl_triton.video.discovery import format_name, is_hidden
 from asl_triton.video.excerpt import cut_excerpt
+from asl_triton.video.preprocessing import choose_frame_step
 from asl_triton.video.reader import Frame, Limits
 
 LIMITS = Limits(max_frames=3_000)  # of a clip of one sign; a held-out clip is in memory as a whole
@@ -92,14 +95,17 @@ def choose_clips(
 
 
 @contextmanager
-def read_clip(clip: LabeledClip) -> Iterator[Iterator[Frame]]:
+def read_clip(clip: LabeledClip, preset: Preset | None = None) -> Iterator[Iterator[Frame]]:
     """The frames of a clip, or of the part of a longer video that is the clip; the video is open for the block.
+
+    With a `preset`, only the frames that it takes, see `choose_frame_step`.
 
     Raises:
         VideoError: it cannot be read, or is too long for a clip of one sign.
     """
     with open_frames(clip.path, LIMITS if clip.excerpt is None else UNTRIMMED_LIMITS, clip.name) as video:
-        yield iter(video) if clip.excerpt is None else cut_excerpt(video, clip.excerpt, clip.name)
+        frames = iter(video) if clip.excerpt is None else cut_excerpt(video, clip.excerpt, clip.name)
+        yield frames if preset is None else islice(frames, 0, None, choose_frame_step(preset, video.frame_rate))
 
 
 def find_broken(clips: Sequence[LabeledClip], on_step: OnStep) -> dict[str, str]:

@@ -56,7 +56,7 @@ class SegmentSampler:
     def read_images(self, clip: LabeledClip) -> Iterator[Image]:
         """The frames of a clip at the preset's rate, BGR, as large as the crops' surroundings."""
         preset, rate = self.preset, self.preset.frame_rate
-        with read_clip(clip) as frames:
+        with read_clip(clip, preset) as frames:
             for frame in frames if rate is None else resample(frames, rate, LIMITS.max_frames):
                 image = resize_frame(frame.image, preset)
                 if preset.framing == "signer" and (box := clip.signer) is not None:
@@ -116,7 +116,7 @@ class WholeClips(Dataset[tuple[Tensor, int, float]]):
 
 def cut_served_windows(clip: LabeledClip, preset: Preset) -> Image:
     """The windows of a clip that the client would send: uint8 RGB (W, T, 224, 224, 3)."""
-    with read_clip(clip) as frames:
+    with read_clip(clip, preset) as frames:
         images = (crop.image for crop in crop_frames(frames, preset, LIMITS.max_frames, clip.signer))
         return np.stack([window.frames for window in cut_windows(images, preset)])
 

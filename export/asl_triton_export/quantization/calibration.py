@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ from asl_triton.evaluation.dataset import read_dataset
 from asl_triton.presets import Preset
 from asl_triton.video.colors import Image
 from asl_triton.video.discovery import Clip, find_clips
-from asl_triton.video.preprocessing import crop_frames
+from asl_triton.video.preprocessing import choose_frame_step, crop_frames
 from asl_triton.video.reader import Limits
 from asl_triton.video.windows import cut_windows
 
@@ -80,7 +81,8 @@ def read_windows(clip: Clip, preset: Preset) -> Iterator[Image]:
     """
     limits = Limits()
     with open_frames(clip.path, limits) as video:
-        images = (crop.image for crop in crop_frames(video, preset, limits.max_frames))
+        frames = islice(video, 0, None, choose_frame_step(preset, video.frame_rate))
+        images = (crop.image for crop in crop_frames(frames, preset, limits.max_frames))
         for window in cut_windows(images, preset):
             yield window.frames
 

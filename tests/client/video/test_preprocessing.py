@@ -10,7 +10,7 @@ import pytest
 from asl_triton.errors import VideoError
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.results import SignerBox
-from asl_triton.video.preprocessing import Crop, crop_frame, crop_frames, normalize, resample
+from asl_triton.video.preprocessing import Crop, choose_frame_step, crop_frame, crop_frames, normalize, resample
 from asl_triton.video.reader import Frame, open_video
 from asl_triton.video.windows import Window, choose_centered, cut_timed_windows, cut_windows
 
@@ -266,3 +266,13 @@ def test_crops_are_those_of_the_reference(
     assert len(images) == expected.get(f"{clip}/{name}/num_frames", len(images))
     ours = np.stack([images[0], images[len(images) // 2], images[-1]])
     assert np.abs(ours.astype(int) - frames).max() <= 2
+
+
+@pytest.mark.parametrize(("frame_rate", "step"), [
+    (12, 1), (24, 1), (29.97, 1), (30, 1), (35, 1), (36, 2), (50, 2), (59.94, 2), (60, 2), (90, 3), (120, 4), (240, 7),
+])  # fmt: skip
+def test_fast_videos_are_thinned_to_what_was_trained_on(frame_rate: float, step: int) -> None:
+    assert choose_frame_step(WLASL, frame_rate) == step
+    assert frame_rate / choose_frame_step(WLASL, frame_rate) <= 35
+    assert choose_frame_step(PRESETS["bsl1k"], frame_rate) == 1  # it has a rate of its own
+    assert choose_frame_step(PRESETS["asl-citizen"], frame_rate) == 1  # and it counts frames
