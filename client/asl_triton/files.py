@@ -12,8 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, BinaryIO
 
-import portalocker
-
 from asl_triton.errors import AslTritonError
 
 CHUNK_BYTES = 1024 * 1024
@@ -152,12 +150,16 @@ class FolderLock:
     """
 
     def __init__(self, path: Path, holder: str = "run", option: str = "--output") -> None:
+        import portalocker
+
         self.path, self.holder, self.option = path, holder, option
         self._lock = portalocker.Lock(
             path, "a+", timeout=0, fail_when_locked=True, flags=portalocker.LOCK_EX | portalocker.LOCK_NB
         )
 
     def __enter__(self) -> "FolderLock":
+        import portalocker  # here, so that a client which locks nothing needs no system's locks
+
         try:
             file = self._lock.acquire()
             while not is_same_file(self.path, file):  # whoever held it has just deleted it

@@ -162,7 +162,7 @@ def test_another_clip_takes_the_answer_away(answered: Page, clips: dict[str, Pat
 def test_damaged_clip_is_recognized_with_a_warning(page: Page, shared_folder: Path) -> None:
     choose(page, shared_folder / "zoo" / "bad_zero.mp4")
     assert answer_to(page)
-    expect(page.locator("#answer")).to_contain_text("damaged: 1 of 77 frames could not be decoded")
+    expect(page.locator("#answer")).to_contain_text("Damaged: 1 of 77 frames could not be decoded")
 
 
 def test_picture_that_changes_its_format_ends_nothing(page: Page, shared_folder: Path) -> None:

@@ -295,8 +295,10 @@ def test_cluster_of_the_ray_job_does_its_work(
         ending.callback(store.stop)
         store.start()
         bucket["AWS_ENDPOINT_URL"] = "http://{}:{}".format(*store.get_host_and_port())
-        # All such servers of a process have the same buckets.
-        ending.callback(httpx.post, f"{bucket['AWS_ENDPOINT_URL']}/moto-api/reset")
+        # All such servers of a process have the same buckets: those of other tests go first.
+        reset = f"{bucket['AWS_ENDPOINT_URL']}/moto-api/reset"
+        httpx.post(reset)
+        ending.callback(httpx.post, reset)
         for name, value in bucket.items():
             monkeypatch.setenv(name, value)
         files = fsspec.filesystem("s3", skip_instance_cache=True)

@@ -107,9 +107,9 @@ async def until_there(transport: Transport) -> None:
             return
 
 
-def named() -> list[Path]:
-    """What of ours has a name in /dev/shm."""
-    return list(FOLDER.glob(f"{PREFIX}*"))
+def named(process_id: int) -> list[Path]:
+    """What of a process has a name in /dev/shm."""
+    return list(FOLDER.glob(f"{PREFIX}*-{process_id}-*"))
 
 
 def test_answers_are_the_same_byte_for_byte(small_triton: LocalTriton, crowd_triton: LocalTriton) -> None:
@@ -134,14 +134,14 @@ def test_one_registration_carries_all_requests_and_grows(small_triton: LocalTrit
             for seed in range(50):
                 await answer(transport, frames_of(seed))
             assert set(status()) - set(before) == registered
-            assert named() == []
+            assert named(os.getpid()) == []
             await answer(transport, frames_of(0, 40))
             grown = {name: size for name, size in status().items() if name not in before}
             assert list(grown.values()) == [2 * GRAIN] and only not in grown
 
         asked(small_triton.address, ask)
         assert status() == before
-    assert named() == []
+    assert named(os.getpid()) == []
 
 
 def test_requests_at_the_same_time_do_not_mix(small_triton: LocalTriton) -> None:
@@ -188,10 +188,10 @@ def test_client_that_was_killed_is_swept_by_the_next(small_triton: LocalTriton) 
             assert [client.stdout.readline().strip() for _ in range(2)] == ["answered"] * 2
             left = set(status()) - before
             assert len(left) == 3
-            assert named() == []
+            assert named(client.pid) == []
             client.kill()
         assert left <= set(status())
-        assert named() == []
+        assert named(client.pid) == []
 
         async def ask(transport: Transport) -> None:
             await answer(transport, frames_of(0))

@@ -168,15 +168,15 @@ class Worker:
                 last = self._decode(request)
             except AslTritonError as exc:
                 return self._send(failed=str(exc))
-            except MemoryError:
-                most = f"{self._limits.max_memory_bytes // 2**20:,} MiB"
-                return self._send(
-                    failed=f"{request['name']} takes more than {most} to decode, the limit: scale it down"
-                )
-            except cv2.error as exc:
-                return self._send(failed=f"{request['name']} cannot be decoded: {exc.err}. Convert or record it again")
-            is_sound = self._is_reused and not last.pop("is_damaged")
-            is_reusable = is_sound and measure_data_bytes() <= self._most_kept_bytes
+            except (MemoryError, cv2.error) as exc:
+                if isinstance(exc, cv2.error) and exc.code != cv2.Error.StsNoMem:
+                    what = f"cannot be decoded: {exc.err}. Convert or record it again"
+                else:
+                    most = f"{self._limits.max_memory_bytes // 2**20:,} MiB"
+                    what = f"takes more than {most} to decode, the limit: scale it down"
+                return self._send(failed=f"{request['name']} {what}")
+            is_damaged = last.pop("is_damaged")
+            is_reusable = self._is_reused and not is_damaged and measure_data_bytes() <= self._most_kept_bytes
             self._send(**last, is_last=True, is_reusable=is_reusable)
 
     def _decode(self, request: dict[str, Any]) -> dict[str, Any]:

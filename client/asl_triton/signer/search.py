@@ -10,7 +10,7 @@ from asl_triton.signer.detector import SignerEstimate, find_signer
 from asl_triton.signer.region import choose_region, cut_region
 from asl_triton.video.reader import Frame
 
-SEARCHED = (0, 4, 8)  # frames of the clip that are searched
+SEARCHED = (0, 2, 4)  # frames of the clip that are searched: those up to the last are in memory
 LEAST_CONFIDENCE = 0.6  # found in two frames of three: a chance find is in one
 # Of the longer side, in pixels: smaller videos are cut to the signer already, or show too little of a small one.
 SEARCHED_ABOVE = 512

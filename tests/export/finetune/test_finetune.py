@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -69,8 +69,16 @@ def rows(folder: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-def spawn(*arguments: object, **options: object) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "asl_triton", "finetune", *map(str, arguments)]
+IN_THREADS = (  # decoders in processes need a file of shared memory, which is larger than the smallest disk
+    "import asl_triton.decoding.factory as factory; factory.SAFEST = 'threads'\n"
+    "from asl_triton.cli.app import main; main()"
+)
+
+
+def spawn(
+    *arguments: object, start: Sequence[str] = ("-m", "asl_triton"), **options: object
+) -> "subprocess.Popen[str]":
+    command = [sys.executable, *start, "finetune", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)  # type: ignore[call-overload, no-any-return]
 
 
@@ -200,7 +208,7 @@ def test_full_disk_loses_nothing_and_the_same_command_goes_on(here: Path, capsys
     def allow_small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    with spawn(*options, preexec_fn=allow_small_files) as process:
+    with spawn(*options, start=("-c", IN_THREADS), preexec_fn=allow_small_files) as process:
         told = " ".join(process.communicate(timeout=120)[0].split())
     assert process.returncode == 1, told
     assert "cannot write cut: File too large. The best network so far" in told and "Traceback" not in told
