@@ -28,6 +28,7 @@ def usable_after(shared: Page, clips: dict[str, Path]) -> Iterator[Page]:
     remove_clip(shared)
     choose(shared, clips["book"])
     assert answer_to(shared) == "book"
+    shared.locator(".film img").first.wait_for()  # until then the next click on Recognize counts for nothing
     remove_clip(shared)
 
 
@@ -48,6 +49,7 @@ def test_pdf_named_mp4(usable_after: Page, tmp_path: Path) -> None:
 def test_empty_file(usable_after: Page, tmp_path: Path) -> None:
     (tmp_path / "nothing.mp4").touch()
     choose(usable_after, tmp_path / "nothing.mp4")
+    expect(usable_after.get_by_text("This browser cannot show this file")).to_be_visible()
     assert "is empty (0 bytes)" in sentence_after(usable_after)
 
 
@@ -85,6 +87,7 @@ def test_three_frames_are_answered(usable_after: Page, tmp_path: Path) -> None:
     frames = (np.full((120, 160, 3), 90 + number, np.uint8) for number in range(3))
     choose(usable_after, written_by_opencv(tmp_path / "blink.mp4", frames))
     answer_to(usable_after)
+    usable_after.locator(".film img").first.wait_for()
     assert "3 frames" in usable_after.locator("#answer .facts").inner_text().replace("\xa0", " ")
 
 

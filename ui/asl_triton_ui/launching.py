@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from starlette.middleware import Middleware
 
+from asl_triton.decoding.factory import warm_up
 from asl_triton.errors import AslTritonError
 from asl_triton.recognizer.event_loop import run
 from asl_triton_ui.options import MB, Address, PageOptions
@@ -28,6 +29,7 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
     """
     port = find_free_port(address)
     with make_upload_folder(60 * options.keep_minutes) as folder:
+        warm_up()
         from asl_triton_ui.app import build  # only now: Gradio reads when it is imported where files go
         from asl_triton_ui.theme import theme
 

@@ -103,6 +103,12 @@ def read_frames_at(source: Source, times_s: Sequence[float], limits: Limits | No
     return [shown[place] for place in range(len(times_s))]
 
 
+def warm_up() -> None:
+    """Start what `open_frames` needs, so that the first video does not wait for it."""
+    if SAFEST == "processes":
+        _shared_pool(os.getpid()).warm_up()
+
+
 @cache
 def _shared_pool(_process_id: int) -> "DecoderPool":
     """The processes that decode for this process; a forked one gets its own. They end with it."""
