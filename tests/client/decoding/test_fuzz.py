@@ -58,7 +58,7 @@ def test_damaged_videos_lose_no_frame_without_a_word(tmp_path: Path) -> None:
             assert "\n" not in str(exc), number
             return "refused" if "ends the decoder" not in str(exc) else "decoder ended"
         else:
-            assert (count, video.warnings) == (session.num_frames, session.warnings), number
+            assert count == session.num_frames and set(video.warnings) <= set(session.warnings), number
             if session.warnings:
                 return "warned"
             expected = count_by_command_line(path)
