@@ -30,17 +30,20 @@ PAGE = "import sys; from asl_triton.cli.app import main; sys.argv[0] = 'asl-trit
 PICTURES, STRANGERS, BODY_BYTES, UPLOADS = 6, 4, 300_000_000, 24
 
 
-def send_pictures(page: RunningPage, visitor: Visitor) -> str:
-    """Six pictures of 13,000 x 13,000 on the tab Live."""
-    url = f"data:image/png;base64,{base64.b64encode(make_png(13_000, 13_000)).decode()}"
-    data = [{"url": url, "path": "x"}, None, *SLIDERS]
-    threads = [
-        threading.Thread(target=visitor.run_event, args=("stream", data, f"live{number}")) for number in range(PICTURES)
-    ]
+def run_together(count: int, act: Callable[[int], object]) -> None:
+    """Call `act` with each number below `count`, in threads at the same time."""
+    threads = [threading.Thread(target=act, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(120)
+
+
+def send_pictures(page: RunningPage, visitor: Visitor) -> str:
+    """Six pictures of 13,000 x 13,000 on the tab Live."""
+    url = f"data:image/png;base64,{base64.b64encode(make_png(13_000, 13_000)).decode()}"
+    data = [{"url": url, "path": "x"}, None, *SLIDERS]
+    run_together(PICTURES, lambda number: visitor.run_event("stream", data, f"live{number}"))
     return f"{PICTURES} pictures of 169 megapixels"
 
 
@@ -48,7 +51,7 @@ def send_bodies(page: RunningPage, visitor: Visitor) -> str:
     """Four JSON bodies of 300 MB, by strangers."""
     statuses: list[str] = []
 
-    def send() -> None:
+    def send(number: int) -> None:
         host, port = page.host.split(":")
         with socket.create_connection((host, int(port)), timeout=60) as connection:
             head = f"POST /gradio_api/queue/join HTTP/1.1\r\nHost: {page.host}\r\nContent-Type: application/json\r\n"
@@ -59,11 +62,7 @@ def send_bodies(page: RunningPage, visitor: Visitor) -> str:
             with suppress(OSError):
                 statuses.append(connection.recv(100).split(b"\r\n")[0].decode())
 
-    threads = [threading.Thread(target=send) for _ in range(STRANGERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
+    run_together(STRANGERS, send)
     return f"{STRANGERS} bodies of 300 MB without a login: {', '.join(sorted(set(statuses))) or 'closed'}"
 
 

@@ -13,24 +13,12 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from asl_triton.models.served import FRAMES
-from asl_triton.presets import PRESETS
 from asl_triton_deploy.production.health import STATE, HealthState, find_state, main
 from asl_triton_deploy.server_flags import CLOSED_KEY_NAME
-from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.exporter import export_model
 from tests.deploy.production import ProductionTriton
-from tests.networks import GLOSSES, save_checkpoint
 from tests.security.test_service import IMPOSSIBLE, call_raw_grpc, call_raw_http, find_flag
 
 HEALTH_KEY = "of-the-health-check-alone"
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    checkpoint = load_checkpoint(save_checkpoint(folder / "small.pt"))
-    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], folder / "served", "small")
-    return folder / "served"
 
 
 @pytest.fixture(scope="module")

@@ -21,31 +21,19 @@ from tritonclient.utils import InferenceServerException
 
 from asl_triton.errors import ServerError
 from asl_triton.models.served import FRAMES
-from asl_triton.presets import PRESETS
 from asl_triton.transport.shm_region import FOLDER, key_headers
 from asl_triton_deploy import local
 from asl_triton_deploy.local import LocalTriton, has_one_user
 from asl_triton_deploy.readiness import check_answers, is_ready
 from asl_triton_deploy.server_flags import CLOSED_KEY_NAME
 from asl_triton_deploy.supervisor import SupervisedTriton
-from asl_triton_export.checkpoint import load_checkpoint
-from asl_triton_export.exporter import export_model
 from tests.client.videos import clip
-from tests.networks import GLOSSES, save_checkpoint
 from tests.security.visitors import Visitor, running_page
 
 IMPOSSIBLE = [1, 18014398509481984, 224, 224, 3]  # its number of elements is 0 modulo 2**64
 CLIP = [1, 9, 224, 224, 3]
 BACK_WITHIN_S = 60.0
 RESTARTED = "a process of a model has died, so Triton is started again"
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    checkpoint = load_checkpoint(save_checkpoint(folder / "small.pt"))
-    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], folder / "served", "small")
-    return folder / "served"
 
 
 @pytest.fixture(scope="module")

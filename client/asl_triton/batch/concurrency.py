@@ -95,7 +95,7 @@ class ConcurrencyController:
             self.limit = max(self.limit - (waiting > MOST_WAITING), self.least)
 
     def report(self, seconds: float) -> "ConcurrencyReport":
-        """What was busy in a run of so many seconds."""
+        """What was busy in a run that took this many seconds."""
         busy = self.decode_s / (seconds * self.decoders)
         return ConcurrencyReport(
             clips_under_way=self.clip_s / seconds,

@@ -86,7 +86,7 @@ def finetune(
     batch_size: Annotated[int, typer.Option(min=1, help="Clips a batch, on each device.")] = 6,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients make one step.")] = 1,
     segment_frames: Annotated[
-        int, typer.Option(min=9, max=300, help="Consecutive frames that are learnt from, from anywhere in a clip.")
+        int, typer.Option(min=9, max=300, help="Consecutive frames to train on, from anywhere in a clip.")
     ] = 64,
     flip: Annotated[
         bool,

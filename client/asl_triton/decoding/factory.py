@@ -71,10 +71,10 @@ class FrameReader(Protocol):
 
 
 def open_frames(source: Source, limits: Limits | None = None, name: str | None = None) -> FrameReader:
-    """Open a video file, its bytes, or a binary file object for its frames, where `SAFEST` says.
+    """Open a video file, its bytes, or a binary file object for its frames, in a process or a thread as `SAFEST` says.
 
     Raises:
-        VideoError: there is no such file, it is not a video, has no video stream, or exceeds a limit.
+        VideoError: the file is missing, is not a video, has no video stream, or exceeds a limit.
     """
     limits = limits or Limits()
     if SAFEST == "threads":

@@ -75,7 +75,7 @@ def cut_video(
     if step > 1:
         frames = islice(frames, 0, None, step)
         video.warnings.append(
-            f"{video.frame_rate:.0f} frames per second: one of {step} was taken, as the training videos had 24 to 30"
+            f"{video.frame_rate:.0f} frames per second: one of every {step} was used (training videos had 24 to 30)"
         )
     signer = options.signer
     if signer is None and options.finds_signer and not options.is_film:

@@ -18,13 +18,13 @@ from asl_triton.video.windows import POSITION_FRAMES, WindowTiming
 
 
 def with_window(preset: Preset, window: int | None = None, stride: int | None = None) -> Preset:
-    """The preset, made to cut any video of more than `window` frames into windows of so many, one every `stride`.
+    """The preset, made to cut any video of more than `window` frames into windows of that length, one every `stride`.
 
-    A preset with centered frames gets windows of exactly so many, as its network was trained on one length. Both are
-    the preset's if not given; a window alone brings a stride in proportion.
+    With centered frames, every window has exactly `window` frames, since the network was trained on one length. Both
+    default to the preset's; a window alone scales the stride with it.
 
     Raises:
-        AslTritonError: a window that the model cannot eat, or a stride that leaves frames out.
+        AslTritonError: the model does not take that window, or the stride leaves frames out.
     """
     window = preset.window_frames if window is None else window
     if not preset.min_frames <= window <= preset.max_frames:

@@ -20,7 +20,7 @@ NEIGHBORS = 3  # detections that a face needs
 # elbows. Measured on WLASL's official boxes of 07068 and 07069, which end at the frame's edge.
 SIDE, ABOVE, BELOW = 0.82, 0.25, 3.8
 ALIKE = 0.5  # of the faces' width: how far apart two detections of one face may be
-MANY_SHARE = 0.5  # of the frames: a second face in so many is a second person
+MANY_SHARE = 0.5  # of the frames: a face in fewer of them may be a false detection
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def parse_request(request: Any) -> tuple[bytes, int | None, float | None, str | 
     """A request's video, TOP_K, MIN_CONFIDENCE, model and SIGNER_BOX; None for each that was left out.
 
     Raises:
-        AslTritonError: there is no video, the model is not a name, or the box is not one.
+        AslTritonError: there is no video, or the model name or the box is invalid.
     """
     top_k, min_confidence = read_tensor(request, TOP_K), read_tensor(request, MIN_CONFIDENCE)
     model = json.loads(request.parameters() or "{}").get("model")

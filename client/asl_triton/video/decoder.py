@@ -10,9 +10,9 @@ from asl_triton.errors import VideoError
 
 MAX_READ_ERRORS = 1000  # in a row: then the rest is given up
 PREVIEW_SHARE = 4  # a picture this many times smaller than another in the file is a preview
-# Decoders of these give out frames before the first key frame, gray where the picture is missing. Others wait for one.
+# These decoders output frames before the first key frame, gray where the reference is missing. Others wait for one.
 STARTS_GRAY = ("mpeg4", "msmpeg4v3", "msmpeg4v2", "msmpeg4v1", "h263", "flv", "wmv1", "wmv2", "mpeg1video", "svq3")
-# Of these, each packet is one frame: one that gives none is lost, though no error was raised.
+# With these codecs a packet is one frame, so a packet without a frame is a loss even if no error is raised.
 FRAME_PER_PACKET = ("h264", "hevc", "vp9", "libdav1d", "av1", "mjpeg", "mpeg2video")
 
 

@@ -75,7 +75,7 @@ class Video:
         self.name, self.stream, self.limits = name, stream, limits
         self.warnings: list[str] = []
         self.num_frames = self.lost_frames = 0
-        self.signer: SignerBox | None = None  # if somebody finds the signer in the frames
+        self.signer: SignerBox | None = None  # set if the signer is found in the frames
         self.duration_s = 0.0
         self._container, self._is_cut = container, is_cut
         self._decoder = FrameDecoder(container, name, limits.max_pixels)
@@ -161,7 +161,7 @@ class Video:
                 text += f", among them the first {self._first_s - begins_s:.1f} s"
             yield text + (", so the answer may be wrong" if self.lost_frames > MUCH_LOST * total else "")
         if self._decoder.is_interlaced:
-            yield "interlaced: moving hands are torn into lines; deinterlace it first (ffmpeg -vf bwdif)"
+            yield "interlaced: moving hands show comb lines; deinterlace it first (ffmpeg -vf bwdif)"
         if self._transfer in HDR:
             yield f"HDR ({HDR[self._transfer]}): colors look pale, as they are not tone-mapped; convert it to SDR first"
 
@@ -202,7 +202,7 @@ def open_video(source: Source, limits: Limits | None = None, name: str | None = 
     Messages call it `name`, by default its path.
 
     Raises:
-        VideoError: there is no such file, it is not a video, has no video stream, or exceeds a limit.
+        VideoError: the file is missing, is not a video, has no video stream, or exceeds a limit.
     """
     limits = limits or Limits()
     if isinstance(source, str | os.PathLike):

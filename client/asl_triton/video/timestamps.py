@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 MAX_SHARING = 16  # frames that wait for the next timestamp that can be believed; decoded frames are large
 MIN_STEP_S = 1e-6  # between frames: finer than any container's clock
-RESTART_S = 1.0  # timestamps that fall by more and then rise again begin anew, as in recordings joined end to end
+RESTART_S = 1.0  # a larger drop after which timestamps rise again is a new start: recordings joined end to end
 
 
 def assign_times(

@@ -2,8 +2,8 @@
 
     python -m asl_triton_deploy.production.health [--stop]
 
-Triton says that it is ready while a model of it refuses every request, so each model is asked for a tiny clip. With
-`--stop`, a Triton whose model is dead is told to end: Docker starts a container again when it ends, not when it is
+Triton reports ready even when one of its models refuses every request, so this sends each model a tiny clip. With
+`--stop` it stops a Triton whose model is dead, because Docker restarts a container that exits, not one that is
 unhealthy.
 """
 
