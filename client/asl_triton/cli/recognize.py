@@ -104,7 +104,7 @@ async def iter_outcomes(
 def print_outcome(outcome: Outcome) -> None:
     """Print the glosses of a clip, best first, and what is wrong with it."""
     if isinstance(outcome, Failure):
-        Console(stderr=True).print(f"[red]failed[/] {escape(outcome.video)}: {escape(outcome.error)}", soft_wrap=True)
+        Console(stderr=True).print(f"[red]failed[/] {escape(outcome.error)}", soft_wrap=True)
         return
     console = Console()
     unsure = " (unsure)" if outcome.unsure else ""
