@@ -87,7 +87,8 @@ class Recognition:
     video: str
     model: str
     predictions: tuple[Prediction, ...]
-    unsure: bool  # no gloss reaches the confidence asked for
+    # No gloss reaches the confidence asked for, or else the model's own; None where there is neither.
+    unsure: bool | None
     num_frames: int  # decoded
     duration_s: float
     num_windows: int

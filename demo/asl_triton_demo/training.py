@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from asl_triton.files import atomic_write
+from asl_triton.models.card import ModelCard
 from asl_triton.presets import INPUT_SIZE, PRESETS
 from asl_triton.video.preprocessing import crop_frames, resize_image
 from asl_triton.video.reader import open_video
@@ -45,6 +46,10 @@ from asl_triton_export.formats.torchscript import ServedI3D
 from asl_triton_export.i3d import I3D, normalize
 
 PRESET = PRESETS["wlasl"]
+CARD = ModelCard(
+    purpose="twenty ASL signs, by the animated signer of asl-triton's own clips; for trying things out",
+    caveat="demo model: knows an animated signer, not people",
+)  # without a threshold: `asl-triton evaluate --write-threshold` measures that
 SQUARE = 256  # pixels; what the preset makes of the demo signer's clips before it crops
 FIRST_HELD_OUT_SEED = 1_000_000  # seeds from here on are never trained on
 IDLE_SHARE = 0.1  # of the windows drawn
@@ -325,7 +330,7 @@ def main(
     training.save()
     # Kernels in float16, which changes no answer; the rest in float32.
     state = {key: t.half() if t.ndim > 1 else t for key, t in training.net.state_dict().items()}
-    write_bundle(to, state, [sign.gloss for sign in SIGNS], PRESET)
+    write_bundle(to, state, [sign.gloss for sign in SIGNS], PRESET, CARD)
     if held_out:
         evaluate(to, work / "held-out", range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + held_out))
 

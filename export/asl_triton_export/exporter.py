@@ -13,6 +13,7 @@ import torch
 
 from asl_triton.errors import AslTritonError, CheckpointError
 from asl_triton.files import atomic_folder
+from asl_triton.models.card import EMPTY_CARD, ModelCard
 from asl_triton.models.golden import GOLDEN_FRAMES, GoldenAnswer, render_golden
 from asl_triton.presets import Preset
 from asl_triton_export.checkpoint import CLASSIFIER_KEY, Checkpoint
@@ -52,6 +53,7 @@ def export_model(
     repository: Path,
     name: str,
     *,
+    card: ModelCard = EMPTY_CARD,
     precision: Precision = "fp32",
     input_type: Input = "uint8",
     served_as: Format = "torchscript",
@@ -95,6 +97,7 @@ def export_model(
         checkpoint_sha256=checkpoint.sha256,
         instances=instances,
         served_as=served_as,
+        card=card,
     )
     net = checkpoint.network()
     cost = None
@@ -131,6 +134,7 @@ def export_script(
     repository: Path,
     name: str,
     *,
+    card: ModelCard = EMPTY_CARD,
     instances: int = 1,
     version: int = 1,
     force: bool = False,
@@ -152,6 +156,7 @@ def export_script(
         input_type="uint8",
         checkpoint_sha256=script.sha256,
         instances=instances,
+        card=card,
     )
     with create_model_folder(repository / name, force) as folder:
         (folder / str(version)).mkdir()

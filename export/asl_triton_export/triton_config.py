@@ -9,6 +9,7 @@ import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from asl_triton.models.card import EMPTY_CARD, ModelCard
 from asl_triton.presets import INPUT_SIZE, Preset
 from asl_triton.transport.base import Array
 from asl_triton.video.colors import Image
@@ -39,6 +40,7 @@ class ServedNetwork:
     checkpoint_sha256: str
     instances: int = 1  # how many forwards may run at once; on GPUs, on each of them
     served_as: Format = "torchscript"
+    card: ModelCard = EMPTY_CARD
 
     @property
     def container_backend(self) -> str:
@@ -116,6 +118,7 @@ def describe_network(network: ServedNetwork) -> dict[str, str]:
         "asl_triton.checkpoint_sha256": network.checkpoint_sha256,
         "asl_triton.precision": network.precision,
         "asl_triton.exporter": exporter,
+        **network.card.to_parameters(),
     }
 
 

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from asl_triton.models.card import EMPTY_CARD, ModelCard
 from asl_triton.presets import PRESETS, Preset
 
 GLOSSES = ("book", "drink", "hello", "help")
@@ -24,6 +25,7 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """
 
     preset: Preset = PRESETS["wlasl"]
+    card: ModelCard = EMPTY_CARD
     logits: Callable[[np.ndarray], np.ndarray] = lambda frames: np.arange(len(GLOSSES), dtype=np.float32)
     faults: list[tuple[grpc.StatusCode, str]] = field(default_factory=list)
     ready: bool = True
@@ -64,7 +66,8 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelConfig(self, request: Any, context: Any) -> Any:
         config = model_config_pb2.ModelConfig(name="signs", max_batch_size=8)
         config.output.add(name="LOGITS__0", label_filename="labels.txt")
-        config.parameters["asl_triton.preset"].string_value = self.preset.to_json()
+        for key, value in {"asl_triton.preset": self.preset.to_json(), **self.card.to_parameters()}.items():
+            config.parameters[key].string_value = value
         return service_pb2.ModelConfigResponse(config=config)
 
     def ModelStatistics(self, request: Any, context: Any) -> Any:

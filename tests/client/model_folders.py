@@ -9,6 +9,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from asl_triton.errors import ServerError
+from asl_triton.models.card import EMPTY_CARD, ModelCard
 from asl_triton.models.golden import GoldenAnswer, render_golden
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.transport.base import Array
@@ -37,6 +38,7 @@ def write_folder(
     labels: Sequence[str] = GLOSSES,
     preset: Preset = PRESETS["wlasl"],
     *,
+    card: ModelCard = EMPTY_CARD,
     golden: bool = True,
 ) -> Path:
     """The folder of a model, or the one that takes its place."""
@@ -52,7 +54,8 @@ def write_folder(
         input=[frames],
         output=[pb.ModelOutput(name=key, data_type=pb.TYPE_FP32, dims=dims) for key, dims in outputs.items()],
     )
-    config.parameters["asl_triton.preset"].string_value = preset.to_json()
+    for key, value in {"asl_triton.preset": preset.to_json(), **card.to_parameters()}.items():
+        config.parameters[key].string_value = value
     replace(folder / "config.pbtxt", text_format.MessageToString(config))
     replace(folder / "labels.txt", "\n".join(labels))
     if golden:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from asl_triton.errors import AslTritonError, CheckpointError, LabelsError
-from asl_triton_export.bundle import open_bundle
+from asl_triton.errors import AslTritonError, CheckpointError, ContractError, LabelsError
+from asl_triton.models.card import EMPTY_CARD, ModelCard
+from asl_triton_export.bundle import open_bundle, write_threshold
 from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
 from tests.networks import GLOSSES, save_checkpoint, save_labels, small_network
 
@@ -142,6 +143,23 @@ def test_bundle_brings_its_labels_and_preset(tmp_path: Path) -> None:
     assert bundle.preset is not None and bundle.preset.name == "mine"
     assert bundle.labels == tmp_path / "labels.txt"
     assert open_bundle(tmp_path / "weights.pt").labels is None
+    assert bundle.card == open_bundle(tmp_path / "weights.pt").card == EMPTY_CARD  # as earlier versions left it
+
+
+def test_threshold_is_written_into_a_bundles_card_and_the_rest_of_it_stays(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "weights.pt")
+    assert write_threshold(tmp_path, 0.4) == tmp_path / "card.json"
+    assert open_bundle(tmp_path).card == ModelCard(min_confidence=0.4)
+    (tmp_path / "card.json").write_text(ModelCard(purpose="p", caveat="c", min_confidence=0.1).to_json())
+    write_threshold(tmp_path, 0.7)
+    assert open_bundle(tmp_path).card == ModelCard(purpose="p", caveat="c", min_confidence=0.7)
+
+
+def test_damaged_card_is_a_sentence(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "weights.pt")
+    (tmp_path / "card.json").write_text("{")
+    with pytest.raises(ContractError, match=r"card\.json: a model card must be a JSON object"):
+        open_bundle(tmp_path)
 
 
 @pytest.mark.parametrize("files", [[], ["weights.pt", "weights.safetensors"]])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from asl_triton.models.card import ModelCard
+from asl_triton.models.repository import read_folder
 from tests.command_line import asl_triton
 from tests.networks import save_checkpoint, save_labels
 
@@ -24,6 +26,28 @@ def test_export_says_what_it_wrote_and_what_comes_next(tmp_path: Path) -> None:
         f"FINAL_nslt_7/{name}"
         for name in ("1/model.pt", "1/model.py", "config.pbtxt", "configs/wheel.pbtxt", "golden.npz", "labels.txt")
     ]
+
+
+def test_export_takes_the_card_of_the_bundle_and_what_is_given_instead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    save_checkpoint(bundle / "weights.pt")
+    save_labels(bundle / "labels.txt")
+    (bundle / "card.json").write_text('{"purpose": "seven signs", "caveat": "small", "min_confidence": 0.4}')
+    options = ("export", bundle, "--repository", tmp_path / "models")
+    given = ("--caveat", "", "--min-confidence", 0.5, "--name", "other")
+    for more in ((), given):
+        done = asl_triton(capsys, *options, *more)
+        assert done.code == 0, done.told
+    assert read_folder(tmp_path / "models" / "bundle").served.card == ModelCard(
+        purpose="seven signs", caveat="small", min_confidence=0.4
+    )
+    card = ModelCard(purpose="seven signs", min_confidence=0.5)
+    assert read_folder(tmp_path / "models" / "other").served.card == card
+    done = asl_triton(capsys, *options, "--force", "--purpose", "x" * 501)
+    assert done.code == 1 and "purpose must be a text of at most 500 characters" in done.told
 
 
 @pytest.mark.parametrize(("arguments", "says", "code"), [

@@ -9,7 +9,9 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from asl_triton.errors import AslTritonError, CheckpointError
+from asl_triton.models.card import EMPTY_CARD, ModelCard
 from asl_triton.models.golden import GoldenAnswer, render_golden
+from asl_triton.models.repository import read_folder
 from asl_triton.presets import PRESETS, Preset
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
 from asl_triton_export.exporter import export_model
@@ -46,6 +48,19 @@ def test_version_is_the_name_of_its_folder(checkpoint: Checkpoint, tmp_path: Pat
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small", version=2)
     assert sorted(path.name for path in (tmp_path / "small").iterdir() if path.is_dir()) == ["2", "configs"]
     assert {path.name for path in (tmp_path / "small" / "2").iterdir()} == {"model.pt", "model.py"}
+
+
+def test_card_is_in_both_configs_and_an_empty_one_in_none(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    card = ModelCard(purpose='seven signs, "quoted", \N{WAVING HAND SIGN}', caveat="small", min_confidence=0.42)
+    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "carded", card=card)
+    export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "plain")
+    for file in ("config.pbtxt", "configs/wheel.pbtxt"):
+        parameters = {k: v.string_value for k, v in read_config(tmp_path / "carded" / file).parameters.items()}
+        assert ModelCard.from_parameters(parameters) == card
+        plain = set(read_config(tmp_path / "plain" / file).parameters)
+        assert set(parameters) - plain == {"asl_triton.purpose", "asl_triton.caveat", "asl_triton.min_confidence"}
+    assert read_folder(tmp_path / "carded").served.card == card
+    assert read_folder(tmp_path / "plain").served.card == EMPTY_CARD
 
 
 @pytest.mark.parametrize(("file", "backend"), [("config.pbtxt", "pytorch"), ("configs/wheel.pbtxt", "python")])

@@ -1,7 +1,9 @@
 """`evaluate` against a real Triton: what it measures, writes and says, and what people do wrong."""
 
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,15 +14,18 @@ from typing import Any
 
 import pytest
 
+from asl_triton.models.card import ModelCard
+from asl_triton.models.repository import read_folder
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.bundle import open_bundle
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
 from tests.command_line import Done, asl_triton
 from tests.live.conftest import write_clip
 from tests.local_triton import serve
-from tests.networks import GLOSSES, save_checkpoint
+from tests.networks import GLOSSES, save_checkpoint, save_labels
 
 Capture = pytest.CaptureFixture[str]
 
@@ -43,6 +48,59 @@ def document(output: Path) -> dict[str, Any]:
     """What `evaluation.json` holds."""
     content: dict[str, Any] = json.loads((output / "evaluation.json").read_text())
     return content
+
+
+@pytest.fixture
+def bundle(small_checkpoint: Path, tmp_path: Path) -> Path:
+    """The bundle of the small network, with a purpose."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    shutil.copyfile(small_checkpoint, folder / "weights.pt")
+    save_labels(folder / "labels.txt")
+    (folder / "card.json").write_text(ModelCard(purpose="seven signs").to_json())
+    return folder
+
+
+def test_threshold_goes_into_the_bundle_and_with_its_export_to_every_client(
+    small_triton: LocalTriton, bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    confidences = []
+    with Recognizer(small_triton.address) as recognizer:
+        for number in range(5):
+            clip = write_clip(tmp_path / "clips" / f"{number}.mp4", num_frames=12, size=(64, 64), seed=number)
+            answer = recognizer.recognize(clip)
+            assert answer.unsure is None
+            confidences.append(answer.confidence)
+            for copy in range(10):  # where the network is right by what the folder is called
+                target = tmp_path / "data" / answer.gloss / f"{number}-{copy}.mp4"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(clip, target)
+    done = evaluate(capsys, small_triton, tmp_path / "data", tmp_path / "out", "--write-threshold", bundle)
+    assert done.code == 0, done.told
+    expected = math.floor(100 * min(confidences)) / 100
+    assert f"recommended threshold {expected:.0%}: 100.0% of the answers reach it" in done.told
+    assert str(bundle / "card.json") in done.told and f"asl-triton export {bundle}" in done.told
+    assert document(tmp_path / "out")["threshold"] == {"min_confidence": expected, "reached": 1.0, "accuracy": 1.0}
+    assert open_bundle(bundle).card == ModelCard(purpose="seven signs", min_confidence=expected)
+
+    assert asl_triton(capsys, "export", bundle, "--repository", tmp_path / "models").code == 0
+    assert read_folder(tmp_path / "models" / "bundle").served.card.min_confidence == expected
+
+
+def test_threshold_that_cannot_be_written_is_a_sentence(
+    small_triton: LocalTriton, gloss_folders: Path, bundle: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--write-threshold", bundle)
+    assert done.code == 1 and "4 clips were scored, and 50 or more are needed" in done.told
+    assert (tmp_path / "out" / "evaluation.json").exists()
+    assert open_bundle(bundle).card == ModelCard(purpose="seven signs")
+    other = save_checkpoint(bundle / "weights.pt", seed=5)
+    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "no", "--write-threshold", bundle)
+    assert done.code == 1 and "small was not exported from" in done.told
+    for nothing, says in ((other, "name the bundle's folder"), (tmp_path / "nowhere", "there is no checkpoint")):
+        done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "no", "--write-threshold", nothing)
+        assert done.code == 1 and says in done.told
+    assert not (tmp_path / "no").exists() or not list((tmp_path / "no").iterdir())  # known before any clip was asked
 
 
 def test_figures_are_those_of_the_model_asked_clip_by_clip(

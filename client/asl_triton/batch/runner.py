@@ -172,7 +172,10 @@ class BatchRun(ABC, Generic[Result]):
                     say=self.observer.say,
                     stopping=stopping,
                 )
-                key = self.build_job_key(await self.recognizer.model())
+                served = await self.recognizer.model()
+                if served.introduction:
+                    self.observer.say(served.introduction)
+                key = self.build_job_key(served)
                 if put_aside := self._journal.begin(key, fresh=options.fresh):
                     self.observer.say(put_aside)
                 await self._workers.run(self._find_missing(stopping))
@@ -263,9 +266,14 @@ def build_job_key(served: ServedModel, ranking: Ranking, signer: SignerBox | Non
         LabelsError: the model does not know the vocabulary.
     """
     ranking.class_ids(served.labels)
-    vocabulary = sorted(ranking.vocabulary) if ranking.vocabulary else None
-    # "bucket" is an option of earlier versions: with it, their journals are still found.
-    return {**served.identity, **vars(ranking), "vocabulary": vocabulary, "bucket": 1, **build_box_key(signer)}
+    # Journals of earlier versions are still found: they had a "bucket", and no threshold was 0.
+    asked = {
+        "top_k": ranking.top_k,
+        "vocabulary": sorted(ranking.vocabulary) if ranking.vocabulary else None,
+        "min_confidence": ranking.with_threshold(served.card.min_confidence).min_confidence or 0.0,
+        "bucket": 1,
+    }
+    return {**served.identity, **asked, **build_box_key(signer)}
 
 
 def build_box_key(signer: SignerBox | None) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def batch(
         typer.Option(
             min=0,
             max=1,
-            show_default=f"0; with --timeline {Segmentation.min_confidence:g}",
+            show_default=f"the model's own, if it has one; with --timeline {Segmentation.min_confidence:g}",
             help="Below it the best gloss is marked as unsure, and a timeline has no segment.",
         ),
     ] = None,
@@ -144,7 +144,7 @@ def batch(
     timeline_options = parse_timeline_options(timeline, min_confidence, glosses, window, stride, top_k)
     if timeline and connection.send == "video":
         raise typer.BadParameter("a timeline is made of frames: leave it out", param_hint="--send")
-    ranking = Ranking(top_k or DEFAULT_TOP_K, glosses, min_confidence or 0.0)
+    ranking = Ranking(top_k or DEFAULT_TOP_K, glosses, min_confidence)
     wait_s = (0.0 if connection.local else DEFAULT_WAIT_S) if wait is None else wait
     box = parse_signer(signer)
     options = BatchOptions(wait_s, max_failures, in_flight, by_content, fresh, raw)
@@ -284,9 +284,13 @@ def print_summary(summary: Summary, shown: Sequence[Any], journal: str, console:
         console.print(f"[red]failed[/] {escape(failure.video)}: {escape(failure.error)}", soft_wrap=True)
     if len(summary.failures) > ROWS_SHOWN:
         console.print(f"... and {len(summary.failures) - ROWS_SHOWN:,} more, in the files below")
-    warned = [(known.video, warning) for known in shown for warning in known.warnings]
-    for video, warning in warned:
-        console.print(f"[yellow]warning[/] {escape(video)}: {escape(warning)}", soft_wrap=True)
+    warned: dict[str, list[str]] = {}
+    for known in shown:
+        for warning in known.warnings:
+            warned.setdefault(warning, []).append(known.video)
+    for warning, videos in warned.items():
+        others = f" and {len(videos) - 1} more" if len(videos) > 1 else ""
+        console.print(f"[yellow]warning[/] {escape(videos[0])}{others}: {escape(warning)}", soft_wrap=True)
     if summary.stopped:
         console.print(f"[red]stopped[/] before the end: {escape(summary.stopped)}", soft_wrap=True)
     parts = [f"{summary.recognized:,} recognized"]

@@ -15,17 +15,20 @@ from asl_triton.cli.connection import Connection, with_connection
 from asl_triton.cli.options import JsonOption, SignerOption, parse_signer
 from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress
 from asl_triton.cli.terminal import Console
-from asl_triton.errors import AslTritonError
+from asl_triton.errors import AslTritonError, CheckpointError
 from asl_triton.evaluation.dataset import format_list, read_dataset
+from asl_triton.evaluation.metrics import Threshold
 from asl_triton.evaluation.report import EvaluationReport, write_report
 from asl_triton.evaluation.scoring import ClassMapping, ScoringRun, read_merge, score_clips
-from asl_triton.files import check_writable
+from asl_triton.extras import require_extra
+from asl_triton.files import check_writable, sha256
 from asl_triton.models.served import ServedModel
 from asl_triton.results import Recognition
 from asl_triton.transport.triton_grpc import BULK_PRIORITY, DEFAULT_IN_FLIGHT
 from asl_triton.writers.html import load_templates
 
 CONFUSIONS_SHOWN = 10
+MIN_CALIBRATION_CLIPS = 50
 
 
 @with_connection("send", "model", "local", "server", "transport")
@@ -49,6 +52,14 @@ def evaluate(
         typer.Option(help="Score glosses that look alike as one: a file with a line a group, commas between."),
     ] = None,
     signer: SignerOption = None,
+    write_threshold: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="Write the threshold that comes of these clips into the bundle that the model was exported from. "
+            "Take clips that it was not trained on.",
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option(help="Where the report goes; made if it is not there.")] = Path("results"),
     in_flight: Annotated[
         int, typer.Option(min=1, max=256, help="How many requests may be under way at once.")
@@ -65,10 +76,15 @@ def evaluate(
     Writes OUTPUT/evaluation.json and OUTPUT/evaluation.html, one page that needs nothing else. Videos that a split
     names and that are not there are counted and left out. Exit code 3: some clips could not be read.
 
+    The recommended threshold is the confidence below which answers should count as unsure: above it, more than 90 % of
+    the answers to these clips are right. With --write-threshold every client of the model takes it as its default, as
+    soon as the bundle is exported again.
+
         asl-triton evaluate clips/ --local
         asl-triton evaluate ASL_Citizen/splits/test.csv
         asl-triton evaluate WLASL_v0.3.json --videos videos/ --subset test
         asl-triton evaluate nslt_2000.json --videos videos/ --subset test --merge look_alikes.txt
+        asl-triton evaluate ASL_Citizen/splits/val.csv --write-threshold weights/asl-citizen
     """
     box = parse_signer(signer)
     groups = read_merge(merge) if merge else []
@@ -77,6 +93,8 @@ def evaluate(
     load_templates()
     with connection.address() as address:
         served = asyncio.run(read_served(connection, address))
+        if write_threshold:
+            check_bundle(write_threshold, served)  # so does this
         asked = dataclasses.replace(connection, model=served.name)
         classes = ClassMapping.of(served.labels, groups)
         dataset = read_dataset(data, videos=videos, subset=subset, labels=served.labels).with_signer(box)
@@ -93,11 +111,58 @@ def evaluate(
         raise AslTritonError(f"not one of the {len(answers.failures)} clips could be read. The first: {first.error}")
     report = EvaluationReport(data, subset, dataset, served, classes, answers)
     files = write_report(report, output)
+    console = Console()
     if as_json:
         typer.echo(json.dumps(report.as_json()))
     else:
-        show(report, time.perf_counter() - began_s, files, Console())
+        show(report, time.perf_counter() - began_s, files, console)
+    if write_threshold:
+        card = save_threshold(write_threshold, report)
+        if not as_json:
+            line = f"written: {card}. Next: asl-triton export {write_threshold} --force"
+            console.print(escape(line), soft_wrap=True)
     raise typer.Exit(3 if answers.failures or answers.not_tried else 0)
+
+
+def check_bundle(folder: Path, served: ServedModel) -> None:
+    """Check that a model was exported from the weights of a bundle.
+
+    Raises:
+        CheckpointError: it was not, or the folder is not a bundle.
+    """
+    with require_extra("export"):
+        from asl_triton_export.bundle import open_bundle
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file: name the bundle's folder (--write-threshold)")
+    weights = open_bundle(folder).weights
+    if sha256(weights) != served.checkpoint_sha256:
+        raise CheckpointError(
+            f"{served.name} was not exported from {weights}: name the bundle with its weights (--write-threshold), or "
+            "evaluate the model that was exported from this one"
+        )
+
+
+def save_threshold(folder: Path, report: EvaluationReport) -> Path:
+    """Write the recommended threshold into a bundle, and return the path of its card.
+
+    Raises:
+        AslTritonError: the clips say too little, or no threshold is good enough; the bundle stays as it was.
+    """
+    with require_extra("export"):
+        from asl_triton_export.bundle import write_threshold
+    threshold, clips = report.evaluation.threshold, report.evaluation.clips
+    if clips < MIN_CALIBRATION_CLIPS:
+        raise AslTritonError(
+            f"no threshold was written: {clips:,} clips were scored, and {MIN_CALIBRATION_CLIPS} or more are needed"
+        )
+    if report.answers.stopped:
+        raise AslTritonError("no threshold was written, since the evaluation stopped before its end")
+    if threshold is None:
+        raise AslTritonError(
+            f"no threshold was written: at no confidence are more than 90 % of {report.model.name}'s answers to these "
+            "clips right"
+        )
+    return write_threshold(folder, threshold.min_confidence)
 
 
 async def read_served(connection: Connection, address: str) -> ServedModel:
@@ -121,6 +186,7 @@ def show(report: EvaluationReport, seconds: float, files: tuple[Path, ...], cons
     low, high = evaluation.top1_interval
     console.print(f"top-1 per instance is {low:.1%} to {high:.1%} with 95 % confidence", highlight=False)
     console.print(f"expected calibration error {evaluation.calibration_error:.2%} (15 bins)", highlight=False)
+    console.print(format_threshold(evaluation.threshold), highlight=False, soft_wrap=True)
     if spread := evaluation.signer_spread:
         line = (
             f"top-1 of {spread.signers:,} signers is {spread.lowest:.1%} to {spread.highest:.1%}, median "
@@ -142,6 +208,16 @@ def show(report: EvaluationReport, seconds: float, files: tuple[Path, ...], cons
     parts += [f"{report.answers.not_tried:,} not tried"] if report.answers.not_tried else []
     console.print(f"{', '.join(parts)} in {seconds:.1f} s", highlight=False)
     console.print("written: " + escape(", ".join(str(path) for path in files)), soft_wrap=True)
+
+
+def format_threshold(threshold: Threshold | None) -> str:
+    """The recommended threshold as a sentence."""
+    if threshold is None:
+        return "no threshold to recommend: at no confidence are more than 90 % of the answers right"
+    return (
+        f"recommended threshold {threshold.min_confidence:.0%}: {threshold.reached:.1%} of the answers reach it, "
+        f"{threshold.accuracy:.1%} of those are right"
+    )
 
 
 def format_confusions(report: EvaluationReport) -> Table:

@@ -1,16 +1,18 @@
 """`asl-triton export`: a checkpoint becomes a folder that Triton serves."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 
-from asl_triton.cli.options import RepositoryOption
+from asl_triton.cli.options import CaveatOption, PurposeOption, RepositoryOption
 from asl_triton.cli.terminal import Console
 from asl_triton.errors import AslTritonError
 from asl_triton.extras import require_extra
 from asl_triton.labels import read_labels
+from asl_triton.models.card import ModelCard
 from asl_triton.models.checksums import write_checksums
 from asl_triton.presets import PRESETS, read_preset
 
@@ -54,6 +56,18 @@ def export(
         typer.Option(
             help=f"How the checkpoint was trained: {', '.join(PRESETS)}, or a JSON file. "
             "Default: the bundle's, else wlasl."
+        ),
+    ] = None,
+    purpose: PurposeOption = None,
+    caveat: CaveatOption = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            show_default="the bundle's",
+            help="The confidence below which the model's answers are unsure, for callers that ask for none. "
+            "`asl-triton evaluate --write-threshold` measures it.",
         ),
     ] = None,
     precision: Annotated[
@@ -125,6 +139,8 @@ def export(
         from asl_triton_export.formats.custom_script import load_script
 
     console = Console()
+    given = {"purpose": purpose, "caveat": caveat, "min_confidence": min_confidence}
+    changes = {name: value for name, value in given.items() if value is not None}
     if checkpoint is not None:
         bundle = open_bundle(checkpoint)
         name = name or choose_name(checkpoint)
@@ -138,6 +154,7 @@ def export(
                 read_preset(preset) if preset else bundle.preset or PRESETS["wlasl"],
                 repository,
                 name,
+                card=replace(bundle.card, **changes),  # type: ignore[arg-type]
                 precision=precision,
                 input_type=input,
                 served_as=served_as,
@@ -149,13 +166,13 @@ def export(
         lines = format_report(name, len(glosses), report)
     else:
         assert torchscript is not None
-        given = {
+        not_for_scripts = {
             "--precision": precision != "fp32",
             "--input": input != "uint8",
             "--format": served_as != "torchscript",
             "--calibrate": calibrate is not None,
         }
-        if option := next((option for option, is_given in given.items() if is_given), None):
+        if option := next((option for option, is_given in not_for_scripts.items() if is_given), None):
             raise AslTritonError(f"{option} is for checkpoints: a TorchScript file is served as it is")
         if labels is None or preset is None:
             raise AslTritonError(
@@ -167,7 +184,15 @@ def export(
         asking = console.status("Asking the network for the golden clip")
         with asking, load_script(torchscript, len(glosses), prepared) as script:
             folder = export_script(
-                script, glosses, prepared, repository, name, instances=instances, version=model_version, force=force
+                script,
+                glosses,
+                prepared,
+                repository,
+                name,
+                card=ModelCard(**changes),  # type: ignore[arg-type]
+                instances=instances,
+                version=model_version,
+                force=force,
             )
         where = "in a process that can only compute" if can_confine() else "here with your rights, unconfined"
         console.print(

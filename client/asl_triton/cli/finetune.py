@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from asl_triton.cli.options import CaveatOption, PurposeOption
 from asl_triton.cli.terminal import Console
 from asl_triton.extras import require_extra
 from asl_triton.labels import read_labels
@@ -65,6 +66,8 @@ def finetune(
             help=f"How clips are prepared: {', '.join(PRESETS)}, or a JSON file. Default: the bundle's, else wlasl."
         ),
     ] = None,
+    purpose: PurposeOption = None,
+    caveat: CaveatOption = None,
     train: Annotated[
         Train,
         typer.Option(
@@ -171,6 +174,9 @@ def finetune(
                 to,
                 videos=videos,
                 labels=glosses,
+                card=bundle.card,
+                purpose=purpose,
+                caveat=caveat,
                 recipe=recipe,
                 machines=HardwareOptions(accelerator, devices, num_nodes, workers),
                 on_step=progress.step,

@@ -49,7 +49,11 @@ def models(
                 escape(m.exporter),
                 escape(m.checkpoint_sha256[:12]),
             )
-        Console().print(table)
+        console = Console()
+        console.print(table)
+        for m in served:
+            if known := m.card.describe():
+                console.print(f"[bold]{escape(m.name)}[/]: {escape(known)}", highlight=False, soft_wrap=True)
 
 
 async def read_all(connection: Connection, model: str | None, only_one: bool) -> list[ServedModel]:
@@ -68,5 +72,7 @@ async def read_all(connection: Connection, model: str | None, only_one: bool) ->
 
 
 def to_dict(served: ServedModel) -> dict[str, object]:
-    """A contract for `--json`: all but the glosses themselves."""
-    return {**dataclasses.asdict(served), "labels": len(served.labels)}
+    """A contract for `--json`: all but the glosses themselves, with the card's fields among the others."""
+    values = dataclasses.asdict(served)
+    card = values.pop("card")
+    return {**values, **card, "labels": len(served.labels)}

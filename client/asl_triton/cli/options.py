@@ -22,6 +22,20 @@ SignerOption = Annotated[
         "`off` takes whole frames.",
     ),
 ]
+PurposeOption = Annotated[
+    str | None,
+    typer.Option(
+        show_default="the bundle's",
+        help="What the model was trained on and is good for: one line, which every client shows.",
+    ),
+]
+CaveatOption = Annotated[
+    str | None,
+    typer.Option(
+        show_default="the bundle's",
+        help="A warning that goes with each answer of the model, if it needs one; '' for none.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 

@@ -16,6 +16,7 @@ from asl_triton.cli.options import JsonOption, SignerOption, parse_signer
 from asl_triton.cli.terminal import Console
 from asl_triton.errors import VideoError
 from asl_triton.labels import read_labels
+from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Failure, Outcome, to_json_values
@@ -31,8 +32,14 @@ def recognize(
         Path | None, typer.Option(help="Rank only the glosses that this file lists, one per line.")
     ] = None,
     min_confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="Mark an answer as unsure below this confidence.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            show_default="the model's own, if it has one",
+            help="Mark an answer as unsure below this confidence.",
+        ),
+    ] = None,
     signer: SignerOption = None,
     *,
     connection: Connection,
@@ -67,7 +74,7 @@ async def recognize_and_print(
         AslTritonError: the server is away, or serves nothing that fits.
     """
     failed = 0
-    async for outcome in iter_outcomes(make_recognizer, clips, ranking):
+    async for outcome in iter_outcomes(make_recognizer, clips, ranking, print_introduction):
         failed += isinstance(outcome, Failure)
         if as_json:
             typer.echo(json.dumps(to_json_values(outcome)))
@@ -77,11 +84,14 @@ async def recognize_and_print(
 
 
 async def iter_outcomes(
-    make_recognizer: Callable[[], AsyncRecognizer], clips: Sequence[str], ranking: Ranking
+    make_recognizer: Callable[[], AsyncRecognizer],
+    clips: Sequence[str],
+    ranking: Ranking,
+    on_model: Callable[[ServedModel], None],
 ) -> AsyncIterator[Outcome]:
-    """The outcomes of clips, in their order; a few clips are under way at once."""
+    """The outcomes of clips, in their order; a few clips are under way at once. `on_model` gets the model first."""
     async with make_recognizer() as recognizer:
-        await recognizer.model()  # a server that is away is reported once, not for each clip
+        on_model(await recognizer.model())  # a server that is away is reported once, not for each clip
 
         async def recognize_one(clip: str) -> Outcome:
             try:
@@ -99,6 +109,12 @@ async def iter_outcomes(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def print_introduction(served: ServedModel) -> None:
+    """Say on standard error what the model is good for, if it says so."""
+    if served.introduction:
+        Console(stderr=True).print(f"[dim]{escape(served.introduction)}[/]", highlight=False, soft_wrap=True)
 
 
 def print_outcome(outcome: Outcome) -> None:

@@ -21,12 +21,13 @@ from asl_triton.labels import read_labels
 from asl_triton.live.capture import Capture, SourceLost, SourceResumed
 from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveEvent, LiveState
-from asl_triton.live.watch import Happening, ServerLost, ServerRecovered, Watch, WatchSummary
+from asl_triton.live.watch import Happening, ModelWarning, ServerLost, ServerRecovered, Watch, WatchSummary
 
 DEFAULT_RULES = LiveRules()
 ANSWER_TIMEOUT_S = 10.0  # an answer that comes later is of no use
 KINDS: dict[type[Happening], str] = {
     LiveEvent: "sign",
+    ModelWarning: "warning",
     SourceLost: "dropout",
     SourceResumed: "resumed",
     ServerLost: "server away",
@@ -158,9 +159,11 @@ class Screen:
             echo(line)
 
 
-def format_event(happening: SourceLost | SourceResumed | ServerLost | ServerRecovered) -> str:
-    """What happened to the source or the server."""
+def format_event(happening: ModelWarning | SourceLost | SourceResumed | ServerLost | ServerRecovered) -> str:
+    """What happened to the source or the server, or what to know of the model."""
     match happening:
+        case ModelWarning(warning):
+            return warning
         case SourceLost(reason):
             return f"{reason}: waiting for it"
         case SourceResumed(away_s):

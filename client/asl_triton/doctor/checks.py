@@ -116,6 +116,10 @@ async def examine_model(transport: Transport, name: str, repository: Path | None
         f"{served.datatype} frames, preset {served.preset.name}, {served.precision}, checkpoint "
         f"{served.checkpoint_sha256[:12]}, exported by {served.exporter}",
     )
+    if known := served.card.describe():
+        remedy = "for other clips, serve weights that were made for them: `asl-triton fetch` lists some"
+        caveat = bool(served.card.caveat)
+        yield Check(f"{name}: purpose", "warning" if caveat else "ok", known, remedy if caveat else "")
     yield Check(f"{name}: labels", "ok", f"{len(served.labels)} glosses, {served.labels[0]!r} to {served.labels[-1]!r}")
     yield await check_golden(transport, served, repository)
 

@@ -103,6 +103,7 @@ class LiveRecognizer:
                 events=tuple(self._events),
                 problem=problem,
                 model=self._served.name if self._served else None,
+                warnings=self._served.card.warnings if self._served else (),
             )
 
     async def events(self) -> AsyncIterator[LiveEvent]:

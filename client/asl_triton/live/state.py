@@ -35,3 +35,4 @@ class LiveState:
     events: tuple[LiveEvent, ...] = ()
     problem: str | None = None  # why there are no answers now, in a sentence; None when all is well
     model: str | None = None  # that answers; None until the server said so
+    warnings: tuple[str, ...] = ()  # that go with each answer of this model

@@ -17,6 +17,13 @@ POLL_EVERY_S = 0.2  # the state
 
 
 @dataclass(frozen=True)
+class ModelWarning:
+    """A warning that goes with every sign that the model recognizes; it comes before the first."""
+
+    warning: str
+
+
+@dataclass(frozen=True)
 class ServerLost:
     """From now on the server gives no answers; what is signed meanwhile is lost."""
 
@@ -30,7 +37,7 @@ class ServerRecovered:
     away_s: float
 
 
-Happening = LiveEvent | SourceLost | SourceResumed | ServerLost | ServerRecovered
+Happening = LiveEvent | ModelWarning | SourceLost | SourceResumed | ServerLost | ServerRecovered
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,9 @@ class WatchSummary:
 class Watch:
     """One watching of an open capture.
 
-    `on_happening` gets signs, dropouts, and when the server goes away and comes back, as they happen; `on_state` gets
-    the state several times per second. `summary` may be read at any time, after Ctrl-C too.
+    `on_happening` gets the model's warnings, then signs, dropouts, and when the server goes away and comes back, as
+    they happen; `on_state` gets the state several times per second. `summary` may be read at any time, after Ctrl-C
+    too.
     """
 
     def __init__(
@@ -82,6 +90,8 @@ class Watch:
         """
         served = await recognizer.model()
         self._rules.class_ids(served.labels, served.preset)  # raises what does not fit before a frame is seen
+        for warning in served.card.warnings:
+            self._on_happening(ModelWarning(warning))
         async with LiveRecognizer(recognizer, self._rules) as live:
             self._live, self._began_s = live, time.monotonic()
             tasks = [asyncio.create_task(self._feed(live)), asyncio.create_task(self._poll(live))]

@@ -18,14 +18,15 @@ DETAIL_FIELDS = ("model", "num_frames", "duration_s", "num_windows", "decode_s",
 
 def format_details(recognition: Recognition) -> str:
     """How a recognition came about, as the JSON of the output DETAILS."""
-    details = {name: getattr(recognition, name) for name in DETAIL_FIELDS}
+    details = {name: getattr(recognition, name) for name in (*DETAIL_FIELDS, "unsure")}
     if recognition.signer is not None:
         details["signer"] = to_json_values(recognition)["signer"]
     return json.dumps(details)
 
 
 def parse_details(text: str | bytes) -> dict[str, Any]:
-    """The fields of a `Recognition` that `format_details` wrote; what later versions add is left out."""
+    """The fields of a `Recognition` that `format_details` wrote; what later versions add is left out, and so is
+    `unsure`, which depends on the caller's threshold."""
     content = json.loads(text)
     details = {name: value for name, value in content.items() if name in DETAIL_FIELDS}
     box = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from asl_triton.errors import ContractError, LabelsError
+from asl_triton.models.card import EMPTY_CARD, ModelCard
 from asl_triton.presets import INPUT_SIZE, Preset
 from asl_triton.transport.base import Array, ModelDescription, TensorSpec, Transport
 from asl_triton.video.colors import Image
@@ -28,6 +29,7 @@ class ServedModel:
     precision: str
     checkpoint_sha256: str
     exporter: str
+    card: ModelCard = EMPTY_CARD
 
     @classmethod
     def from_description(cls, description: ModelDescription, address: str) -> "ServedModel":
@@ -36,12 +38,13 @@ class ServedModel:
         `address` is where it is served, or its folder: messages name it.
 
         Raises:
-            ContractError: its tensors or its preset are not what we can talk to.
+            ContractError: its tensors, its preset or its card are not what we can talk to.
         """
         check_tensors(description, address)
         parameters = description.parameters
         try:
             preset = Preset.from_json(parameters.get(PRESET_PARAMETER, ""))
+            card = ModelCard.from_parameters(parameters)
         except ContractError as exc:
             raise ContractError(f"{description.name} on {address}: {exc}") from exc
         return cls(
@@ -53,6 +56,7 @@ class ServedModel:
             precision=parameters.get("asl_triton.precision", "unknown"),
             checkpoint_sha256=parameters.get("asl_triton.checkpoint_sha256", "unknown"),
             exporter=parameters.get("asl_triton.exporter", "unknown"),
+            card=card,
         )
 
     @property
@@ -73,6 +77,11 @@ class ServedModel:
         except ContractError:
             return False
         return replace(described, labels=self.labels).identity == self.identity
+
+    @property
+    def introduction(self) -> str:
+        """The name and what the model is good for, as one line; empty where it does not say."""
+        return f"{self.name}: {self.card.purpose}" if self.card.purpose else ""
 
     @property
     def bytes_per_value(self) -> int:

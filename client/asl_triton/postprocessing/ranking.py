@@ -1,7 +1,7 @@
 """From logits to glosses: pooling over windows, score, ranking, vocabulary, unsure."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,28 @@ DEFAULT_TOP_K = 10
 
 @dataclass(frozen=True)
 class Ranking:
-    """What is wanted of the logits. A vocabulary ranks only its glosses; their confidences stay as they are."""
+    """What is wanted of the logits. A vocabulary ranks only its glosses; their confidences stay as they are.
+
+    Answers are unsure below `min_confidence`, 0 to 1. None asks for the model's own, see `with_threshold`.
+    """
 
     top_k: int = DEFAULT_TOP_K
     vocabulary: Collection[str] | None = None
-    min_confidence: float = 0.0
+    min_confidence: float | None = None
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise AslTritonError(f"top_k is {self.top_k}: ask for one gloss or more")
-        if not 0 <= self.min_confidence <= 1:
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
             raise AslTritonError(f"min_confidence is {self.min_confidence}: it goes from 0 to 1")
+
+    def with_threshold(self, min_confidence: float | None) -> "Ranking":
+        """The same, with a model's own threshold where none was asked for."""
+        return self if self.min_confidence is not None else replace(self, min_confidence=min_confidence)
+
+    def is_unsure(self, predictions: Sequence[Prediction]) -> bool | None:
+        """Whether the best of ranked glosses is below the threshold; None where there is no threshold."""
+        return None if self.min_confidence is None else predictions[0].confidence < self.min_confidence
 
     def class_ids(self, labels: Sequence[str]) -> ClassIds:
         """The classes that may be ranked, ascending.

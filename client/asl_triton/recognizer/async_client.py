@@ -106,16 +106,16 @@ class AsyncRecognizer:
         *,
         top_k: int = DEFAULT_TOP_K,
         vocabulary: Collection[str] | None = None,
-        min_confidence: float = 0.0,
+        min_confidence: float | None = None,
         name: str | None = None,
         signer: SignerBox | None = None,
         excerpt: Excerpt | None = None,
     ) -> Recognition:
         """Recognize the sign in a clip: a path, the bytes of a video file, or a binary file object.
 
-        `vocabulary` ranks only its glosses; `min_confidence` marks the answer `unsure` below it; `name` is what the
-        answer calls the video, its path if not given; `signer` is where the signer is in it; `excerpt` is the part of
-        the video that is the clip.
+        `vocabulary` ranks only its glosses; below `min_confidence`, the model's own threshold if not given, the answer
+        is `unsure`; `name` is what the answer calls the video, its path if not given; `signer` is where the signer is
+        in it; `excerpt` is the part of the video that is the clip.
 
         Raises:
             VideoError: the clip cannot be read. ServerError, ContractError, LabelsError: as `model` does.
@@ -136,7 +136,7 @@ class AsyncRecognizer:
         *,
         top_k: int = DEFAULT_TOP_K,
         vocabulary: Collection[str] | None = None,
-        min_confidence: float = 0.0,
+        min_confidence: float | None = None,
         name: str | None = None,
         signer: SignerBox | None = None,
         curves: int = DEFAULT_CURVES,

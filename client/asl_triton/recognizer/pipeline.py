@@ -106,6 +106,8 @@ class ClipPipeline:
 async def run_recognition(pipeline: ClipPipeline, ranking: Ranking, class_ids: ClassIds) -> Recognition:
     """Recognize the sign in a clip; `class_ids` are the classes that `ranking` allows.
 
+    Without a threshold of the caller's, the model's own says whether the answer is unsure.
+
     Raises:
         AslTritonError: as `ClipPipeline.iter_windows`.
     """
@@ -135,18 +137,19 @@ async def run_recognition_with_curves(
 def build_recognition(pipeline: ClipPipeline, logits: Logits, ranking: Ranking, class_ids: ClassIds) -> Recognition:
     """Rank the pooled logits (C,) of a clip whose windows are all answered."""
     served, video = pipeline.served, pipeline.video
+    ranking = ranking.with_threshold(served.card.min_confidence)
     predictions = rank(logits, served.labels, served.preset, class_ids, ranking.top_k)
     return Recognition(
         video=video.name,
         model=served.name,
         predictions=predictions,
-        unsure=predictions[0].confidence < ranking.min_confidence,
+        unsure=ranking.is_unsure(predictions),
         num_frames=video.num_frames,
         duration_s=video.duration_s,
         num_windows=pipeline.num_windows,
         decode_s=pipeline.decode_s,
         wait_s=pipeline.wait_s,
-        warnings=(*video.warnings, *list_framing_warnings(video)),
+        warnings=(*served.card.warnings, *video.warnings, *list_framing_warnings(video)),
         lost_frames=video.lost_frames,
         signer=video.signer,
     )
@@ -216,6 +219,6 @@ async def run_timeline(
         num_windows=pipeline.num_windows,
         decode_s=pipeline.decode_s,
         wait_s=pipeline.wait_s,
-        warnings=(*video.warnings, *list_framing_warnings(video)),
+        warnings=(*pipeline.served.card.warnings, *video.warnings, *list_framing_warnings(video)),
         lost_frames=video.lost_frames,
     )

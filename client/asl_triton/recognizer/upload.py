@@ -179,7 +179,9 @@ class VideoUploader:
         predictions = rank(self._logits(answers, served), served.labels, served.preset, class_ids, ranking.top_k)
         details = parse_details(answers[DETAILS][0])
         details |= {"model": served.name, "wait_s": max(seconds - details["decode_s"], 0.0)}
-        unsure = predictions[0].confidence < ranking.min_confidence
+        # A recognize_sign of an earlier version does not know the model's warnings.
+        details["warnings"] = tuple(dict.fromkeys((*served.card.warnings, *details["warnings"])))
+        unsure = ranking.with_threshold(served.card.min_confidence).is_unsure(predictions)
         return Recognition(video=name, predictions=predictions, unsure=unsure, **details)
 
     async def _ask(self, data: bytes, served: ServedModel, signer: SignerBox | None, name: str) -> dict[str, Array]:

@@ -123,7 +123,8 @@ class SignService:
         """Recognize the sign in a video file, as `AsyncRecognizer.recognize` does, with the same answer.
 
         None is the default of each; `signer` is where the signer is in the frame. Only glosses that reach
-        `min_confidence` are among the predictions, perhaps none.
+        `min_confidence` are among the predictions, perhaps none; where it is None, all are, and the model's own
+        threshold says whether the answer is unsure.
 
         Raises:
             AslTritonError: as `get_grpc_status` tells apart.
@@ -230,12 +231,13 @@ def make_ranking(served: ServedModel, top_k: int | None, min_confidence: float |
         raise AslTritonError(f"TOP_K is {top_k}, and {served.name} knows {count} glosses: ask for no more")
     if min_confidence is not None and not 0 <= min_confidence <= 1:
         raise AslTritonError(f"MIN_CONFIDENCE is {min_confidence:g}: it goes from 0 to 1")
-    return Ranking(top_k or DEFAULT_TOP_K, None, min_confidence or 0.0)
+    return Ranking(top_k or DEFAULT_TOP_K, None, min_confidence)
 
 
 def keep_confident(predictions: tuple[Prediction, ...], ranking: Ranking) -> tuple[Prediction, ...]:
-    """The predictions that reach the confidence asked for."""
-    return tuple(prediction for prediction in predictions if prediction.confidence >= ranking.min_confidence)
+    """The predictions that reach the confidence asked for; all of them where none was."""
+    least = ranking.min_confidence or 0.0
+    return tuple(prediction for prediction in predictions if prediction.confidence >= least)
 
 
 def get_grpc_status(error: AslTritonError) -> Status:

@@ -8,6 +8,7 @@ devices and the precision are Lightning's.
 import dataclasses
 import json
 import shutil
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,6 +19,7 @@ import torch
 
 from asl_triton.errors import AslTritonError, CheckpointError
 from asl_triton.files import atomic_write
+from asl_triton.models.card import EMPTY_CARD, MAX_TEXT, ModelCard
 from asl_triton.presets import Preset
 from asl_triton_export.checkpoint import CLASSIFIER_KEY, Checkpoint
 from asl_triton_export.finetune.callbacks import STATE, TRAINING, CheckpointCallback, Epoch, find_best
@@ -50,6 +52,9 @@ def finetune(
     *,
     videos: Path | None = None,
     labels: Sequence[str] | None = None,
+    card: ModelCard = EMPTY_CARD,
+    purpose: str | None = None,
+    caveat: str | None = None,
     recipe: Recipe | None = None,
     machines: HardwareOptions | None = None,
     on_step: OnStep = lambda what, done, total: None,
@@ -58,8 +63,9 @@ def finetune(
     """Train `checkpoint`, whose glosses are `known`, on the clips of `data`, and leave a bundle in `folder`.
 
     The new glosses are `labels`, or else those of the folder `data`. Glosses that the checkpoint knows keep their part
-    of the classifier. A run that was stopped resumes when it is called again with the same arguments, and ends with the
-    same network.
+    of the classifier. `purpose` and `caveat` are the new bundle's; without them, they are made of the checkpoint's
+    `card`. A run that was stopped resumes when it is called again with the same arguments, and ends with the same
+    network.
 
     Raises:
         VideoError, LabelsError: `data` cannot be used; as `data.choose_clips`.
@@ -90,9 +96,10 @@ def finetune(
         **dataclasses.asdict(recipe),
         "trainer": f"asl-triton {version('asl-triton')}, torch {torch.__version__}, lightning {version('lightning')}",
     }
+    card = adapt_card(card, clips, data, purpose, caveat)
     training = folder / TRAINING
     rate = LEARNING_RATES[recipe.train] if recipe.learning_rate is None else recipe.learning_rate
-    callback = CheckpointCallback(folder, clips.glosses, preset, about, rate, recipe.patience, on_step, on_epoch)
+    callback = CheckpointCallback(folder, clips.glosses, preset, card, about, rate, recipe.patience, on_step, on_epoch)
     settings = {**about, "glosses": clips.glosses, "clips": clips.fingerprint, "preset": preset.to_json()}
     with translate_training_errors(folder, callback):
         trainer = make_trainer(recipe, machines, callback)
@@ -106,6 +113,22 @@ def finetune(
         folder, clips, tuple(callback.epochs), find_best(callback.epochs), num_known, callback.resumed_after,
         trainer.is_global_zero,
     )  # fmt: skip
+
+
+def adapt_card(card: ModelCard, clips: Clips, data: Path, purpose: str | None, caveat: str | None) -> ModelCard:
+    """The card of a fine-tuned network, of what it began with: its threshold is not known yet.
+
+    Raises:
+        ContractError: a text is too long.
+    """
+    if purpose is None:
+        before = f", from: {card.purpose}" if card.purpose else ""
+        made = f"{len(clips.glosses):,} glosses, fine-tuned on {len(clips.train):,} clips of {data.name}{before}"
+        purpose = textwrap.shorten(made, MAX_TEXT, placeholder=" ...")
+    if caveat is None:
+        made = f"fine-tuned from a model with this warning: {card.caveat}" if card.caveat else ""
+        caveat = textwrap.shorten(made, MAX_TEXT, placeholder=" ...")
+    return ModelCard(purpose=purpose, caveat=caveat)
 
 
 def refuse_other(folder: Path) -> None:

@@ -16,6 +16,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from asl_triton.errors import CheckpointError
 from asl_triton.files import atomic_write
+from asl_triton.models.card import ModelCard
 from asl_triton.presets import Preset
 from asl_triton_export.bundle import write_bundle
 from asl_triton_export.finetune.data import OnStep
@@ -75,13 +76,14 @@ class CheckpointCallback(pl.Callback):
         folder: Path,
         glosses: tuple[str, ...],
         preset: Preset,
+        card: ModelCard,
         about: dict[str, Any],  # the settings, for metrics.json
         rate: float,
         patience: int,
         on_step: OnStep,
         on_epoch: Callable[[Epoch], None],
     ) -> None:
-        self.folder, self.glosses, self.preset, self.about = folder, glosses, preset, about
+        self.folder, self.glosses, self.preset, self.card, self.about = folder, glosses, preset, card, about
         self.base_rate, self.patience, self.on_step, self.on_epoch = rate, patience, on_step, on_epoch
         self.state = folder / TRAINING / STATE
         self.epochs: list[Epoch] = []
@@ -129,7 +131,7 @@ class CheckpointCallback(pl.Callback):
 
     def write_bundle(self, net: I3D) -> None:
         """Write the network as it is now: the best so far."""
-        write_bundle(self.folder, net.state_dict(), self.glosses, self.preset)
+        write_bundle(self.folder, net.state_dict(), self.glosses, self.preset, self.card)
         metrics = {"best": dataclasses.asdict(find_best(self.epochs)), **self.about}
         with atomic_write(self.folder / "metrics.json") as file:
             file.write(f"{json.dumps(metrics, indent=1, ensure_ascii=False)}\n".encode())

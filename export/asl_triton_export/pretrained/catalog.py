@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from asl_triton.models.card import ModelCard
 from asl_triton_export.pretrained.download import RemoteFile
 from asl_triton_export.pretrained.glosses import GlossFormat
 
@@ -58,6 +59,14 @@ class Weights:
     member: str | None = None  # the checkpoint's file name in the zip that `checkpoint` then is
     gloss_format: GlossFormat = "class-list"
     sha256: str | None = None  # of weights.pt
+
+    @property
+    def card(self) -> ModelCard:
+        """What the bundle and the served model say of themselves."""
+        return ModelCard(
+            purpose=f"{self.num_classes:,} signs of {self.language}; {self.good_for}; published top-1 "
+            f"{self.accuracy.top1:.2f} % on {self.test_set}"
+        )
 
 
 def _wlasl(num_classes: int, accuracy: Accuracy, good_for: str, sha256: str | None = None) -> Weights:

@@ -13,14 +13,15 @@ from pathlib import Path
 from asl_triton.errors import AslTritonError, CheckpointError, LabelsError
 from asl_triton.files import atomic_folder, sha256
 from asl_triton.presets import PRESETS
-from asl_triton_export.bundle import LABELS, PRESET, write_description
+from asl_triton_export.bundle import CARD, LABELS, PRESET, write_description
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint, read_labels_for
 from asl_triton_export.pretrained.catalog import PUBLISHED, Weights
 from asl_triton_export.pretrained.download import OnBytes, RemoteFile, download, download_lock, ignore
 from asl_triton_export.pretrained.glosses import read_glosses
 from asl_triton_export.pretrained.zip_extract import extract_member
 
-BUNDLE_FILES = ("weights.pt", LABELS, PRESET, "README.txt")
+BUNDLE_FILES = ("weights.pt", LABELS, PRESET, CARD, "README.txt")
+LATER_FILES = (CARD,)  # which bundles of earlier versions lack
 DOWNLOADS = ".downloads"  # next to the bundles
 FETCHED_BY = ", fetched by asl-triton"  # how README.txt's first line ends: --force may replace such a folder
 
@@ -102,7 +103,8 @@ def _is_there(folder: Path, weights: Weights, force: bool) -> bool:
         )
     if force:
         return False
-    if first_line == _title(weights) and all((folder / file).is_file() for file in BUNDLE_FILES):
+    needed = [file for file in BUNDLE_FILES if file not in LATER_FILES]
+    if first_line == _title(weights) and all((folder / file).is_file() for file in needed):
         return True
     raise AslTritonError(
         f"{folder} holds {first_line[:60]!r}, or not all of it: replace it with --force, or name another with --to"
@@ -124,7 +126,7 @@ def _fill(bundle: Path, weights: Weights, source: Path, glosses: Path, *, is_own
         else:
             _check_sum(glosses, weights.glosses)
             labels = read_glosses(glosses, weights.gloss_format, weights.num_classes)
-        write_description(bundle, labels, PRESETS[weights.preset])
+        write_description(bundle, labels, PRESETS[weights.preset], weights.card)
         read_labels_for(checkpoint, bundle / LABELS)
     if weights.member is None:
         try:

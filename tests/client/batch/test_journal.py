@@ -33,6 +33,7 @@ def test_outcomes_come_back_as_they_were_by_the_names_of_their_clips(tmp_path: P
         recognition("c.mp4"), Timeline("film.mp4", "signs", (segment, segment), 900, 36.0, 27, 0.1, 0.2, ("cut off",)),
         Timeline("nothing.mp4", "signs", (), 900, 36.0, 27, 0.1, 0.2),
         replace(recognition("boxed.mp4"), signer=SignerBox(0.1, 0.0, 0.9, 1.0, "dataset", 0.5)),
+        replace(recognition("unjudged.mp4"), unsure=None),
         Failure("b.mp4", "it is empty: 🤟"), recognition("a.mp4"), recognition("\udcff.mp4"),
     ]  # fmt: skip
     by_name = sorted(outcomes, key=lambda outcome: outcome.video)
@@ -42,7 +43,7 @@ def test_outcomes_come_back_as_they_were_by_the_names_of_their_clips(tmp_path: P
             journal.append(outcome, STAMP)
         assert all_of(journal) == by_name
         assert list(journal.outcomes({"a.mp4", "b.mp4", "d.mp4"})) == by_name[:2]
-        assert list(journal.failures({"a.mp4", "b.mp4"})) == [outcomes[4]]
+        assert list(journal.failures({"a.mp4", "b.mp4"})) == [outcomes[5]]
         assert journal.count({"a.mp4", "b.mp4", "d.mp4"}) == 2
     with Journal(tmp_path / "new") as journal:
         journal.begin(QUESTION)

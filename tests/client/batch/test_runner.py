@@ -27,6 +27,7 @@ from asl_triton.errors import (
     ServerError,
     VideoError,
 )
+from asl_triton.models.card import ModelCard
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.async_client import AsyncRecognizer
@@ -37,7 +38,7 @@ from asl_triton.video.discovery import Clip, find_clips, format_name
 from tests.client import videos
 from tests.client.conftest import Shrink, limited
 from tests.client.observing import Told
-from tests.client.served import LastFirst, Stuck, described, fake, faking, in_order
+from tests.client.served import GLOSSES, LastFirst, Stuck, answering, described, fake, faking, in_order
 
 WLASL = PRESETS["wlasl"]
 FORMATS = ("txt", "csv", "jsonl", "parquet")
@@ -369,6 +370,23 @@ def test_another_question_begins_anew(tmp_path: Path, clip: Path, ranking: Ranki
     assert (other.recognized, other.known_before) == (3, 0)
     assert batch(fake(), clips, output, ["csv"], ranking).known_before == 3  # another format is no other question
     assert batch(fake(PRESETS["asl-inference"]), clips, output, ranking=ranking).known_before == 0
+
+
+def test_models_own_threshold_is_a_part_of_the_question(tmp_path: Path, clip: Path) -> None:
+    def ask(min_confidence: float | None = None, asked: float | None = None) -> tuple[int, list[object]]:
+        parameters = ModelCard(caveat="an example", min_confidence=min_confidence).to_parameters()
+        transport = FakeTransport({"signs": described(**parameters)}, GLOSSES, answering(in_order))
+        known = batch(transport, named(clip, 1), tmp_path, ranking=Ranking(min_confidence=asked)).known_before
+        return known, [line["unsure"] for line in lines(tmp_path / "results.jsonl")]
+
+    assert ask() == (0, [None])
+    question = json.loads((tmp_path / JOURNAL).read_text().splitlines()[0])["question"]
+    assert question["min_confidence"] == 0.0 and "caveat" not in question  # as earlier versions wrote it
+    assert ask(min_confidence=0.6) == (0, [True])
+    assert ask(min_confidence=0.6) == (1, [True])
+    assert ask(asked=0.6) == (1, [True])  # the same question
+    assert ask(min_confidence=0.4) == (0, [False])
+    assert ask() == (1, [None])
 
 
 def test_anew_asks_about_all(tmp_path: Path, clip: Path) -> None:

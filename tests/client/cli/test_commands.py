@@ -17,6 +17,7 @@ from asl_triton import Recognizer
 from asl_triton.cli import progress as progress_module
 from asl_triton.cli.app import app
 from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress
+from asl_triton.models.card import ModelCard
 from asl_triton.presets import PRESETS
 from asl_triton.results import Failure, Prediction, Recognition, Timeline
 from tests.client import videos
@@ -278,6 +279,30 @@ def test_models_lists_what_is_served(triton: Triton, capsys: Capture) -> None:
     assert asl_triton(capsys, "models", "--server", triton.address, "--labels").out.split() == list(GLOSSES)
     assert json.loads(asl_triton(capsys, "models", "--server", triton.address, "--labels", "--json").out) == [*GLOSSES]
     assert asl_triton(capsys, "models", "--server", triton.address, "--model", "nobody").code == 1
+
+
+def test_models_card_is_shown_by_every_command(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    triton.card = ModelCard(purpose="four [signs]", caveat="an example", min_confidence=0.99)
+    server = ("--server", triton.address)
+    (model,) = json.loads(asl_triton(capsys, "models", *server, "--json").out)
+    assert (model["purpose"], model["caveat"], model["min_confidence"]) == ("four [signs]", "an example", 0.99)
+    known = "four [signs]; an example; answers below 99% are unsure"
+    assert f"signs: {known}" in asl_triton(capsys, "models", *server).told
+
+    checks = json.loads(asl_triton(capsys, "doctor", *server, "--json").out)
+    assert checks["well"]
+    (check,) = [check for check in checks["checks"] if check["name"] == "signs: purpose"]
+    assert (check["state"], check["found"]) == ("warning", known) and "asl-triton fetch" in check["remedy"]
+
+    done = asl_triton(capsys, "recognize", clips / "a.mp4", *server)
+    assert "signs: four [signs]" in done.err
+    assert "a.mp4 (unsure)" in done.told and "warning an example" in done.told
+    line = json.loads(asl_triton(capsys, "recognize", clips / "a.mp4", *server, "--json").out)
+    assert (line["unsure"], line["warnings"]) == (True, ["an example"])
+
+    done = asl_triton(capsys, "batch", clips, *server, "--output", tmp_path / "out", *HERE)
+    assert "signs: four [signs]" in done.err and "(unsure)" in done.out
+    assert "warning a.mp4 and 1 more: an example" in done.told
 
 
 @pytest.mark.parametrize("empty", [False, True])

@@ -10,6 +10,7 @@ import pytest
 from asl_triton.errors import LabelsError
 from asl_triton.evaluation.dataset import Dataset, LabeledClip
 from asl_triton.evaluation.metrics import (
+    choose_threshold,
     compute_calibration_error,
     compute_reliability,
     compute_wilson_interval,
@@ -91,6 +92,33 @@ def test_calibration_error_by_hand() -> None:
 ])  # fmt: skip
 def test_bins_are_open_below_and_closed_above(confidence: float, place: int) -> None:
     assert [b.clips for b in compute_reliability([answered(0, 1, confidence=confidence)])].index(1) == place
+
+
+@pytest.mark.parametrize(("right", "wrong", "expected"), [
+    # All right: as low as any answer; in whole percents, so that the lowest one still reaches it.
+    ([0.9, 0.505], [], (0.5, 1.0, 1.0)),
+    # One wrong answer at 0.6: it and those below are not worth it until nine right ones are among them.
+    ([0.9, *[0.5] * 8], [0.6], (0.9, 0.1, 1.0)),
+    ([0.9, *[0.5] * 10], [0.6], (0.5, 1.0, 11 / 12)),
+    # At one confidence, all or none.
+    ([0.7, 0.7, 0.95], [0.7], (0.95, 0.25, 1.0)),
+    ([1.0], [0.0], (1.0, 0.5, 1.0)),
+])  # fmt: skip
+def test_threshold_is_where_right_answers_most_outweigh_wrong_ones(
+    right: list[float], wrong: list[float], expected: tuple[float, float, float]
+) -> None:
+    answers = [answered(0, 1, confidence=c) for c in right] + [answered(0, 2, 1, confidence=c) for c in wrong]
+    threshold = choose_threshold(answers)
+    assert threshold is not None
+    assert (threshold.min_confidence, threshold.reached, threshold.accuracy) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("right", [0, 1, 9])
+def test_no_threshold_where_answers_are_not_right_often_enough(right: int) -> None:
+    answers = [answered(0, 1, confidence=0.8)] * right + [answered(0, 2, 1, confidence=0.8)]
+    assert choose_threshold(answers) is None
+    page = render_page(report_of(answers, []))
+    assert "Recommended threshold</dt><dd>none" in page
 
 
 @pytest.mark.parametrize(("right", "clips", "low", "high"), [

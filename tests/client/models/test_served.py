@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from asl_triton.errors import ContractError, LabelsError
+from asl_triton.models.card import EMPTY_CARD, ModelCard
 from asl_triton.models.served import ServedModel, choose_model, list_models, read_model
 from asl_triton.presets import PRESETS
 from asl_triton.transport.base import ModelDescription, TensorSpec
@@ -33,6 +34,19 @@ def test_contract_is_read_from_the_server(preset: object, datatype: str) -> None
         name="signs", version="1", preset=preset, labels=GLOSSES, datatype=datatype, precision="fp32",
         checkpoint_sha256="c0ffee", exporter="asl-triton 1, torch 2",
     )  # type: ignore[arg-type]  # fmt: skip
+
+
+def test_card_is_read_from_the_server_and_is_no_part_of_the_identity() -> None:
+    card = ModelCard(purpose="six signs", caveat="an example", min_confidence=0.4)
+    served, plain = read(described(**card.to_parameters())), read(described())
+    assert (served.card, plain.card) == (card, EMPTY_CARD)
+    assert (served.introduction, plain.introduction) == ("signs: six signs", "")
+    assert served.identity == plain.identity  # so journals of earlier versions stay valid
+
+
+def test_card_that_makes_no_sense_is_a_sentence() -> None:
+    with pytest.raises(ContractError, match=r"signs on fake:8001: the model's min_confidence is '40 %'"):
+        read(described(**{"asl_triton.min_confidence": "40 %"}))
 
 
 def test_only_model_needs_no_name() -> None:

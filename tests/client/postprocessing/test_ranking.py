@@ -78,6 +78,16 @@ def test_ranking_that_makes_no_sense_is_a_sentence(arguments: dict[str, float]) 
         Ranking(**arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("asked", "own", "is_unsure"), [
+    (None, None, None), (None, 0.3, False), (None, 0.31, True), (0.31, 0.1, True), (0.1, 0.9, False), (0.0, 0.9, False),
+], ids=str)  # fmt: skip
+def test_answer_is_unsure_below_the_threshold_asked_for_or_else_the_models(
+    asked: float | None, own: float | None, is_unsure: bool | None
+) -> None:
+    predictions = (Prediction(1, "book", 0, 0.3, -0.8),)
+    assert Ranking(min_confidence=asked).with_threshold(own).is_unsure(predictions) is is_unsure
+
+
 def test_recognition_names_its_best_gloss() -> None:
     predictions = (Prediction(1, "book", 0, 0.9, 2.0), Prediction(2, "help", 3, 0.1, -2.0))
     recognition = Recognition("a.mp4", "signs", predictions, False, 25, 1.0, 1, 0.0, 0.0)

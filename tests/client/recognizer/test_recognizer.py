@@ -13,6 +13,7 @@ import pytest
 
 from asl_triton.decoding.factory import SAFEST, DecodeIn
 from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError, VideoError
+from asl_triton.models.card import ModelCard
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.sync_client import Recognizer
@@ -23,7 +24,7 @@ from asl_triton.video.excerpt import Excerpt
 from asl_triton.video.preprocessing import crop_frames, normalize
 from asl_triton.video.reader import Limits, open_video
 from tests.client import videos
-from tests.client.served import GLOSSES, Gauge, LastFirst, Stuck, fake, faking, in_order
+from tests.client.served import GLOSSES, Gauge, LastFirst, Stuck, answering, described, fake, faking, in_order
 
 WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
 DECODE_IN: list[DecodeIn] = sorted({"threads", SAFEST})
@@ -53,7 +54,7 @@ def test_whole_clip_is_one_request(tmp_path: Path) -> None:
     recognition = recognized(transport, path, top_k=3)
     assert shapes(transport) == [(1, 30, 224, 224, 3)]
     assert [p.gloss for p in recognition.predictions] == list(GLOSSES[:3])
-    assert (recognition.video, recognition.model, recognition.unsure) == (str(path), "signs", False)
+    assert (recognition.video, recognition.model, recognition.unsure) == (str(path), "signs", None)
     assert (recognition.num_frames, recognition.num_windows, recognition.warnings) == (30, 1, ())
     assert recognition.duration_s == pytest.approx(30 / 25)
     assert recognition.decode_s > 0 and recognition.wait_s > 0
@@ -137,6 +138,16 @@ def test_answer_that_makes_no_sense_is_a_sentence(tmp_path: Path, logits: list[f
     answers = iter([in_order(np.zeros(1)), logits])
     with pytest.raises(ContractError, match=says):
         recognized(fake(WLASL, lambda tensor: next(answers)), videos.clip(tmp_path / "clip.mp4"))
+
+
+def test_model_brings_its_threshold_and_its_warning(tmp_path: Path) -> None:
+    card = ModelCard(caveat="an example, not a network", min_confidence=0.6)
+    transport = FakeTransport({"signs": described(**card.to_parameters())}, GLOSSES, answering(in_order))
+    path = videos.clip(tmp_path / "clip.mp4")
+    found = recognized(transport, path)
+    assert (found.confidence, found.unsure, found.warnings) == (0.5, True, (card.caveat,))
+    assert recognized(transport, path, min_confidence=0.5).unsure is False
+    assert recognized(transport, path, min_confidence=0.0).unsure is False
 
 
 def test_vocabulary_and_confidence_narrow_the_answer(tmp_path: Path) -> None:

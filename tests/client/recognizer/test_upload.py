@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from asl_triton.errors import AslTritonError, ContractError, LabelsError, VideoError
+from asl_triton.models.card import ModelCard
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Recognition, SignerBox
@@ -51,6 +52,7 @@ class Server(FakeTransport):
         models = {"signs": described(preset)} | ({"recognize_sign": model} if model else {})
         super().__init__(models, GLOSSES, self.outputs)
         self.refusal, self.classes = refusal, classes
+        self.details: dict[str, object] = {**DETAILS}
         self.files: list[bytes] = []
         self.boxes: list[list[float] | None] = []
         self.parameters: list[Mapping[str, str] | None] = []
@@ -77,7 +79,7 @@ class Server(FakeTransport):
         return {
             "CLASS_ID": np.arange(self.classes, dtype=np.int32)[::-1],
             "LOGIT": -np.arange(self.classes, dtype=np.float32),
-            "DETAILS": np.array([json.dumps(DETAILS).encode()], np.object_),
+            "DETAILS": np.array([json.dumps(self.details).encode()], np.object_),
         }
 
 
@@ -107,6 +109,16 @@ def test_file_is_sent_as_it_is_and_its_logits_are_ranked_here(clip: Path) -> Non
     assert (recognition.video, recognition.model) == (str(clip), "signs")
     assert (recognition.num_frames, recognition.num_windows, recognition.warnings) == (12, 1, ("cut",))
     assert recognition.duration_s == 0.48 and recognition.decode_s == 0.01 and recognition.wait_s >= 0
+
+
+def test_models_warning_is_there_whatever_the_server_says(clip: Path) -> None:
+    card = ModelCard(caveat="an example", min_confidence=0.6)
+    server = Server(sign_model())  # of an earlier version: its DETAILS do not have the warning
+    server.models["signs"] = described(**card.to_parameters())
+    found = recognized(server, clip, "video")
+    assert (found.unsure, found.warnings) == (True, ("an example", "cut"))
+    server.details["warnings"] = ["an example", "cut"]
+    assert recognized(server, clip, "video").warnings == ("an example", "cut")
 
 
 def test_bytes_and_file_objects_go_as_they_are(clip: Path) -> None:

@@ -1,6 +1,7 @@
 """Video bytes in, glosses out, over a server from inside that is none."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from asl_triton.errors import AslTritonError, ContractError, LabelsError, ServerError, VideoError
+from asl_triton.models.card import ModelCard
+from asl_triton.models.recognize_sign import format_details
 from asl_triton.models.repository import read_repositories
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.recognizer.async_client import AsyncRecognizer
@@ -98,7 +101,18 @@ def test_min_confidence_may_leave_nothing(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
     recognition = serving(tmp_path, lambda service: service.recognize(video, min_confidence=1.0))
     assert recognition.predictions == ()
-    assert recognition.unsure
+    assert recognition.unsure is True
+
+
+def test_models_threshold_judges_the_answer_and_leaves_all_glosses(tmp_path: Path, video: bytes) -> None:
+    for least, is_unsure in ((1.0, True), (0.0, False), (None, None)):
+        card = ModelCard(caveat="an example", min_confidence=least)
+        write_folder(tmp_path, "signs", NETWORK, card=card)
+        recognition = serving(tmp_path, lambda service: service.recognize(video))
+        assert (recognition.unsure, len(recognition.predictions)) == (is_unsure, 6)
+        assert recognition.warnings == ("an example",)
+        details = json.loads(format_details(recognition))
+        assert (details["unsure"], details["warnings"]) == (is_unsure, ["an example"])
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,18 @@ def test_jsonl_reads_back_equal(tmp_path: Path) -> None:
     assert [json.loads(line) for line in lines] == expected
 
 
+def test_answer_without_a_verdict_is_null_and_an_empty_cell(tmp_path: Path) -> None:
+    unjudged = dataclasses.replace(recognition("a.mp4", num_glosses=1), unsure=None)
+    for name in SINKS:
+        write(name, tmp_path / f"results.{name}", [unjudged])
+    assert json.loads((tmp_path / "results.jsonl").read_text())["unsure"] is None
+    with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert list(row) == list(COLUMNS) and row["unsure"] == ""
+    table = pq.read_table(tmp_path / "results.parquet")
+    assert table.column("unsure").to_pylist() == [None] and str(table.schema.field("unsure").type) == "bool"
+
+
 def test_jsonl_has_the_box_of_the_signer_where_one_was_used(tmp_path: Path) -> None:
     boxed = dataclasses.replace(recognition("a.mp4"), signer=SignerBox(0.25, 0.0, 0.75, 1.0, "dataset", 0.5))
     write("jsonl", tmp_path / "results.jsonl", [boxed])

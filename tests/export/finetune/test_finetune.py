@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from asl_triton.models.card import ModelCard
 from asl_triton.presets import PRESETS
 from asl_triton_export.bundle import open_bundle
 from asl_triton_export.checkpoint import load_checkpoint
@@ -25,7 +26,7 @@ from tests.live.conftest import write_clip
 from tests.networks import save_checkpoint, save_labels
 
 Capture = pytest.CaptureFixture[str]
-BUNDLE = {"weights.safetensors", "labels.txt", "preset.json", "metrics.json", "metrics.csv"}
+BUNDLE = {"weights.safetensors", "labels.txt", "preset.json", "card.json", "metrics.json", "metrics.csv"}
 QUICK = ["--from", "small.pt", "--segment-frames", "9", "--precision", "fp32"]
 EPOCHS = 4
 
@@ -91,6 +92,7 @@ def test_finetuning_leaves_a_bundle_that_export_takes(here: Path, capsys: Captur
     assert Path("new/labels.txt").read_text() == "help me\nhome\n"
     bundle = open_bundle(Path("new"))
     assert bundle.preset == PRESETS["wlasl"]
+    assert bundle.card == ModelCard(purpose="2 glosses, fine-tuned on 4 clips of signs")
     table, metrics = rows(Path("new")), json.loads(Path("new/metrics.json").read_text())
     assert [row["epoch"] for row in table] == [1, 2, 3]
     assert metrics["best"]["held_out_loss"] == min(row["held_out_loss"] for row in table)
@@ -113,8 +115,28 @@ def test_killed_finetuning_goes_on_and_ends_as_one_that_was_not(here: Path, caps
     done = asl_triton(capsys, "finetune", *options, "--to", "cut")
     assert done.code == 0, done.told
     assert rows(here / "cut") == rows(here / "whole")
-    for name in ("weights.safetensors", "labels.txt", "preset.json"):
+    for name in ("weights.safetensors", "labels.txt", "preset.json", "card.json"):
         assert (here / "cut" / name).read_bytes() == (here / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("given", "purpose", "caveat"), [
+    ((), "2 glosses, fine-tuned on 4 clips of signs, from: seven signs",
+     "fine-tuned from a model with this warning: not people"),
+    (("--purpose", "help and home"), "help and home", "fine-tuned from a model with this warning: not people"),
+    (("--caveat", ""), "2 glosses, fine-tuned on 4 clips of signs, from: seven signs", ""),
+])  # fmt: skip
+def test_card_is_made_of_that_of_the_bundle_it_began_with(
+    here: Path, capsys: Capture, given: tuple[str, ...], purpose: str, caveat: str
+) -> None:
+    bundle = here / "began"
+    bundle.mkdir()
+    (bundle / "weights.pt").symlink_to((here / "small.pt").resolve())
+    card = ModelCard(purpose="seven signs", caveat="not people", min_confidence=0.5)
+    (bundle / "card.json").write_text(card.to_json())
+    options = ["signs", "--from", "began", *QUICK[2:], "--to", "new", "--train", "head", "--epochs", 1]
+    done = asl_triton(capsys, "finetune", *options, *given)
+    assert done.code == 0, done.told
+    assert open_bundle(Path("new")).card == ModelCard(purpose=purpose, caveat=caveat)
 
 
 def stop_after(here: Path, folder: Path, *, epochs: int) -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from asl_triton.errors import AslTritonError, CheckpointError, LabelsError
+from asl_triton.models.card import EMPTY_CARD
 from asl_triton.presets import PRESETS
 from asl_triton_export.bundle import open_bundle
 from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
 from asl_triton_export.pretrained import download as download_module
 from asl_triton_export.pretrained import zip_extract as archive_module
-from asl_triton_export.pretrained.catalog import Weights
+from asl_triton_export.pretrained.catalog import PUBLISHED, Weights
 from asl_triton_export.pretrained.fetch import BUNDLE_FILES, fetch
 from tests.export.file_server import FileServer, Served, serving
 from tests.export.published_here import (
@@ -69,6 +70,10 @@ def test_fetched_bundle_is_what_export_takes(
     checkpoint = load_checkpoint(bundle.weights)
     assert read_labels_for(checkpoint, bundle.labels) == glosses
     assert names(tmp_path) == {name, ".downloads"}
+    purpose = bundle.card.purpose
+    for part in (f"{len(glosses)} signs of", catalog[name].language, catalog[name].test_set, catalog[name].good_for):
+        assert part in purpose
+    assert (bundle.card.caveat, bundle.card.min_confidence) == ("", None)
     readme = (fetched.folder / "README.txt").read_text()
     weights = catalog[name]
     for part in (weights.language, weights.test_set, weights.good_for, weights.glosses.address):
@@ -250,6 +255,22 @@ def test_other_bundle_is_replaced_with_force_only(catalog: Catalog, tmp_path: Pa
         fetch("wlasl3", tmp_path / "b", catalog=catalog)
     fetch("wlasl3", tmp_path / "b", force=True, catalog=catalog)
     assert load_checkpoint(tmp_path / "b" / "weights.pt").num_classes == 3
+
+
+def test_bundle_of_an_earlier_version_has_no_card_and_is_left_alone(catalog: Catalog, tmp_path: Path) -> None:
+    folder = fetch("bsl1k", tmp_path / "b", catalog=catalog).folder
+    (folder / "card.json").unlink()
+    assert not fetch("bsl1k", tmp_path / "b", catalog=catalog).is_new
+    assert open_bundle(folder).card == EMPTY_CARD
+    assert fetch("bsl1k", tmp_path / "b", catalog=catalog, force=True).is_new
+    assert open_bundle(folder).card.purpose
+
+
+def test_published_weights_warn_nobody() -> None:
+    for weights in PUBLISHED.values():
+        assert weights.card.warnings == ()
+        assert f"{weights.num_classes:,} signs of {weights.language}" in weights.card.purpose
+        assert f"{weights.accuracy.top1:.2f} %" in weights.card.purpose
 
 
 def test_empty_folder_is_filled(catalog: Catalog, tmp_path: Path) -> None:

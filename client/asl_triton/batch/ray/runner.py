@@ -79,6 +79,9 @@ class RayBatch(RecognitionBatch):
         with shutdown.guard_task() as stopping:
             async with make_recognizer() as self.recognizer:
                 served = await self.recognizer.model()
+            self.ranking = self.ranking.with_threshold(served.card.min_confidence)
+            if served.introduction:
+                self.observer.say(served.introduction)
             key = self.build_job_key(served)
             if put_aside := self._journal.begin(key, fresh=self._options.fresh):
                 self.observer.say(put_aside)
