@@ -24,11 +24,13 @@ from asl_triton.video.colors import Image
 from asl_triton_demo.signer import render, write_video
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.ports import claim_ports
+from asl_triton_export.bundle import open_bundle
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import fastest_precision
 from tests.exports import export_shared, load_demo
 from tests.local_triton import serve
 from tests.networks import GLOSSES, save_checkpoint
+from tests.paths import DEMO_BUNDLE
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 SEED = 3_000_000  # of the rendered clips: far from those that the demo checkpoint is trained on
@@ -96,14 +98,15 @@ def browser(chromium: str, camera: Path) -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def triton(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """The demo checkpoint as `demo`, and a small untrained network as `small`; its ports stay when it is restarted."""
+    """The demo checkpoint as `demo`, with its card, and a small untrained network as `small`, without one; its ports
+    stay when it is restarted."""
     folder = tmp_path_factory.mktemp("models")
-    export_shared(tmp_path_factory, *load_demo(), PRESETS["wlasl"], folder, "demo", precision=fastest_precision())
+    options = {"precision": fastest_precision(), "card": open_bundle(DEMO_BUNDLE).card}
+    export_shared(tmp_path_factory, *load_demo(), PRESETS["wlasl"], folder, "demo", **options)
     small = load_checkpoint(save_checkpoint(tmp_path_factory.mktemp("weights") / "small.pt"))
     export_shared(tmp_path_factory, small, GLOSSES, PRESETS["bsl1k"], folder, "small")
     ports = claim_ports("127.0.0.1", {"gRPC": None, "HTTP": None, "metrics": None})
-    options = {f"{name.lower()}_port": port for name, port in ports.items()}
-    with serve(folder, **options) as server:
+    with serve(folder, **{f"{name.lower()}_port": port for name, port in ports.items()}) as server:
         yield server
 
 

@@ -91,6 +91,8 @@ def test_programs_call_recognize(page_url: str, clips: dict[str, Path], tmp_path
     assert [p["rank"] for p in answer["predictions"]] == [1, 2, 3]
     assert answer["predictions"][0]["gloss"] == "book"
     assert (answer["video"], answer["model"], answer["unsure"]) == ("book.mp4", "demo", False)
+    answer = client.predict(video=video, model="small", api_name="/recognize")
+    assert (answer["unsure"], answer["warnings"]) == (None, [])  # no threshold was asked for, and it has none
     described = client.view_api(return_format="dict")["named_endpoints"]
     assert list(described) == ["/recognize"]  # and nothing of the page's insides
     (told,) = described["/recognize"]["returns"]

@@ -20,10 +20,14 @@ def build_api(context: PageContext) -> None:
     """The endpoint, and the components that its types are read from; nothing of it is visible."""
 
     async def recognize(
-        video: str | None, model: str | None = None, top_k: float = DEFAULT_TOP_K, min_confidence: float = 0.0
+        video: str | None,
+        model: str | None = None,
+        top_k: float = DEFAULT_TOP_K,
+        min_confidence: float | None = None,
     ) -> dict[str, Any]:
-        """Recognize the sign in a clip. `model` may be left out where only one is served; `min_confidence` (0 to 1)
-        marks the answer as unsure below it. Returns the recognition: `predictions` best first, and what it took."""
+        """Recognize the sign in a clip. `model` may be left out where only one is served; below `min_confidence` (0 to
+        1), the model's own threshold if left out, the answer is unsure. Returns the recognition: `predictions` best
+        first, and what it took."""
         if video is None:
             raise gr.Error("there is no clip: give a video file", print_exception=False)
         try:
@@ -41,7 +45,9 @@ def build_api(context: PageContext) -> None:
         video = uploads_only(gr.File(label="Video"))
         model = gr.Textbox(label="Model", value="")
         top_k = numbers_only(gr.Number(label="Top k", value=DEFAULT_TOP_K, precision=0, minimum=1))
-        min_confidence = numbers_only(gr.Number(label="Min confidence", value=0.0, minimum=0, maximum=1))
+        min_confidence = numbers_only(
+            gr.Number(label="Min confidence", value=None, minimum=0, maximum=1), may_be_empty=True
+        )
         recognition = gr.JSON(label="Recognition")
         # What the endpoint's documentation says is in it; Gradio's own is "any".
         recognition.api_info = TypeAdapter(Recognition).json_schema  # type: ignore[method-assign]

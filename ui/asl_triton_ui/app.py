@@ -2,6 +2,7 @@
 
 import gradio as gr
 
+from asl_triton.models.served import ServedModel
 from asl_triton.models.status import ServerStatus
 from asl_triton_ui.api import build_api
 from asl_triton_ui.options import PageOptions
@@ -44,6 +45,7 @@ class Page:
                 min_width=220,
                 visible=False,
             )
+        self.card = gr.HTML("", elem_id="card", visible=False)
         self.away = gr.HTML("", elem_id="away", visible=False)
         context = PageContext(server, options, self.model, RequestQueue(options.at_once, options.queue_limit))
         build_api(context)  # first: Gradio gives endpoints that share a name a suffix, all but the first
@@ -51,14 +53,16 @@ class Page:
             with gr.Tab("Recognize", id="Recognize"):
                 self.recognize_tab = RecognizeTab(context)
             with gr.Tab("Many clips", id="Many clips"):
-                BatchTab(context)
+                self.batch_tab = BatchTab(context)
             with gr.Tab("Live", id="Live"):
                 LiveTab(context)
             with gr.Tab("Models", id="Models"):
                 self.models_tab = ModelsTab(context)
         self.seen = gr.State(None)  # the status that this visitor's page shows
         models = self.models_tab
-        chosen = [self.recognize_tab.samples, models.cards, models.vocabulary, models.search]
+        self.thresholds = (self.recognize_tab.threshold, self.batch_tab.threshold)
+        shown = [self.card, self.recognize_tab.samples, models.cards, models.vocabulary, models.search]
+        chosen = [*shown, *self.thresholds]
         outputs = [self.seen, self.chip, self.away, self.model, *chosen]
         blocks.load(self.look, [self.seen, self.model], outputs, queue=False, **UNSEEN)
         timer = gr.Timer(ASK_EVERY_S)
@@ -74,14 +78,28 @@ class Page:
         served = now.model(model) or now.model(None)
         if served is None:  # what was chosen stays for when the server is back
             return updates
+        known = before.model(model) if before else None
+        is_other = served.name != model or (known is not None and known.card != served.card)
+        updates |= self._show_threshold(served) if is_other else {}
         return {**updates, self.model: make_picker(now, served.name), **self._show_model(now, served.name)}
 
     async def choose(self, model: str | None) -> Updates:
         """Show what depends on the model."""
-        return self._show_model(await self._server.state(), model)
+        now = await self._server.state()
+        served = now.model(model)
+        return {**self._show_model(now, model), **(self._show_threshold(served) if served else {})}
 
     def _show_model(self, status: ServerStatus, model: str | None) -> Updates:
-        return {**self.recognize_tab.show_server(status, model), **self.models_tab.show_server(status, model)}
+        return {
+            self.card: render_card(status.model(model)),
+            **self.recognize_tab.show_server(status, model),
+            **self.models_tab.show_server(status, model),
+        }
+
+    def _show_threshold(self, served: ServedModel) -> Updates:
+        """Set the sliders to the model's own threshold; a visitor's choice stays until there is another model."""
+        percent = round(100 * (served.card.min_confidence or 0.0))
+        return dict.fromkeys(self.thresholds, percent)
 
 
 def render_chip(state: ServerStatus) -> str:
@@ -92,6 +110,13 @@ def render_chip(state: ServerStatus) -> str:
         return render("state.html", kind="away", word="No model", detail=state.address)
     detail = f"Triton {state.version} at {state.address}"
     return render("state.html", kind="ready", word="Ready", detail=detail)
+
+
+def render_card(served: ServedModel | None) -> gr.HTML:
+    """What the model is good for, and its caveat."""
+    if served is None or not (served.card.purpose or served.card.caveat):
+        return gr.HTML("", visible=False)
+    return gr.HTML(render("card.html", served=served), visible=True)
 
 
 def render_away(state: ServerStatus) -> gr.HTML:

@@ -10,7 +10,6 @@ from asl_triton_ui.options import PageOptions
 from asl_triton_ui.state.request_queue import RequestQueue
 from asl_triton_ui.state.server import ServerConnection
 
-DEFAULT_THRESHOLD = 0.5  # answers below this confidence are marked as unsure
 # Of an event: no veil over the components it fills, and no endpoint of its own in Gradio's API.
 UNSEEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 

@@ -26,7 +26,7 @@ HEIGHT = 300  # pixels
 
 
 def plot_timeline(curves: Sequence[Curve], duration_s: float, threshold: float) -> PlotData:
-    """A line a gloss: its confidence at the middles of the steps; and the threshold."""
+    """A line a gloss: its confidence at the middles of the steps; and the threshold, where it is above 0."""
     figure = {
         "data": [make_line(curve, *look) for curve, look in zip(curves, LOOKS, strict=False)],
         "layout": make_layout(duration_s, threshold),
@@ -52,6 +52,7 @@ def make_line(curve: Curve, color: str, dash: str, mark: str) -> dict[str, Any]:
 def make_layout(duration_s: float, threshold: float) -> dict[str, Any]:
     """Axes, legend and the line of the threshold."""
     across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": threshold, "y1": threshold}
+    line = {**across, "line": {"color": THRESHOLD_COLOR, "width": 1.5, "dash": "4px,4px"}}
     clear = "rgba(0,0,0,0)"
     return {
         "height": HEIGHT,
@@ -65,5 +66,5 @@ def make_layout(duration_s: float, threshold: float) -> dict[str, Any]:
         "dragmode": False,
         "xaxis": {**AXIS, "title": {"text": "seconds"}, "range": [0, max(duration_s, 0.1)], "hoverformat": ".2f"},
         "yaxis": {**AXIS, "range": [-0.03, 1.03], "tickformat": ".0%", "dtick": 0.25},
-        "shapes": [{**across, "line": {"color": THRESHOLD_COLOR, "width": 1.5, "dash": "4px,4px"}}],
+        "shapes": [line] if threshold else [],
     }

@@ -69,7 +69,9 @@ class Progress:
 
 
 def apply_threshold(recognition: Recognition, threshold: float) -> Recognition:
-    """The same, judged by another threshold."""
+    """The same, judged by the threshold of the page; a threshold of 0 gives no verdict where the model gives none."""
+    if not threshold and recognition.unsure is None:
+        return recognition
     return dataclasses.replace(recognition, unsure=recognition.confidence < threshold)
 
 

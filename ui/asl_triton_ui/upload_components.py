@@ -63,11 +63,13 @@ def refuse_foreign_inputs(blocks: gr.Blocks) -> gr.Blocks:
     return blocks
 
 
-def numbers_only(component: C) -> C:
-    """The slider or number field, which now refuses anything but a finite number."""
+def numbers_only(component: C, *, may_be_empty: bool = False) -> C:
+    """The slider or number field, which now refuses anything but a finite number, or nothing if it `may_be_empty`."""
     preprocess = component.preprocess
 
     def read_number(payload: Any) -> Any:
+        if payload is None and may_be_empty:
+            return None
         is_number = isinstance(payload, int | float) and not isinstance(payload, bool)
         if not is_number or not math.isfinite(payload):
             raise gr.Error(f"{component.label} must be a number.", print_exception=False)

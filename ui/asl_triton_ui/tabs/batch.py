@@ -10,12 +10,13 @@ import gradio as gr
 
 from asl_triton.batch.workers import recognize_many
 from asl_triton.errors import AslTritonError
-from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
+from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.results import Failure, Outcome, Recognition
 from asl_triton.video.discovery import Clip
 from asl_triton_ui.downloads import write_batch_downloads
-from asl_triton_ui.page_context import DEFAULT_THRESHOLD, NOTHING, UNSEEN, PageContext, Updates
+from asl_triton_ui.page_context import NOTHING, UNSEEN, PageContext, Updates
 from asl_triton_ui.rendering import format_count, render, render_problem
+from asl_triton_ui.result_view import apply_threshold
 from asl_triton_ui.state.request_queue import Ticket
 from asl_triton_ui.state.server import on_background
 from asl_triton_ui.upload_components import numbers_only, uploads_only
@@ -43,13 +44,16 @@ class Numbered(Clip):
 
 @dataclass
 class BatchState:
-    """A visitor's clips and what is known of each, by number."""
+    """A visitor's clips and what is known of each, by number; `threshold` is the visitor's."""
 
     clips: tuple[Numbered, ...]
+    threshold: float
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
     def keep(self, clip: Numbered, outcome: Outcome) -> None:
         """What `recognize_clips` hands over."""
+        if isinstance(outcome, Recognition):
+            outcome = apply_threshold(outcome, self.threshold)
         self.outcomes[clip.number] = outcome
 
     @property
@@ -91,14 +95,14 @@ class BatchTab:
                     gr.File(label=f"Clips, up to {self._max_clips}", file_count="multiple", elem_id="clips", height=200)
                 )
             with gr.Column(scale=6, min_width=300):
-                threshold = numbers_only(
+                self.threshold = threshold = numbers_only(
                     gr.Slider(
                         0,
                         100,
-                        value=100 * DEFAULT_THRESHOLD,
+                        value=0,
                         step=1,
                         label="Threshold in percent",
-                        info="Clips where nothing reaches it are marked as unsure.",
+                        info="Clips where nothing reaches it are marked as unsure. It begins at the model's own.",
                         elem_id="many-threshold",
                     )
                 )
@@ -126,8 +130,9 @@ class BatchTab:
             problem = render_problem(wrong, "Nothing was asked.")
             yield {self.status: problem, self.table: "", self.downloads: "", self.batch: None}
             return
-        batch = BatchState(tuple(Numbered(Path(path), Path(path).name, number) for number, path in enumerate(paths)))
-        asking = asyncio.create_task(self._recognize(batch, model, percent / 100))
+        clips = tuple(Numbered(Path(path), Path(path).name, number) for number, path in enumerate(paths))
+        batch = BatchState(clips, percent / 100)
+        asking = asyncio.create_task(self._recognize(batch, model))
         try:
             known = -1
             while not (await asyncio.wait([asking], timeout=UPDATE_EVERY_S))[0]:
@@ -142,7 +147,7 @@ class BatchTab:
         finally:
             asking.cancel()
 
-    async def _recognize(self, batch: BatchState, model: str | None, threshold: float) -> None:
+    async def _recognize(self, batch: BatchState, model: str | None) -> None:
         """Ask about all clips of a batch, when its turn has come.
 
         Raises:
@@ -150,8 +155,7 @@ class BatchTab:
         """
         async with self._turns.wait_for_turn(Ticket()):
             make = self._server.factory(model, CLIPS_AT_ONCE)
-            ranking = Ranking(DEFAULT_TOP_K, min_confidence=threshold)
-            await on_background(recognize_many(make, batch.clips, ranking, CLIPS_AT_ONCE, batch.keep))
+            await on_background(recognize_many(make, batch.clips, Ranking(), CLIPS_AT_ONCE, batch.keep))
 
     def show_stopped(self, batch: BatchState | None) -> Updates:
         """What was known when the visitor pressed Stop."""
@@ -177,7 +181,7 @@ class BatchTab:
             "summary.html",
             how=how,
             recognized=len(recognized),
-            unsure=sum(recognition.unsure for recognition in recognized),
+            unsure=sum(bool(recognition.unsure) for recognition in recognized),
             failed=len(known) - len(recognized),
             not_tried=len(batch.clips) - len(known),
         )

@@ -15,6 +15,7 @@ from asl_triton.errors import AslTritonError
 from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveState
 from asl_triton_ui.downloads import write_live_downloads
+from asl_triton_ui.filming_guide import build_filming_guide
 from asl_triton_ui.page_context import NOTHING, UNSEEN, PageContext, Updates
 from asl_triton_ui.rendering import render, render_problem
 from asl_triton_ui.state.live_sessions import LiveSessions, LiveVisitor
@@ -52,6 +53,7 @@ class LiveTab:
                     self.pause = gr.Button("Pause", size="lg", elem_id="live-pause", min_width=120, interactive=False)
                     clear = gr.Button("Clear", size="lg", elem_id="live-clear", min_width=120)
                 sliders = make_sliders()
+                build_filming_guide()
             with gr.Column(scale=6, min_width=300):
                 self.problem = gr.HTML("", elem_id="live-problem")
                 self.now = gr.HTML(render_now(LiveVisitor()), elem_id="live-now")

@@ -11,7 +11,8 @@ from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.models.status import ServerStatus
 from asl_triton_ui import samples
 from asl_triton_ui.downloads import write_downloads
-from asl_triton_ui.page_context import DEFAULT_THRESHOLD, NOTHING, UNSEEN, PageContext, Updates
+from asl_triton_ui.filming_guide import build_filming_guide
+from asl_triton_ui.page_context import NOTHING, UNSEEN, PageContext, Updates
 from asl_triton_ui.rendering import render, render_problem
 from asl_triton_ui.result_view import DisplayedResult, Progress, apply_threshold, make_plot, read_film
 from asl_triton_ui.state.server import on_background
@@ -45,17 +46,18 @@ class RecognizeTab:
                         "Recognize", variant="primary", size="lg", elem_id="recognize", scale=3, min_width=140
                     )
                     self.stop = gr.Button("Stop", size="lg", elem_id="stop", scale=1, min_width=80, interactive=False)
-                threshold = numbers_only(
+                self.threshold = threshold = numbers_only(
                     gr.Slider(
                         0,
                         100,
-                        value=100 * DEFAULT_THRESHOLD,
+                        value=0,
                         step=1,
                         label="Threshold in percent",
-                        info="If nothing reaches it, the answer is marked as unsure.",
+                        info="If nothing reaches it, the answer is marked as unsure. It begins at the model's own.",
                         elem_id="threshold",
                     )
                 )
+                build_filming_guide()
             with gr.Column(scale=6, min_width=300):
                 self.answer = gr.HTML(render("empty.html", hint=HINT, content=""), elem_id="answer")
                 self.downloads = gr.HTML("", elem_id="downloads")

@@ -1,0 +1,90 @@
+"""What a model is good for, and how sure it has to be, on the page: as every other face says it."""
+
+import json
+from pathlib import Path
+
+import gradio_client
+import pytest
+from playwright.sync_api import Page, expect
+
+from asl_triton import Recognizer
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.bundle import open_bundle
+from tests.browser.conftest import PHONE, Visit, answer_to, choose, ready, shoot
+from tests.browser.test_recognize import download
+from tests.paths import DEMO_BUNDLE
+
+CARD = open_bundle(DEMO_BUNDLE).card
+CAVEAT = "demo model: knows an animated signer, not people"
+
+
+@pytest.fixture
+def person(shared_folder: Path) -> Path:
+    """A person who signs `book`."""
+    return shared_folder / "wlasl" / "videos" / "07068.mp4"
+
+
+def test_person_through_the_demo_model_has_the_verdict_of_the_other_faces(
+    page: Page, page_url: str, person: Path, triton: LocalTriton, tmp_path: Path
+) -> None:
+    with Recognizer(triton.address, model="demo") as recognizer:
+        expected = recognizer.recognize(person)
+    assert (expected.unsure, expected.warnings) == (True, (CAVEAT,))
+    assert CARD.min_confidence is not None
+    choose(page, person)
+    assert answer_to(page) == expected.gloss
+    expect(page.locator("#unsure")).to_contain_text(f"the threshold of {CARD.min_confidence * 100:.0f}")
+    expect(page.locator("#answer .note")).to_have_text("Warning. D" + CAVEAT[1:] + ".")
+    content = json.loads(download(page, "JSON", tmp_path))
+    assert (content["predictions"][0]["gloss"], content["unsure"], content["warnings"]) == (
+        expected.gloss, True, [CAVEAT]
+    )  # fmt: skip
+    client = gradio_client.Client(page_url, verbose=False, analytics_enabled=False)
+    answer = client.predict(video=gradio_client.handle_file(person), model="demo", api_name="/recognize")
+    assert (answer["unsure"], answer["warnings"]) == (True, [CAVEAT])
+    client.close()
+
+    page.get_by_role("tab", name="Many clips").click()
+    page.locator("#clips input[type=file]").set_input_files(person)
+    page.locator("#recognize-all").click()
+    expect(page.locator(".summary")).to_contain_text("1 of them unsure")
+    expect(page.locator("#table")).to_contain_text(f"unsure; {CAVEAT}")
+
+
+def test_page_says_what_the_model_is_good_for_and_starts_at_its_threshold(page: Page) -> None:
+    threshold = page.locator("#threshold input[type=number]")
+    expect(page.locator("#card .note")).to_contain_text("D" + CAVEAT[1:])
+    expect(page.locator("#card")).to_contain_text(CARD.purpose[1:])
+    expect(threshold).to_have_value(f"{100 * (CARD.min_confidence or 0):.0f}")
+    threshold.fill("30")
+    page.wait_for_timeout(3000)  # the page has asked how the server is
+    expect(threshold).to_have_value("30")
+    page.locator("#model input").click()
+    page.get_by_role("option", name="small: 7 glosses, bsl1k, fp32").click()
+    expect(page.locator("#card")).to_be_hidden()
+    expect(threshold).to_have_value("0")
+
+
+def test_model_without_a_threshold_gives_no_verdict(page: Page, clips: dict[str, Path], tmp_path: Path) -> None:
+    page.locator("#model input").click()
+    page.get_by_role("option", name="small: 7 glosses, bsl1k, fp32").click()
+    expect(page.locator("#threshold input[type=number]")).to_have_value("0")
+    choose(page, clips["book"])
+    answer_to(page)
+    expect(page.locator("#unsure")).to_have_count(0)
+    expect(page.locator("#answer .legend")).to_have_count(0)
+    assert json.loads(download(page, "JSON", tmp_path))["unsure"] is None
+
+
+@pytest.mark.parametrize("tab", ["Recognize", "Live"])
+def test_filming_guide_unfolds(visit: Visit, tab: str) -> None:
+    page = ready(visit(viewport=PHONE))
+    page.get_by_role("tab", name=tab).click()
+    guide = page.locator("details.filming:visible")
+    expect(guide).to_have_count(1)
+    expect(guide.get_by_text("25 or 30 per second")).to_be_hidden()
+    guide.locator("summary").click()
+    for topic in ("Distance", "Camera", "Light", "Background", "at rest", "Frame rate"):
+        expect(guide.get_by_text(topic).first).to_be_visible()
+    shoot(page, f"filming-{tab}-{PHONE['width']}")
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
