@@ -146,4 +146,6 @@ def test_wheel_has_the_demo_checkpoint_and_the_models_for_whole_videos_but_not_t
         "asl_triton", "asl_triton_deploy", "asl_triton_export", "asl_triton_ui"
     }  # fmt: skip
     demo = {name for name in names if name.startswith("asl_triton_export/demo_checkpoint/")}
-    assert {Path(name).name for name in demo} == {"README.md", "labels.txt", "preset.json", "weights.safetensors"}
+    assert {Path(name).name for name in demo} == {
+        "README.md", "card.json", "labels.txt", "preset.json", "weights.safetensors"
+    }  # fmt: skip
