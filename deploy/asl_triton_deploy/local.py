@@ -32,7 +32,7 @@ class LocalTriton:
     A port that is None is a free one. `models` names those to load, all where it is None. `recognize_sign` says whether
     the two models that take whole videos are served beside them: those of the repository, or ours. Without `log_path`
     the log is a temporary file, which stays only when something went wrong. The block begins when every model of ours
-    has answered a tiny clip; when a model's process dies later, Triton is started again.
+    has answered a tiny clip; when Triton crashes later, or a model's process dies, Triton is started again.
 
     `shared_memory` says whether clients of this user may share memory with it. Triton takes their key on its command
     line alone, which every user of the machine can read; so by default it is off where there are other users.

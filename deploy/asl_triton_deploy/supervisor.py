@@ -7,11 +7,11 @@ them all, and removes Triton's folder and shared memory, when one of these happe
 
 - its standard input closes: the command closed it, or died, even from SIGKILL;
 - it gets SIGTERM, SIGINT or SIGHUP;
-- Triton ends by itself.
+- Triton ends by itself, other than by a crash.
 
 A Python stub that dies takes its model with it: Triton says that it is ready, and refuses every request to the model.
-One request of an impossible shape is enough (Triton 2.51). So once `WATCH` came, Triton is started again when a stub
-of it is dead, with a pause that grows if that goes on.
+One request of an impossible shape is enough (Triton 2.51); others crash Triton itself. So once `WATCH` came, Triton is
+started again when a stub is dead or Triton has crashed, with a pause that grows if that goes on.
 
 `STAY` on its standard input says that the command leaves and Triton stays. Its standard output carries Triton's
 process id; its standard error is Triton's log; its exit code is Triton's.
@@ -41,6 +41,7 @@ STOP_TIMEOUT_S = KILL_AFTER_S + 10.0
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 # From <sys/prctl.h>.
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -90,7 +91,7 @@ class SupervisedTriton:
         return f"with exit code {code}: {why}" if why else f"with exit code {code}"
 
     def watch(self) -> None:
-        """From now on, start Triton again when a process of one of its models dies."""
+        """From now on, start Triton again when it crashes or a process of one of its models dies."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended, which `has_ended` says
             self._process.stdin.write(WATCH)
@@ -156,12 +157,19 @@ def main(folder: Path, name: str, command: Sequence[str]) -> int:
     is_watching = threading.Event()
     threading.Thread(target=watch_command, args=(is_watching,), daemon=True).start()
     began_s, pause_s = time.monotonic(), 0.0
-    while triton.poll() is None:
+    while True:
         received = signal.sigtimedwait(SIGNALS, WATCH_EVERY_S)
         if received is not None and received.si_signo != signal.SIGCHLD:
             break
-        if is_watching.is_set() and time.monotonic() - began_s >= pause_s and has_dead_stub(triton.pid):
-            os.write(STDERR, b"asl-triton: a process of a model has died, so Triton is started again\n")
+        code = triton.poll()
+        has_crashed = code is not None and -code in CRASHES and is_watching.is_set()
+        if code is not None and not has_crashed:
+            break
+        if not is_watching.is_set() or time.monotonic() - began_s < pause_s:
+            continue
+        if has_crashed or has_dead_stub(triton.pid):
+            what = "Triton has crashed" if has_crashed else "a process of a model has died"
+            os.write(STDERR, f"asl-triton: {what}, so Triton is started again\n".encode())
             pause_s = min(max(2 * pause_s, 1.0), MAX_PAUSE_S) if time.monotonic() - began_s < MAX_PAUSE_S else 1.0
             kill_process_tree(triton, gently=False)  # with a dead stub it may take all of its time to end
             remove_memory(name, keep=".key")

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc
@@ -33,7 +34,10 @@ from tests.security.visitors import Visitor, running_page
 IMPOSSIBLE = [1, 18014398509481984, 224, 224, 3]  # its number of elements is 0 modulo 2**64
 CLIP = [1, 9, 224, 224, 3]
 BACK_WITHIN_S = 60.0
-RESTARTED = "a process of a model has died, so Triton is started again"
+RESTARTED = "so Triton is started again"
+# A body whose brackets nest deeper than Triton's stack, and a tensor of more bytes than there are: Triton itself dies.
+DEEP = b"[" * 4_000_000
+ENORMOUS = [2**40, 9, 224, 224, 3]
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +93,25 @@ def test_request_that_kills_a_model_costs_seconds(triton: LocalTriton, protocol:
     wait_for_answer(triton)
     host, port = triton.http_address.split(":")
     check_answers(host, int(port), "small")
+
+
+@pytest.mark.parametrize("attack", ["deep", "enormous over HTTP", "enormous over gRPC"])
+def test_request_that_kills_triton_costs_seconds(triton: LocalTriton, attack: str) -> None:
+    wait_for_answer(triton)
+    restarts = triton.log_path.read_text().count(RESTARTED)
+    with suppress(OSError, grpc.RpcError):
+        if attack == "deep":
+            address = f"http://{triton.http_address}/v2/models/small/infer"
+            urllib.request.urlopen(urllib.request.Request(address, DEEP), timeout=30)
+        elif attack == "enormous over HTTP":
+            infer(triton, ENORMOUS, [])
+        else:
+            infer_over_grpc(triton, ENORMOUS)
+    wait_for_answer(triton)
+    host, port = triton.http_address.split(":")
+    check_answers(host, int(port), "small")
+    if attack != "enormous over gRPC":  # which is refused
+        assert triton.log_path.read_text().count(RESTARTED) == restarts + 1
 
 
 def kill_model(triton: LocalTriton, protocol: str) -> None:

@@ -13,11 +13,13 @@ from asl_triton.decoding.factory import warm_up
 from asl_triton.errors import AslTritonError
 from asl_triton.recognizer.event_loop import run
 from asl_triton_ui.options import MB, Address, PageOptions
-from asl_triton_ui.security import PatientProtocol, SecurityMiddleware
+from asl_triton_ui.security import PatientProtocol, SecurityMiddleware, allow_open_files
 from asl_triton_ui.state.server import ServerConnection
 from asl_triton_ui.uploads import UploadQuota, make_upload_folder
 
 HERE = Path(__file__).parent
+SPARE_STREAMS = 16  # cameras of visitors who wait for a place among those that are live
+SPARE_EVENTS = 16  # that Gradio runs at once besides clips and cameras
 
 
 @contextmanager
@@ -31,8 +33,12 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
     with make_upload_folder(60 * options.keep_minutes) as folder:
         warm_up()
         from asl_triton_ui.app import build  # only now: Gradio reads when it is imported where files go
+        from asl_triton_ui.event_limits import EventLimits
         from asl_triton_ui.theme import theme
+        from asl_triton_ui.upload_components import refuse_form_fields
 
+        allow_open_files()
+        refuse_form_fields()
         uploads = UploadQuota(
             folder,
             60 * options.keep_minutes,
@@ -45,6 +51,8 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
         origins = {f"{proxy.scheme}://{proxy.netloc}"} if proxy.netloc else set()
         page = build(server, options)
         page.queue(max_size=None, api_open=False)
+        max_streams = options.max_live + SPARE_STREAMS
+        EventLimits(page, max_streams)
         _, local_url, share_url = page.launch(
             server_name=address.host,
             server_port=port,
@@ -52,6 +60,7 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
             share=address.share,
             auth=list(address.auth) or None,
             max_file_size=options.limits.max_bytes,
+            max_threads=options.at_once + options.queue_limit + max_streams + SPARE_EVENTS,
             css_paths=HERE / "page.css",
             head=build_head(options),
             theme=theme(),

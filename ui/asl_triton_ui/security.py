@@ -8,6 +8,8 @@ import asyncio
 import json
 import logging
 import math
+import os
+import resource
 import time
 from collections.abc import Collection
 from contextlib import suppress
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 API = "/gradio_api"
 UPLOAD = f"{API}/upload"
 LOGIN = "/login"
+# What a visitor needs in order to log in, beside pages.
+PUBLIC = tuple(f"{API}/{name}" for name in ("app_id", "login_check", "startup-events", "theme.css", "token", "user"))
 # What Gradio offers and a page needs not: fetching any address of the net, a session as a link, and its own tools.
 CLOSED = (
     f"{API}/file=http",
@@ -42,12 +46,16 @@ CLOSED = (
     f"{API}/vibe",
     f"{API}/undo-vibe",
     "/monitoring",
+    "/openapi.json",
 )
 MAX_BODY_BYTES = 4_000_000  # a live picture, in base64, and what else an event of the page holds
+MAX_BODY_VALUES = 50_000  # that JSON in it may hold: each costs far more than its bytes
 MAX_LOGIN_BYTES = 4_096
 FILE_BYTES = 8_192  # that an upload takes beside its content: a folder and a block
 # A sender may pause for the first, and otherwise sends at least the second.
 PATIENCE_S, MIN_BYTES_PER_S = 20.0, 10_000
+MAX_CONNECTIONS = 2_000  # open at once
+MAX_ADDRESS_CONNECTIONS = 500  # of one address, unless a proxy's
 HEAD_TIMEOUT_S = 20.0  # from a request's first byte, or a new connection, to the end of its head
 FREE_LOGINS = 3  # wrong ones in a row, of one address, before it has to wait
 MAX_LOGIN_WAIT_S = 30.0
@@ -77,6 +85,9 @@ class SecurityMiddleware:
         self._logins = LoginThrottle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # which Gradio does not use
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -91,7 +102,7 @@ class SecurityMiddleware:
         except Exception as exc:  # of Gradio's, for a request that no page sends
             if exchange.status is not None:
                 raise
-            logger.error("%s %s failed: %r", scope["method"], scope["path"], exc)
+            logger.error("%s %.200s failed: %.500s", scope["method"], ascii(scope["path"]), ascii(exc))
             await exchange.refuse(describe_failure(exchange))
         finally:
             if exchange.is_login and exchange.status == 200:
@@ -118,7 +129,7 @@ class SecurityMiddleware:
                 raise HTTPException(
                     429, f"too many wrong logins: try again in {wait_s} s", {"retry-after": str(wait_s)}
                 )
-        elif user is None and not is_reading:
+        elif user is None and not (is_reading and is_public(scope["path"])):
             raise HTTPException(401, "log in first")
         if user is not None and scope["path"].rstrip("/") == UPLOAD:
             exchange.body.upload = Upload(self._uploads, user or exchange.address)
@@ -130,6 +141,11 @@ class SecurityMiddleware:
         hosts = (headers.get("host"), headers.get("x-forwarded-host", "").partition(",")[0].strip())
         host = urlsplit(origin).netloc
         return origin in self._origins or (bool(host) and host in hosts)
+
+
+def is_public(path: str) -> bool:
+    """Whether Gradio may be asked for it without a login; it still asks for one where it wants to."""
+    return not path.startswith(API) or path.startswith(PUBLIC)
 
 
 def find_user(scope: Scope, headers: Headers) -> str | None:
@@ -202,7 +218,7 @@ class Body:
         self.upload: Upload | None = None
         self.is_refused = False
         self._receive = receive
-        self._num_bytes = 0
+        self._num_bytes = self._num_values = 0
         self._waited_s = 0.0
         self._is_whole = False
 
@@ -241,6 +257,9 @@ class Body:
         if self.upload is None:
             if self._num_bytes > self.max_bytes:
                 raise self._refuse(self._too_large())
+            self._num_values += sum(map(message.get("body", b"").count, (b",", b"[", b"{")))
+            if self._num_values > MAX_BODY_VALUES:
+                raise self._refuse(HTTPException(413, f"a request to this page has at most {MAX_BODY_VALUES:,} values"))
         else:
             try:
                 self.upload.quota.add(self.upload.visitor, size)
@@ -295,14 +314,40 @@ class Exchange:
         await response(self.scope, self.body.receive, self.send)
 
 
+def allow_open_files() -> None:
+    """Let this process have as many connections as its limits allow: many systems begin with 1,024 open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_CONNECTIONS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, which closes a connection whose next request does not get past its head in time."""
+    """uvicorn's HTTP/1.1, which closes a connection whose next request does not get past its head in time.
+
+    It takes no more connections than there is room for.
+    """
 
     _head_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._watch_head()
+        if self._is_one_too_many():
+            transport.abort()
+        else:
+            self._watch_head()
+
+    def _is_one_too_many(self) -> bool:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
+        if len(self.connections) > most:
+            return True
+        own = self.client[0] if self.client else ""
+        if own in ("127.0.0.1", "::1", "") or "FORWARDED_ALLOW_IPS" in os.environ:  # a proxy, perhaps
+            return False
+        others: Any = self.connections
+        return sum(bool(other.client) and other.client[0] == own for other in others) > MAX_ADDRESS_CONNECTIONS
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

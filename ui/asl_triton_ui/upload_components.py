@@ -15,17 +15,21 @@ import numpy as np
 import PIL.Image
 from gradio.components import Component
 from gradio.data_classes import ImageData
+from gradio.route_utils import GradioMultiPartParser
 from gradio_client.utils import is_http_url_like
+from starlette.formparsers import MultiPartException
 
 from asl_triton.errors import VideoError
 from asl_triton.video.colors import Image
 
 C = TypeVar("C", bound=Component)
 
+NOT_A_FILE = "the upload cannot be read: send files in the form's field `files`, each with a name"
 FETCHES_NOTHING = "This page fetches nothing from other hosts: send the file itself."
 PICTURE_PREFIX = "data:image/"  # of a live picture, as a browser's canvas makes it
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PICTURE_BYTES = 2_000_000
+MAX_JPEG_SCANS = 100  # a browser makes one, and progressive files have ten; each is decoded over the whole picture
 MAX_PICTURE_PIXELS = 4_000_000  # a camera's 2560 x 1440; the page asks for 320 x 240
 
 
@@ -61,6 +65,18 @@ def refuse_foreign_inputs(blocks: gr.Blocks) -> gr.Blocks:
 
     blocks.preprocess_data = preprocess_data  # type: ignore[method-assign]
     return blocks
+
+
+def refuse_form_fields() -> None:
+    """Have Gradio refuse a field in an upload that is not a file: it would keep all of it in memory."""
+    begin_part = GradioMultiPartParser.on_headers_finished
+
+    def begin_file(self: GradioMultiPartParser) -> None:
+        begin_part(self)
+        if self._current_part.file is None:
+            raise MultiPartException(NOT_A_FILE)
+
+    GradioMultiPartParser.on_headers_finished = begin_file  # type: ignore[method-assign]
 
 
 def numbers_only(component: C, *, may_be_empty: bool = False) -> C:
@@ -106,7 +122,10 @@ def decode_picture(data_uri: str) -> Image:
             f"the camera's picture has more than {MAX_PICTURE_BYTES // 10**6} MB: choose a lower resolution"
         )
     try:
-        with PIL.Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)), formats=PICTURE_FORMATS) as picture:
+        content = base64.b64decode(encoded, validate=True)
+        if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MAX_JPEG_SCANS:
+            raise VideoError(f"the camera's picture has more than {MAX_JPEG_SCANS} scans: it is no browser's")
+        with PIL.Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
             width, height = picture.size
             if width * height > MAX_PICTURE_PIXELS:
                 raise VideoError(f"the camera's picture has more than {MAX_PICTURE_PIXELS:,} pixels: choose fewer")
