@@ -51,6 +51,7 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
         origins = {f"{proxy.scheme}://{proxy.netloc}"} if proxy.netloc else set()
         page = build(server, options)
         page.queue(max_size=None, api_open=False)
+        head = build_head(options)
         max_streams = options.max_live + SPARE_STREAMS
         EventLimits(page, max_streams)
         _, local_url, share_url = page.launch(
@@ -62,7 +63,7 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
             max_file_size=options.limits.max_bytes,
             max_threads=options.at_once + options.queue_limit + max_streams + SPARE_EVENTS,
             css_paths=HERE / "page.css",
-            head=build_head(options),
+            head=head,
             theme=theme(),
             favicon_path=HERE / "favicon.svg",
             footer_links=[],
@@ -74,7 +75,7 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
             show_error=True,
             quiet=True,
             prevent_thread_lock=True,
-            app_kwargs={"middleware": [Middleware(SecurityMiddleware, uploads, origins)]},
+            app_kwargs={"middleware": [Middleware(SecurityMiddleware, uploads, origins, head)]},
         )
         page.server.config.http_protocol_class = PatientProtocol  # Gradio passes uvicorn no options
         origins.add((share_url or local_url).rstrip("/"))

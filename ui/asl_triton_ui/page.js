@@ -1,4 +1,5 @@
-// What HTML alone cannot do: show a moment of the preview, speak to screen readers, and explain a black preview.
+// What HTML alone cannot do: show a moment of the preview, speak to screen readers, explain a black preview or a login
+// that is refused.
 (() => {
   const one = (selector) => document.querySelector(selector);
 
@@ -54,7 +55,9 @@
   const way = { underWay: 0, dropped: 0, tookMs: [], toldMs: 0 };
   const send = window.fetch.bind(window);
   window.fetch = async (resource, options) => {
-    if (!/\/gradio_api\/stream\/\w+$/.test(String(resource?.url ?? resource))) return send(resource, options);
+    const address = String(resource?.url ?? resource);
+    if (/\/login$/.test(address)) return logIn(resource, options);
+    if (!/\/gradio_api\/stream\/\w+$/.test(address)) return send(resource, options);
     if (way.underWay >= MOST_UNDER_WAY) {
       way.dropped += 1;
       return Response.json({ msg: "dropped" });
@@ -69,6 +72,21 @@
       tellWay();
     }
   };
+
+  // Gradio's login form explains a wrong password and nothing else, such as that one has to wait.
+  async function logIn(resource, options) {
+    const response = await send(resource, options);
+    for (const old of document.querySelectorAll(".login-note")) old.remove();
+    if (response.ok || response.status === 400) return response;
+    const { detail } = await response.clone().json().catch(() => ({}));
+    const sentence = `${detail ?? `the page answers with an error (${response.status})`}.`;
+    const note = Object.assign(document.createElement("p"), { className: "login-note" });
+    note.textContent = sentence[0].toUpperCase() + sentence.slice(1);
+    note.setAttribute("role", "alert");
+    note.style.color = "var(--error-text-color)"; // the page's style sheet comes after the login
+    document.querySelector("h2")?.after(note);
+    return response;
+  }
 
   function tellWay() {
     const place = one("#live-way p");

@@ -76,12 +76,13 @@ HEADERS = (
 class SecurityMiddleware:
     """ASGI middleware around Gradio: refuses what no visitor of the page sends, and bounds the rest.
 
-    `origins` are addresses of the page (scheme, host, port) beside the one that a request names as its host.
+    `origins` are addresses of the page (scheme, host, port) beside the one that a request names as its host. `head` is
+    HTML for the head of the login form, where Gradio leaves out the page's own.
     """
 
-    def __init__(self, app: ASGIApp, uploads: UploadQuota, origins: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, uploads: UploadQuota, origins: Collection[str] = (), head: str = "") -> None:
         self.app = app
-        self._uploads, self._origins = uploads, origins
+        self._uploads, self._origins, self._head = uploads, origins, head
         self._logins = LoginThrottle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,6 +132,8 @@ class SecurityMiddleware:
                 )
         elif user is None and not (is_reading and is_public(scope["path"])):
             raise HTTPException(401, "log in first")
+        if user is None and scope["method"] == "GET" and scope["path"] == "/":
+            exchange.head = self._head
         if user is not None and scope["path"].rstrip("/") == UPLOAD:
             exchange.body.upload = Upload(self._uploads, user or exchange.address)
         else:
@@ -289,6 +292,7 @@ class Exchange:
         self.is_login = False
         self.body = Body(receive)
         self.status: int | None = None  # once the response has begun
+        self.head = ""  # to put into the head of the HTML that is answered
         self._send = send
 
     async def receive(self) -> Message:
@@ -303,6 +307,10 @@ class Exchange:
             is_closing = self.body.is_refused and not (self.body.upload is not None and self.status == 413)
             closing = [(b"connection", b"close")] if is_closing else []
             message["headers"] = [*message.get("headers", ()), *HEADERS, *closing]
+            if self.head:  # the length changes, so the body is sent in chunks
+                message["headers"] = [header for header in message["headers"] if header[0] != b"content-length"]
+        elif self.head and b"</head>" in message.get("body", b""):
+            message["body"] = message["body"].replace(b"</head>", f"{self.head}</head>".encode(), 1)
         elif self.body.upload is not None and self.status == 200:
             self.body.upload.count_files(message.get("body", b""))
         await self._send(message)

@@ -1,0 +1,35 @@
+"""The login form: what Gradio's own does not explain."""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from asl_triton_deploy.local import LocalTriton
+from tests.browser.conftest import Visit, ready, running_page, shoot
+
+
+def log_in(page: Page, password: str) -> None:
+    page.get_by_label("username").fill("ada")
+    page.get_by_label("password").fill(password)
+    page.get_by_role("button", name="Login").click()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_login_that_has_to_wait_is_explained(visit: Visit, triton: LocalTriton, tmp_path: Path, scheme: str) -> None:
+    (tmp_path / "accounts").write_text("ada:lovelace\n")
+    with running_page(triton, "--auth-file", tmp_path / "accounts") as url:
+        page = visit(url, color_scheme=scheme)
+        for number in range(3):
+            with page.expect_response("**/login") as answer:
+                log_in(page, f"guess {number}")
+            assert answer.value.status == 400
+        log_in(page, "lovelace")
+        note = page.get_by_role("alert")
+        expect(note).to_have_text("Too many wrong logins: try again in 1 s.")
+        shoot(page, f"login-{scheme}")
+        page.wait_for_timeout(1100)
+        log_in(page, "lovelace")
+        ready(page)
+        expect(page.locator(".login-note")).to_have_count(0)
+        page.goto("about:blank")
