@@ -1,54 +1,185 @@
-"""What a stranger's requests cost, before and after: peak memory, and how long an honest visitor waits.
+"""What strangers' requests cost, as a table: what happened, peak memory, and how an honest client fared meanwhile.
 
-    python -m tests.security.measure [--checkout OTHER]
+    python -m tests.security.measure [--checkout OTHER] [--only WORD]
 
-Each attack meets a page of its own, with accounts, or a service of its own. An honest visitor or caller asks it once a
-second meanwhile: how many answers were lost, and the longest wait. `--checkout` measures another working tree, such as
-an older one.
+Each attack on the page meets a page of its own, with accounts; those on the service meet one Triton of their own, and
+those on the command line run beside one. An honest client asks once per second from before an attack to after it: how
+many of its answers were lost, its longest wait, and how long after the attack began it had an answer that it had asked
+for after that. Peak memory is of the page's process, of Triton and all its processes, or of the command.
+`--checkout` measures another working tree, such as an older one.
+
+The numbers are the rows of the issue. Rows that send nothing to a door are tests alone: formulas in spreadsheets (8),
+terminals and logs (9): `test_cli.py`; keys in `ps` (4): `test_service.py` and `test_production.py`.
 """
 
 import argparse
 import base64
+import io
 import json
 import os
+import resource
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
 from http.client import HTTPConnection
 from pathlib import Path
 
+import av
+import numpy as np
+import PIL.Image
+import psutil
+import tritonclient.grpc
+from tritonclient.grpc import service_pb2
+
+from tests.client.video.test_reader import SDP
+from tests.export.formats.test_custom_script import save_script
+from tests.networks import save_labels
+from tests.security.test_cli import Writes
 from tests.security.test_page import LOGIN, SLIDERS, make_png
 from tests.security.visitors import NOBODY, RunningPage, Visitor
 
-PAGE = "import sys; from asl_triton.cli.app import main; sys.argv[0] = 'asl-triton'; main()"
+MAIN = "import sys; from asl_triton.cli.app import main; sys.argv[0] = 'asl-triton'; sys.exit(main())"
 PICTURES, STRANGERS, BODY_BYTES, UPLOADS = 6, 4, 300_000_000, 24
+COMMAND_MEMORY_BYTES = 4 * 2**30  # and no more, for this machine's sake
+SETTLES_S, BACK_WITHIN_S = 2.5, 45.0
+COLUMNS = ("row", "attack", "what happened", "peak MB before, after", "asked, lost", "longest wait s", "next answer s")
 
 
 def run_together(count: int, act: Callable[[int], object]) -> None:
     """Call `act` with each number below `count`, in threads at the same time."""
-    threads = [threading.Thread(target=act, args=(number,)) for number in range(count)]
+    threads = [threading.Thread(target=act, args=(number,), daemon=True) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(120)
 
 
+@dataclass
+class HonestClient:
+    """Asks once per second, in a thread."""
+
+    ask: Callable[[], bool]
+    asked: list[tuple[float, float, bool]] = field(default_factory=list)  # when, for how long, with an answer
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._run)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.over.set()
+            thread.join()
+
+    def _run(self) -> None:
+        while not self.over.wait(1.0):
+            began_s = time.monotonic()
+            is_answered = False
+            with suppress(OSError, ValueError, KeyError):
+                is_answered = self.ask()
+            self.asked.append((began_s, time.monotonic() - began_s, is_answered))
+
+    def find_answer(self, after_s: float) -> float | None:
+        """Seconds from a moment until an answer to what was asked after it."""
+        ends = [began_s + took_s for began_s, took_s, is_answered in self.asked if is_answered and began_s >= after_s]
+        return min(ends) - after_s if ends else None
+
+
+@dataclass
+class MemoryWatch:
+    """The most that the processes below one have taken together."""
+
+    root: psutil.Process
+    peak_mb: float = 0.0
+
+    def read(self) -> float:
+        taken = 0
+        for process in [self.root, *self.root.children(recursive=True)]:
+            with suppress(psutil.Error):
+                taken += process.memory_full_info().pss
+        self.peak_mb = max(self.peak_mb, taken / 1e6)
+        return taken / 1e6
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        over = threading.Event()
+
+        def run() -> None:
+            while not over.wait(0.2):
+                with suppress(psutil.Error):
+                    self.read()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def measure(row: str, attack: str, root: int, honest: HonestClient, act: Callable[[], str]) -> None:
+    """Do `act` beside an honest client, and print the table's row."""
+    watch = MemoryWatch(psutil.Process(root))
+    before_mb = watch.read()
+    with watch.watching(), honest.asking():
+        time.sleep(SETTLES_S)
+        began_s = time.monotonic()
+        what = act()
+        took_s = time.monotonic() - began_s
+        until_s = time.monotonic() + BACK_WITHIN_S
+        while honest.find_answer(began_s) is None and time.monotonic() < until_s:
+            time.sleep(0.1)
+        time.sleep(SETTLES_S)
+    lost = sum(not is_answered for *_, is_answered in honest.asked)
+    longest_s = max(waited_s for _, waited_s, _ in honest.asked)
+    next_s = honest.find_answer(began_s)
+    memory = f"{before_mb:,.0f}, {watch.peak_mb:,.0f}"
+    back = "never" if next_s is None else f"{next_s:.1f}"
+    cells = (row, attack, f"{what} ({took_s:.1f} s)", memory, f"{len(honest.asked)}, {lost}", f"{longest_s:.2f}", back)
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+# The page
+
+
+def find_event(visitor: Visitor, name: str) -> int:
+    events = visitor.config()["dependencies"]
+    return next(e["id"] for e in events if e["api_name"] == name or [t for t in e["targets"] if t[1] == name])
+
+
+def join(visitor: Visitor, event: int, data: Sequence[object], session: str) -> int:
+    body = {"data": data, "fn_index": event, "session_hash": session}
+    return visitor.post("/gradio_api/queue/join", body).status
+
+
+def count(statuses: list[int]) -> str:
+    return ", ".join(f"{statuses.count(status)} x {status}" for status in sorted(set(statuses)))
+
+
 def send_pictures(page: RunningPage, visitor: Visitor) -> str:
-    """Six pictures of 13,000 x 13,000 on the tab Live."""
     url = f"data:image/png;base64,{base64.b64encode(make_png(13_000, 13_000)).decode()}"
     data = [{"url": url, "path": "x"}, None, *SLIDERS]
     run_together(PICTURES, lambda number: visitor.run_event("stream", data, f"live{number}"))
-    return f"{PICTURES} pictures of 169 megapixels"
+    return "no place, so none decoded" if page.peak_mb() < 1000 else "decoded"
+
+
+def open_cameras(page: RunningPage, visitor: Visitor) -> str:
+    event = find_event(visitor, "stream")
+    return count([join(visitor, event, [None, None, *SLIDERS], f"camera{number}") for number in range(45)])
 
 
 def send_bodies(page: RunningPage, visitor: Visitor) -> str:
-    """Four JSON bodies of 300 MB, by strangers."""
     statuses: list[str] = []
 
     def send(number: int) -> None:
@@ -63,78 +194,122 @@ def send_bodies(page: RunningPage, visitor: Visitor) -> str:
                 statuses.append(connection.recv(100).split(b"\r\n")[0].decode())
 
     run_together(STRANGERS, send)
-    return f"{STRANGERS} bodies of 300 MB without a login: {', '.join(sorted(set(statuses))) or 'closed'}"
-
-
-def fill_disk(page: RunningPage, visitor: Visitor) -> str:
-    """24 uploads of 20 MB, by one login."""
-    statuses = [visitor.upload(f"{number}.mp4", bytes([number]) * 19_000_000).status for number in range(UPLOADS)]
-    return f"{UPLOADS} uploads of 19 MB: {statuses.count(200)} taken, {page.uploaded_mb():.0f} MB kept"
+    return ", ".join(sorted(set(statuses))) or "closed"
 
 
 def guess_passwords(page: RunningPage, visitor: Visitor) -> str:
-    """As many wrong logins as go into ten seconds."""
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     until_s, statuses = time.monotonic() + 10, []
     while time.monotonic() < until_s:
         statuses.append(visitor.ask("POST", "/login", "username=ada&password=wrong", headers).status)
-    return f"{statuses.count(400)} passwords tried in 10 s"
+    return f"{statuses.count(400)} passwords tried"
 
 
-ATTACKS: list[Callable[[RunningPage, Visitor], str]] = [send_pictures, send_bodies, fill_disk, guess_passwords]
+def send_halves(page: RunningPage, visitor: Visitor) -> str:
+    host, port = page.host.split(":")
+    address = (host, int(port))
+    connections = [socket.create_connection(address, timeout=5, source_address=("127.0.0.2", 0)) for _ in range(1500)]
+    for number, connection in enumerate(connections):
+        with suppress(OSError):
+            connection.sendall(b"POST /login HT" if number % 2 else b"")
+    time.sleep(5)
+    errors = page.stderr.count("Too many open files")
+    for connection in connections:
+        connection.close()
+    return f"{errors} times out of files, {len(page.stderr) / 1e6:.1f} MB of log"
 
 
-def measure(attack: Callable[[RunningPage, Visitor], str], checkout: Path) -> None:
-    """One attack, with an honest visitor beside it."""
+def keep_texts(page: RunningPage, visitor: Visitor) -> str:
+    (path,) = json.loads(visitor.upload("clip.mp4", b"clip").text)
+    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, "m" * 3_900_000, 3, 0.0]
+    event = find_event(visitor, "recognize")
+    return count([join(visitor, event, data, f"session{number}") for number in range(100)])
+
+
+def send_values(page: RunningPage, visitor: Visitor) -> str:
+    event = find_event(visitor, "stream")
+    data = [{str(number): 1 for number in range(300_000)}, None, *SLIDERS]
+    return count([join(visitor, event, data, f"session{number}") for number in range(10)])
+
+
+def fill_disk(page: RunningPage, visitor: Visitor) -> str:
+    statuses = [visitor.upload(f"{number}.mp4", bytes([number]) * 19_000_000).status for number in range(UPLOADS)]
+    return f"{statuses.count(200)} taken, {page.uploaded_mb():.0f} MB kept"
+
+
+def send_field(page: RunningPage, visitor: Visitor) -> str:
+    body = b'--cut\r\nContent-Disposition: form-data; name="files"\r\n\r\n' + b"y" * 19_000_000 + b"\r\n--cut--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=cut"}
+    return count([visitor.ask("POST", "/gradio_api/upload", body, headers).status for _ in range(5)])
+
+
+ON_PAGE: list[tuple[str, str, Callable[[RunningPage, Visitor], str]]] = [
+    ("2", "6 pictures of 13,000 x 13,000", send_pictures),
+    ("2", "45 cameras of one visitor", open_cameras),
+    ("3", "4 bodies of 300 MB, no login", send_bodies),
+    ("3", "wrong passwords for 10 s", guess_passwords),
+    ("3", "1,500 idle and half-sent requests", send_halves),
+    ("3", "100 events with 4 MB of text, answers unread", keep_texts),
+    ("3", "10 events of 300,000 values", send_values),
+    ("7", "24 uploads of 19 MB, one login", fill_disk),
+    ("7", "5 form fields of 19 MB", send_field),
+]
+
+
+@contextmanager
+def run_page(checkout: Path, *options: str, server: str = NOBODY) -> Iterator[RunningPage]:
+    """A page of that checkout, with accounts, which begins with as few files as many systems allow."""
     with tempfile.TemporaryDirectory() as name:
-        folder, said = Path(name) / "temporary", Path(name) / "stderr"
+        folder, said, accounts = Path(name) / "temporary", Path(name) / "stderr", Path(name) / "accounts"
         folder.mkdir()
-        accounts = Path(name) / "accounts"
         accounts.write_text(":".join(LOGIN) + "\n")
-        command = [sys.executable, "-c", PAGE, "ui", "--server", NOBODY, "--port", "0", "--json"]
-        command += ["--auth-file", str(accounts), "--max-upload-mb", "20"]
-        packages = os.pathsep.join(str(checkout / place) for place in ("client", "export", "deploy", "ui"))
-        environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": packages}
+        command = [sys.executable, "-c", MAIN, "ui", "--server", server, "--port", "0", "--json"]
+        command += ["--auth-file", str(accounts), *options]
+        environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": find_packages(checkout)}
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         with (
             said.open("wb") as stderr,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment) as process,
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env=environment,
+                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard)),
+            ) as process,
         ):
             assert process.stdout is not None
             url = json.loads(process.stdout.readline())["url"]
-            page = RunningPage(urllib.parse.urlsplit(url).netloc, process.pid, folder, said)
-            visitor, honest = Visitor(page, LOGIN), Visitor(page, LOGIN)
-            visitor.config()
-            waits_s: list[float] = []
-            lost: list[str] = []
-            over = threading.Event()
+            try:
+                yield RunningPage(urllib.parse.urlsplit(url).netloc, process.pid, folder, said)
+            finally:
+                process.terminate()
+                process.wait(60)
 
-            def ask() -> None:
-                while not over.wait(1.0):
-                    began_s = time.monotonic()
-                    try:
-                        answer = honest.ask("GET", "/config", timeout_s=60)
-                        if answer.status != 200:
-                            lost.append(str(answer.status))
-                    except OSError as exc:
-                        lost.append(str(exc))
-                    waits_s.append(time.monotonic() - began_s)
 
-            asking = threading.Thread(target=ask)
-            asking.start()
-            before_mb, began_s = page.peak_mb(), time.monotonic()
-            what = attack(page, visitor)
-            took_s = time.monotonic() - began_s
-            time.sleep(2.5)
-            over.set()
-            asking.join()
-            print(
-                f"{what}; {took_s:.1f} s; peak memory {before_mb:.0f} -> {page.peak_mb():.0f} MB; honest visitor: "
-                f"{len(waits_s)} asked, {len(lost)} lost, longest wait {max(waits_s):.2f} s",
-                flush=True,
-            )
-            process.terminate()
-            process.wait(60)
+def find_packages(checkout: Path) -> str:
+    return os.pathsep.join(str(checkout / place) for place in ("client", "export", "deploy", "ui", "."))
 
+
+def ask_page(visitor: Visitor) -> bool:
+    """One event that is answered at once."""
+    body = {"data": [None, "", 3, 0.0]}
+    event = json.loads(visitor.post("/gradio_api/call/recognize", body).text)["event_id"]
+    return "there is no clip" in visitor.ask("GET", f"/gradio_api/call/recognize/{event}").text
+
+
+def measure_page(checkout: Path, only: str) -> None:
+    """The attacks on a page without a Triton."""
+    for row, name, attack in ON_PAGE:
+        if only in name:
+            with run_page(checkout, "--max-upload-mb", "20") as page:
+                visitor, honest = Visitor(page, LOGIN), Visitor(page, LOGIN)
+                visitor.config()
+                client = HonestClient(lambda honest=honest: ask_page(honest))  # type: ignore[misc]
+                measure(row, name, page.pid, client, lambda: attack(page, visitor))  # noqa: B023
+
+
+# The service
 
 SERVICE = """
 import json, sys, tempfile
@@ -148,67 +323,211 @@ from tests.networks import GLOSSES, save_checkpoint
 with tempfile.TemporaryDirectory() as name:
     checkpoint = load_checkpoint(save_checkpoint(Path(name) / "small.pt"))
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], Path(name) / "served", "small")
-    with LocalTriton(Path(name) / "served") as triton:
-        print(json.dumps(triton.http_address), flush=True)
+    with LocalTriton(Path(name) / "served", recognize_sign=True) as triton:
+        print(json.dumps([triton.http_address, triton.address, triton.supervisor_pid]), flush=True)
         sys.stdin.read()
 """
 
 
-def ask_service(address: str, shape: list[int], data: list[int]) -> int:
-    """One request for a clip: its status."""
-    given = {"name": "FRAMES__0", "datatype": "UINT8", "shape": shape, "data": data}
-    connection = HTTPConnection(address, timeout=30)
-    try:
-        connection.request("POST", "/v2/models/small/infer", json.dumps({"inputs": [given]}))
-        response = connection.getresponse()
-        response.read()
-        return response.status
-    finally:
-        connection.close()
+@dataclass(frozen=True)
+class RunningService:
+    """A Triton with one small model and `recognize_sign`."""
+
+    http: str
+    grpc: str
+    supervisor: int
+    checkout: Path
+
+    def post(self, body: bytes, timeout_s: float = 30) -> int:
+        connection = HTTPConnection(self.http, timeout=timeout_s)
+        try:
+            connection.request("POST", "/v2/models/small/infer", body)
+            response = connection.getresponse()
+            response.read()
+            return response.status
+        finally:
+            connection.close()
+
+    def infer(self, shape: list[int], data: list[int] | None = None) -> str:
+        """A request's status, or what became of the connection."""
+        values = [0] * int(np.prod(shape)) if data is None else data
+        given = {"name": "FRAMES__0", "datatype": "UINT8", "shape": shape, "data": values}
+        return self.attempt(lambda: self.post(json.dumps({"inputs": [given]}).encode()))
+
+    def infer_over_grpc(self, shape: list[int]) -> str:
+        request = service_pb2.ModelInferRequest(model_name="small", raw_input_contents=[b""])
+        request.inputs.add(name="FRAMES__0", datatype="UINT8", shape=shape)
+        with tritonclient.grpc.InferenceServerClient(self.grpc) as client:
+            return self.attempt(lambda: client._client_stub.ModelInfer(request, timeout=30))
+
+    def recognize(self, video: bytes) -> str:
+        tensor = tritonclient.grpc.InferInput("VIDEO", [1], "BYTES")
+        tensor.set_data_from_numpy(np.array([video], dtype=object))
+        with tritonclient.grpc.InferenceServerClient(self.grpc) as client:
+            return self.attempt(lambda: client.infer("recognize_sign", [tensor], client_timeout=90))
+
+    def attempt(self, act: Callable[[], object]) -> str:
+        try:
+            done = act()
+        except Exception as exc:  # of any client
+            details = getattr(exc, "details", None) or getattr(exc, "message", None)
+            return str(details() if details else exc).splitlines()[0][:110]
+        return str(done) if isinstance(done, int) else "answered"
 
 
-def measure_service(checkout: Path) -> None:
-    """One request that kills a model, then half a minute of honest ones, one a second."""
-    packages = os.pathsep.join(str(checkout / place) for place in ("client", "export", "deploy", "."))
+def list_sdp(service: RunningService) -> str:
+    video = struct.pack(">I4s4sI", 20, b"ftyp", b"jp2 ", 0) + b"jp2 " + SDP
+    said: list[str] = []
+    run_together(16, lambda _: said.append(service.recognize(video)))
+    return said[0]
+
+
+def grow(service: RunningService) -> str:
+    return service.recognize(make_growing_avi())
+
+
+def make_growing_avi() -> bytes:
+    """MJPEG whose pictures are declared as 64 x 64, and become 12,000 x 12,000."""
+    pictures = []
+    for side in (64, 12_000):
+        file = io.BytesIO()
+        PIL.Image.new("RGB", (side, side)).save(file, "JPEG")
+        pictures += [file.getvalue()] * (30 if side == 64 else 4)
+    file = io.BytesIO()
+    with av.open(file, "w", "avi") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuvj420p"
+        for number, picture in enumerate(pictures):
+            packet = av.Packet(picture)
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, number, number, Fraction(1, 25)
+            container.mux(packet)
+    return file.getvalue()
+
+
+def send_boxes(service: RunningService) -> str:
+    """200 MB of empty boxes, to a page before this service, whose honest client is the service's."""
+    boxes = struct.pack(">I4s4sI", 16, b"ftyp", b"isom", 0) + struct.pack(">I4s", 8, b"free") * 24_000_000
+    with run_page(service.checkout, server=service.grpc) as page:
+        visitor = Visitor(page, LOGIN)
+        (path,) = json.loads(visitor.upload("boxes.mp4", boxes).text)
+        body = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, "small", 3, 0.0]}
+        began_s = time.monotonic()
+        event = json.loads(visitor.post("/gradio_api/call/recognize", body).text)["event_id"]
+        said = visitor.ask("GET", f"/gradio_api/call/recognize/{event}", timeout_s=120).text
+        sentence = json.loads(said.rpartition("data: ")[2])["error"]
+        return f"{sentence[:100]}; its place was held for {time.monotonic() - began_s:.1f} s"
+
+
+def run_command(service: RunningService, *arguments: object) -> str:
+    """`asl-triton` with these arguments: how it ended, and its peak memory."""
+    limits = (COMMAND_MEMORY_BYTES, COMMAND_MEMORY_BYTES)
+    command = [sys.executable, "-c", MAIN, *map(str, arguments)]
+    with (
+        tempfile.TemporaryDirectory() as name,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=name,
+            env=os.environ | {"PYTHONPATH": find_packages(service.checkout), "COLUMNS": "300"},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, limits),
+        ) as process,
+    ):
+        watch = MemoryWatch(psutil.Process(process.pid))
+        with watch.watching():
+            said = process.communicate(timeout=300)[0].strip().splitlines() or [""]
+    return f"exit {process.returncode}: {said[-1][:110]}; the command's peak is {watch.peak_mb:,.0f} MB"
+
+
+def export_code(service: RunningService) -> str:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_script(folder / "net.pt", Writes(folder / "owned"))
+        save_labels(folder / "labels.txt")
+        options = ("--labels", folder / "labels.txt", "--preset", "wlasl")
+        said = run_command(service, "export", "--torchscript", folder / "net.pt", *options)
+        return f"a file was {'' if (folder / 'owned').exists() else 'not '}written; {said}"
+
+
+def export_device(service: RunningService) -> str:
+    return run_command(service, "export", "/dev/zero", "--labels", "/dev/null")
+
+
+def export_many(service: RunningService) -> str:
+    with tempfile.TemporaryDirectory() as name:
+        tensor = '"t%07d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+        header = ("{" + ",".join(tensor % number for number in range(1_000_000)) + "}").encode()
+        path = Path(name) / "many.safetensors"
+        path.write_bytes(struct.pack("<Q", len(header)) + header)
+        return run_command(service, "export", path, "--labels", "/dev/null")
+
+
+def send_lengths(service: RunningService) -> str:
+    said = {}
+    with tritonclient.grpc.InferenceServerClient(service.grpc) as client:
+        for frames in (3000, 1, 0):
+            tensor = tritonclient.grpc.InferInput("FRAMES__0", [1, frames, 224, 224, 3], "UINT8")
+            tensor.set_data_from_numpy(np.zeros((1, frames, 224, 224, 3), np.uint8))
+            said[frames] = service.attempt(lambda tensor=tensor: client.infer("small", [tensor]))  # type: ignore[misc]
+    return "; ".join(f"{frames}: {what[:60]}" for frames, what in said.items())
+
+
+CLIP = [1, 9, 224, 224, 3]
+IMPOSSIBLE, ENORMOUS = [1, 18014398509481984, 224, 224, 3], [2**40, 9, 224, 224, 3]
+ON_SERVICE: list[tuple[str, str, Callable[[RunningService], str]]] = [
+    ("1", "impossible shape over HTTP", lambda service: service.infer(IMPOSSIBLE, [])),
+    ("1", "impossible shape over gRPC", lambda service: service.infer_over_grpc(IMPOSSIBLE)),
+    ("1", "a tensor of 2^40 clips", lambda service: service.infer(ENORMOUS, [])),
+    ("1", "JSON nested 4,000,000 deep", lambda service: service.attempt(lambda: service.post(b"[" * 4_000_000))),
+    ("5", "16 SDP descriptions to recognize_sign", list_sdp),
+    ("6", "AVI that grows to 12,000 x 12,000", grow),
+    ("7", "192 MB of empty boxes on the page", send_boxes),
+    ("10", "TorchScript with code", export_code),
+    ("11", "export /dev/zero", export_device),
+    ("11", "safetensors of a million tensors", export_many),
+    ("11", "3,000, 1 and 0 frames", send_lengths),
+]
+
+
+def measure_service(checkout: Path, only: str) -> None:
+    """The attacks on a service and on the command line: each has a Triton of its own, as some never recover."""
+    for row, name, attack in ON_SERVICE:
+        if only in name:
+            with run_service(checkout) as service:
+                assert service.infer(CLIP) == "200"
+                client = HonestClient(lambda service=service: service.infer(CLIP) == "200")  # type: ignore[misc]
+                measure(row, name, service.supervisor, client, lambda: attack(service))  # noqa: B023
+
+
+@contextmanager
+def run_service(checkout: Path) -> Iterator[RunningService]:
+    """The service of that checkout."""
     command = [sys.executable, "-c", SERVICE]
+    environment = os.environ | {"PYTHONPATH": find_packages(checkout)}
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": packages}
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdout is not None and process.stdin is not None
-        address = json.loads(process.stdout.readline())
-        clip = [0] * (9 * 224 * 224 * 3)
-        assert ask_service(address, [1, 9, 224, 224, 3], clip) == 200
-        killed_s = time.monotonic()
-        with suppress(OSError):
-            ask_service(address, [1, 18014398509481984, 224, 224, 3], [])
-        answered_s: list[float] = []
-        lost = 0
-        for _ in range(30):
-            try:
-                status = ask_service(address, [1, 9, 224, 224, 3], clip)
-            except OSError:
-                status = 0
-            if status == 200:
-                answered_s.append(time.monotonic() - killed_s)
-            else:
-                lost += 1
-            time.sleep(1)
-        first = f"{answered_s[0]:.1f} s" if answered_s else "never"
-        print(
-            f"a request that kills a model; honest caller: 30 asked, {lost} lost, next answer after {first}", flush=True
-        )
-        process.stdin.close()
-        process.wait(60)
+        http, grpc, supervisor = json.loads(process.stdout.readline())
+        try:
+            yield RunningService(http, grpc, supervisor, checkout)
+        finally:
+            process.stdin.close()
+            process.wait(60)
 
 
 def main() -> None:
     """Measure each attack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkout", type=Path, default=Path(__file__).parents[2])
-    checkout = parser.parse_args().checkout
-    for attack in ATTACKS:
-        measure(attack, checkout)
-    measure_service(checkout)
+    parser.add_argument("--only", default="", help="attacks whose name has this in it")
+    given = parser.parse_args()
+    for cells in (COLUMNS, ("---",) * len(COLUMNS)):
+        print(f"| {' | '.join(cells)} |", flush=True)
+    measure_page(given.checkout, given.only)
+    measure_service(given.checkout, given.only)
 
 
 if __name__ == "__main__":

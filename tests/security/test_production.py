@@ -16,7 +16,7 @@ from asl_triton.models.served import FRAMES
 from asl_triton_deploy.production.health import STATE, HealthState, find_state, main
 from asl_triton_deploy.server_flags import CLOSED_KEY_NAME
 from tests.deploy.production import ProductionTriton
-from tests.security.test_service import IMPOSSIBLE, call_raw_grpc, call_raw_http, find_flag
+from tests.security.test_service import DEEP, ENORMOUS, IMPOSSIBLE, call_raw_grpc, call_raw_http, find_flag
 
 HEALTH_KEY = "of-the-health-check-alone"
 
@@ -90,6 +90,22 @@ def test_clip_of_a_wrong_length_is_a_sentence_without_a_path(triton: ProductionT
         client._client_stub.ModelInfer(request, timeout=30)
     assert f"FRAMES__0 has {shape[1]} frames: this model takes 9 to 300" in str(refused.value)
     assert ".py" not in str(refused.value).partition("details")[2].partition("\n")[0]
+
+
+@pytest.mark.parametrize("body", [DEEP, json.dumps({"inputs": [{"name": FRAMES, "shape": ENORMOUS}]}).encode()])
+def test_bodies_that_crash_triton_are_not_parsed(triton: ProductionTriton, body: bytes) -> None:
+    request = urllib.request.Request(f"http://{triton.http_address}/v2/models/small/infer", body)
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(request, timeout=30)
+    assert triton.is_ready()
+
+
+def test_enormous_tensor_is_refused_over_grpc(triton: ProductionTriton) -> None:
+    request = service_pb2.ModelInferRequest(model_name="small", raw_input_contents=[b""])
+    request.inputs.add(name=FRAMES, datatype="UINT8", shape=ENORMOUS)
+    with tritonclient.grpc.InferenceServerClient(triton.address) as client, pytest.raises(Exception, match="mismatch"):
+        client._client_stub.ModelInfer(request, timeout=30)
+    assert triton.is_ready()
 
 
 def test_dead_model_fails_the_health_check_which_ends_triton(

@@ -6,7 +6,7 @@ repeats in answers and keeps in its records.
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 
@@ -35,7 +35,7 @@ class EventLimits:
     """
 
     def __init__(self, blocks: gr.Blocks, max_streams: int) -> None:
-        self._queue: Any = blocks._queue
+        self._queue = cast(Any, blocks._queue)
         self._max_streams = max_streams
         self._events: list[KnownEvent] = []
         self._push, self._send_message = self._queue.push, self._queue.send_message

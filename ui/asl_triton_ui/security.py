@@ -355,7 +355,8 @@ class PatientProtocol(H11Protocol):
         if own in ("127.0.0.1", "::1", "") or "FORWARDED_ALLOW_IPS" in os.environ:  # a proxy, perhaps
             return False
         others: Any = self.connections
-        return sum(bool(other.client) and other.client[0] == own for other in others) > MAX_ADDRESS_CONNECTIONS
+        num_own = sum(bool(other.client) and other.client[0] == own for other in others)
+        return bool(num_own > MAX_ADDRESS_CONNECTIONS)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
