@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from asl_triton.cli.options import CaveatOption, PurposeOption
 from asl_triton.cli.terminal import Console
+from asl_triton.evaluation.metrics import format_accuracy
 from asl_triton.extras import require_extra
 from asl_triton.labels import read_labels
 from asl_triton.presets import PRESETS, read_preset
@@ -20,6 +21,7 @@ from asl_triton.presets import PRESETS, read_preset
 if TYPE_CHECKING:
     from asl_triton_export.finetune import FineTuneResult
     from asl_triton_export.finetune.callbacks import Epoch
+    from asl_triton_export.finetune.data import Clips
 
 Train = Literal["head", "last", "all"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -57,9 +59,21 @@ def finetune(
         Path | None,
         typer.Option(
             help="The glosses to learn, in class order: one a line, or WLASL's class list. Default: a folder's "
-            "sub-folders; for a split, the labels of the bundle that it begins with."
+            "sub-folders, and the new model knows nothing else; for a split, the labels of the bundle that it begins "
+            "with. Each gloss needs clips."
         ),
     ] = None,
+    keep_known: Annotated[
+        bool,
+        typer.Option(
+            "--keep-known",
+            help="Add the glosses of your clips to those that the checkpoint knows, which need no clips and keep their "
+            "part of the classifier. Not trained but computed, in one epoch; with --train head.",
+        ),
+    ] = False,
+    drop_empty: Annotated[
+        bool, typer.Option("--drop-empty", help="Leave glosses that have no clip to learn from out of the new model.")
+    ] = False,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -129,12 +143,14 @@ def finetune(
 ) -> None:
     """Teach a checkpoint the glosses of your clips, and leave a bundle that `asl-triton export` takes.
 
-    The recipe is WLASL's unless told otherwise. Glosses that the checkpoint knows keep their part of the classifier.
-    Part of the clips is held out; the network that does best on them (least loss) is kept, with `metrics.json` and,
-    in `metrics.csv`, a row an epoch. Stopped or killed, the same command goes on after the last epoch, and ends as if
-    it had not been. Exit code 3: done, without some clips that cannot be read.
+    The recipe is WLASL's unless told otherwise. The new model knows the glosses of your clips and no others, unless you
+    give --keep-known. Glosses that the checkpoint knows start with their part of the classifier. Part of the clips is
+    held out, copies of a clip never without it; the network that does best on them (least loss) is kept, with
+    `metrics.json` and, in `metrics.csv`, one row per epoch. Stopped or killed, the same command goes on after the last
+    epoch, and ends as if it had not been. Exit code 3: done, without some clips that cannot be read.
 
         asl-triton finetune my-signs/ --from demo --to weights/my-signs --train head
+        asl-triton finetune my-signs/ --from demo --to weights/demo-and-mine --train head --keep-known
         asl-triton finetune nslt_100.json --videos WLASL/videos --labels wlasl_class_list.txt --from kinetics.pt \\
             --to weights/wlasl100 --devices 4
     """
@@ -179,6 +195,9 @@ def finetune(
                 caveat=caveat,
                 recipe=recipe,
                 machines=HardwareOptions(accelerator, devices, num_nodes, workers),
+                keep_known=keep_known,
+                drop_empty=drop_empty,
+                on_clips=progress.clips,
                 on_step=progress.step,
                 on_epoch=progress.epoch,
             )
@@ -208,9 +227,10 @@ def print_summary(tuned: FineTuneResult, console: Console) -> None:
         f"{len(clips.train):,} clips in {len(tuned.epochs)} epochs{again}",
         soft_wrap=True,
     )
+    top1, top5 = (format_accuracy(share, len(clips.held_out)) for share in (best.held_out_top1, best.held_out_top5))
     console.print(
-        f"Best epoch {best.epoch}: of {len(clips.held_out):,} held-out clips top-1 {best.held_out_top1:.1%}, top-5 "
-        f"{best.held_out_top5:.1%}, loss {best.held_out_loss:.4f}; in {tuned.folder}",
+        f"Best epoch {best.epoch}: of {len(clips.held_out):,} held-out clips top-1 {top1}, top-5 {top5}, loss "
+        f"{best.held_out_loss:.4f}; in {tuned.folder}",
         soft_wrap=True,
     )
     console.print(f"Next: asl-triton export {tuned.folder}", soft_wrap=True)
@@ -235,6 +255,13 @@ class TrainingProgress:
         )
         self._task = self._bar.add_task("Loading", total=None)
         self._what = ""
+        self._num_held_out = 0
+
+    def clips(self, clips: Clips) -> None:
+        """The clips are chosen: print what should be known before training."""
+        self._num_held_out = len(clips.held_out)
+        for warning in clips.warnings:
+            self._console.print(f"[yellow]Note:[/] {escape(warning)}", soft_wrap=True)
 
     def step(self, what: str, done: int, total: int) -> None:
         """So far with one thing."""
@@ -251,7 +278,7 @@ class TrainingProgress:
         self._line_s = time.monotonic()
         self._console.print(
             f"epoch {row.epoch}: loss {row.train_loss:.4f}, held out {row.held_out_loss:.4f}, top-1 "
-            f"{row.held_out_top1:.1%}, {row.seconds:.1f} s",
+            f"{format_accuracy(row.held_out_top1, self._num_held_out)}, {row.seconds:.1f} s",
             highlight=False,
         )
 

@@ -18,6 +18,7 @@ COLUMNS_SHOWN = 16
 TOPS = (1, 5, 10, 20)
 RESAMPLES = 2_000  # of the bootstrap
 WRONG_COSTS = 9  # right answers: an answer is worth giving where it is right in more than 9 of 10 cases
+FEW_CLIPS = 10  # an accuracy of fewer is not given without its interval
 
 
 @dataclass(frozen=True)
@@ -345,6 +346,14 @@ def choose_threshold(answers: Sequence[ScoredClip]) -> Threshold | None:
         return None
     best = int(percents[gains == gains.max()].max())
     return Threshold(best / 100, float(reached[best].mean()), float(is_right[reached[best]].mean()))
+
+
+def format_accuracy(share: float, clips: int) -> str:
+    """A share of clips in percent, with its 95 % interval where there are fewer than ten clips."""
+    if clips >= FEW_CLIPS:
+        return f"{share:.1%}"
+    low, high = compute_wilson_interval(round(share * clips), clips)
+    return f"{share:.1%} (95 % interval {low:.0%} to {high:.0%})"
 
 
 def compute_wilson_interval(right: int, clips: int, z: float = 1.959964) -> tuple[float, float]:

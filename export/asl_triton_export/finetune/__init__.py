@@ -18,14 +18,17 @@ from typing import Any
 import torch
 
 from asl_triton.errors import AslTritonError, CheckpointError
+from asl_triton.evaluation.dataset import format_count
 from asl_triton.files import atomic_write
 from asl_triton.models.card import EMPTY_CARD, MAX_TEXT, ModelCard
 from asl_triton.presets import Preset
 from asl_triton_export.checkpoint import CLASSIFIER_KEY, Checkpoint
 from asl_triton_export.finetune.callbacks import STATE, TRAINING, CheckpointCallback, Epoch, find_best
 from asl_triton_export.finetune.data import Clips, OnStep, choose_clips
+from asl_triton_export.finetune.imprinting import imprint_rows
 from asl_triton_export.finetune.module import FineTuning
 from asl_triton_export.finetune.recipe import LEARNING_RATES, HardwareOptions, Recipe
+from asl_triton_export.finetune.sampling import CachedFeatures
 from asl_triton_export.finetune.trainer import make_loaders, make_trainer, translate_training_errors
 from asl_triton_export.i3d import I3D
 
@@ -57,27 +60,42 @@ def finetune(
     caveat: str | None = None,
     recipe: Recipe | None = None,
     machines: HardwareOptions | None = None,
+    keep_known: bool = False,
+    drop_empty: bool = False,
+    on_clips: Callable[[Clips], None] = lambda clips: None,
     on_step: OnStep = lambda what, done, total: None,
     on_epoch: Callable[[Epoch], None] = lambda row: None,
 ) -> FineTuneResult:
     """Train `checkpoint`, whose glosses are `known`, on the clips of `data`, and leave a bundle in `folder`.
 
     The new glosses are `labels`, or else those of the folder `data`. Glosses that the checkpoint knows keep their part
-    of the classifier. `purpose` and `caveat` are the new bundle's; without them, they are made of the checkpoint's
-    `card`. A run that was stopped resumes when it is called again with the same arguments, and ends with the same
-    network.
+    of the classifier, as it was where training starts. `purpose` and `caveat` are the new bundle's; without them, they
+    are made of the checkpoint's `card`. A run that was stopped resumes when it is called again with the same arguments,
+    and ends with the same network.
+
+    Each gloss needs clips. `drop_empty` leaves glosses without clips out. With `keep_known` all that the checkpoint
+    knows stays as it is, with clips or without, and the new glosses are imprinted in one epoch, see `imprinting`:
+    without `labels` they are added to the known ones. `on_clips` is called before training.
 
     Raises:
         VideoError, LabelsError: `data` cannot be used; as `data.choose_clips`.
         CheckpointError: not an RGB network, or the state to resume from is damaged.
         AslTritonError: `folder` is something else or cannot be written, or the loss is not a number. What was written
-            stays.
+            stays. Or `keep_known` is wanted and cannot be.
     """
     recipe, machines = recipe or Recipe(), machines or HardwareOptions()
     if checkpoint.channels != 3:
         raise CheckpointError(f"{checkpoint.path} takes {checkpoint.channels} input channels: only RGB can be trained")
     refuse_other(folder)
-    clips = choose_clips(data, videos, labels, recipe.held_out, recipe.seed, on_step)
+    if known is None and labels is not None and len(labels) == checkpoint.num_classes:
+        known = labels  # a bare file with as many classes as these labels was trained with them
+    if keep_known:
+        refuse_to_keep(checkpoint, known, recipe)
+        recipe = dataclasses.replace(recipe, epochs=1, learning_rate=0.0)
+    clips = choose_clips(
+        data, videos, labels, recipe.held_out, recipe.seed, on_step,
+        known=known or (), keep_known=keep_known, drop_empty=drop_empty,
+    )  # fmt: skip
     unboxed = sum(clip.signer is None for clip in (*clips.train, *clips.held_out))
     if preset.framing == "signer" and unboxed:
         warning = (
@@ -85,8 +103,9 @@ def finetune(
             "whole frames were learnt"
         )
         clips = dataclasses.replace(clips, warnings=(*clips.warnings, warning))
-    if known is None and labels is not None and len(labels) == checkpoint.num_classes:
-        known = labels  # a bare file with as many classes as these labels was trained with them
+    kept = {class_id for class_id, gloss in enumerate(clips.glosses) if keep_known and gloss in (known or ())}
+    if keep_known:
+        clips = dataclasses.replace(clips, warnings=(*clips.warnings, describe_kept(clips, kept)))
     net, num_known = replace_classifier(checkpoint, known or (), clips.glosses, recipe.seed)
     about = {
         "from_sha256": checkpoint.sha256,
@@ -94,6 +113,7 @@ def finetune(
         "num_train_clips": len(clips.train),
         "num_held_out_clips": len(clips.held_out),
         **dataclasses.asdict(recipe),
+        **({"num_kept_glosses": len(kept)} if keep_known else {}),
         "trainer": f"asl-triton {version('asl-triton')}, torch {torch.__version__}, lightning {version('lightning')}",
     }
     card = adapt_card(card, clips, data, purpose, caveat)
@@ -104,8 +124,14 @@ def finetune(
     with translate_training_errors(folder, callback):
         trainer = make_trainer(recipe, machines, callback)
         init_or_verify_settings(training, settings)
+        if trainer.is_global_zero:
+            on_clips(clips)
         module = FineTuning(net, preset, recipe.train, recipe.weight_decay, recipe.seed)
-        loaders = make_loaders(trainer, net, clips, preset, recipe, machines, training, on_step)
+        loaders = make_loaders(trainer, net, clips, preset, recipe, machines, training, on_step, keep_known)
+        if keep_known:
+            cached = loaders[0].dataset
+            assert isinstance(cached, CachedFeatures)
+            imprint_rows(net, cached.features, [clip.class_id for clip in clips.train], kept, preset)
         trainer.fit(module, *loaders, ckpt_path=callback.state if callback.state.exists() else None)
         if trainer.is_global_zero:
             shutil.rmtree(training)
@@ -141,6 +167,43 @@ def refuse_other(folder: Path) -> None:
         return
     raise AslTritonError(
         f"{folder} is there, and is no fine-tuning that was stopped: move it away, or name another folder with --to"
+    )
+
+
+def refuse_to_keep(checkpoint: Checkpoint, known: Sequence[str] | None, recipe: Recipe) -> None:
+    """Refuse to keep what a checkpoint knows where that is not known, or would not be kept.
+
+    Raises:
+        AslTritonError: it has no labels, or more than the head is to be trained.
+    """
+    if known is None:
+        raise AslTritonError(
+            f"{checkpoint.path} does not say which glosses it knows, so --keep-known cannot keep them: begin with a "
+            "bundle, a folder with labels.txt next to the weights"
+        )
+    if recipe.train != "head":
+        raise AslTritonError(
+            "--keep-known needs --train head: if more than the classifier changed, the known glosses would be "
+            "recognized by features that are no longer there"
+        )
+
+
+def describe_kept(clips: Clips, kept: set[int]) -> str:
+    """Say what was kept, and that it should be measured.
+
+    Raises:
+        AslTritonError: there is nothing to keep, or nothing new.
+    """
+    num_new = len(clips.glosses) - len(kept)
+    if not kept or not num_new:
+        what = "none of the glosses is known to the checkpoint" if num_new else "the checkpoint knows all these glosses"
+        raise AslTritonError(f"{what}, so there is nothing to do with --keep-known: leave it out")
+    measured = {clip.class_id for clip in clips.held_out} & kept
+    return (
+        f"{format_count(len(kept), 'known gloss keeps its', 'known glosses keep their')} part of the classifier, and "
+        f"{format_count(num_new, 'new one is', 'new ones are')} imprinted. Held-out clips measure {len(measured):,} of "
+        "the known ones. A new gloss may take clips of a known sign that looks like it: measure both with asl-triton "
+        "evaluate. With clips of all glosses, train without --keep-known"
     )
 
 

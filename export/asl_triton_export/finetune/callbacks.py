@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from asl_triton.errors import CheckpointError
+from asl_triton.evaluation.metrics import format_accuracy
 from asl_triton.files import atomic_write
 from asl_triton.models.card import ModelCard
 from asl_triton.presets import Preset
@@ -150,6 +151,5 @@ class CheckpointCallback(pl.Callback):
         if not self.epochs:
             return "No epoch was finished, so no network was written"
         best = find_best(self.epochs)
-        return (
-            f"The best network so far (epoch {best.epoch}, held-out top-1 {best.held_out_top1:.1%}) is in {self.folder}"
-        )
+        top1 = format_accuracy(best.held_out_top1, self.about["num_held_out_clips"])
+        return f"The best network so far (epoch {best.epoch}, held-out top-1 {top1}) is in {self.folder}"

@@ -66,8 +66,12 @@ def make_loaders(
     machines: HardwareOptions,
     training: Path,
     on_step: OnStep,
+    is_imprinted: bool = False,
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Loaders of training and held-out clips, or of their cached features where only the head is trained."""
+    """Loaders of training and held-out clips, or of their cached features where only the head is trained.
+
+    Rows are imprinted from all views of a clip, in a single epoch; else each epoch takes one.
+    """
     sampler = SegmentSampler(preset, recipe.segment_frames, recipe.flip, recipe.seed)
     training_set: Any = Segments(clips.train, sampler)
     held_out_set: Any = WholeClips(clips.held_out, preset)
@@ -76,7 +80,7 @@ def make_loaders(
         workers = 0 if isinstance(trainer.accelerator, pl.accelerators.CPUAccelerator) else min(8, os.cpu_count() or 1)
     views = None
     if recipe.train == "head":
-        views = min(recipe.views, recipe.epochs)
+        views = recipe.views if is_imprinted else min(recipe.views, recipe.epochs)
         cache = training / "features"
         cache.mkdir(exist_ok=True)
         both = FeatureInputs(clips.train, cache, preset, sampler, views), FeatureInputs(clips.held_out, cache, preset)

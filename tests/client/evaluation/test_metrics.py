@@ -15,6 +15,7 @@ from asl_triton.evaluation.metrics import (
     compute_reliability,
     compute_wilson_interval,
     evaluate,
+    format_accuracy,
 )
 from asl_triton.evaluation.report import EvaluationReport, render_page, write_report
 from asl_triton.evaluation.scoring import ClassMapping, ScoredClip, ScoringRun, read_merge, score
@@ -265,3 +266,9 @@ def test_clips_without_a_box_are_told_where_the_model_wants_one(
     model = replace(report_of([answered(0, 1)], []).model, preset=PRESETS[preset])
     report = replace(report_of([answered(0, 1)], []), dataset=dataset, model=model)
     assert any("no box is known" in warning for warning in report.warnings) == warns
+
+
+def test_accuracy_of_few_clips_comes_with_its_interval() -> None:
+    assert format_accuracy(1.0, 1) == "100.0% (95 % interval 21% to 100%)"
+    assert format_accuracy(5 / 9, 9) == "55.6% (95 % interval 27% to 81%)"
+    assert format_accuracy(0.5, 10) == "50.0%"

@@ -23,7 +23,7 @@ from asl_triton_export.finetune import module as finetune_module
 from asl_triton_export.finetune.recipe import Recipe
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
-from tests.networks import save_checkpoint, save_labels
+from tests.networks import GLOSSES, save_checkpoint, save_labels
 
 Capture = pytest.CaptureFixture[str]
 BUNDLE = {"weights.safetensors", "labels.txt", "preset.json", "card.json", "metrics.json", "metrics.csv"}
@@ -315,3 +315,99 @@ def test_split_is_learnt_by_its_subsets_and_missing_videos_are_counted(here: Pat
     assert done.code == 0, done.told
     assert "3 clips of the split are missing, and were left out: 00090 00091 00092" in done.told
     assert "from 4 clips" in done.told and "of 2 held-out clips" in done.told
+
+
+@pytest.fixture
+def bundle(here: Path) -> Path:
+    """The checkpoint with labels: it knows `home`, one of the two glosses, and six others."""
+    folder = here / "bundle"
+    folder.mkdir()
+    (folder / "weights.pt").symlink_to(here / "small.pt")
+    save_labels(folder / "labels.txt")
+    return folder
+
+
+FROM_BUNDLE = ["--from", "bundle", *QUICK[2:], "--to", "new", "--train", "head"]
+
+
+def test_glosses_without_clips_are_refused(bundle: Path, capsys: Capture) -> None:
+    save_labels(Path("words.txt"), (*GLOSSES, "help me"))
+    done = asl_triton(capsys, "finetune", "signs", *FROM_BUNDLE, "--labels", "words.txt")
+    assert done.code == 1
+    assert "6 of 8 glosses have no clip to learn from: book, drink, hello, help, mother, ..." in done.told
+    assert "--drop-empty, or keep what the checkpoint knows with --keep-known" in done.told
+    save_labels(Path("words.txt"), ("home", "help me", "unheard of"))
+    done = asl_triton(capsys, "finetune", "signs", *FROM_BUNDLE, "--labels", "words.txt")
+    assert "1 of 3 glosses has no clip to learn from: unheard of" in done.told and "--keep-known" not in done.told
+    assert not Path("new").exists()
+
+
+def test_glosses_whose_clips_cannot_be_read_are_refused_or_left_out(here: Path, capsys: Capture) -> None:
+    Path("videos").mkdir()
+    split = {}
+    for number, clip in enumerate(sorted(here.glob("signs/*/*.mp4"))):
+        os.replace(clip, f"videos/{number:05}.mp4")
+        split[f"{number:05}"] = {"subset": "train", "action": [number // 3, 1, -1]}
+    Path("videos/00009.mp4").write_text("no video")
+    split["00009"] = {"subset": "train", "action": [2, 1, -1]}
+    Path("split.json").write_text(json.dumps(split))
+    Path("words.txt").write_text("help me\nhome\nbroken\n")
+    options = ["split.json", *QUICK, "--labels", "words.txt", "--to", "new", "--train", "head", "--epochs", 1]
+    done = asl_triton(capsys, "finetune", *options)
+    assert done.code == 1 and "1 of 3 glosses has no clip to learn from: broken" in done.told
+    done = asl_triton(capsys, "finetune", *options, "--drop-empty")
+    assert done.code == 3, done.told
+    assert Path("new/labels.txt").read_text() == "help me\nhome\n"
+
+
+def test_kept_glosses_keep_their_rows_and_new_ones_are_added(bundle: Path, capsys: Capture) -> None:
+    done = asl_triton(capsys, "finetune", "signs", *FROM_BUNDLE, "--keep-known")
+    assert done.code == 0, done.told
+    assert "7 known glosses keep their part of the classifier, and 1 new one is imprinted" in done.told
+    assert "8 glosses (7 of them known to the checkpoint)" in done.told
+    assert Path("new/labels.txt").read_text().splitlines() == [*GLOSSES, "help me"]
+    old, new = (load_checkpoint(path).state for path in (Path("small.pt"), Path("new/weights.safetensors")))
+    for name in old:
+        assert torch.equal(old[name], new[name][:7] if name.startswith("logits.") else new[name])
+    assert json.loads(Path("new/metrics.json").read_text())["num_kept_glosses"] == 7
+    assert asl_triton(capsys, "export", "new", "--repository", "models").code == 0
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (["--train", "last"], "--keep-known needs --train head"),
+    (["--from", "small.pt"], "small.pt does not say which glosses it knows"),
+    (["--labels", "home.txt"], "the checkpoint knows all these glosses"),
+    (["--labels", "new.txt"], "none of the glosses is known to the checkpoint"),
+])  # fmt: skip
+def test_nothing_to_keep_is_a_sentence(bundle: Path, capsys: Capture, options: list[str], says: str) -> None:
+    Path("home.txt").write_text("home\nbook\n")
+    Path("new.txt").write_text("help me\n")
+    done = asl_triton(capsys, "finetune", "signs", *FROM_BUNDLE, "--keep-known", *options)
+    assert done.code == 1 and says in done.told
+    assert not list(Path().glob("new/weights.*"))
+
+
+def test_summary_says_what_the_model_will_know_and_how_sure_its_figures_are(bundle: Path, capsys: Capture) -> None:
+    done = asl_triton(capsys, "finetune", "signs", *FROM_BUNDLE, "--epochs", 1)
+    assert done.code == 0, done.told
+    assert "the new model will know only 2 glosses, the sub-folders of the data: help me, home" in done.told
+    assert "It will not know 6 others of the checkpoint (book, drink, hello, help, mother, ...)" in done.told
+    assert (
+        "12 clips or more of each gloss are advisable, by 5 signers or more; 'help me' has 3, 'home' has 3" in done.told
+    )
+    assert "from 3 clips each, without training, use asl-triton teach" in done.told
+    assert done.told.count("% (95 % interval ") >= 3  # of the epoch, of top-1 and of top-5
+
+
+def test_copies_of_one_clip_are_not_enough(here: Path, capsys: Capture) -> None:
+    one_clip()
+    Path("signs/home/copy.mp4").write_bytes(Path("signs/home/2.mp4").read_bytes())
+    done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head")
+    assert done.code == 1 and "'home' has 1 and 1 copies of it" in done.told
+
+
+def test_copies_are_named(here: Path, capsys: Capture) -> None:
+    Path("signs/home/copy.mp4").write_bytes(Path("signs/home/2.mp4").read_bytes())
+    done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head", "--epochs", 1)
+    assert done.code == 0, done.told
+    assert "1 clip is a copy of another, and on its side of the split: home/copy.mp4 of home/2.mp4" in done.told
