@@ -46,7 +46,7 @@ def test_new_gloss_is_recognized_and_known_rows_stay(preset_name: str) -> None:
         assert torch.equal(kept, before[name][:KNOWN] if name.startswith("logits.") else before[name])
     for class_id, features in fresh.items():
         right = answer(net, features, preset_name).argmax(dim=1) == class_id
-        assert right.float().mean() >= 0.8  # 0.9 of those that it was imprinted from
+        assert right.float().mean() >= 0.6  # 0.75 of those that it was imprinted from
 
 
 def test_new_row_is_as_silent_as_the_known_ones_on_usual_features() -> None:
@@ -64,6 +64,8 @@ def test_usual_features_are_the_mean_of_what_the_last_block_answers() -> None:
     drawn = []
     for unit in ("b0", "b1b", "b2b", "b3b"):
         norm = net.get_submodule(f"Mixed_5c.{unit}.bn")
+        assert isinstance(norm, torch.nn.BatchNorm3d)
+        assert norm.running_mean is not None and norm.running_var is not None
         remembered = torch.randn(20_000, len(norm.running_mean)) * norm.running_var.sqrt() + norm.running_mean
         drawn.append(torch.relu(norm(remembered[..., None, None, None])).flatten(1).mean(dim=0))
     assert torch.allclose(compute_usual_features(net), torch.cat(drawn), atol=0.03)
