@@ -11,7 +11,7 @@ Lowe 2018, "Low-Shot Learning with Imprinted Weights"), with three measures that
 
 On the demo signer, ten clips of "water" next to 20 known glosses: the known ones fall from 155 to 153 right of 160
 held-out clips, and water has 18 of 20; "fine": 153 and 20; both at once: 151 and 35 of 40. The share of segments was
-chosen on these clips: with 90 % instead of 75 %, "fine" took 16 clips of similar signs, with 50 %, "water" had 11 of 20.
+chosen on these clips: with 90 %, "fine" took 16 clips of similar signs; with 50 %, "water" had 11 of 20.
 """
 
 import math
