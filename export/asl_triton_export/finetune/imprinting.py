@@ -72,7 +72,8 @@ def choose_steps(features: Tensor, preset: Preset) -> Tensor:
 
 def measure_spread(rows: Tensor) -> Tensor:
     """The greatest distance of a row from the mean of all."""
-    return (rows - rows.mean(dim=0)).norm(dim=1).max()
+    distances: Tensor = (rows - rows.mean(dim=0)).norm(dim=1)
+    return distances.max()
 
 
 def compute_usual_features(net: I3D) -> Tensor:
