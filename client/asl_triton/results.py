@@ -140,6 +140,14 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class ShotBox:
+    """The box that the crops of a film were cut from, from `start_s` to the next one; None for whole frames."""
+
+    start_s: float
+    box: SignerBox | None
+
+
+@dataclass(frozen=True)
 class Timeline:
     """What was recognized in one long video: segments in the order of their beginnings, none of which overlap."""
 
@@ -153,6 +161,12 @@ class Timeline:
     wait_s: float  # for the server's answers, beside the decoding
     warnings: tuple[str, ...] = ()
     lost_frames: int = 0  # that could not be decoded
+    signers: tuple[ShotBox, ...] = ()  # one per shot, in order; empty if all frames were taken whole
+
+    def find_signer(self, time_s: float) -> SignerBox | None:
+        """The box at a time; None where frames were taken whole."""
+        boxes = [shot.box for shot in self.signers if shot.start_s <= time_s]
+        return boxes[-1] if boxes else None
 
 
 @dataclass(frozen=True)
@@ -183,13 +197,23 @@ AnyOutcome = Recognition | Timeline | Failure
 def to_json_values(outcome: AnyOutcome) -> dict[str, Any]:
     """An outcome as values for JSON, as result files have it.
 
-    `lost_frames` and `signer` are there only where frames were lost or a box was used: the files of earlier versions
-    know neither.
+    `lost_frames`, `signer` and `signers` are there only where frames were lost or a box was used: the files of earlier
+    versions know none of them.
     """
     values = asdict(outcome)
     if not values.get("lost_frames"):
         values.pop("lost_frames", None)
-    if (box := values.pop("signer", None)) is not None:
-        corners = [box["x0"], box["y0"], box["x1"], box["y1"]]
-        values["signer"] = {"box": corners, "source": box["source"], "confidence": box["confidence"]}
+    values.pop("signer", None)
+    values.pop("signers", None)
+    if isinstance(outcome, Recognition) and outcome.signer is not None:
+        values["signer"] = box_to_json(outcome.signer)
+    if isinstance(outcome, Timeline) and outcome.signers:
+        values["signers"] = [
+            {"start_s": shot.start_s, "signer": shot.box and box_to_json(shot.box)} for shot in outcome.signers
+        ]
     return values
+
+
+def box_to_json(box: SignerBox) -> dict[str, Any]:
+    """A box as values for JSON, as result files have it."""
+    return {"box": [box.x0, box.y0, box.x1, box.y1], "source": box.source, "confidence": box.confidence}

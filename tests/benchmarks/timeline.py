@@ -36,6 +36,7 @@ from asl_triton.results import Segment, Step
 from asl_triton.transport.factory import make_transport
 from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import open_video
+from asl_triton.video.shots import number_shots
 from asl_triton.video.windows import WindowTiming, cut_timed_windows, cut_windows_by_shot
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.bundle import open_bundle
@@ -178,7 +179,8 @@ async def alternatives(address: str, film: Path) -> dict[str, list[Segment]]:
     for cut in (cut_windows_by_shot, cut_timed_windows):
         with open_video(film) as video:
             answers = []
-            for window, span in cut(crop_frames(video, preset, 10**6), preset, video.frame_rate):
+            crops = number_shots(crop_frames(video, preset, 10**6))
+            for window, span in cut(crops, preset, video.frame_rate):
                 answer = await transport.infer(served.name, {FRAMES: served.make_input(window.frames)}, [STEP_LOGITS])
                 answers.append((span, answer[STEP_LOGITS][0]))
         for name, (spans, kind) in ways.items():

@@ -146,7 +146,8 @@ def test_portrait_video_of_a_phone_is_upright(page: Page, tmp_path: Path, clips:
     rotated(phone, lying, 90)
     choose(page, phone)
     assert answer_to(page) == "book"
-    width, height = page.locator(".film img").first.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    page.locator(".film img").first.wait_for()
+    width, height = page.locator("#box .stage img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
     assert width < height
 
 

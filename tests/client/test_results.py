@@ -1,9 +1,11 @@
 """Boxes of signers: fractions of the frame, and what is not a box."""
 
+from dataclasses import replace
+
 import pytest
 
 from asl_triton.errors import AslTritonError
-from asl_triton.results import SignerBox
+from asl_triton.results import ShotBox, SignerBox, Timeline, to_json_values
 
 
 def test_box_is_read_from_text_and_pixels() -> None:
@@ -36,3 +38,17 @@ def test_what_is_not_a_box_is_a_sentence(values: tuple[float, ...], says: str) -
 def test_text_that_is_not_a_box_is_a_sentence(text: str) -> None:
     with pytest.raises(AslTritonError, match="give x0,y0,x1,y1 as fractions"):
         SignerBox.parse(text)
+
+
+def test_timeline_has_boxes_in_json_only_where_there_are_any() -> None:
+    plain = Timeline("a.mp4", "signs", (), 9, 0.4, 1, 0.1, 0.2)
+    assert set(to_json_values(plain)) == {
+        "video", "model", "segments", "num_frames", "duration_s", "num_windows", "decode_s", "wait_s", "warnings",
+    }  # fmt: skip
+    shots = (ShotBox(0.0, SignerBox(0.1, 0.2, 0.5, 1)), ShotBox(2.0, None))
+    boxed = replace(plain, signers=shots)
+    assert to_json_values(boxed)["signers"] == [
+        {"start_s": 0.0, "signer": {"box": [0.1, 0.2, 0.5, 1.0], "source": "caller", "confidence": 1.0}},
+        {"start_s": 2.0, "signer": None},
+    ]
+    assert [boxed.find_signer(time_s) for time_s in (-1, 1.9, 2.0)] == [None, shots[0].box, None]

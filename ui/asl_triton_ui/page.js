@@ -152,6 +152,159 @@
     panel.prepend(note);
   }
 
+  // What is drawn over a picture or a video: the box that the network saw, the outline of a signer before a camera.
+  const OUTLINE = `<svg viewBox="0 0 400 300" preserveAspectRatio="xMidYMid meet"><g id="outline-shape">
+    <rect x="14" y="12" width="372" height="278" rx="14" stroke-width="1.5" stroke-dasharray="6 7"/>
+    <ellipse cx="200" cy="88" rx="36" ry="47"/>
+    <path d="M182 133 v14 q-62 8 -78 46 q-12 40 -16 96 M218 133 v14 q62 8 78 46 q12 40 16 96"/></g></svg>`;
+  const number = (text) => (text === "" || text === undefined ? NaN : Number(text));
+  const sides = () => [...document.querySelectorAll("#box-sides input[type=number]")];
+  const typed = () => sides().map((input) => number(input.value));
+  const parse = (place) => (one(place)?.dataset.seen ?? "").split(" ").map(number);
+  const isBox = (box) => box.length === 4 && box.every(Number.isFinite) && box[0] < box[2] && box[1] < box[3];
+
+  function findContent(video) { // where a video's picture is, in the element that it is shown in
+    const [width, height] = [video.videoWidth, video.videoHeight];
+    const space = video.getBoundingClientRect();
+    if (!width || !height || !space.width) return null;
+    const scale = Math.min(space.width / width, space.height / height);
+    const [wide, high] = [width * scale, height * scale];
+    return new DOMRect(space.left + (space.width - wide) / 2, space.top + (space.height - high) / 2, wide, high);
+  }
+
+  function overlay(host, name, html = "") {
+    let layer = host.querySelector(`:scope > .${name}`);
+    if (!layer) {
+      layer = Object.assign(document.createElement("div"), { className: `overlay ${name}`, innerHTML: html });
+      layer.setAttribute("aria-hidden", "true");
+      host.append(layer);
+    }
+    return layer;
+  }
+
+  function place(layer, host, area, box = [0, 0, 100, 100], isMirrored = false) {
+    layer.hidden = !area || !isBox(box);
+    if (layer.hidden) return;
+    const [x0, y0, x1, y1] = isMirrored ? [100 - box[2], box[1], 100 - box[0], box[3]] : box;
+    const own = host.getBoundingClientRect();
+    const [left, top] = [area.left - own.left - host.clientLeft, area.top - own.top - host.clientTop];
+    const style = {
+      left: left + (area.width * x0) / 100,
+      top: top + (area.height * y0) / 100,
+      width: (area.width * (x1 - x0)) / 100,
+      height: (area.height * (y1 - y0)) / 100,
+    };
+    for (const [name, value] of Object.entries(style)) layer.style[name] = `${value.toFixed(1)}px`;
+  }
+
+  function draw() {
+    for (const [id, seen] of [["#clip", "#box-said [data-seen]"], ["#live-camera", "#live-now [data-seen]"]]) {
+      const host = one(id);
+      const video = host?.querySelector("video");
+      if (!host?.offsetParent) continue;
+      const area = video?.offsetParent ? findContent(video) : null;
+      const isCamera = Boolean(video?.srcObject);
+      const isMirrored = Boolean(video) && getComputedStyle(video).transform.startsWith("matrix(-1");
+      const isOver = Boolean(area) && (isCamera || id === "#clip");
+      if (isOver || host.querySelector(":scope > .overlay")) {
+        place(overlay(host, "outline", OUTLINE), host, isCamera ? area : null);
+        place(overlay(host, "seen"), host, isCamera === (id === "#live-camera") ? area : null, parse(seen), isMirrored);
+      }
+    }
+    const stage = one("#box .stage");
+    if (!stage?.offsetParent) return;
+    const area = stage.getBoundingClientRect();
+    place(overlay(stage, "seen"), stage, isBox(typed()) ? null : area, parse("#box-said [data-seen]"));
+    place(overlay(stage, "drawn", "<i></i><i></i><i></i><i></i>"), stage, area, typed());
+  }
+  setInterval(draw, 200);
+  document.addEventListener("input", draw);
+
+  // The box is drawn, moved, and pulled at its corners on the picture; the fields do the same for a keyboard.
+  const LEAST = 4; // percent of a side
+  const near = (a, b, pixels, length) => Math.abs(a - b) * length < pixels * 100;
+  const clamp = (value) => Math.min(Math.max(value, 0), 100);
+  let drag = null;
+
+  function point(event, stage) {
+    const area = stage.getBoundingClientRect();
+    return [clamp((100 * (event.clientX - area.left)) / area.width), clamp((100 * (event.clientY - area.top)) / area.height)];
+  }
+
+  function setSides(box) {
+    sides().forEach((input, place) => {
+      input.value = String(Math.round(box[place]));
+      input.dispatchEvent(new Event("input", { bubbles: true }));
+    });
+  }
+
+  document.addEventListener("pointerdown", (event) => {
+    const stage = event.target.closest?.("#box .stage");
+    if (!stage || event.button !== 0) return;
+    event.preventDefault();
+    stage.setPointerCapture(event.pointerId);
+    const [x, y] = point(event, stage);
+    const { width, height } = stage.getBoundingClientRect();
+    const seen = parse("#box-said [data-seen]");
+    const box = isBox(typed()) ? typed() : seen;
+    const reach = event.pointerType === "touch" ? 22 : 12;
+    drag = { from: [x, y], fixed: [x, y], box: null };
+    if (!isBox(box)) return;
+    const [across, down] = [[0, 2].find((side) => near(x, box[side], reach, width)), [1, 3].find((side) => near(y, box[side], reach, height))];
+    if (across !== undefined && down !== undefined) drag.fixed = [box[2 - across], box[4 - down]];
+    else if (x > box[0] && x < box[2] && y > box[1] && y < box[3]) drag.box = box;
+  });
+
+  document.addEventListener("pointermove", (event) => {
+    const stage = one("#box .stage");
+    if (!drag || !stage) return;
+    const [x, y] = point(event, stage);
+    if (drag.box) {
+      const [x0, y0, x1, y1] = drag.box;
+      const dx = Math.min(Math.max(x - drag.from[0], -x0), 100 - x1);
+      const dy = Math.min(Math.max(y - drag.from[1], -y0), 100 - y1);
+      return setSides([x0 + dx, y0 + dy, x1 + dx, y1 + dy]);
+    }
+    const [a, b] = drag.fixed;
+    const box = [Math.min(a, x), Math.min(b, y), Math.max(a, x), Math.max(b, y)];
+    if (box[2] - box[0] >= LEAST && box[3] - box[1] >= LEAST) setSides(box);
+  });
+
+  for (const name of ["pointerup", "pointercancel"]) document.addEventListener(name, () => { drag = null; });
+
+  // Before a recording, the camera's picture is looked at by the page's server now and then: it says how to sit.
+  const GUIDE_EVERY_MS = 1500;
+  const canvas = document.createElement("canvas");
+  setInterval(() => {
+    const video = one("#clip video");
+    const field = one("#clip-frame textarea, #clip-frame input");
+    const isCamera = Boolean(video?.srcObject && video.offsetParent && video.videoWidth);
+    if (!field || (!isCamera && !field.value)) return;
+    let picture = "";
+    if (isCamera) {
+      const scale = Math.min(320 / Math.max(video.videoWidth, video.videoHeight), 1);
+      [canvas.width, canvas.height] = [video.videoWidth * scale, video.videoHeight * scale].map(Math.round);
+      canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
+      picture = canvas.toDataURL("image/jpeg", 0.7);
+    }
+    field.value = picture;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  }, GUIDE_EVERY_MS);
+
+  // What to do is read out when it has been the same for a while, and only when it changes.
+  const GUIDE_SETTLES_MS = 2500;
+  const guided = { said: "", word: "", timer: 0 };
+  function announceGuide(place) {
+    const word = place.querySelector(".guide strong")?.textContent ?? "";
+    if (word === guided.word) return;
+    guided.word = word;
+    clearTimeout(guided.timer);
+    guided.timer = setTimeout(() => {
+      if (word && word !== guided.said) announcement.textContent = word;
+      guided.said = word;
+    }, GUIDE_SETTLES_MS);
+  }
+
   // One live region that stays: what is put into it is read out, whatever else is drawn anew.
   const announcement = Object.assign(document.createElement("div"), { className: "announcement" });
   announcement.setAttribute("role", "status");
@@ -206,7 +359,7 @@
     sort(one("#table"));
   });
 
-  const watched = new Map([["#answer", announce], ["#film", showPeak], ["#table", sort], ["#live-transcript", announceSign], ["#live-camera", nameButton]]);
+  const watched = new Map([["#answer", announce], ["#film", showPeak], ["#table", sort], ["#live-transcript", announceSign], ["#live-camera", nameButton], ["#live-guide", announceGuide], ["#clip-guide", announceGuide]]);
   const waiting = setInterval(() => {
     if (!document.body) return;
     if (!announcement.isConnected) document.body.append(announcement);

@@ -1,6 +1,7 @@
 """The parts of an answer that a visitor looks at: how far it is, curves, frames about the peak, downloads."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,9 @@ from typing import Any
 import numpy as np
 from gradio.components.plot import PlotData
 
-from asl_triton.decoding.factory import read_frames_at
-from asl_triton.errors import VideoError
 from asl_triton.recognizer.pipeline import ClipPipeline
 from asl_triton.results import Curve, Recognition
-from asl_triton.video.reader import Limits
+from asl_triton.video.preprocessing import Crop
 from asl_triton_ui import plots
 from asl_triton_ui.rendering import FILM_HEIGHT, encode_picture, format_count, render
 from asl_triton_ui.state.request_queue import RequestQueue, Ticket
@@ -34,6 +33,11 @@ class DisplayedResult:
         """When the best gloss is strongest."""
         best = self.curves[0]
         return float(best.times_s[int(np.argmax(best.confidences))])
+
+    @property
+    def film_times_s(self) -> list[float]:
+        """The moments of the film strip."""
+        return choose_film_times(self.peak_s, self.recognition.duration_s)
 
 
 class Progress:
@@ -87,21 +91,19 @@ def choose_film_times(peak_s: float, duration_s: float) -> list[float]:
     return [time_s for time_s in times_s if 0 <= time_s < duration_s]
 
 
-def read_film(shown: DisplayedResult, limits: Limits) -> str:
-    """The frames about the peak, and the peaks of all curves as a table. Reads the clip up to the last of them."""
-    peak_s = shown.peak_s
-    times_s = choose_film_times(peak_s, shown.recognition.duration_s)
-    try:
-        pictures = [encode_picture(frame.image) for frame in read_frames_at(shown.path, times_s, limits)]
-    except VideoError:  # deleted meanwhile
-        pictures = []
+def render_film(shown: DisplayedResult, crops: Sequence[Crop]) -> str:
+    """What the network saw about the peak, and the peaks of all curves as a table.
+
+    The crops are those at `film_times_s`, or none if the clip is gone.
+    """
+    pictures = [encode_picture(crop.image[..., ::-1], FILM_HEIGHT) for crop in crops]
     return render(
         "film.html",
         gloss=shown.recognition.gloss,
         height=FILM_HEIGHT,
         frames=[
-            {"time_s": time_s, "picture": address, "is_peak": time_s == peak_s}
-            for time_s, address in zip(times_s, pictures, strict=False)
+            {"time_s": time_s, "picture": address, "is_peak": time_s == shown.peak_s}
+            for time_s, address in zip(shown.film_times_s, pictures, strict=False)
         ],
         peaks=[find_peak(curve) for curve in shown.curves],
     )

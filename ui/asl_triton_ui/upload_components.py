@@ -95,6 +95,17 @@ def numbers_only(component: C, *, may_be_empty: bool = False) -> C:
     return component
 
 
+def finite_numbers_only(component: C) -> C:
+    """The number field, which may be empty, and now refuses anything else but a finite number."""
+    read_number = numbers_only(component).preprocess
+
+    def read_optional(payload: Any) -> Any:
+        return None if payload is None else read_number(payload)
+
+    component.preprocess = read_optional  # type: ignore[method-assign]
+    return component
+
+
 def encoded_pictures(component: gr.Image) -> gr.Image:
     """The camera, which now hands over each picture as it came: `decode_picture` is for the one who has room for it."""
     uploads_only(component)

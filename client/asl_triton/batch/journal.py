@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
 from asl_triton.files import FolderLock, atomic_write, ensure_folder, sync_folder, translate_write_errors
-from asl_triton.results import AnyOutcome, Failure, Prediction, Recognition, Segment, SignerBox, Timeline
+from asl_triton.results import AnyOutcome, Failure, Prediction, Recognition, Segment, ShotBox, SignerBox, Timeline
 from asl_triton.video.discovery import FileFingerprint
 
 JOURNAL = "journal.jsonl"
@@ -22,7 +22,7 @@ FSYNC_EVERY_S = 1.0
 QUESTION, STAMP = "question", "stamp"  # keys
 # Of a line. Lines of other versions are ignored, like those that were cut off.
 FIELDS = tuple({field.name for field in dataclasses.fields(kind)} for kind in (Recognition, Timeline, Failure))
-ADDED = {"signer", "lost_frames"}  # which lines of earlier versions do not have
+ADDED = {"signer", "signers", "lost_frames"}  # which lines of earlier versions do not have
 
 
 class Entry(NamedTuple):
@@ -236,6 +236,10 @@ def parse_outcome(line: dict[str, Any]) -> AnyOutcome:
     line["warnings"] = tuple(line["warnings"])
     if "segments" in line:
         line["segments"] = tuple(Segment(**segment) for segment in line["segments"])
+        line["signers"] = tuple(
+            ShotBox(shot["start_s"], SignerBox(**shot["box"]) if shot["box"] else None)
+            for shot in line.get("signers", ())
+        )
         return Timeline(**line)
     line["predictions"] = tuple(Prediction(**prediction) for prediction in line["predictions"])
     if line.get("signer"):

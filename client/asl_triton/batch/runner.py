@@ -19,7 +19,7 @@ from asl_triton.files import translate_write_errors
 from asl_triton.models.served import ServedModel
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
-from asl_triton.results import AnyOutcome, Failure, Recognition, SignerBox
+from asl_triton.results import AnyOutcome, Failure, Recognition
 from asl_triton.video.discovery import Clip, FileFingerprint
 from asl_triton.writers.tables import SINKS, JsonLinesSink, Sink
 
@@ -250,7 +250,7 @@ class RecognitionBatch(BatchRun[Recognition]):
         self.ranking = ranking
 
     def build_job_key(self, served: ServedModel) -> dict[str, Any]:
-        return build_job_key(served, self.ranking, self.recognizer.signer)
+        return build_job_key(served, self.ranking, self.recognizer)
 
     async def recognize_clip(self, clip: Clip) -> Recognition:
         return await self.recognizer.recognize(clip.path, name=clip.name, **vars(self.ranking))
@@ -259,7 +259,7 @@ class RecognitionBatch(BatchRun[Recognition]):
         return write_results(outcomes, self.output, self.formats, raw_csv=self._options.raw_csv)
 
 
-def build_job_key(served: ServedModel, ranking: Ranking, signer: SignerBox | None = None) -> dict[str, Any]:
+def build_job_key(served: ServedModel, ranking: Ranking, recognizer: AsyncRecognizer) -> dict[str, Any]:
     """Everything that a clip's ranked glosses depend on besides the clip.
 
     Raises:
@@ -273,12 +273,15 @@ def build_job_key(served: ServedModel, ranking: Ranking, signer: SignerBox | Non
         "min_confidence": ranking.with_threshold(served.card.min_confidence).min_confidence or 0.0,
         "bucket": 1,
     }
-    return {**served.identity, **asked, **build_box_key(signer)}
+    return {**served.identity, **asked, **build_box_key(recognizer)}
 
 
-def build_box_key(signer: SignerBox | None) -> dict[str, Any]:
-    """What a key says of the box of the signer: nothing where there is none, as in earlier versions."""
-    return {} if signer is None else {"signer": [signer.x0, signer.y0, signer.x1, signer.y1]}
+def build_box_key(recognizer: AsyncRecognizer) -> dict[str, Any]:
+    """What a key says of the box of the signer: nothing where it is looked for, as in earlier versions."""
+    box = recognizer.signer
+    if box is not None:
+        return {"signer": [box.x0, box.y0, box.x1, box.y1]}
+    return {} if recognizer.find_signer else {"signer": "off"}
 
 
 def summarize(

@@ -52,7 +52,7 @@ class TimelineBatch(BatchRun[Timeline]):
         with_window(served.preset, self.timeline.window, self.timeline.stride)
         vocabulary = sorted(self.timeline.vocabulary) if self.timeline.vocabulary else None
         # "bucket" is an option of earlier versions: with it, their journals are still found.
-        box = build_box_key(self.recognizer.signer)
+        box = build_box_key(self.recognizer)
         return {**served.identity, **asdict(self.timeline), "vocabulary": vocabulary, "bucket": 1, **box}
 
     async def recognize_clip(self, clip: Clip) -> Timeline:

@@ -39,6 +39,11 @@ CaveatOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
+def format_box(box: SignerBox) -> str:
+    """Where a signer is, in a line."""
+    return f"signer ({box.source}): {box.x0:.0%} to {box.x1:.0%} across, {box.y0:.0%} to {box.y1:.0%} down"
+
+
 def parse_signer(text: str | None) -> SignerBox | None:
     """The box that `--signer` gives, if it gives one."""
     if text in (None, "auto", "off"):

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from asl_triton.cli.connection import Connection, with_connection
-from asl_triton.cli.options import JsonOption, SignerOption, parse_signer
+from asl_triton.cli.options import JsonOption, SignerOption, format_box, parse_signer
 from asl_triton.cli.terminal import Console
 from asl_triton.errors import VideoError
 from asl_triton.labels import read_labels
@@ -133,11 +133,6 @@ def print_outcome(outcome: Outcome) -> None:
         table.add_row(str(prediction.rank), escape(prediction.gloss), f"{prediction.confidence:.1%}")
     console.print(table)
     if outcome.signer is not None:
-        box = outcome.signer
-        console.print(
-            f"signer ({box.source}): {box.x0:.0%} to {box.x1:.0%} across, {box.y0:.0%} to {box.y1:.0%} down",
-            style="dim",
-            highlight=False,
-        )
+        console.print(format_box(outcome.signer), style="dim", highlight=False)
     for warning in outcome.warnings:
         console.print(f"[yellow]warning[/] {escape(warning)}", highlight=False, soft_wrap=True)

@@ -15,13 +15,22 @@ from rich.markup import escape
 from rich.text import Text
 
 from asl_triton.cli.connection import Connection, with_connection
-from asl_triton.cli.options import JsonOption, SignerOption, parse_signer
+from asl_triton.cli.options import JsonOption, SignerOption, format_box, parse_signer
 from asl_triton.cli.terminal import Console, echo
 from asl_triton.labels import read_labels
 from asl_triton.live.capture import Capture, SourceLost, SourceResumed
 from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveEvent, LiveState
-from asl_triton.live.watch import Happening, ModelWarning, ServerLost, ServerRecovered, Watch, WatchSummary
+from asl_triton.live.watch import (
+    Happening,
+    ModelWarning,
+    ServerLost,
+    ServerRecovered,
+    SignerChanged,
+    Watch,
+    WatchSummary,
+)
+from asl_triton.results import box_to_json
 
 DEFAULT_RULES = LiveRules()
 ANSWER_TIMEOUT_S = 10.0  # an answer that comes later is of no use
@@ -32,6 +41,7 @@ KINDS: dict[type[Happening], str] = {
     SourceResumed: "resumed",
     ServerLost: "server away",
     ServerRecovered: "server back",
+    SignerChanged: "signer",
 }
 
 
@@ -90,7 +100,8 @@ def watch(
 
         async def run() -> None:
             # Nothing is sent again: the newest window is worth more.
-            async with connection.make_recognizer(address, in_flight=1, resend=False, signer=box) as recognizer:
+            options = {"signer": box, "find_signer": signer != "off"}
+            async with connection.make_recognizer(address, in_flight=1, resend=False, **options) as recognizer:
                 await watching.run(recognizer)
 
         with contextlib.suppress(KeyboardInterrupt):  # how a watching usually ends
@@ -122,7 +133,10 @@ class Screen:
     def tell(self, happening: Happening) -> None:
         """Print what happened."""
         if self._as_json:
-            self._print(json.dumps({"event": KINDS[type(happening)], **dataclasses.asdict(happening)}))
+            values = dataclasses.asdict(happening)
+            if isinstance(happening, SignerChanged):
+                values["signer"] = happening.signer and box_to_json(happening.signer)
+            self._print(json.dumps({"event": KINDS[type(happening)], **values}))
         elif isinstance(happening, LiveEvent):
             self._print(
                 f"{format_clock(happening.start_s)}  {happening.gloss}  {happening.confidence:.1%}".replace("%", " %")
@@ -159,8 +173,10 @@ class Screen:
             echo(line)
 
 
-def format_event(happening: ModelWarning | SourceLost | SourceResumed | ServerLost | ServerRecovered) -> str:
-    """What happened to the source or the server, or what to know of the model."""
+def format_event(
+    happening: ModelWarning | SourceLost | SourceResumed | ServerLost | ServerRecovered | SignerChanged,
+) -> str:
+    """What happened to the source, the server or the signer, or what to know of the model."""
     match happening:
         case ModelWarning(warning):
             return warning
@@ -172,6 +188,9 @@ def format_event(happening: ModelWarning | SourceLost | SourceResumed | ServerLo
             return f"no answers: {reason}"
         case ServerRecovered(away_s):
             return f"answers come again, after {away_s:.1f} s"
+        case SignerChanged(box):
+            whole = "no signer is found in the picture: whole frames are taken (--signer x0,y0,x1,y1 says where)"
+            return whole if box is None else format_box(box)
 
 
 def format_status_line(state: LiveState) -> str:

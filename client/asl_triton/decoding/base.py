@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from asl_triton.errors import AslTritonError
 from asl_triton.presets import Preset
-from asl_triton.results import SignerBox
+from asl_triton.results import ShotBox, SignerBox
 from asl_triton.video.excerpt import Excerpt
 from asl_triton.video.reader import Limits, Source, Video
 from asl_triton.video.windows import Window, WindowTiming
@@ -27,7 +27,7 @@ class WindowingOptions:
     """How a video becomes windows.
 
     In a film, no window crosses a cut. `refuses_early` believes a container that declares too many frames. `signer` is
-    where the signer is, for presets that frame by that; `finds_signer` looks for the signer of a clip where it is not
+    where the signer is; `finds_signer` looks for the signer of a clip, or of each shot of a film, where that is not
     known. `excerpt` is the part of the video that is decoded.
     """
 
@@ -74,8 +74,9 @@ class DecodeSession(ABC):
         self.warnings: list[str] = []
         self.decode_s = 0.0
         self._source, self._options = source, options
-        # The box that crops are cut out of, as far as it is known; None for whole frames.
-        self.signer = options.signer if options.preset.framing == "signer" else None
+        # The box that a clip's crops are cut out of, once the first is decoded; None for whole frames.
+        self.signer: SignerBox | None = None
+        self.shot_boxes: list[ShotBox] = []  # those of a film's shots so far
         self._windows: Iterator[tuple[Window, WindowTiming]] = iter(())
         self._in_use = threading.Lock()
         self._is_closed = False

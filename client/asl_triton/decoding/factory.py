@@ -3,9 +3,8 @@
 import atexit
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
-from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from asl_triton.errors import AslTritonError
@@ -82,25 +81,6 @@ def open_frames(source: Source, limits: Limits | None = None, name: str | None =
     from asl_triton.decoding.pool import SubprocessFrames
 
     return SubprocessFrames(_shared_pool(os.getpid()), source, limits, name)
-
-
-def read_frames_at(source: Source, times_s: Sequence[float], limits: Limits | None = None) -> list[Frame]:
-    """Read the frames shown at these times, in the order given, in one pass that ends with the last of them.
-
-    Times before the first frame get the first one, times after the last frame the last one.
-
-    Raises:
-        VideoError: as `open_frames` does, or the video cannot be decoded.
-    """
-    shown: dict[int, Frame] = {}  # by the place in `times_s`
-    waiting = sorted(range(len(times_s)), key=lambda place: times_s[place], reverse=True)  # the earliest last
-    with open_frames(source, limits) as video:
-        for frame, after in pairwise(chain(video, [None])):
-            while frame and waiting and (after is None or times_s[waiting[-1]] < after.time_s):
-                shown[waiting.pop()] = frame
-            if not waiting:
-                break
-    return [shown[place] for place in range(len(times_s))]
 
 
 def warm_up() -> None:

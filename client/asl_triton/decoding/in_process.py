@@ -12,10 +12,10 @@ from asl_triton.decoding.base import (
     measure_stream,
 )
 from asl_triton.errors import VideoError
-from asl_triton.signer.search import frame_signer
+from asl_triton.signer.search import FilmFramer, frame_signer
 from asl_triton.video.colors import Image
 from asl_triton.video.excerpt import cut_excerpt
-from asl_triton.video.preprocessing import choose_frame_step, crop_frames
+from asl_triton.video.preprocessing import choose_frame_step, crop_frames, pace_frames
 from asl_triton.video.reader import DECLARED_EXCESS, Frame, Video, open_video
 from asl_triton.video.windows import Window, WindowTiming, cut_timed_windows, cut_windows_by_shot
 
@@ -28,16 +28,20 @@ class InProcessDecodeSession(DecodeSession):
     def _open(self) -> tuple[VideoInfo, Iterator[tuple[Window, WindowTiming]]]:
         self._video = video = open_video(self._source, self._options.limits, self.name)
         self.warnings = video.warnings
-        return read_video_info(video, self._options), cut_video(video, self._options, self._read_frames(video))
+        return read_video_info(video, self._options), self._read_windows(video)
+
+    def _read_windows(self, video: Video) -> Iterator[tuple[Window, WindowTiming]]:
+        for window in cut_video(video, self._options, self._read_frames(video)):
+            self.signer, self.shot_boxes = video.signer, video.shot_boxes
+            yield window
 
     def _read_frames(self, video: Video) -> Iterator[Frame]:
         for frame in video:
             self.num_frames, self.duration_s, self.share_read = video.num_frames, video.duration_s, video.share_read
             if self._is_closed:
                 raise closed_error(self.name)
-            self.signer = video.signer or self.signer
             yield frame
-        self.lost_frames, self.signer = video.lost_frames, video.signer or self.signer
+        self.lost_frames = video.lost_frames
 
     def _interrupt(self) -> None:
         """The next frame ends it."""
@@ -77,14 +81,15 @@ def cut_video(
         video.warnings.append(
             f"{video.frame_rate:.0f} frames per second: one of every {step} was used (training videos had 24 to 30)"
         )
-    signer = options.signer
-    if signer is None and options.finds_signer and not options.is_film:
-        framed = frame_signer(frames, options.preset)
-        frames, signer = framed.frames, framed.signer
-        video.signer = signer
-        video.warnings += framed.warnings
-    crops = crop_frames(frames, options.preset, options.limits.max_frames, signer)
     if options.is_film:
-        yield from cut_windows_by_shot(crops, options.preset, video.frame_rate / step)
-    else:
-        yield from cut_timed_windows(crops, options.preset, video.frame_rate / step, memory)
+        film = FilmFramer(options.preset, options.signer, finds=options.finds_signer)
+        video.shot_boxes = film.boxes
+        paced = pace_frames(frames, options.preset, options.limits.max_frames)
+        yield from cut_windows_by_shot(film.crop_shots(paced), options.preset, video.frame_rate / step)
+        video.warnings += film.list_warnings()
+        return
+    framed = frame_signer(frames, options.preset, options.signer, finds=options.finds_signer)
+    video.signer = framed.signer
+    video.warnings += framed.warnings
+    crops = crop_frames(framed.frames, options.preset, options.limits.max_frames, framed.signer)
+    yield from cut_timed_windows(crops, options.preset, video.frame_rate / step, memory)

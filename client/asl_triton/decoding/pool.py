@@ -28,7 +28,7 @@ import numpy as np
 from asl_triton.decoding.base import DecodeSession, VideoInfo, WindowingOptions, closed_error, format_source
 from asl_triton.decoding.worker import CHANNELS, CROP_SHAPE, EXIT_CODE, GO_ON, DecoderLimits, view_crops
 from asl_triton.errors import AslTritonError, ServerError, VideoError
-from asl_triton.results import SignerBox
+from asl_triton.results import ShotBox, SignerBox
 from asl_triton.video.colors import Image
 from asl_triton.video.reader import Frame, Limits, Source
 from asl_triton.video.windows import Window, WindowTiming
@@ -353,6 +353,8 @@ class SubprocessDecodeSession(DecodeSession):
                 self.warnings = [str(warning) for warning in message["warnings"]]
                 if message["signer"]:
                     self.signer = SignerBox(**message["signer"])
+                for start_s, box in message["shot_boxes"]:
+                    self.shot_boxes.append(ShotBox(float(start_s), box and SignerBox(**box)))
                 is_last, timing = bool(message["is_last"]), parse_timing(message["window"], len(crops))
                 if is_last:
                     self._client.release(is_reusable=bool(message["is_reusable"]))

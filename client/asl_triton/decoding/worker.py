@@ -203,13 +203,16 @@ class Worker:
         )
         self._send(**asdict(read_video_info(video, options)))
         windows = cut_video(video, options, video, crops)
+        num_shots = 0  # whose boxes were sent
         while True:
             self._wait()
             window, timing = next(windows, (None, None))
+            message = describe(video, timing, num_shots)
             if window is None or timing is None or window.is_only:
-                return describe(video, timing)
+                return message
             crops[: timing.num_frames] = window.frames
-            self._send(**describe(video, timing), is_last=False)
+            self._send(**message, is_last=False)
+            num_shots = len(video.shot_boxes)
 
     def _decode_frames(self, video: Video, memory: npt.NDArray[np.uint8]) -> dict[str, Any]:
         self._send(frame_rate=video.frame_rate)
@@ -245,8 +248,11 @@ class Worker:
         self._connection.send_bytes(json.dumps(message).encode())
 
 
-def describe(video: Video, timing: WindowTiming | None) -> dict[str, Any]:
-    """What has been read of a video so far, and the place of a window unless there are no more."""
+def describe(video: Video, timing: WindowTiming | None, num_shots: int) -> dict[str, Any]:
+    """What has been read of a video so far, and the place of a window unless there are no more.
+
+    The boxes of a film's first `num_shots` shots are left out.
+    """
     window = None
     if timing is not None:
         start, num_frames, edges_s = timing.start, timing.num_frames, timing.edges_s.tolist()
@@ -258,6 +264,7 @@ def describe(video: Video, timing: WindowTiming | None) -> dict[str, Any]:
         "share_read": video.share_read,
         "lost_frames": video.lost_frames,
         "signer": video.signer and asdict(video.signer),
+        "shot_boxes": [(shot.start_s, shot.box and asdict(shot.box)) for shot in video.shot_boxes[num_shots:]],
         "warnings": video.warnings,
         "is_damaged": video.is_damaged,
     }

@@ -23,11 +23,13 @@ from asl_triton.errors import AslTritonError
 from asl_triton.live.rules import LiveRules
 from asl_triton.live.spotting import SignSpotter
 from asl_triton.live.state import LiveEvent, LiveState
-from asl_triton.live.window import LiveWindow, WindowSnapshot
+from asl_triton.live.window import LiveWindow, WindowSnapshot, check_image
 from asl_triton.models.served import FRAMES, STEP_LOGITS, ServedModel
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.event_loop import run
 from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.signer.search import WHOLE
+from asl_triton.signer.tracker import SignerTracker
 from asl_triton.video.colors import Image
 from asl_triton.video.windows import POSITION_FRAMES
 
@@ -45,11 +47,16 @@ class LiveRecognizer:
     Server failures do not end it: `state().problem` says what is wrong until answers come again. Use it in an
     `async with` block; leaving the block cancels the request under way and ends `events()`. `rules` may be replaced at
     any time.
+
+    The signer is where the recognizer says, or is looked for, see `SignerTracker`. If it `guides`, `state().advice`
+    says how to sit before the camera.
     """
 
-    def __init__(self, recognizer: AsyncRecognizer, rules: LiveRules | None = None) -> None:
+    def __init__(self, recognizer: AsyncRecognizer, rules: LiveRules | None = None, *, guides: bool = False) -> None:
         self.rules = rules or LiveRules()
-        self._recognizer = recognizer
+        self._recognizer, self._guides = recognizer, guides
+        self._tracker: SignerTracker | None = None  # None until the server said how frames are prepared
+        self._tracking = threading.Lock()  # for the tracker, which takes long
         self._lock = threading.Lock()  # for all that follows: frames come from any thread
         self._served: ServedModel | None = None
         self._spotter: SignSpotter | None = None  # None until the server said how frames are prepared
@@ -64,7 +71,9 @@ class LiveRecognizer:
         self.clear()
 
     def feed(self, image_bgr: Image, time_s: float) -> None:
-        """Take one frame, uint8 BGR (H, W, 3), shown at `time_s` by any clock that rises. Never waits; any thread.
+        """Take one frame, uint8 BGR (H, W, 3), shown at `time_s` by any clock that rises. Any thread.
+
+        Never waits for the server; where the signer is looked for, one frame in two seconds takes some 10 to 80 ms.
 
         A pause in the clock, a clock that goes back, pictures of another size or a cut begin a new window.
 
@@ -72,9 +81,14 @@ class LiveRecognizer:
             VideoError: the image is not uint8 (H, W, 3), or absurdly narrow.
         """
         now_s = time.monotonic()
+        check_image(image_bgr)
+        with self._tracking:
+            if (tracker := self._tracker) is not None and math.isfinite(time_s):
+                tracker.check(image_bgr, time_s)
+            framing = WHOLE if tracker is None else tracker.framing
         with self._lock:
             self._fed_times_s.append(now_s)
-            self._window.push(image_bgr, time_s, now_s)
+            self._window.push(image_bgr, time_s, now_s, framing)
             is_due = self._window.is_due
         if is_due and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._fed.set)
@@ -104,6 +118,9 @@ class LiveRecognizer:
                 problem=problem,
                 model=self._served.name if self._served else None,
                 warnings=self._served.card.warnings if self._served else (),
+                signer=self._tracker.framing.signer if self._tracker else None,
+                is_signer_missing=self._tracker is not None and self._tracker.is_missing,
+                advice=self._tracker.advice if self._tracker else None,
             )
 
     async def events(self) -> AsyncIterator[LiveEvent]:
@@ -202,7 +219,9 @@ class LiveRecognizer:
     def _prepare(self, served: ServedModel) -> None:
         """Begin with an empty window for that model."""
         self._served, self._spotter, self._obeyed = served, SignSpotter(served.labels, served.preset), None
-        self._window.prepare(served.preset, self._recognizer.signer)
+        self._window.prepare(served.preset)
+        asked = self._recognizer
+        self._tracker = SignerTracker(served.preset, asked.signer, finds=asked.find_signer, guides=self._guides)
 
     def _obey(self, rules: LiveRules) -> None:
         """Follow new rules, or those that the model before did not fit.
@@ -249,8 +268,8 @@ class LiveSession:
     `recognizer` may be shared by many sessions, and is not closed with them. Close a session that is not fed any more.
     """
 
-    def __init__(self, recognizer: Recognizer, rules: LiveRules | None = None) -> None:
-        self._live = LiveRecognizer(recognizer.asynchronous, rules)
+    def __init__(self, recognizer: Recognizer, rules: LiveRules | None = None, *, guides: bool = False) -> None:
+        self._live = LiveRecognizer(recognizer.asynchronous, rules, guides=guides)
         self._is_closed = False
         run(self._live.start())
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from asl_triton.results import SignerBox
+from asl_triton.signer.guide import Advice
+
 
 @dataclass(frozen=True)
 class LiveEvent:
@@ -36,3 +39,6 @@ class LiveState:
     problem: str | None = None  # why there are no answers now, in a sentence; None when all is well
     model: str | None = None  # that answers; None until the server said so
     warnings: tuple[str, ...] = ()  # that go with each answer of this model
+    signer: SignerBox | None = None  # the box that the crops are cut from; None: whole frames
+    is_signer_missing: bool = False  # the model should not be shown whole frames, and no signer was found yet
+    advice: Advice | None = None  # to the signer before the camera, if that is asked for

@@ -11,6 +11,7 @@ from asl_triton.live.recognizer import LiveRecognizer
 from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveEvent, LiveState
 from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.results import SignerBox
 from asl_triton.video.reader import Frame
 
 POLL_EVERY_S = 0.2  # the state
@@ -37,7 +38,14 @@ class ServerRecovered:
     away_s: float
 
 
-Happening = LiveEvent | ModelWarning | SourceLost | SourceResumed | ServerLost | ServerRecovered
+@dataclass(frozen=True)
+class SignerChanged:
+    """From now on crops are cut from another box of the signer; None: from whole frames, as no signer is found."""
+
+    signer: SignerBox | None
+
+
+Happening = LiveEvent | ModelWarning | SourceLost | SourceResumed | ServerLost | ServerRecovered | SignerChanged
 
 
 @dataclass(frozen=True)
@@ -60,9 +68,9 @@ class WatchSummary:
 class Watch:
     """One watching of an open capture.
 
-    `on_happening` gets the model's warnings, then signs, dropouts, and when the server goes away and comes back, as
-    they happen; `on_state` gets the state several times per second. `summary` may be read at any time, after Ctrl-C
-    too.
+    `on_happening` gets the model's warnings, then signs, dropouts, changes of the signer's box, and when the server
+    goes away and comes back, as they happen; `on_state` gets the state several times per second. `summary` may be read
+    at any time, after Ctrl-C too.
     """
 
     def __init__(
@@ -80,6 +88,7 @@ class Watch:
         self._lost_s: float | None = None  # since when the server is away
         self._dropouts = 0
         self._stopped: str | None = None
+        self._shown: tuple[SignerBox | None, bool] = (None, False)  # the box, and whether one is missing
 
     async def run(self, recognizer: AsyncRecognizer) -> None:
         """Watch until the source ends, or is given up.
@@ -153,4 +162,8 @@ class Watch:
         elif state.problem is None and self._lost_s is not None:
             self._on_happening(ServerRecovered(time.monotonic() - self._lost_s))
             self._lost_s = None
+        shown = (state.signer, state.is_signer_missing)
+        if shown != self._shown:
+            self._shown = shown
+            self._on_happening(SignerChanged(state.signer))
         self._on_state(state)

@@ -9,9 +9,9 @@ import numpy as np
 from asl_triton.errors import VideoError
 from asl_triton.live.rules import LiveRules
 from asl_triton.presets import Preset
-from asl_triton.results import SignerBox
+from asl_triton.signer.search import WHOLE, Framing, show_frame
 from asl_triton.video.colors import Image
-from asl_triton.video.preprocessing import Crop, crop_frame
+from asl_triton.video.preprocessing import Crop
 from asl_triton.video.shots import ShotDetector
 from asl_triton.video.windows import WindowTiming
 
@@ -44,12 +44,25 @@ class BufferedFrame:
     is_new: bool
 
 
+def check_image(image_bgr: Image) -> None:
+    """Check that it is a frame.
+
+    Raises:
+        VideoError: the image is not uint8 (H, W, 3).
+    """
+    if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or not image_bgr.size:
+        raise VideoError(
+            f"a frame must be uint8 of height x width x 3, BGR, and this is {image_bgr.dtype} "
+            f"{' x '.join(map(str, image_bgr.shape))}"
+        )
+
+
 class LiveWindow:
     """The newest crops of a stream, and the only place where live frames are dropped and counted. Not thread-safe.
 
-    Frames are dropped until `prepare` says which preset they are for. A new run begins at a gap, a cut, or when the
-    pictures change their size. A window is due every `stride_frames`, and the first of a run as soon as a part of it
-    is there.
+    Frames are dropped until `prepare` says which preset they are for. A new run begins at a gap, a cut, when the
+    pictures change their size, or when another part of them is shown. A window is due every `stride_frames`, and the
+    first of a run as soon as a part of it is there.
     """
 
     def __init__(self) -> None:
@@ -58,14 +71,13 @@ class LiveWindow:
         self.dropped_windows = 0  # due, and replaced by the next before anybody asked
         self.is_due = False
         self._preset: Preset | None = None
-        self._signer: SignerBox | None = None
         self._buffer: deque[BufferedFrame] = deque()
         self._run = 0
 
-    def prepare(self, preset: Preset, signer: SignerBox | None = None) -> None:
-        """Begin with an empty window for a model with that preset; `signer` is where the signer is in the frames."""
+    def prepare(self, preset: Preset) -> None:
+        """Begin with an empty window for a model with that preset."""
         self._forget(len(self._buffer))
-        self._preset, self._signer = preset, signer
+        self._preset, self._framing = preset, WHOLE
         self._frame_rate = preset.frame_rate or LIVE_FRAME_RATE
         self.obey(LiveRules())
         self._shape: tuple[int, ...] = ()
@@ -85,26 +97,22 @@ class LiveWindow:
         assert self._preset is not None
         self._window_frames, self._stride_frames = rules.window_length(self._preset), rules.stride_frames
 
-    def push(self, image_bgr: Image, time_s: float, fed_s: float) -> None:
-        """Take the next frame, uint8 BGR (H, W, 3), shown at `time_s` and fed at `fed_s`.
+    def push(self, image_bgr: Image, time_s: float, fed_s: float, framing: Framing = WHOLE) -> None:
+        """Take the next frame, uint8 BGR (H, W, 3), shown at `time_s` and fed at `fed_s`, of which `framing` is shown.
 
         Raises:
-            VideoError: the image is not uint8 (H, W, 3), or cannot be cropped.
+            VideoError: the image cannot be cropped.
         """
         self.frames += 1
         if self._preset is None:
             self.dropped_frames += 1
             return
-        if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or not image_bgr.size:
-            raise VideoError(
-                f"a frame must be uint8 of height x width x 3, BGR, and this is {image_bgr.dtype} "
-                f"{' x '.join(map(str, image_bgr.shape))}"
-            )
         if not math.isfinite(time_s) or -MAX_GAP_S <= time_s - self._newest_s < 0:
             self.dropped_frames += 1
             return
-        image = crop_frame(image_bgr, self._preset, self._signer)
-        if image_bgr.shape != self._shape or abs(time_s - self._newest_s) > MAX_GAP_S:
+        image = show_frame(image_bgr, self._preset, framing)
+        is_other = image_bgr.shape != self._shape or framing != self._framing
+        if is_other or abs(time_s - self._newest_s) > MAX_GAP_S:
             self._shots, self._shot = ShotDetector(), -1
         shot = self._shots(Crop(image, time_s))
         if shot != self._shot:
@@ -113,7 +121,8 @@ class LiveWindow:
             self._began_s, self._asked, self.is_due = time_s, -1, False
             first = math.ceil(self._window_frames * FIRST_SHARE[self._preset.frames])
             self._due = max(first, self._preset.min_frames) - 1
-        self._shape, self._shot, self._newest_s, self._fed_s = image_bgr.shape, shot, time_s, fed_s
+        self._shape, self._framing = image_bgr.shape, framing
+        self._shot, self._newest_s, self._fed_s = shot, time_s, fed_s
         number = math.floor((time_s - self._began_s) * self._frame_rate + 0.5)
         if self._buffer and self._buffer[-1].number == number:
             self._buffer[-1].image, self._buffer[-1].is_new = image, True

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
@@ -30,6 +30,7 @@ from asl_triton.transport.factory import make_transport
 from asl_triton.transport.security import Security
 from asl_triton.transport.triton_grpc import DEFAULT_IN_FLIGHT, DEFAULT_TIMEOUT_S
 from asl_triton.video.excerpt import Excerpt
+from asl_triton.video.preprocessing import Crop
 from asl_triton.video.reader import LONG_VIDEO_LIMITS, Limits, Source
 
 DEFAULT_CURVES = 5
@@ -46,8 +47,9 @@ class AsyncRecognizer:
     "video" file, where the server has `recognize_sign`; or "auto", see `VideoUploader`. Steps and curves need frames.
 
     `signer` is where the signer is in every video, unless a call says where in its own. Without it, `find_signer` looks
-    for a face in the first frames of each clip: presets that frame by the signer get the upper body, others a part of
-    the frame where the signer is small or the video is higher than wide. The answer says which part.
+    for a face in the first frames of each clip, and of each shot of a video that becomes a timeline. Presets that frame
+    by the signer get the upper body, others a part of the frame where the signer is small or the video is higher than
+    wide. The answer says which part.
 
     `decoders` videos are decoded at once, as many as there are processors if it is not given. On Linux each is decoded
     in one of the "processes" that a damaged video may crash, or hang for `decode_timeout_s`, at the cost of that video
@@ -139,20 +141,42 @@ class AsyncRecognizer:
         min_confidence: float | None = None,
         name: str | None = None,
         signer: SignerBox | None = None,
+        find_signer: bool | None = None,
         curves: int = DEFAULT_CURVES,
         on_start: Callable[[ClipPipeline], None] = lambda pipeline: None,
     ) -> tuple[Recognition, tuple[Curve, ...]]:
         """As `recognize`, with the confidences of the `curves` best glosses over time, of the same requests.
 
-        For clips: all steps are held until the end. `on_start` is called with the pipeline when decoding
-        starts; poll it to show progress.
+        For clips: all steps are held until the end. `find_signer` is the recognizer's own if it is not given.
+        `on_start` is called with the pipeline when decoding starts; poll it to show progress.
         """
         ranking, served = Ranking(top_k, vocabulary, min_confidence), await self.model()
         class_ids = ranking.class_ids(served.labels)
-        options = self._clip(served.preset, signer)
+        options = self._clip(served.preset, signer, find_signer=find_signer)
         async with self._open(video, served, options, name) as pipeline:
             on_start(pipeline)
             return await run_recognition_with_curves(pipeline, ranking, class_ids, curves)
+
+    async def crops(
+        self,
+        video: Source,
+        times_s: Sequence[float],
+        *,
+        signer: SignerBox | None = None,
+        find_signer: bool | None = None,
+    ) -> list[Crop]:
+        """What the network is shown of a clip at these times, by the same options as `recognize_with_curves`.
+
+        A time before the first crop gets the first, a time after the last one the last. The clip is decoded once more,
+        up to the last of the times; no server is asked, unless the model is not known yet.
+
+        Raises:
+            VideoError: the clip cannot be read. ServerError, ContractError, LabelsError: as `model` does.
+        """
+        served = await self.model()
+        options = self._clip(served.preset, signer, find_signer=find_signer)
+        async with self._open(video, served, options, None) as pipeline:
+            return await pipeline.read_crops(times_s)
 
     async def steps(
         self,
@@ -208,16 +232,23 @@ class AsyncRecognizer:
         async with self._open(video, served, self._film(video, preset, signer), name) as pipeline:
             return await run_timeline(pipeline, preset, segmenter, on_segment, on_progress)
 
-    def _clip(self, preset: Preset, signer: SignerBox | None, excerpt: Excerpt | None = None) -> WindowingOptions:
-        return WindowingOptions(
-            preset, self.limits, signer=signer or self.signer, finds_signer=self.find_signer, excerpt=excerpt
-        )
+    def _clip(
+        self,
+        preset: Preset,
+        signer: SignerBox | None,
+        excerpt: Excerpt | None = None,
+        find_signer: bool | None = None,
+    ) -> WindowingOptions:
+        finds = self.find_signer if find_signer is None else find_signer
+        return WindowingOptions(preset, self.limits, signer=signer or self.signer, finds_signer=finds, excerpt=excerpt)
 
     def _film(self, video: Source, preset: Preset, signer: SignerBox | None) -> WindowingOptions:
         """A video that may be longer than a clip, if it is a file: what is in memory already has a clip's limits."""
         is_file = isinstance(video, str | os.PathLike)
         limits = self.film_limits if is_file else self.limits
-        return WindowingOptions(preset, limits, is_film=True, signer=signer or self.signer)
+        return WindowingOptions(
+            preset, limits, is_film=True, signer=signer or self.signer, finds_signer=self.find_signer
+        )
 
     @asynccontextmanager
     async def _open(

@@ -10,6 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from asl_triton.decoding.base import WINDOWS_AHEAD, DecodeSession
 from asl_triton.models.served import FRAMES, LOGITS, STEP_LOGITS, ServedModel
 from asl_triton.postprocessing.ranking import ClassIds, Ranking, pool_windows, rank
@@ -18,6 +20,7 @@ from asl_triton.postprocessing.stitching import Stitcher
 from asl_triton.presets import Preset
 from asl_triton.results import Curve, Logits, Recognition, Segment, Step, Timeline
 from asl_triton.transport.base import Array
+from asl_triton.video.preprocessing import Crop
 from asl_triton.video.windows import POSITION_FRAMES, Window, WindowTiming
 
 
@@ -91,6 +94,25 @@ class ClipPipeline:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
 
+    async def read_crops(self, times_s: Sequence[float]) -> list[Crop]:
+        """The crops that are shown at these times, in this order, without asking about them.
+
+        Raises:
+            VideoError: the video cannot be decoded.
+        """
+        loop = asyncio.get_running_loop()
+        found: dict[float, Crop] = {}
+        while (window := await loop.run_in_executor(self._threads, self.video.next_window)) is not None:
+            frames, edges_s = window[0].frames, window[1].edges_s
+            for time_s in times_s:
+                place = int(np.searchsorted(edges_s, time_s, side="right")) - 1
+                if time_s not in found or place >= 0:
+                    place = min(max(place, 0), len(edges_s) - 2)
+                    found[time_s] = Crop(frames[place].copy(), float(edges_s[place]))
+            if window[0].is_only or edges_s[-1] > max(times_s, default=-math.inf):
+                break
+        return [found[time_s] for time_s in times_s]
+
     async def _infer_window(self, window: Window, timing: WindowTiming, steps: bool) -> WindowResult:
         served, address = self.served, self._client.address
         outputs = [LOGITS, STEP_LOGITS] if steps else [LOGITS]
@@ -159,13 +181,17 @@ def list_framing_warnings(video: DecodeSession) -> list[str]:
     """What a decoded video lacks of what its preset wants, and what of it was not used."""
     options = video.options
     preset, warnings = options.preset, []
-    if preset.framing == "signer" and video.signer is None and not options.finds_signer:
+    has_box = video.signer is not None or any(shot.box for shot in video.shot_boxes)
+    if preset.framing == "signer" and not has_box and not options.finds_signer:
         warnings.append(
             f"no box of the signer is known, and preset {preset.name!r} was trained on signers cut out of the frame: "
             "whole frames were taken. Give the box (--signer x0,y0,x1,y1; SIGNER_BOX)"
         )
-    if options.signer is not None and options.signer.source == "caller" and video.signer is None:
-        warnings.append(f"the signer's box was not used: preset {preset.name!r} takes whole frames")
+    if options.signer is not None and options.signer.source == "caller" and not has_box:
+        warnings.append(
+            f"the signer's box was not used: preset {preset.name!r} takes whole frames, unless the signer is small in "
+            "them or they are higher than wide"
+        )
     longest = preset.latest_start + preset.max_centered_frames
     if preset.frames == "centered" and options.excerpt is None and video.num_frames > longest:
         warnings.append(
@@ -221,4 +247,5 @@ async def run_timeline(
         wait_s=pipeline.wait_s,
         warnings=(*pipeline.served.card.warnings, *video.warnings, *list_framing_warnings(video)),
         lost_frames=video.lost_frames,
+        signers=tuple(video.shot_boxes) if any(shot.box for shot in video.shot_boxes) else (),
     )

@@ -57,6 +57,7 @@ class Recognizer:
     model = _run_sync(AsyncRecognizer.model)
     recognize = _run_sync(AsyncRecognizer.recognize)
     recognize_with_curves = _run_sync(AsyncRecognizer.recognize_with_curves)
+    crops = _run_sync(AsyncRecognizer.crops)
     steps = _iterate_sync(AsyncRecognizer.steps)
     timeline = _run_sync(AsyncRecognizer.timeline)
     close = _run_sync(AsyncRecognizer.close)

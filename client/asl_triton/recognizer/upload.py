@@ -114,7 +114,7 @@ class VideoUploader:
                 return False
             raise ContractError(f"{RECOGNIZE_SIGN} takes whole videos, not a part of one: send frames (--send frames)")
         service = await self.service()
-        has_box = options.signer is not None and options.preset.framing == "signer"
+        has_box = select_box(options) is not None
         if self.send == "auto":
             if service is None or (has_box and not service.takes_box):
                 return False
@@ -174,7 +174,7 @@ class VideoUploader:
         async with self._admission.hold(size):
             data = await self._in_thread(lambda: read_bytes(video, name))
             began_s = time.perf_counter()
-            answers = await self._ask(data, served, options.signer if service.takes_box else None, name)
+            answers = await self._ask(data, served, select_box(options) if service.takes_box else None, name)
             seconds = time.perf_counter() - began_s
         predictions = rank(self._logits(answers, served), served.labels, served.preset, class_ids, ranking.top_k)
         details = parse_details(answers[DETAILS][0])
@@ -207,6 +207,12 @@ class VideoUploader:
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._admission.threads, call)
+
+
+def select_box(options: WindowingOptions) -> SignerBox | None:
+    """The box that is sent with a file: none that the preset takes no notice of, as that of a data set."""
+    box = options.signer
+    return None if box is None or (box.source == "dataset" and options.preset.framing != "signer") else box
 
 
 def get_size(video: Source, name: str) -> int:

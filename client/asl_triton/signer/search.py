@@ -1,19 +1,44 @@
-"""Finds the signer in the first frames of a clip, and shows the network the part of the frame that it needs."""
+"""Finds the signer in a clip, or in each shot of a film, and shows the network the part of the frames that it needs."""
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 
-from asl_triton.presets import Preset
-from asl_triton.results import SignerBox
+from asl_triton.presets import INPUT_SIZE, Preset
+from asl_triton.results import ShotBox, SignerBox
 from asl_triton.signer.detector import SignerEstimate, find_signer
-from asl_triton.signer.region import choose_region, cut_region
+from asl_triton.signer.region import ASPECT, SMALLEST_FACE, TYPICAL_FACE, choose_region, cut_region
+from asl_triton.video.colors import Image
+from asl_triton.video.preprocessing import Crop, crop_frame, resize_image
 from asl_triton.video.reader import Frame
+from asl_triton.video.shots import ShotDetector
 
-SEARCHED = (0, 2, 4)  # frames of the clip that are searched: those up to the last are in memory
+SEARCHED = (0, 2, 4)  # frames of a clip or shot that are searched: those up to the last are in memory
 LEAST_CONFIDENCE = 0.6  # found in two frames of three: a chance find is in one
 # Of the longer side, in pixels: smaller videos are cut to the signer already, or show too little of a small one.
 SEARCHED_ABOVE = 512
+# Of the frame's height: a region that is higher is not cut. It is the height of the one around the smallest face.
+SMALLEST_REGION = SMALLEST_FACE / TYPICAL_FACE
+REMEDY = "so whole frames were taken: say where with --signer x0,y0,x1,y1"
+
+
+@dataclass(frozen=True)
+class Framing:
+    """The part of frames that a network is shown.
+
+    `region` is cut out before anything else, of frames of `size` (height, width): left, top, right and bottom in
+    pixels, perhaps beyond the frame's edges. `signer` is the box that results name, and that presets which frame by the
+    signer cut out. None of either: whole frames.
+    """
+
+    region: tuple[int, int, int, int] | None = None
+    signer: SignerBox | None = None
+    size: tuple[int, int] = (0, 0)
+
+
+WHOLE = Framing()
+_LOOKING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -25,42 +50,175 @@ class FramedClip:
     warnings: tuple[str, ...]
 
 
-def frame_signer(frames: Iterable[Frame], preset: Preset) -> FramedClip:
-    """Look for the signer, if the preset frames by the signer or the frames are large or higher than wide.
+def frame_signer(
+    frames: Iterable[Frame], preset: Preset, signer: SignerBox | None = None, *, finds: bool = True
+) -> FramedClip:
+    """Cut frames to the `signer`, or else, if it `finds`, to the signer that is found in the first ones.
 
-    A preset that takes whole frames gets a part of them where the signer is small, or they are higher than wide.
-    Reads the first frames. The `signer` is the box that is cut out; None for whole frames.
+    It looks for the signer where the preset needs that, or the frames are large or higher than wide. A preset that
+    takes whole frames gets a part of them where the signer is small, or they are higher than wide. The answer's
+    `signer` is the box that is cut out; None for whole frames.
     """
     frames = iter(frames)
     head = list(islice(frames, 1))
     if not head:
         return FramedClip(iter(()), None, ())
-    height, width = head[0].image.shape[:2]
-    needs_box = preset.framing == "signer"
-    if not needs_box and width >= height and max(width, height) <= SEARCHED_ABOVE:
-        return FramedClip(chain(head, frames), None, ())
-    head += islice(frames, SEARCHED[-1])
-    images = [head[place].image for place in SEARCHED if place < len(head)]
-    estimate = find_signer([image for image in images if image.shape == head[0].image.shape])
-    shown = chain(head, frames)
-    warnings = list(_list_warnings(estimate, needs_box, width, height))
-    if estimate.box is None or estimate.box.confidence < LEAST_CONFIDENCE:
-        return FramedClip(shown, None, tuple(warnings))
-    if needs_box:
-        return FramedClip(shown, estimate.box, tuple(warnings))
+    framing, estimate = choose_by_box(signer, preset, head[0].image), None
+    if signer is None and finds and should_search(preset, head[0].image):
+        head += islice(frames, SEARCHED[-1])
+        framing, estimate = search([frame.image for frame in head], preset)
+    warnings = () if estimate is None else tuple(_list_warnings(estimate, preset, head[0].image))
+    shown: Iterator[Frame] = chain(head, frames)
+    if framing.region is not None:
+        shown = cut_frames(shown, framing)
+    return FramedClip(shown, framing.signer, warnings)
+
+
+def cut_frames(frames: Iterator[Frame], framing: Framing) -> Iterator[Frame]:
+    """Cut the region of a framing out of frames."""
+    return (Frame(cut_out(frame.image, framing), frame.time_s) for frame in frames)
+
+
+class FilmFramer:
+    """Cuts the crops of a film, each shot to its own signer; `boxes` and `list_warnings` say how. Use it once.
+
+    As for clips, see `frame_signer`. Cuts are looked for in whole frames, so that no box hides one.
+    """
+
+    def __init__(self, preset: Preset, signer: SignerBox | None = None, *, finds: bool = True) -> None:
+        self.boxes: list[ShotBox] = []  # of the shots so far
+        self._preset, self._signer, self._finds = preset, signer, finds
+        self._estimates: list[SignerEstimate] = []  # of the shots that were searched
+        self._num_missed = 0  # shots where a signer is needed, and none was found
+
+    def crop_shots(self, frames: Iterable[Frame]) -> Iterator[Crop]:
+        """Crop frames in order, at the preset's rate. At most five are held, those that a shot is searched in."""
+        detector = ShotDetector()
+        whole = ((frame, self._crop_whole(frame)) for frame in frames)
+        for number, shot in groupby(whole, key=lambda pair: detector(pair[1])):
+            head = list(islice(shot, SEARCHED[-1] + 1 if self._finds and self._signer is None else 1))
+            framing = self._choose([frame.image for frame, _ in head])
+            self.boxes.append(ShotBox(head[0][1].time_s, framing.signer))
+            for frame, crop in chain(head, shot):
+                if framing != WHOLE or self._preset.framing == "signer":
+                    crop = Crop(show_frame(frame.image, self._preset, framing), frame.time_s)
+                yield replace(crop, shot=number)
+
+    def _crop_whole(self, frame: Frame) -> Crop:
+        """The crop of a whole frame; of a preset that frames by the signer, one that is cheaper and only tells cuts."""
+        if self._preset.framing == "signer":
+            return Crop(resize_image(frame.image, size=INPUT_SIZE), frame.time_s)
+        return Crop(crop_frame(frame.image, self._preset), frame.time_s)
+
+    def list_warnings(self) -> list[str]:
+        """What is odd about the signers of the shots so far."""
+        num_shots, warnings = len(self.boxes), []
+        num_crowded = sum(estimate.num_people > 1 for estimate in self._estimates)
+        if num_crowded:
+            where = "in the picture" if num_shots == 1 else f"in {num_crowded:,} of {num_shots:,} shots"
+            warnings.append(f"several people are {where}: the one with the largest face was taken for the signer")
+        if self._num_missed:
+            where = "in the picture" if num_shots == 1 else f"in {self._num_missed:,} of {num_shots:,} shots"
+            warnings.append(f"no signer was found {where}, {REMEDY}")
+        return warnings
+
+    def _choose(self, images: Sequence[Image]) -> Framing:
+        if self._signer is not None:
+            return choose_by_box(self._signer, self._preset, images[0])
+        if not self._finds or not should_search(self._preset, images[0]):
+            return WHOLE
+        framing, estimate = search(images, self._preset)
+        self._estimates.append(estimate)
+        self._num_missed += not is_found(estimate) and is_needed(self._preset, images[0])
+        return framing
+
+
+def search(images: Sequence[Image], preset: Preset) -> tuple[Framing, SignerEstimate]:
+    """Look for the signer in the first frames of a clip or shot."""
+    estimate = estimate_signer([images[place] for place in SEARCHED if place < len(images)])
+    return choose_by_estimate(estimate, preset, images[0]), estimate
+
+
+def estimate_signer(images: Sequence[Image]) -> SignerEstimate:
+    """Where the signer is in frames, uint8 BGR (H, W, 3), of which those of the first one's size count. Any thread.
+
+    One thread looks at a time: OpenCV's cascade keeps what it is working on.
+    """
+    with _LOOKING:
+        return find_signer([image for image in images if image.shape == images[0].shape])
+
+
+def should_search(preset: Preset, image: Image) -> bool:
+    """Whether the signer is to be looked for in a frame like this one."""
+    return is_needed(preset, image) or max(image.shape[:2]) > SEARCHED_ABOVE
+
+
+def is_needed(preset: Preset, image: Image) -> bool:
+    """Whether a preset should not be shown the whole of a frame like this one."""
+    height, width = image.shape[:2]
+    return preset.framing == "signer" or height > width
+
+
+def is_found(estimate: SignerEstimate) -> bool:
+    """Whether it is more than a chance find."""
+    return estimate.box is not None and estimate.box.confidence >= LEAST_CONFIDENCE
+
+
+def choose_by_estimate(estimate: SignerEstimate, preset: Preset, image: Image) -> Framing:
+    """The part of a frame to show for a signer who was looked for."""
+    box = estimate.box
+    if box is None or not is_found(estimate):
+        return WHOLE
+    if preset.framing == "signer":
+        return Framing(None, box)
+    height, width = image.shape[:2]
     region = choose_region(estimate, width, height)
-    if region is None:
-        return FramedClip(shown, None, tuple(warnings))
+    return WHOLE if region is None else frame_region(region, image, box)
+
+
+def choose_by_box(box: SignerBox | None, preset: Preset, image: Image) -> Framing:
+    """The part of a frame to show for a box that was given.
+
+    A preset that takes whole frames gets the box widened to 4:3, where that is much less than a frame, or the frame is
+    higher than wide. Boxes of data sets are for presets that frame by the signer: the others were tested without.
+    """
+    if box is None:
+        return WHOLE
+    if preset.framing == "signer":
+        return Framing(None, box)
+    height, width = image.shape[:2]
+    region_height = max((box.y1 - box.y0) * height, (box.x1 - box.x0) * width / ASPECT)
+    if box.source == "dataset" or (region_height >= SMALLEST_REGION * height and width >= height):
+        return WHOLE
+    x, y, half = (box.x0 + box.x1) / 2 * width, (box.y0 + box.y1) / 2 * height, region_height / 2
+    region = round(x - ASPECT * half), round(y - half), round(x + ASPECT * half), round(y + half)
+    return frame_region(region, image, box)
+
+
+def frame_region(region: tuple[int, int, int, int], image: Image, found: SignerBox) -> Framing:
+    """Show a region of frames like this one, by the one who found the signer."""
+    height, width = image.shape[:2]
     left, top, right, bottom = region
     inside = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
-    box = replace(SignerBox.from_pixels(inside, width, height, "face"), confidence=estimate.box.confidence)
-    return FramedClip((Frame(cut_region(f.image, region), f.time_s) for f in shown), box, tuple(warnings))
+    box = replace(SignerBox.from_pixels(inside, width, height, found.source), confidence=found.confidence)
+    return Framing(region, box, (height, width))
 
 
-def _list_warnings(estimate: SignerEstimate, needs_box: bool, width: int, height: int) -> Iterator[str]:
-    """What is odd about the signer that was found, or not found, in frames of this size."""
+def cut_out(image: Image, framing: Framing) -> Image:
+    """Cut the region of a framing out of a frame (H, W, 3); one of another size stays whole."""
+    if framing.region is None or framing.size != image.shape[:2]:
+        return image
+    return cut_region(image, framing.region)
+
+
+def show_frame(image_bgr: Image, preset: Preset, framing: Framing) -> Image:
+    """What the network is shown of a frame, BGR (H, W, 3): RGB (224, 224, 3)."""
+    return crop_frame(cut_out(image_bgr, framing), preset, framing.signer)
+
+
+def _list_warnings(estimate: SignerEstimate, preset: Preset, image: Image) -> Iterator[str]:
+    """What is odd about the signer that was found, or not found, in frames like this one."""
     if estimate.num_people > 1:
         yield f"{estimate.num_people} people are in the picture: the one with the largest face was taken for the signer"
-    is_found = estimate.box is not None and estimate.box.confidence >= LEAST_CONFIDENCE
-    if not is_found and (needs_box or height > width):
-        yield "no signer was found in the picture, so whole frames were taken: say where with --signer x0,y0,x1,y1"
+    if not is_found(estimate) and is_needed(preset, image):
+        yield f"no signer was found in the picture, {REMEDY}"

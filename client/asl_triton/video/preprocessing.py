@@ -22,10 +22,11 @@ MAX_SCALED_PIXELS = 7680 * 4320  # of a frame scaled up to `min_side`: only absu
 
 @dataclass(frozen=True)
 class Crop:
-    """One frame as the network sees it: `image` is uint8 RGB (224, 224, 3)."""
+    """One frame as the network sees it: `image` is uint8 RGB (224, 224, 3); `shot` is the number of a film's shot."""
 
     image: Image
     time_s: float
+    shot: int = 0
 
 
 def crop_frames(
@@ -36,8 +37,17 @@ def crop_frames(
     Raises:
         VideoError: a broken timestamp would make more than `max_frames` of them, or a frame is absurdly narrow.
     """
-    timed = frames if preset.frame_rate is None else resample(frames, preset.frame_rate, max_frames)
+    timed = pace_frames(frames, preset, max_frames)
     return (Crop(crop_frame(frame.image, preset, signer), frame.time_s) for frame in timed)
+
+
+def pace_frames(frames: Iterable[Frame], preset: Preset, max_frames: int) -> Iterable[Frame]:
+    """Frames at the preset's rate, if it has one.
+
+    Raises:
+        VideoError: a broken timestamp would make more than `max_frames` of them.
+    """
+    return frames if preset.frame_rate is None else resample(frames, preset.frame_rate, max_frames)
 
 
 def choose_frame_step(preset: Preset, frame_rate: float) -> int:

@@ -15,7 +15,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from asl_triton.errors import VideoError
-from asl_triton.results import SignerBox
+from asl_triton.results import ShotBox, SignerBox
 from asl_triton.video.colors import FrameConverter, Image
 from asl_triton.video.containers import is_truncated
 from asl_triton.video.decoder import FrameDecoder, limit_pixels
@@ -75,7 +75,8 @@ class Video:
         self.name, self.stream, self.limits = name, stream, limits
         self.warnings: list[str] = []
         self.num_frames = self.lost_frames = 0
-        self.signer: SignerBox | None = None  # set if the signer is found in the frames
+        self.signer: SignerBox | None = None  # set if the signer is cut out of a clip's frames
+        self.shot_boxes: list[ShotBox] = []  # of a film, one per shot as it is read
         self.duration_s = 0.0
         self._container, self._is_cut = container, is_cut
         self._decoder = FrameDecoder(container, name, limits.max_pixels)

@@ -4,6 +4,9 @@ A network that was trained on clips of one shot takes a cut for a movement. With
 sees what it was trained on.
 """
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,12 @@ TILES = 16  # per side; their mean colors are compared
 CUT_LEVELS = 10  # of 255, that more than half of the tiles change by at least
 CUT_RATIO = 3.0  # times the change at the previous frame
 SHORTEST_SHOT = 9  # crops: a flash or a flicker is not a shot
+
+
+def number_shots(crops: Iterable[Crop]) -> Iterator[Crop]:
+    """Crops of a video in order, each with the number of its shot."""
+    detector = ShotDetector()
+    return (replace(crop, shot=detector(crop)) for crop in crops)
 
 
 class ShotDetector:

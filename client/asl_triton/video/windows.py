@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
+from operator import attrgetter
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +13,6 @@ import numpy.typing as npt
 from asl_triton.presets import Preset
 from asl_triton.video.colors import Image
 from asl_triton.video.preprocessing import Crop
-from asl_triton.video.shots import ShotDetector
 
 T = TypeVar("T")
 
@@ -151,7 +151,7 @@ def slide_windows(images: Iterable[Image], window: int, stride: int) -> Iterator
 def cut_windows_by_shot(
     cut: Iterable[Crop], preset: Preset, frame_rate: float
 ) -> Iterator[tuple[Window, WindowTiming]]:
-    """`cut_timed_windows` for a film: no window crosses a cut, and none `is_only`."""
+    """`cut_timed_windows` for a film, by the shots of its crops: no window crosses a cut, and none `is_only`."""
     shown = 0
 
     def counted(shot: Iterable[Crop]) -> Iterator[Crop]:
@@ -160,7 +160,7 @@ def cut_windows_by_shot(
             shown += 1
             yield crop
 
-    for number, shot in groupby(cut, key=ShotDetector()):
+    for number, shot in groupby(cut, key=attrgetter("shot")):
         first = shown
         for window, span in cut_timed_windows(counted(shot), preset, frame_rate):
             start = first + span.start

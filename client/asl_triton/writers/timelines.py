@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asl_triton.extras import require_extra
-from asl_triton.results import Segment, Timeline
+from asl_triton.results import Segment, Timeline, box_to_json
 from asl_triton.writers.tables import LineSink, format_csv_header, format_csv_rows
 
 if TYPE_CHECKING:
@@ -23,9 +23,13 @@ NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def iter_segment_rows(timeline: Timeline) -> Iterator[dict[str, Any]]:
-    """A timeline as rows of `COLUMNS`, one per segment; times to the millisecond, as in all formats."""
+    """A timeline as rows of `COLUMNS`, one per segment; times to the millisecond, as in all formats.
+
+    A row also has `signer`, the box of its shot, where crops were cut from one.
+    """
     for segment in timeline.segments:
         start_ms, end_ms = to_milliseconds(segment)
+        box = timeline.find_signer(segment.peak_s)
         yield {
             "video": timeline.video,
             "gloss": segment.gloss,
@@ -35,6 +39,7 @@ def iter_segment_rows(timeline: Timeline) -> Iterator[dict[str, Any]]:
             "confidence": round(segment.confidence, 6),
             "peak_s": round(segment.peak_s, 3),
             "model": timeline.model,
+            **({} if box is None else {"signer": box_to_json(box)}),
         }
 
 
@@ -63,7 +68,10 @@ class CsvTimelineSink(TimelineSink):
 
 
 class JsonLinesTimelineSink(TimelineSink):
-    """One line per segment, with the columns of the CSV: the files of several videos can be concatenated."""
+    """One line per segment, with the columns of the CSV, and the signer's box of its shot where one was used.
+
+    The files of several videos can be concatenated.
+    """
 
     def format(self, timeline: Timeline) -> str:
         """The lines."""

@@ -10,7 +10,7 @@ import pytest
 
 from asl_triton.batch.journal import JOURNAL, Journal
 from asl_triton.errors import AslTritonError
-from asl_triton.results import AnyOutcome, Failure, Prediction, Recognition, Segment, SignerBox, Timeline
+from asl_triton.results import AnyOutcome, Failure, Prediction, Recognition, Segment, ShotBox, SignerBox, Timeline
 from asl_triton.video.discovery import FileFingerprint
 from tests.client.conftest import Shrink
 
@@ -27,11 +27,15 @@ def all_of(journal: Journal) -> list[AnyOutcome]:
     return list(journal.outcomes(journal._entries))
 
 
+SHOTS = (ShotBox(0.0, SignerBox(0.1, 0.0, 0.9, 1.0, "face", 0.667)), ShotBox(12.4, None))
+
+
 def test_outcomes_come_back_as_they_were_by_the_names_of_their_clips(tmp_path: Path) -> None:
     segment = Segment("thank you", 3, 0.5, 1.25, 0.75, 1.0)
     outcomes: list[AnyOutcome] = [
         recognition("c.mp4"), Timeline("film.mp4", "signs", (segment, segment), 900, 36.0, 27, 0.1, 0.2, ("cut off",)),
         Timeline("nothing.mp4", "signs", (), 900, 36.0, 27, 0.1, 0.2),
+        Timeline("shots.mp4", "signs", (segment,), 900, 36.0, 27, 0.1, 0.2, signers=SHOTS),
         replace(recognition("boxed.mp4"), signer=SignerBox(0.1, 0.0, 0.9, 1.0, "dataset", 0.5)),
         replace(recognition("unjudged.mp4"), unsure=None),
         Failure("b.mp4", "it is empty: 🤟"), recognition("a.mp4"), recognition("\udcff.mp4"),

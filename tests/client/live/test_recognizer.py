@@ -18,6 +18,7 @@ from asl_triton.presets import PRESETS
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.results import SignerBox
+from asl_triton.signer.search import choose_by_box
 from asl_triton.transport.fake import FakeTransport
 from tests.client.gray_signer import UNSURE, WEAK, Observer, Plan, frames, observer, picture, shade
 from tests.client.served import GLOSSES, described
@@ -436,11 +437,12 @@ def test_live_windows_are_cut_out_of_the_signers_box_where_the_model_wants_it(
     name: str, signer: SignerBox | None
 ) -> None:
     window = LiveWindow()
-    window.prepare(PRESETS[name], signer)
+    window.prepare(PRESETS[name])
     image = np.zeros((120, 160, 3), np.uint8)
     image[:, 80:] = 200
+    framing = choose_by_box(signer, PRESETS[name], image)
     for n in range(40):
-        window.push(image, n / 25, n / 25)
+        window.push(image, n / 25, n / 25, framing)
     snapshot = window.take()
     assert snapshot is not None and snapshot.frames.shape == (64, 224, 224, 3)
     is_cut = name == "bsl1k-person" and signer is not None

@@ -179,6 +179,41 @@ def test_warnings_of_the_video_are_on_the_answer(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("decoding", DECODE_IN)
+@pytest.mark.parametrize(("times_s", "shown"), [
+    ([0.0, 0.04, 0.5], [0, 10, 120]), ([0.5, -1, 0.079, 99, 0.5, 0.04], [120, 0, 10, 240, 120, 10]), ([], []),
+    ([99.0], [240]), ([0.959, 0.96, 0.961], [230, 240, 240]),
+], ids=str)  # fmt: skip
+def test_crops_at_some_times_come_in_their_order(
+    tmp_path: Path, decoding: DecodeIn, times_s: list[float], shown: list[int]
+) -> None:
+    path = videos.levels(tmp_path / "clip.mkv", range(0, 250, 10))
+    with Recognizer(transport=fake(), decoding=decoding) as recognizer:
+        crops = recognizer.crops(path, times_s)
+    assert [int(crop.image[100, 100, 0]) for crop in crops] == shown
+    assert [crop.time_s for crop in crops] == pytest.approx([level / 250 for level in shown])
+    assert {crop.image.shape for crop in crops} <= {(224, 224, 3)}
+
+
+def test_crops_of_a_long_clip_are_those_of_its_windows(tmp_path: Path) -> None:
+    path = videos.levels(tmp_path / "clip.mkv", [n // 2 for n in range(400)])
+    with Recognizer(transport=fake(BSL1K)) as recognizer:
+        crops = recognizer.crops(path, [15.0, 1.0, 8.02])
+    assert [int(crop.image[100, 100, 0]) for crop in crops] == pytest.approx([187, 12, 100], abs=1)
+
+
+def test_crops_are_cut_as_those_that_the_server_gets(right_is_bright: Path) -> None:
+    with Recognizer(transport=fake(PERSON)) as recognizer:
+        (cut,) = recognizer.crops(right_is_bright, [0.0], signer=BOX)
+        (whole,) = recognizer.crops(right_is_bright, [0.0], find_signer=False)
+    assert cut.image.min() > 150 and whole.image.min() < 50
+
+
+def test_crops_of_what_is_no_video_are_a_sentence(tmp_path: Path) -> None:
+    with Recognizer(transport=fake()) as recognizer, pytest.raises(VideoError, match="there is no file"):
+        recognizer.crops(tmp_path / "nowhere.mp4", [0.0])
+
+
 def test_limits_are_kept(tmp_path: Path) -> None:
     async def ask() -> None:
         async with AsyncRecognizer(transport=fake(), limits=Limits(max_frames=10)) as recognizer:
@@ -333,7 +368,7 @@ def test_box_of_a_call_goes_before_that_of_the_recognizer(right_is_bright: Path)
 def test_model_of_whole_frames_says_that_it_takes_no_box(right_is_bright: Path) -> None:
     recognition = recognized(fake(), right_is_bright, signer=BOX)
     assert recognition.signer is None
-    assert recognition.warnings == ("the signer's box was not used: preset 'wlasl' takes whole frames",)
+    assert "the signer's box was not used: preset 'wlasl' takes whole frames" in recognition.warnings[0]
 
 
 @pytest.mark.parametrize("decoding", DECODE_IN)

@@ -300,4 +300,4 @@ def test_timeline_of_a_model_that_frames_by_the_signer_wants_a_box(film: Path) -
     person, box = PRESETS["bsl1k-person"], SignerBox(0.1, 0.0, 0.9, 1.0)
     assert timeline(fake_steps(bright, person), film, signer=box).warnings == ()
     (warning,) = timeline(fake_steps(bright, person), film).warnings
-    assert "no box of the signer is known" in warning
+    assert "no signer was found in the picture" in warning

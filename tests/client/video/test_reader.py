@@ -14,7 +14,6 @@ import numpy as np
 import psutil
 import pytest
 
-from asl_triton.decoding.factory import read_frames_at
 from asl_triton.errors import VideoError
 from asl_triton.video.reader import Limits, Video, open_video
 from tests.client import videos
@@ -292,24 +291,6 @@ def test_bytes_may_go_before_the_video_does(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "clip.mp4", num_frames=9)
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["9"] * 20, "")
-
-
-@pytest.mark.parametrize(("times_s", "levels"), [
-    ([0.0, 0.04, 0.5], [0, 10, 120]), ([0.5, -1, 0.079, 99, 0.5, 0.04], [120, 0, 10, 240, 120, 10]), ([], []),
-    ([99.0], [240]), ([0.959, 0.96, 0.961], [230, 240, 240]),
-], ids=str)  # fmt: skip
-def test_frames_shown_at_some_times_come_in_their_order(
-    tmp_path: Path, times_s: list[float], levels: list[int]
-) -> None:
-    path = videos.levels(tmp_path / "clip.mkv", range(0, 250, 10))
-    frames = read_frames_at(path, times_s)
-    assert [int(frame.image[0, 0, 0]) for frame in frames] == levels
-    assert [frame.time_s for frame in frames] == pytest.approx([level / 250 for level in levels])
-
-
-def test_frames_of_what_is_no_video_are_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="there is no file"):
-        read_frames_at(tmp_path / "nowhere.mp4", [0.0])
 
 
 def test_share_that_is_read_is_told_where_the_container_tells_its_length(tmp_path: Path) -> None:

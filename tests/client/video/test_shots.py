@@ -9,7 +9,7 @@ import pytest
 from asl_triton.postprocessing.stitching import with_window
 from asl_triton.presets import PRESETS, Preset
 from asl_triton.video.preprocessing import Crop
-from asl_triton.video.shots import ShotDetector
+from asl_triton.video.shots import ShotDetector, number_shots
 from asl_triton.video.windows import cut_windows_by_shot
 
 WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
@@ -68,7 +68,7 @@ def test_no_window_goes_beyond_its_shot(
     preset: Preset, lengths: Sequence[int], windows: list[tuple[int, int, int]]
 ) -> None:
     crops = crops_of(*(scene(length, seed) for seed, length in enumerate(lengths)))
-    found = list(cut_windows_by_shot(iter(crops), with_window(preset), 25.0))
+    found = list(cut_windows_by_shot(number_shots(crops), with_window(preset), 25.0))
     assert [(span.start, span.num_frames, span.shot) for _, span in found] == windows
     for window, span in found:
         shown = len(span.edges_s) - 1
@@ -86,5 +86,5 @@ def test_film_is_never_held() -> None:
             held.append(n)
             yield crop
 
-    for _, span in cut_windows_by_shot(counted(), with_window(WLASL), 25.0):
+    for _, span in cut_windows_by_shot(number_shots(counted()), with_window(WLASL), 25.0):
         assert held[-1] <= span.start + span.num_frames + 1

@@ -12,7 +12,7 @@ import xmlschema
 from pympi import Elan
 
 from asl_triton.errors import AslTritonError
-from asl_triton.results import Segment, Timeline
+from asl_triton.results import Segment, ShotBox, SignerBox, Timeline
 from asl_triton.writers.timelines import COLUMNS, TIMELINES
 from tests.client.conftest import Shrink
 from tests.paths import EAF_SCHEMA
@@ -44,6 +44,21 @@ def cues(path: Path) -> list[tuple[str, int, int]]:
     return [
         (html.unescape(c.text), c.start_time.in_milliseconds(), c.end_time.in_milliseconds()) for c in webvtt.read(path)
     ]
+
+
+def test_lines_have_the_box_of_their_shot_and_nothing_else_changes(tmp_path: Path) -> None:
+    box = SignerBox(0.1, 0.2, 0.5, 1.0, "face", 0.667)
+    boxed = dataclasses.replace(timeline(), signers=(ShotBox(0.0, None), ShotBox(1.3, box), ShotBox(60.5, None)))
+    plain, with_boxes = (
+        [json.loads(line) for line in write("jsonl", tmp_path / name, one).read_text().splitlines()]
+        for name, one in (("plain.jsonl", timeline()), ("boxed.jsonl", boxed))
+    )
+    shown = {"box": [0.1, 0.2, 0.5, 1.0], "source": "face", "confidence": 0.667}
+    assert [row.pop("signer", None) for row in with_boxes] == [None, shown, shown, None, None]
+    assert with_boxes == plain
+    for name in ("csv", "vtt"):
+        one, other = (write(name, tmp_path / f"{n}.{name}", t) for n, t in (("plain", timeline()), ("boxed", boxed)))
+        assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize("video", NAMES)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from asl_triton.errors import ServerError
 from asl_triton.live.recognizer import LiveSession
 from asl_triton.live.state import LiveEvent, LiveState
+from asl_triton.signer.guide import Advice
 from asl_triton_ui.rendering import format_count
 from asl_triton_ui.state.server import ServerConnection
 
@@ -28,6 +29,7 @@ class LiveVisitor:
     fed_s: float = field(default_factory=time.monotonic)  # when the newest frame came
     drawn_s: float = 0.0  # when the page was last updated
     drawn_problem: str = ""  # the sentence that the page shows
+    drawn_advice: Advice | None = None  # that the page shows
     is_streaming: bool = False  # as the page shows it
     is_paused: bool = False
 
@@ -79,7 +81,7 @@ class LiveSessions:
                     f"this page takes {format_count(self._most, 'visitor')} live at once, and all are taken: it goes "
                     "on by itself when one of them stops"
                 )
-            visitor.session = LiveSession(self._server.live_recognizer(model))
+            visitor.session = LiveSession(self._server.live_recognizer(model), guides=True)
             visitor.model, visitor.sliders = model, ()
             return visitor.session
 

@@ -16,8 +16,10 @@ from asl_triton.live.rules import LiveRules
 from asl_triton.live.state import LiveState
 from asl_triton_ui.downloads import write_live_downloads
 from asl_triton_ui.filming_guide import build_filming_guide
+from asl_triton_ui.guide import render_guide
 from asl_triton_ui.page_context import NOTHING, UNSEEN, PageContext, Updates
 from asl_triton_ui.rendering import render, render_problem
+from asl_triton_ui.signer_box import format_corners
 from asl_triton_ui.state.live_sessions import LiveSessions, LiveVisitor
 from asl_triton_ui.upload_components import decode_picture, encoded_pictures, numbers_only
 
@@ -49,6 +51,7 @@ class LiveTab:
                         elem_id="live-camera",
                     )
                 )
+                self.guide = gr.HTML(render_guide(None), elem_id="live-guide")
                 with gr.Row(elem_classes="actions"):
                     self.pause = gr.Button("Pause", size="lg", elem_id="live-pause", min_width=120, interactive=False)
                     clear = gr.Button("Clear", size="lg", elem_id="live-clear", min_width=120)
@@ -61,7 +64,7 @@ class LiveTab:
                 self.transcript = gr.HTML(render_transcript(LiveVisitor()), elem_id="live-transcript")
                 self.downloads = gr.HTML("", elem_id="live-downloads")
         self.timer = gr.Timer(1.0, active=False)
-        outputs = [self.problem, self.now, self.transcript, self.downloads, self.pause, self.timer]
+        outputs = [self.problem, self.now, self.transcript, self.downloads, self.pause, self.timer, self.guide]
         camera.stream(
             self.feed,
             [camera, context.model, *sliders],
@@ -124,6 +127,9 @@ class LiveTab:
         if is_new:
             updates[self.transcript] = render_transcript(visitor)
             updates[self.downloads] = write_live_downloads(visitor.transcript, visitor.state.model or "")
+        if visitor.drawn_advice != visitor.state.advice:
+            visitor.drawn_advice = visitor.state.advice
+            updates[self.guide] = render_guide(visitor.state.advice)
         updates[self.now] = render_now(visitor)
         return updates
 
@@ -132,8 +138,8 @@ class LiveTab:
         visitor = self._sessions.get_visitor(str(request.session_hash))
         if not SILENT_S <= time.monotonic() - visitor.fed_s < 4 * SILENT_S:
             return NOTHING
-        visitor.is_streaming, visitor.drawn_problem = False, ""
-        return {self.problem: "", self.now: render_now(visitor)}
+        visitor.is_streaming, visitor.drawn_problem, visitor.drawn_advice = False, "", None
+        return {self.problem: "", self.now: render_now(visitor), self.guide: render_guide(None)}
 
     def toggle_pause(self, request: gr.Request) -> Updates:
         """Pause, or go on."""
@@ -208,7 +214,8 @@ def render_now(visitor: LiveVisitor) -> str:
     else:
         word = "No sign" if visitor.state.windows else "Waiting for the first answer"
     gloss = visitor.state.gloss if is_on else None
-    return render("live.html", state=visitor.state, gloss=gloss, word=word, is_on=is_on, hint=HINT)
+    corners = format_corners(visitor.state.signer) if is_on else ""
+    return render("live.html", state=visitor.state, gloss=gloss, word=word, is_on=is_on, hint=HINT, corners=corners)
 
 
 def render_transcript(visitor: LiveVisitor) -> str:

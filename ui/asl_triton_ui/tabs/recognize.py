@@ -1,7 +1,7 @@
 """The tab "Recognize": one clip, ten ranked glosses, and when the best of them was signed."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +9,26 @@ import gradio as gr
 
 from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.models.status import ServerStatus
+from asl_triton.results import SignerBox
+from asl_triton.signer.guide import AdviceFilter
 from asl_triton_ui import samples
 from asl_triton_ui.downloads import write_downloads
 from asl_triton_ui.filming_guide import build_filming_guide
+from asl_triton_ui.guide import guide_recording
 from asl_triton_ui.page_context import NOTHING, UNSEEN, PageContext, Updates
-from asl_triton_ui.rendering import render, render_problem
-from asl_triton_ui.result_view import DisplayedResult, Progress, apply_threshold, make_plot, read_film
+from asl_triton_ui.rendering import format_sentence, render, render_problem
+from asl_triton_ui.result_view import DisplayedResult, Progress, apply_threshold, make_plot, render_film
+from asl_triton_ui.signer_box import (
+    SIDES,
+    WHOLE,
+    find_box,
+    make_side_fields,
+    parse_box,
+    render_picture,
+    render_said,
+    render_seen,
+    to_percents,
+)
 from asl_triton_ui.state.server import on_background
 from asl_triton_ui.upload_components import numbers_only, uploads_only
 
@@ -30,11 +44,15 @@ class RecognizeTab:
     def __init__(self, context: PageContext) -> None:
         self._server, self._turns = context.server, context.turns
         self._keep_minutes = context.options.keep_minutes
-        with gr.Row(elem_classes="two"):
+        with gr.Row(elem_classes="two", elem_id="recognize-tab"):
             with gr.Column(scale=5, min_width=300):
                 clip = uploads_only(
                     gr.Video(label="Clip", sources=["upload", "webcam"], elem_id="clip", include_audio=True)
                 )
+                guide = gr.HTML("", elem_id="clip-guide")
+                picture = gr.Textbox(label="Camera picture", elem_id="clip-frame", elem_classes="script-only")
+                advice = gr.State(AdviceFilter())
+                picture.change(guide_recording, [picture, advice], [guide, advice], concurrency_limit=2, **UNSEEN)
                 with gr.Column(visible=False, elem_classes="samples", elem_id="samples") as self.samples:
                     gr.HTML('<p class="soft" id="samples-title">No clip at hand? Take one of the demo signer:</p>')
                     with gr.Row():
@@ -58,6 +76,16 @@ class RecognizeTab:
                     )
                 )
                 build_filming_guide()
+                with gr.Column(elem_id="box"):  # the style sheet hides it while there is no picture
+                    gr.HTML(render("box_hint.html"))
+                    self.picture = gr.HTML("", elem_id="box-picture")
+                    with gr.Row(elem_id="box-sides"):
+                        self.sides = make_side_fields()
+                    with gr.Row(elem_id="box-buttons"):
+                        find = gr.Button("Find the signer", size="sm", elem_id="box-find", min_width=100)
+                        whole = gr.Button("Whole frame", size="sm", elem_id="box-whole", min_width=90)
+                        empty = gr.Button("Empty", size="sm", elem_id="box-empty", min_width=60)
+                    self.said = gr.HTML("", elem_id="box-said")
             with gr.Column(scale=6, min_width=300):
                 self.answer = gr.HTML(render("empty.html", hint=HINT, content=""), elem_id="answer")
                 self.downloads = gr.HTML("", elem_id="downloads")
@@ -66,11 +94,17 @@ class RecognizeTab:
             self.plot = gr.Plot(show_label=False, container=False, elem_id="timeline")
             self.film = gr.HTML("", elem_id="film")
         self.shown = gr.State(None, time_to_live=60 * self._keep_minutes)
-        outputs = [self.answer, self.downloads, self.plot, self.film, self.stop, self.shown]
-        asking = start.click(self.ask, [clip, context.model, threshold], outputs, concurrency_limit=None, **UNSEEN)
+        outputs = [self.answer, self.downloads, self.plot, self.film, self.stop, self.shown, self.said]
+        asked = [clip, context.model, threshold, *self.sides]
+        asking = start.click(self.ask, asked, outputs, concurrency_limit=None, **UNSEEN)
         # Only then, so that no progress which is still on its way comes last.
         self.stop.click(None, cancels=[asking]).then(self.show_stopped, None, outputs, queue=False, **UNSEEN)
         clip.change(self.change_clip, [clip, self.shown], outputs, queue=False, **UNSEEN)
+        boxed = [self.picture, self.said, *self.sides]
+        clip.change(self.change_picture, [clip], boxed, queue=False, **UNSEEN)
+        find.click(self.find_signer, [clip], boxed, concurrency_limit=2, **UNSEEN)
+        whole.click(self.take_whole_frame, None, boxed, queue=False, **UNSEEN)
+        empty.click(self.empty_box, None, boxed, queue=False, **UNSEEN)
         threshold.change(
             self.change_threshold,
             [self.shown, threshold],
@@ -84,32 +118,48 @@ class RecognizeTab:
         """The samples, if they fit the model."""
         return {self.samples: gr.Column(visible=samples.fits_model(status.model(model)))}
 
-    async def ask(self, path: str | None, model: str | None, percent: float) -> AsyncIterator[Updates]:
+    async def ask(
+        self, path: str | None, model: str | None, percent: float, *sides: float | None
+    ) -> AsyncIterator[Updates]:
         """Ask about a clip: how far it is now and then; the answer, or a sentence; and its frames."""
         if path is None:
             yield self._show_problem(NO_CLIP, "There is no clip yet.")
             return
         threshold = percent / 100
         progress = Progress(self._turns)
-        asking = asyncio.create_task(self._recognize(Path(path), model, progress))
+        try:
+            box, finds = parse_box(sides)
+        except AslTritonError as exc:
+            yield self._show_problem(str(exc), "Not recognized.")
+            return
+        asking = asyncio.create_task(self._recognize(Path(path), model, progress, box, finds))
         try:
             pause_s = FIRST_PROGRESS_S
             while not (await asyncio.wait([asking], timeout=pause_s))[0]:
                 yield self._show_nothing(HINT, progress.html(), under_way=True)
                 pause_s = PROGRESS_EVERY_S
             shown = asking.result()
-            yield self._show_answer(shown, threshold)
+            recognizer = self._server.recognizer(model)
+            served = await on_background(recognizer.model())
+            seen = render_seen(shown.recognition.signer, served.preset)
+            yield {**self._show_answer(shown, threshold), self.said: seen}
             await asyncio.sleep(DRAWN_WITHIN_S)
-            film = await asyncio.to_thread(read_film, shown, self._server.limits)
-            yield {self.plot: make_plot(shown, threshold), self.film: film}
+            try:
+                reading = recognizer.crops(shown.path, shown.film_times_s, signer=box, find_signer=finds)
+                crops = await on_background(reading)
+            except VideoError:  # deleted meanwhile
+                crops = []
+            yield {self.plot: make_plot(shown, threshold), self.film: render_film(shown, crops)}
         except AslTritonError as exc:
             yield self._show_problem(str(exc), "Not recognized.")
             await self._server.state(now=True)
         finally:
             asking.cancel()
 
-    async def _recognize(self, path: Path, model: str | None, progress: Progress) -> DisplayedResult:
-        """One clip's answer, when its turn has come.
+    async def _recognize(
+        self, path: Path, model: str | None, progress: Progress, box: SignerBox | None, finds: bool
+    ) -> DisplayedResult:
+        """One clip's answer, when its turn has come; the signer is in the `box`, or is looked for if it `finds`.
 
         Raises:
             AslTritonError: it cannot be read or answered, or too many wait.
@@ -121,7 +171,9 @@ class RecognizeTab:
             )
         async with self._turns.wait_for_turn(progress.ticket):
             recognizer = self._server.recognizer(model)
-            asking = recognizer.recognize_with_curves(path, name=path.name, on_start=progress.started)
+            asking = recognizer.recognize_with_curves(
+                path, name=path.name, signer=box, find_signer=finds, on_start=progress.started
+            )
             return DisplayedResult(path, *await on_background(asking))
 
     def change_threshold(self, shown: DisplayedResult | None, percent: float) -> Updates:
@@ -135,6 +187,32 @@ class RecognizeTab:
         # The answer may be quicker than the news that there is a clip.
         is_its_answer = shown is not None and path is not None and Path(path) == shown.path
         return NOTHING if is_its_answer else self._show_nothing(HINT)
+
+    def change_picture(self, path: str | None) -> Updates:
+        """Show the first frame of another clip, and empty the box."""
+        picture = render_picture(Path(path), self._server.limits) if path else ""
+        return {self.picture: picture, **self.empty_box()}
+
+    def find_signer(self, path: str | None) -> Updates:
+        """Look for the signer in the clip, and fill in the box."""
+        if path is None:
+            return self.empty_box()
+        try:
+            box, sentence = find_box(Path(path), self._server.limits)
+        except AslTritonError as exc:
+            return {self.said: render_said(format_sentence(str(exc)))}
+        return {self.said: render_said(sentence), **self._fill_in(to_percents(box) if box else [None] * len(SIDES))}
+
+    def take_whole_frame(self) -> Updates:
+        """Fill in the whole frame."""
+        return {self.said: render_said("The whole frame will be taken: press Recognize."), **self._fill_in(WHOLE)}
+
+    def empty_box(self) -> Updates:
+        """Leave the box to the page."""
+        return {self.said: "", **self._fill_in([None] * len(SIDES))}
+
+    def _fill_in(self, percents: Sequence[float | None]) -> Updates:
+        return dict(zip(self.sides, percents, strict=True))
 
     def show_stopped(self) -> Updates:
         """Nothing is asked any more."""
@@ -157,6 +235,7 @@ class RecognizeTab:
             self.downloads: "",
             self.plot: None,
             self.film: "",
+            self.said: "",
             self.stop: gr.Button(interactive=under_way),
             self.shown: None,
         }
