@@ -47,7 +47,7 @@ def test_outcomes_come_back_as_they_were_by_the_names_of_their_clips(tmp_path: P
             journal.append(outcome, STAMP)
         assert all_of(journal) == by_name
         assert list(journal.outcomes({"a.mp4", "b.mp4", "d.mp4"})) == by_name[:2]
-        assert list(journal.failures({"a.mp4", "b.mp4"})) == [outcomes[5]]
+        assert list(journal.failures({"a.mp4", "b.mp4"})) == [outcomes[6]]
         assert journal.count({"a.mp4", "b.mp4", "d.mp4"}) == 2
     with Journal(tmp_path / "new") as journal:
         journal.begin(QUESTION)
