@@ -5,7 +5,7 @@ Everything is drawn in sub-pixel polygons on a picture of twice the size, then s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -73,6 +73,10 @@ class Camera:
         """A flat (N, 2) shape of the body to a polygon."""
         return _subpixel(shape @ self._turn + self.origins[frame])
 
+    def moved(self, left: int, top: int) -> Camera:
+        """The same camera for a picture of which so much is cut off."""
+        return replace(self, origins=self.origins - (left, top))
+
     @cached_property
     def _turn(self) -> Floats:
         c, s = np.cos(self.tilt), np.sin(self.tilt)
@@ -106,6 +110,18 @@ class Painter:
         self._shadows(image, frame)
         for limb in sorted(self.limbs, key=lambda limb: float(limb.depths[frame])):
             limb.paint(image, frame)
+
+    def find_bounds(self, frame: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the signer in one frame, in pixels of the picture that is drawn on."""
+        style = self.look.hair_style
+        head = [shapes.HEAD, *shapes.HAIR_BACK.get(style, []), *shapes.HAIR_FRONT[style]]
+        body = self.camera.place(shapes.TORSO * (self.look.build, 1), frame)
+        parts = [body, *(self._head_points(shape, frame) for shape in head)]
+        for limb in self.limbs:
+            parts += [limb.upper[frame], limb.forearm[frame], *(s[frame] for s in limb.sleeves), *limb.bones[frame]]
+        points = np.concatenate(parts) / (1 << SUBPIXEL_BITS)
+        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+        return float(left), float(top), float(right), float(bottom)
 
     def _shadows(self, image: Image, frame: int) -> None:
         """What arms and hands before the body shade of it, the further the nearer they are to the camera."""

@@ -6,6 +6,7 @@ position, tempo, camera shake, handedness and frame rate; the same sign and seed
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,13 +16,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from asl_triton_demo.appearance import TORSO, Floats, Image, choose_look, paint_room
+from asl_triton_demo.appearance import TORSO, Floats, Image, Look, choose_look, darken, paint_room
 from asl_triton_demo.handshapes import Handshape
 from asl_triton_demo.motion import Arm, Execution, compute_duration_s, mirror, perform
 from asl_triton_demo.renderer import Camera, HeadMotion, Painter
 from asl_triton_demo.signs import SIGNS, Head, Keyframe, Pose, Sign
 
-__all__ = ["SIGNS", "Handshape", "Keyframe", "Pose", "RenderedClip", "Sign", "render", "render_demo", "write_video"]
+__all__ = [
+    "SIGNS", "Handshape", "Keyframe", "Placement", "Pose", "RenderedClip", "Sign", "render", "render_demo",
+    "write_video",
+]  # fmt: skip
 
 SIZES = ((256, 256), (240, 320), (288, 352), (360, 480), (480, 640))  # (H, W)
 SIZE_SHARES = (0.4, 0.2, 0.2, 0.12, 0.08)
@@ -31,6 +35,9 @@ SLOWEST = 1.5  # a sign is never drawn out longer than this to fill a clip; rest
 SUPERSAMPLING = 2
 LEFT_HANDED_SHARE = 0.15
 MAX_SHAKE = 0.005  # of the picture's height
+# Of a signer who is placed in a picture, in shoulder widths: how far down the body is seen, to the desk before it, and
+# how far to the sides and up the arms reach.
+DESK, REACH = 1.5, 1.8
 SAMPLE_GLOSSES = ("book", "drink", "hello", "help", "home", "mother", "thank you", "where")
 SAMPLE_SEED = 2_000_000  # far from those that the demo checkpoint is trained on
 CODECS = {".mp4": "vp09", ".webm": "VP90", ".avi": "MJPG"}
@@ -38,12 +45,31 @@ CODECS = {".mp4": "vp09", ".webm": "VP90", ".avi": "MJPG"}
 
 @dataclass(frozen=True)
 class RenderedClip:
-    """A clip of one sign: `frames` (T, H, W, 3) uint8 RGB."""
+    """A clip of one sign: `frames` (T, H, W, 3) uint8 RGB.
+
+    `signer` is where the signer is in the first frame, arms at rest: left, top, right and bottom in pixels.
+    """
 
     frames: NDArray[np.uint8]
     fps: float
     gloss: str
     seed: int
+    signer: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the signer is in the picture, and how large: the usual picture of the signer, made smaller and moved.
+
+    `scale` is the size, 1 as large as usual; `x` and `y` are where the middle of that picture is, as fractions of the
+    frame. By the end of the clip the signer has walked to `walks_to`, another x. Where the frame goes on below, the
+    signer stands behind a desk.
+    """
+
+    scale: float = 1.0
+    x: float = 0.5
+    y: float = 0.5
+    walks_to: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,10 +100,12 @@ def render(
     size: tuple[int, int] | None = None,
     num_frames: int | None = None,
     fps: float | None = None,
+    placement: Placement | None = None,
 ) -> RenderedClip:
     """Draws one clip, from rest to rest. What is given of size (H, W), num_frames and fps replaces the seed's choice.
 
-    A clip of more frames than the sign needs is filled with rest, one of fewer shows the sign faster.
+    A clip of more frames than the sign needs is filled with rest, one of fewer shows the sign faster. With `placement`
+    the signer is elsewhere in the picture, or smaller.
     """
     sign = find_sign(sign) if isinstance(sign, str) else sign
     rng = make_generator(sign.gloss, seed)
@@ -86,17 +114,58 @@ def render(
     height, width = (side * SUPERSAMPLING for side in take.size)
     shake = _shake(take, rng)  # (T, 2) pixels of the large picture
     margin = int(np.abs(shake).max()) + 1
-    plate = paint_room(look, height + 2 * margin, width + 2 * margin, rng)
-    camera = _camera(take, shake, rng)
+    share = 1 if placement is None else SUPERSAMPLING  # large rooms are painted at the frame's size, which is faster
+    room = paint_room(look, (height + 2 * margin) // share, (width + 2 * margin) // share, rng)
+    plate = np.asarray(cv2.resize(room, (width + 2 * margin, height + 2 * margin)), np.uint8)
+    camera = _camera(take, shake, rng, placement)
     _cast_shadow(plate, camera, margin, look.light_from)
-    painter = Painter(look, camera, take.arms, _head_motion(sign, take, rng), sign.face)
+    left, top, right = 0, 0, width  # of what the signer is painted in
+    desk: Floats = np.full(take.num_frames, float(height))  # where it begins, in each frame
+    if placement is not None:
+        desk = _put_desk(plate, camera, shake, margin, look)
+        left, top, right = _find_reach(camera, width, height)
+    painter = Painter(look, camera.moved(left, top), take.arms, _head_motion(sign, take, rng), sign.face)
     frames = np.empty((take.num_frames, *take.size, 3), np.uint8)
-    for index in range(take.num_frames):
-        left, top = margin - shake[index]
-        large: Image = plate[top : top + height, left : left + width].copy()
-        painter.paint(large, index)
-        cv2.resize(large, take.size[::-1], dst=frames[index], interpolation=cv2.INTER_AREA)
-    return RenderedClip(frames, take.fps, sign.gloss, seed)
+    for index, frame in enumerate(frames):
+        x, y = margin - shake[index]
+        picture = plate[y : y + height, x : x + width]
+        if placement is not None:
+            cv2.resize(picture, take.size[::-1], dst=frame, interpolation=cv2.INTER_AREA)
+        large: Image = picture[top:, left:right].copy()
+        painter.paint(large[: round(desk[index]) - top], index)
+        frame[top // SUPERSAMPLING :, left // SUPERSAMPLING : right // SUPERSAMPLING] = cv2.resize(
+            large, None, fx=1 / SUPERSAMPLING, fy=1 / SUPERSAMPLING, interpolation=cv2.INTER_AREA
+        )
+    return RenderedClip(frames, take.fps, sign.gloss, seed, _find_box(painter, (left, top), desk[0], take.size))
+
+
+def _put_desk(plate: Image, camera: Camera, shake: NDArray[np.int64], margin: int, look: Look) -> Floats:
+    """Draw the desk that the signer stands behind onto the room; where it begins in each frame (T,), in pixels."""
+    height = len(plate) - 2 * margin
+    edge = round(float((camera.origins - shake)[:, 1].mean()) + DESK * camera.scale)
+    thick = round(0.06 * camera.scale)
+    cv2.rectangle(plate, (0, edge + margin), plate.shape[1::-1], darken(look.wall, 0.45), -1)
+    cv2.rectangle(plate, (0, edge + margin), (plate.shape[1], edge + margin + thick), darken(look.wall, 0.3), -1)
+    return np.minimum(edge + shake[:, 1], height).astype(np.float64)
+
+
+def _find_reach(camera: Camera, width: int, height: int) -> tuple[int, int, int]:
+    """Left, top and right of what the signer reaches in the frames, on whole pixels of the picture that they become."""
+    reach = REACH * camera.scale
+    left, top = np.floor((camera.origins.min(axis=0) - reach) / SUPERSAMPLING).astype(int) * SUPERSAMPLING
+    right = int(np.ceil((camera.origins[:, 0].max() + reach) / SUPERSAMPLING)) * SUPERSAMPLING
+    return max(int(left), 0), max(int(top), 0), min(right, width)
+
+
+def _find_box(
+    painter: Painter, origin: tuple[int, int], desk: float, size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Where the signer is in the first frame, in its pixels."""
+    left, top, right, bottom = painter.find_bounds(0)
+    x, y = origin
+    ends = np.array([left + x, top + y, right + x, min(bottom + y, desk)]) / SUPERSAMPLING
+    x0, y0, x1, y1 = (round(float(end)) for end in np.clip(ends, 0, (size[1], size[0]) * 2))
+    return x0, y0, x1, y1
 
 
 def write_video(clip: RenderedClip, path: Path) -> None:
@@ -116,14 +185,21 @@ def write_video(clip: RenderedClip, path: Path) -> None:
     writer.release()
 
 
-def render_demo(folder: Path, signs: Iterable[Sign | str] = SIGNS, seeds: Iterable[int] = (0,)) -> list[Path]:
+def render_demo(
+    folder: Path,
+    signs: Iterable[Sign | str] = SIGNS,
+    seeds: Iterable[int] = (0,),
+    *,
+    size: tuple[int, int] | None = None,
+    placement: Placement | None = None,
+) -> list[Path]:
     """Writes `<gloss>_<seed>.mp4` for every sign and seed, with "-" for spaces; gives the paths, sign by sign."""
     folder.mkdir(parents=True, exist_ok=True)
     seeds = tuple(seeds)
     paths = []
     for sign in signs:
         for seed in seeds:
-            clip = render(sign, seed)
+            clip = render(sign, seed, size=size, placement=placement)
             path = folder / f"{clip.gloss.replace(' ', '-')}_{seed}.mp4"
             write_video(clip, path)
             paths.append(path)
@@ -196,14 +272,25 @@ def _drift(moments_s: Floats, rng: np.random.Generator, hertz: tuple[float, floa
     return np.asarray(waves.mean(axis=1) * 1.5)
 
 
-def _camera(take: Take, shake: NDArray[np.int64], rng: np.random.Generator) -> Camera:
+def _camera(
+    take: Take, shake: NDArray[np.int64], rng: np.random.Generator, placement: Placement | None = None
+) -> Camera:
     height, width = (side * SUPERSAMPLING for side in take.size)
+    left: Floats = np.zeros(take.num_frames)  # of the signer's own picture
+    top = 0.0
+    if placement is not None:
+        own = placement.scale * min(height, width * 1.1)  # the side of that picture
+        to = placement.x if placement.walks_to is None else placement.walks_to
+        left = width * np.linspace(placement.x, to, take.num_frames) - own / 2
+        top = height * placement.y - own / 2
+        height, width = own, own
     scale = min(height, width * 1.1) / float(rng.uniform(2.5, 2.9))
     across = width * (0.5 + float(rng.uniform(-0.045, 0.045)))
     head_top = 0.95 * scale  # above the shoulders
     down = height * float(rng.uniform(0.1, 0.15)) + head_top
     sway = _drift(take.moments_s, rng, hertz=(0.2, 0.7)) * scale * 0.012
-    return Camera(np.array([across, down]) + sway + shake, scale, tilt=float(rng.uniform(-0.03, 0.03)))
+    origins = np.stack([across + left, np.full_like(left, down + top)], axis=1)
+    return Camera(origins + sway + shake, scale, tilt=float(rng.uniform(-0.03, 0.03)))
 
 
 def _cast_shadow(plate: Image, camera: Camera, margin: int, light_from: int) -> None:
@@ -245,13 +332,33 @@ def _ramp(moments: Floats, start: float, end: float) -> Floats:
     return np.asarray(u * u * (3 - 2 * u))
 
 
-if __name__ == "__main__":
-    import argparse
-
+def main() -> None:
+    """Render sample clips to a folder."""
     parser = argparse.ArgumentParser(description="Render sample clips of the demo signer.")
     parser.add_argument("folder", type=Path, help="where the clips go; made if it is not there")
     parser.add_argument("--signs", nargs="*", default=list(SAMPLE_GLOSSES), help="glosses; a few if not given")
     parser.add_argument("--seed", type=int, default=SAMPLE_SEED, help="who signs, where and how")
+    parser.add_argument("--size", type=_parse_size, help="of the frames, such as 1920x1080; the seed's if not given")
+    parser.add_argument("--scale", type=float, help="size of the signer; 1 fills the frame")
+    parser.add_argument("--x", type=float, help="where the signer is, as a fraction of the width")
+    parser.add_argument("--y", type=float, help="the same for the height")
+    parser.add_argument("--walks-to", type=float, help="where the signer has walked to at the end, as --x")
     arguments = parser.parse_args()
-    for clip_path in render_demo(arguments.folder, [find_sign(gloss) for gloss in arguments.signs], [arguments.seed]):
-        print(clip_path)
+    placed = {name: getattr(arguments, name) for name in ("scale", "x", "y", "walks_to")}
+    given = {name: value for name, value in placed.items() if value is not None}
+    signs = [find_sign(gloss) for gloss in arguments.signs]
+    placement = Placement(**given) if given else None
+    for path in render_demo(arguments.folder, signs, [arguments.seed], size=arguments.size, placement=placement):
+        print(path)
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    """Read `1920x1080`: height and width."""
+    width, height = (int(side) for side in text.split("x"))
+    if min(width, height) < 16:
+        raise ValueError(text)
+    return height, width
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,7 @@
+import hashlib
 import itertools
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from asl_triton_demo.signer import (
     MAX_FRAMES,
     MIN_FRAMES,
     SIZES,
+    Placement,
     RenderedClip,
     make_generator,
     plan_take,
@@ -68,6 +72,73 @@ def test_same_seed_renders_the_same_bytes() -> None:
     first, again = (render("book", 5, size=SMALL) for _ in range(2))
     assert first.frames.tobytes() == again.frames.tobytes()
     assert first.fps == again.fps
+
+
+@pytest.mark.parametrize(
+    ("gloss", "seed", "size", "digest"),
+    [
+        ("book", 5, SMALL, "9e40b2cfb56ed88e"),
+        ("thank you", 1_000_003, None, "42255c6c133d4098"),
+        ("help", 11, None, "79002c78524a0f36"),
+    ],
+)
+def test_clips_are_what_they_were(gloss: str, seed: int, size: tuple[int, int] | None, digest: str) -> None:
+    """The checkpoint was trained on them, and its model folders hold its answer to one."""
+    frames = render(gloss, seed, size=size).frames
+    assert hashlib.sha256(frames.tobytes()).hexdigest().startswith(digest)
+
+
+def test_signer_is_placed_in_the_picture() -> None:
+    usual = render("book", 5, size=(240, 320), num_frames=3)
+    half = render("book", 5, size=(480, 640), num_frames=3, placement=Placement(0.5, 0.25, 0.5))
+    assert usual.signer is not None and half.signer is not None
+    left, top, right, bottom = half.signer
+    assert (right - left) == pytest.approx(usual.signer[2] - usual.signer[0], abs=2)
+    assert (left + right) / 2 == pytest.approx(160, abs=20)
+    # The middle of the signer's usual picture is the frame's, and a quarter of the frame is above it.
+    assert top - 120 == pytest.approx(usual.signer[1], abs=2)
+    assert bottom < 480 and half.frames.shape == (3, 480, 640, 3)
+    moved = render("book", 5, size=(480, 640), num_frames=3, placement=Placement(0.5, 0.75, 0.5))
+    differs = np.abs(moved.frames[0].astype(int) - half.frames[0]).max(axis=2) > 60
+    assert moved.signer is not None
+    places = np.zeros((480, 640), bool)
+    for x0, y0, x1, y1 in (half.signer, moved.signer):
+        places[y0 - 2 : y1 + 2, x0 - 2 : x1 + 2] = True
+        assert differs[y0:y1, x0:x1].mean() > 0.2
+    assert differs[~places].mean() < 0.01  # shadows
+
+
+@pytest.mark.parametrize("placement", [Placement(1.4, 0.5, 0.6), Placement(0.5, 0.02, 0.9), Placement(0.3, 0.98, 0.1)])
+def test_box_of_a_signer_at_the_edge_ends_there(placement: Placement) -> None:
+    clip = render("help", 3, size=(300, 400), num_frames=2, placement=placement)
+    assert clip.signer is not None
+    left, top, right, bottom = clip.signer
+    assert 0 <= left < right <= 400 and 0 <= top < bottom <= 300
+
+
+def test_signer_walks() -> None:
+    clip = render("help", 3, size=(240, 640), num_frames=5, placement=Placement(0.7, 0.2, 0.55, walks_to=0.8))
+    assert clip.signer is not None
+    x0, y0, x1, y1 = clip.signer
+    step = round(0.6 * 640)
+    assert x1 + step < 640
+    first, last = clip.frames[0, y0:y1, x0:x1], clip.frames[-1, y0:y1, x0 + step : x1 + step]
+    assert (
+        np.abs(first.astype(int) - last).mean() < np.abs(first.astype(int) - clip.frames[-1, y0:y1, x0:x1]).mean() / 2
+    )
+
+
+def test_command_places_the_signer(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "asl_triton_demo.signer", str(tmp_path), "--signs", "book", "--size", "320x180",
+        "--scale", "0.5", "--x", "0.3",
+    ]  # fmt: skip
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    capture = cv2.VideoCapture(ended.stdout.strip())
+    found, frame = capture.read()
+    assert found and frame.shape == (180, 320, 3)
+    refused = subprocess.run([*command, "--size", "320"], capture_output=True, text=True)
+    assert refused.returncode == 2 and "--size" in refused.stderr and "Traceback" not in refused.stderr
 
 
 @by_gloss
