@@ -275,7 +275,7 @@ def _drift(moments_s: Floats, rng: np.random.Generator, hertz: tuple[float, floa
 def _camera(
     take: Take, shake: NDArray[np.int64], rng: np.random.Generator, placement: Placement | None = None
 ) -> Camera:
-    height, width = (side * SUPERSAMPLING for side in take.size)
+    height, width = (float(side * SUPERSAMPLING) for side in take.size)
     left: Floats = np.zeros(take.num_frames)  # of the signer's own picture
     top = 0.0
     if placement is not None:
