@@ -1,6 +1,7 @@
 """`asl-triton fetch`: published weights become a bundle on this machine."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,9 @@ from rich.table import Table
 
 from asl_triton.cli.options import JsonOption
 from asl_triton.cli.terminal import Console
+from asl_triton.errors import AslTritonError
 from asl_triton.extras import require_extra
+from asl_triton.signer.person_detector import FOLDER_VARIABLE
 
 if TYPE_CHECKING:
     from asl_triton_export.pretrained.catalog import Weights
@@ -50,6 +53,10 @@ def fetch(
     put there is taken as it is. The weights of WLASL are one archive: a second
     of them needs no second download.
 
+    signer-detector is not weights but a network that finds signers whose face
+    is not found. It goes to the user's cache, where it is used if OpenVINO is
+    installed; $ASL_TRITON_SIGNER_DETECTOR names another folder.
+
         asl-triton fetch --list
         asl-triton fetch asl-citizen
         asl-triton export weights/asl-citizen
@@ -57,6 +64,8 @@ def fetch(
     with require_extra("export"):
         from asl_triton_export.pretrained.catalog import PUBLISHED
         from asl_triton_export.pretrained.fetch import fetch as fetch_bundle
+        from asl_triton_export.pretrained.signer_detector import NAME as DETECTOR
+        from asl_triton_export.pretrained.signer_detector import TERMS, fetch_detector
 
     console = Console()
     if name is None or list_them:
@@ -65,7 +74,26 @@ def fetch(
             print(json.dumps([describe_weights(weights) for weights in listed], indent=2))
         else:
             console.print(make_table(listed))
+            if len(listed) > 1:
+                console.print(f"Finds signers whose face is not found: asl-triton fetch {DETECTOR}", soft_wrap=True)
             console.print(f"Next: asl-triton fetch {listed[0].name}", soft_wrap=True)
+        return
+
+    if name == DETECTOR:
+        if labels is not None:
+            raise AslTritonError(f"{DETECTOR} has no glosses: leave --labels out")
+        with DownloadProgress(Console(stderr=True)) as progress:
+            folder, is_new = fetch_detector(to, force=force, on_bytes=progress.show_bytes)
+        if as_json:
+            print(json.dumps({"folder": str(folder), "is_new": is_new, "archive": None}))
+            return
+        state = "is ready" if is_new else "was there already (--force downloads it again)"
+        lines = [f"{name} {state}, in {folder}", f"License: {TERMS}"]
+        if to is not None:
+            lines.append(f"Next: export {FOLDER_VARIABLE}={folder}")
+        if not find_spec("openvino"):
+            lines.append("Next: pip install openvino, which runs it")
+        console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
         return
 
     with DownloadProgress(Console(stderr=True)) as progress:

@@ -120,8 +120,10 @@ def find_faces(image_bgr: Image, *, takes_weak: bool = True) -> Face:
     """The frontal faces in a frame (N, 4); `takes_weak` if one of few detections is better than none."""
     gray = to_gray(image_bgr)
     weak: list[tuple[int, Face]] = []  # the best one of each search
-    for side, raises_contrast in SEARCHES:
-        faces, counts = detect_faces(gray, min(side / max(gray.shape), 1.0), raises_contrast=raises_contrast)
+    # Of frames that are smaller than some of the sizes, each search once.
+    searches = dict.fromkeys((min(side / max(gray.shape), 1.0), contrast) for side, contrast in SEARCHES)
+    for scale, raises_contrast in searches:
+        faces, counts = detect_faces(gray, scale, raises_contrast=raises_contrast)
         if (counts >= NEIGHBORS).any():
             return np.asarray(faces[counts >= NEIGHBORS])
         if len(faces) and takes_weak:

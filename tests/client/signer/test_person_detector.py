@@ -1,0 +1,74 @@
+"""The detector of people, run by OpenVINO: a small network with the same input and outputs finds what is bright."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asl_triton.errors import AslTritonError
+from asl_triton.presets import PRESETS
+from asl_triton.signer import person_detector
+from asl_triton.signer.detector import find_signer
+from asl_triton.signer.person_detector import FOLDER_VARIABLE, MODEL, find_people
+from asl_triton.signer.search import frame_signer
+from asl_triton.video.reader import Frame
+from tests.client.signer.bright_detector import save_bright_detector
+
+PERSON = (900, 200, 1220, 900)  # left, top, right and bottom in a frame of 1920 x 1080
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the detector is looked for."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    person_detector.load_detector.cache_clear()
+    return tmp_path
+
+
+def paint_person(gray: int = 255) -> np.ndarray:
+    image = np.full((1080, 1920, 3), 60, np.uint8)
+    x0, y0, x1, y1 = PERSON
+    image[y0:y1, x0:x1] = gray
+    return image
+
+
+def test_person_without_a_face_is_found(folder: Path) -> None:
+    save_bright_detector(folder / MODEL)
+    people = find_people([paint_person()] * 3)
+    assert people is not None and people.shape == (3, 4)
+    np.testing.assert_allclose(people, [PERSON] * 3, atol=8)
+    estimate = find_signer([paint_person()] * 3)
+    assert estimate.box is not None and (estimate.box.source, estimate.box.confidence) == ("person", 1.0)
+    assert estimate.box.x0 * 1920 == pytest.approx(900, abs=10) and estimate.box.x1 * 1920 == pytest.approx(
+        1220, abs=10
+    )
+    assert estimate.box.y0 * 1080 == pytest.approx(200, abs=10)
+    assert estimate.box.y1 * 1080 < 750  # to the waist of one who stands
+    framed = frame_signer([Frame(paint_person(), n / 25) for n in range(6)], PRESETS["wlasl"])
+    assert framed.signer is not None and framed.warnings == ()
+
+
+def test_nobody_is_found_where_the_detector_sees_nobody(folder: Path) -> None:
+    save_bright_detector(folder / MODEL)
+    people = find_people([paint_person(gray=60)])
+    assert people is not None and len(people) == 0
+    assert find_signer([paint_person(gray=60)] * 3).box is None
+
+
+def test_detector_that_was_not_fetched_is_not_used(folder: Path) -> None:
+    assert find_people([paint_person()]) is None
+    assert find_signer([paint_person()] * 3).box is None
+
+
+@pytest.mark.parametrize("content", ["", "<net name='x'>", "not a network"])
+def test_file_that_is_not_the_detector_is_said(folder: Path, content: str) -> None:
+    pytest.importorskip("openvino")
+    (folder / MODEL).write_text(content)
+    with pytest.raises(AslTritonError, match="fetch it again with asl-triton fetch signer-detector --force"):
+        find_people([paint_person()])
+
+
+def test_another_network_is_said(folder: Path) -> None:
+    save_bright_detector(folder / MODEL, columns=7)
+    with pytest.raises(AslTritonError, match="is not the detector of signers"):
+        find_people([paint_person()])
