@@ -1,17 +1,22 @@
 """The detector of people, run by OpenVINO: a small network with the same input and outputs finds what is bright."""
 
+import asyncio
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from asl_triton.errors import AslTritonError
 from asl_triton.presets import PRESETS
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.results import Recognition
 from asl_triton.signer import person_detector
 from asl_triton.signer.detector import find_signer
 from asl_triton.signer.person_detector import FOLDER_VARIABLE, MODEL, find_people
 from asl_triton.signer.search import frame_signer
 from asl_triton.video.reader import Frame
+from tests.client.served import fake
 from tests.client.signer.bright_detector import save_bright_detector
 
 PERSON = (900, 200, 1220, 900)  # left, top, right and bottom in a frame of 1920 x 1080
@@ -72,3 +77,23 @@ def test_another_network_is_said(folder: Path) -> None:
     save_bright_detector(folder / MODEL, columns=7)
     with pytest.raises(AslTritonError, match="is not the detector of signers"):
         find_people([paint_person()])
+
+
+def test_decoders_in_processes_of_their_own_find_the_person_too(folder: Path) -> None:
+    """Their memory is limited, and they may write no files."""
+    save_bright_detector(folder / MODEL)
+    with av.open(str(folder / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
+        for _ in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(paint_person(), format="bgr24")))
+        container.mux(stream.encode(None))
+
+    async def ask() -> Recognition:
+        transport = fake()
+        async with AsyncRecognizer(transport=transport, decoding="processes") as recognizer:
+            return await recognizer.recognize(folder / "clip.mp4")
+
+    recognition = asyncio.run(ask())
+    assert recognition.signer is not None and recognition.warnings == ()
+    assert recognition.signer.x0 * 1920 < 900 and recognition.signer.x1 * 1920 > 1220
