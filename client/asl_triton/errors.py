@@ -7,7 +7,8 @@ AslTritonError
 │   └── BusyError              none had room for the request, or all were stopping: it may be sent again later
 ├── ContractError    the served model is not one we can talk to
 ├── CheckpointError  a checkpoint could not be read, or is of another network
-└── LabelsError      labels that do not fit: wrong number, empty, twice the same
+├── LabelsError      labels that do not fit: wrong number, empty, twice the same
+└── DictionaryError  taught signs that cannot be read, or that belong to another model
 """
 
 
@@ -41,3 +42,7 @@ class CheckpointError(AslTritonError):
 
 class LabelsError(AslTritonError):
     """Labels that do not fit the checkpoint or the served model."""
+
+
+class DictionaryError(AslTritonError):
+    """A dictionary of taught signs cannot be read or changed, or belongs to another model."""

@@ -1,0 +1,170 @@
+"""Tells taught signs apart, and knows when a clip shows none of them.
+
+A clip's embedding is compared with each sign's prototype, the mean of its examples, by cosine similarity (Snell et al.
+2017). Before that, directions in which examples of the same sign differ are shrunk, by a linear discriminant analysis
+with a regularized covariance. A threshold and a scale, found by leaving examples out, make confidences of similarities.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from asl_triton.teaching.embedding import scale_to_unit
+
+Floats = npt.NDArray[np.float64]
+
+SHRINKAGE = 0.5  # of the covariance toward a multiple of the identity
+MAX_FOLDS = 5
+MAX_RESIDUALS = 2_000  # examples that the covariance is estimated from
+MAX_HELD_OUT = 1_000  # examples per fold
+REJECTED = 0.1  # of the examples fall below the threshold; of clips that are asked about it is less: they are compared with all
+MIN_EXAMPLES = 2  # of a sign, to leave one out
+# Where no sign has two examples, and where there is but one sign.
+LONE_THRESHOLD, LONE_SCALE = 0.9, 80.0
+SCALES = np.geomspace(5.0, 2_000.0, 60)
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Shrinks the directions `axes` (R, D) by `gains` (R,), and all others by `rest`."""
+
+    axes: Floats
+    gains: Floats
+    rest: float
+
+    @classmethod
+    def fit(cls, embeddings: Floats, sign_ids: npt.NDArray[np.intp]) -> "Whitening | None":
+        """From embeddings (N, D) and their signs (N,); None where no sign has two examples."""
+        counts = np.bincount(sign_ids)
+        several = np.flatnonzero(counts[sign_ids] >= MIN_EXAMPLES)
+        if not len(several):
+            return None
+        several = several[:: -(-len(several) // MAX_RESIDUALS)]
+        means = average_by_sign(embeddings, sign_ids)
+        residuals = embeddings[several] - means[sign_ids[several]]
+        _, lengths, axes = np.linalg.svd(residuals, full_matrices=False)
+        present = lengths > 1e-6
+        if not present.any():  # the same clip over and over
+            return None
+        num_signs = len(np.unique(sign_ids[several]))
+        variances = lengths[present] ** 2 / max(len(several) - num_signs, 1)
+        floor = SHRINKAGE * variances.mean()
+        rest = 1 / np.sqrt(floor)
+        return cls(axes[present], 1 / np.sqrt(floor + (1 - SHRINKAGE) * variances) - rest, rest)
+
+    def apply(self, embeddings: Floats) -> Floats:
+        """Embeddings (N, D), whitened."""
+        whitened: Floats = self.rest * embeddings + (embeddings @ self.axes.T * self.gains) @ self.axes
+        return whitened
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """One unit vector per sign (K, D), in the whitened space."""
+
+    vectors: Floats
+    whitening: Whitening | None
+
+    @classmethod
+    def fit(cls, embeddings: Floats, sign_ids: npt.NDArray[np.intp]) -> "Prototypes":
+        """From embeddings (N, D) and their signs (N,), from 0 to K - 1."""
+        whitening = Whitening.fit(embeddings, sign_ids)
+        whitened = scale_to_unit(whitening.apply(embeddings) if whitening else embeddings)
+        return cls(scale_to_unit(average_by_sign(whitened, sign_ids)), whitening)
+
+    def compare(self, embeddings: npt.NDArray[np.floating]) -> Floats:
+        """The cosine similarities (N, K) of embeddings (N, D)."""
+        wide = embeddings.astype(np.float64)
+        similarities: Floats = scale_to_unit(self.whitening.apply(wide) if self.whitening else wide) @ self.vectors.T
+        return similarities
+
+
+@dataclass(frozen=True)
+class SignClassifier:
+    """How likely a clip shows each taught sign: the sigmoid of `scale` times what its similarity has over `threshold`.
+
+    A clip that is below one half for all signs shows none of them.
+    """
+
+    prototypes: Prototypes
+    threshold: float
+    scale: float
+
+    @classmethod
+    def fit(cls, embeddings: npt.NDArray[np.floating], sign_ids: npt.NDArray[np.intp]) -> "SignClassifier":
+        """From the examples' embeddings (N, D) and their signs (N,), from 0 to K - 1.
+
+        Each example is compared with prototypes that were made without it. The threshold lets `REJECTED` of them fall
+        below it; of signs of one example each, it is the median similarity to the nearest other sign. The scale is the
+        most likely one, given that the example is of its sign and not of the nearest other.
+        """
+        wide = embeddings.astype(np.float64)
+        prototypes = Prototypes.fit(wide, sign_ids)
+        held_out = compare_held_out(wide, sign_ids)
+        own, others = held_out.own[np.isfinite(held_out.own)], held_out.others[np.isfinite(held_out.others)]
+        if len(own):
+            threshold = float(np.quantile(own, REJECTED))
+        elif len(others):
+            threshold = float(np.median(others))
+        else:
+            return cls(prototypes, LONE_THRESHOLD, LONE_SCALE)
+        return cls(prototypes, threshold, choose_scale(own - threshold, others - threshold))
+
+    def logits(self, embeddings: npt.NDArray[np.floating]) -> Floats:
+        """The logits (N, K) of embeddings (N, D); their sigmoid is the confidence."""
+        return self.scale * (self.prototypes.compare(embeddings) - self.threshold)
+
+
+def average_by_sign(vectors: Floats, sign_ids: npt.NDArray[np.intp]) -> Floats:
+    """The means (K, D) of the vectors (N, D) of each sign."""
+    sums = np.zeros((int(sign_ids.max()) + 1, vectors.shape[1]))
+    np.add.at(sums, sign_ids, vectors)
+    means: Floats = sums / np.bincount(sign_ids)[:, None]
+    return means
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Examples, compared with prototypes that were made without them.
+
+    `examples` (M,) are their places; `own` (M,) the similarities to their own sign, NaN for a sign's only example;
+    `nearest` (M,) the nearest other sign, and `others` (M,) the similarities to it, NaN where there is no other.
+    """
+
+    examples: npt.NDArray[np.intp]
+    own: Floats
+    nearest: npt.NDArray[np.intp]
+    others: Floats
+
+
+def compare_held_out(embeddings: Floats, sign_ids: npt.NDArray[np.intp]) -> HeldOut:
+    """Compare examples (N, D) of signs (N,) in up to `MAX_FOLDS` parts, each with prototypes of the other parts."""
+    counts = np.bincount(sign_ids)
+    is_lone = counts[sign_ids] < MIN_EXAMPLES
+    order = np.zeros(len(sign_ids), np.intp)  # an example's place among those of its sign
+    by_sign = np.argsort(sign_ids, kind="stable")
+    order[by_sign] = np.arange(len(sign_ids)) - np.repeat(np.cumsum(counts) - counts, counts)
+    folds = []
+    for fold in range(min(int(counts.max()), MAX_FOLDS)):
+        held_out = (order % MAX_FOLDS == fold) & ~is_lone
+        asked = np.flatnonzero(held_out | (is_lone & (fold == 0)))
+        asked = asked[:: -(-len(asked) // MAX_HELD_OUT)]
+        similarities = Prototypes.fit(embeddings[~held_out], sign_ids[~held_out]).compare(embeddings[asked])
+        rows, signs = np.arange(len(asked)), sign_ids[asked]
+        own = np.where(is_lone[asked], np.nan, similarities[rows, signs])
+        similarities[rows, signs] = -np.inf
+        nearest = similarities.argmax(axis=1)
+        others = similarities[rows, nearest]
+        folds.append((asked, own, nearest, np.where(np.isfinite(others), others, np.nan)))
+    return HeldOut(*(np.concatenate(parts) for parts in zip(*folds, strict=True)))
+
+
+def choose_scale(own: Floats, others: Floats) -> float:
+    """The scale of what similarities have over the threshold that makes those to the own sign (M,), and those to the
+    nearest other sign (N,), most likely."""
+    likelihoods = [
+        sum(-np.logaddexp(0, sign * scale * values).mean() for sign, values in ((-1, own), (1, others)) if len(values))
+        for scale in SCALES
+    ]
+    return float(SCALES[int(np.argmax(likelihoods))])

@@ -1,0 +1,287 @@
+"""`SignDictionary`: the examples of taught signs, in one file, for one model."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from asl_triton.errors import ContractError, DictionaryError
+from asl_triton.files import atomic_write, read_at_most
+from asl_triton.models.served import ServedModel
+from asl_triton.presets import Preset
+from asl_triton.teaching.classifier import SignClassifier
+from asl_triton.teaching.embedding import Embedding, Vector
+
+SUFFIX = ".safetensors"
+FORMAT = 1
+METADATA, VECTORS, ENERGIES = "asl_triton.dictionary", "vectors", "energies"
+MAX_BYTES = 2**30
+MAX_NAME = 100  # characters of a gloss
+SAME = 1 - 1e-5  # cosine similarity from which on two examples are the same clip
+
+
+@dataclass(frozen=True)
+class TaughtModel:
+    """What embeddings depend on: those of different models cannot be compared."""
+
+    checkpoint_sha256: str
+    precision: str
+    preset: str  # JSON
+
+    @classmethod
+    def of(cls, served: ServedModel) -> "TaughtModel":
+        """Of a model as it is served."""
+        return cls(served.checkpoint_sha256, served.precision, served.preset.to_json())
+
+    def describe_difference(self, other: "TaughtModel") -> str | None:
+        """What differs, in words; None where nothing does."""
+        if self.checkpoint_sha256 != other.checkpoint_sha256:
+            return f"another checkpoint ({self.checkpoint_sha256[:12]}, not {other.checkpoint_sha256[:12]})"
+        if self.precision != other.precision:
+            return f"another precision ({self.precision}, not {other.precision})"
+        if Preset.from_json(self.preset) != Preset.from_json(other.preset):
+            return f"another preset ({Preset.from_json(self.preset).name!r}, not {Preset.from_json(other.preset).name!r})"
+        return None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clip of a taught sign: its embedding, where it came from, and when it was added (UTC)."""
+
+    gloss: str
+    embedding: Embedding
+    source: str = ""
+    added: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+
+class SignDictionary:
+    """Signs that were taught by examples, in the order in which they were first added.
+
+    >>> with Recognizer("localhost:8001") as recognizer:
+    ...     dictionary = SignDictionary(recognizer.model())
+    ...     for clip in ("coffee-1.mp4", "coffee-2.mp4", "coffee-3.mp4"):
+    ...         dictionary.add("coffee", recognizer.embed(clip), source=clip)
+    >>> dictionary.save("mine.safetensors")
+    """
+
+    def __init__(self, model: ServedModel | TaughtModel) -> None:
+        self.model = TaughtModel.of(model) if isinstance(model, ServedModel) else model
+        self._examples: list[Example] = []
+        self._rows = np.zeros((0, 0), np.float32)  # their embeddings, and room for more
+        self._classifier: SignClassifier | None = None
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """All examples, in the order in which they were added."""
+        return tuple(self._examples)
+
+    @property
+    def glosses(self) -> tuple[str, ...]:
+        """The taught signs."""
+        return tuple(dict.fromkeys(example.gloss for example in self._examples))
+
+    def __len__(self) -> int:
+        """The number of taught signs."""
+        return len(self.glosses)
+
+    def __contains__(self, gloss: object) -> bool:
+        return any(example.gloss == gloss for example in self._examples)
+
+    def add(self, gloss: str, embedding: Embedding, *, source: str = "") -> Example:
+        """Add an example of a sign; `source` is what reports call it.
+
+        Raises:
+            DictionaryError: the name is no gloss, the embedding is another model's, or the same clip is there already.
+        """
+        return self._append(Example(check_gloss(gloss), embedding, source))
+
+    def remove(self, gloss: str, source: str | None = None) -> int:
+        """Forget a sign, or the examples of it that came from `source`; returns how many examples.
+
+        Raises:
+            DictionaryError: there are none.
+        """
+        kept = [e for e in self._examples if e.gloss != gloss or (source is not None and e.source != source)]
+        removed = len(self._examples) - len(kept)
+        if not removed:
+            what = f"example {source!r} of {gloss!r}" if source is not None and gloss in self else f"sign {gloss!r}"
+            raise DictionaryError(f"the dictionary has no {what}. It has {self._list_glosses()}")
+        self._replace(kept)
+        return removed
+
+    def merge(self, other: "SignDictionary") -> int:
+        """Add the examples of another dictionary; those that are here already are skipped. Returns how many were added.
+
+        Raises:
+            DictionaryError: it is another model's, or has a clip of this one under another gloss.
+        """
+        if difference := other.model.describe_difference(self.model):
+            raise DictionaryError(f"the dictionaries cannot be merged: one was taught with {difference}")
+        added = 0
+        for example in other.examples:
+            known = self._find_same(example.embedding)
+            if known is None or known.gloss != example.gloss:
+                self._append(example)
+                added += 1
+        return added
+
+    def check_model(self, served: ServedModel, address: str) -> None:
+        """Check that a served model is the one that the signs were taught with.
+
+        Raises:
+            DictionaryError: it is another.
+        """
+        if difference := self.model.describe_difference(TaughtModel.of(served)):
+            raise DictionaryError(
+                f"the dictionary was taught with {difference} than {served.name} on {address} has: teach its clips "
+                "again with this model (asl-triton teach), or serve the model that it was taught with"
+            )
+
+    def classifier(self) -> SignClassifier:
+        """What tells the signs apart, classes in the order of `glosses`; made when first asked for.
+
+        Raises:
+            DictionaryError: there is no sign yet.
+        """
+        if not self._examples:
+            raise DictionaryError("the dictionary has no signs yet: add examples with `asl-triton teach`")
+        if self._classifier is None:
+            self._classifier = SignClassifier.fit(self.vectors(), self.sign_ids())
+        return self._classifier
+
+    def vectors(self) -> Vector:
+        """The embeddings' vectors of all examples, (N, D)."""
+        return self._rows[: len(self._examples)]
+
+    def energies(self) -> npt.NDArray[np.float32]:
+        """The embeddings' energies of all examples, (N,)."""
+        return np.array([example.embedding.energy for example in self._examples], np.float32)
+
+    def sign_ids(self) -> npt.NDArray[np.intp]:
+        """The places of the examples' glosses in `glosses`, (N,)."""
+        place = {gloss: number for number, gloss in enumerate(self.glosses)}
+        return np.array([place[example.gloss] for example in self._examples], np.intp)
+
+    def hash(self) -> str:
+        """What answers depend on besides the model: the same for the same examples."""
+        told = hashlib.sha256(self.vectors().astype(np.float16).tobytes())
+        told.update("\n".join(example.gloss for example in self._examples).encode())
+        return told.hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Write the dictionary to a file, replacing it.
+
+        Raises:
+            AslTritonError: it cannot be written.
+        """
+        entries = [{"gloss": e.gloss, "source": e.source, "added": e.added} for e in self._examples]
+        metadata = {"format": FORMAT, "model": asdict(self.model), "examples": entries}
+        tensors = {VECTORS: self.vectors().astype(np.float16), ENERGIES: self.energies()}
+        content = safetensors.numpy.save(tensors, {METADATA: json.dumps(metadata)})
+        with atomic_write(Path(path)) as file:
+            file.write(content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SignDictionary":
+        """Read a dictionary.
+
+        Raises:
+            DictionaryError: the file cannot be read, or is no dictionary.
+        """
+        path = Path(path)
+        try:
+            content = read_at_most(path, MAX_BYTES)
+        except OSError as exc:
+            raise DictionaryError(
+                f"cannot read the dictionary {path}: {exc.strerror or exc}. `asl-triton teach` makes one"
+            ) from exc
+        if content is None:
+            raise DictionaryError(f"the dictionary {path} is larger than {MAX_BYTES // 2**20} MiB")
+        try:
+            with safe_open(path, "numpy") as file:
+                metadata = json.loads((file.metadata() or {})[METADATA])
+            tensors = safetensors.numpy.load(content)
+            return cls._parse(metadata, tensors[VECTORS].astype(np.float32), tensors[ENERGIES])
+        except (SafetensorError, ContractError, KeyError, TypeError, ValueError, OSError) as exc:
+            raise DictionaryError(
+                f"{path} is no dictionary of signs, or damaged: make one with `asl-triton teach`"
+            ) from exc
+
+    @classmethod
+    def _parse(cls, metadata: Mapping[str, Any], vectors: Vector, energies: npt.NDArray[np.float32]) -> "SignDictionary":
+        """Build a dictionary from what a file says, which may be anything."""
+        if metadata["format"] != FORMAT:
+            raise DictionaryError(f"a dictionary of format {metadata['format']!r:.20}: this version reads {FORMAT}")
+        model = TaughtModel(**{name: str(value) for name, value in metadata["model"].items()})
+        Preset.from_json(model.preset)
+        entries = metadata["examples"]
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not (len(vectors) == len(energies) == len(entries) and np.isfinite(energies).all() and (lengths > 0).all()):
+            raise ValueError("the embeddings do not fit the examples")
+        dictionary = cls(model)
+        dictionary._replace([
+            Example(check_gloss(entry["gloss"]), Embedding(vector, float(energy)), entry["source"], entry["added"])
+            for entry, vector, energy in zip(entries, vectors / lengths, energies, strict=True)
+        ])
+        return dictionary
+
+    def _append(self, example: Example) -> Example:
+        vector, count = example.embedding.vector, len(self._examples)
+        width = self._rows.shape[1] if count else vector.size
+        if vector.shape != (width,) or not np.isfinite(vector).all():
+            raise DictionaryError(f"the embedding of {example.source or example.gloss!r} is not one of this model's")
+        if known := self._find_same(example.embedding):
+            clip = example.source or "the clip"
+            if known.gloss == example.gloss:
+                raise DictionaryError(f"{clip} is an example of {known.gloss!r} already: show the sign once more")
+            raise DictionaryError(
+                f"{clip} is an example of {known.gloss!r} already, so it cannot be one of {example.gloss!r}: remove it "
+                "there first"
+            )
+        if count == len(self._rows):
+            grown = np.zeros((max(2 * count, 16), width), np.float32)
+            grown[:count] = self._rows[:count]
+            self._rows = grown
+        self._rows[count] = vector
+        self._examples.append(example)
+        self._classifier = None
+        return example
+
+    def _replace(self, examples: list[Example]) -> None:
+        self._examples, self._classifier = examples, None
+        vectors = [example.embedding.vector for example in examples]
+        self._rows = np.array(vectors, np.float32).reshape(len(vectors), -1 if vectors else 0)
+
+    def _find_same(self, embedding: Embedding) -> Example | None:
+        """The example of the same clip."""
+        if not self._examples:
+            return None
+        similarities = self.vectors() @ embedding.vector
+        best = int(np.argmax(similarities))
+        return self._examples[best] if similarities[best] > SAME else None
+
+    def _list_glosses(self) -> str:
+        shown = ", ".join(self.glosses[:5]) or "no signs"
+        return shown + (f" and {len(self) - 5:,} more" if len(self) > 5 else "")
+
+
+def check_gloss(gloss: str) -> str:
+    """The gloss without spaces around it.
+
+    Raises:
+        DictionaryError: it is empty, longer than `MAX_NAME`, or has characters that cannot be shown on a line.
+    """
+    name = gloss.strip()
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise DictionaryError(
+            f"{name[:MAX_NAME]!r} cannot be the name of a sign: give 1 to {MAX_NAME} letters, digits, spaces or marks"
+        )
+    return name

@@ -1,0 +1,127 @@
+"""A server whose model answers with taught signs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from asl_triton.models.card import ModelCard
+from asl_triton.models.served import FEATURES, LOGITS, PRESET_PARAMETER, STEP_LOGITS, ServedModel, read_model
+from asl_triton.teaching.dictionary import SignDictionary
+from asl_triton.teaching.embedding import Embedding, embed_clip
+from asl_triton.transport.base import Array, ModelDescription, TensorSpec, Transport, TransportDecorator
+
+CHECKPOINT_PARAMETER = "asl_triton.checkpoint_sha256"
+CONTEXT_STEPS = 3  # on either side of a step: what is signed there is judged by so many
+USUAL = 0.9  # quantile of the examples' energies: above it, a clip looks more like one of the model's own signs
+MAX_LOG_CONFIDENCE = -1e-7
+
+
+class DictionaryTransport(TransportDecorator):
+    """Answers for a served model with the signs of a dictionary, computed from its features and step logits.
+
+    All above it see a model of those glosses: recognitions, timelines and live spotting work as with any other. The
+    sigmoid of a logit is the confidence, by `SignClassifier`: where all are below one half, the clip shows none of the
+    signs, and the answer is unsure. With `with_vocabulary`, what is none of them is one of the model's own glosses.
+    """
+
+    def __init__(self, transport: Transport, dictionary: SignDictionary, *, with_vocabulary: bool = False) -> None:
+        super().__init__(transport)
+        self._dictionary, self._with_vocabulary = dictionary, with_vocabulary
+        self._own_labels: dict[str, tuple[str, ...]] = {}  # by model, where they compete
+
+    async def describe(self, model: str) -> ModelDescription:
+        """The model as one of the dictionary's glosses.
+
+        Raises:
+            DictionaryError: the signs were taught with another model.
+        """
+        description = await self.transport.describe(model)
+        if PRESET_PARAMETER not in description.parameters:
+            return description
+        served = ServedModel.from_description(description, self.address)
+        self._dictionary.check_model(served, self.address)
+        num_classes = len(await self._labels(model))
+        outputs = dict(description.outputs)
+        outputs[LOGITS] = TensorSpec("FP32", (-1, num_classes))
+        outputs[STEP_LOGITS] = TensorSpec("FP32", (-1, -1, num_classes))
+        parameters = {
+            **description.parameters,
+            PRESET_PARAMETER: replace(served.preset, score="sigmoid").to_json(),
+            # Answers of another dictionary are another model's: what a journal knows is asked again.
+            CHECKPOINT_PARAMETER: f"{served.checkpoint_sha256}+{self._dictionary.hash()}",
+            # Below one half, "none of them" is more likely.
+            **ModelCard(
+                purpose=f"{len(self._dictionary):,} taught signs", caveat=served.card.caveat, min_confidence=0.5
+            ).to_parameters(),
+        }
+        return replace(description, outputs=outputs, parameters=parameters, labeled=frozenset({LOGITS}))
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        priority: int = 0,
+        parameters: Mapping[str, str] | None = None,
+    ) -> dict[str, Array]:
+        asked = list(dict.fromkeys((FEATURES, STEP_LOGITS, *outputs)))
+        answers = await self.transport.infer(model, inputs, asked, priority, parameters)
+        result = {}
+        for output in outputs:
+            if output == LOGITS:
+                pairs = zip(answers[FEATURES], answers[STEP_LOGITS], strict=True)
+                embeddings = [embed_clip(features, steps) for features, steps in pairs]
+                result[output] = await self._classify(model, embeddings, answers[LOGITS])
+            elif output == STEP_LOGITS:
+                clips = zip(answers[FEATURES], answers[STEP_LOGITS], strict=True)
+                steps = [await self._classify(model, embed_steps(*clip), clip[1]) for clip in clips]
+                result[output] = np.stack(steps)
+            else:
+                result[output] = answers[output]
+        return result
+
+    async def classify(self, model: str, inputs: Mapping[str, Array], output: str, count: int) -> list[tuple[int, str]]:
+        logits = (await self.infer(model, inputs, [output]))[output][0]
+        labels = await self._labels(model)
+        return [(int(index), labels[index]) for index in np.argsort(-logits, kind="stable")[:count]]
+
+    async def _classify(self, model: str, embeddings: Sequence[Embedding], own_logits: Array) -> Array:
+        """The logits (N, K) of embeddings; `own_logits` (N, C) are the model's, where its glosses compete."""
+        logits = self._dictionary.classifier().logits(np.stack([embedding.vector for embedding in embeddings]))
+        if not self._with_vocabulary:
+            return logits.astype(np.float32)
+        place = {gloss: number for number, gloss in enumerate(await self._labels(model))}
+        columns = [place[gloss] for gloss in await self._read_own_labels(model)]
+        usual = np.quantile(self._dictionary.energies(), USUAL)
+        logits -= np.array([embedding.energy - usual for embedding in embeddings])[:, None]
+        # Where none of the taught signs is there, it is one of the model's.
+        none_taught = -np.logaddexp(0, logits.max(axis=1, keepdims=True))
+        shares = own_logits - np.logaddexp.reduce(own_logits.astype(np.float64), axis=1, keepdims=True)
+        log_own = np.minimum(none_taught + shares, MAX_LOG_CONFIDENCE)
+        combined = np.full((len(logits), len(place)), -np.inf)
+        combined[:, : logits.shape[1]] = logits
+        combined[:, columns] = np.maximum(combined[:, columns], log_own - np.log(-np.expm1(log_own)))
+        return combined.astype(np.float32)
+
+    async def _labels(self, model: str) -> tuple[str, ...]:
+        """The taught glosses, then the model's own that are not among them, if they compete."""
+        own = await self._read_own_labels(model) if self._with_vocabulary else ()
+        return tuple(dict.fromkeys((*self._dictionary.glosses, *own)))
+
+    async def _read_own_labels(self, model: str) -> tuple[str, ...]:
+        if model not in self._own_labels:
+            self._own_labels[model] = (await read_model(self.transport, model)).labels
+        return self._own_labels[model]
+
+
+def embed_steps(features: Array, step_logits: Array) -> list[Embedding]:
+    """The embeddings of the S steps of one window, with its features (F,) and step logits (S, C).
+
+    A step is judged by those up to `CONTEXT_STEPS` before and after it, as if they were a clip. With fewer, more signs
+    of a film are missed, and more are found that are not there.
+    """
+    places = range(len(step_logits))
+    return [
+        embed_clip(features, step_logits[max(place - CONTEXT_STEPS, 0) : place + CONTEXT_STEPS + 1]) for place in places
+    ]
