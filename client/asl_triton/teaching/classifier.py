@@ -6,6 +6,7 @@ with a regularized covariance. A threshold and a scale, found by leaving example
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,9 @@ SHRINKAGE = 0.5  # of the covariance toward a multiple of the identity
 MAX_FOLDS = 5
 MAX_RESIDUALS = 2_000  # examples that the covariance is estimated from
 MAX_HELD_OUT = 1_000  # examples per fold
-REJECTED = 0.1  # of the examples fall below the threshold; of clips that are asked about it is less: they are compared with all
+# Of the examples, each compared with prototypes made without it. Of other clips it rejects fewer: they are compared
+# with prototypes of all examples.
+REJECTED = 0.1
 MIN_EXAMPLES = 2  # of a sign, to leave one out
 # Where no sign has two examples, and where there is but one sign.
 LONE_THRESHOLD, LONE_SCALE = 0.9, 80.0
@@ -73,7 +76,7 @@ class Prototypes:
         whitened = scale_to_unit(whitening.apply(embeddings) if whitening else embeddings)
         return cls(scale_to_unit(average_by_sign(whitened, sign_ids)), whitening)
 
-    def compare(self, embeddings: npt.NDArray[np.floating]) -> Floats:
+    def compare(self, embeddings: npt.NDArray[np.floating[Any]]) -> Floats:
         """The cosine similarities (N, K) of embeddings (N, D)."""
         wide = embeddings.astype(np.float64)
         similarities: Floats = scale_to_unit(self.whitening.apply(wide) if self.whitening else wide) @ self.vectors.T
@@ -92,7 +95,7 @@ class SignClassifier:
     scale: float
 
     @classmethod
-    def fit(cls, embeddings: npt.NDArray[np.floating], sign_ids: npt.NDArray[np.intp]) -> "SignClassifier":
+    def fit(cls, embeddings: npt.NDArray[np.floating[Any]], sign_ids: npt.NDArray[np.intp]) -> "SignClassifier":
         """From the examples' embeddings (N, D) and their signs (N,), from 0 to K - 1.
 
         Each example is compared with prototypes that were made without it. The threshold lets `REJECTED` of them fall
@@ -111,7 +114,7 @@ class SignClassifier:
             return cls(prototypes, LONE_THRESHOLD, LONE_SCALE)
         return cls(prototypes, threshold, choose_scale(own - threshold, others - threshold))
 
-    def logits(self, embeddings: npt.NDArray[np.floating]) -> Floats:
+    def logits(self, embeddings: npt.NDArray[np.floating[Any]]) -> Floats:
         """The logits (N, K) of embeddings (N, D); their sigmoid is the confidence."""
         return self.scale * (self.prototypes.compare(embeddings) - self.threshold)
 

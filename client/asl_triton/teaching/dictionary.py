@@ -47,9 +47,8 @@ class TaughtModel:
             return f"another checkpoint ({self.checkpoint_sha256[:12]}, not {other.checkpoint_sha256[:12]})"
         if self.precision != other.precision:
             return f"another precision ({self.precision}, not {other.precision})"
-        if Preset.from_json(self.preset) != Preset.from_json(other.preset):
-            return f"another preset ({Preset.from_json(self.preset).name!r}, not {Preset.from_json(other.preset).name!r})"
-        return None
+        preset, wanted = Preset.from_json(self.preset), Preset.from_json(other.preset)
+        return None if preset == wanted else f"another preset ({preset.name!r}, not {wanted.name!r})"
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ class SignDictionary:
         """
         entries = [{"gloss": e.gloss, "source": e.source, "added": e.added} for e in self._examples]
         metadata = {"format": FORMAT, "model": asdict(self.model), "examples": entries}
-        tensors = {VECTORS: self.vectors().astype(np.float16), ENERGIES: self.energies()}
+        tensors: dict[str, npt.NDArray[Any]] = {VECTORS: self.vectors().astype(np.float16), ENERGIES: self.energies()}
         content = safetensors.numpy.save(tensors, {METADATA: json.dumps(metadata)})
         with atomic_write(Path(path)) as file:
             file.write(content)
@@ -216,7 +215,9 @@ class SignDictionary:
             ) from exc
 
     @classmethod
-    def _parse(cls, metadata: Mapping[str, Any], vectors: Vector, energies: npt.NDArray[np.float32]) -> "SignDictionary":
+    def _parse(
+        cls, metadata: Mapping[str, Any], vectors: Vector, energies: npt.NDArray[np.float32]
+    ) -> "SignDictionary":
         """Build a dictionary from what a file says, which may be anything."""
         if metadata["format"] != FORMAT:
             raise DictionaryError(f"a dictionary of format {metadata['format']!r:.20}: this version reads {FORMAT}")
@@ -227,10 +228,12 @@ class SignDictionary:
         if not (len(vectors) == len(energies) == len(entries) and np.isfinite(energies).all() and (lengths > 0).all()):
             raise ValueError("the embeddings do not fit the examples")
         dictionary = cls(model)
-        dictionary._replace([
-            Example(check_gloss(entry["gloss"]), Embedding(vector, float(energy)), entry["source"], entry["added"])
-            for entry, vector, energy in zip(entries, vectors / lengths, energies, strict=True)
-        ])
+        dictionary._replace(
+            [
+                Example(check_gloss(entry["gloss"]), Embedding(vector, float(energy)), entry["source"], entry["added"])
+                for entry, vector, energy in zip(entries, vectors / lengths, energies, strict=True)
+            ]
+        )
         return dictionary
 
     def _append(self, example: Example) -> Example:
@@ -248,7 +251,7 @@ class SignDictionary:
             )
         if count == len(self._rows):
             grown = np.zeros((max(2 * count, 16), width), np.float32)
-            grown[:count] = self._rows[:count]
+            grown[:count] = self._rows[:count] if count else 0
             self._rows = grown
         self._rows[count] = vector
         self._examples.append(example)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,10 +51,10 @@ def average_embeddings(embeddings: Sequence[Embedding]) -> Embedding:
     return Embedding(vector, float(np.mean([embedding.energy for embedding in embeddings])))
 
 
-def scale_to_unit(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+def scale_to_unit(vectors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
     """Vectors (..., D) at length 1; those of length 0 stay."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    scaled: npt.NDArray[np.floating] = vectors / np.where(lengths > 0, lengths, 1)
+    scaled: npt.NDArray[np.floating[Any]] = vectors / np.where(lengths > 0, lengths, 1)
     return scaled
 
 
