@@ -12,6 +12,7 @@ from asl_triton.errors import (
     BusyError,
     CheckpointError,
     ContractError,
+    DictionaryError,
     LabelsError,
     ServerError,
     VideoError,
@@ -24,6 +25,8 @@ from asl_triton.presets import PRESETS, Preset
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.results import Curve, Prediction, Recognition, Segment, SignerBox, Step, Timeline
+from asl_triton.teaching.dictionary import SignDictionary
+from asl_triton.teaching.embedding import Embedding
 from asl_triton.transport.security import Security
 from asl_triton.video.reader import Limits
 
@@ -35,6 +38,8 @@ __all__ = [
     "CheckpointError",
     "ContractError",
     "Curve",
+    "DictionaryError",
+    "Embedding",
     "LabelsError",
     "Limits",
     "LiveEvent",
@@ -50,6 +55,7 @@ __all__ = [
     "Segment",
     "Segmentation",
     "ServerError",
+    "SignDictionary",
     "SignerBox",
     "Step",
     "Timeline",

@@ -1,6 +1,7 @@
 """The whole way, video -> clips -> transport -> predictions, as one short method; asyncio and sync faces over it."""
 
 import asyncio
+import copy
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from types import TracebackType
 from asl_triton.decoding.admission import Admission
 from asl_triton.decoding.base import WindowingOptions
 from asl_triton.decoding.factory import DEFAULT_DECODE_TIMEOUT_S, SAFEST, DecodeIn, make_decoder_pool
+from asl_triton.errors import AslTritonError
 from asl_triton.models.served import ServedModel, read_model
 from asl_triton.postprocessing.ranking import DEFAULT_TOP_K, Ranking
 from asl_triton.postprocessing.segmentation import Segmentation, Segmenter
@@ -18,12 +20,16 @@ from asl_triton.presets import Preset
 from asl_triton.recognizer.pipeline import (
     ClipPipeline,
     iter_steps,
+    run_embedding,
     run_recognition,
     run_recognition_with_curves,
     run_timeline,
 )
 from asl_triton.recognizer.upload import Send, VideoUploader
 from asl_triton.results import Curve, Recognition, Segment, SignerBox, Step, Timeline
+from asl_triton.teaching.dictionary import SignDictionary
+from asl_triton.teaching.embedding import Embedding
+from asl_triton.teaching.transport import DictionaryTransport
 from asl_triton.transport.base import Transport
 from asl_triton.transport.endpoints import DEFAULT_SERVER
 from asl_triton.transport.factory import make_transport
@@ -51,6 +57,9 @@ class AsyncRecognizer:
     by the signer get the upper body, others a part of the frame where the signer is small or the video is higher than
     wide. The answer says which part.
 
+    With a `dictionary`, the answers are the signs that were taught; and the model's own too, if they are to compete
+    (`with_vocabulary`). Frames are sent then.
+
     `decoders` videos are decoded at once, as many as there are processors if it is not given. On Linux each is decoded
     in one of the "processes" that a damaged video may crash, or hang for `decode_timeout_s`, at the cost of that video
     alone; elsewhere, or if you ask for them, in "threads" of this process. The answers are the same.
@@ -72,11 +81,17 @@ class AsyncRecognizer:
         decoding: DecodeIn = SAFEST,
         decoders: int | None = None,
         decode_timeout_s: float = DEFAULT_DECODE_TIMEOUT_S,
+        dictionary: SignDictionary | None = None,
+        with_vocabulary: bool = False,
         transport: Transport | None = None,
     ) -> None:
         self.transport = transport or make_transport(
             server, security=security, timeout_s=timeout_s, in_flight=in_flight
         )
+        self._model_transport = self.transport  # answers for the model itself
+        if dictionary is not None:
+            send = check_sends_frames(send)
+            self.transport = DictionaryTransport(self.transport, dictionary, with_vocabulary=with_vocabulary)
         self.limits = limits or Limits()
         self.film_limits = limits or LONG_VIDEO_LIMITS  # of a file that becomes a timeline
         self.priority = priority
@@ -101,6 +116,32 @@ class AsyncRecognizer:
             if self._served is None or again:
                 self._served = await read_model(self.transport, self._name)
             return self._served
+
+    def with_dictionary(self, dictionary: SignDictionary, *, with_vocabulary: bool = False) -> "AsyncRecognizer":
+        """A recognizer of taught signs, over the same connection and decoders: close this one, not that.
+
+        Raises:
+            AslTritonError: this one sends video files.
+        """
+        taught = copy.copy(self)
+        taught.transport = DictionaryTransport(self._model_transport, dictionary, with_vocabulary=with_vocabulary)
+        send = check_sends_frames(self._uploader.send)
+        taught._uploader = VideoUploader(send, taught.transport, self._admission, self.limits, priority=self.priority)
+        taught._served, taught._reading = None, asyncio.Lock()
+        return taught
+
+    async def embed(self, video: Source, *, name: str | None = None, signer: SignerBox | None = None) -> Embedding:
+        """What the model sees in a clip of one sign, as an example for a `SignDictionary`.
+
+        Raises:
+            VideoError: the clip cannot be read. ServerError, ContractError, LabelsError: as `model` does.
+        """
+        served = await read_model(self._model_transport, self._name)
+        options = self._clip(served.preset, signer)
+        async with self._admission.open(video, options, name=name, bytes_a_value=served.bytes_per_value) as session:
+            return await run_embedding(
+                ClipPipeline(self._model_transport, served, session, priority=self.priority, threads=self._threads)
+            )
 
     async def recognize(
         self,
@@ -272,3 +313,14 @@ class AsyncRecognizer:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def check_sends_frames(send: Send) -> Send:
+    """How clips of taught signs go to the server: as frames, since `recognize_sign` knows the model's own glosses.
+
+    Raises:
+        AslTritonError: files are to be sent.
+    """
+    if send == "video":
+        raise AslTritonError("recognize_sign does not know taught signs: send frames (--send frames)")
+    return "frames"

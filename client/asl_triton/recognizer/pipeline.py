@@ -13,12 +13,13 @@ from typing import Protocol
 import numpy as np
 
 from asl_triton.decoding.base import WINDOWS_AHEAD, DecodeSession
-from asl_triton.models.served import FRAMES, LOGITS, STEP_LOGITS, ServedModel
+from asl_triton.models.served import FEATURES, FRAMES, LOGITS, STEP_LOGITS, ServedModel
 from asl_triton.postprocessing.ranking import ClassIds, Ranking, pool_windows, rank
 from asl_triton.postprocessing.segmentation import Segmenter, select_curves
 from asl_triton.postprocessing.stitching import Stitcher
 from asl_triton.presets import Preset
 from asl_triton.results import Curve, Logits, Recognition, Segment, Step, Timeline
+from asl_triton.teaching.embedding import Embedding, average_embeddings, embed_clip
 from asl_triton.transport.base import Array
 from asl_triton.video.preprocessing import Crop
 from asl_triton.video.windows import POSITION_FRAMES, Window, WindowTiming
@@ -37,11 +38,12 @@ class InferenceClient(Protocol):
 
 @dataclass(frozen=True)
 class WindowResult:
-    """The answer to one window: `logits` (C,), and `step_logits` (S, C) if they were asked for."""
+    """The answer to one window: `logits` (C,), and `step_logits` (S, C) and `features` (F,) if they were asked for."""
 
     timing: WindowTiming
     logits: Logits
-    step_logits: Logits | None
+    step_logits: Logits | None = None
+    features: Array | None = None
 
 
 class ClipPipeline:
@@ -68,8 +70,8 @@ class ClipPipeline:
         """Seconds since it was opened in which no decoder worked on it: it waited for answers, or for its turn."""
         return time.perf_counter() - self._began_s - self.decode_s
 
-    async def iter_windows(self, *, steps: bool = False) -> AsyncGenerator[WindowResult, None]:
-        """Ask about the windows and yield their results in order; with step logits if `steps`.
+    async def iter_windows(self, *, steps: bool = False, features: bool = False) -> AsyncGenerator[WindowResult, None]:
+        """Ask about the windows and yield their results in order; with step logits if `steps`, and with `features`.
 
         Raises:
             VideoError: the video cannot be decoded. ServerError, ContractError: a window cannot be answered.
@@ -78,7 +80,7 @@ class ClipPipeline:
         pending: deque[asyncio.Task[WindowResult]] = deque()
         try:
             while (window := await loop.run_in_executor(self._threads, self.video.next_window)) is not None:
-                pending.append(asyncio.create_task(self._infer_window(*window, steps)))
+                pending.append(asyncio.create_task(self._infer_window(*window, steps, features)))
                 if window[0].is_only:
                     break
                 while pending and (pending[0].done() or len(pending) == WINDOWS_AHEAD):
@@ -113,16 +115,31 @@ class ClipPipeline:
                 break
         return [found[time_s] for time_s in times_s]
 
-    async def _infer_window(self, window: Window, timing: WindowTiming, steps: bool) -> WindowResult:
+    async def _infer_window(self, window: Window, timing: WindowTiming, steps: bool, features: bool) -> WindowResult:
         served, address = self.served, self._client.address
-        outputs = [LOGITS, STEP_LOGITS] if steps else [LOGITS]
+        outputs = [LOGITS, *([STEP_LOGITS] if steps else []), *([FEATURES] if features else [])]
         inputs = {FRAMES: served.make_input(window.frames)}
         answers = await self._client.infer(served.name, inputs, outputs, self._priority)
         logits = served.check_output(answers[LOGITS][0], (), address)
-        if not steps:
-            return WindowResult(timing, logits, None)
-        num_steps = max(math.ceil(timing.num_frames / POSITION_FRAMES) - 1, 1)
-        return WindowResult(timing, logits, served.check_output(answers[STEP_LOGITS][0], (num_steps,), address))
+        step_logits = None
+        if steps:
+            num_steps = max(math.ceil(timing.num_frames / POSITION_FRAMES) - 1, 1)
+            step_logits = served.check_output(answers[STEP_LOGITS][0], (num_steps,), address)
+        return WindowResult(timing, logits, step_logits, answers[FEATURES][0] if features else None)
+
+
+async def run_embedding(pipeline: ClipPipeline) -> Embedding:
+    """The embedding of a clip: the mean of those of its windows.
+
+    Raises:
+        AslTritonError: as `ClipPipeline.iter_windows`.
+    """
+    embeddings = []
+    async with aclosing(pipeline.iter_windows(steps=True, features=True)) as results:
+        async for result in results:
+            assert result.step_logits is not None and result.features is not None
+            embeddings.append(embed_clip(result.features, result.step_logits))
+    return average_embeddings(embeddings)
 
 
 async def run_recognition(pipeline: ClipPipeline, ranking: Ranking, class_ids: ClassIds) -> Recognition:

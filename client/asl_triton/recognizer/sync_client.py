@@ -7,6 +7,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.event_loop import iterate, run
+from asl_triton.teaching.dictionary import SignDictionary
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,12 +56,19 @@ class Recognizer:
         self.asynchronous = AsyncRecognizer(*args, **kwargs)
 
     model = _run_sync(AsyncRecognizer.model)
+    embed = _run_sync(AsyncRecognizer.embed)
     recognize = _run_sync(AsyncRecognizer.recognize)
     recognize_with_curves = _run_sync(AsyncRecognizer.recognize_with_curves)
     crops = _run_sync(AsyncRecognizer.crops)
     steps = _iterate_sync(AsyncRecognizer.steps)
     timeline = _run_sync(AsyncRecognizer.timeline)
     close = _run_sync(AsyncRecognizer.close)
+
+    def with_dictionary(self, dictionary: SignDictionary, *, with_vocabulary: bool = False) -> "Recognizer":
+        """As `AsyncRecognizer.with_dictionary`."""
+        taught = Recognizer.__new__(Recognizer)
+        taught.asynchronous = self.asynchronous.with_dictionary(dictionary, with_vocabulary=with_vocabulary)
+        return taught
 
     def __enter__(self) -> "Recognizer":
         return self
