@@ -18,6 +18,7 @@ from asl_triton.cli.finetune import finetune
 from asl_triton.cli.models import models
 from asl_triton.cli.recognize import recognize
 from asl_triton.cli.serve import serve
+from asl_triton.cli.teach import teach
 from asl_triton.cli.terminal import Console
 from asl_triton.cli.ui import ui
 from asl_triton.cli.watch import watch
@@ -33,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # In the order a newcomer needs them.
-for command in (fetch, export, serve, recognize, batch, watch, ui, evaluate, finetune, bench, doctor, models):
+for command in (fetch, export, serve, recognize, batch, watch, ui, evaluate, teach, finetune, bench, doctor, models):
     app.command()(command)
 
 

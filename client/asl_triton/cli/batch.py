@@ -56,7 +56,7 @@ GLOSSES_SHOWN = 6  # of a timeline
 SKIPPED_SHOWN = 5  # files that are not videos
 
 
-@with_connection("transport", "send", "model", "local", "server")
+@with_connection("dictionary", "transport", "send", "model", "local", "server")
 def batch(
     folder: Annotated[
         str,

@@ -15,6 +15,7 @@ from asl_triton.cli.options import ModelOption, RepositoryOption
 from asl_triton.extras import require_extra
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.upload import Send
+from asl_triton.teaching.dictionary import SignDictionary
 from asl_triton.transport.base import Transport
 from asl_triton.transport.endpoints import DEFAULT_SERVER
 from asl_triton.transport.factory import make_transport
@@ -23,7 +24,7 @@ from asl_triton.transport.shm import Sharing
 from asl_triton.transport.triton_grpc import DEFAULT_TIMEOUT_S
 
 Command = Callable[..., None]
-OptionGroup = Literal["server", "local", "send", "transport", "model"]
+OptionGroup = Literal["server", "local", "send", "transport", "model", "dictionary"]
 
 
 @dataclass
@@ -78,10 +79,20 @@ class Connection:
         ),
     ] = "auto"
     model: ModelOption = None
+    dictionary: Annotated[
+        Path | None, typer.Option(help="Answer with the signs of this file, which `asl-triton teach` makes.")
+    ] = None
+    with_vocabulary: Annotated[
+        bool, typer.Option("--with-vocabulary", help="With --dictionary: the model's own glosses compete.")
+    ] = False
     security: Security = field(init=False)
+    signs: SignDictionary | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.security = Security(self.tls, self.tls_ca, self.tls_cert, self.tls_key, self.api_key, self.tls_server_name)
+        if self.with_vocabulary and self.dictionary is None:
+            raise typer.BadParameter("it needs --dictionary", param_hint="--with-vocabulary")
+        self.signs = SignDictionary.load(self.dictionary) if self.dictionary else None
 
     @contextmanager
     def address(self) -> Iterator[str]:
@@ -109,18 +120,28 @@ class Connection:
     def make_recognizer(self, address: str, in_flight: int, *, resend: bool = True, **options: Any) -> AsyncRecognizer:
         """A recognizer that asks the model there; further options as in `AsyncRecognizer`."""
         transport = self.make_transport(address, in_flight, resend=resend)
-        return AsyncRecognizer(model=self.model, send=self.send, in_flight=in_flight, transport=transport, **options)
+        return AsyncRecognizer(
+            model=self.model,
+            send=self.send,
+            in_flight=in_flight,
+            transport=transport,
+            dictionary=self.signs,
+            with_vocabulary=self.with_vocabulary,
+            **options,
+        )
 
 
 def with_connection(*groups: OptionGroup, timeout_s: float = DEFAULT_TIMEOUT_S) -> Callable[[Command], Command]:
     """Give a command options in place of its parameter `connection`, and pass it the `Connection` that they make.
 
     The options are in the order of `groups`: "server" is the address with TLS, API key and timeout, "local" is --local
-    with --repository, the others are the option of their name. Typer reads the new signature.
+    with --repository, "dictionary" is --dictionary with --with-vocabulary, the others are the option of their name.
+    Typer reads the new signature.
     """
     members = {
         "server": ("server", "tls", "tls_ca", "tls_cert", "tls_key", "tls_server_name", "api_key", "timeout"),
         "local": ("local", "repository"),
+        "dictionary": ("dictionary", "with_vocabulary"),
     }
     names = [name for group in groups for name in members.get(group, (group,))]
     fields = {field.name: field for field in dataclasses.fields(Connection)}

@@ -31,7 +31,7 @@ CONFUSIONS_SHOWN = 10
 MIN_CALIBRATION_CLIPS = 50
 
 
-@with_connection("send", "model", "local", "server", "transport")
+@with_connection("dictionary", "send", "model", "local", "server", "transport")
 def evaluate(
     data: Annotated[
         Path,

@@ -24,7 +24,7 @@ from asl_triton.results import Failure, Outcome, to_json_values
 IN_FLIGHT = 4
 
 
-@with_connection("transport", "send", "model", "local", "server")
+@with_connection("dictionary", "transport", "send", "model", "local", "server")
 def recognize(
     clips: Annotated[list[str], typer.Argument(metavar="CLIP...", help="Video files, each of one sign.")],
     top_k: Annotated[int, typer.Option(min=1, help="How many glosses per clip.")] = DEFAULT_TOP_K,

@@ -45,7 +45,7 @@ KINDS: dict[type[Happening], str] = {
 }
 
 
-@with_connection("model", "local", "server", "transport", timeout_s=ANSWER_TIMEOUT_S)
+@with_connection("dictionary", "model", "local", "server", "transport", timeout_s=ANSWER_TIMEOUT_S)
 def watch(
     source: Annotated[
         str,

@@ -1,0 +1,224 @@
+"""`asl-triton teach`: signs learned from a few clips each, without training."""
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from asl_triton.cli.connection import Connection, with_connection
+from asl_triton.cli.options import JsonOption, SignerOption, parse_signer
+from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress
+from asl_triton.cli.terminal import Console
+from asl_triton.errors import DictionaryError, VideoError
+from asl_triton.files import check_writable
+from asl_triton.models.served import ServedModel
+from asl_triton.recognizer.async_client import AsyncRecognizer
+from asl_triton.results import Failure
+from asl_triton.teaching.dictionary import SignDictionary, check_gloss
+from asl_triton.teaching.embedding import Embedding
+from asl_triton.teaching.report import SignReport, report_signs
+from asl_triton.transport.triton_grpc import BULK_PRIORITY
+from asl_triton.video.discovery import Clip, find_clips
+
+IN_FLIGHT = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class ShownClip:
+    """A clip of a sign, and what the model sees in it."""
+
+    video: str
+    gloss: str
+    embedding: Embedding
+
+
+@with_connection("transport", "model", "local", "server")
+def teach(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]",
+            help="A folder with a folder for each sign, named as the sign, with its clips in it: coffee/1.mp4.",
+        ),
+    ] = None,
+    dictionary: Annotated[
+        Path, typer.Option(help="The file of taught signs: made if it is not there, else added to.")
+    ] = Path("signs.safetensors"),
+    forget: Annotated[
+        list[str] | None, typer.Option(metavar="SIGN", help="Remove a sign first; may be given several times.")
+    ] = None,
+    merge: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Add the signs of another dictionary of the same model.")
+    ] = None,
+    signer: SignerOption = None,
+    *,
+    connection: Connection,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach signs by examples: one to many clips of each, no training.
+
+    The clips' embeddings go to a file, the dictionary, which `recognize`, `batch`, `watch`, `evaluate` and `ui` take as
+    --dictionary. The table says how well the signs are told apart: each example is asked about as if it had not been
+    shown. Three examples of a sign are advisable, by different people if others are to use it. The same command again
+    adds only clips that are new. Without DIR, it only prints the table. Exit code 3: some clips could not be read.
+
+        asl-triton teach my-signs/ --dictionary mine.safetensors
+        asl-triton recognize clip.mp4 --dictionary mine.safetensors
+        asl-triton teach --dictionary mine.safetensors --forget coffee
+    """
+    if folder is None and not dictionary.exists():
+        raise DictionaryError(
+            f"there is no dictionary {dictionary}: name a folder with a folder of clips for each sign to make one"
+        )
+    signs = SignDictionary.load(dictionary) if dictionary.exists() else None
+    clips = find_shown_clips(folder) if folder is not None else []
+    check_writable(dictionary.absolute().parent)
+    failures: list[Failure] = []
+    with saving(dictionary, lambda: signs):
+        for gloss in forget or ():
+            if signs is None:
+                raise DictionaryError(f"there is no dictionary {dictionary} to remove {gloss!r} from")
+            signs.remove(gloss)
+        for path in merge or ():
+            other = SignDictionary.load(path)
+            signs = signs or SignDictionary(other.model)
+            signs.merge(other)
+        if clips:
+            box = parse_signer(signer)
+            with connection.address() as address, ClipProgress[Any](len(clips)) as progress:
+                recognizer = connection.make_recognizer(
+                    address, IN_FLIGHT, signer=box, find_signer=signer != "off", priority=BULK_PRIORITY
+                )
+                signs = signs or SignDictionary(asyncio.run(read_served(connection, address)))
+                failures = asyncio.run(show_clips(recognizer, clips, signs, address, progress))
+    assert signs is not None
+    reports = report_signs(signs) if len(signs) else ()
+    if as_json:
+        typer.echo(json.dumps(to_json(dictionary, reports, failures)))
+    else:
+        print_reports(dictionary, reports, failures)
+    if failures:
+        raise typer.Exit(1 if len(failures) == len(clips) else 3)
+
+
+@contextmanager
+def saving(path: Path, get: Callable[[], SignDictionary | None]) -> Iterator[None]:
+    """Save what the dictionary has when the block ends, also if it ends early, by Ctrl-C or when the server goes."""
+    try:
+        yield
+    finally:
+        if (signs := get()) is not None:
+            signs.save(path)
+
+
+def find_shown_clips(folder: Path) -> list[tuple[str, Clip]]:
+    """The clips of a folder of folders, with their signs: the names of the folders.
+
+    Raises:
+        AslTritonError: there are none, or clips that are in no folder of a sign.
+    """
+    clips = find_clips(folder)
+    loose = [clip.name for clip in clips if "/" not in clip.name]
+    if loose:
+        raise DictionaryError(
+            f"{loose[0]} is not in a folder of its sign: put the clips of each sign in a folder of its name, such as "
+            f"{folder}/coffee/{loose[0]}"
+        )
+    return [(check_gloss(clip.name.split("/")[0]), clip) for clip in clips]
+
+
+async def show_clips(
+    recognizer: AsyncRecognizer,
+    clips: Sequence[tuple[str, Clip]],
+    signs: SignDictionary,
+    address: str,
+    progress: ClipProgress[Any],
+) -> list[Failure]:
+    """Add clips to a dictionary, except those that it has by their names; return those that cannot be added.
+
+    Raises:
+        AslTritonError: the server is away, or has another model than the dictionary's.
+    """
+    failures: list[Failure] = []
+    async with recognizer:
+        served = await recognizer.model()
+        signs.check_model(served, address)
+        known = {(example.gloss, example.source) for example in signs.examples}
+        missing = [(gloss, clip) for gloss, clip in clips if (gloss, clip.name) not in known]
+        progress.skip(len(clips) - len(missing))
+        room = asyncio.Semaphore(IN_FLIGHT)
+
+        async def embed(gloss: str, clip: Clip) -> ShownClip | Failure:
+            async with room:
+                try:
+                    return ShownClip(clip.name, gloss, await recognizer.embed(clip.path, name=clip.name))
+                except VideoError as exc:
+                    return Failure(clip.name, str(exc))
+
+        tasks = [asyncio.create_task(embed(*each)) for each in missing]
+        try:
+            for task in tasks:  # in the order of the folder, so that the same clips make the same file
+                outcome = await task
+                if isinstance(outcome, ShownClip):
+                    try:
+                        signs.add(outcome.gloss, outcome.embedding, source=outcome.video)
+                    except DictionaryError as exc:
+                        outcome = Failure(outcome.video, str(exc))
+                if isinstance(outcome, Failure):
+                    failures.append(outcome)
+                progress.advance(outcome)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    return failures
+
+
+async def read_served(connection: Connection, address: str) -> ServedModel:
+    """The model's contract."""
+    async with connection.make_recognizer(address, in_flight=1) as recognizer:
+        return await recognizer.model()
+
+
+def to_json(path: Path, reports: Sequence[SignReport], failures: Sequence[Failure]) -> dict[str, object]:
+    """The values for --json."""
+    return {
+        "dictionary": str(path),
+        "signs": [{**dataclasses.asdict(report), "advice": report.advice} for report in reports],
+        "failures": [{"video": failure.video, "error": failure.error} for failure in failures],
+    }
+
+
+def print_reports(path: Path, reports: Sequence[SignReport], failures: Sequence[Failure]) -> None:
+    """Print what is known of each sign, the ones that need something first."""
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (("sign", "left"), ("examples", "right"), ("recognized", "right"), ("agreement", "right")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("what would help", overflow="fold", style="dim")
+    for report in sorted(reports, key=lambda report: not report.advice)[:ROWS_SHOWN]:
+        recognized = "" if report.recognized is None else f"{report.recognized} of {report.examples}"
+        agreement = "" if report.agreement is None else f"{report.agreement:.0%}"
+        table.add_row(escape(report.gloss), str(report.examples), recognized, agreement, escape(report.advice))
+    if reports:
+        console.print(table)
+    if len(reports) > ROWS_SHOWN:
+        console.print(f"... and {len(reports) - ROWS_SHOWN:,} more signs (--json lists all)")
+    for failure in failures[:ROWS_SHOWN]:
+        console.print(f"[red]failed[/] {escape(failure.error)}", soft_wrap=True)
+    if len(failures) > ROWS_SHOWN:
+        console.print(f"... and {len(failures) - ROWS_SHOWN:,} more")
+    examples = sum(report.examples for report in reports)
+    console.print(
+        escape(f"written: {path}, {len(reports):,} signs by {examples:,} examples. Next: asl-triton recognize CLIP ")
+        + escape(f"--dictionary {path}"),
+        soft_wrap=True,
+        highlight=False,
+    )
