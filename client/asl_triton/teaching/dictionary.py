@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -221,7 +221,7 @@ class SignDictionary:
         """Build a dictionary from what a file says, which may be anything."""
         if metadata["format"] != FORMAT:
             raise DictionaryError(f"a dictionary of format {metadata['format']!r:.20}: this version reads {FORMAT}")
-        model = TaughtModel(**{name: str(value) for name, value in metadata["model"].items()})
+        model = TaughtModel(*(str(metadata["model"][field.name]) for field in fields(TaughtModel)))
         Preset.from_json(model.preset)
         entries = metadata["examples"]
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -230,7 +230,12 @@ class SignDictionary:
         dictionary = cls(model)
         dictionary._replace(
             [
-                Example(check_gloss(entry["gloss"]), Embedding(vector, float(energy)), entry["source"], entry["added"])
+                Example(
+                    check_gloss(str(entry["gloss"])),
+                    Embedding(vector, float(energy)),
+                    str(entry["source"]),
+                    str(entry["added"]),
+                )
                 for entry, vector, energy in zip(entries, vectors / lengths, energies, strict=True)
             ]
         )

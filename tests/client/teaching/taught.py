@@ -1,0 +1,32 @@
+"""Made-up models and clips: what a network would say of signs, without one."""
+
+import numpy as np
+
+from asl_triton.presets import PRESETS
+from asl_triton.teaching.dictionary import SignDictionary, TaughtModel
+from asl_triton.teaching.embedding import Embedding, embed_clip
+
+NUM_FEATURES, NUM_CLASSES, NUM_STEPS = 64, 6, 7
+MODEL = TaughtModel("a" * 64, "fp32", PRESETS["wlasl"].to_json())
+
+
+def show(sign: int, take: int, spread: float = 0.3) -> Embedding:
+    """The embedding of a clip of a sign; takes of one sign are alike, the more so the smaller the spread."""
+    return embed_clip(*answer(sign, take, spread))
+
+
+def answer(sign: int, take: int, spread: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+    """Features (F,) and step logits (S, C) of such a clip."""
+    typical, odd = np.random.default_rng(sign), np.random.default_rng((sign, take))
+    features = typical.random(NUM_FEATURES) + spread * odd.random(NUM_FEATURES)
+    steps = typical.normal(size=(NUM_STEPS, NUM_CLASSES)) + spread * odd.normal(size=(NUM_STEPS, NUM_CLASSES))
+    return features.astype(np.float32), steps.astype(np.float32)
+
+
+def teach(signs: int, takes: int, spread: float = 0.3) -> SignDictionary:
+    """A dictionary of `sign0`, `sign1`, ... by so many examples each."""
+    dictionary = SignDictionary(MODEL)
+    for sign in range(signs):
+        for take in range(takes):
+            dictionary.add(f"sign{sign}", show(sign, take, spread), source=f"sign{sign}/{take}.mp4")
+    return dictionary
