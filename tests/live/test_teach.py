@@ -1,0 +1,136 @@
+"""Signs that are taught through a real Triton, and recognized at once."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from asl_triton.teaching.dictionary import SignDictionary
+from asl_triton_deploy.local import LocalTriton
+from tests.benchmarks.new_signs import FIRST_HELD_OUT_SEED, FIRST_SEED, NEW_SIGNS, render_glosses
+from tests.client import videos
+from tests.command_line import asl_triton
+
+SIGNS = [sign for sign in NEW_SIGNS if sign.gloss in ("cat", "cold", "deaf")]
+OTHER = [sign for sign in NEW_SIGNS if sign.gloss == "water"]
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three clips each of three signs that the demo checkpoint does not know."""
+    folder = tmp_path_factory.mktemp("shown")
+    render_glosses(folder, SIGNS, range(FIRST_SEED, FIRST_SEED + 3))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip each of the same signs by other signers, and one of a sign that nobody taught."""
+    folder = tmp_path_factory.mktemp("asked")
+    render_glosses(folder, SIGNS + OTHER, range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + 1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dictionary(shown: Path, demo_triton: LocalTriton, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that `teach` makes of them."""
+    path = tmp_path_factory.mktemp("dictionary") / "mine.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["asl-triton"])
+        from typer.testing import CliRunner
+
+        from asl_triton.cli.app import app
+
+        done = CliRunner().invoke(app, ["teach", str(shown), "--dictionary", str(path), "--server", demo_triton.address])
+    assert done.exit_code == 0, done.output
+    return path
+
+
+def test_taught_signs_are_recognized_and_others_are_unsure(
+    capsys: pytest.CaptureFixture[str], dictionary: Path, asked: Path, demo_triton: LocalTriton
+) -> None:
+    clips = sorted(asked.rglob("*.mp4"))
+    options = ("--dictionary", dictionary, "--server", demo_triton.address, "--json")
+    done = asl_triton(capsys, "recognize", *clips, *options)
+    answers = [json.loads(line) for line in done.out.splitlines()]
+    best = {Path(answer["video"]).parent.name: answer for answer in answers}
+    for sign in SIGNS:
+        assert best[sign.gloss]["predictions"][0]["gloss"] == sign.gloss and best[sign.gloss]["unsure"] is False
+    assert best["water"]["unsure"] is True
+
+
+def test_batch_and_evaluate_take_the_dictionary(
+    capsys: pytest.CaptureFixture[str], dictionary: Path, asked: Path, demo_triton: LocalTriton, tmp_path: Path
+) -> None:
+    options = ("--dictionary", dictionary, "--server", demo_triton.address)
+    output = tmp_path / "results"
+    assert asl_triton(capsys, "batch", asked, "--output", output, "--format", "jsonl", *options).code == 0
+    rows = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    assert {row["predictions"][0]["gloss"] for row in rows if "water" not in row["video"]} == {"cat", "cold", "deaf"}
+    again = asl_triton(capsys, "batch", asked, "--output", output, "--format", "jsonl", *options)
+    assert "4 of them by an earlier run" in again.told
+    known = tmp_path / "known"
+    shutil.copytree(asked, known, ignore=shutil.ignore_patterns("water"))
+    told = asl_triton(capsys, "evaluate", known, "--output", tmp_path / "report", "--json", *options)
+    assert told.code == 0 and "1.0" in told.out
+
+
+def test_own_glosses_compete(
+    capsys: pytest.CaptureFixture[str], dictionary: Path, asked: Path, demo_triton: LocalTriton
+) -> None:
+    clip = next((asked / "cat").iterdir())
+    options = ("--dictionary", dictionary, "--with-vocabulary", "--server", demo_triton.address, "--json")
+    answer = json.loads(asl_triton(capsys, "recognize", clip, "--top-k", 23, *options).out)
+    assert answer["predictions"][0]["gloss"] == "cat" and len(answer["predictions"]) == 23
+
+
+def test_same_command_again_adds_only_what_is_new(
+    capsys: pytest.CaptureFixture[str], dictionary: Path, shown: Path, demo_triton: LocalTriton, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.safetensors"
+    shutil.copy(dictionary, path)
+    options = ("--dictionary", path, "--server", demo_triton.address, "--json")
+    told = json.loads(asl_triton(capsys, "teach", shown, *options).out)
+    assert [sign["examples"] for sign in told["signs"]] == [3, 3, 3] and told["failures"] == []
+    more = tmp_path / "more"
+    for sign in ("cat", "dog"):
+        (more / sign).mkdir(parents=True)
+        shutil.copy(next((shown / "deaf").iterdir()), more / sign / "deaf.mp4")
+    (more / "cat" / "broken.mp4").write_bytes(videos.TEXT)
+    done = asl_triton(capsys, "teach", more, *options)
+    assert done.code == 1 and len(SignDictionary.load(path).examples) == 9
+    errors = " ".join(failure["error"] for failure in json.loads(done.out)["failures"])
+    assert "is an example of 'deaf' already, so it cannot be one of 'cat'" in errors and "broken.mp4" in errors
+
+
+def test_signs_are_forgotten_and_shown_without_a_server(
+    capsys: pytest.CaptureFixture[str], dictionary: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.safetensors"
+    shutil.copy(dictionary, path)
+    told = asl_triton(capsys, "teach", "--dictionary", path, "--forget", "cold")
+    assert told.code == 0 and "2 signs by 6 examples" in told.told and "cold" not in told.told
+    assert asl_triton(capsys, "teach", "--dictionary", path, "--forget", "cold").code == 1
+    assert SignDictionary.load(path).glosses == ("cat", "deaf")
+    merged = asl_triton(capsys, "teach", "--dictionary", path, "--merge", dictionary)
+    assert "3 signs by 9 examples" in merged.told
+
+
+def test_wrong_use_is_a_sentence(
+    capsys: pytest.CaptureFixture[str], dictionary: Path, shown: Path, demo_triton: LocalTriton, tmp_path: Path
+) -> None:
+    server = ("--server", demo_triton.address)
+    nothing = asl_triton(capsys, "teach", "--dictionary", tmp_path / "no.safetensors")
+    assert nothing.code == 1 and "there is no dictionary" in nothing.told
+    loose = asl_triton(capsys, "teach", shown / "cat", "--dictionary", tmp_path / "no.safetensors", *server)
+    assert loose.code == 1 and "is not in a folder of its sign" in loose.told
+    clip = next((shown / "cat").iterdir())
+    sent = asl_triton(capsys, "recognize", clip, "--dictionary", dictionary, "--send", "video", *server)
+    assert sent.code == 1 and "does not know taught signs" in sent.told
+    alone = asl_triton(capsys, "recognize", clip, "--with-vocabulary", *server)
+    assert alone.code == 2 and "it needs --dictionary" in alone.told
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(dictionary.read_bytes()[:1000])
+    told = asl_triton(capsys, "recognize", clip, "--dictionary", damaged, *server)
+    assert told.code == 1 and "no dictionary of signs, or damaged" in told.told
