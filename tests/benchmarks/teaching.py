@@ -1,0 +1,244 @@
+"""Signs taught by a few examples: how well they are told apart, what is rejected, and what many signs cost.
+
+    python -m tests.benchmarks.teaching --work teaching
+    python -m tests.benchmarks.teaching --work teaching --embeddings
+    python -m tests.benchmarks.teaching --many
+
+Ten signs that the demo checkpoint does not know, by signers that it has never seen, are rendered and embedded through a
+real Triton: 12 examples and 20 other clips of each, and 10 clips of each of its own 20 signs, which nobody teaches. The
+work folder keeps clips and answers. Examples are drawn at random, 30 times; intervals are those of the draws and of the
+clips (bootstrap). `--embeddings` compares what an embedding could be made of. `--many` needs no clips: made-up
+embeddings of 2,000 signs, five examples each.
+"""
+
+import argparse
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from asl_triton.models.served import FEATURES, FRAMES, STEP_LOGITS, read_model
+from asl_triton.presets import PRESETS
+from asl_triton.teaching.classifier import SignClassifier
+from asl_triton.teaching.dictionary import SignDictionary, TaughtModel
+from asl_triton.teaching.embedding import embed_clip, scale_to_unit
+from asl_triton.transport.factory import make_transport
+from asl_triton.video.preprocessing import crop_frames
+from asl_triton.video.reader import open_video
+from asl_triton_demo.signs import SIGNS
+from asl_triton_deploy.local import LocalTriton
+from asl_triton_export.bundle import open_bundle
+from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
+from asl_triton_export.exporter import export_model
+from tests.benchmarks.new_signs import FIRST_HELD_OUT_SEED, FIRST_SEED, NEW_SIGNS, render_glosses
+from tests.paths import DEMO_BUNDLE
+
+EXAMPLES, HELD_OUT, OTHERS = 12, 20, 10  # clips of a sign
+FIRST_OTHER_SEED = 7_000_000
+DRAWS = 30
+Answers = dict[str, tuple[np.ndarray, np.ndarray]]  # features and step logits by "kind/gloss/seed"
+
+
+def collect_answers(work: Path) -> Answers:
+    """What the demo checkpoint answers to all clips, rendered and asked about unless the folder has it already."""
+    cache = work / "answers.npz"
+    if not cache.exists():
+        render_glosses(work / "taught", NEW_SIGNS, range(FIRST_SEED, FIRST_SEED + EXAMPLES))
+        render_glosses(work / "asked", NEW_SIGNS, range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + HELD_OUT))
+        render_glosses(work / "others", SIGNS, range(FIRST_OTHER_SEED, FIRST_OTHER_SEED + OTHERS))
+        bundle = open_bundle(DEMO_BUNDLE)
+        checkpoint = load_checkpoint(bundle.weights)
+        export_model(
+            checkpoint,
+            read_labels_for(checkpoint, bundle.labels),
+            PRESETS["wlasl"],
+            work / "models",
+            "demo",
+            precision="fp32",
+        )
+        clips = [clip for kind in ("taught", "asked", "others") for clip in sorted((work / kind).rglob("*.mp4"))]
+        with LocalTriton(work / "models") as triton:
+            answers = asyncio.run(ask_all(triton.address, clips))
+        arrays = {}
+        for clip, (features, steps) in zip(clips, answers, strict=True):
+            name = clip.relative_to(work).with_suffix("").as_posix()
+            arrays[f"{name}:features"], arrays[f"{name}:steps"] = features, steps
+        np.savez(cache, **arrays)
+    with np.load(cache) as arrays:
+        names = sorted({key.rpartition(":")[0] for key in arrays})
+        return {name: (arrays[f"{name}:features"], arrays[f"{name}:steps"]) for name in names}
+
+
+async def ask_all(address: str, clips: Sequence[Path]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The features (F,) and step logits (S, C) of clips, as the client crops them."""
+    transport = make_transport(address)
+    served = await read_model(transport)
+    answers = []
+    for number, clip in enumerate(clips, start=1):
+        with open_video(clip) as video:
+            frames = np.stack([crop.image for crop in crop_frames(video, served.preset, 10**6)])
+        outputs = await transport.infer(served.name, {FRAMES: served.make_input(frames)}, [FEATURES, STEP_LOGITS])
+        answers.append((outputs[FEATURES][0], outputs[STEP_LOGITS][0]))
+        if number % 50 == 0:
+            print(f"{number} of {len(clips)} clips", flush=True)
+    await transport.close()
+    return answers
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Vectors of examples by sign, and of other clips with the place of their sign; those of signs nobody taught."""
+
+    examples: list[np.ndarray]  # (12, D) of each sign
+    asked: np.ndarray
+    truth: np.ndarray
+    others: np.ndarray
+
+
+def embed_all(answers: Answers, embed: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Clips:
+    """Embed what the model answered."""
+    glosses = sorted({name.split("/")[1] for name in answers if name.startswith("taught/")})
+
+    def pick(prefix: str) -> np.ndarray:
+        return np.stack([embed(*answers[name]) for name in answers if name.startswith(prefix)])
+
+    asked = [pick(f"asked/{gloss}/") for gloss in glosses]
+    truth = np.repeat(np.arange(len(glosses)), [len(clips) for clips in asked])
+    return Clips([pick(f"taught/{gloss}/") for gloss in glosses], np.concatenate(asked), truth, pick("others/"))
+
+
+def measure(clips: Clips, count: int) -> dict[str, np.ndarray]:
+    """Teach from `count` examples of each sign, drawn again and again; figures of each draw."""
+    figures: dict[str, list[float]] = {}
+    for draw in range(DRAWS):
+        rng = np.random.default_rng(draw)
+        drawn = [examples[rng.permutation(len(examples))[:count]] for examples in clips.examples]
+        classifier = SignClassifier.fit(np.concatenate(drawn), np.repeat(np.arange(len(drawn)), count))
+        asked, others = classifier.logits(clips.asked), classifier.logits(clips.others).max(axis=1)
+        best = asked.max(axis=1)
+        places = (asked > asked[np.arange(len(asked)), clips.truth][:, None]).sum(axis=1)
+        sample = rng.integers(len(places), size=len(places))  # bootstrap over clips, for the intervals
+        for name, value in (
+            ("top1", (places == 0).mean()),
+            ("top1 resampled", (places[sample] == 0).mean()),
+            ("top5", (places < 5).mean()),
+            ("unsure", (best < 0).mean()),
+            ("others unsure", (others < 0).mean()),
+            ("rejected at 5 %", (others < np.quantile(best, 0.05)).mean()),
+            ("area", (best[:, None] > others[None]).mean()),
+        ):
+            figures.setdefault(name, []).append(float(value))
+    return {name: np.array(values) for name, values in figures.items()}
+
+
+def print_accuracy(answers: Answers) -> None:
+    """The table of examples against accuracy and rejection."""
+    clips = embed_all(answers, lambda features, steps: embed_clip(features, steps).vector)
+    table = Table(
+        "examples", "top-1", "95 %", "top-5", "taught, unsure", "others, unsure", "others rejected at 5 %", "area"
+    )
+    for count in (1, 2, 3, 5, 12):
+        figures = measure(clips, count)
+        low, high = np.quantile(figures["top1 resampled"], [0.025, 0.975])
+        means = {name: f"{values.mean():.1%}" for name, values in figures.items()}
+        table.add_row(
+            str(count),
+            means["top1"],
+            f"{low:.1%} to {high:.1%}",
+            means["top5"],
+            means["unsure"],
+            means["others unsure"],
+            means["rejected at 5 %"],
+            f"{figures['area'].mean():.3f}",
+        )
+    Console().print(table)
+
+
+def compare_embeddings(answers: Answers) -> None:
+    """Top-1, and what is rejected at 5 %, by what the embedding is made of."""
+
+    def unit(*parts: np.ndarray) -> np.ndarray:
+        return scale_to_unit(np.concatenate([scale_to_unit(part) for part in parts]))
+
+    def thirds(steps: np.ndarray) -> np.ndarray:
+        return np.concatenate([scale_to_unit(part.mean(axis=0)) for part in np.array_split(steps, 3)])
+
+    kinds: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+        "features": lambda features, steps: unit(features),
+        "mean step logits": lambda features, steps: unit(steps.mean(axis=0)),
+        "maximum": lambda features, steps: unit(steps.max(axis=0)),
+        "mean, maximum, deviation": lambda features, steps: unit(
+            steps.mean(axis=0), steps.max(axis=0), steps.std(axis=0)
+        ),
+        "thirds, maximum, deviation": lambda features, steps: unit(thirds(steps), steps.max(axis=0), steps.std(axis=0)),
+        "features, maximum": lambda features, steps: unit(features, steps.max(axis=0)),
+        "features, thirds, maximum, deviation": lambda features, steps: embed_clip(features, steps).vector,
+    }
+    table = Table("embedding", *(f"{count} examples" for count in (1, 3, 5, 12)))
+    for name, embed in kinds.items():
+        clips = embed_all(answers, embed)
+        figures = [measure(clips, count) for count in (1, 3, 5, 12)]
+        table.add_row(name, *(f"{f['top1'].mean():.1%}, {f['rejected at 5 %'].mean():.0%}" for f in figures))
+    Console().print(table)
+
+
+def measure_many(num_signs: int = 2_000, num_examples: int = 5, num_classes: int = 2_000) -> None:
+    """What a large dictionary costs."""
+    rng = np.random.default_rng(0)
+    dictionary = SignDictionary(TaughtModel("0" * 64, "fp32", PRESETS["wlasl"].to_json()))
+    typical = [(rng.random(1024), rng.normal(size=(7, num_classes))) for _ in range(num_signs)]
+    embeddings = [
+        embed_clip(
+            (features + 0.3 * rng.random(1024)).astype(np.float32),
+            (steps + 0.3 * rng.normal(size=steps.shape)).astype(np.float32),
+        )
+        for features, steps in typical
+        for _ in range(num_examples)
+    ]
+    began_s = time.perf_counter()
+    for number, embedding in enumerate(embeddings):
+        dictionary.add(f"sign {number // num_examples}", embedding)
+    added_s = time.perf_counter()
+    classifier = dictionary.classifier()
+    learned_s = time.perf_counter()
+    for embedding in embeddings[:100]:
+        classifier.logits(embedding.vector[None])
+    asked_s = time.perf_counter()
+    features, steps = typical[0]
+    for _ in range(100):
+        embed_clip(features.astype(np.float32), steps.astype(np.float32))
+    embedded_s = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "signs.safetensors"
+        dictionary.save(path)
+        megabytes = path.stat().st_size / 1e6
+    print(
+        f"{num_signs:,} signs by {num_examples} examples, a model of {num_classes:,} glosses: added in "
+        f"{added_s - began_s:.1f} s, learned in {learned_s - added_s:.1f} s; {megabytes:.0f} MB; "
+        f"{10 * (asked_s - learned_s):.2f} ms to compare and {10 * (embedded_s - asked_s):.2f} ms to embed a clip"
+    )
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=None, help="a folder for all of it; a temporary one if not given")
+    parser.add_argument("--embeddings", action="store_true")
+    parser.add_argument("--many", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.many:
+        measure_many()
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        answers = collect_answers(arguments.work or Path(scratch))
+        (compare_embeddings if arguments.embeddings else print_accuracy)(answers)
+
+
+if __name__ == "__main__":
+    main()
