@@ -18,8 +18,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
@@ -42,7 +44,8 @@ from tests.paths import DEMO_BUNDLE
 EXAMPLES, HELD_OUT, OTHERS = 12, 20, 10  # clips of a sign
 FIRST_OTHER_SEED = 7_000_000
 DRAWS = 30
-Answers = dict[str, tuple[np.ndarray, np.ndarray]]  # features and step logits by "kind/gloss/seed"
+Array = npt.NDArray[Any]
+Answers = dict[str, tuple[Array, Array]]  # features and step logits by "kind/gloss/seed"
 
 
 def collect_answers(work: Path) -> Answers:
@@ -75,7 +78,7 @@ def collect_answers(work: Path) -> Answers:
         return {name: (arrays[f"{name}:features"], arrays[f"{name}:steps"]) for name in names}
 
 
-async def ask_all(address: str, clips: Sequence[Path]) -> list[tuple[np.ndarray, np.ndarray]]:
+async def ask_all(address: str, clips: Sequence[Path]) -> list[tuple[Array, Array]]:
     """The features (F,) and step logits (S, C) of clips, as the client crops them."""
     transport = make_transport(address)
     served = await read_model(transport)
@@ -95,17 +98,17 @@ async def ask_all(address: str, clips: Sequence[Path]) -> list[tuple[np.ndarray,
 class Clips:
     """Vectors of examples by sign, and of other clips with the place of their sign; those of signs nobody taught."""
 
-    examples: list[np.ndarray]  # (12, D) of each sign
-    asked: np.ndarray
-    truth: np.ndarray
-    others: np.ndarray
+    examples: list[Array]  # (12, D) of each sign
+    asked: Array
+    truth: Array
+    others: Array
 
 
-def embed_all(answers: Answers, embed: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Clips:
+def embed_all(answers: Answers, embed: Callable[[Array, Array], Array]) -> Clips:
     """Embed what the model answered."""
     glosses = sorted({name.split("/")[1] for name in answers if name.startswith("taught/")})
 
-    def pick(prefix: str) -> np.ndarray:
+    def pick(prefix: str) -> Array:
         return np.stack([embed(*answers[name]) for name in answers if name.startswith(prefix)])
 
     asked = [pick(f"asked/{gloss}/") for gloss in glosses]
@@ -113,7 +116,7 @@ def embed_all(answers: Answers, embed: Callable[[np.ndarray, np.ndarray], np.nda
     return Clips([pick(f"taught/{gloss}/") for gloss in glosses], np.concatenate(asked), truth, pick("others/"))
 
 
-def measure(clips: Clips, count: int) -> dict[str, np.ndarray]:
+def measure(clips: Clips, count: int) -> dict[str, Array]:
     """Teach from `count` examples of each sign, drawn again and again; figures of each draw."""
     figures: dict[str, list[float]] = {}
     for draw in range(DRAWS):
@@ -140,9 +143,7 @@ def measure(clips: Clips, count: int) -> dict[str, np.ndarray]:
 def print_accuracy(answers: Answers) -> None:
     """The table of examples against accuracy and rejection."""
     clips = embed_all(answers, lambda features, steps: embed_clip(features, steps).vector)
-    table = Table(
-        "examples", "top-1", "95 %", "top-5", "taught, unsure", "others, unsure", "others rejected at 5 %", "area"
-    )
+    table = Table("examples", "top-1", "95 %", "top-5", "taught unsure", "others unsure", "others at 5 %", "area")
     for count in (1, 2, 3, 5, 12):
         figures = measure(clips, count)
         low, high = np.quantile(figures["top1 resampled"], [0.025, 0.975])
@@ -163,13 +164,13 @@ def print_accuracy(answers: Answers) -> None:
 def compare_embeddings(answers: Answers) -> None:
     """Top-1, and what is rejected at 5 %, by what the embedding is made of."""
 
-    def unit(*parts: np.ndarray) -> np.ndarray:
+    def unit(*parts: Array) -> Array:
         return scale_to_unit(np.concatenate([scale_to_unit(part) for part in parts]))
 
-    def thirds(steps: np.ndarray) -> np.ndarray:
+    def thirds(steps: Array) -> Array:
         return np.concatenate([scale_to_unit(part.mean(axis=0)) for part in np.array_split(steps, 3)])
 
-    kinds: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    kinds: dict[str, Callable[[Array, Array], Array]] = {
         "features": lambda features, steps: unit(features),
         "mean step logits": lambda features, steps: unit(steps.mean(axis=0)),
         "maximum": lambda features, steps: unit(steps.max(axis=0)),

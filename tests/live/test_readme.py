@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,10 +56,21 @@ def test_links_into_the_project_lead_somewhere(page: Path) -> None:
 def test_python_example_prints_ranks(
     small_triton: LocalTriton, clips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (example,) = blocks(README, "python")
+    example = next(block for block in blocks(README, "python") if "SignDictionary" not in block)
     (clips / "a.mp4").rename(clips / "clip.mp4")
     monkeypatch.chdir(clips)
     exec(example.replace("localhost:8001", small_triton.address), {})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [str(rank) for rank in range(1, 8)]  # of seven glosses
     assert all(line.endswith("%") for line in lines)
+
+
+def test_python_example_teaches_a_sign(
+    small_triton: LocalTriton, clips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = (block for block in blocks(README, "python") if "SignDictionary" in block)
+    shutil.copy(clips / "a.mp4", clips / "coffee-1.mp4")
+    (clips / "a.mp4").rename(clips / "clip.mp4")
+    monkeypatch.chdir(clips)
+    exec(example.replace("localhost:8001", small_triton.address), {})
+    assert capsys.readouterr().out == "coffee\n"

@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from asl_triton.cli.app import app
 from asl_triton.teaching.dictionary import SignDictionary
 from asl_triton_deploy.local import LocalTriton
 from tests.benchmarks.new_signs import FIRST_HELD_OUT_SEED, FIRST_SEED, NEW_SIGNS, render_glosses
@@ -36,13 +38,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dictionary(shown: Path, demo_triton: LocalTriton, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file that `teach` makes of them."""
     path = tmp_path_factory.mktemp("dictionary") / "mine.safetensors"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["asl-triton"])
-        from typer.testing import CliRunner
-
-        from asl_triton.cli.app import app
-
-        done = CliRunner().invoke(app, ["teach", str(shown), "--dictionary", str(path), "--server", demo_triton.address])
+    options = ["--dictionary", str(path), "--server", demo_triton.address]
+    done = CliRunner().invoke(app, ["teach", str(shown), *options])
     assert done.exit_code == 0, done.output
     return path
 

@@ -64,7 +64,7 @@ def teach(
 ) -> None:
     """Teach signs by examples: one to many clips of each, no training.
 
-    The clips' embeddings go to a file, the dictionary, which `recognize`, `batch`, `watch`, `evaluate` and `ui` take as
+    The clips' embeddings go to a file, the dictionary, which `recognize`, `batch`, `watch` and `evaluate` take as
     --dictionary. The table says how well the signs are told apart: each example is asked about as if it had not been
     shown. Three examples of a sign are advisable, by different people if others are to use it. The same command again
     adds only clips that are new. Without DIR, it only prints the table. Exit code 3: some clips could not be read.

@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 SHRINKAGE = 0.5  # of the covariance toward a multiple of the identity
 MAX_FOLDS = 5
-MAX_RESIDUALS = 2_000  # examples that the covariance is estimated from
+MAX_RESIDUALS = 1_000  # examples that the covariance is estimated from
 MAX_HELD_OUT = 1_000  # examples per fold
 # Of the examples, each compared with prototypes made without it. Of other clips it rejects fewer: they are compared
 # with prototypes of all examples.
@@ -46,15 +46,17 @@ class Whitening:
         several = several[:: -(-len(several) // MAX_RESIDUALS)]
         means = average_by_sign(embeddings, sign_ids)
         residuals = embeddings[several] - means[sign_ids[several]]
-        _, lengths, axes = np.linalg.svd(residuals, full_matrices=False)
-        present = lengths > 1e-6
+        # The principal axes by the smaller of two products: there are fewer residuals than dimensions.
+        squares, sides = np.linalg.eigh(residuals @ residuals.T)
+        present = squares > 1e-12
         if not present.any():  # the same clip over and over
             return None
+        axes = (sides[:, present] / np.sqrt(squares[present])).T @ residuals
         num_signs = len(np.unique(sign_ids[several]))
-        variances = lengths[present] ** 2 / max(len(several) - num_signs, 1)
+        variances = squares[present] / max(len(several) - num_signs, 1)
         floor = SHRINKAGE * variances.mean()
         rest = 1 / np.sqrt(floor)
-        return cls(axes[present], 1 / np.sqrt(floor + (1 - SHRINKAGE) * variances) - rest, rest)
+        return cls(axes, 1 / np.sqrt(floor + (1 - SHRINKAGE) * variances) - rest, rest)
 
     def apply(self, embeddings: Floats) -> Floats:
         """Embeddings (N, D), whitened."""
