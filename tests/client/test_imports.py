@@ -10,7 +10,6 @@ OTHERS = (
     "torch",
     "lightning",
     "gradio",
-    "safetensors",
     "gdown",
     "httpx",
     "ray",

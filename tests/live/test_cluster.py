@@ -1,5 +1,6 @@
 """A batch on a Ray cluster: a real Ray, a real Triton, and a real S3 server."""
 
+import faulthandler
 import json
 import os
 import re
@@ -87,6 +88,9 @@ def ray(s3: None) -> Iterator[None]:
     """A Ray of two CPUs, which stays for all tests of this process."""
     with Cluster().join():
         yield
+    # Ray leaves SIGSEGV to the system; with this, what crashes after it is told of again.
+    faulthandler.disable()
+    faulthandler.enable(sys.__stderr__)
 
 
 @pytest.fixture(scope="module")
