@@ -11,11 +11,12 @@ from typing import Literal
 import numpy as np
 import torch
 
-from asl_triton.errors import AslTritonError, CheckpointError
+from asl_triton.errors import AslTritonError, CheckpointError, DictionaryError
 from asl_triton.files import atomic_folder
 from asl_triton.models.card import EMPTY_CARD, ModelCard
 from asl_triton.models.golden import GOLDEN_FRAMES, GoldenAnswer, render_golden
 from asl_triton.presets import Preset
+from asl_triton.teaching.dictionary import SignDictionary, TaughtModel
 from asl_triton_export.checkpoint import CLASSIFIER_KEY, Checkpoint
 from asl_triton_export.formats import Forward, ModelFormat, fastest_precision, get_format
 from asl_triton_export.formats.custom_script import CustomScript
@@ -58,18 +59,21 @@ def export_model(
     input_type: Input = "uint8",
     served_as: Format = "torchscript",
     calibrate: Path | None = None,
+    dictionary: SignDictionary | None = None,
     instances: int = 1,
     version: int = 1,
     force: bool = False,
 ) -> ExportReport:
     """Write `repository/name`: to a temporary folder, compared with the trained network, then renamed.
 
-    `calibrate` is a folder of clips. int8 is quantized with some of them, and its cost is measured on others.
+    `calibrate` is a folder of clips. int8 is quantized with some of them, and its cost is measured on others. The signs
+    of a `dictionary` become glosses of the model, before its own.
 
     Raises:
         AslTritonError: the name is invalid; the folder exists and `force` is not given, or it cannot be written; the
             format has no such precision, or its packages are not installed.
         CheckpointError: not an RGB network, or the exported network answers differently from the trained one.
+        DictionaryError: the signs were taught with another model.
         VideoError: no clip of `calibrate` can be read.
     """
     check_name(name)
@@ -86,6 +90,8 @@ def export_model(
             if calibrate is None
             else f"--calibrate is for --precision int8: {precision} needs no clips"
         )
+    if dictionary is not None:
+        check_dictionary(dictionary, TaughtModel(checkpoint.sha256, precision, preset.to_json()), served_as)
     calibration = None if calibrate is None else read_calibration(calibrate, preset, labels)
     network = ServedNetwork(
         name=name,
@@ -116,15 +122,39 @@ def export_model(
             from asl_triton_export.formats.openvino import compile_float32
 
             cost = measure_cost(compile_float32(net, network), forward, network, calibration, labels)
+        report = ExportReport(
+            repository / name,
+            precision,
+            max_difference=float(np.abs(answer.served_logits - answer.logits).max()),
+            spread=float(np.ptp(answer.logits)),
+            same_best=bool(answer.served_logits.argmax() == answer.logits.argmax()),
+            cost=cost,
+        )
+        if dictionary is not None:
+            from asl_triton_export.formats.taught import add_taught_signs
+
+            network, labels = add_taught_signs(version_folder, dictionary, network, labels)
+            taught = model_format.open(version_folder, precision)(network.tensor(render_golden()))
+            tolerance = answer.tolerance * max(float(np.ptp(taught)) / max(report.spread, 1.0), 1.0)
+            answer = GoldenAnswer(taught, taught, answer.num_frames, tolerance)
         write_model_files(folder, version, network, model_format, labels, answer)
-    return ExportReport(
-        repository / name,
-        precision,
-        max_difference=float(np.abs(answer.served_logits - answer.logits).max()),
-        spread=float(np.ptp(answer.logits)),
-        same_best=bool(answer.served_logits.argmax() == answer.logits.argmax()),
-        cost=cost,
-    )
+    return report
+
+
+def check_dictionary(dictionary: SignDictionary, model: TaughtModel, served_as: Format) -> None:
+    """Check that a dictionary's signs can be put into an export.
+
+    Raises:
+        DictionaryError: they were taught with another model. AslTritonError: the format cannot carry them.
+    """
+    if served_as != "torchscript":
+        raise AslTritonError(f"--dictionary is for --format torchscript: {served_as} cannot carry taught signs")
+    dictionary.classifier()
+    if difference := dictionary.model.describe_difference(model):
+        raise DictionaryError(
+            f"the dictionary was taught with {difference} than this export has: export with the options of the model "
+            "that it was taught with, or teach the clips again"
+        )
 
 
 def export_script(

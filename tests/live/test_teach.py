@@ -131,3 +131,26 @@ def test_wrong_use_is_a_sentence(
     damaged.write_bytes(dictionary.read_bytes()[:1000])
     told = asl_triton(capsys, "recognize", clip, "--dictionary", damaged, *server)
     assert told.code == 1 and "no dictionary of signs, or damaged" in told.told
+
+
+def test_exported_with_a_dictionary_one_model_serves_old_and_new_signs_to_everyone(
+    capsys: pytest.CaptureFixture[str], dictionary: Path, asked: Path, demo_triton: LocalTriton, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    done = asl_triton(capsys, "export", "demo", "--dictionary", dictionary, "--name", "mine", "--repository", models)
+    assert done.code == 0 and "With 3 taught signs" in done.told
+    clip = next((asked / "cat").iterdir())
+    answers = []
+    with LocalTriton(models, recognize_sign=True) as triton:
+        for server, options in (
+            (demo_triton, ("--dictionary", dictionary, "--with-vocabulary")),
+            (triton, ()),
+            (triton, ("--send", "video")),
+        ):
+            told = asl_triton(capsys, "recognize", clip, "--server", server.address, "--top-k", 23, "--json", *options)
+            answers.append(json.loads(told.out))
+    taught, *served = answers
+    for answer in served:
+        assert answer["unsure"] is taught["unsure"] is False
+        for one, other in zip(answer["predictions"], taught["predictions"], strict=True):
+            assert one["gloss"] == other["gloss"] and one["confidence"] == pytest.approx(other["confidence"], abs=2e-3)

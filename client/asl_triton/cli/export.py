@@ -15,6 +15,7 @@ from asl_triton.labels import read_labels
 from asl_triton.models.card import ModelCard
 from asl_triton.models.checksums import write_checksums
 from asl_triton.presets import PRESETS, read_preset
+from asl_triton.teaching.dictionary import SignDictionary
 
 if TYPE_CHECKING:
     from asl_triton_export.exporter import ExportReport
@@ -70,6 +71,14 @@ def export(
             "`asl-triton evaluate --write-threshold` measures it.",
         ),
     ] = None,
+    dictionary: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Put taught signs into the model, which then answers old and new glosses to every client: a file of "
+            "`asl-triton teach`, of this checkpoint in this precision.",
+        ),
+    ] = None,
     precision: Annotated[
         Precision,
         typer.Option(
@@ -123,6 +132,7 @@ def export(
         asl-triton export FINAL_nslt_2000.pt --labels wlasl_class_list.txt --name i3d_wlasl2000 --precision fp16
         asl-triton export weights/asl-citizen --format openvino --precision bf16
         asl-triton export weights/asl-citizen --format openvino --precision int8 --calibrate clips/
+        asl-triton export weights/asl-citizen --dictionary mine.safetensors --name mine
         asl-triton export --torchscript r2plus1d.pt --labels labels.txt --preset preset.json
     """
     if (checkpoint is None) == (torchscript is None):
@@ -142,6 +152,7 @@ def export(
     given = {"purpose": purpose, "caveat": caveat, "min_confidence": min_confidence}
     changes = {name: value for name, value in given.items() if value is not None}
     if checkpoint is not None:
+        signs = SignDictionary.load(dictionary) if dictionary else None
         bundle = open_bundle(checkpoint)
         name = name or choose_name(checkpoint)
         with console.status("Loading the checkpoint"):
@@ -159,11 +170,14 @@ def export(
                 input_type=input,
                 served_as=served_as,
                 calibrate=calibrate,
+                dictionary=signs,
                 instances=instances,
                 version=model_version,
                 force=force,
             )
         lines = format_report(name, len(glosses), report)
+        if signs is not None:
+            lines.append(f"With {len(signs):,} taught signs, which come before its own glosses.")
     else:
         assert torchscript is not None
         not_for_scripts = {
@@ -171,6 +185,7 @@ def export(
             "--input": input != "uint8",
             "--format": served_as != "torchscript",
             "--calibrate": calibrate is not None,
+            "--dictionary": dictionary is not None,
         }
         if option := next((option for option, is_given in not_for_scripts.items() if is_given), None):
             raise AslTritonError(f"{option} is for checkpoints: a TorchScript file is served as it is")

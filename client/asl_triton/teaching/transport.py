@@ -14,6 +14,7 @@ from asl_triton.transport.base import Array, ModelDescription, TensorSpec, Trans
 CHECKPOINT_PARAMETER = "asl_triton.checkpoint_sha256"
 CONTEXT_STEPS = 3  # on either side of a step: what is signed there is judged by so many
 USUAL = 0.9  # quantile of the examples' energies: above it, a clip looks more like one of the model's own signs
+KNOWN_FROM = 0.5  # confidence; below it for all signs, "none of them" is more likely
 MAX_LOG_CONFIDENCE = -1e-7
 
 
@@ -50,9 +51,8 @@ class DictionaryTransport(TransportDecorator):
             PRESET_PARAMETER: replace(served.preset, score="sigmoid").to_json(),
             # Answers of another dictionary are another model's: what a journal knows is asked again.
             CHECKPOINT_PARAMETER: f"{served.checkpoint_sha256}+{self._dictionary.hash()}",
-            # Below one half, "none of them" is more likely.
             **ModelCard(
-                purpose=f"{len(self._dictionary):,} taught signs", caveat=served.card.caveat, min_confidence=0.5
+                purpose=f"{len(self._dictionary):,} taught signs", caveat=served.card.caveat, min_confidence=KNOWN_FROM
             ).to_parameters(),
         }
         return replace(description, outputs=outputs, parameters=parameters, labeled=frozenset({LOGITS}))
