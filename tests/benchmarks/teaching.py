@@ -2,13 +2,15 @@
 
     python -m tests.benchmarks.teaching --work teaching
     python -m tests.benchmarks.teaching --work teaching --embeddings
+    python -m tests.benchmarks.teaching --work teaching --together
     python -m tests.benchmarks.teaching --many
 
 Ten signs that the demo checkpoint does not know, by signers that it has never seen, are rendered and embedded through a
 real Triton: 12 examples and 20 other clips of each, and 10 clips of each of its own 20 signs, which nobody teaches. The
 work folder keeps clips and answers. Examples are drawn at random, 30 times; intervals are those of the draws and of the
-clips (bootstrap). `--embeddings` compares what an embedding could be made of. `--many` needs no clips: made-up
-embeddings of 2,000 signs, five examples each.
+clips (bootstrap). `--embeddings` compares what an embedding could be made of. `--together` has the model's own glosses
+compete, as with `--with-vocabulary` and in a model that was exported with the dictionary. `--many` needs no clips: it
+makes up embeddings of 2,000 signs, five examples each.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from asl_triton.presets import PRESETS
 from asl_triton.teaching.classifier import SignClassifier
 from asl_triton.teaching.dictionary import SignDictionary, TaughtModel
 from asl_triton.teaching.embedding import embed_clip, scale_to_unit
+from asl_triton.teaching.transport import combine_logits, compute_logits
 from asl_triton.transport.factory import make_transport
 from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import open_video
@@ -104,9 +107,14 @@ class Clips:
     others: Array
 
 
+def list_glosses(answers: Answers) -> list[str]:
+    """The taught signs."""
+    return sorted({name.split("/")[1] for name in answers if name.startswith("taught/")})
+
+
 def embed_all(answers: Answers, embed: Callable[[Array, Array], Array]) -> Clips:
     """Embed what the model answered."""
-    glosses = sorted({name.split("/")[1] for name in answers if name.startswith("taught/")})
+    glosses = list_glosses(answers)
 
     def pick(prefix: str) -> Array:
         return np.stack([embed(*answers[name]) for name in answers if name.startswith(prefix)])
@@ -189,6 +197,39 @@ def compare_embeddings(answers: Answers) -> None:
     Console().print(table)
 
 
+def print_competition(answers: Answers) -> None:
+    """Top-1 of taught and of own signs, alone and together."""
+    bundle = open_bundle(DEMO_BUNDLE)
+    own_labels = read_labels_for(load_checkpoint(bundle.weights), bundle.labels)
+    taught = {gloss: [n for n in answers if n.startswith(f"taught/{gloss}/")] for gloss in list_glosses(answers)}
+    asked = [name for name in answers if name.startswith(("asked/", "others/"))]
+    truth = [name.split("/")[1] for name in asked]
+    table = Table("examples", "taught, alone", "taught, together", "own, alone", "own, together")
+    for count in (1, 3, 5, 12):
+        figures = []
+        for draw in range(DRAWS // 3):
+            rng = np.random.default_rng(draw)
+            dictionary = SignDictionary(TaughtModel("0" * 64, "fp32", PRESETS["wlasl"].to_json()))
+            for gloss, names in taught.items():
+                for place in rng.permutation(len(names))[:count]:
+                    dictionary.add(gloss, embed_clip(*answers[names[place]]))
+            labels = tuple(dict.fromkeys((*dictionary.glosses, *own_labels)))
+            right = []
+            for name, gloss in zip(asked, truth, strict=True):
+                embedding, own_logits = embed_clip(*answers[name]), answers[name][1].mean(axis=0)
+                alone = dictionary.glosses if name.startswith("asked/") else own_labels
+                own = (
+                    dictionary.classifier().logits(embedding.vector[None]) if alone != own_labels else own_logits[None]
+                )
+                together = combine_logits(dictionary, [embedding], own_logits[None], own_labels)
+                right.append((alone[int(own.argmax())] == gloss, labels[int(together.argmax())] == gloss))
+            is_taught = np.array([name.startswith("asked/") for name in asked])
+            shares = np.array(right, float)
+            figures.append([*shares[is_taught].mean(axis=0), *shares[~is_taught].mean(axis=0)])
+        table.add_row(str(count), *(f"{share:.1%}" for share in np.mean(figures, axis=0)))
+    Console().print(table)
+
+
 def measure_many(num_signs: int = 2_000, num_examples: int = 5, num_classes: int = 2_000) -> None:
     """What a large dictionary costs."""
     rng = np.random.default_rng(0)
@@ -231,6 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=None, help="a folder for all of it; a temporary one if not given")
     parser.add_argument("--embeddings", action="store_true")
+    parser.add_argument("--together", action="store_true")
     parser.add_argument("--many", action="store_true")
     arguments = parser.parse_args()
     if arguments.many:
@@ -238,7 +280,12 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         answers = collect_answers(arguments.work or Path(scratch))
-        (compare_embeddings if arguments.embeddings else print_accuracy)(answers)
+        if arguments.embeddings:
+            compare_embeddings(answers)
+        elif arguments.together:
+            print_competition(answers)
+        else:
+            print_accuracy(answers)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from tests.exports import copy_model, export_shared, load_demo
 from tests.local_triton import serve
 from tests.networks import GLOSSES, save_checkpoint
 
-STRICT = {"max_frames": 250, "max_pixels": 25_000_000, "max_decode_s": 1, "max_memory_bytes": 112 * 2**20}
+STRICT = {"max_frames": 250, "max_pixels": 25_000_000, "max_decode_s": 1, "max_memory_bytes": 144 * 2**20}
 NOT_OURS = """
 import torch
 import triton_python_backend_utils as pb_utils

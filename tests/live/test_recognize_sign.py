@@ -231,7 +231,7 @@ def test_decoding_ends_at_its_limit_of_seconds(strict_triton: LocalTriton, good:
 
 def test_decoding_ends_at_its_limit_of_memory(strict_triton: LocalTriton, good: bytes, tmp_path: Path) -> None:
     refused = ask(strict_triton.address, huge(tmp_path / "wide.avi", "6000x4000").read_bytes())
-    assert refused == Refusal("INVALID_ARGUMENT", "VIDEO takes more than 112 MiB to decode, the limit: scale it down")
+    assert refused == Refusal("INVALID_ARGUMENT", "VIDEO takes more than 144 MiB to decode, the limit: scale it down")
     assert isinstance(ask(strict_triton.address, good), Answer)
 
 

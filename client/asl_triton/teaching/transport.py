@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from asl_triton.models.card import ModelCard
 from asl_triton.models.served import FEATURES, LOGITS, PRESET_PARAMETER, STEP_LOGITS, ServedModel, read_model
@@ -13,7 +14,9 @@ from asl_triton.transport.base import Array, ModelDescription, TensorSpec, Trans
 
 CHECKPOINT_PARAMETER = "asl_triton.checkpoint_sha256"
 CONTEXT_STEPS = 3  # on either side of a step: what is signed there is judged by so many
-USUAL = 0.9  # quantile of the examples' energies: above it, a clip looks more like one of the model's own signs
+# Quantile of the examples' energies: above it, a clip looks more like one of the model's own signs. A higher one gives
+# more to the taught signs and less to the model's own (`python -m tests.benchmarks.teaching --together`).
+USUAL = 0.5
 KNOWN_FROM = 0.5  # confidence; below it for all signs, "none of them" is more likely
 MAX_LOG_CONFIDENCE = -1e-7
 
@@ -88,26 +91,14 @@ class DictionaryTransport(TransportDecorator):
 
     async def _classify(self, model: str, embeddings: Sequence[Embedding], own_logits: Array) -> Array:
         """The logits (N, K) of embeddings; `own_logits` (N, C) are the model's, where its glosses compete."""
-        logits = self._dictionary.classifier().logits(np.stack([embedding.vector for embedding in embeddings]))
-        if not self._with_vocabulary:
-            return logits.astype(np.float32)
-        place = {gloss: number for number, gloss in enumerate(await self._labels(model))}
-        columns = [place[gloss] for gloss in await self._read_own_labels(model)]
-        usual = np.quantile(self._dictionary.energies(), USUAL)
-        logits -= np.array([embedding.energy - usual for embedding in embeddings])[:, None]
-        # Where none of the taught signs is there, it is one of the model's.
-        none_taught = -np.logaddexp(0, logits.max(axis=1, keepdims=True))
-        shares = own_logits - np.logaddexp.reduce(own_logits.astype(np.float64), axis=1, keepdims=True)
-        log_own = np.minimum(none_taught + shares, MAX_LOG_CONFIDENCE)
-        combined = np.full((len(logits), len(place)), -np.inf)
-        combined[:, : logits.shape[1]] = logits
-        combined[:, columns] = np.maximum(combined[:, columns], log_own - np.log(-np.expm1(log_own)))
-        return combined.astype(np.float32)
+        if self._with_vocabulary:
+            return combine_logits(self._dictionary, embeddings, own_logits, await self._read_own_labels(model))
+        return compute_logits(self._dictionary, embeddings).astype(np.float32)
 
     async def _labels(self, model: str) -> tuple[str, ...]:
         """The taught glosses, then the model's own that are not among them, if they compete."""
         own = await self._read_own_labels(model) if self._with_vocabulary else ()
-        return tuple(dict.fromkeys((*self._dictionary.glosses, *own)))
+        return combine_glosses(self._dictionary, own)
 
     async def _read_own_labels(self, model: str) -> tuple[str, ...]:
         if model not in self._own_labels:
@@ -125,3 +116,35 @@ def embed_steps(features: Array, step_logits: Array) -> list[Embedding]:
     return [
         embed_clip(features, step_logits[max(place - CONTEXT_STEPS, 0) : place + CONTEXT_STEPS + 1]) for place in places
     ]
+
+
+def combine_glosses(dictionary: SignDictionary, own_labels: Sequence[str]) -> tuple[str, ...]:
+    """The taught glosses, then the model's own that are not among them."""
+    return tuple(dict.fromkeys((*dictionary.glosses, *own_labels)))
+
+
+def compute_logits(dictionary: SignDictionary, embeddings: Sequence[Embedding]) -> npt.NDArray[np.float64]:
+    """The logits (N, K) of the taught signs."""
+    return dictionary.classifier().logits(np.stack([embedding.vector for embedding in embeddings]))
+
+
+def combine_logits(
+    dictionary: SignDictionary, embeddings: Sequence[Embedding], own_logits: Array, own_labels: Sequence[str]
+) -> Array:
+    """The logits (N, K) of `combine_glosses`, where the model's own logits are (N, C).
+
+    A clip that the model knows better than the examples is less likely one of the taught signs. Where it is none of
+    them, it is one of the model's own glosses, by their softmax.
+    """
+    place = {gloss: number for number, gloss in enumerate(combine_glosses(dictionary, own_labels))}
+    usual = np.quantile(dictionary.energies(), USUAL)
+    energies = np.array([embedding.energy for embedding in embeddings])
+    logits = compute_logits(dictionary, embeddings) - (energies - usual)[:, None]
+    none_taught = -np.logaddexp(0, logits.max(axis=1, keepdims=True))
+    shares = own_logits - np.logaddexp.reduce(own_logits.astype(np.float64), axis=1, keepdims=True)
+    log_own = np.minimum(none_taught + shares, MAX_LOG_CONFIDENCE)
+    combined = np.full((len(logits), len(place)), -np.inf)
+    combined[:, : logits.shape[1]] = logits
+    columns = [place[gloss] for gloss in own_labels]
+    combined[:, columns] = np.maximum(combined[:, columns], log_own - np.log(-np.expm1(log_own)))
+    return combined.astype(np.float32)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from asl_triton.teaching.dictionary import SignDictionary
 from asl_triton.teaching.embedding import MAX_FOLDED, THIRDS, fold_classes
-from asl_triton.teaching.transport import CONTEXT_STEPS, KNOWN_FROM, MAX_LOG_CONFIDENCE, USUAL
+from asl_triton.teaching.transport import CONTEXT_STEPS, KNOWN_FROM, MAX_LOG_CONFIDENCE, USUAL, combine_glosses
 from asl_triton_export.triton_config import ServedNetwork
 
 
@@ -106,11 +106,6 @@ class TaughtNetwork(nn.Module):
             around = own_steps[:, max(place - self.context_steps, 0) : place + self.context_steps + 1]
             steps.append(self.classify(self.embed(features, around), around, own_steps[:, place]))
         return logits, torch.stack(steps, dim=1), features
-
-
-def combine_glosses(dictionary: SignDictionary, own_labels: tuple[str, ...]) -> tuple[str, ...]:
-    """The taught glosses, then the network's own that are not among them."""
-    return tuple(dict.fromkeys((*dictionary.glosses, *own_labels)))
 
 
 def add_taught_signs(

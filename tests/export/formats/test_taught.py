@@ -1,6 +1,5 @@
 """Taught signs inside an exported network."""
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from asl_triton.models.repository import read_folder
 from asl_triton.presets import PRESETS
 from asl_triton.teaching.dictionary import SignDictionary, TaughtModel
 from asl_triton.teaching.embedding import embed_clip
-from asl_triton.teaching.transport import DictionaryTransport, embed_steps
+from asl_triton.teaching.transport import combine_glosses, combine_logits, embed_steps
 from asl_triton_export.checkpoint import CLASSIFIER_KEY, Checkpoint, load_checkpoint
 from asl_triton_export.exporter import export_model
-from asl_triton_export.formats.taught import TaughtNetwork, combine_glosses
+from asl_triton_export.formats.taught import TaughtNetwork
 from tests.client.teaching.taught import NUM_CLASSES, NUM_FEATURES, teach
-from tests.client.teaching.test_transport import serve
 from tests.networks import GLOSSES, save_checkpoint
 
 
@@ -58,11 +56,9 @@ def test_network_answers_as_the_client_does(num_steps: int, num_classes: int, ta
     frames = np.zeros((1, 1 + num_steps, len(features)), np.float32)
     frames[0, 0], frames[0, 1:, :num_classes] = features, steps
     logits, step_logits, _ = network(torch.from_numpy(frames))
-    client = DictionaryTransport(serve(), taught, with_vocabulary=True)
-    client._own_labels["signs"] = own
-    expected = asyncio.run(client._classify("signs", [embed_clip(features, steps)], steps.mean(axis=0)[None]))
+    expected = combine_logits(taught, [embed_clip(features, steps)], steps.mean(axis=0)[None], own)
     np.testing.assert_allclose(logits.numpy(), expected, atol=2e-3)
-    expected_steps = asyncio.run(client._classify("signs", embed_steps(features, steps), steps))
+    expected_steps = combine_logits(taught, embed_steps(features, steps), steps, own)
     np.testing.assert_allclose(step_logits[0].numpy(), expected_steps, atol=2e-3)
     assert combine_glosses(taught, own) == ("sign0", "sign1", "sign2", "sign3", "a", *own[2:])
 
