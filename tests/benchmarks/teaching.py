@@ -32,7 +32,7 @@ from asl_triton.presets import PRESETS
 from asl_triton.teaching.classifier import SignClassifier
 from asl_triton.teaching.dictionary import SignDictionary, TaughtModel
 from asl_triton.teaching.embedding import embed_clip, scale_to_unit
-from asl_triton.teaching.transport import combine_logits, compute_logits
+from asl_triton.teaching.transport import combine_logits
 from asl_triton.transport.factory import make_transport
 from asl_triton.video.preprocessing import crop_frames
 from asl_triton.video.reader import open_video
