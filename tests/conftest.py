@@ -71,8 +71,6 @@ TOGETHER = (
     ("export/finetune",),
     ("live/test_openvino.py",),
 )
-# Ray's libraries stay in a process that has joined a cluster, with their threads and signal handlers.
-RAY = ("live/test_cluster.py",)
 # `make setup-light` installs none of these: what needs them is left out. CI has them all.
 NEEDED = {
     "torch": (
@@ -104,10 +102,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
             item.add_marker(marker)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put those tests first that take long; where one process runs all, those last that leave a Ray in it."""
-    is_alone = not config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
-    items.sort(key=lambda item: (is_alone and is_in(item.path, RAY), rank(item.path)[0]))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put those tests first that take long."""
+    items.sort(key=lambda item: rank(item.path)[0])
 
 
 class GroupScheduling(LoadScopeScheduling):

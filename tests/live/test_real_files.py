@@ -93,4 +93,5 @@ def test_fast_video_of_a_phone_is_answered_as_at_its_usual_rate(
     assert ours.gloss == theirs.gloss == SIGNS[0].gloss
     assert theirs.num_frames > 1.5 * ours.num_frames and theirs.duration_s == pytest.approx(ours.duration_s, abs=0.1)
     assert f"{frame_rate} frames per second: one of" in theirs.warnings[0]
-    assert theirs.confidence == pytest.approx(ours.confidence, abs=0.1)
+    # At 240, one of seven leaves 34 per second, so that the sign is a seventh slower.
+    assert theirs.confidence == pytest.approx(ours.confidence, abs=0.2)

@@ -4,6 +4,7 @@
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -60,12 +61,15 @@ def load_detector(path: Path) -> Any:
     """The compiled network; None where it is not there, or cannot be run here."""
     if not path.is_file():
         return None
+    # Importing OpenVINO reports to its maker over the network, unless this module of theirs cannot be imported.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError:
         return None
     remedy = f"{path} is not the detector of signers: fetch it again with asl-triton fetch signer-detector --force"
     try:
+        # Its Core stays with it: one that goes may take the stack of signal handlers away.
         detector = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": 1})
         shapes = [tuple(port.shape) for port in detector.inputs + detector.outputs]
     except RuntimeError as exc:

@@ -7,6 +7,7 @@ first one gets a fourth channel of zeros, all as in `torchscript`. OpenVINO does
 """
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +70,17 @@ def compile_model(model: openvino.Model | Path, precision: str) -> openvino.Comp
     unasked, so everything else asks for float32.
     """
     hint = "bf16" if precision == "bf16" else "f32"
-    return openvino.Core().compile_model(
-        model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-    )
+    return get_core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint})
+
+
+@cache
+def get_core() -> openvino.Core:
+    """The one Core of this process, which is never let go.
+
+    The CPU plugin gives signal handlers a stack of their own, and takes it away with the Core; of two Cores, the second
+    to go leaves the first one's. The next Ctrl-C would then end Python with a segmentation fault (OpenVINO 2026.4).
+    """
+    return openvino.Core()
 
 
 def make_forward(compiled: openvino.CompiledModel) -> Forward:

@@ -17,7 +17,7 @@ from asl_triton.models.served import FEATURES, LOGITS, STEP_LOGITS
 from asl_triton.presets import PRESETS, Preset
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
 from asl_triton_export.exporter import export_model
-from asl_triton_export.formats.openvino import build_graph, compile_model, openvino
+from asl_triton_export.formats.openvino import build_graph, compile_model, get_core, openvino
 from asl_triton_export.i3d import I3D, normalize, pool_steps
 from tests.command_line import asl_triton
 from tests.networks import GLOSSES, save_checkpoint, small_network
@@ -123,7 +123,7 @@ def test_tritons_openvino_backend_can_load_it(checkpoint: Checkpoint, tmp_path: 
     options = {"precision": "bf16", "served_as": "openvino", "input_type": input_type}
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small", **options)
     config = read_config(tmp_path / "small" / "config.pbtxt")
-    graph = openvino.Core().read_model(tmp_path / "small" / "1" / "model.xml")
+    graph = get_core().read_model(tmp_path / "small" / "1" / "model.xml")
     shapes = {port.any_name: port.partial_shape for port in (*graph.inputs, *graph.outputs)}
     steps = openvino.preprocess.PrePostProcessor(graph)
     for tensor in config.input:
@@ -189,3 +189,21 @@ def test_openvino_reports_to_nobody() -> None:
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry.')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_ctrl_c_is_handled_after_engines_are_gone() -> None:
+    code = (
+        "import faulthandler, gc, signal, numpy as np\n"
+        "from asl_triton_export.formats.openvino import compile_model, openvino, ops\n"
+        "faulthandler.enable()\n"
+        "def make():\n"
+        "    frames = ops.parameter([1, 3], np.float32)\n"
+        "    return openvino.Model([ops.relu(frames)], [frames], 'small')\n"
+        "one, other = compile_model(make(), 'fp32'), compile_model(make(), 'fp32')\n"
+        "del one; gc.collect()\n"
+        "del other; gc.collect()\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('handled'))\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
