@@ -25,7 +25,6 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """
 
     preset: Preset = PRESETS["wlasl"]
-    card: ModelCard = EMPTY_CARD
     logits: Callable[[np.ndarray], np.ndarray] = lambda frames: np.arange(len(GLOSSES), dtype=np.float32)
     faults: list[tuple[grpc.StatusCode, str]] = field(default_factory=list)
     ready: bool = True
@@ -35,6 +34,7 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
     asked: list[dict[str, str]] = field(default_factory=list)  # the metadata of each inference
     at_once: int = 0
     most_at_once: int = 0
+    card: ModelCard = EMPTY_CARD
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def ServerReady(self, request: Any, context: Any) -> Any:
