@@ -119,7 +119,7 @@ def test_wrong_use_is_a_sentence(
 ) -> None:
     server = ("--server", demo_triton.address)
     nothing = asl_triton(capsys, "teach", "--dictionary", tmp_path / "no.safetensors")
-    assert nothing.code == 1 and "there is no dictionary" in nothing.told
+    assert nothing.code == 1 and "does not exist: to create it" in nothing.told
     loose = asl_triton(capsys, "teach", shown / "cat", "--dictionary", tmp_path / "no.safetensors", *server)
     assert loose.code == 1 and "is not in a folder of its sign" in loose.told
     clip = next((shown / "cat").iterdir())

@@ -13,6 +13,7 @@ import typer
 
 from asl_triton.cli.options import ModelOption, RepositoryOption
 from asl_triton.extras import require_extra
+from asl_triton.models.served import ServedModel
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.upload import Send
 from asl_triton.teaching.dictionary import SignDictionary
@@ -129,6 +130,11 @@ class Connection:
             with_vocabulary=self.with_vocabulary,
             **options,
         )
+
+    async def read_model(self, address: str) -> ServedModel:
+        """The contract of the model there."""
+        async with self.make_recognizer(address, in_flight=1) as recognizer:
+            return await recognizer.model()
 
 
 def with_connection(*groups: OptionGroup, timeout_s: float = DEFAULT_TIMEOUT_S) -> Callable[[Command], Command]:

@@ -92,7 +92,7 @@ def evaluate(
     check_writable(output)  # these fail now, not when everything is measured
     load_templates()
     with connection.address() as address:
-        served = asyncio.run(read_served(connection, address))
+        served = asyncio.run(connection.read_model(address))
         if write_threshold:
             check_bundle(write_threshold, served)  # so does this
         asked = dataclasses.replace(connection, model=served.name)
@@ -163,12 +163,6 @@ def save_threshold(folder: Path, report: EvaluationReport) -> Path:
             "clips right"
         )
     return write_threshold(folder, threshold.min_confidence)
-
-
-async def read_served(connection: Connection, address: str) -> ServedModel:
-    """The model's contract."""
-    async with connection.make_recognizer(address, in_flight=1) as recognizer:
-        return await recognizer.model()
 
 
 def show(report: EvaluationReport, seconds: float, files: tuple[Path, ...], console: Console) -> None:

@@ -143,7 +143,7 @@ def finetune(
 ) -> None:
     """Teach a checkpoint the glosses of your clips, and leave a bundle that `asl-triton export` takes.
 
-    The recipe is WLASL's unless told otherwise. The new model knows the glosses of your clips and no others, unless you
+    The default recipe is WLASL's. The new model knows the glosses of your clips and no others, unless you
     give --keep-known. Glosses that the checkpoint knows start with their part of the classifier. Part of the clips is
     held out, copies of a clip never without it; the network that does best on them (least loss) is kept, with
     `metrics.json` and, in `metrics.csv`, one row per epoch. Stopped or killed, the same command goes on after the last

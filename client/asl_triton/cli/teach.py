@@ -18,7 +18,6 @@ from asl_triton.cli.progress import ROWS_SHOWN, ClipProgress
 from asl_triton.cli.terminal import Console
 from asl_triton.errors import DictionaryError, VideoError
 from asl_triton.files import check_writable
-from asl_triton.models.served import ServedModel
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Failure
 from asl_triton.teaching.dictionary import SignDictionary, check_gloss
@@ -65,9 +64,10 @@ def teach(
     """Teach signs by examples: one to many clips of each, no training.
 
     The clips' embeddings go to a file, the dictionary, which `recognize`, `batch`, `watch` and `evaluate` take as
-    --dictionary. The table says how well the signs are told apart: each example is asked about as if it had not been
-    shown. Three examples of a sign are advisable, by different people if others are to use it. The same command again
-    adds only clips that are new. Without DIR, it only prints the table. Exit code 3: some clips could not be read.
+    --dictionary. The table shows how well the model can tell the signs apart: each example is tested as if it had not
+    been taught. Three examples of a sign are advisable, by different people if others are to use it. The same command
+    again adds only clips that are new. Without DIR, it only prints the table. Exit code 3: some clips could not be
+    read.
 
         asl-triton teach my-signs/ --dictionary mine.safetensors
         asl-triton recognize clip.mp4 --dictionary mine.safetensors
@@ -75,7 +75,7 @@ def teach(
     """
     if folder is None and not dictionary.exists():
         raise DictionaryError(
-            f"there is no dictionary {dictionary}: name a folder with a folder of clips for each sign to make one"
+            f"{dictionary} does not exist: to create it, name a folder that has one subfolder of clips per sign"
         )
     signs = SignDictionary.load(dictionary) if dictionary.exists() else None
     clips = find_shown_clips(folder) if folder is not None else []
@@ -84,7 +84,7 @@ def teach(
     with saving(dictionary, lambda: signs):
         for gloss in forget or ():
             if signs is None:
-                raise DictionaryError(f"there is no dictionary {dictionary} to remove {gloss!r} from")
+                raise DictionaryError(f"{dictionary} does not exist, so {gloss!r} cannot be removed from it")
             signs.remove(gloss)
         for path in merge or ():
             other = SignDictionary.load(path)
@@ -96,8 +96,10 @@ def teach(
                 recognizer = connection.make_recognizer(
                     address, IN_FLIGHT, signer=box, find_signer=signer != "off", priority=BULK_PRIORITY
                 )
-                signs = signs or SignDictionary(asyncio.run(read_served(connection, address)))
-                failures = asyncio.run(show_clips(recognizer, clips, signs, address, progress))
+                served = asyncio.run(connection.read_model(address))
+                signs = signs or SignDictionary(served)
+                signs.check_model(served, address)
+                failures = asyncio.run(show_clips(recognizer, clips, signs, progress))
     assert signs is not None
     reports = report_signs(signs) if len(signs) else ()
     if as_json:
@@ -138,18 +140,15 @@ async def show_clips(
     recognizer: AsyncRecognizer,
     clips: Sequence[tuple[str, Clip]],
     signs: SignDictionary,
-    address: str,
     progress: ClipProgress[Any],
 ) -> list[Failure]:
     """Add clips to a dictionary, except those that it has by their names; return those that cannot be added.
 
     Raises:
-        AslTritonError: the server is away, or has another model than the dictionary's.
+        AslTritonError: the server is away.
     """
     failures: list[Failure] = []
     async with recognizer:
-        served = await recognizer.model()
-        signs.check_model(served, address)
         known = {(example.gloss, example.source) for example in signs.examples}
         missing = [(gloss, clip) for gloss, clip in clips if (gloss, clip.name) not in known]
         progress.skip(len(clips) - len(missing))
@@ -179,12 +178,6 @@ async def show_clips(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
     return failures
-
-
-async def read_served(connection: Connection, address: str) -> ServedModel:
-    """The model's contract."""
-    async with connection.make_recognizer(address, in_flight=1) as recognizer:
-        return await recognizer.model()
 
 
 def to_json(path: Path, reports: Sequence[SignReport], failures: Sequence[Failure]) -> dict[str, object]:

@@ -86,7 +86,7 @@ class ModelCard:
 
     @classmethod
     def read(cls, path: Path) -> "ModelCard":
-        """Read a file that has `to_json`; where there is no such file, the card is empty.
+        """Read a file written from `to_json`. A missing file gives an empty card.
 
         Raises:
             ContractError: the file cannot be read, or is not a card.

@@ -38,7 +38,7 @@ class Ranking:
         return self if self.min_confidence is not None else replace(self, min_confidence=min_confidence)
 
     def is_unsure(self, predictions: Sequence[Prediction]) -> bool | None:
-        """Whether the best of ranked glosses is below the threshold; None where there is no threshold."""
+        """Whether the best gloss is below the threshold; None without a threshold."""
         return None if self.min_confidence is None else predictions[0].confidence < self.min_confidence
 
     def class_ids(self, labels: Sequence[str]) -> ClassIds:

@@ -104,6 +104,7 @@ class AsyncRecognizer:
         self._admission = Admission(in_flight, self._decoder_pool, self._threads)
         self._uploader = VideoUploader(send, self.transport, self._admission, self.limits, priority=priority)
         self._served: ServedModel | None = None
+        self._own_model: ServedModel | None = None  # the one that a dictionary's signs were taught with
         self._reading = asyncio.Lock()
 
     async def model(self, *, again: bool = False) -> ServedModel:
@@ -114,7 +115,7 @@ class AsyncRecognizer:
         """
         async with self._reading:
             if self._served is None or again:
-                self._served = await read_model(self.transport, self._name)
+                self._served, self._own_model = await read_model(self.transport, self._name), None
             return self._served
 
     def with_dictionary(self, dictionary: SignDictionary, *, with_vocabulary: bool = False) -> "AsyncRecognizer":
@@ -127,7 +128,7 @@ class AsyncRecognizer:
         taught.transport = DictionaryTransport(self._model_transport, dictionary, with_vocabulary=with_vocabulary)
         send = check_sends_frames(self._uploader.send)
         taught._uploader = VideoUploader(send, taught.transport, self._admission, self.limits, priority=self.priority)
-        taught._served, taught._reading = None, asyncio.Lock()
+        taught._served, taught._own_model, taught._reading = None, None, asyncio.Lock()
         return taught
 
     async def embed(self, video: Source, *, name: str | None = None, signer: SignerBox | None = None) -> Embedding:
@@ -136,7 +137,7 @@ class AsyncRecognizer:
         Raises:
             VideoError: the clip cannot be read. ServerError, ContractError, LabelsError: as `model` does.
         """
-        served = await read_model(self._model_transport, self._name)
+        served = await self._read_own_model()
         options = self._clip(served.preset, signer)
         async with self._admission.open(video, options, name=name, bytes_a_value=served.bytes_per_value) as session:
             return await run_embedding(
@@ -272,6 +273,15 @@ class AsyncRecognizer:
         segmenter = Segmenter(served.labels, rules, Ranking(vocabulary=vocabulary).class_ids(served.labels).tolist())
         async with self._open(video, served, self._film(video, preset, signer), name) as pipeline:
             return await run_timeline(pipeline, preset, segmenter, on_segment, on_progress)
+
+    async def _read_own_model(self) -> ServedModel:
+        """The contract of the model itself, with its own glosses, read from the server once."""
+        if self.transport is self._model_transport:
+            return await self.model()
+        async with self._reading:
+            if self._own_model is None:
+                self._own_model = await read_model(self._model_transport, self._name)
+            return self._own_model
 
     def _clip(
         self,

@@ -30,7 +30,7 @@ TRACKED_FACE = 40  # pixels: how wide a face is made when another frame is searc
 SIDE, ABOVE, BELOW = 0.82, 0.25, 3.8
 ALIKE = 0.5  # of the faces' width: how far apart two detections of one face may be
 MANY_SHARE = 0.5  # of the frames: a face in fewer of them may be a false detection
-LEAST_BELOW = 1.5  # widths of a face from its top to the frame's bottom: with less there is no signing to be seen
+LEAST_BELOW = 1.5  # widths of a face between its top and the frame's bottom; with less, the hands are out of view
 # A face is a picture's where its upper body changes by less than this share of what changes most about another one.
 STILL_SHARE = 0.25
 LEAST_MOTION = 0.5  # gray levels: less is noise
