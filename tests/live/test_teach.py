@@ -130,7 +130,7 @@ def test_wrong_use_is_a_sentence(
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(dictionary.read_bytes()[:1000])
     told = asl_triton(capsys, "recognize", clip, "--dictionary", damaged, *server)
-    assert told.code == 1 and "no dictionary of signs, or damaged" in told.told
+    assert told.code == 1 and "not a dictionary of signs, or is damaged" in told.told
 
 
 def test_exported_with_a_dictionary_one_model_serves_old_and_new_signs_to_everyone(

@@ -211,7 +211,7 @@ class SignDictionary:
             return cls._parse(metadata, tensors[VECTORS].astype(np.float32), tensors[ENERGIES])
         except (SafetensorError, ContractError, KeyError, TypeError, ValueError, OSError) as exc:
             raise DictionaryError(
-                f"{path} is no dictionary of signs, or damaged: make one with `asl-triton teach`"
+                f"{path} is not a dictionary of signs, or is damaged: make one with `asl-triton teach`"
             ) from exc
 
     @classmethod

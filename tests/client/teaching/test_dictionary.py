@@ -118,7 +118,7 @@ def test_damaged_metadata_is_a_sentence(tmp_path: Path, changes: dict[str, objec
 def test_file_that_is_no_dictionary_is_a_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "signs.safetensors"
     path.write_bytes(content)
-    with pytest.raises(DictionaryError, match="is no dictionary of signs, or damaged"):
+    with pytest.raises(DictionaryError, match="is not a dictionary of signs, or is damaged"):
         SignDictionary.load(path)
 
 
