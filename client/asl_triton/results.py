@@ -21,8 +21,8 @@ MIN_BOX_SIDE = 1 / 32  # of the frame's side: a smaller signer cannot be recogni
 class SignerBox:
     """Where the signer is in the frame: left, top, right and bottom, as fractions of its width and height.
 
-    What lies outside the frame is cut off. `source` says who found the box, such as "caller" or "dataset", and
-    `confidence`, 0 to 1, how sure that is.
+    What lies outside the frame is cut off; 0, 0, 1, 1 asks for whole frames. `source` says who found the box, such as
+    "caller" or "dataset", and `confidence`, 0 to 1, how sure that is.
 
     Raises:
         AslTritonError: the values are not fractions, not in this order, or the box is too small.
@@ -67,6 +67,11 @@ class SignerBox:
                 f"{text!r} is not a signer's box: give x0,y0,x1,y1 as fractions of the frame, such as 0.25,0.05,0.75,1"
             ) from exc
         return cls(x0, y0, x1, y1)
+
+    @property
+    def is_whole_frame(self) -> bool:
+        """Whether it says to show the whole frame."""
+        return (self.x0, self.y0, self.x1, self.y1) == (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)

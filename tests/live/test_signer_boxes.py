@@ -150,3 +150,10 @@ def test_recognize_sign_and_frames_give_the_same_answer_with_the_same_box(
     assert answers[0].signer is not None and answers[0].signer.source == "caller"
     assert answers[0].signer.x0 == pytest.approx(answers[1].signer.x0, abs=1e-6)  # type: ignore[union-attr]
     assert answers[0].confidence == pytest.approx(answers[1].confidence, abs=1e-5)
+    whole = []
+    for send in ("frames", "video"):  # --signer off
+        with Recognizer(demo_triton.address, send=send, find_signer=False) as recognizer:  # type: ignore[arg-type]
+            whole.append(recognizer.recognize(path))
+    assert whole[0].signer is None and whole[1].signer is None
+    assert whole[0].gloss == whole[1].gloss != "book"
+    assert whole[0].confidence == pytest.approx(whole[1].confidence, abs=1e-5)

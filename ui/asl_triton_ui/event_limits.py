@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import gradio as gr
 
+from asl_triton_ui.state.request_queue import find_visitor
+
 MAX_SESSION_CHARS = 100  # in the name that a page gives itself
 MAX_TEXT_CHARS = 5_000  # in a string of an event, such as a path; a live picture has its own limit
 MAX_EVENTS = 128  # of one visitor, that wait, run, or have an answer that was not fetched
@@ -45,7 +47,7 @@ class EventLimits:
         """Queue an event, or say why not, as Gradio's own `push` does."""
         fn = self._queue.blocks.fns.get(body.fn_index)
         is_stream = fn is not None and fn.connection == "stream"
-        visitor = username or (request.client.host if request.client else "")
+        visitor = find_visitor(request, username)
         if fn is None or len(body.session_hash or "") > MAX_SESSION_CHARS:
             return False, "this page sends no such request", "error"
         if find_longest_text(body.data[1:] if is_stream else body.data) > MAX_TEXT_CHARS:

@@ -204,7 +204,8 @@ def list_framing_warnings(video: DecodeSession) -> list[str]:
             f"no box of the signer is known, and preset {preset.name!r} was trained on signers cut out of the frame: "
             "whole frames were taken. Give the box (--signer x0,y0,x1,y1; SIGNER_BOX)"
         )
-    if options.signer is not None and options.signer.source == "caller" and not has_box:
+    box = options.signer
+    if box is not None and box.source == "caller" and not box.is_whole_frame and not has_box:
         warnings.append(
             f"the signer's box was not used: preset {preset.name!r} takes whole frames, unless the signer is small in "
             "them or they are higher than wide"

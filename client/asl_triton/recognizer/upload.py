@@ -210,8 +210,13 @@ class VideoUploader:
 
 
 def select_box(options: WindowingOptions) -> SignerBox | None:
-    """The box that is sent with a file: none that the preset takes no notice of, as that of a data set."""
+    """The box that is sent with a file: the whole frame where nobody is to look for the signer.
+
+    A data set's box is only sent for presets that use it.
+    """
     box = options.signer
+    if box is None and not options.finds_signer:
+        return SignerBox(0, 0, 1, 1)
     return None if box is None or (box.source == "dataset" and options.preset.framing != "signer") else box
 
 

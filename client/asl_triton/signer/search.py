@@ -180,7 +180,8 @@ def choose_by_box(box: SignerBox | None, preset: Preset, image: Image) -> Framin
     """The part of a frame to show for a box that was given.
 
     A preset that takes whole frames gets the box widened to 4:3, where that is much less than a frame, or the frame is
-    higher than wide. Boxes of data sets are for presets that frame by the signer: the others were tested without.
+    higher than wide, unless the box is the whole frame. Boxes of data sets are for presets that frame by the signer:
+    the others were tested without.
     """
     if box is None:
         return WHOLE
@@ -188,7 +189,7 @@ def choose_by_box(box: SignerBox | None, preset: Preset, image: Image) -> Framin
         return Framing(None, box)
     height, width = image.shape[:2]
     region_height = max((box.y1 - box.y0) * height, (box.x1 - box.x0) * width / ASPECT)
-    if box.source == "dataset" or (region_height >= SMALLEST_REGION * height and width >= height):
+    if box.source == "dataset" or box.is_whole_frame or (region_height >= SMALLEST_REGION * height and width >= height):
         return WHOLE
     x, y, half = (box.x0 + box.x1) / 2 * width, (box.y0 + box.y1) / 2 * height, region_height / 2
     region = round(x - ASPECT * half), round(y - half), round(x + ASPECT * half), round(y + half)
