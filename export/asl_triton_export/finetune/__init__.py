@@ -197,11 +197,7 @@ def describe_kept(clips: Clips, kept: set[int]) -> str:
     """
     num_new = len(clips.glosses) - len(kept)
     if not kept or not num_new:
-        what = (
-            "the checkpoint knows none of these glosses"
-            if num_new
-            else "the checkpoint already knows all these glosses"
-        )
+        what = "the checkpoint knows none of these glosses" if num_new else "the checkpoint knows all these glosses"
         raise AslTritonError(f"{what}, so --keep-known has nothing to do: leave it out")
     measured = {clip.class_id for clip in clips.held_out} & kept
     return (

@@ -377,7 +377,7 @@ def test_kept_glosses_keep_their_rows_and_new_ones_are_added(bundle: Path, capsy
     (["--train", "last"], "--keep-known needs --train head"),
     (["--from", "small.pt"], "small.pt does not say which glosses it knows"),
     (["--labels", "home.txt"], "the checkpoint knows all these glosses"),
-    (["--labels", "new.txt"], "none of the glosses is known to the checkpoint"),
+    (["--labels", "new.txt"], "the checkpoint knows none of these glosses"),
 ])  # fmt: skip
 def test_nothing_to_keep_is_a_sentence(bundle: Path, capsys: Capture, options: list[str], says: str) -> None:
     Path("home.txt").write_text("home\nbook\n")

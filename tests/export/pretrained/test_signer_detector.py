@@ -72,7 +72,7 @@ def test_damaged_detector_is_fetched_again(server: FileServer) -> None:
 
 def test_another_file_than_published_is_refused(server: FileServer, tmp_path: Path) -> None:
     server.files[f"/{MODEL}"] = Served(b"another network")
-    with pytest.raises(CheckpointError, match="did not give what was published"):
+    with pytest.raises(CheckpointError, match="differs from the published file"):
         fetch_detector(tmp_path / "detector")
     assert not (tmp_path / "detector").exists()
     assert (tmp_path / ".downloads" / f"{MODEL}.refused").read_bytes() == b"another network"
