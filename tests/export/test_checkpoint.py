@@ -78,7 +78,7 @@ def removed(key: str) -> Callable[[Path], None]:
 BAD = {
     "missing": (lambda path: None, "cannot read"),
     "empty": (lambda path: path.touch(), "is empty"),
-    "text": (lambda path: path.write_text("these are not weights\n" * 9), "no PyTorch checkpoint"),
+    "text": (lambda path: path.write_text("these are not weights\n" * 9), "not a PyTorch checkpoint"),
     "zip-bomb": (bomb, "unpack to"),
     "zip": (
         lambda path: zipfile.ZipFile(path, "w").writestr("a.txt", "hello"),
@@ -87,7 +87,7 @@ BAD = {
     "code": (lambda path: torch.save({"a": Intruder(path.with_name("pwned"))}, path), "needs to run code"),
     "bare-pickle": (
         lambda path: path.write_bytes(pickle.dumps(Intruder(path.with_name("pwned")))),
-        "no PyTorch checkpoint",
+        "not a PyTorch checkpoint",
     ),
     "cut": (
         lambda path: (torch.save(state(), path), os.truncate(path, 40_000)),
@@ -95,7 +95,7 @@ BAD = {
     ),
     "a-list": (lambda path: torch.save([torch.zeros(3)], path), "contains a list"),
     "not-tensors": (lambda path: torch.save({"epoch": 3}, path), "'epoch' is a int"),
-    "other-network": (lambda path: torch.save(torch.nn.Conv2d(3, 8, 3).state_dict(), path), "no I3D checkpoint"),
+    "other-network": (lambda path: torch.save(torch.nn.Conv2d(3, 8, 3).state_dict(), path), "not an I3D checkpoint"),
     "i3d-and-more": (changed("fc.weight", torch.zeros(3)), "fc.weight is not in I3D"),
     "a-key-less": (removed("Mixed_4c.b1b.bn.weight"), "Mixed_4c.b1b.bn.weight is missing"),
     "a-shape-off": (changed("Mixed_3b.b0.conv3d.weight", torch.zeros(5, 12, 1, 1, 1)), r"\[5, 12, 1, 1, 1\], and"),
@@ -125,7 +125,7 @@ def test_broken_safetensors_are_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("num_classes", "glosses", "says"), [
     (7, 5, "has 7 classes, but .* has 5 glosses: give --labels the list"),
-    (7, 20, "its first 7 lines are the vocabulary"),
+    (7, 20, "use its first 7 lines"),
     (400, 7, "looks like a Kinetics checkpoint with 400 classes: .* has 7 glosses"),
 ])  # fmt: skip
 def test_labels_of_the_wrong_length_are_explained(tmp_path: Path, num_classes: int, glosses: int, says: str) -> None:

@@ -276,7 +276,7 @@ def taken() -> None:
     (one_clip, [], "each gloss needs 2 readable clips, one to train on and one to hold out, but 'home' has 1"),
     (no_clip, [], "'mother' has 0"),
     (broken_clips, [], "'home' has 0 (home/0.mp4 cannot be read as a video"),
-    (wrong_labels, [], "has 7 classes, and small.pt/labels.txt 2 glosses"),
+    (wrong_labels, [], "has 7 classes, but small.pt/labels.txt has 2 glosses"),
     (other_vocabulary, ["--labels", "words.txt"], "they are of another vocabulary"),
     (taken, [], "new already exists and is not an interrupted fine-tuning run"),
     (None, ["--accelerator", "abacus"], "cannot train on accelerator 'abacus'"),
