@@ -1,4 +1,4 @@
-"""The Triton that `asl-triton serve --detach` leaves running: one a user and machine, remembered in a file."""
+"""The Triton that `asl-triton serve --detach` leaves running: one per user and machine, recorded in a file."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from asl_triton_deploy.supervisor import STOP_TIMEOUT_S
 
 @dataclass(frozen=True)
 class RunningTriton:
-    """A Triton that is up. Process `pid` stops it on SIGTERM; `started` tells it from a later one of that number."""
+    """A running Triton. Process `pid` stops it on SIGTERM; `started` guards against a reused process id."""
 
     pid: int
     started: str
@@ -33,20 +33,22 @@ class RunningTriton:
     log: str
 
     def is_running(self) -> bool:
-        """Whether the process is still the one that was started."""
+        """Whether the process is still running."""
         return read_start_time(self.pid) == self.started
 
 
 def detach(server: LocalTriton) -> RunningTriton:
-    """Start `server`, leave it running in the background and remember it.
+    """Start `server`, leave it running in the background, and record it.
 
-    Raises ServerError when one is running already, and what starting raises.
+    Raises:
+        ServerError: one is already running.
+        AslTritonError: see `LocalTriton`.
     """
     with _lock_state() as state_path:
         running = _read(state_path)
         if running is not None:
             raise ServerError(
-                f"a detached Triton already runs at {running.address} with {running.repository}: "
+                f"a detached Triton is already running at {running.address} with {running.repository}: "
                 "stop it with `asl-triton serve --stop`"
             )
         with server:
@@ -57,7 +59,7 @@ def detach(server: LocalTriton) -> RunningTriton:
 
 
 def stop_detached() -> RunningTriton | None:
-    """Stop the detached Triton and return when none of its processes is left; None when there is none."""
+    """Stop the detached Triton and wait until all of its processes have ended. Returns None if there is none."""
     with _lock_state() as state_path:
         running = _read(state_path)
         if running is not None:
@@ -75,10 +77,10 @@ def stop_detached() -> RunningTriton | None:
 
 
 def describe(server: LocalTriton) -> RunningTriton:
-    """What a program or a later command needs to know of a server that is up."""
+    """Describe a running server for programs and later commands."""
     started = read_start_time(server.supervisor_pid)
     if started is None:
-        raise ServerError(f"Triton ended as soon as it was ready: see its log, {server.log_path}")
+        raise ServerError(f"Triton exited as soon as it was ready: see its log, {server.log_path}")
     return RunningTriton(
         pid=server.supervisor_pid,
         started=started,
@@ -92,14 +94,14 @@ def describe(server: LocalTriton) -> RunningTriton:
 
 
 def state_folder() -> Path:
-    """The user's folder for what has to outlive a command: the state of a detached Triton, and logs."""
+    """Return the user's folder for what outlives a command: the state of a detached Triton, and logs."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "asl-triton"
 
 
 @contextmanager
 def _lock_state() -> Iterator[Path]:
-    """The file that remembers this machine's detached Triton, while no other command may change it."""
+    """Lock and return the path of this machine's state file."""
     folder = state_folder()
     lock = portalocker.Lock(
         folder / "serve.lock", timeout=0, fail_when_locked=True, flags=portalocker.LOCK_EX | portalocker.LOCK_NB
@@ -112,9 +114,9 @@ def _lock_state() -> Iterator[Path]:
             "another `asl-triton serve` is starting or stopping the detached Triton: wait for it"
         ) from exc
     except (OSError, portalocker.LockException) as exc:
-        raise AslTritonError(f"cannot write to {folder}, where a detached Triton is remembered: {exc}") from exc
+        raise AslTritonError(f"cannot write to {folder}, where detached Tritons are recorded: {exc}") from exc
     try:
-        # A home folder may be shared by machines.
+        # Several machines may share a home folder.
         yield folder / f"serve-{platform.node()}.json"
     finally:
         lock.release()
@@ -133,4 +135,4 @@ def _write(state_path: Path, detached: RunningTriton) -> None:
         with atomic_write(state_path) as file:
             file.write(json.dumps(asdict(detached)).encode())
     except OSError as exc:
-        raise AslTritonError(f"cannot write {state_path}, where a detached Triton is remembered: {exc}") from exc
+        raise AslTritonError(f"cannot write {state_path}, where detached Tritons are recorded: {exc}") from exc

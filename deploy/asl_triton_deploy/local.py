@@ -1,4 +1,4 @@
-"""A Triton on this machine, without Docker: started, ready, stopped."""
+"""Runs Triton on this machine, without Docker."""
 
 import os
 import pwd
@@ -23,22 +23,23 @@ from asl_triton_deploy.supervisor import SupervisedTriton
 from asl_triton_deploy.triton_binary import Machine, find_binary
 
 POLL_S = 0.05
-FIRST_ACCOUNT = 1000  # user ids below are services'; as Debian and Red Hat count
+FIRST_ACCOUNT = 1000  # lower user ids belong to services on Debian and Red Hat
 
 
 class LocalTriton:
-    """A Triton that serves the models of `repository` while the `with` block runs, and no process of it after that.
+    """A Triton that serves the models of `repository` inside the `with` block, and leaves no process behind.
 
-    A port that is None is a free one. `models` names those to load, all where it is None. `recognize_sign` says whether
-    the two models that take whole videos are served beside them: those of the repository, or ours. Without `log_path`
-    the log is a temporary file, which stays only when something went wrong. The block begins when every model of ours
-    has answered a tiny clip; when Triton crashes later, or a model's process dies, Triton is started again.
+    A port of None picks a free one. `models` names the models to load, all by default. `recognize_sign` adds the two
+    models that take whole videos: the repository's own, or those that ship with us. Without `log_path`, the log is a
+    temporary file, which is kept only if something goes wrong. The block starts once every model has answered a tiny
+    clip. If Triton crashes later, or a model's process dies, Triton is restarted.
 
-    `shared_memory` says whether clients of this user may share memory with it. Triton takes their key on its command
-    line alone, which every user of the machine can read; so by default it is off where there are other users.
+    `shared_memory` says whether this user's clients may share memory with Triton. Triton accepts their key only on its
+    command line, which every user of the machine can read, so the default is off on machines with other users.
 
-    Raises AslTritonError for a repository that cannot be served and for a machine without Triton, ServerError when
-    Triton does not come up.
+    Raises:
+        AslTritonError: the repository is unusable, or this machine has no Triton.
+        ServerError: Triton does not start.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class LocalTriton:
         self.startup_timeout_s = startup_timeout_s
         self.models: list[str] = []
         self.from_wheel = False
-        self.pid = 0  # of the Triton that `start` started
+        self.pid = 0  # of Triton, once started
         self._wanted_ports = {"gRPC": grpc_port, "HTTP": http_port, "metrics": metrics_port}
         self._wanted_models = models
         self._recognize_sign = recognize_sign
@@ -75,37 +76,37 @@ class LocalTriton:
 
     @property
     def address(self) -> str:
-        """Where clients find gRPC, as `host:port`."""
+        """The gRPC address, as `host:port`."""
         return self._address("gRPC")
 
     @property
     def http_address(self) -> str:
-        """Where clients find HTTP, as `host:port`."""
+        """The HTTP address, as `host:port`."""
         return self._address("HTTP")
 
     @property
     def metrics_address(self) -> str:
-        """Where Prometheus finds `/metrics`, as `host:port`."""
+        """The address of `/metrics`, as `host:port`."""
         return self._address("metrics")
 
     @property
     def shares_memory(self) -> bool:
-        """Whether clients of this user may share memory with it."""
+        """Whether this user's clients may share memory with Triton."""
         return self._shared_memory
 
     @property
     def is_open(self) -> bool:
-        """Whether other machines may reach it."""
+        """Whether other machines can reach it."""
         return not self._bound_to.startswith("127.")
 
     @property
     def supervisor_pid(self) -> int:
-        """The process that stops Triton on SIGTERM, and that ends when nothing of Triton is left."""
+        """The process that stops Triton on SIGTERM, and exits once nothing of Triton is left."""
         return self._running().pid
 
     @property
     def log_path(self) -> Path:
-        """The log of Triton and of its models."""
+        """The log of Triton and its models."""
         return self._log_path
 
     def __enter__(self) -> "LocalTriton":
@@ -117,7 +118,7 @@ class LocalTriton:
         self.stop()
 
     def start(self) -> "LocalTriton":
-        """Start Triton and return when every model answers."""
+        """Start Triton and wait until every model answers."""
         if self._supervised is not None:
             raise RuntimeError("this LocalTriton is running")
         repository = self.repository.absolute()
@@ -141,7 +142,7 @@ class LocalTriton:
             self._supervised = SupervisedTriton(command, environment, folder, self._name, self._log_path)
             self.pid = self._supervised.triton_pid
             if memory_key is not None:
-                with suppress(OSError):  # no room: clients do without
+                with suppress(OSError):  # out of space: clients fall back to gRPC
                     leave_key(self._name, self._ports["gRPC"], memory_key)
             self._wait_until_ready(self._supervised)
         except BaseException:
@@ -151,15 +152,15 @@ class LocalTriton:
         return self
 
     def wait(self) -> NoReturn:
-        """Wait while Triton runs; raise ServerError when it ends by itself."""
+        """Wait while Triton runs, and raise ServerError if it exits by itself."""
         supervised = self._running()
         supervised.has_ended(None)
-        error = self._death(f"Triton ended by itself, {supervised.describe_end()}")
+        error = self._death(f"Triton exited by itself, {supervised.describe_end()}")
         self._end()
         raise error
 
     def stop(self) -> None:
-        """Stop Triton and return when none of its processes is left; nothing when it is not running."""
+        """Stop Triton, if it is running, and wait until all of its processes have ended."""
         if self._supervised is None:
             return
         self._end()
@@ -167,7 +168,7 @@ class LocalTriton:
             self._log_path.unlink(missing_ok=True)
 
     def detach(self) -> None:
-        """Let Triton outlive this process and the `with` block; `supervisor_pid` stops it from then on."""
+        """Let Triton outlive this process and the `with` block. From then on, `supervisor_pid` stops it."""
         try:
             self._running().detach()
         except BrokenPipeError:
@@ -190,8 +191,8 @@ class LocalTriton:
         while time.monotonic() < deadline:
             if supervised.has_ended(POLL_S):
                 why = self._in_callers_terms(last_error(self._log()))
-                raise self._death(f"Triton ended while it started, {supervised.describe_end(why)}")
-            # Somebody else's Triton may have taken the port meanwhile.
+                raise self._death(f"Triton exited during startup, {supervised.describe_end(why)}")
+            # Another Triton may have taken the port in the meantime.
             states = model_states(host, port) if server_name(host, port) == self._name else None
             if states is None or any(model.state == "LOADING" for model in states):
                 continue
@@ -206,8 +207,8 @@ class LocalTriton:
                 supervised.watch()
                 return
         raise ServerError(
-            f"Triton was not ready after {self.startup_timeout_s:g} seconds: give it more time, or see what it waits "
-            f"for in its log, {self._log_path}, which ends:\n{tail(self._log())}"
+            f"Triton was not ready after {self.startup_timeout_s:g} seconds: give it more time, or see its log, "
+            f"{self._log_path}, which ends:\n{tail(self._log())}"
         )
 
     def _death(self, what: str) -> ServerError:
@@ -239,9 +240,9 @@ def _new_log(wanted: Path | None) -> Path:
 
 
 def has_one_user() -> bool:
-    """Whether nobody but this user, and root, has an account here to log in with, or runs anything.
+    """Whether this user and root are the only ones who can log in on this machine or are running anything.
 
-    Accounts of a directory (LDAP) may not be listed: then those count that run something now.
+    Accounts from a directory (LDAP) may not be listed, so processes count too.
     """
     own = {0, os.getuid()}
     accounts = {
@@ -253,6 +254,6 @@ def has_one_user() -> bool:
     }
     running = set()
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # it has exited
             running.add(process.stat().st_uid)
     return not (accounts - own) and all(uid in own or uid < FIRST_ACCOUNT for uid in running)

@@ -1,4 +1,4 @@
-"""The model folders of a repository: found, checked before Triton sees them, and laid out for it."""
+"""Finds a repository's model folders, checks them before Triton sees them, and links them into its repository."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,13 +8,13 @@ from pathlib import Path
 from asl_triton.errors import AslTritonError
 from asl_triton.models.recognize_sign import SIGN_MODELS
 
-# The file that each backend loads, in the version folder.
+# The file that each backend loads from the version folder.
 MODEL_FILES = {"pytorch": "model.pt", "openvino": "model.xml", "python": "model.py"}
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder with a `config.pbtxt`; its name is the model's."""
+    """A folder with a `config.pbtxt`, named after its model."""
 
     path: Path
 
@@ -23,22 +23,24 @@ class ModelFolder:
         return self.path.name
 
     def config(self, config_name: str | None) -> Path:
-        """The configuration that Triton reads when it is started with `--model-config-name=<config_name>`."""
+        """Return the configuration that Triton reads with `--model-config-name=<config_name>`."""
         custom = self.path / "configs" / f"{config_name}.pbtxt"
         return custom if config_name is not None and custom.is_file() else self.path / "config.pbtxt"
 
     def check(self, config_name: str | None) -> None:
-        """Raise AslTritonError when a file that Triton needs is missing."""
+        """Raise AslTritonError if a file that Triton needs is missing."""
         version = self._latest_version()
         if version is None:
-            raise AslTritonError(f"{self.path} has no version folder '1': `asl-triton export` writes a whole model")
+            raise AslTritonError(
+                f"{self.path} has no version folder '1': write the model again with `asl-triton export`"
+            )
         backend = read_backend(self.config(config_name))
         if config_name == "wheel" and backend in MODEL_FILES and backend != "python":
             raise AslTritonError(
                 f"{self.path} has no configs/wheel.pbtxt, and this Triton has no {backend} backend: "
                 "write the model again with `asl-triton export`"
             )
-        # The Python backend's model.py of a model loads the same file as the container's backend.
+        # On the Python backend, model.py loads the same file as the container's backend.
         for needed in (backend, read_backend(self.path / "config.pbtxt")):
             if needed in MODEL_FILES and not (version / MODEL_FILES[needed]).is_file():
                 raise AslTritonError(
@@ -52,7 +54,7 @@ class ModelFolder:
 
 
 def read_backend(config: Path) -> str | None:
-    """The backend that a `config.pbtxt` names."""
+    """Return the backend that a `config.pbtxt` names."""
     try:
         text = config.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
@@ -62,14 +64,15 @@ def read_backend(config: Path) -> str | None:
 
 
 def find_models(repository: Path, names: Sequence[str] | None) -> list[ModelFolder]:
-    """The models of `repository` by name, all or those named; hidden folders are an exporter's unfinished work.
+    """Find the models of `repository`, all or those in `names`. Hidden folders are skipped.
 
-    Raises AslTritonError when there is no repository, no model in it, or none of a given name.
+    Raises:
+        AslTritonError: the repository does not exist, or has no models, or not those in `names`.
     """
     if not repository.is_dir():
         what = "is not a folder" if repository.exists() else "does not exist"
         raise AslTritonError(
-            f"the model repository {repository} {what}: give --repository, or make one with `asl-triton export`"
+            f"the model repository {repository} {what}: give --repository, or create one with `asl-triton export`"
         )
     if (repository / "config.pbtxt").is_file():
         raise AslTritonError(f"{repository} is a model, not a model repository: give --repository {repository.parent}")
@@ -80,19 +83,20 @@ def find_models(repository: Path, names: Sequence[str] | None) -> list[ModelFold
     }
     if not found:
         raise AslTritonError(
-            f"the model repository {repository} holds no model (a folder with a config.pbtxt): "
-            "make one with `asl-triton export`"
+            f"the model repository {repository} has no models (folders with a config.pbtxt): "
+            "export one with `asl-triton export`"
         )
     for name in names or ():
         if name not in found:
-            raise AslTritonError(f"{repository} holds no model {name!r}: it holds {', '.join(found)}")
+            raise AslTritonError(f"{repository} has no model {name!r}, only {', '.join(found)}")
     return list(found.values()) if names is None else [found[name] for name in dict.fromkeys(names)]
 
 
 def choose_models(repository: Path, names: Sequence[str] | None, *, recognize_sign: bool) -> list[ModelFolder]:
-    """The models of `repository`, as `find_models`, with the sign models (ours where it has none) or without them.
+    """Choose the models to serve, with the sign models (the repository's own, or ours) or without them.
 
-    Raises AslTritonError as `find_models` does, and where there is no other model than those.
+    Raises:
+        AslTritonError: see `find_models`, or there are only sign models.
     """
     found = find_models(repository, names)
     own = {model.name: model for model in find_models(repository, None)}
@@ -100,23 +104,23 @@ def choose_models(repository: Path, names: Sequence[str] | None, *, recognize_si
     asked_for = [name for name in SIGN_MODELS if recognize_sign or name in (names or ())]
     if not others and not (names and asked_for):
         raise AslTritonError(
-            f"the model repository {repository} holds no asl-triton model: make one with `asl-triton export`"
+            f"the model repository {repository} has no asl-triton model: export one with `asl-triton export`"
         )
     return others + [own.get(name) or ModelFolder(find_shipped_models() / name) for name in asked_for]
 
 
 def find_shipped_models() -> Path:
-    """The folder of the models that come with asl-triton: in the package, or in the checkout that it is used from."""
+    """Return the folder of the models that ship with asl-triton, in the package or in the checkout."""
     package = Path(__file__).parent
     places = (package / "model_repository", package.parents[1] / "model_repository")
     return next((place for place in places if (place / SIGN_MODELS[0]).is_dir()), places[0])
 
 
 def link_models(models: Iterable[ModelFolder], folder: Path) -> None:
-    """Make `folder` a repository of just `models`, by links.
+    """Make `folder` a repository of links to `models` alone.
 
-    Triton takes every sub-folder for a model, hidden ones too. Its explicit mode could leave some out, but opens to
-    every caller an API that loads code from the request.
+    Triton treats every subfolder as a model, even hidden ones. Its explicit mode could skip some, but would give every
+    caller an API that loads code from the request.
     """
     folder.mkdir()
     for model in models:

@@ -1,4 +1,4 @@
-"""The ports that Triton listens on: given ones are checked, the others are chosen."""
+"""Checks or chooses the ports that Triton listens on."""
 
 import errno
 import random
@@ -8,14 +8,13 @@ from contextlib import ExitStack
 
 from asl_triton.errors import ServerError
 
-# Below the range that Linux takes ports of outgoing connections from, so that a chosen port is still free when Triton
-# has loaded its models.
+# Below Linux's range for outgoing connections, so that a chosen port is still free once Triton has loaded its models.
 CHOSEN_PORTS = range(20_000, 32_000)
 N_TRIES = 100
 
 
 def ipv4_address(host: str) -> str:
-    """The address to bind to for `host`; ServerError when there is none."""
+    """Resolve `host` to an address to bind to, or raise ServerError."""
     try:
         return socket.gethostbyname(host)
     except OSError as exc:
@@ -23,14 +22,15 @@ def ipv4_address(host: str) -> str:
 
 
 def format_reachable_address(address: str) -> str:
-    """The address to connect to for a server that is bound to `address`."""
+    """Return the address to connect to for a server bound to `address`."""
     return "127.0.0.1" if address == "0.0.0.0" else address
 
 
 def claim_ports(address: str, wanted: Mapping[str, int | None]) -> dict[str, int]:
-    """Check that each wanted port, by the protocol it is for, can be had on `address`; None gets a free one.
+    """Check that the port wanted for each protocol is available on `address`, and choose free ones for None.
 
-    Raises ServerError for a port that is taken, wanted twice or not allowed, and for another machine's address.
+    Raises:
+        ServerError: a port is in use, given twice, or not allowed, or the address belongs to another machine.
     """
     given = [port for port in wanted.values() if port is not None]
     for number in given:
@@ -39,7 +39,7 @@ def claim_ports(address: str, wanted: Mapping[str, int | None]) -> dict[str, int
         if given.count(number) > 1:
             raise ServerError(f"port {number} is given twice: gRPC, HTTP and metrics each need their own")
     claimed: dict[str, int] = {}
-    # Held until all are found, so that none is chosen twice.
+    # Keep them bound until all are found, so that none is chosen twice.
     with ExitStack() as held:
         for protocol, port in wanted.items():
             claimed[protocol] = _bind(held, address, protocol, port) if port else _choose(held, address, given)
@@ -48,7 +48,7 @@ def claim_ports(address: str, wanted: Mapping[str, int | None]) -> dict[str, int
 
 def _bind(held: ExitStack, address: str, protocol: str, port: int) -> int:
     listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-    # A port whose last connections are still in TIME_WAIT is free; one that somebody listens on is not.
+    # Ports with connections in TIME_WAIT count as free; ports with a listener do not.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((address, port))
@@ -67,14 +67,16 @@ def _choose(held: ExitStack, address: str, given: list[int]) -> int:
                 raise ServerError(_problem(exc, address, port, "a port")) from exc
         else:
             return port
-    raise ServerError(f"found no free port between {CHOSEN_PORTS.start} and {CHOSEN_PORTS.stop} on {address}: give one")
+    raise ServerError(
+        f"no free port between {CHOSEN_PORTS.start} and {CHOSEN_PORTS.stop} on {address}: give one as an option"
+    )
 
 
 def _problem(exc: OSError, address: str, port: int, option: str) -> str:
     if exc.errno == errno.EADDRINUSE:
-        return f"port {port} on {address} is in use, perhaps by another Triton: stop that, or give another {option}"
+        return f"port {port} on {address} is in use, perhaps by another Triton: stop it, or give another {option}"
     if exc.errno == errno.EACCES:
-        return f"port {port} is for administrators only: give a {option} above 1023"
+        return f"port {port} needs root: give a {option} above 1023"
     if exc.errno == errno.EADDRNOTAVAIL:
-        return f"cannot bind to {address}: not an address of this machine"
+        return f"cannot bind to {address}: it is not an address of this machine"
     return f"cannot bind to port {port} on {address}: {exc.strerror}"

@@ -1,4 +1,4 @@
-"""The options that Triton is started with."""
+"""Command-line flags for a local Triton."""
 
 import os
 from collections.abc import Mapping
@@ -7,23 +7,23 @@ from pathlib import Path
 from asl_triton.transport.shm_region import KEY_NAME, new_key
 from asl_triton_deploy.supervisor import EXIT_TIMEOUT_S
 
-# Frames go to the Python stub through shared memory: a 64-frame clip is 9.6 MB, and a region grows when it must.
+# Frames go to the Python stub through shared memory. A 64-frame clip is 9.6 MB; the region grows when needed.
 SHM_BYTES = 16 * 1024 * 1024
-# What no client of ours asks for, and what lets a caller write this machine's files.
+# APIs that our clients never use, and that let a caller write files on this machine.
 CLOSED_APIS = "trace,logging"
-# The header for these has a colon in its name, which none can have in HTTP or gRPC. So they are closed even to those
-# who read the key in `ps`, where Triton's command line shows it.
+# The header that unlocks these has a colon in its name, which neither HTTP nor gRPC can send. So they stay closed even
+# to users who read the key from Triton's command line in `ps`.
 CLOSED_KEY_NAME = "closed:to-everybody"
 
 
 def build_server_flags(
     repository: Path, address: str, ports: Mapping[str, int], name: str, memory_key: str | None = None
 ) -> list[str]:
-    """Serve all of `repository` on `address` and nothing else, as Triton 2.51 and newer understand it.
+    """Build the flags that serve `repository` on `address`, and nothing else, with Triton 2.51 or newer.
 
-    `name` tells this server from all others of this machine: it is its id and how its shared memory is called. Who
-    shares memory with it, over gRPC, must know `memory_key`, which every user of this machine can read in `ps`: Triton
-    takes it on its command line alone. Nobody may without one.
+    `name` is the server's id and the prefix of its shared memory, and must be unique on this machine. Clients that want
+    to share memory over gRPC must send `memory_key`. Triton accepts it only on its command line, so every user of this
+    machine can read it in `ps`. Without a key, shared memory is closed.
     """
     n_cores = len(os.sched_getaffinity(0))
     closed = f"{CLOSED_KEY_NAME}={new_key()}"
@@ -34,7 +34,7 @@ def build_server_flags(
         "--model-control-mode=none",
         "--disable-auto-complete-config",
         "--strict-readiness=true",
-        # When a model fails, Triton comes up all the same and its index says why; then we stop it.
+        # If a model fails to load, Triton starts anyway and its index says why; then we stop it.
         "--exit-on-error=false",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         f"--model-load-thread-count={min(4, n_cores)}",

@@ -1,4 +1,4 @@
-"""Model folders written by earlier versions import this; new ones import `asl_triton.triton_backend.backend`."""
+"""For model folders written by earlier versions; new ones import `asl_triton.triton_backend.backend`."""
 
 from asl_triton.triton_backend.backend import SignModel
 

@@ -1,22 +1,22 @@
-"""The process between a command and the Triton it started: whatever ends either of them, nothing of Triton is left.
+"""The process between a command and the Triton that it started. However either ends, nothing of Triton is left behind.
 
-Triton itself ends in order when it is asked to. What needs a process of its own is the rest: a Triton that crashes
-leaves its Python stubs running, with their models in memory, and its shared memory behind; a command that is killed
-leaves Triton's folder. So this process is Triton's parent, and Triton's stubs fall to it when Triton crashes. It stops
-them all, and removes Triton's folder and shared memory, when one of these happens:
+When asked to stop, Triton cleans up by itself. But a Triton that crashes leaves its Python stubs running, with their
+models in memory, and leaves its shared memory; and a command that is killed leaves Triton's folder. So this process is
+Triton's parent, and adopts the stubs when Triton crashes. It stops all of them, and removes Triton's folder and shared
+memory, when one of these happens:
 
-- its standard input closes: the command closed it, or died, even from SIGKILL;
-- it gets SIGTERM, SIGINT or SIGHUP;
-- Triton ends by itself, other than by a crash.
+- its standard input closes, because the command closed it or died, even from SIGKILL;
+- it receives SIGTERM, SIGINT, or SIGHUP;
+- Triton exits by itself, other than by a crash.
 
-A Python stub that dies takes its model with it: Triton says that it is ready, and refuses every request to the model.
-One request of an impossible shape is enough (Triton 2.51); others crash Triton itself. So once `WATCH` came, Triton is
-started again when a stub is dead or Triton has crashed, with a pause that grows if that goes on.
+A Python stub that dies takes its model with it: Triton still reports ready, but refuses every request to that model.
+One request with an impossible shape is enough (Triton 2.51), and other requests crash Triton itself. So after `WATCH`
+arrives, Triton is restarted whenever a stub dies or Triton crashes, with growing pauses if that keeps happening.
 
-`STAY` on its standard input says that the command leaves and Triton stays. Its standard output carries Triton's
-process id; its standard error is Triton's log; its exit code is Triton's.
+`STAY` on its standard input means that the command exits and Triton stays. Standard output carries Triton's process id,
+standard error is Triton's log, and the exit code is Triton's.
 
-It runs this file by its path with `python -I`, so the file imports the standard library only.
+This file is run by its path with `python -I`, so it imports the standard library only.
 """
 
 import ctypes
@@ -33,8 +33,8 @@ from pathlib import Path
 
 STAY, WATCH = b"stay", b"look"
 WATCH_EVERY_S = 1.0
-MAX_PAUSE_S = 60.0  # before Triton is started again
-# Triton answers the requests in flight for this long, and is then given a few seconds to unload its models.
+MAX_PAUSE_S = 60.0  # before Triton is restarted
+# Triton has this long to answer requests in flight, and then a few seconds to unload its models.
 EXIT_TIMEOUT_S = 15
 KILL_AFTER_S = EXIT_TIMEOUT_S + 5.0
 STOP_TIMEOUT_S = KILL_AFTER_S + 10.0
@@ -48,9 +48,9 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class SupervisedTriton:
-    """A Triton and its supervisor, as the command sees them; nothing of both outlives the command's process.
+    """A Triton and its supervisor, as the command sees them. Neither outlives the command's process.
 
-    `pid` is the supervisor: it stops Triton on SIGTERM and ends when nothing of it is left. `triton_pid` is Triton.
+    `pid` is the supervisor, which stops Triton on SIGTERM and exits once nothing of it is left. `triton_pid` is Triton.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class SupervisedTriton:
                 stderr=log,
                 cwd="/",
                 env={**os.environ, **environment},
-                # Ctrl-C in a terminal reaches this process only, which then stops Triton in order.
+                # Ctrl-C in a terminal must only reach this process, which then stops Triton cleanly.
                 start_new_session=True,
             )
         assert self._process.stdout is not None
@@ -74,7 +74,7 @@ class SupervisedTriton:
         self.triton_pid = int(self._process.stdout.readline() or 0)
 
     def has_ended(self, timeout_s: float | None) -> bool:
-        """Wait for Triton to end by itself, forever when `timeout_s` is None."""
+        """Wait for Triton to exit by itself, forever if `timeout_s` is None. Returns whether it has."""
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -82,7 +82,7 @@ class SupervisedTriton:
         return True
 
     def describe_end(self, why: str = "") -> str:
-        """`killed by SIGKILL`, or `with exit code 1: <why>`."""
+        """Describe how it ended: `killed by SIGKILL`, or `with exit code 1: <why>`."""
         code = self._process.wait()
         signals = {128 + number: number.name for number in signal.Signals}
         name = signals.get(code if code >= 0 else 128 - code)
@@ -91,23 +91,23 @@ class SupervisedTriton:
         return f"with exit code {code}: {why}" if why else f"with exit code {code}"
 
     def watch(self) -> None:
-        """From now on, start Triton again when it crashes or a process of one of its models dies."""
+        """From now on, restart Triton when it crashes or when a process of one of its models dies."""
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended, which `has_ended` says
+        with suppress(BrokenPipeError):  # it has exited, which `has_ended` reports
             self._process.stdin.write(WATCH)
             self._process.stdin.flush()
 
     def detach(self) -> None:
-        """Let Triton outlive this process. Raises BrokenPipeError when it has ended."""
+        """Let Triton outlive this process. Raises BrokenPipeError if it has exited."""
         assert self._process.stdin is not None
         self._process.stdin.write(STAY)
         self._process.stdin.flush()
         self._close_pipes()
-        # Not ours to wait for anymore; without this, Popen warns when it is collected.
+        # It is no longer ours to wait for; without this, Popen warns when garbage-collected.
         self._process.returncode = 0
 
     def stop(self) -> None:
-        """Stop Triton and return when none of its processes is left."""
+        """Stop Triton and wait until all of its processes have ended."""
         self._process.terminate()
         try:
             self._process.wait(STOP_TIMEOUT_S)
@@ -116,7 +116,7 @@ class SupervisedTriton:
             self._process.wait()
         finally:
             self._close_pipes()
-        # Done already, unless somebody killed the supervisor.
+        # The supervisor has already done this, unless it was killed.
         clean_up(self._folder, self._name)
 
     def _close_pipes(self) -> None:
@@ -126,15 +126,15 @@ class SupervisedTriton:
 
 
 def main(folder: Path, name: str, command: Sequence[str]) -> int:
-    """Run `command` until it has to end, then remove `folder` and the shared memory that begins with `name`."""
+    """Run `command` until it must end, then remove `folder` and the shared memory whose name starts with `name`."""
     libc = ctypes.CDLL(None)
-    # Orphaned stubs become children of this process, which can then wait for them.
+    # Orphaned stubs become children of this process, so that it can wait for them.
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until they are waited for
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # `sigtimedwait` below receives them
 
-    def prepare_triton() -> None:  # in its process; there is one thread here, so that is safe
+    def prepare_triton() -> None:  # runs in Triton's process; safe because this one is single-threaded
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # should this process be killed
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # in case this process is killed
 
     def start_triton() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -169,9 +169,9 @@ def main(folder: Path, name: str, command: Sequence[str]) -> int:
             continue
         if has_crashed or has_dead_stub(triton.pid):
             what = "Triton has crashed" if has_crashed else "a process of a model has died"
-            os.write(STDERR, f"asl-triton: {what}, so Triton is started again\n".encode())
+            os.write(STDERR, f"asl-triton: {what}, so Triton is restarted\n".encode())
             pause_s = min(max(2 * pause_s, 1.0), MAX_PAUSE_S) if time.monotonic() - began_s < MAX_PAUSE_S else 1.0
-            kill_process_tree(triton, gently=False)  # with a dead stub it may take all of its time to end
+            kill_process_tree(triton, gently=False)  # with a dead stub, a clean exit may take the full timeout
             remove_memory(name, keep=".key")
             triton, began_s = start_triton(), time.monotonic()
     kill_process_tree(triton)
@@ -180,7 +180,7 @@ def main(folder: Path, name: str, command: Sequence[str]) -> int:
 
 
 def watch_command(is_watching: threading.Event) -> None:
-    """Have this process end when its standard input closes, unless `STAY` came before."""
+    """End this process when its standard input closes, unless `STAY` arrived before."""
     while (said := os.read(STDIN, len(STAY))) == WATCH:
         is_watching.set()
     if said != STAY:
@@ -188,9 +188,9 @@ def watch_command(is_watching: threading.Event) -> None:
 
 
 def has_dead_stub(triton: int) -> bool:
-    """Whether a child of Triton has ended without Triton's asking how: its models' processes, which it keeps."""
+    """Whether a child of Triton is a zombie: Triton keeps its models' processes, and does not notice when one dies."""
     for children in Path(f"/proc/{triton}/task").glob("*/children"):
-        with suppress(OSError):  # a thread or a process that is gone by now
+        with suppress(OSError):  # a thread or process that has exited
             for pid in children.read_text().split():
                 if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
                     return True
@@ -198,7 +198,7 @@ def has_dead_stub(triton: int) -> bool:
 
 
 def kill_process_tree(triton: subprocess.Popen[bytes], *, gently: bool = True) -> None:
-    """Stop Triton, gently if it is to answer what it has, then kill and wait for whatever of it is left."""
+    """Stop Triton, then kill and wait for whatever is left of it. `gently` lets it answer requests in flight."""
     if gently:
         triton.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -206,7 +206,7 @@ def kill_process_tree(triton: subprocess.Popen[bytes], *, gently: bool = True) -
     with suppress(ProcessLookupError):
         os.killpg(triton.pid, signal.SIGKILL)
     triton.wait()
-    # A process that left Triton's group is a child of this one by now.
+    # By now, a process that left Triton's group is a child of this one.
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     while True:
         for pid in children.read_text().split() if children.exists() else ():
@@ -219,13 +219,13 @@ def kill_process_tree(triton: subprocess.Popen[bytes], *, gently: bool = True) -
 
 
 def clean_up(folder: Path, name: str) -> None:
-    """Remove Triton's folder, and the shared memory that a killed stub leaves behind."""
+    """Remove Triton's folder and the shared memory that killed stubs leave behind."""
     shutil.rmtree(folder, ignore_errors=True)
     remove_memory(name)
 
 
 def remove_memory(name: str, *, keep: str | None = None) -> None:
-    """Remove the shared memory that begins with `name`; what ends with `keep` stays."""
+    """Remove shared memory whose name starts with `name`, except files with the suffix `keep`."""
     for region in Path("/dev/shm").glob(f"{name}*"):
         if region.suffix != keep:
             region.unlink(missing_ok=True)

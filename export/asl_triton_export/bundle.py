@@ -1,7 +1,7 @@
 """Bundles: folders of `weights.*`, `labels.txt`, `preset.json` and `card.json`, for `asl-triton export` and `finetune`.
 
-`asl-triton fetch`, `asl-triton finetune` and the training of the demo checkpoint write them. Those of earlier versions
-have no `card.json`.
+They are written by `asl-triton fetch`, `asl-triton finetune`, and the training of the demo checkpoint. Bundles from
+earlier versions have no `card.json`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from asl_triton.files import atomic_write, write_text
 from asl_triton.models.card import EMPTY_CARD, ModelCard
 from asl_triton.presets import Preset
 
-DEMO = "demo"  # names the checkpoint that comes with asl-triton: the demo signer's twenty signs
+DEMO = "demo"  # the checkpoint that ships with asl-triton: the demo signer's twenty signs
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar")
 WEIGHTS, LABELS, PRESET, CARD = "weights.safetensors", "labels.txt", "preset.json", "card.json"
 
 
 @dataclass(frozen=True)
 class CheckpointBundle:
-    """A file of weights, with its labels, its preset and its card where it comes with them."""
+    """A weights file, plus its labels, preset, and card if it has them."""
 
     weights: Path
     labels: Path | None = None
@@ -32,18 +32,18 @@ class CheckpointBundle:
 
 
 def open_bundle(path: Path) -> CheckpointBundle:
-    """Look at a bundle folder or a bare file of weights, without loading it; `demo` is the one that comes with us.
+    """Inspect a bundle folder or a bare weights file without loading it; `demo` is the bundle that ships with us.
 
     Raises:
-        CheckpointError: there is no such path, or the folder has no `weights.*` or several.
-        ContractError: its `preset.json` is not a preset, or its `card.json` not a card.
+        CheckpointError: the path does not exist, or the folder does not have exactly one `weights.*`.
+        ContractError: `preset.json` or `card.json` is invalid.
     """
-    if str(path) == DEMO:  # ./demo is a folder of that name
+    if str(path) == DEMO:  # write ./demo for a folder of that name
         path = Path(__file__).parent / "demo_checkpoint"
     if not path.exists():
         raise CheckpointError(
-            f"there is no checkpoint {path}: fetch one (asl-triton fetch), name its file, or take the one that comes "
-            f"with asl-triton ({DEMO})"
+            f"there is no checkpoint {path}: download one (asl-triton fetch), give the path of its file, or use the "
+            f"one that ships with asl-triton ({DEMO})"
         )
     if not path.is_dir():
         return CheckpointBundle(path)
@@ -51,8 +51,8 @@ def open_bundle(path: Path) -> CheckpointBundle:
     if len(weights) != 1:
         found = ", ".join(p.name for p in weights) or "none"
         raise CheckpointError(
-            f"the folder {path} is no checkpoint bundle: it must hold one file of weights "
-            f"(weights.safetensors or weights.pt), and these were found: {found}"
+            f"the folder {path} is not a checkpoint bundle: it must contain one weights file (weights.safetensors or "
+            f"weights.pt), but has: {found}"
         )
     labels, preset = path / LABELS, path / PRESET
     return CheckpointBundle(
@@ -66,12 +66,12 @@ def open_bundle(path: Path) -> CheckpointBundle:
 def write_bundle(
     folder: Path, state: Mapping[str, Tensor], labels: Sequence[str], preset: Preset, card: ModelCard
 ) -> None:
-    """Write a bundle of an I3D state dict into `folder`, making it; each file is whole or not there.
+    """Write a bundle of an I3D state dict to `folder`, creating it if needed. Each file is written atomically.
 
-    BatchNorm's counters are left out: nothing reads them.
+    BatchNorm's counters are dropped, since nothing reads them.
 
     Raises:
-        OSError: a file cannot be written; the one that was there before is kept.
+        OSError: a file is not writable; its previous version is kept.
     """
     write_description(folder, labels, preset, card)
     weights = {
@@ -84,10 +84,10 @@ def write_bundle(
 
 
 def write_description(folder: Path, labels: Sequence[str], preset: Preset, card: ModelCard) -> None:
-    """Write what a bundle has besides its weights.
+    """Write a bundle's labels, preset, and card.
 
     Raises:
-        OSError: a file cannot be written; the one that was there before is kept.
+        OSError: a file is not writable; its previous version is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in ((LABELS, labels), (PRESET, [preset.to_json()]), (CARD, [card.to_json()])):
@@ -96,10 +96,10 @@ def write_description(folder: Path, labels: Sequence[str], preset: Preset, card:
 
 
 def write_threshold(folder: Path, min_confidence: float) -> Path:
-    """Write the confidence below which answers are unsure into a bundle's card; returns the card's path.
+    """Write the confidence below which answers are unsure into a bundle's card. Returns the card's path.
 
     Raises:
-        AslTritonError: the folder is not a bundle, or cannot be written.
+        AslTritonError: the folder is not a bundle, or is not writable.
     """
     bundle = open_bundle(folder)
     path = bundle.weights.parent / CARD

@@ -185,7 +185,7 @@ def test_a_port_that_is_lost_while_starting_is_told(repository: Path, tmp_path: 
     port = claim_ports("127.0.0.1", {"HTTP": None})["HTTP"]
     write_model(repository, "thief", f"import socket\nsocket = socket.create_server(('127.0.0.1', {port}))\n{SUMMING}")
     told = (
-        rf"ended while it started, with exit code 1: failed to start HTTP service: .*127.0.0.1:{port}' already in use"
+        rf"exited during startup, with exit code 1: failed to start HTTP service: .*127.0.0.1:{port}' already in use"
     )
     with pytest.raises(ServerError, match=told):
         LocalTriton(repository, http_port=port, log_path=tmp_path / "triton.log").start()
@@ -194,10 +194,10 @@ def test_a_port_that_is_lost_while_starting_is_told(repository: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"models": ["wlasl"]}, "holds no model 'wlasl': it holds summing"),
+        ({"models": ["wlasl"]}, "has no model 'wlasl', only summing"),
         ({"grpc_port": 70_000}, "70000 is not a port"),
         ({"grpc_port": 20_001, "http_port": 20_001}, "port 20001 is given twice"),
-        ({"host": "203.0.113.7"}, "cannot bind to 203.0.113.7: not an address of this machine"),
+        ({"host": "203.0.113.7"}, "cannot bind to 203.0.113.7: it is not an address of this machine"),
         ({"host": "::1"}, "cannot bind to '::1': not a host name or IPv4 address"),
         ({"log_path": Path("/proc/no/such/log")}, "cannot write the log /proc/no/such/log"),
     ],

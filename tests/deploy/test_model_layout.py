@@ -61,7 +61,7 @@ def garble_config(repository: Path) -> None:
         (remove_backend_code, r"summing has no 1/model\.py"),
         (remove_version, "summing has no version folder '1'"),
         (remove_wheel_config, r"summing has no configs/wheel\.pbtxt, and this Triton has no pytorch backend"),
-        (hide_model, "holds no model .*: make one with `asl-triton export`"),
+        (hide_model, "has no models .*: export one with `asl-triton export`"),
         (remove_repository, "model_repository does not exist"),
         (replace_by_file, "model_repository is not a folder"),
         (make_a_model_of_it, "is a model, not a model repository"),
@@ -128,7 +128,7 @@ def test_models_for_whole_videos_are_the_repositorys_own_where_it_has_them(repos
 @pytest.mark.parametrize("recognize_sign", [False, True])
 def test_models_for_whole_videos_alone_are_no_repository(tmp_path: Path, recognize_sign: bool) -> None:
     write_model(tmp_path, "recognize_sign")
-    with pytest.raises(AslTritonError, match="holds no asl-triton model: make one with `asl-triton export`"):
+    with pytest.raises(AslTritonError, match="has no asl-triton model: export one with `asl-triton export`"):
         choose_models(tmp_path, None, recognize_sign=recognize_sign)
 
 

@@ -105,7 +105,7 @@ def test_a_server_that_dies_ends_the_command_with_a_sentence_and_the_log(
     triton.kill()
     _, messages = process.communicate()
     assert process.returncode == 1
-    assert "Triton ended by itself, killed by SIGKILL. Its log, " in messages
+    assert "Triton exited by itself, killed by SIGKILL. Its log, " in messages
     assert "Started Metrics Service" in messages
     assert "Traceback" not in messages
 
@@ -149,7 +149,7 @@ def test_a_detached_server_outlives_its_command_until_stopped(
 
     second = serve("--repository", repository, *FREE_PORTS, "--detach")
     assert second.returncode == 1
-    assert f"already runs at {ready['address']}" in " ".join(second.stderr.split())
+    assert f"is already running at {ready['address']}" in " ".join(second.stderr.split())
 
     assert serve("--stop").stdout == f"Stopped the Triton at {ready['address']}.\n"
     family.assert_gone()

@@ -78,30 +78,30 @@ def removed(key: str) -> Callable[[Path], None]:
 BAD = {
     "missing": (lambda path: None, "cannot read"),
     "empty": (lambda path: path.touch(), "is empty"),
-    "text": (lambda path: path.write_text("these are not weights\n" * 9), "no PyTorch checkpoint"),
+    "text": (lambda path: path.write_text("these are not weights\n" * 9), "not a PyTorch checkpoint"),
     "zip-bomb": (bomb, "unpack to"),
     "zip": (
         lambda path: zipfile.ZipFile(path, "w").writestr("a.txt", "hello"),
-        "no PyTorch checkpoint, or a broken one",
+        "is damaged, or is not a PyTorch checkpoint",
     ),
-    "code": (lambda path: torch.save({"a": Intruder(path.with_name("pwned"))}, path), "wants to run code"),
+    "code": (lambda path: torch.save({"a": Intruder(path.with_name("pwned"))}, path), "needs to run code"),
     "bare-pickle": (
         lambda path: path.write_bytes(pickle.dumps(Intruder(path.with_name("pwned")))),
-        "no PyTorch checkpoint",
+        "not a PyTorch checkpoint",
     ),
     "cut": (
         lambda path: (torch.save(state(), path), os.truncate(path, 40_000)),
-        "no PyTorch checkpoint, or a broken one",
+        "is damaged, or is not a PyTorch checkpoint",
     ),
-    "a-list": (lambda path: torch.save([torch.zeros(3)], path), "holds a list"),
-    "not-tensors": (lambda path: torch.save({"epoch": 3}, path), "'epoch' holds a int"),
-    "other-network": (lambda path: torch.save(torch.nn.Conv2d(3, 8, 3).state_dict(), path), "no I3D checkpoint"),
+    "a-list": (lambda path: torch.save([torch.zeros(3)], path), "contains a list"),
+    "not-tensors": (lambda path: torch.save({"epoch": 3}, path), "'epoch' is a int"),
+    "other-network": (lambda path: torch.save(torch.nn.Conv2d(3, 8, 3).state_dict(), path), "not an I3D checkpoint"),
     "i3d-and-more": (changed("fc.weight", torch.zeros(3)), "fc.weight is not in I3D"),
     "a-key-less": (removed("Mixed_4c.b1b.bn.weight"), "Mixed_4c.b1b.bn.weight is missing"),
     "a-shape-off": (changed("Mixed_3b.b0.conv3d.weight", torch.zeros(5, 12, 1, 1, 1)), r"\[5, 12, 1, 1, 1\], and"),
     "two-axes": (changed("logits.conv3d.weight", torch.zeros(7, 64)), "five axes"),
     "nan": (changed("Mixed_5c.b0.bn.bias", torch.full((24,), torch.nan)), "not finite"),
-    "huge": (changed("Conv3d_1a_7x7.conv3d.weight", torch.zeros(1).expand(10**6, 3, 7, 7, 7)), "beyond what"),
+    "huge": (changed("Conv3d_1a_7x7.conv3d.weight", torch.zeros(1).expand(10**6, 3, 7, 7, 7)), "above the limits"),
 }
 
 
@@ -119,14 +119,14 @@ def test_bad_checkpoint_is_one_sentence(tmp_path: Path, make: Callable[[Path], o
 def test_broken_safetensors_are_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_text("not tensors")
-    with pytest.raises(CheckpointError, match="no safetensors file, or a broken one"):
+    with pytest.raises(CheckpointError, match="is damaged, or is not a safetensors file"):
         load_checkpoint(path)
 
 
 @pytest.mark.parametrize(("num_classes", "glosses", "says"), [
-    (7, 5, "has 7 classes, and .* 5 glosses: name the list"),
-    (7, 20, "its first 7 lines are the vocabulary"),
-    (400, 7, "looks like a Kinetics checkpoint of 400 classes, your labels are 7"),
+    (7, 5, "has 7 classes, but .* has 5 glosses: give --labels the list"),
+    (7, 20, "use its first 7 lines"),
+    (400, 7, "looks like a Kinetics checkpoint with 400 classes: .* has 7 glosses"),
 ])  # fmt: skip
 def test_labels_of_the_wrong_length_are_explained(tmp_path: Path, num_classes: int, glosses: int, says: str) -> None:
     checkpoint = load_checkpoint(save_checkpoint(tmp_path / "w.pt", num_classes=num_classes))
@@ -166,7 +166,7 @@ def test_damaged_card_is_a_sentence(tmp_path: Path) -> None:
 def test_folder_without_one_file_of_weights_is_refused(tmp_path: Path, files: list[str]) -> None:
     for name in files:
         (tmp_path / name).touch()
-    with pytest.raises(CheckpointError, match="no checkpoint bundle"):
+    with pytest.raises(CheckpointError, match="not a checkpoint bundle"):
         open_bundle(tmp_path)
 
 

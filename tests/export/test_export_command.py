@@ -54,7 +54,7 @@ def test_export_takes_the_card_of_the_bundle_and_what_is_given_instead(
     (["weights.pt"], "Give --labels", 1),
     (["weights.pt", "--labels", "nowhere.txt"], "cannot read the labels", 1),
     (["nowhere.pt", "--labels", "labels.txt"], "there is no checkpoint", 1),
-    (["labels.txt", "--labels", "labels.txt"], "no PyTorch checkpoint", 1),
+    (["labels.txt", "--labels", "labels.txt"], "not a PyTorch checkpoint", 1),
     (["weights.pt", "--labels", "labels.txt", "--preset", "wlasI"], "neither a preset", 1),
     (["weights.pt", "--labels", "labels.txt", "--name", "a b"], "cannot name a model", 1),
     (["weights.pt", "--labels", "labels.txt", "--precision", "int3"], "Invalid value", 2),

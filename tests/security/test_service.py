@@ -34,7 +34,7 @@ from tests.security.visitors import Visitor, running_page
 IMPOSSIBLE = [1, 18014398509481984, 224, 224, 3]  # its number of elements is 0 modulo 2**64
 CLIP = [1, 9, 224, 224, 3]
 BACK_WITHIN_S = 60.0
-RESTARTED = "so Triton is started again"
+RESTARTED = "so Triton is restarted"
 # A body whose brackets nest deeper than Triton's stack, and a tensor of more bytes than there are: Triton itself dies.
 DEEP = b"[" * 4_000_000
 ENORMOUS = [2**40, 9, 224, 224, 3]

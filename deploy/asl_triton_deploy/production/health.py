@@ -1,4 +1,4 @@
-"""Whether this container's Triton answers: Docker's health check and Kubernetes' liveness probe run it.
+"""Checks whether this container's Triton answers, for Docker's health check and Kubernetes' liveness probe.
 
     python -m asl_triton_deploy.production.health [--stop]
 
@@ -24,7 +24,7 @@ STATE = "health.json"
 
 @dataclass(frozen=True)
 class HealthState:
-    """What the entry point leaves for this program, readable by its own user alone."""
+    """What the entry point writes for this program, readable only by its own user."""
 
     pid: int  # of Triton
     http_port: int
@@ -32,7 +32,7 @@ class HealthState:
     models: list[str]
 
     def save(self, path: Path) -> None:
-        """Write it, in place of what a container before left."""
+        """Write it, replacing what an earlier container left."""
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump(asdict(self), file)
@@ -42,7 +42,7 @@ class HealthState:
         """Read what `save` wrote.
 
         Raises:
-            AslTritonError: it is not there.
+            AslTritonError: the file is missing or invalid.
         """
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
@@ -51,12 +51,12 @@ class HealthState:
 
 
 def find_state(variables: Mapping[str, str]) -> Path:
-    """Where it is: beside the folder that is served."""
+    """Return the path of the state, next to the folder that is served."""
     return Path(variables.get("ASL_TRITON_SERVED") or "/run/asl-triton/models").parent / STATE
 
 
 def main(arguments: Sequence[str], variables: Mapping[str, str]) -> int:
-    """Ask every model; 0 if all answer, or are busy."""
+    """Send every model a request. Returns 0 if all answer or are busy."""
     try:
         state = HealthState.load(find_state(variables))
     except AslTritonError as exc:

@@ -1,8 +1,8 @@
-"""Fine-tuning: from a checkpoint and labeled clips to a bundle that `asl-triton export` takes.
+"""Fine-tuning: turns a checkpoint and labeled clips into a bundle for `asl-triton export`.
 
-The recipe is WLASL's (Li et al. 2020; code/I3D/train_i3d.py and configfiles/asl2000.ini of dxli94/WLASL), and what it
-lacks: frozen parts, a held-out split of your own clips, early stopping, and resuming after a kill. The loop, the
-devices and the precision are Lightning's.
+The recipe is WLASL's (Li et al. 2020; code/I3D/train_i3d.py and configfiles/asl2000.ini of dxli94/WLASL), extended by
+frozen layers, a held-out split of your own clips, early stopping, and resuming after a kill. Lightning runs the loop
+and takes care of devices and precision.
 """
 
 import dataclasses
@@ -35,15 +35,15 @@ from asl_triton_export.i3d import I3D
 
 @dataclass(frozen=True)
 class FineTuneResult:
-    """What fine-tuning did."""
+    """The result of a fine-tuning run."""
 
     folder: Path
     clips: Clips
     epochs: tuple[Epoch, ...]
     best: Epoch
-    known: int  # glosses whose part of the classifier came with the checkpoint
-    resumed_after: int  # epochs; 0: it ran from the start
-    is_main: bool  # False in the further processes that Lightning starts: only one speaks
+    known: int  # glosses whose classifier rows came from the checkpoint
+    resumed_after: int  # epochs; 0 if the run was not resumed
+    is_main: bool  # False in the additional processes that Lightning starts; only the main one prints
 
 
 def finetune(
@@ -66,29 +66,29 @@ def finetune(
     on_step: OnStep = lambda what, done, total: None,
     on_epoch: Callable[[Epoch], None] = lambda row: None,
 ) -> FineTuneResult:
-    """Train `checkpoint`, whose glosses are `known`, on the clips of `data`, and leave a bundle in `folder`.
+    """Train `checkpoint`, whose glosses are `known`, on the clips in `data`, and write a bundle to `folder`.
 
-    The new glosses are `labels`, or else those of the folder `data`. Glosses that the checkpoint knows keep their part
-    of the classifier, as it was where training starts. `purpose` and `caveat` are the new bundle's; without them, they
-    are made of the checkpoint's `card`. A run that was stopped resumes when it is called again with the same arguments,
-    and ends with the same network.
+    The new model's glosses are `labels`, or the sub-folders of `data` by default. Glosses that the checkpoint knows
+    start from its classifier rows. `purpose` and `caveat` go into the new bundle; by default they are derived from the
+    checkpoint's `card`. Calling this again with the same arguments resumes an interrupted run and produces the same
+    network.
 
-    Each gloss needs clips. `drop_empty` leaves glosses without clips out. With `keep_known` all that the checkpoint
-    knows stays as it is, with clips or without, and the new glosses are imprinted in one epoch, see `imprinting`:
-    without `labels` they are added to the known ones. `on_clips` is called before training.
+    Each gloss needs clips; `drop_empty` drops glosses without any. With `keep_known`, everything the checkpoint knows
+    stays as it is, with or without clips, and the new glosses are imprinted in one epoch (see `imprinting`). Without
+    `labels`, they are added to the known ones. `on_clips` is called before training.
 
     Raises:
-        VideoError, LabelsError: `data` cannot be used; as `data.choose_clips`.
-        CheckpointError: not an RGB network, or the state to resume from is damaged.
-        AslTritonError: `folder` is something else or cannot be written, or the loss is not a number. What was written
-            stays. Or `keep_known` is wanted and cannot be.
+        VideoError, LabelsError: `data` is unusable; see `data.choose_clips`.
+        CheckpointError: the network does not take RGB, or the state to resume from is damaged.
+        AslTritonError: `folder` holds something else or is not writable, the loss is not finite, or `keep_known` is
+            impossible. Files already written are kept.
     """
     recipe, machines = recipe or Recipe(), machines or HardwareOptions()
     if checkpoint.channels != 3:
         raise CheckpointError(f"{checkpoint.path} takes {checkpoint.channels} input channels: only RGB can be trained")
     refuse_other(folder)
     if known is None and labels is not None and len(labels) == checkpoint.num_classes:
-        known = labels  # a bare file with as many classes as these labels was trained with them
+        known = labels  # assume that a bare weights file with this many classes was trained with these labels
     if keep_known:
         refuse_to_keep(checkpoint, known, recipe)
         recipe = dataclasses.replace(recipe, epochs=1, learning_rate=0.0)
@@ -99,8 +99,8 @@ def finetune(
     unboxed = sum(clip.signer is None for clip in (*clips.train, *clips.held_out))
     if preset.framing == "signer" and unboxed:
         warning = (
-            f"preset {preset.name!r} takes the signer's box out of the frame, and {unboxed:,} clips have none: their "
-            "whole frames were learnt"
+            f"preset {preset.name!r} crops frames to the signer's box, but {unboxed:,} clips have no box: their whole "
+            "frames were used"
         )
         clips = dataclasses.replace(clips, warnings=(*clips.warnings, warning))
     kept = {class_id for class_id, gloss in enumerate(clips.glosses) if keep_known and gloss in (known or ())}
@@ -142,7 +142,7 @@ def finetune(
 
 
 def adapt_card(card: ModelCard, clips: Clips, data: Path, purpose: str | None, caveat: str | None) -> ModelCard:
-    """The card of a fine-tuned network, of what it began with: its threshold is not known yet.
+    """Derive a fine-tuned network's card from the one it started with. It has no threshold yet.
 
     Raises:
         ContractError: a text is too long.
@@ -158,60 +158,61 @@ def adapt_card(card: ModelCard, clips: Clips, data: Path, purpose: str | None, c
 
 
 def refuse_other(folder: Path) -> None:
-    """Refuse a folder with anything but a stopped fine-tuning in it.
+    """Check that a folder is new, empty, or holds an interrupted fine-tuning run.
 
     Raises:
-        AslTritonError: it does.
+        AslTritonError: it holds something else.
     """
     if (folder / TRAINING).is_dir() or not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     raise AslTritonError(
-        f"{folder} is there, and is no fine-tuning that was stopped: move it away, or name another folder with --to"
+        f"{folder} already exists and is not an interrupted fine-tuning run: move it away, or choose another folder "
+        "with --to"
     )
 
 
 def refuse_to_keep(checkpoint: Checkpoint, known: Sequence[str] | None, recipe: Recipe) -> None:
-    """Refuse to keep what a checkpoint knows where that is not known, or would not be kept.
+    """Check that `keep_known` is possible.
 
     Raises:
-        AslTritonError: it has no labels, or more than the head is to be trained.
+        AslTritonError: the checkpoint has no labels, or more than the head would be trained.
     """
     if known is None:
         raise AslTritonError(
-            f"{checkpoint.path} does not say which glosses it knows, so --keep-known cannot keep them: begin with a "
+            f"{checkpoint.path} does not say which glosses it knows, so --keep-known cannot keep them: start from a "
             "bundle, a folder with labels.txt next to the weights"
         )
     if recipe.train != "head":
         raise AslTritonError(
-            "--keep-known needs --train head: if more than the classifier changed, the known glosses would be "
-            "recognized by features that are no longer there"
+            "--keep-known needs --train head: training other layers would change the features that the known glosses "
+            "rely on"
         )
 
 
 def describe_kept(clips: Clips, kept: set[int]) -> str:
-    """Say what was kept, and that it should be measured.
+    """Describe what was kept, and recommend measuring it.
 
     Raises:
         AslTritonError: there is nothing to keep, or nothing new.
     """
     num_new = len(clips.glosses) - len(kept)
     if not kept or not num_new:
-        what = "none of the glosses is known to the checkpoint" if num_new else "the checkpoint knows all these glosses"
-        raise AslTritonError(f"{what}, so there is nothing to do with --keep-known: leave it out")
+        what = "the checkpoint knows none of these glosses" if num_new else "the checkpoint knows all these glosses"
+        raise AslTritonError(f"{what}, so --keep-known has nothing to do: leave it out")
     measured = {clip.class_id for clip in clips.held_out} & kept
     return (
-        f"{format_count(len(kept), 'known gloss keeps its', 'known glosses keep their')} part of the classifier, and "
-        f"{format_count(num_new, 'new one is', 'new ones are')} imprinted. Held-out clips measure {len(measured):,} of "
-        "the known ones. A new gloss may take clips of a known sign that looks like it: measure both with asl-triton "
-        "evaluate. With clips of all glosses, train without --keep-known"
+        f"{format_count(len(kept), 'known gloss keeps its row', 'known glosses keep their rows')} of the classifier, "
+        f"and {format_count(num_new, 'new one is', 'new ones are')} imprinted. Held-out clips cover {len(measured):,} "
+        "of the known glosses. Clips of a known sign may now be taken for a new one that looks like it: measure both "
+        "with asl-triton evaluate. If you have clips of all glosses, train without --keep-known"
     )
 
 
 def init_or_verify_settings(training: Path, settings: dict[str, Any]) -> None:
-    """Write the settings down, or check that the fine-tuning that was stopped here had the same.
+    """Record the settings, or check that they match those of the run interrupted in this folder.
 
     Raises:
-        AslTritonError: it had others.
+        AslTritonError: they do not match.
     """
     path = training / "settings.json"
     wanted = json.loads(json.dumps(settings))
@@ -223,8 +224,8 @@ def init_or_verify_settings(training: Path, settings: dict[str, Any]) -> None:
     if others and (training / STATE).exists():
         was = "; ".join(f"{name} was {str(noted.get(name))[:40]!r}" for name in others[:3])
         raise AslTritonError(
-            f"{training.parent} holds a fine-tuning with other settings, which was stopped ({was}): give the same to "
-            "go on, or name another folder with --to"
+            f"{training.parent} holds an interrupted fine-tuning run with other settings ({was}): use the same "
+            "settings to resume it, or choose another folder with --to"
         )
     if others:  # nothing was trained yet
         shutil.rmtree(training, ignore_errors=True)
@@ -236,7 +237,10 @@ def init_or_verify_settings(training: Path, settings: dict[str, Any]) -> None:
 def replace_classifier(
     checkpoint: Checkpoint, known: Sequence[str], glosses: Sequence[str], seed: int
 ) -> tuple[I3D, int]:
-    """The checkpoint's network with a classifier for `glosses`, and how many of them it knew: they keep theirs."""
+    """Give the checkpoint's network a classifier for `glosses`; known glosses keep their rows.
+
+    Returns the network and the number of known glosses.
+    """
     torch.manual_seed(seed)
     net = I3D(len(glosses), checkpoint.channels, checkpoint.width)
     body = {key: tensor for key, tensor in checkpoint.state.items() if not key.startswith("logits.")}

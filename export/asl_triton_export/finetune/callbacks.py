@@ -1,4 +1,4 @@
-"""What fine-tuning leaves on disk, each file whole or not there: the bundle, `metrics.csv` and the state to resume."""
+"""Writes what fine-tuning leaves on disk, always atomically: bundle, `metrics.csv`, and the state to resume from."""
 
 import csv
 import dataclasses
@@ -24,7 +24,7 @@ from asl_triton_export.finetune.data import OnStep
 from asl_triton_export.finetune.module import FineTuning, schedule_learning_rate
 from asl_triton_export.i3d import I3D
 
-TRAINING = "training"  # the folder in the bundle with what is needed to resume; removed at the end
+TRAINING = "training"  # subfolder of the bundle with the state to resume from; removed at the end
 STATE = "last.ckpt"
 
 
@@ -42,15 +42,15 @@ class Epoch:
 
 
 def find_best(epochs: list[Epoch]) -> Epoch:
-    """The epoch whose network is kept: the first with the lowest held-out loss."""
+    """Return the epoch whose network is kept: the first one with the lowest held-out loss."""
     return min(epochs, key=lambda row: row.held_out_loss)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes Lightning's state atomically: a kill or a full disk leaves the previous one."""
+    """Writes Lightning's state atomically, so that a kill or a full disk leaves the previous one intact."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        content = io.BytesIO()  # torch.save turns a full disk into an error that does not say so
+        content = io.BytesIO()  # torch.save would hide that the disk is full behind an unrelated error
         torch.save(checkpoint, content)
         with atomic_write(Path(path)) as file:
             file.write(content.getbuffer())
@@ -58,18 +58,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         try:
             state: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-        except Exception as exc:  # what a damaged file makes the readers of zips and pickles raise
+        except Exception as exc:  # a damaged zip or pickle can raise nearly anything
             raise CheckpointError(
-                f"{path} is damaged, so this fine-tuning cannot go on: remove its folder to begin anew, or export the "
-                "network that it has left"
+                f"{path} is damaged, so this run cannot be resumed: delete its folder to start over, or export the "
+                "network that is already in it"
             ) from exc
         return state
 
 
 class CheckpointCallback(pl.Callback):
-    """After each epoch: writes its row, the bundle if it is the best so far, and the state; decides whether to stop.
+    """After each epoch, writes its row, the bundle if it is the best so far, and the state; then decides when to stop.
 
-    Learning rate and patience follow from the rows, which are part of the state.
+    The learning rate and early stopping depend only on the rows, which are part of the state.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class CheckpointCallback(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, FineTuning)
         pl_module.rate = schedule_learning_rate([row.held_out_loss for row in self.epochs], self.base_rate)
-        trainer.should_stop = self.is_enough  # where the kill came between the last epoch and the end
+        trainer.should_stop = self.is_enough  # the run may have been killed after its last epoch
         self.began_s = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -131,7 +131,7 @@ class CheckpointCallback(pl.Callback):
             self.on_epoch(row)
 
     def write_bundle(self, net: I3D) -> None:
-        """Write the network as it is now: the best so far."""
+        """Write the current network, which is the best so far."""
         write_bundle(self.folder, net.state_dict(), self.glosses, self.preset, self.card)
         metrics = {"best": dataclasses.asdict(find_best(self.epochs)), **self.about}
         with atomic_write(self.folder / "metrics.json") as file:
@@ -147,7 +147,7 @@ class CheckpointCallback(pl.Callback):
             file.write(table.getvalue().encode())
 
     def describe_rest(self) -> str:
-        """What a training that ends early leaves on disk, for a message."""
+        """Describe what is on disk when training ends early."""
         if not self.epochs:
             return "No epoch was finished, so no network was written"
         best = find_best(self.epochs)

@@ -1,4 +1,4 @@
-"""Chooses training and held-out clips, and reads each once, so that none fails later."""
+"""Chooses training and held-out clips. Reads each one up front, so that training does not fail on a damaged clip."""
 
 import hashlib
 import os
@@ -29,16 +29,16 @@ from asl_triton.video.preprocessing import choose_frame_step
 from asl_triton.video.reader import Frame, Limits
 from asl_triton_export.finetune.duplicates import Thumbnails, find_copies, make_thumbnails
 
-LIMITS = Limits(max_frames=3_000)  # of a clip of one sign; a held-out clip is in memory as a whole
-UNTRIMMED_LIMITS = Limits()  # of a video that a clip is a part of
+LIMITS = Limits(max_frames=3_000)  # for a clip of one sign; held-out clips are read into memory whole
+UNTRIMMED_LIMITS = Limits()  # for a video of which the clip is a part
 LEAST = 2  # clips per gloss: one to train on, one held out
 DECODERS = 8
-# Ten new signs of the demo signer reach a top-1 of 94.5 % from 12 clips each, every clip by another signer (README).
+# Ten new signs of the demo signer reach a top-1 of 94.5 % from 12 clips each, every clip by a different signer.
 ADVISED_CLIPS = 12  # per gloss
-ADVISED_SIGNERS = 5  # per gloss: one of them can be held out, and four remain
-TEACH_CLIPS = 3  # that `asl-triton teach` needs of a sign
+ADVISED_SIGNERS = 5  # per gloss: four remain when one is held out
+TEACH_CLIPS = 3  # per sign, for `asl-triton teach`
 
-OnStep = Callable[[str, int, int], None]  # what is going on, done, total
+OnStep = Callable[[str, int, int], None]  # description, done, total
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Clips:
     glosses: tuple[str, ...]
     train: tuple[LabeledClip, ...]
     held_out: tuple[LabeledClip, ...]
-    broken: tuple[str, ...]  # a sentence for each clip that cannot be read
-    missing: tuple[str, ...]  # videos that the split names and that do not exist
+    broken: tuple[str, ...]  # one sentence per unreadable clip
+    missing: tuple[str, ...]  # videos named by the split that do not exist
     warnings: tuple[str, ...]
 
     @property
     def fingerprint(self) -> str:
-        """Equal for the same clips with the same labels and the same split."""
+        """A hash of the clips, their labels, and the split."""
         lines = [
             f"{c.name}\t{c.class_id}" + (f"\t{c.signer}\t{c.excerpt}" if c.signer or c.excerpt else "")
             for part in (self.train, self.held_out)
@@ -75,17 +75,17 @@ def choose_clips(
     keep_known: bool = False,
     drop_empty: bool = False,
 ) -> Clips:
-    """Read `data` and every clip in it.
+    """Read `data` and every clip in it, and split the clips into training and held-out ones.
 
-    Of a folder, a random share of each gloss's clips is held out, at least one; of a split JSON, its `val` subset, or
-    such a share where it has none. Clips of `test` are never opened. Copies of a clip are on one side of the split.
+    In a folder, a random `share` of each gloss's clips is held out, at least one. A split JSON holds out its `val`
+    subset, or a random share if it has none. Clips of `test` are never opened. Copies of a clip stay on the same side.
 
-    Every gloss needs clips to learn from. With `keep_known`, the glosses in `known` need none, and are added in front
-    if `labels` are not given; with `drop_empty`, glosses without clips are left out.
+    Every gloss needs training clips, with two exceptions: `keep_known` lets the glosses in `known` go without, and puts
+    them first if there are no `labels`; `drop_empty` drops glosses without clips.
 
     Raises:
-        VideoError: there are no clips, or a folder has fewer than two readable clips of a gloss.
-        LabelsError: `labels` are needed and not given, or are of another vocabulary, or glosses have no clips.
+        VideoError: there are no clips, or a gloss of a folder has fewer than two readable clips.
+        LabelsError: `labels` are missing or belong to another vocabulary, or glosses have no clips.
     """
     dataset = read_dataset(data, videos=videos, labels=labels)
     if keep_known and labels is None:
@@ -116,18 +116,18 @@ def choose_clips(
     if leaked := [clip.name for clip in held_out if copies[clip.name] in trained_on]:
         held_out = [clip for clip in held_out if copies[clip.name] not in trained_on]
         warnings.append(
-            f"{format_count(len(leaked), 'held-out clip is a copy', 'held-out clips are copies')} of training clips, "
-            f"and left out: {format_list(leaked)}"
+            f"{format_count(len(leaked), 'held-out clip is a copy', 'held-out clips are copies')} of training clips "
+            f"and will be ignored: {format_list(leaked)}"
         )
     if not held_out:
         if dataset.has_subsets:
-            warnings.append(f"{data} has no clip in 'val' that can be read: a share of 'train' is held out instead")
+            warnings.append(f"{data} has no readable clip in 'val', so a share of 'train' is held out instead")
         train, held_out = hold_out(train, share, seed, copies)
     if not train or not held_out:
         why = f" ({next(iter(broken.values()))})" if broken else ""
         raise VideoError(
-            f"{data} has {len(good)} clips for training that can be read{why}: there must be one to learn from and "
-            "another of the same gloss to be held out"
+            f"{data} has {len(good)} readable clips for training{why}: at least two of the same gloss are needed, one "
+            "to train on and one to hold out"
         )
     if labels is None and not keep_known:
         warnings.append(describe_vocabulary(dataset.glosses, known))
@@ -138,7 +138,7 @@ def choose_clips(
 
 
 def relabel(dataset: Dataset, glosses: Sequence[str]) -> Dataset:
-    """The same clips in the classes of `glosses`, those of other glosses left out."""
+    """Map clips to the classes of `glosses`, and drop those of other glosses."""
     class_ids = dict(zip(dataset.glosses, assign_classes(dataset.glosses, glosses), strict=True))
     clips = [
         replace(clip, gloss=glosses[class_id], class_id=class_id)
@@ -149,35 +149,35 @@ def relabel(dataset: Dataset, glosses: Sequence[str]) -> Dataset:
 
 
 def find_learned(clips: Iterable[LabeledClip]) -> set[str]:
-    """The glosses with clips to learn from."""
+    """Return the glosses that have training clips."""
     return {clip.gloss for clip in clips if clip.subset not in ("val", "test")}
 
 
 def refuse_empty_glosses(dataset: Dataset, learned: set[str], known: Sequence[str], kept: set[str]) -> None:
-    """Refuse glosses without clips: a network would soon answer other glosses in their place.
+    """Check that every gloss outside `kept` has clips, since a network quickly unlearns glosses without any.
 
     Raises:
-        LabelsError: there are such glosses, and they are not in `kept`.
+        LabelsError: some have none.
     """
     empty = [gloss for gloss in dataset.glosses if gloss not in learned and gloss not in kept]
     if empty:
         keep = "" if kept or not set(empty) <= set(known) else ", or keep what the checkpoint knows with --keep-known"
         raise LabelsError(
             f"{len(empty):,} of {format_count(len(dataset.glosses), 'gloss', 'glosses')} "
-            f"{'has' if len(empty) == 1 else 'have'} no clip to learn from: {format_list(empty)}. A network trained "
-            "without them answers other glosses in their place: add clips, leave these glosses out with --drop-empty"
-            f"{keep}"
+            f"{'has' if len(empty) == 1 else 'have'} no clip to learn from: {format_list(empty)}. Training without "
+            "clips of a gloss makes the network answer other glosses instead: add clips, drop these glosses with "
+            f"--drop-empty{keep}"
         )
 
 
 def describe_vocabulary(glosses: Sequence[str], known: Sequence[str]) -> str:
-    """Say what the new model will know, and what it will not."""
+    """Describe what the new model will know, and what it will not."""
     forgotten = [
         gloss for gloss, class_id in zip(known, assign_classes(known, glosses), strict=True) if class_id is None
     ]
     rest = (
-        f". It will not know {len(forgotten):,} others of the checkpoint ({format_list(forgotten)}): --keep-known "
-        "keeps them"
+        f". It will not know {len(forgotten):,} others that the checkpoint knows ({format_list(forgotten)}): use "
+        "--keep-known to keep them"
         if forgotten
         else ""
     )
@@ -188,23 +188,25 @@ def describe_vocabulary(glosses: Sequence[str], known: Sequence[str]) -> str:
 
 
 def describe_copies(clips: Sequence[LabeledClip], copies: Mapping[str, str]) -> list[str]:
-    """Say which clips are copies of others, and which of these have another gloss."""
+    """List clips that are copies of others, and copies that have different glosses."""
     glosses = {clip.name: clip.gloss for clip in clips}
     pairs = [(name, first) for name, first in copies.items() if name != first]
     torn = [f"{name} and {first}" for name, first in pairs if glosses[name] != glosses[first]]
     warnings = []
     if pairs:
         warnings.append(
-            f"{format_count(len(pairs), 'clip is a copy', 'clips are copies')} of another, and on its side of the "
-            f"split: {format_list([f'{name} of {first}' for name, first in pairs])}"
+            f"{format_count(len(pairs), 'clip is a copy', 'clips are copies')} of another and will stay on the same "
+            f"side of the split: {format_list([f'{name} of {first}' for name, first in pairs])}"
         )
     if torn:
-        warnings.append(f"the same clip has two glosses, so neither is held out: {format_list(torn)}. Remove one")
+        warnings.append(
+            f"the same clip has two glosses, so neither copy is held out: {format_list(torn)}. Remove one of them"
+        )
     return warnings
 
 
 def advise_more_clips(train: Sequence[LabeledClip], held_out: Sequence[LabeledClip]) -> list[str]:
-    """Say how many clips and signers are advisable, where there are fewer."""
+    """Recommend a number of clips and signers for glosses that have fewer."""
     counts = Counter(clip.gloss for clip in (*train, *held_out))
     signers: dict[str, set[str]] = defaultdict(set)
     for clip in (*train, *held_out):
@@ -216,19 +218,19 @@ def advise_more_clips(train: Sequence[LabeledClip], held_out: Sequence[LabeledCl
         return []
     few = format_list([f"{gloss!r} has {counts[gloss]}" for gloss in sorted(few_clips | few_signers)])
     return [
-        f"{ADVISED_CLIPS} clips or more of each gloss are advisable, by {ADVISED_SIGNERS} signers or more; {few}. To "
-        f"learn signs from {TEACH_CLIPS} clips each, without training, use asl-triton teach"
+        f"we recommend at least {ADVISED_CLIPS} clips of each gloss by at least {ADVISED_SIGNERS} signers; {few}. To "
+        f"add signs from {TEACH_CLIPS} clips each without training, use asl-triton teach"
     ]
 
 
 @contextmanager
 def read_clip(clip: LabeledClip, preset: Preset | None = None) -> Iterator[Iterator[Frame]]:
-    """The frames of a clip, or of the part of a longer video that is the clip; the video is open for the block.
+    """Open a clip, or the excerpt of a longer video that is the clip, and iterate over its frames inside the block.
 
-    With a `preset`, only the frames that it takes, see `choose_frame_step`.
+    With a `preset`, skip the frames that it does not use; see `choose_frame_step`.
 
     Raises:
-        VideoError: it cannot be read, or is too long for a clip of one sign.
+        VideoError: the clip is unreadable, or too long for one sign.
     """
     with open_frames(clip.path, LIMITS if clip.excerpt is None else UNTRIMMED_LIMITS, clip.name) as video:
         frames = iter(video) if clip.excerpt is None else cut_excerpt(video, clip.excerpt, clip.name)
@@ -236,7 +238,7 @@ def read_clip(clip: LabeledClip, preset: Preset | None = None) -> Iterator[Itera
 
 
 def read_clips(clips: Sequence[LabeledClip], on_step: OnStep) -> tuple[dict[str, str], dict[str, Thumbnails]]:
-    """Decode every clip to its end: why some cannot be read, and thumbnails of the others, by their names."""
+    """Decode every clip to its end. Returns, by name, why clips are unreadable, and the thumbnails of the others."""
 
     def read(clip: LabeledClip) -> Thumbnails | str:
         try:
@@ -265,10 +267,10 @@ def refuse_poor_glosses(
     copies: Mapping[str, str],
     drop_empty: bool,
 ) -> None:
-    """Refuse a folder whose glosses cannot all be learned.
+    """Check that each gloss of a folder has enough clips.
 
     Raises:
-        VideoError: a gloss has fewer than two readable clips that are not copies of one another.
+        VideoError: a gloss has fewer than two readable clips, not counting copies.
     """
     clips = Counter(clip.gloss for clip in good)
     counts = Counter(gloss for gloss, _ in {(clip.gloss, copies[clip.name]) for clip in good})
@@ -284,7 +286,7 @@ def refuse_poor_glosses(
             for gloss, count in sorted(poor.items())
         ]
         raise VideoError(
-            f"{folder}: each gloss needs {LEAST} clips that can be read, one to learn from and one held out, and "
+            f"{folder}: each gloss needs {LEAST} readable clips, one to train on and one to hold out, but "
             f"{format_list(described)}{why}. Add clips, or move the folder away"
         )
 
@@ -292,10 +294,10 @@ def refuse_poor_glosses(
 def hold_out(
     clips: Sequence[LabeledClip], share: float, seed: int, copies: Mapping[str, str] | None = None
 ) -> tuple[list[LabeledClip], list[LabeledClip]]:
-    """Hold out a random share of each gloss's clips, at least one where there are two: (training, held out).
+    """Hold out a random share of each gloss's clips, at least one if there are two. Returns (training, held out).
 
-    `copies` names for each clip the first that it is a copy of, or itself. Copies stay together; those of clips with
-    another gloss are never held out.
+    `copies` maps each clip to the first clip that it is a copy of, or to itself. Copies stay together; copies that have
+    different glosses are never held out.
     """
     copies = copies or {}
     glosses: dict[str, set[int]] = defaultdict(set)

@@ -1,7 +1,7 @@
-"""Finds clips that are copies of one another: the same file twice, or compressed again, scaled, or brightened.
+"""Finds clips that are copies of one another: the same file twice, or recompressed, scaled, or brightened.
 
-A clip is reduced to eight gray thumbnails, evenly spread over its length, less their mean. The distance of two clips is
-the root mean square difference of their thumbnails, in gray levels; that of two equal files is 0.
+Each clip is reduced to eight gray thumbnails, evenly spaced over its length, minus their mean. The distance between two
+clips is the root mean square difference of their thumbnails, in gray levels; identical files have distance 0.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,16 +17,17 @@ Thumbnails = npt.NDArray[np.uint8]  # (8, 16, 16)
 
 NUM_THUMBNAILS = 8
 SIDE = 16  # pixels
-SAMPLED_SIDE = 128  # pixels: of larger frames only every n-th pixel is read
+SAMPLED_SIDE = 128  # pixels: larger frames are subsampled
 # Measured on two WLASL clips and five of the demo signer: 0.5 to 0.7 for H.264 at CRF 23, 1.0 to 1.7 at CRF 35 and half
-# the size, 0.8 to 1.0 for JPEG at quality 20. Other takes by the same demo signer, room and camera (9 pairs) are 4.6 or
-# more apart, other signers 14 or more. A clip trimmed by one frame is 0.7 to 5.5 from the whole one: not always found.
+# the size, 0.8 to 1.0 for JPEG at quality 20. Different takes of the same demo signer, room, and camera (9 pairs) are
+# at least 4.6 apart, different signers at least 14. A clip trimmed by one frame is 0.7 to 5.5 from the original, so it
+# is not always found.
 MAX_DISTANCE = 2.5  # gray levels
 BLOCK = 1024  # clips compared at a time
 
 
 def make_thumbnail(image_bgr: Image) -> npt.NDArray[np.uint8]:
-    """A frame as 16 x 16 gray pixels."""
+    """Reduce a frame to 16 x 16 gray pixels."""
     step = max(1, min(image_bgr.shape[:2]) // SAMPLED_SIDE)
     sampled = np.ascontiguousarray(image_bgr[::step, ::step])
     small = cv2.resize(sampled, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -34,14 +35,14 @@ def make_thumbnail(image_bgr: Image) -> npt.NDArray[np.uint8]:
 
 
 def make_thumbnails(frames: Iterable[Frame]) -> Thumbnails:
-    """Read a clip to its end: thumbnails of eight of its frames, or of all of them, some repeated, if it is shorter."""
+    """Read a clip to its end, and make thumbnails of eight of its frames; shorter clips repeat some."""
     every = [make_thumbnail(frame.image) for frame in frames]
     chosen = np.linspace(0, len(every) - 1, NUM_THUMBNAILS).round().astype(int)
     return np.stack([every[index] for index in chosen])
 
 
 def find_copies(clips: Sequence[Thumbnails]) -> list[int]:
-    """For each clip the number of the first one that it is a copy of, directly or through others; else its own."""
+    """Return, for each clip, the index of the first clip that it is a copy of, directly or transitively, or its own."""
     if not clips:
         return []
     flat = np.stack(clips).reshape(len(clips), -1).astype(np.float32)
@@ -59,7 +60,7 @@ def find_copies(clips: Sequence[Thumbnails]) -> list[int]:
 
 
 def find_root(first: Sequence[int], number: int) -> int:
-    """Follow a clip to the first one of its group."""
+    """Return the first clip of a clip's group."""
     while first[number] != number:
         number = first[number]
     return number

@@ -1,17 +1,18 @@
-"""Adds glosses to a classifier whose other rows stay as they are, from clips of the new glosses alone.
+"""Adds glosses to a classifier from clips of the new glosses alone, leaving its other rows unchanged.
 
-Trained on such clips, a new row learns to fire at any signer, since nothing ever tells it not to: on the demo signer it
-took every clip of the known glosses, its norm bounded or not. So it is computed instead, by imprinting (Qi, Brown and
-Lowe 2018, "Low-Shot Learning with Imprinted Weights"), with three measures that need no clip of a known gloss:
+Training on such clips would teach a new row to fire for any signer, because it never sees a counterexample: on the demo
+signer it claimed every clip of the known glosses, with or without a bound on its norm. So the row is computed instead,
+by imprinting (Qi, Brown and Lowe 2018, "Low-Shot Learning with Imprinted Weights"), adapted in three ways to work
+without clips of known glosses:
 
-- The row is the mean of the known rows plus a direction: from the features of any clip to those of the new gloss.
-- Features of any clip are what the last block's batch normalization remembers of the clips that the network was
-  trained on. The direction is orthogonal to them, so that the new row is as silent as the known ones on average.
-- It is only as long as 75 % of the gloss's training segments need to be recognized.
+- The row is the mean of the known rows plus a direction from the features of an average clip to those of the new gloss.
+- The features of an average clip come from the statistics in the last block's batch normalization. The direction is
+  orthogonal to them, so that the new row fires no more often than the known ones on average.
+- The direction is only as long as it takes to recognize 75 % of the gloss's training segments.
 
-On the demo signer, ten clips of "water" next to 20 known glosses: the known ones fall from 155 to 153 right of 160
-held-out clips, and water has 18 of 20; "fine": 153 and 20; both at once: 151 and 35 of 40. The share of segments was
-chosen on these clips: with 90 %, "fine" took 16 clips of similar signs; with 50 %, "water" had 11 of 20.
+On the demo signer, ten clips of "water" added to 20 known glosses lower the known ones from 155 to 153 right of 160
+held-out clips, and "water" gets 18 of 20. "fine" gives 153 and 20, and both together 151 and 35 of 40. The share of
+segments was chosen on these clips: at 90 %, "fine" claimed 16 clips of similar signs; at 50 %, "water" got 11 of 20.
 """
 
 import math
@@ -23,16 +24,16 @@ from torch import Tensor, nn
 from asl_triton.presets import Preset
 from asl_triton_export.i3d import I3D, average_neighbors
 
-RECOGNIZED = 0.75  # of a gloss's training segments
-LAST_UNITS = ("b0", "b1b", "b2b", "b3b")  # whose outputs are the features, in this order
+RECOGNIZED = 0.75  # share of a gloss's training segments
+LAST_UNITS = ("b0", "b1b", "b2b", "b3b")  # their outputs, in this order, are the features
 
 
 def imprint_rows(
     net: I3D, features: Sequence[Tensor], class_ids: Sequence[int], kept: Collection[int], preset: Preset
 ) -> None:
-    """Set the classifier's rows of the classes outside `kept`, in place.
+    """Set, in place, the classifier's rows for the classes outside `kept`.
 
-    `features` are those of each training clip, (segments, F, T/8), and `class_ids` their classes.
+    `features` has the features (segments, F, T/8) of each training clip, and `class_ids` their classes.
     """
     layer = net.logits.conv3d
     assert layer.bias is not None
@@ -62,7 +63,10 @@ def imprint_rows(
 
 
 def choose_steps(features: Tensor, preset: Preset) -> Tensor:
-    """Features (N, F, T/8) at the steps whose greatest logit is the clip's: (N, F, S), S = 1 where logits are means."""
+    """Turn features (N, F, T/8) into those of the steps that compete for the clip's logit: (N, F, S).
+
+    S is 1 for presets whose logits are means over steps.
+    """
     if preset.step_pooling in ("max", "max-interpolated"):
         return average_neighbors(features)
     if preset.step_pooling == "mean":
@@ -71,15 +75,15 @@ def choose_steps(features: Tensor, preset: Preset) -> Tensor:
 
 
 def measure_spread(rows: Tensor) -> Tensor:
-    """The greatest distance of a row from the mean of all."""
+    """Return the largest distance between a row and the mean row."""
     distances: Tensor = (rows - rows.mean(dim=0)).norm(dim=1)
     return distances.max()
 
 
 def compute_usual_features(net: I3D) -> Tensor:
-    """The mean features (F,) of the clips that the network was trained on, as batch normalization remembers them.
+    """Estimate the mean features (F,) of the network's training clips from its batch normalization.
 
-    A unit's output before its ReLU has mean `bias` and standard deviation `weight` over those clips; the mean of a
+    A unit's output before its ReLU has mean `bias` and standard deviation `weight` over those clips. The mean of a
     rectified normal variable with mean m and standard deviation s is m cdf(m / s) + s pdf(m / s).
     """
     means = []

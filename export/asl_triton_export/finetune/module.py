@@ -1,4 +1,4 @@
-"""What is trained, and by which loss, as Lightning modules."""
+"""Lightning modules for training and for computing features, and the loss."""
 
 import math
 from collections.abc import Callable
@@ -19,24 +19,23 @@ from asl_triton_export.i3d import I3D, Output, average_neighbors, normalize, poo
 
 LAST_BLOCKS = ("Mixed_5b", "Mixed_5c")
 FRAMES_PER_POSITION = 8
-# As train_i3d.py lowers its rate: `ReduceLROnPlateau(optimizer, 'min', patience=5, factor=0.3)`, on the held-out loss.
+# train_i3d.py: `ReduceLROnPlateau(optimizer, 'min', patience=5, factor=0.3)` on the held-out loss.
 PLATEAU_EPOCHS = 5
 PLATEAU_FACTOR = 0.3
-PLATEAU_LEAST = 1e-4  # a smaller relative improvement does not count: PyTorch's default
+PLATEAU_LEAST = 1e-4  # PyTorch's default: smaller relative improvements do not count
 TOP = 5
 
 
 class DivergedError(CheckpointError):
-    """The loss is no longer a number."""
+    """The loss became NaN or infinite."""
 
 
 def compute_loss(net: I3D, output: Output, class_ids: Tensor, preset: Preset) -> Tensor:
-    """The loss of clips whose classes are `class_ids` (N,).
+    """Compute the loss of clips whose classes are `class_ids` (N,).
 
-    Where confidences are sigmoids it is that of WLASL's train_i3d.py: half localization (the step logits, stretched
-    linearly to the frames, each against the clip's gloss), half classification (their maximum over time), both binary
-    cross-entropies averaged over classes. Where confidences are a softmax it is the cross-entropy of the logits as
-    they will be served.
+    Presets with sigmoid scores use the loss of WLASL's train_i3d.py: half localization (the step logits, interpolated
+    linearly to frames, each against the clip's gloss) and half classification (their maximum over time), both as binary
+    cross-entropy averaged over classes. Presets with softmax scores use the cross-entropy of the logits as served.
     """
     step_logits = output.step_logits.float()
     if preset.score == "softmax":
@@ -50,7 +49,7 @@ def compute_loss(net: I3D, output: Output, class_ids: Tensor, preset: Preset) ->
 
 
 def forward_clips(net: I3D, clips: Tensor, preset: Preset) -> Output:
-    """The network's output for frames, uint8 (N, T, 224, 224, 3), or for features of its own, (N, F, T/8)."""
+    """Run the network on frames, uint8 (N, T, 224, 224, 3), or on its own features, (N, F, T/8)."""
     if clips.dtype == torch.uint8:
         return net(normalize(clips, preset))  # type: ignore[no-any-return]
     step_logits = net.logits(net.dropout(average_neighbors(clips))[..., None, None])  # (N, C, S, 1, 1)
@@ -58,7 +57,7 @@ def forward_clips(net: I3D, clips: Tensor, preset: Preset) -> Output:
 
 
 def schedule_learning_rate(losses: list[float], base: float) -> float:
-    """The learning rate after epochs with these held-out losses: lowered each time they have not fallen for six."""
+    """Return the learning rate after epochs with these held-out losses, lowered after every six without improvement."""
     rate, best, waited = base, math.inf, 0
     for loss in losses:
         if loss < best * (1 - PLATEAU_LEAST):
@@ -71,7 +70,7 @@ def schedule_learning_rate(losses: list[float], base: float) -> float:
 
 
 class FineTuning(pl.LightningModule):
-    """Trains the head of an I3D, its last blocks or all of it. The rest stays as it is, BatchNorm's statistics too."""
+    """Trains the head of an I3D, its last blocks, or all of it. The rest is frozen, including BatchNorm statistics."""
 
     def __init__(self, net: I3D, preset: Preset, train: Train, weight_decay: float, seed: int) -> None:
         super().__init__()
@@ -90,23 +89,23 @@ class FineTuning(pl.LightningModule):
         self.begin_sums()
 
     def begin_sums(self) -> None:
-        """Begin the sums of an epoch."""
+        """Reset the sums at the start of an epoch."""
         self.train_sums = torch.zeros(2)  # loss, clips
         self.held_out_sums = torch.zeros(4)  # loss, top-1, top-5, clips
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out of the state what is not trained: it comes from the first checkpoint."""
+        """Drop frozen parameters from the state; they come from the original checkpoint."""
         trained = {id(tensor) for module in self.trained for tensor in module.state_dict(keep_vars=True).values()}
         kept = {name for name, tensor in self.state_dict(keep_vars=True).items() if id(tensor) in trained}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, as train_i3d.py; the rate is set before each epoch."""
+        """Create Adam, as train_i3d.py does; the rate is set before each epoch."""
         trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         return torch.optim.Adam(trained, lr=1e-4, weight_decay=self.weight_decay)
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
-        """Set rate, modes and seed at the start of an epoch: chance must not depend on what ran before."""
+        """Set rate, modes, and seed at the start of an epoch, so that a resumed run draws the same random numbers."""
         if batch_idx:
             return
         for group in self.trainer.optimizers[0].param_groups:
@@ -117,10 +116,10 @@ class FineTuning(pl.LightningModule):
         torch.manual_seed(self.seed + 1000 * self.current_epoch + self.global_rank)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch of segments, or of their features.
+        """Compute the loss of a batch of segments, or of their features.
 
         Raises:
-            DivergedError: it is not finite.
+            DivergedError: the loss is not finite.
         """
         clips, class_ids = batch
         loss = compute_loss(self.net, forward_clips(self.net, clips, self.preset), class_ids, self.preset)
@@ -131,7 +130,7 @@ class FineTuning(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        """Loss and rank of one clip, pooled over steps and windows as it will be served."""
+        """Compute the loss and rank of one clip, pooled over steps and windows as it will be served."""
         (windows, *_), class_ids, weight = batch
         outputs = [forward_clips(self.net, window[None], self.preset) for window in windows]
         losses = torch.stack([compute_loss(self.net, output, class_ids, self.preset) for output in outputs])
@@ -166,7 +165,7 @@ class FeatureExtractor(pl.LightningModule):
         self.net, self.preset, self.on_clip = net.eval(), preset, on_clip
 
     def predict_step(self, batch: tuple[Tensor, list[str]], batch_idx: int) -> None:
-        """One clip. Each of its segments or windows goes alone, so that its features do not depend on the others."""
+        """Process one clip, one segment or window at a time, so that features do not depend on the batch."""
         (clips, *_), (path, *_) = batch
         if len(clips):
             features = [

@@ -1,13 +1,13 @@
-"""Random segments and crops of training clips, as WLASL draws them, and whole held-out clips as they are served.
+"""Random segments and crops of training clips, as in WLASL, and whole held-out clips, as they will be served.
 
-WLASL's training loader (code/I3D/datasets/nslt_dataset.py, code/I3D/train_i3d.py): 64 consecutive frames from
-anywhere in the clip, one crop of 224 x 224 from anywhere in the resized frames, mirrored half of the time. A shorter
-clip is padded at its end with its first or its last frame, each half of the time.
+WLASL's training loader (code/I3D/datasets/nslt_dataset.py, code/I3D/train_i3d.py) takes 64 consecutive frames from
+anywhere in the clip and one crop of 224 x 224 from anywhere in the resized frames, and mirrors half of them. It pads
+shorter clips at the end with their first or last frame, at random.
 
-Two presets' authors draw in other ways. Of a preset with centered frames, all draws have the frames that are served.
-Where the signer's box is the frame, the crop is from anywhere in the box.
+The authors of two presets do it differently: presets with centered frames always take the frames that are served, and
+presets that crop to the signer's box take the crop from anywhere in the box.
 
-Each draw depends on (seed, turn, clip) alone, so training that was stopped resumes with the same draws.
+Each draw depends only on (seed, turn, clip), so an interrupted run resumes with the same draws.
 """
 
 from collections import deque
@@ -27,7 +27,7 @@ from asl_triton.video.preprocessing import crop_frames, resample, resize_frame, 
 from asl_triton.video.windows import choose_centered, cut_windows
 from asl_triton_export.finetune.data import LIMITS, read_clip
 
-EpochItem = tuple[int, int]  # which clip, and which of its draws; a negative draw only pads the epoch
+EpochItem = tuple[int, int]  # clip index and draw; a negative draw only pads the epoch
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SegmentSampler:
     seed: int
 
     def draw(self, clip: LabeledClip, index: int, turns: Sequence[int]) -> list[Image]:
-        """Draw one segment per turn: uint8 RGB (num_frames, 224, 224, 3) each. The clip is decoded once."""
+        """Draw one segment per turn, each uint8 RGB (num_frames, 224, 224, 3). Decodes the clip once."""
         chances = [np.random.default_rng((self.seed, turn, index)) for turn in turns]
         if self.preset.frames == "centered":
             _, held = choose_centered(self.read_images(clip), self.preset)
@@ -54,7 +54,7 @@ class SegmentSampler:
         return [self.cut(segment, rng) for segment, rng in zip(chosen, chances, strict=True)]
 
     def read_images(self, clip: LabeledClip) -> Iterator[Image]:
-        """The frames of a clip at the preset's rate, BGR, as large as the crops' surroundings."""
+        """Iterate over the frames of a clip at the preset's rate: BGR, at the size that crops are taken from."""
         preset, rate = self.preset, self.preset.frame_rate
         with read_clip(clip, preset) as frames:
             for frame in frames if rate is None else resample(frames, rate, LIMITS.max_frames):
@@ -67,19 +67,19 @@ class SegmentSampler:
     def choose_segments(
         self, images: Iterator[Image], chances: Sequence[np.random.Generator]
     ) -> tuple[list[Image], list[list[Image]]]:
-        """The last `num_frames` images, all of a shorter clip; and consecutive ones from anywhere, per generator."""
+        """Return the last `num_frames` images (or all), and one random run of that length per generator."""
         held: deque[Image] = deque(maxlen=self.num_frames)
         chosen: list[list[Image]] = [[] for _ in chances]
         for count, image in enumerate(images, start=1):
             held.append(image)
-            # Reservoir sampling, as the length is unknown: position n replaces the choice with probability 1 / n.
+            # Reservoir sampling, since the length is unknown: position n replaces the choice with probability 1 / n.
             for place, rng in enumerate(chances):
                 if count >= self.num_frames and rng.integers(count - self.num_frames + 1) == 0:
                     chosen[place] = list(held)
         return list(held), chosen
 
     def cut(self, images_bgr: Sequence[Image], rng: np.random.Generator) -> Image:
-        """Crop all frames alike, anywhere, and mirror them or not: RGB."""
+        """Take the same random crop of all frames, and mirror it or not. Returns RGB."""
         height, width = images_bgr[0].shape[:2]
         top, left = int(rng.integers(height - INPUT_SIZE + 1)), int(rng.integers(width - INPUT_SIZE + 1))
         mirrored = self.flip and rng.random() < 0.5
@@ -92,7 +92,7 @@ class SegmentSampler:
 
 @dataclass(frozen=True)
 class Segments(Dataset[tuple[Tensor, int]]):
-    """Training data by turn: a segment, uint8 (T, 224, 224, 3), and its class."""
+    """Training data: segments, uint8 (T, 224, 224, 3), and their classes."""
 
     clips: Sequence[LabeledClip]
     sampler: SegmentSampler
@@ -104,7 +104,7 @@ class Segments(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True)
 class WholeClips(Dataset[tuple[Tensor, int, float]]):
-    """Held-out data by turn: the windows to be served, uint8 (W, T, 224, 224, 3), the class and the weight."""
+    """Held-out data: windows as served, uint8 (W, T, 224, 224, 3), classes, and weights (0 for padding)."""
 
     clips: Sequence[LabeledClip]
     preset: Preset
@@ -115,7 +115,7 @@ class WholeClips(Dataset[tuple[Tensor, int, float]]):
 
 
 def cut_served_windows(clip: LabeledClip, preset: Preset) -> Image:
-    """The windows of a clip that the client would send: uint8 RGB (W, T, 224, 224, 3)."""
+    """Cut the windows that the client would send for a clip: uint8 RGB (W, T, 224, 224, 3)."""
     with read_clip(clip, preset) as frames:
         images = (crop.image for crop in crop_frames(frames, preset, LIMITS.max_frames, clip.signer))
         return np.stack([window.frames for window in cut_windows(images, preset)])
@@ -123,9 +123,9 @@ def cut_served_windows(clip: LabeledClip, preset: Preset) -> Image:
 
 @dataclass(frozen=True)
 class FeatureInputs(Dataset[int]):
-    """What head-only training reads once, by clip: segments to train on or, without a sampler, held-out windows.
+    """The frames that head-only training reads once: segments to train on or, without a sampler, held-out windows.
 
-    A clip whose features are in `folder` already comes as an empty tensor.
+    Clips whose features are already in `folder` come as empty tensors.
     """
 
     clips: Sequence[LabeledClip]
@@ -138,7 +138,7 @@ class FeatureInputs(Dataset[int]):
         return len(self.clips)
 
     def path(self, index: int) -> Path:
-        """The file of a clip's features: float32 (segments or windows, F, positions)."""
+        """Return the path of a clip's features: float32 (segments or windows, F, positions)."""
         return self.folder / f"{'held-out' if self.sampler is None else 'train'}-{index}.npy"
 
     def __getitem__(self, index: int) -> tuple[Tensor, str]:  # type: ignore[override]
@@ -151,7 +151,7 @@ class FeatureInputs(Dataset[int]):
 
 
 class CachedFeatures(Dataset[tuple[Tensor, int] | tuple[Tensor, int, float]]):
-    """The features of `FeatureInputs`, by turn, in memory."""
+    """The features of `FeatureInputs`, held in memory."""
 
     def __init__(self, views: FeatureInputs) -> None:
         self.views = views
@@ -165,10 +165,10 @@ class CachedFeatures(Dataset[tuple[Tensor, int] | tuple[Tensor, int, float]]):
 
 
 class EpochSampler(Sampler[EpochItem]):
-    """Every clip once per epoch, in an order that depends on seed and epoch; in the given order if `seed` is None.
+    """Yields every clip once per epoch, shuffled by seed and epoch, or in order if `seed` is None.
 
-    Clips are dealt evenly among `world` processes; the first ones are dealt again where they do not divide. `views` is
-    how many draws of a clip take turns; None draws a new one in each epoch.
+    Clips are divided evenly among `world` processes, repeating the first ones if necessary. `views` is the number of
+    draws per clip to cycle through; None makes a new draw in each epoch.
     """
 
     def __init__(self, count: int, rank: int, world: int, seed: int | None = None, views: int | None = None) -> None:
@@ -176,7 +176,7 @@ class EpochSampler(Sampler[EpochItem]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning says which epoch is next."""
+        """Set the next epoch; called by Lightning."""
         self.epoch = epoch
 
     def __len__(self) -> int:

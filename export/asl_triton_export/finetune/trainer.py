@@ -1,4 +1,4 @@
-"""Lightning's training loop, its data loaders, and the errors that may end it."""
+"""Sets up Lightning's trainer and data loaders, and translates the errors that may end training."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ from asl_triton_export.i3d import I3D
 
 
 def make_trainer(recipe: Recipe, machines: HardwareOptions, callback: CheckpointCallback) -> pl.Trainer:
-    """Lightning's loop, which itself prints and writes nothing."""
+    """Create a Lightning trainer that prints and writes nothing itself."""
     try:
         return pl.Trainer(
             accelerator=machines.accelerator,
@@ -68,9 +68,9 @@ def make_loaders(
     on_step: OnStep,
     is_imprinted: bool = False,
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Loaders of training and held-out clips, or of their cached features where only the head is trained.
+    """Create loaders for training and held-out clips, or for their cached features if only the head is trained.
 
-    Rows are imprinted from all views of a clip, in a single epoch; else each epoch takes one.
+    Imprinting uses all views of a clip in a single epoch; otherwise each epoch takes one.
     """
     sampler = SegmentSampler(preset, recipe.segment_frames, recipe.flip, recipe.seed)
     training_set: Any = Segments(clips.train, sampler)
@@ -102,7 +102,7 @@ def cache_features(
     workers: int,
     on_step: OnStep,
 ) -> tuple[CachedFeatures, CachedFeatures]:
-    """Compute the frozen body's features of each clip, unless an earlier run has."""
+    """Compute the frozen body's features of each clip, unless an earlier run already has."""
     total, done = sum(map(len, both)), 0
 
     def count() -> None:
@@ -132,19 +132,21 @@ def translate_training_errors(folder: Path, callback: CheckpointCallback) -> Ite
             yield
     except DivergedError as exc:
         raise AslTritonError(
-            f"{exc}, so training stopped. {callback.describe_rest()}. Try a lower --lr, or --precision fp32, in "
-            "another folder"
+            f"{exc}, so training stopped. {callback.describe_rest()}. Try a lower --lr or --precision fp32 in another "
+            "folder"
         ) from exc
     except VideoError as exc:
-        raise VideoError(f"{last_line(exc)} (it could be read before training). {callback.describe_rest()}") from exc
+        raise VideoError(f"{last_line(exc)} (it was readable before training). {callback.describe_rest()}") from exc
     except OSError as exc:
         raise AslTritonError(
-            f"cannot write {folder}: {exc.strerror or exc}. {callback.describe_rest()}; the same command goes on"
+            f"cannot write {folder}: {exc.strerror or exc}. {callback.describe_rest()}; run the same command to resume"
         ) from exc
     except SIGTERMException as exc:
-        raise AslTritonError(f"training was stopped. {callback.describe_rest()}; the same command goes on") from exc
+        raise AslTritonError(
+            f"training was stopped. {callback.describe_rest()}; run the same command to resume"
+        ) from exc
     except SystemExit as exc:
-        if isinstance(exc.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
+        if isinstance(exc.__context__, KeyboardInterrupt):  # Lightning turns it into SystemExit
             signal.signal(signal.SIGINT, interrupt)
             raise KeyboardInterrupt from exc
         raise
@@ -159,5 +161,5 @@ def translate_training_errors(folder: Path, callback: CheckpointCallback) -> Ite
 
 
 def last_line(exc: Exception) -> str:
-    """An exception's message, without the traceback that a worker process puts around it."""
+    """Return an exception's message without the traceback that a worker process adds."""
     return str(exc).rstrip().rpartition("\n")[2].rpartition("Error: ")[2]

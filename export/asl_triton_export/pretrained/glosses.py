@@ -16,7 +16,7 @@ GlossFormat = Literal["class-list", "info-pickle", "json-list", "citizen-csv"]
 
 MAX_PICKLE_BYTES = 256 * 2**20
 
-# What a pickle may name. NumPy's functions are asked of NumPy: versions 1 and 2 keep them in different places.
+# What a pickle may refer to. NumPy's functions come from NumPy itself, since versions 1 and 2 keep them elsewhere.
 _RECONSTRUCT: Any = np.zeros(1).__reduce__()[0]
 _SCALAR: Any = np.float64(0).__reduce__()[0]
 _FROM_BUFFER: Any = np.zeros(1).__reduce_ex__(5)[0]
@@ -39,15 +39,15 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 def read_glosses(path: Path, kind: GlossFormat, num_classes: int) -> tuple[str, ...]:
-    """The glosses of a checkpoint's classes, in order.
+    """Read the glosses of a checkpoint's classes, in order.
 
-    A `class-list` is WLASL's `index<TAB>gloss`, whose first k lines are the vocabulary of WLASL-k; an `info-pickle` is
-    bsl1k's `info.pkl` or `bsl1k_vocab.pkl`, whose `words` are the glosses; a `json-list` is MS-ASL's
-    `MSASL_classes.json`; a `citizen-csv` is ASL Citizen's `train.csv`, whose sorted third column they are.
+    A `class-list` is WLASL's `index<TAB>gloss`; its first k lines are the vocabulary of WLASL-k. An `info-pickle` is
+    bsl1k's `info.pkl` or `bsl1k_vocab.pkl`, with the glosses under `words`. A `json-list` is MS-ASL's
+    `MSASL_classes.json`. A `citizen-csv` is ASL Citizen's `train.csv`; the glosses are its sorted third column.
 
     Raises:
-        LabelsError: the file cannot be read, or has not as many glosses; of a pickle: it names anything but plain
-            containers, strings and NumPy arrays.
+        LabelsError: the file is unreadable, has the wrong number of glosses, or is a pickle that refers to anything but
+            plain containers, strings, and NumPy arrays.
     """
     if kind == "class-list":
         glosses = read_labels(path)[:num_classes]
@@ -63,15 +63,15 @@ def read_glosses(path: Path, kind: GlossFormat, num_classes: int) -> tuple[str, 
             raise LabelsError(f"{path} has no list of glosses under 'words'")
         glosses = tuple(words)
     if len(glosses) != num_classes:
-        raise LabelsError(f"{path} has {len(glosses)} glosses, and {num_classes} were expected")
+        raise LabelsError(f"{path} has {len(glosses)} glosses, but {num_classes} were expected")
     return glosses
 
 
 def read_json_list(path: Path) -> tuple[str, ...]:
-    """The strings of a JSON array.
+    """Read a JSON array of strings.
 
     Raises:
-        LabelsError: it is something else.
+        LabelsError: the file is something else.
     """
     try:
         words = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -85,7 +85,7 @@ def read_json_list(path: Path) -> tuple[str, ...]:
 
 
 def read_citizen_glosses(path: Path) -> tuple[str, ...]:
-    """The different glosses of a split of ASL Citizen, sorted.
+    """Read the distinct glosses of an ASL Citizen split, sorted.
 
     Raises:
         LabelsError: the file is not such a split.
@@ -103,32 +103,32 @@ def read_citizen_glosses(path: Path) -> tuple[str, ...]:
 
 
 def read_plain_pickle(path: Path) -> object:
-    """Read a pickle from the web, if it has only plain containers, strings, numbers and NumPy arrays.
+    """Read a pickle from the web, provided it has only plain containers, strings, numbers, and NumPy arrays.
 
     Raises:
-        LabelsError: it names anything else (the message says what), or is not a pickle.
+        LabelsError: it refers to anything else (the message says what), or is not a pickle.
     """
     try:
         if path.stat().st_size > MAX_PICKLE_BYTES:
             raise LabelsError(f"{path} is larger than {MAX_PICKLE_BYTES // 2**20} MiB: not a list of glosses")
         with path.open("rb") as file:
-            # Latin-1 is how NumPy arrays that Python 2 pickled are read.
+            # NumPy arrays pickled by Python 2 need Latin-1.
             return _PlainUnpickler(file, encoding="latin1").load()
     except OSError as exc:
         raise LabelsError(f"cannot read {path}: {exc.strerror or exc}") from exc
     except _ForbiddenError as exc:
         raise LabelsError(
-            f"{path} is a pickle that names {exc}, which could run code: only plain containers, strings and NumPy "
-            "arrays are read from the net"
+            f"{path} is a pickle that refers to {exc}, which could run code: only plain containers, strings, and NumPy "
+            "arrays are accepted from the web"
         ) from exc
     except LabelsError:
         raise
     except Exception as exc:  # a broken pickle can raise anything
-        raise LabelsError(f"{path} is no pickle, or a broken one ({type(exc).__name__}: {str(exc)[:80]})") from exc
+        raise LabelsError(f"{path} is damaged, or is not a pickle ({type(exc).__name__}: {str(exc)[:80]})") from exc
 
 
 class _ForbiddenError(Exception):
-    """A pickle names something that is not allowed; the argument is its full name."""
+    """A pickle refers to something that is not allowed; the argument is its full name."""
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -1,4 +1,4 @@
-"""Fetches Intel's detector of signers, with which the client finds signers whose face is not found."""
+"""Downloads Intel's signer detector, which the client uses where it finds no face."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,7 @@ _FOLDER = (
     "FP16"
 )
 _WEIGHTS = f"{Path(MODEL).stem}.bin"
-# Addresses, sizes and sums are those of its model.yml in the Open Model Zoo.
+# Addresses, sizes, and checksums are from its model.yml in the Open Model Zoo.
 FILES = (
     RemoteFile(
         f"{_FOLDER}/{MODEL}",
@@ -39,14 +39,14 @@ def fetch_detector(
     force: bool = False,
     on_bytes: OnBytes = ignore,
 ) -> tuple[Path, bool]:
-    """Download the detector into a folder, by default the one where it is looked for: that folder, and if it is new.
+    """Download the detector into a folder, by default the one where the client looks for it.
 
-    The folder appears complete and checked, or not at all. Downloads resume, and a file that somebody put into
-    `.downloads` next to the folder is taken as it is.
+    Returns the folder, and whether it is new. The folder appears complete and verified, or not at all. Downloads
+    resume; files that you put into `.downloads` next to the folder are not downloaded again.
 
     Raises:
-        AslTritonError: a file cannot be downloaded or written; the folder is something else.
-        CheckpointError: a file is not what was published.
+        AslTritonError: a download or a write failed, or the folder holds something else.
+        CheckpointError: a file differs from the published one.
     """
     folder = find_detector_folder() if folder is None else folder
     names = {file.filename for file in FILES}
@@ -55,7 +55,7 @@ def fetch_detector(
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()
         if strangers := sorted(there - names):
             raise AslTritonError(
-                f"{folder} is there and is not the detector of signers ({strangers[0]}): name another folder with --to"
+                f"{folder} already exists and holds something else ({strangers[0]}): choose another folder with --to"
             )
         if not force and there == names and all(sha256(folder / file.filename) == file.sha256 for file in FILES):
             return folder, False
@@ -66,9 +66,9 @@ def fetch_detector(
                     if (found := sha256(received)) != file.sha256:
                         refused = received.replace(received.with_name(f"{received.name}.refused"))
                         raise CheckpointError(
-                            f"{file.url} did not give what was published: its SHA-256 is {found}, and {file.sha256} "
-                            f"was expected. The file is now {refused}; run this again, and see {HOMEPAGE} if that "
-                            "gives the same"
+                            f"{file.url} differs from the published file: its SHA-256 is {found}, but {file.sha256} "
+                            f"was expected. The file was moved to {refused}; run this again, and see {HOMEPAGE} if the "
+                            "problem persists"
                         )
                     shutil.copyfile(received, partial / file.filename)
             for file in FILES:

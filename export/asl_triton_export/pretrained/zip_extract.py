@@ -1,4 +1,4 @@
-"""Extracts one file of a zip from the web."""
+"""Extracts one file from a downloaded zip."""
 
 import fnmatch
 import zipfile
@@ -12,12 +12,12 @@ BLOCK_BYTES = 2**20
 
 
 def extract_member(archive: Path, pattern: str, target: Path) -> None:
-    """Write the one member whose file name matches `pattern`, in any folder of the zip, to `target`.
+    """Extract the only member whose file name matches `pattern`, in any folder of the zip, to `target`.
 
     Paths in the archive are never used on this machine, and at most `MAX_MEMBER_BYTES` are unpacked.
 
     Raises:
-        CheckpointError: not a zip, broken, too large, or without exactly one such member.
+        CheckpointError: the file is not a zip, is damaged or too large, or does not have exactly one such member.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -25,7 +25,7 @@ def extract_member(archive: Path, pattern: str, target: Path) -> None:
             if len(found) != 1:
                 names = ", ".join(member.filename for member in found or opened.infolist()[:5]) or "nothing"
                 raise CheckpointError(
-                    f"{archive} holds {len(found)} files like {pattern}, and one was expected (it has {names})"
+                    f"{archive} has {len(found)} files like {pattern}, but one was expected (it has {names})"
                 )
             with opened.open(found[0]) as source, target.open("wb") as file:
                 size = 0
@@ -34,8 +34,8 @@ def extract_member(archive: Path, pattern: str, target: Path) -> None:
                     if size > MAX_MEMBER_BYTES:
                         raise CheckpointError(
                             f"{found[0].filename} in {archive} unpacks to more than {MAX_MEMBER_BYTES // 2**20} MiB: "
-                            "no checkpoint of I3D does"
+                            "too large for an I3D checkpoint"
                         )
                     file.write(block)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as exc:
-        raise CheckpointError(f"{archive} is no readable zip ({exc})") from exc
+        raise CheckpointError(f"{archive} is not a readable zip ({exc})") from exc

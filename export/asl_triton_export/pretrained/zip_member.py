@@ -1,4 +1,4 @@
-"""Reads one file out of a large zip on the web: its directory and that member alone, by HTTP ranges."""
+"""Reads one file from a large zip on the web by HTTP ranges, without downloading the rest."""
 
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -11,28 +11,28 @@ from remotezip import RangeNotSupported, RemoteIOError, RemoteZip, RemoteZipErro
 
 TIMEOUT_S = 30.0  # without a single byte
 BLOCK_BYTES = 2**18
-MAX_BYTES = 64 * 2**20  # of a member: a list of glosses is smaller
+MAX_BYTES = 64 * 2**20  # per member; gloss lists are much smaller
 
 
 class RangesError(Exception):
-    """The server does not send parts of a file, or what it sends is not a zip. The argument says which."""
+    """The server does not support ranges, or what it sends is not a zip. The argument says which."""
 
 
 class NoSuchMemberError(Exception):
-    """A zip without that member, or with several. The argument says what it has."""
+    """The zip does not have exactly one such member. The argument describes what it has."""
 
 
 def receive_member(url: str, member: str, part: Path, on_bytes: Callable[[int, int | None], None]) -> None:
-    """Write a member of a zip on the web to `part`: a path in it, or a file name that one path ends with.
+    """Write a member of a zip on the web to `part`. `member` is its path in the zip, or a unique file name.
 
     Raises:
-        RangesError, NoSuchMemberError: the server or the zip cannot be used.
-        requests.RequestException: the server cannot be reached, or refuses.
-        OSError: the file cannot be written.
+        RangesError, NoSuchMemberError: the server or the zip is unusable.
+        requests.RequestException: the server is unreachable, or refuses.
+        OSError: the file is not writable.
     """
     with requests.Session() as session:
         session.hooks["response"].append(refuse_unencrypted)
-        # Some servers take no range that counts from the end, so the length is asked for first.
+        # Some servers do not support ranges that count from the end, so ask for the length first.
         options: dict[str, Any] = {
             "session": session,
             "support_suffix_range": False,
@@ -47,7 +47,7 @@ def receive_member(url: str, member: str, part: Path, on_bytes: Callable[[int, i
                     content = source.read(MAX_BYTES + 1)
                     on_bytes(len(content), info.file_size)
         except RangeNotSupported as exc:
-            raise RangesError("the server does not send parts of a file") from exc
+            raise RangesError("the server does not support HTTP ranges") from exc
         except RemoteIOError as exc:
             if isinstance(exc.__context__, requests.RequestException):
                 raise exc.__context__ from None
@@ -55,7 +55,7 @@ def receive_member(url: str, member: str, part: Path, on_bytes: Callable[[int, i
         except urllib3.exceptions.HTTPError as exc:  # which requests leaves alone in a stream
             raise requests.ConnectionError(f"the connection ended early: {exc}") from exc
         except RemoteZipError as exc:
-            raise RangesError(f"the server answers wrongly ({exc})") from exc
+            raise RangesError(f"the server gave an invalid response ({exc})") from exc
         except (BadZipFile, EOFError, NotImplementedError, ValueError) as exc:
             raise RangesError(f"it is not a readable zip ({exc})") from exc
     if len(content) > MAX_BYTES:
@@ -64,10 +64,10 @@ def receive_member(url: str, member: str, part: Path, on_bytes: Callable[[int, i
 
 
 def find_member(members: list[ZipInfo], wanted: str) -> ZipInfo:
-    """The member of that path, or the only one of that file name.
+    """Find the member with that path, or the only one with that file name.
 
     Raises:
-        NoSuchMemberError: there is none, or there are several.
+        NoSuchMemberError: there is not exactly one.
     """
     found = [m for m in members if m.filename == wanted] or [
         m for m in members if PurePosixPath(m.filename).name == wanted
@@ -78,7 +78,7 @@ def find_member(members: list[ZipInfo], wanted: str) -> ZipInfo:
 
 
 def refuse_unencrypted(response: requests.Response, *_: Any, **__: Any) -> None:
-    """Refuse an answer that a redirect from https led away to."""
+    """Refuse a redirect from https to http."""
     if response.is_redirect and response.url.startswith("https:") and response.headers["location"].startswith("http:"):
         raise requests.exceptions.InvalidSchema(
             f"it redirects to {response.headers['location']}, which is not encrypted"

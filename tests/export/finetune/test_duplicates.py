@@ -99,4 +99,4 @@ def test_held_out_clip_of_a_data_set_that_is_a_copy_is_left_out(tmp_path: Path) 
     (tmp_path / "videos" / "d.mp4").write_bytes((tmp_path / "videos" / "a.mp4").read_bytes())
     clips = choose_clips(tmp_path, None, None, 0.2, 0, lambda what, done, total: None)
     assert [clip.name for clip in clips.held_out] == ["c.mp4"]
-    assert "1 held-out clip is a copy of training clips, and left out: d.mp4" in " ".join(clips.warnings)
+    assert "1 held-out clip is a copy of training clips and will be ignored: d.mp4" in " ".join(clips.warnings)

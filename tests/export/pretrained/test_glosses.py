@@ -57,7 +57,7 @@ def test_pickle_that_names_anything_else_is_refused(pickled: bytes, named: str, 
 def test_broken_pickle_is_a_sentence(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "info.pkl"
     path.write_bytes(content)
-    with pytest.raises(LabelsError, match="no pickle, or a broken one"):
+    with pytest.raises(LabelsError, match="damaged, or is not a pickle"):
         read_plain_pickle(path)
 
 

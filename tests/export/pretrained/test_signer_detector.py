@@ -72,7 +72,7 @@ def test_damaged_detector_is_fetched_again(server: FileServer) -> None:
 
 def test_another_file_than_published_is_refused(server: FileServer, tmp_path: Path) -> None:
     server.files[f"/{MODEL}"] = Served(b"another network")
-    with pytest.raises(CheckpointError, match="did not give what was published"):
+    with pytest.raises(CheckpointError, match="differs from the published file"):
         fetch_detector(tmp_path / "detector")
     assert not (tmp_path / "detector").exists()
     assert (tmp_path / ".downloads" / f"{MODEL}.refused").read_bytes() == b"another network"
@@ -81,7 +81,7 @@ def test_another_file_than_published_is_refused(server: FileServer, tmp_path: Pa
 def test_folder_of_something_else_is_left_alone(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(AslTritonError, match=r"is not the detector of signers \(thesis.txt\)"):
+    with pytest.raises(AslTritonError, match=r"holds something else \(thesis.txt\)"):
         fetch_detector(tmp_path / "mine", force=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
