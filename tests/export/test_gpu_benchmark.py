@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.benchmarks.gpu import ROWS, Figure, Row, compare_rows, count_flops, derive_settings
+from tests.benchmarks.gpu import ROWS, Figure, Options, Report, Row, compare_rows, count_flops, derive_settings, measure
 from tests.paths import ROOT
 
 # PyTorch, NumPy and what PyTorch needs: all that the machine has.
@@ -22,7 +22,7 @@ INSTALLED = (
     *("torch", "torchgen", "functorch", "numpy", "typing_extensions", "filelock", "fsspec"),
     *("jinja2", "markupsafe", "mpmath", "networkx", "setuptools", "sympy"),
 )
-SMALL = ("--device", "cpu", "--frames", "9", "--batches", "1,2", "--width", "0.0625")
+SMALL = ("--device", "cpu", "--frames", "9", "--batches", "1,2", "--width", "0.03125")
 NEEDS_CUDA = {"requests, fp16", "CUDA graph, fp16"}
 NOT_INSTALLED = {"decoding, PyNvVideoCodec", "decoding, torchcodec", "TensorRT, fp16"}
 COMPILED = {"torch.compile, fp16", "torch.compile, bf16"}
@@ -106,13 +106,16 @@ def test_tables_and_settings_are_written(output: Path) -> None:
         assert f"| {name} | {setting['value']} |" in text
 
 
-@pytest.fixture
-def running(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[psutil.Process, Path]]:
+@pytest.fixture(scope="module")
+def running(
+    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[psutil.Process, Path]]:
     """A run that has measured a row."""
-    process = start(environment, tmp_path, "--budget-s", "300")
+    folder = tmp_path_factory.mktemp("gpu")
+    process = start(environment, folder, "--budget-s", "500")
     try:
-        wait_for_rows(process, tmp_path, 1)
-        yield psutil.Process(process.pid), tmp_path
+        wait_for_rows(process, folder, 1)
+        yield psutil.Process(process.pid), folder
     finally:
         process.terminate()
         process.communicate()
@@ -143,7 +146,7 @@ def test_a_crash_costs_one_row(running: tuple[psutil.Process, Path]) -> None:
 
 
 def test_a_run_that_is_ended_ends_its_worker(running: tuple[psutil.Process, Path]) -> None:
-    process, output = running
+    process, output = running  # the last test of this run
     workers = find_workers(process)
     process.terminate()
     _, alive = psutil.wait_procs([process, *workers], timeout=60)
@@ -151,10 +154,8 @@ def test_a_run_that_is_ended_ends_its_worker(running: tuple[psutil.Process, Path
     assert read_rows(output)["matrix rate"]["status"] == "ok"
 
 
-def test_rows_beyond_the_budget_are_skipped(environment: dict[str, str], tmp_path: Path) -> None:
-    process = start(environment, tmp_path, "--budget-s", "0")
-    process.communicate()
-    assert process.returncode == 0
+def test_rows_beyond_the_budget_are_skipped(tmp_path: Path) -> None:
+    measure(Options("cpu", 9, (1,), 1 / 16), Report(tmp_path), budget_s=0.0)
     rows = read_rows(tmp_path)
     assert list(rows) == list(ROWS)
     assert {row["status"] for row in rows.values()} == {"skipped"}
