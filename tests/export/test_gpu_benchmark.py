@@ -17,6 +17,9 @@ import pytest
 from tests.benchmarks.gpu import ROWS, Figure, Options, Report, Row, compare_rows, count_flops, derive_settings, measure
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.timeout(1200)  # a minute where nothing else runs
+BUDGET = ("--budget-s", "1100")
+
 # PyTorch, NumPy and what PyTorch needs: all that the machine has.
 INSTALLED = (
     *("torch", "torchgen", "functorch", "numpy", "typing_extensions", "filelock", "fsspec"),
@@ -60,7 +63,7 @@ def read_rows(output: Path) -> dict[str, dict[str, Any]]:
 def output(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a whole run wrote."""
     folder = tmp_path_factory.mktemp("gpu")
-    process = start(environment, folder, "--budget-s", "550")
+    process = start(environment, folder, *BUDGET)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
     return folder
@@ -112,7 +115,7 @@ def running(
 ) -> Iterator[tuple[psutil.Process, Path]]:
     """A run that has measured a row."""
     folder = tmp_path_factory.mktemp("gpu")
-    process = start(environment, folder, "--budget-s", "500")
+    process = start(environment, folder, *BUDGET)
     try:
         wait_for_rows(process, folder, 1)
         yield psutil.Process(process.pid), folder
