@@ -17,7 +17,7 @@ PRECISION ?= auto
 JOBS ?= 3
 FAST_JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help setup setup-light demo test test-fast lint format demo-checkpoint bench image-requirements audit clean
+.PHONY: help setup setup-light demo test test-fast lint format demo-checkpoint bench bench-gpu image-requirements audit clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -70,6 +70,10 @@ demo-checkpoint: $(STAMP) ## Train the demo checkpoint from nothing: an hour or 
 
 bench: $(STAMP) ## Speed and memory, as ratios in one run
 	$(BIN)/python -m tests.benchmarks
+
+# No setup: a machine with a GPU may have PyTorch and nothing else. `make bench-gpu OUTPUT=...` writes elsewhere.
+bench-gpu: ## Speed, memory and parity on a GPU, which settings follow: docs/gpu.md
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m tests.benchmarks.gpu $(if $(OUTPUT),--output '$(OUTPUT)')
 
 image-requirements: $(STAMP) ## Lock what the images of deploy/ install, again
 	@for set in 'build deploy/requirements/build.in' \

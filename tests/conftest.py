@@ -40,6 +40,7 @@ MARKERS = {
         "export/finetune",
         "export/formats/test_openvino.py",
         "export/quantization",
+        "export/test_gpu_benchmark.py",
         "live/faults",
         "security",
         "ui/test_ui_command.py",

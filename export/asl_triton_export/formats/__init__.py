@@ -3,11 +3,13 @@
 What a format needs is imported when it is asked for: OpenVINO is an extra.
 """
 
+from __future__ import annotations
+
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -15,7 +17,9 @@ from asl_triton.errors import AslTritonError
 from asl_triton.results import Logits
 from asl_triton.transport.base import Array
 from asl_triton_export.i3d import I3D
-from asl_triton_export.triton_config import Format, ServedNetwork
+
+if TYPE_CHECKING:  # imports tritonclient, which `make bench-gpu` does without
+    from asl_triton_export.triton_config import Format, ServedNetwork
 
 Forward = Callable[[Array], Logits]  # the frames of one clip, as the input takes them, to its logits (C,)
 

@@ -13,7 +13,7 @@ What differs from the trained network, none of which changes the answer beyond r
 
 import warnings
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,14 @@ from asl_triton.results import Logits
 from asl_triton.transport.base import Array
 from asl_triton_export.formats import Forward
 from asl_triton_export.i3d import I3D, MIXED, Unit3D
-from asl_triton_export.triton_config import ServedNetwork
+
+if TYPE_CHECKING:  # imports tritonclient, which `make bench-gpu` does without
+    from asl_triton_export.triton_config import ServedNetwork
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def save_torchscript(net: I3D, network: ServedNetwork, folder: Path) -> None:
+def save_torchscript(net: I3D, network: "ServedNetwork", folder: Path) -> None:
     """Write `model.pt` into a version folder."""
     normalized = network.input_type == "fp32"
     served = ServedI3D(net, network.preset, DTYPES[network.precision], normalized_input=normalized).eval()

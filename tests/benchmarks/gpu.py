@@ -1,0 +1,1035 @@
+"""`make bench-gpu`: I3D on a GPU, on a machine with PyTorch and CUDA and nothing else. docs/gpu.md explains the rows.
+
+    python -m tests.benchmarks.gpu --output DIR
+
+Needs Python 3.10 or newer, PyTorch, NumPy and this checkout: no Triton, no network. Rows run in a process of their own,
+the most valuable ones first. What a row raises becomes its result, a row that crashes or hangs is stopped, and
+`gpu.json` and `gpu.md` are written after each row, so that a run that is cut off loses nothing. With `--device cpu`,
+few frames and a small `--width`, the same rows run anywhere; their figures mean nothing there.
+"""
+# ruff: noqa: E402 - where the client is not installed, its modules are made importable first
+
+import argparse
+import gc
+import importlib
+import io
+import json
+import multiprocessing
+import platform
+import runpy
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).parents[2]
+
+try:
+    import asl_triton
+except ImportError:
+    # Not installed, or without OpenCV, PyAV and gRPC. The network needs none of them: find its modules by their folder,
+    # without running the client's __init__.py.
+    asl_triton = types.ModuleType("asl_triton")
+    asl_triton.__path__ = [str(ROOT / "client" / "asl_triton")]
+    sys.modules["asl_triton"] = asl_triton
+    sys.path.append(str(ROOT / "export"))
+
+from asl_triton.files import atomic_write
+from asl_triton.presets import PRESETS
+from asl_triton_export.formats.torchscript import ServedI3D
+from asl_triton_export.i3d import I3D, normalize, pool_steps
+from tests.networks import small_network
+
+PRESET = PRESETS["wlasl"]
+NUM_CLASSES = 2000
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+MEASURE_S = 0.3  # of each batch size, at least MIN_FORWARDS forwards
+MIN_FORWARDS = 3
+MAX_FORWARDS = 200
+ROW_LIMIT_S = 150.0  # a row that takes longer is stopped
+BUDGET_S = 420.0
+MATRIX = {"cuda": 8192, "cpu": 512}  # a side
+AT_ONCE = (1, 2, 4)
+DECODERS = (1, 4, 8)
+NEW_LENGTHS = (0.4, 0.55, 0.7, 0.85, 1.2, 1.45)  # times the usual length
+CLIP = ROOT / "ui" / "asl_triton_ui" / "samples" / "book.mp4"
+# Of the best rate. From here on a smaller batch, a precision closer to float32, or fewer instances are preferred.
+CLOSE_TO_BEST = 0.95
+SLOW_FIRST = 2.0  # a first forward this many times as long as later ones is worth a warm-up
+
+Status = Literal["ok", "error", "not installed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured."""
+
+    device: str
+    num_frames: int
+    batches: tuple[int, ...]
+    width: float  # of the network; the reference checkpoint has 1.0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One batch size: seconds of its first forward and of later ones, and peak memory beyond the input in MB."""
+
+    batch: int
+    first_s: float
+    seconds: float  # median
+    p95_s: float
+    clips_per_s: float
+    tflops: float
+    peak_mb: float | None = None
+    of_matrix_rate: float | None = None
+    times_as_trained: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to run the network, or one measurement of another kind, which is in `values`.
+
+    Parity is against the network as trained in float32 without TF32: the largest difference of a logit over all batch
+    sizes, and how many of the clips in the largest batch have the same top-1.
+    """
+
+    status: Status
+    name: str = ""
+    note: str = ""
+    took_s: float = 0.0
+    precision: str | None = None
+    figures: tuple[Figure, ...] = ()
+    max_difference: float | None = None
+    same_top1: int = 0
+    compared: int = 0
+    values: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Figure:
+        """The figure with the most clips per second."""
+        return max(self.figures, key=lambda figure: figure.clips_per_s)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of `config.pbtxt` or of the export, and why."""
+
+    name: str
+    value: str
+    reason: str
+
+
+class Contiguous(ServedI3D):
+    """The exported network with its memory in PyTorch's default format, not channels-last."""
+
+    pad_channels_last = types.FunctionType(  # TorchScript has no super(), and knows methods by their name
+        ServedI3D.pad_clip.__code__, ServedI3D.pad_clip.__globals__, "pad_channels_last"
+    )
+
+    def pad_clip(self, frames: Tensor) -> Tensor:
+        return self.pad_channels_last(frames).contiguous()
+
+
+class Trained(nn.Module):
+    """The network as trained, from normalized clips (N, 3, T, 224, 224) to logits (N, C)."""
+
+    def __init__(self, net: I3D) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = self.net(x)
+        return pool_steps(self.net, output.step_logits, output.features, PRESET)
+
+
+Forward = Callable[[Tensor], Tensor]  # clips to logits (N, C)
+
+
+class Bench:
+    """The network, the clips and their float32 logits, on the device. Each method measures one row."""
+
+    def __init__(self, options: Options) -> None:
+        self.options, self.device = options, torch.device(options.device)
+        self.is_cuda = self.device.type == "cuda"
+        self.reference = find_reference() if options.width == 1.0 else None
+        self.net = build_network(options.width, self.reference).to(self.device)
+        self.flops = count_flops(options.num_frames, options.width)
+        self.frames = self.render(max(options.batches), options.num_frames)
+        set_tf32(False)
+        trained = Trained(self.net)
+        self.logits = torch.cat([trained(self.normalize(clip[None])) for clip in self.frames]).cpu()
+
+    def render(self, count: int, num_frames: int) -> Tensor:
+        """Clips of moving noise, all different: uint8 RGB (N, T, 224, 224, 3). The same on every machine."""
+        coarse = torch.rand(count, 3, num_frames // 4 + 2, 14, 14, generator=torch.Generator().manual_seed(num_frames))
+        clips = [F.interpolate(clip[None].to(self.device), (num_frames, 224, 224), mode="trilinear") for clip in coarse]
+        return (torch.cat([clip.mul_(255).round_().byte() for clip in clips])).permute(0, 2, 3, 4, 1).contiguous()
+
+    def normalize(self, frames: Tensor) -> Tensor:
+        """Clips as the trained network takes them, float32 (N, 3, T, 224, 224), in PyTorch's default memory format."""
+        return normalize(frames, PRESET).contiguous()
+
+    def describe(self) -> dict[str, str]:
+        """The machine, the software and the weights."""
+        facts = {
+            "device": "CPU",
+            "Python": platform.python_version(),
+            "PyTorch": torch.__version__,
+            "NumPy": np.__version__,
+            "weights": "random, of the reference checkpoint's shape: no folder `shared` was found"
+            if self.reference is None
+            else "the reference checkpoint",
+            "frames": str(self.options.num_frames),
+            "GFLOP per clip": f"{self.flops / 1e9:.1f}",
+            "spread of the float32 logits": f"{self.logits.max() - self.logits.min():.3f}",
+            "commit": run_program("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
+        }
+        if self.options.width != 1.0:
+            facts["weights"] = f"random, {self.options.width} times the width: speed figures mean nothing"
+        if self.is_cuda:
+            device = torch.cuda.get_device_properties(self.device)
+            facts |= {
+                "device": device.name,
+                "memory": f"{device.total_memory / 2**30:.0f} GiB",
+                "multiprocessors": str(device.multi_processor_count),
+                "compute capability": f"{device.major}.{device.minor}",
+                "CUDA": str(torch.version.cuda),
+                "cuDNN": str(torch.backends.cudnn.version()),
+                "driver, power limit, clock": run_program(
+                    "nvidia-smi", "--query-gpu=driver_version,power.limit,clocks.max.sm", "--format=csv,noheader"
+                ),
+            }
+        return facts
+
+    # Timing
+
+    def synchronize(self) -> None:
+        if self.is_cuda:
+            torch.cuda.synchronize()
+
+    def time(self, forward: Forward, clips: Tensor) -> tuple[float, Tensor]:
+        """Seconds of one forward, the launch of its kernels included, and its answer."""
+        self.synchronize()
+        began = time.perf_counter()
+        answer = forward(clips)
+        self.synchronize()
+        return time.perf_counter() - began, answer
+
+    def repeat(self, forward: Forward, clips: Tensor) -> list[float]:
+        """Seconds of forwards after each other."""
+        times: list[float] = []
+        while len(times) < MIN_FORWARDS or (sum(times) < MEASURE_S and len(times) < MAX_FORWARDS):
+            times.append(self.time(forward, clips)[0])
+        return times
+
+    def measure(
+        self,
+        forward: Forward,
+        precision: str,
+        *,
+        batches: tuple[int, ...] = (),
+        normalized: bool = False,
+        note: str = "",
+    ) -> Row:
+        """A row of one forward at every batch size; it ends at the first one that does not fit into memory."""
+        row = Row("ok", precision=precision, note=note, max_difference=0.0)
+        for batch in batches or self.options.batches:
+            clips = self.frames[:batch]
+            clips = self.normalize(clips).to(DTYPES[precision]) if normalized else clips
+            try:
+                row = self.add_figure(row, forward, clips)
+            except torch.OutOfMemoryError:
+                return replace(row, note=f"{row.note} Out of memory at batch {batch}.".strip())
+        return row
+
+    def add_figure(self, row: Row, forward: Forward, clips: Tensor) -> Row:
+        """The row with one more batch size: timed, and compared with float32."""
+        batch, peak_mb = len(clips), None
+        if self.is_cuda:
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        first_s, answer = self.time(forward, clips)
+        logits = answer.float().cpu()
+        self.time(forward, clips)
+        times = self.repeat(forward, clips)
+        if self.is_cuda:
+            peak_mb = (torch.cuda.max_memory_allocated() - before) / 2**20
+        seconds = statistics.median(times)
+        figure = Figure(
+            batch,
+            first_s,
+            seconds,
+            float(np.quantile(times, 0.95)),
+            clips_per_s=batch / seconds,
+            tflops=batch * self.flops / seconds / 1e12,
+            peak_mb=peak_mb,
+        )
+        expected = self.logits[:batch]
+        difference, note = row.max_difference, row.note
+        if not logits.isfinite().all():
+            difference, note = None, f"{note} Some logits at batch {batch} are not finite.".strip()
+        elif difference is not None:
+            difference = max(difference, float((logits - expected).abs().max()))
+        return replace(
+            row,
+            note=note,
+            figures=(*row.figures, figure),
+            max_difference=difference,
+            same_top1=int((logits.argmax(1) == expected.argmax(1)).sum()),
+            compared=batch,
+        )
+
+    # Rows
+
+    def measure_matrix_rate(self) -> Row:
+        """TFLOP/s of a product of large random matrices in each precision: what each row's share is of."""
+        side, values = MATRIX[self.device.type], {}
+        for precision, dtype in DTYPES.items():
+            set_tf32(precision == "tf32")
+            one, other = (torch.randn(side, side, device=self.device).to(dtype) for _ in range(2))
+            self.time(other.matmul, one)
+            values[precision] = 2 * side**3 / statistics.median(self.repeat(other.matmul, one)) / 1e12
+        return Row("ok", values=values, note=f"TFLOP/s of products of {side} x {side} matrices.")
+
+    def run_trained(self, precision: str) -> Row:
+        """Eager, as trained, with or without TF32."""
+        set_tf32(precision == "tf32")
+        return self.measure(Trained(self.net), precision, normalized=True)
+
+    def build_exported(self, precision: str, layout: type[ServedI3D] = ServedI3D) -> nn.Module:
+        """The TorchScript network as it is exported, saved and loaded."""
+        set_tf32(precision == "tf32")
+        served = layout(self.net, PRESET, DTYPES[precision]).eval()
+        if layout is Contiguous:
+            served.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        file = io.BytesIO()
+        torch.jit.save(torch.jit.script(served), file)
+        file.seek(0)
+        return torch.jit.load(file, map_location=self.device)  # type: ignore[no-any-return]
+
+    def run_exported(self, precision: str, layout: type[ServedI3D] = ServedI3D) -> Row:
+        exported = self.build_exported(precision, layout)
+        return self.measure(lambda frames: exported(frames)[0], precision)
+
+    def compare_with_reference(self) -> Row:
+        """The exported network against the answers of the original one, at several lengths, step by step."""
+        if self.reference is None:
+            return Row("skipped", note="The weights are random: there are no answers of the original network to them.")
+        with np.load(self.reference / "expected.npz") as arrays:
+            expected = {key: arrays[key] for key in arrays if key.startswith("noise") and key.endswith("/wlasl")}
+        make_frames = runpy.run_path(str(self.reference / "make_checkpoint.py"))["test_frames"]
+        values = {}
+        for precision in DTYPES:
+            exported, difference, same, steps = self.build_exported(precision), 0.0, 0, 0
+            for key, answer in expected.items():
+                length = int(key.removeprefix("noise").removesuffix("/wlasl"))
+                frames = torch.from_numpy(make_frames(length, seed=length))[None].to(self.device)
+                found = exported(frames)[1][0].cpu().numpy()
+                difference = max(difference, float(np.abs(found - answer).max()))
+                same += int((found.argmax(1) == answer.argmax(1)).sum())
+                steps += len(answer)
+            values[f"{precision}: max difference"] = difference
+            values[f"{precision}: same top-1 of {steps} steps"] = same
+        return Row("ok", values=values)
+
+    def run_new_lengths(self, precision: str) -> Row:
+        """One clip each of lengths never seen before: milliseconds of the first, the second and later requests."""
+        usual, values = self.options.num_frames, {}
+        lengths = dict.fromkeys(max(PRESET.min_frames, round(usual * factor)) for factor in NEW_LENGTHS)
+        for optimized in (False, True):
+            exported = self.build_exported(precision)
+            with torch.jit.optimized_execution(optimized):
+                self.repeat(lambda frames, exported=exported: exported(frames)[0], self.frames[:1])
+                times = []
+                for length in lengths:
+                    frames = self.render(1, length)
+                    times.append([self.time(exported, frames)[0] * 1000 for _ in range(5)])
+            first, second, *later = zip(*times, strict=True)
+            what = f"optimized execution {'on' if optimized else 'off'}"
+            values |= {
+                f"{what}: first": statistics.median(first),
+                f"{what}: slowest first": max(first),
+                f"{what}: second": statistics.median(second),
+                f"{what}: later": statistics.median(min(row) for row in zip(*later, strict=True)),
+            }
+        return Row(
+            "ok", precision=precision, values=values, note=f"Milliseconds; {', '.join(map(str, lengths))} frames."
+        )
+
+    def run_instances(self, precision: str) -> Row:
+        """Clips per second where several threads infer at once, each in a stream of its own, as Triton's instances."""
+        exported, values = self.build_exported(precision), {}
+        for batch in self.few_batches():
+            for count in AT_ONCE:
+                self.run_at_once(count, exported, self.frames[:batch], 0.0)
+                rate = self.run_at_once(count, exported, self.frames[:batch], MEASURE_S)
+                values[f"batch {batch}, {count} at once"] = rate
+        return Row("ok", precision=precision, values=values, note="Clips per second.")
+
+    def run_at_once(self, count: int, exported: nn.Module, frames: Tensor, seconds: float) -> float:
+        """Clips per second of several threads; each runs one forward or more."""
+        with ThreadPoolExecutor(count) as pool:
+            began = time.perf_counter()
+            forwards = list(pool.map(self.run_until, [began + seconds] * count, [exported] * count, [frames] * count))
+            return sum(forwards) * len(frames) / (time.perf_counter() - began)
+
+    def run_until(self, until: float, exported: nn.Module, frames: Tensor) -> int:
+        """How many forwards a thread with a stream of its own completed."""
+        stream, forwards = torch.cuda.Stream() if self.is_cuda else None, 0
+        with inferring(), torch.cuda.stream(stream) if stream else nullcontext():
+            while not forwards or time.perf_counter() < until:
+                exported(frames)
+                if stream:
+                    stream.synchronize()
+                forwards += 1
+        return forwards
+
+    def run_requests(self, precision: str) -> Row:
+        """Milliseconds of a forward whose frames come from the host's memory and whose logits go back to it."""
+        if not self.is_cuda:
+            return needs_cuda()
+        exported, values = self.build_exported(precision), {}
+        for batch in self.few_batches():
+            pageable = self.frames[:batch].cpu()
+            for what, frames in {
+                "on the GPU": self.frames[:batch],
+                "pinned": pageable.pin_memory(),
+                "pageable": pageable,
+            }.items():
+                times = self.repeat(lambda x: exported(x.to(self.device, non_blocking=True))[0].cpu(), frames)
+                values[f"batch {batch}, frames {what}"] = statistics.median(times) * 1000
+        return Row("ok", precision=precision, values=values, note="Milliseconds.")
+
+    def run_cuda_graph(self, precision: str) -> Row:
+        """The exported network captured as a CUDA graph for each batch size: what launching its kernels costs."""
+        if not self.is_cuda:
+            return needs_cuda()
+        exported = self.build_exported(precision)
+        rows = []
+        for batch in self.options.batches:
+            frames = self.frames[:batch].clone()
+            for _ in range(3):
+                exported(frames)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                logits = exported(frames)[0]
+
+            def replay(clips: Tensor, frames: Tensor = frames, graph: Any = graph, logits: Tensor = logits) -> Tensor:
+                frames.copy_(clips)
+                graph.replay()
+                return logits
+
+            row = self.measure(replay, precision, batches=(batch,))
+            # A graph's memory is a pool of its own, taken when it was captured.
+            rows.append(replace(row, figures=tuple(replace(figure, peak_mb=None) for figure in row.figures)))
+        return join_rows(rows)
+
+    def run_cudnn_benchmark(self, precision: str) -> Row:
+        """With cuDNN's algorithms chosen by measuring each, which Triton's backend has no switch for."""
+        torch.backends.cudnn.benchmark = True
+        try:
+            return self.run_exported(precision)
+        finally:
+            torch.backends.cudnn.benchmark = False
+
+    def profile(self, precision: str) -> Row:
+        """Which kernels the time of one forward goes to: percent of the device's time."""
+        exported, batch = self.build_exported(precision), self.few_batches()[-1]
+        exported(self.frames[:batch])
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        activities += [torch.profiler.ProfilerActivity.CUDA] if self.is_cuda else []
+        with torch.profiler.profile(activities=activities) as profiler:
+            exported(self.frames[:batch])
+            self.synchronize()
+        kind = torch.autograd.DeviceType.CUDA if self.is_cuda else torch.autograd.DeviceType.CPU
+        spent: dict[str, float] = {}
+        for event in profiler.key_averages():
+            if event.device_type == kind:
+                time_us = event.self_device_time_total if self.is_cuda else event.self_cpu_time_total
+                spent[event.key[:100]] = spent.get(event.key[:100], 0.0) + time_us
+        total = sum(spent.values())
+        top = sorted(spent, key=lambda key: -spent[key])[:15]
+        values = {key: 100 * spent[key] / total for key in top}
+        return Row("ok", precision=precision, values=values, note=f"Percent of the time of a forward of batch {batch}.")
+
+    def decode_by_torchcodec(self) -> Row:
+        """Clips per second by torchcodec, with several decoders at once."""
+        if find_spec("torchcodec") is None:
+            return Row("not installed")
+        decoders = importlib.import_module("torchcodec.decoders")
+
+        def decode() -> Tensor:
+            decoder = decoders.VideoDecoder(str(CLIP), device=str(self.device), num_ffmpeg_threads=1)
+            return decoder.get_frames_in_range(0, len(decoder)).data  # type: ignore[no-any-return]
+
+        decoder = decoders.VideoDecoder(str(CLIP), device=str(self.device))
+        decoder[0]
+        return self.measure_decoding(decode, note=str(getattr(decoder, "cpu_fallback", "")))
+
+    def decode_by_pynvvideocodec(self) -> Row:
+        """Clips per second by PyNvVideoCodec, with several decoders at once."""
+        if find_spec("PyNvVideoCodec") is None:
+            return Row("not installed")
+        if not self.is_cuda:
+            return needs_cuda()
+        nvc = importlib.import_module("PyNvVideoCodec")
+
+        def decode() -> Tensor:
+            decoder = nvc.SimpleDecoder(str(CLIP), gpu_id=0, output_color_type=nvc.OutputColorType.RGB)
+            return torch.stack([torch.from_dlpack(frame) for frame in decoder.get_batch_frames(len(decoder))])
+
+        return self.measure_decoding(decode)
+
+    def measure_decoding(self, decode: Callable[[], Tensor], note: str = "") -> Row:
+        """Clips per second of threads that decode the same clip again and again for a second."""
+        shape, values = tuple(decode().shape), {}
+
+        def decode_until(until: float) -> int:
+            count = 0
+            while not count or time.perf_counter() < until:
+                decode()
+                count += 1
+            return count
+
+        for threads in DECODERS:
+            with ThreadPoolExecutor(threads) as pool:
+                began = time.perf_counter()
+                clips = sum(pool.map(decode_until, [began + 1.0] * threads))
+                self.synchronize()
+                values[f"{threads} decoders"] = clips / (time.perf_counter() - began)
+        return Row("ok", values=values, note=f"Clips per second of {CLIP.name}, {shape}. {note}".strip())
+
+    def run_compiled(self, precision: str) -> Row:
+        """`torch.compile` of what is exported; the first forward of each batch size compiles."""
+        set_tf32(precision == "tf32")
+        served = ServedI3D(self.net, PRESET, DTYPES[precision]).eval().to(self.device)
+        compiled = torch.compile(served, dynamic=False)
+        return self.measure(
+            lambda frames: compiled(frames)[0],
+            precision,
+            batches=self.few_batches(),
+            note="The first forward of each shape compiles.",
+        )
+
+    def run_tensorrt(self, precision: str) -> Row:
+        """TensorRT, by torch_tensorrt or by ONNX, built for each batch size from the trained network."""
+        if find_spec("torch_tensorrt") is None and find_spec("tensorrt") is None:
+            return Row("not installed")
+        if not self.is_cuda:
+            return needs_cuda()
+        rows = []
+        with torch.inference_mode(False), torch.no_grad():  # what is exported must not hold tensors of inference mode
+            net = build_network(self.options.width, self.reference).to(self.device, DTYPES[precision])
+            for batch in self.few_batches():
+                x = self.normalize(self.frames[:batch]).to(DTYPES[precision])
+                began = time.perf_counter()
+                engine = build_tensorrt(Trained(net), x)
+                note = f"Built in {time.perf_counter() - began:.0f} s for one batch size."
+                rows.append(self.measure(engine, precision, batches=(batch,), normalized=True, note=note))
+        return join_rows(rows)
+
+    def few_batches(self) -> tuple[int, ...]:
+        """One clip, and eight or the most that are measured."""
+        return tuple(sorted({1, min(8, max(self.options.batches))}))
+
+
+def build_tensorrt(net: nn.Module, x: Tensor) -> Forward:
+    """A network built by TensorRT for one input: by torch_tensorrt where it is installed, else by ONNX."""
+    if find_spec("torch_tensorrt") is None:
+        return TensorRT(net, x)
+    torch_tensorrt = importlib.import_module("torch_tensorrt")
+    program = torch.export.export(net, (x,))
+    return torch_tensorrt.dynamo.compile(program, inputs=[x], use_explicit_typing=True)  # type: ignore[no-any-return]
+
+
+class TensorRT:
+    """A network built by TensorRT from ONNX for one input shape, in the precisions that its tensors have."""
+
+    def __init__(self, net: nn.Module, x: Tensor) -> None:
+        trt = importlib.import_module("tensorrt")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "net.onnx"
+            torch.onnx.export(net, (x,), path, input_names=["x"], output_names=["logits"], dynamo=False)
+            exported = path.read_bytes()
+        logger = trt.Logger(trt.Logger.ERROR)
+        builder = trt.Builder(logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, logger)
+        if not parser.parse(exported):
+            raise RuntimeError(f"TensorRT cannot read the network: {parser.get_error(0).desc()}")
+        plan = builder.build_serialized_network(network, builder.create_builder_config())
+        self.runtime = trt.Runtime(logger)
+        self.engine = self.runtime.deserialize_cuda_engine(plan)
+        self.context = self.engine.create_execution_context()
+        self.logits = torch.empty(tuple(self.engine.get_tensor_shape("logits")), dtype=x.dtype, device=x.device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.context.set_tensor_address("x", x.data_ptr())
+        self.context.set_tensor_address("logits", self.logits.data_ptr())
+        if not self.context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise RuntimeError("TensorRT did not run the network")
+        return self.logits
+
+
+# The most valuable first: what the budget does not reach is skipped.
+ROWS: dict[str, tuple[Callable[..., Row], tuple[Any, ...]]] = {
+    "matrix rate": (Bench.measure_matrix_rate, ()),
+    "as trained, eager, fp32": (Bench.run_trained, ("fp32",)),
+    "exported, fp16": (Bench.run_exported, ("fp16",)),
+    "exported, bf16": (Bench.run_exported, ("bf16",)),
+    "exported, tf32": (Bench.run_exported, ("tf32",)),
+    "as trained, eager, tf32": (Bench.run_trained, ("tf32",)),
+    "exported, fp32": (Bench.run_exported, ("fp32",)),
+    "reference answers": (Bench.compare_with_reference, ()),
+    "new lengths, fp16": (Bench.run_new_lengths, ("fp16",)),
+    "instances, fp16": (Bench.run_instances, ("fp16",)),
+    "requests, fp16": (Bench.run_requests, ("fp16",)),
+    "exported, contiguous, fp16": (Bench.run_exported, ("fp16", Contiguous)),
+    "exported, contiguous, bf16": (Bench.run_exported, ("bf16", Contiguous)),
+    "CUDA graph, fp16": (Bench.run_cuda_graph, ("fp16",)),
+    "decoding, PyNvVideoCodec": (Bench.decode_by_pynvvideocodec, ()),
+    "decoding, torchcodec": (Bench.decode_by_torchcodec, ()),
+    "exported, contiguous, tf32": (Bench.run_exported, ("tf32", Contiguous)),
+    "exported, contiguous, fp32": (Bench.run_exported, ("fp32", Contiguous)),
+    "profile, fp16": (Bench.profile, ("fp16",)),
+    "exported, cuDNN chooses by measuring, fp16": (Bench.run_cudnn_benchmark, ("fp16",)),
+    "torch.compile, fp16": (Bench.run_compiled, ("fp16",)),
+    "TensorRT, fp16": (Bench.run_tensorrt, ("fp16",)),
+    "torch.compile, bf16": (Bench.run_compiled, ("bf16",)),
+}
+
+
+def join_rows(rows: list[Row]) -> Row:
+    """One row of several that have one batch size each."""
+    differences = [row.max_difference for row in rows]
+    return replace(
+        rows[-1],
+        figures=tuple(figure for row in rows for figure in row.figures),
+        max_difference=None if None in differences else max(filter(None, differences), default=0.0),
+    )
+
+
+def needs_cuda() -> Row:
+    return Row("skipped", note="This row needs a CUDA GPU.")
+
+
+def set_tf32(on: bool) -> None:
+    """Let float32 products and convolutions round their operands to TF32, or not. PyTorch's defaults: yes for
+    convolutions, no for products."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch 2.9 has another switch as well; this one is in every version
+        torch.backends.cuda.matmul.allow_tf32 = on
+        torch.backends.cudnn.allow_tf32 = on
+
+
+@contextmanager
+def inferring() -> Iterator[None]:
+    """No gradients, and TorchScript as our `config.pbtxt` has it run: without optimized execution."""
+    with torch.inference_mode(), torch.jit.optimized_execution(False):
+        yield
+
+
+def find_reference() -> Path | None:
+    """The folder of the reference checkpoint: in `shared`, inside the checkout or next to it."""
+    folders = (ROOT / "shared" / "reference", ROOT.parent / "shared" / "reference")
+    return next((folder for folder in folders if (folder / "make_checkpoint.py").is_file()), None)
+
+
+def build_network(width: float, reference: Path | None) -> I3D:
+    """The network with the reference checkpoint's weights, or with random ones."""
+    if reference is None:
+        return small_network(NUM_CLASSES, width=width)
+    net = I3D(NUM_CLASSES)
+    net.load_state_dict(runpy.run_path(str(reference / "make_checkpoint.py"))["build_state_dict"]())
+    return net.eval()
+
+
+def count_flops(num_frames: int, width: float = 1.0) -> int:
+    """Floating-point operations of one clip: two for each multiplication of a convolution."""
+    with torch.device("meta"):
+        net, x = I3D(NUM_CLASSES, width=width), torch.empty(1, 3, num_frames, 224, 224)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x)
+    return counter.get_total_flops()
+
+
+def run_program(*command: str) -> str:
+    """What a program prints, or "unknown" where there is none or it fails."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return answer.stdout.strip() if answer.returncode == 0 else "unknown"
+
+
+def describe_error(exc: BaseException) -> str:
+    """An exception in one line."""
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return f"{type(exc).__name__}: {lines[0] if lines else 'no message'}"[:400]
+
+
+# The worker process
+
+
+def work(options: Options, names: list[str], results: Connection) -> None:
+    """Send the machine's description, or why there is none; then each row; None where a new worker has to go on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    warnings.simplefilter("ignore")
+    with inferring():
+        try:
+            bench = Bench(options)
+            results.send(bench.describe())
+        except Exception as exc:
+            results.send(describe_error(exc))
+            return
+        for name in names:
+            method, arguments = ROWS[name]
+            began = time.perf_counter()
+            try:
+                row = method(bench, *arguments)
+            except Exception as exc:
+                row = Row("error", note=describe_error(exc))
+            results.send(replace(row, name=name, took_s=time.perf_counter() - began))
+            gc.collect()
+            try:
+                bench.synchronize()
+            except RuntimeError:  # an error that CUDA recovers from in a new process only
+                results.send(None)
+                return
+
+
+# The report
+
+
+@dataclass
+class Report:
+    """What is known so far, and the files it is in."""
+
+    folder: Path
+    facts: dict[str, str] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        """Add a row, and write both files."""
+        self.rows.append(row)
+        compared = compare_rows(self.rows)
+        settings = derive_settings(compared)
+        found = {
+            "facts": self.facts,
+            "rows": [asdict(row) for row in compared],
+            "settings": [asdict(setting) for setting in settings],
+        }
+        with atomic_write(self.folder / "gpu.json") as file:
+            file.write(json.dumps(found, indent=1).encode())
+        with atomic_write(self.folder / "gpu.md") as file:
+            file.write(format_markdown(self.facts, compared, settings).encode())
+
+
+def compare_rows(rows: list[Row]) -> list[Row]:
+    """The rows, with each figure's share of the matrix rate and its ratio to the network as trained."""
+    rates = next((row.values for row in rows if row.name == "matrix rate"), {})
+    trained = next((row.figures for row in rows if row.name == "as trained, eager, fp32"), ())
+    seconds = {figure.batch: figure.seconds for figure in trained}
+    return [
+        replace(
+            row,
+            figures=tuple(
+                replace(
+                    figure,
+                    of_matrix_rate=figure.tflops / rates[row.precision] if row.precision in rates else None,
+                    times_as_trained=seconds[figure.batch] / figure.seconds if figure.batch in seconds else None,
+                )
+                for figure in row.figures
+            ),
+        )
+        for row in rows
+    ]
+
+
+def derive_settings(rows: list[Row]) -> list[Setting]:
+    """Which settings follow from the rows that there are."""
+    done = {row.name: row for row in rows if row.status == "ok"}
+    exported = {
+        row.precision: row for name, row in done.items() if name == f"exported, {row.precision}" and row.figures
+    }
+    settings = []
+    chosen = choose_precision(list(exported.values()))
+    if chosen is not None:
+        settings += [describe_precision(chosen, exported), *choose_batch(chosen)]
+        batch = int(settings[1].value)
+        if (row := done.get("instances, fp16")) is not None:
+            settings.append(choose_instances(row, batch))
+        contiguous = done.get(f"exported, contiguous, {chosen.precision}")
+        if contiguous is not None and contiguous.figures:
+            settings.append(choose_layout(chosen, contiguous))
+    if (row := done.get("new lengths, fp16")) is not None:
+        settings += [*choose_lengths(row.values)]
+    return settings
+
+
+def choose_precision(exported: list[Row]) -> Row | None:
+    """Of the precisions that keep every top-1, the fastest; where some are about as fast, the closest to float32."""
+    right = [row for row in exported if row.max_difference is not None and row.same_top1 == row.compared]
+    if not right:
+        return None
+    most = max(row.best.clips_per_s for row in right)
+    fast = [row for row in right if row.best.clips_per_s >= CLOSE_TO_BEST * most]
+    return min(fast, key=lambda row: row.max_difference or 0.0)
+
+
+def describe_precision(chosen: Row, exported: dict[str | None, Row]) -> Setting:
+    rates = ", ".join(
+        f"{precision} {row.best.clips_per_s:,.1f} ({row.same_top1} of {row.compared} the same top-1)"
+        for precision, row in exported.items()
+    )
+    value = "fp32" if chosen.precision == "tf32" else str(chosen.precision)
+    reason = f"Clips per second at the best batch size: {rates}."
+    if value == "fp32":
+        reason += " A served float32 model runs its convolutions in TF32: that is PyTorch's default."
+    return Setting("asl_triton.precision (export --precision)", value, reason)
+
+
+def choose_batch(chosen: Row) -> list[Setting]:
+    """The smallest batch size that is about as fast as the best, and the sizes up to it that need a warm-up."""
+    best = chosen.best
+    figure = min(
+        (f for f in chosen.figures if f.clips_per_s >= CLOSE_TO_BEST * best.clips_per_s), key=lambda f: f.batch
+    )
+    memory = "" if figure.peak_mb is None else f", {figure.peak_mb:,.0f} MB beyond weights and input"
+    reason = (
+        f"{figure.clips_per_s:,.1f} clips per second, {figure.clips_per_s / best.clips_per_s:.0%} of the best "
+        f"({best.clips_per_s:,.1f} at batch {best.batch}); a forward takes {figure.seconds * 1000:.1f} ms{memory}."
+    )
+    slow = [f for f in chosen.figures if f.batch <= figure.batch and f.first_s > SLOW_FIRST * f.seconds]
+    times = ", ".join(f"batch {f.batch} {f.first_s / f.seconds:.1f}" for f in chosen.figures if f.batch <= figure.batch)
+    return [
+        Setting("max_batch_size, preferred_batch_size", str(figure.batch), reason),
+        Setting(
+            "model_warmup, batch sizes",
+            ", ".join(str(f.batch) for f in slow) or "1",
+            f"First forward over later ones: {times}. Above {SLOW_FIRST:g}, a warm-up pays.",
+        ),
+    ]
+
+
+def choose_instances(row: Row, batch: int) -> Setting:
+    """The fewest instances from which more would add less than a twentieth."""
+    measured = sorted({int(key.split(",")[0].removeprefix("batch ")) for key in row.values})
+    nearest = min(measured, key=lambda size: abs(size - batch))
+    rates = {count: row.values[f"batch {nearest}, {count} at once"] for count in AT_ONCE}
+    count = next(count for count in AT_ONCE if rates[count] >= CLOSE_TO_BEST * max(rates.values()))
+    figures = ", ".join(f"{count} {rate:,.1f}" for count, rate in rates.items())
+    return Setting("instance_group count", str(count), f"Clips per second at batch {nearest} by instances: {figures}.")
+
+
+def choose_layout(chosen: Row, contiguous: Row) -> Setting:
+    ratio = chosen.best.clips_per_s / contiguous.best.clips_per_s
+    return Setting(
+        "memory format (in the export)",
+        "channels_last_3d" if ratio >= CLOSE_TO_BEST else "contiguous",
+        f"channels_last_3d, as exported now, is {ratio:.2f} times as fast as contiguous in {chosen.precision}.",
+    )
+
+
+def choose_lengths(values: dict[str, float]) -> list[Setting]:
+    """Whether lengths need a warm-up, and whether TorchScript's optimized execution pays."""
+    off = {key: values[f"optimized execution off: {key}"] for key in ("first", "second", "later")}
+    on = {key: values[f"optimized execution on: {key}"] for key in ("first", "second", "later")}
+    ratio = off["first"] / off["later"]
+    pays = on["later"] < CLOSE_TO_BEST * off["later"] and on["first"] + on["second"] < SLOW_FIRST * 2 * off["later"]
+    return [
+        Setting(
+            "model_warmup, lengths",
+            "one length" if ratio < SLOW_FIRST else "every length that is common",
+            f"The first request of a new length takes {off['first']:.1f} ms, later ones {off['later']:.1f} ms.",
+        ),
+        Setting(
+            "DISABLE_OPTIMIZED_EXECUTION",
+            "false" if pays else "true",
+            f"First, second and later request of a new length, ms: on {on['first']:.1f}, {on['second']:.1f}, "
+            f"{on['later']:.1f}; off {off['first']:.1f}, {off['second']:.1f}, {off['later']:.1f}.",
+        ),
+    ]
+
+
+def format_markdown(facts: dict[str, str], rows: list[Row], settings: list[Setting]) -> str:
+    """The tables for the docs."""
+    lines = ["# I3D on a GPU", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
+    forwards = [row for row in rows if row.figures]
+    if forwards:
+        lines += ["## Forwards", ""]
+        lines += format_table(
+            "row|ms, batch 1|most clips/s|at batch|times as trained|TFLOP/s|of matrix rate|MB|difference|same top-1",
+            (format_forward(row) for row in forwards),
+        )
+        batches = sorted({figure.batch for row in forwards for figure in row.figures})
+        lines += ["## Clips per second by batch size", ""]
+        lines += format_table("row|" + "|".join(map(str, batches)), (format_rates(row, batches) for row in forwards))
+    for row in rows:
+        if row.values:
+            lines += [f"## {row.name}", "", row.note, ""]
+            lines += format_table("what|value", ((key, f"{value:,.4g}") for key, value in row.values.items()))
+    if settings:
+        lines += ["## Settings that follow", ""]
+        lines += format_table("setting|value|reason", ((s.name, s.value, s.reason) for s in settings))
+    lines += ["## All rows", ""]
+    notes = ((row.name, row.status, f"{row.took_s:.1f}", row.note) for row in rows)
+    lines += format_table("row|result|took s|note", notes)
+    return "\n".join(lines)
+
+
+def format_table(columns: str, cells: Iterator[tuple[str, ...]] | list[tuple[str, ...]]) -> list[str]:
+    """A Markdown table with an empty line below."""
+    names = columns.split("|")
+    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
+    return [f"| {' | '.join(names)} |", "|" + "---|" * len(names), *rows, ""]
+
+
+def format_forward(row: Row) -> tuple[str, ...]:
+    best, single = row.best, next((figure for figure in row.figures if figure.batch == 1), None)
+    return (
+        row.name,
+        "" if single is None else f"{single.seconds * 1000:.2f}",
+        f"{best.clips_per_s:,.1f}",
+        str(best.batch),
+        "" if best.times_as_trained is None else f"{best.times_as_trained:.2f}",
+        f"{best.tflops:,.2f}",
+        "" if best.of_matrix_rate is None else f"{best.of_matrix_rate:.0%}",
+        "" if best.peak_mb is None else f"{best.peak_mb:,.0f}",
+        "not finite" if row.max_difference is None else f"{row.max_difference:.2g}",
+        f"{row.same_top1} of {row.compared}",
+    )
+
+
+def format_rates(row: Row, batches: list[int]) -> tuple[str, ...]:
+    rates = {figure.batch: f"{figure.clips_per_s:,.1f}" for figure in row.figures}
+    return (row.name, *(rates.get(batch, "") for batch in batches))
+
+
+# The parent process
+
+
+def measure(options: Options, report: Report, budget_s: float) -> None:
+    """Fill a report. A worker that crashes or hangs costs its row, and another worker measures the rest.
+
+    Raises:
+        SystemExit: the network cannot be built or run on the device at all.
+    """
+    deadline = time.monotonic() + budget_s
+    waiting = list(ROWS)
+    while waiting and time.monotonic() < deadline:
+        with start_worker(options, waiting) as (process, results):
+            facts = receive(process, results, deadline)
+            if not isinstance(facts, dict):
+                reason = facts.note if isinstance(facts, Row) else facts
+                if not report.rows:
+                    sys.exit(f"nothing was measured on {options.device}: {reason}")
+                report.add(Row("error", waiting.pop(0), reason))
+                continue
+            report.facts = facts
+            while waiting:
+                row = receive(process, results, min(deadline, time.monotonic() + ROW_LIMIT_S))
+                if row is None:
+                    break
+                alive = row.name != ""
+                row = replace(row, name=waiting.pop(0))
+                report.add(row)
+                reason = "" if row.status == "ok" else f": {row.note}"
+                print(f"{row.took_s:6.1f} s  {row.name}: {row.status}{reason}", flush=True)
+                if not alive:
+                    break
+    for name in waiting:
+        report.add(Row("skipped", name, f"The budget of {budget_s:g} s was spent: give more with --budget-s."))
+
+
+@contextmanager
+def start_worker(options: Options, names: list[str]) -> Iterator[tuple[BaseProcess, Connection]]:
+    """A worker and what it sends; it is ended with the block."""
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    results, sending = context.Pipe(duplex=False)
+    process = context.Process(target=work, args=(options, list(names), sending))
+    process.start()
+    sending.close()
+    try:
+        yield process, results
+    finally:
+        process.kill()
+        process.join()
+
+
+def receive(process: BaseProcess, results: Connection, deadline: float) -> Any:
+    """What a worker sends next; where it ends or takes until the deadline, a row without a name that says so."""
+    began = time.monotonic()
+    try:
+        if results.poll(max(0.0, deadline - began)):
+            return results.recv()
+    except EOFError:
+        process.join()
+        return Row(
+            "error", note=f"The process ended with exit code {process.exitcode}.", took_s=time.monotonic() - began
+        )
+    took_s = time.monotonic() - began
+    return Row("error", note=f"Stopped after {took_s:.0f} s: too long, or the budget was spent.", took_s=took_s)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("build") / "gpu", help="folder of gpu.json and gpu.md")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--frames", type=int, default=64, help="per clip, 9 or more")
+    parser.add_argument("--batches", default="1,2,4,8,16,32", help="batch sizes, rising")
+    parser.add_argument("--width", type=float, default=1.0, help="of the network; below 1 its weights are random")
+    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds; rows beyond them are skipped")
+    arguments = parser.parse_args()
+    try:
+        arguments.batches = tuple(sorted({int(batch) for batch in arguments.batches.split(",")}))
+    except ValueError:
+        parser.error(f"--batches {arguments.batches} is not a list of numbers such as 1,2,4")
+    if arguments.batches[0] < 1:
+        parser.error(f"--batches has {arguments.batches[0]}: the least is 1")
+    if arguments.frames < PRESET.min_frames:
+        parser.error(f"--frames {arguments.frames} is too few: the network takes {PRESET.min_frames} or more")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        sys.exit(f"PyTorch {torch.__version__} finds no CUDA GPU here. --device cpu runs the same rows")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the worker is ended too
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    report = Report(arguments.output)
+    options = Options(arguments.device, arguments.frames, arguments.batches, arguments.width)
+    try:
+        measure(options, report, arguments.budget_s)
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted; {len(report.rows)} rows are in {arguments.output}")
+    print((arguments.output / "gpu.md").read_text())
+    print(f"written: {arguments.output / 'gpu.json'}, {arguments.output / 'gpu.md'}")
+
+
+if __name__ == "__main__":
+    main()
