@@ -19,7 +19,7 @@ from asl_triton_deploy.model_layout import find_shipped_models
 from asl_triton_deploy.production.__main__ import prepare
 from asl_triton_deploy.production.flags import FLAGS
 from asl_triton_deploy.readiness import is_ready, model_states
-from asl_triton_deploy.triton_binary import Machine, find_binary
+from asl_triton_deploy.triton_binary import CPU_SETTINGS, Machine, find_binary
 from tests.client.model_folders import GLOSSES, write_folder
 from tests.client.videos import clip
 from tests.deploy.conftest import ask, write_model
@@ -85,7 +85,8 @@ def running(image: Mapping[str, str], folder: Path) -> Iterator[tuple[psutil.Pop
         for name, port in zip(PORTS, ports, strict=True)
         for what in ("address=127.0.0.1", f"port={port}")
     ]
-    environment = {**binary.environment, **image}
+    # The settings for CPUs are the entry point's.
+    environment = {name: value for name, value in binary.environment.items() if name not in CPU_SETTINGS} | {**image}
     command = [sys.executable, "-m", "asl_triton_deploy.production", *binary.options(folder / "backends"), *addresses]
     with (folder / "log").open("wb") as log:
         process = psutil.Popen(command, env=environment, stdout=log, stderr=log)
@@ -107,6 +108,7 @@ def test_listed_files_are_served_and_a_stop_is_orderly(image: dict[str, str], re
     with running(image, tmp_path) as (process, (http, grpc, _metrics)):
         # It became Triton: a signal to the container's first process reaches it.
         assert Path(process.exe()).name == "tritonserver"
+        assert CPU_SETTINGS.items() <= process.environ().items()
         assert ask(f"127.0.0.1:{grpc}", "summing", 7) == 7
         assert ask(f"127.0.0.1:{grpc}", "of_the_image", 5) == 5
         # HTTP tells strangers nothing.
