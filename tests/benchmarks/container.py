@@ -3,8 +3,8 @@
     python -m tests.benchmarks.container
 
 The wheel's Triton with the production flags. First one clip of 64 frames after another next to a process that keeps
-one core busy: with the `GOMP_SPINCOUNT` that the entry point sets, and with GNU OpenMP's own 300,000, in turns, each
-time with a new Triton. Then 9 clips of 300 frames at once: how many are answered, when, and the peak memory of all
+one core busy: with the `GOMP_SPINCOUNT` that the entry point sets, and with GNU OpenMP's own 300,000, by two Tritons that
+answer in turns. Then 9 clips of 300 frames at once: how many are answered, when, and the peak memory of all
 processes of Triton (PSS, so that shared pages count once). Weights are random and full-width, unless `--demo`.
 """
 
@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +42,7 @@ SAMPLE_EVERY_S = 0.1
 def main() -> None:
     """Measure both and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=5, help="of each turn next to the busy process")
-    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--clips", type=int, default=10, help="for each Triton, next to the busy process")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--demo", action="store_true", help="the demo checkpoint, a small network")
     arguments = parser.parse_args()
@@ -52,13 +51,11 @@ def main() -> None:
         folder = Path(name)
         export(folder, arguments.demo, arguments.precision)
         image = lay_out_image(folder / "models", folder)
-        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-        for turn in range(arguments.turns):
-            for way in WAYS if turn % 2 == 0 else reversed(WAYS):
-                with served({**image, **WAYS[way]}) as (_, address), neighbor():
-                    seconds[way] += asyncio.run(ask_in_turn(address, arguments.clips))
+        with ExitStack() as running, neighbor():
+            addresses = [running.enter_context(served({**image, **way}))[1] for way in WAYS.values()]
+            seconds = asyncio.run(ask_in_turns(addresses, arguments.clips))
         table = Table("rounds of spinning", "clips", "median s", "least s", "most s", box=None)
-        for way, each in seconds.items():
+        for way, each in zip(WAYS, seconds, strict=True):
             table.add_row(way, str(len(each)), *(f"{f(each):.2f}" for f in (statistics.median, min, max)))
         console.print(table)
         with served(image) as (process, address), peak_memory(process) as peak:
@@ -80,18 +77,23 @@ def served(image: dict[str, str]) -> Iterator[tuple[psutil.Popen, str]]:
     """The entry point's process and its gRPC address, for the block."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        run_entry_point(image, Path(folder), startup_s=600) as (process, (_http, grpc, _metrics)),
+        run_entry_point({**image, "ASL_TRITON_SERVED": f"{folder}/run/models"}, Path(folder), startup_s=600) as (
+            process,
+            (_http, grpc, _metrics),
+        ),
     ):
         yield process, f"127.0.0.1:{grpc}"
 
 
-async def ask_in_turn(address: str, count: int) -> list[float]:
-    """Seconds for each of some short clips, one after another, after one that is not counted."""
-    transport = make_transport(address)
+async def ask_in_turns(addresses: list[str], count: int) -> list[list[float]]:
+    """For each server, the seconds for each of some short clips; they take turns. The first round is not counted."""
+    transports = [make_transport(address) for address in addresses]
     try:
-        return [await ask(transport, SHORT) for _ in range(count + 1)][1:]
+        rounds = [[await ask(transport, SHORT) for transport in transports] for _ in range(count + 1)]
     finally:
-        await transport.close()
+        for transport in transports:
+            await transport.close()
+    return [list(each) for each in zip(*rounds[1:], strict=True)]
 
 
 async def ask_together(address: str) -> list[float | BaseException]:

@@ -1,5 +1,6 @@
 """The entry point of the Triton image, run as the image runs it, with the wheel's real Triton."""
 
+import secrets
 import socket
 import sys
 import time
@@ -58,7 +59,9 @@ def run_entry_point(
         for what in ("address=127.0.0.1", f"port={port}")
     ]
     environment = {name: value for name, value in binary.environment.items() if name not in CPU_SETTINGS}
-    command = [sys.executable, "-m", "asl_triton_deploy.production", *binary.options(folder / "backends"), *addresses]
+    own_memory = f"--backend-config=python,shm-region-prefix-name=entry-point-{secrets.token_hex(8)}-"
+    flags = [*binary.options(folder / "backends"), *addresses, own_memory]
+    command = [sys.executable, "-m", "asl_triton_deploy.production", *flags]
     with (folder / "log").open("wb") as log:
         process = psutil.Popen(command, env={**environment, **image}, stdout=log, stderr=log)
     try:

@@ -1,5 +1,6 @@
 """A `tritonserver` of one's own, started while `asl-triton export` runs or after it was killed."""
 
+import secrets
 import signal
 import subprocess
 import sys
@@ -62,6 +63,7 @@ def tritonserver(repository: Path, folder: Path) -> Iterator[int]:
     binary = find_binary(Machine.here(), repository)
     ports = claim_ports(HOST, dict.fromkeys(("http", "grpc", "metrics")))
     flags = [f"--{name}-{what}" for name, port in ports.items() for what in (f"port={port}", f"address={HOST}")]
+    flags.append(f"--backend-config=python,shm-region-prefix-name=exporting-{secrets.token_hex(8)}-")
     command = [binary.path, *binary.options(folder / "backends"), f"--model-repository={repository}", *flags]
     log = folder / "triton.log"
     with log.open("wb") as out:
