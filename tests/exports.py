@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+import zipfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import portalocker
 import pytest
+import torch
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
@@ -16,7 +19,7 @@ from asl_triton.presets import Preset
 from asl_triton_export.bundle import open_bundle
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint, read_labels_for
 from asl_triton_export.exporter import export_model
-from tests.paths import DEMO_BUNDLE
+from tests.paths import DEMO_BUNDLE, ROOT
 
 
 def share_folder(factory: pytest.TempPathFactory) -> Path:
@@ -61,13 +64,23 @@ def export_shared(
 def copy_model(source: Path, target: Path, preset: Preset | None = None) -> Path:
     """A copy of a model's folder under another name, and, where it is given, with another preset."""
     shutil.copytree(source, target)
-    for path in (target / "config.pbtxt", target / "configs" / "wheel.pbtxt"):
+    for path in (target / "config.pbtxt", *(target / "configs").iterdir()):
         config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
         config.name = target.name
         if preset is not None:
             config.parameters["asl_triton.preset"].string_value = preset.to_json()
         path.write_text(text_format.MessageToString(config))
     return target
+
+
+def find_paths(file: Path) -> list[bytes]:
+    """This machine's paths in a file and, where it is an archive, in its members."""
+    contents = [file.read_bytes()]
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            contents += [archive.read(name) for name in archive.namelist()]
+    places = (ROOT, Path.home(), Path(sys.prefix), Path(torch.__file__).parents[1], file.parent)
+    return [bytes(place) for place in places if any(bytes(place) in content for content in contents)]
 
 
 def load_demo() -> tuple[Checkpoint, tuple[str, ...]]:

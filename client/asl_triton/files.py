@@ -1,13 +1,15 @@
 """Files and folders on disk: whole or not there, hashed, and one run at a time in a folder."""
 
+import errno
 import hashlib
 import os
+import shutil
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, BinaryIO
@@ -15,6 +17,7 @@ from typing import IO, Any, BinaryIO
 from asl_triton.errors import AslTritonError
 
 CHUNK_BYTES = 1024 * 1024
+UNFINISHED, LOCK = ".asl-triton-", ".lock"  # how `atomic_folder` calls a hidden folder, and the file that holds it
 
 
 def read_at_most(path: Path, max_bytes: int) -> bytes | None:
@@ -64,22 +67,51 @@ def atomic_write(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, scratch: Path | None = None) -> Iterator[Path]:
     """An empty folder to fill, renamed to `target` when the block ends well; what was at `target` is replaced.
 
-    Until then it is in a hidden folder next to `target`, which is removed if the block raises.
+    Until then it is in a hidden folder, in `scratch` or else next to `target`, which is removed if the block raises.
+    The next call removes those of processes that were killed. A `scratch` on another mount costs a copy: the files go
+    to a hidden folder next to `target`, and that one is renamed.
 
     Raises:
         OSError: the folder cannot be made or renamed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-        folder = Path(scratch) / target.name
+    parent = scratch or target.parent
+    remove_abandoned(parent)
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=parent) as name, ExitStack() as held:
+        with suppress(AslTritonError):  # this file system has no locks, so others leave the folder alone
+            held.enter_context(FolderLock(Path(name) / LOCK))
+        folder, replaced = Path(name) / target.name, Path(name) / "replaced"
         folder.mkdir()
         yield folder
-        if target.exists():
-            target.rename(Path(scratch) / "replaced")
-        folder.rename(target)
+        try:
+            if target.exists():
+                target.rename(replaced)
+            folder.rename(target)
+        except OSError as exc:
+            if exc.errno != errno.EXDEV or scratch is None:
+                raise
+            with atomic_folder(target) as copy:
+                shutil.copytree(folder, copy, dirs_exist_ok=True)
+        finally:
+            if replaced.exists() and not target.exists():
+                replaced.rename(target)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the hidden folders of `atomic_folder` whose process has ended without removing them."""
+    for folder in parent.glob(f"{UNFINISHED}*"):
+        if (folder / LOCK).is_file():
+            with suppress(AslTritonError), FolderLock(folder / LOCK):  # held by a process that runs
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_scratch_folder(parent: Path) -> Path:
+    """Where a folder of `parent` is prepared if nobody may see it there: next to `parent`, or with temporary files."""
+    beside = parent.resolve().parent
+    return beside if os.access(beside, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def write_text(path: Path, text: str) -> Path:

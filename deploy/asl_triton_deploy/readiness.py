@@ -14,6 +14,7 @@ from asl_triton.errors import ServerError
 from asl_triton.models.golden import render_golden
 from asl_triton.models.served import FRAMES, LOGITS, PRESET_PARAMETER
 from asl_triton.presets import Preset
+from asl_triton.transport.error_mapping import shorten_message
 from asl_triton.video.preprocessing import normalize
 
 REQUEST_TIMEOUT_S = 10.0
@@ -169,5 +170,5 @@ def _reason_in_log(name: str, log: str) -> str:
 def _one_line(reason: str) -> str:
     """A reason without the Python stub's stack and Triton's status code."""
     text = reason.split("\n\nAt:")[0].removeprefix("Internal: ").removeprefix("Invalid argument: ")
-    text = " ".join(text.split()).rstrip(".")
+    text = shorten_message(text).rstrip(".")
     return text if len(text) <= MAX_REASON_CHARS else text[:MAX_REASON_CHARS] + "..."

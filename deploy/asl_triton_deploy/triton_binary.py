@@ -18,6 +18,8 @@ from asl_triton.errors import AslTritonError
 IMAGE_BACKENDS = Path("/opt/tritonserver/backends")
 # The wheel's libraries are those of Ubuntu 22.04.
 WHEEL_GLIBC = (2, 35)
+# There where NVIDIA's driver is loaded and, in a container, where a GPU was given to it.
+NVIDIA_DRIVER = Path("/dev/nvidiactl")
 CONTAINER = "nvcr.io/nvidia/tritonserver:26.11-py3"
 
 
@@ -32,6 +34,7 @@ class Machine:
     python: str
     numpy: str | None
     wheel: Path | None
+    has_gpu: bool = False
 
     @classmethod
     def here(cls) -> "Machine":
@@ -47,6 +50,7 @@ class Machine:
             python=f"{sys.version_info.major}.{sys.version_info.minor}",
             numpy=_installed("numpy"),
             wheel=Path(locations[0]) / "tritonserver" if locations else None,
+            has_gpu=has_gpu(),
         )
 
 
@@ -87,7 +91,7 @@ def find_binary(machine: Machine, repository: Path) -> TritonBinary:
     """
     on_path = shutil.which("tritonserver", path=machine.search_path)
     if on_path is not None and machine.system == "Linux":
-        return _installed_binary(Path(on_path))
+        return _installed_binary(Path(on_path), machine)
     if (machine.system, machine.architecture) != ("Linux", "x86_64") or machine.glibc < WHEEL_GLIBC:
         raise AslTritonError(
             "this machine has no `tritonserver`, and the one that pip can install runs on Linux x86-64 with glibc "
@@ -106,11 +110,17 @@ def build_container_command(repository: Path) -> str:
     )
 
 
-def _installed_binary(path: Path) -> TritonBinary:
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU, so that models are computed there."""
+    return NVIDIA_DRIVER.exists()
+
+
+def _installed_binary(path: Path, machine: Machine) -> TritonBinary:
     beside = path.resolve().parent.parent / "backends"
     backends = next((folder for folder in (beside, IMAGE_BACKENDS) if folder.is_dir()), None)
     has_pytorch = backends is not None and (backends / "pytorch").is_dir()
-    return TritonBinary(path, None if has_pytorch else "wheel", backends)
+    config_name = "wheel" if not has_pytorch else None if machine.has_gpu else "cpu"
+    return TritonBinary(path, config_name, backends, environment={} if machine.has_gpu else choose_cpu_settings())
 
 
 def _wheel_binary(machine: Machine) -> TritonBinary:
@@ -137,17 +147,23 @@ def _wheel_binary(machine: Machine) -> TritonBinary:
     )
 
 
-# glibc gives large blocks back at once, and each forward would fault them in anew: kept, it is a sixth to a quarter
-# faster on two cores (64 frames, bfloat16). PyTorch's switch asks for large pages.
-KEEP_MEMORY = {
+# What makes forwards on a CPU faster.
+CPU_SETTINGS = {
+    # glibc gives large blocks back at once, and each forward would fault them in again: kept, it is a sixth to a
+    # quarter faster on two cores (64 frames, bfloat16). PyTorch's switch asks for large pages.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "THP_MEM_ALLOC_ENABLE": "1",
+    # A thread of a forward that waits for the others spins first. GNU OpenMP's own 300,000 rounds hold the core that
+    # the others need where anything else runs, and a forward takes up to twenty times as long. Fewer rounds cost
+    # nothing where nothing does: python -m tests.benchmarks.neighbor.
+    "GOMP_SPINCOUNT": "10000",
 }
-# A thread of a forward that waits for the others spins first. GNU OpenMP's own 300,000 rounds hold the core that the
-# others need where anything else runs, and a forward takes up to twenty times as long. Fewer rounds cost nothing where
-# nothing does: python -m tests.benchmarks.neighbor.
-SPINNING = ("GOMP_SPINCOUNT", "10000")
+
+
+def choose_cpu_settings() -> dict[str, str]:
+    """`CPU_SETTINGS`; a variable that this process's environment sets keeps its value."""
+    return {name: os.environ.get(name, value) for name, value in CPU_SETTINGS.items()}
 
 
 def _wheel_environment(machine: Machine) -> dict[str, str]:
@@ -166,8 +182,7 @@ def _wheel_environment(machine: Machine) -> dict[str, str]:
         "LD_LIBRARY_PATH": _joined([str(site_packages / "nvidia_pytriton.libs")], "LD_LIBRARY_PATH"),
         "PATH": _joined([str(Path(sys.executable).parent)], "PATH"),
         "PYTHONPATH": _joined(packages, "PYTHONPATH"),
-        **KEEP_MEMORY,
-        SPINNING[0]: os.environ.get(*SPINNING),
+        **choose_cpu_settings(),
     }
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from asl_triton.errors import AslTritonError, CheckpointError, DictionaryError
-from asl_triton.files import atomic_folder
+from asl_triton.files import atomic_folder, find_scratch_folder
 from asl_triton.models.card import EMPTY_CARD, ModelCard
-from asl_triton.models.golden import GOLDEN_FRAMES, GoldenAnswer, render_golden
+from asl_triton.models.golden import GoldenAnswer, choose_golden_frames, render_golden
 from asl_triton.presets import Preset
 from asl_triton.teaching.dictionary import SignDictionary, TaughtModel
 from asl_triton_export.checkpoint import CLASSIFIER_KEY, Checkpoint
@@ -134,7 +134,8 @@ def export_model(
             from asl_triton_export.formats.taught import add_taught_signs
 
             network, labels = add_taught_signs(version_folder, dictionary, network, labels)
-            taught = model_format.open(version_folder, precision)(network.tensor(render_golden()))
+            pixels = render_golden(answer.num_frames)
+            taught = model_format.open(version_folder, precision)(network.tensor(pixels))
             tolerance = answer.tolerance * max(float(np.ptp(taught)) / max(report.spread, 1.0), 1.0)
             answer = GoldenAnswer(taught, taught, answer.num_frames, tolerance)
         write_model_files(folder, version, network, model_format, labels, answer)
@@ -191,7 +192,7 @@ def export_script(
     with create_model_folder(repository / name, force) as folder:
         (folder / str(version)).mkdir()
         shutil.copyfile(script.path, folder / str(version) / "model.pt")
-        answer = GoldenAnswer(logits, logits, GOLDEN_FRAMES, tolerance)
+        answer = GoldenAnswer(logits, logits, choose_golden_frames(preset), tolerance)
         write_model_files(folder, version, network, get_format("torchscript"), labels, answer)
     return repository / name
 
@@ -228,6 +229,8 @@ def write_model_files(
     shutil.copyfile(PYTHON_BACKENDS / model_format.wheel_model, folder / str(version) / "model.py")
     write_config(build_config(network, network.container_backend), folder / "config.pbtxt")
     write_config(build_config(network, "python"), folder / "configs" / "wheel.pbtxt")
+    if network.container_backend == "pytorch":
+        write_config(build_config(network, "pytorch", on_gpus=False), folder / "configs" / "cpu.pbtxt")
 
 
 def compare(net: I3D, network: ServedNetwork, exported: Forward) -> GoldenAnswer:
@@ -236,7 +239,7 @@ def compare(net: I3D, network: ServedNetwork, exported: Forward) -> GoldenAnswer
     Raises:
         CheckpointError: they differ by more than rounding explains.
     """
-    pixels = render_golden()
+    pixels = render_golden(choose_golden_frames(network.preset))
     with torch.inference_mode():
         output = net(normalize(torch.from_numpy(pixels)[None], network.preset))
         trained = pool_steps(net, output.step_logits, output.features, network.preset)[0].numpy()
@@ -261,8 +264,10 @@ def create_model_folder(target: Path, force: bool) -> Iterator[Path]:
     if target.exists() and not force:
         raise AslTritonError(f"{target} exists: give --force to replace it, or another --name")
     try:
-        # Triton never sees it half-written: until the rename it is in a folder that has no config of its own.
-        with atomic_folder(target) as folder:
+        # Triton takes every folder of a repository for a model, hidden ones too, and refuses to start without one's
+        # config: until the rename, the model is outside.
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(target, find_scratch_folder(target.parent)) as folder:
             yield folder
     except OSError as exc:
         raise AslTritonError(f"cannot write {target}: {exc.strerror or exc}") from exc

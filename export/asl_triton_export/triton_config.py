@@ -55,8 +55,11 @@ class ServedNetwork:
         return (frames_thwc if self.input_type == "uint8" else normalize(frames_thwc, self.preset))[None]
 
 
-def build_config(network: ServedNetwork, backend: str) -> pb.ModelConfig:
-    """Build the config for a backend: `network.container_backend`, or "python" for the Triton that comes as a wheel."""
+def build_config(network: ServedNetwork, backend: str, *, on_gpus: bool = True) -> pb.ModelConfig:
+    """Build the config for a backend: `network.container_backend`, or "python" for the Triton that comes as a wheel.
+
+    Without `on_gpus`, the PyTorch backend's config is for machines that have none.
+    """
     size = INPUT_SIZE
     is_uint8 = network.input_type == "uint8"
     max_batch_size = MAX_BATCH_SIZE[network.served_as]
@@ -95,7 +98,7 @@ def build_config(network: ServedNetwork, backend: str) -> pb.ModelConfig:
                 inputs={"FRAMES__0": pb.ModelWarmup.Input(data_type=data_type, dims=warmup_dims, zero_data=True)},
             )
             # On a GPU each batch size has its own plans and memory; on a CPU only the first call is slow.
-            for batch_size in range(1, max_batch_size + 1 if backend == "pytorch" else 2)
+            for batch_size in range(1, max_batch_size + 1 if backend == "pytorch" and on_gpus else 2)
         ],
     )
     for key, value in (describe_network(network) | choose_backend_parameters(network, backend)).items():

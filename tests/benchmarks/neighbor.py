@@ -23,11 +23,17 @@ from rich.table import Table
 
 from asl_triton.transport.factory import make_transport
 from asl_triton_deploy.local import LocalTriton
-from asl_triton_deploy.triton_binary import SPINNING
+from asl_triton_deploy.triton_binary import CPU_SETTINGS
 from asl_triton_export.exporter import fastest_precision
 from tests.benchmarks.sending import export
 
-ROUNDS = {"GNU OpenMP's own, 300,000": "300000", "100": "100", "1,000": "1000", "as served, 10,000": SPINNING[1]}
+SPINNING = "GOMP_SPINCOUNT"
+ROUNDS = {
+    "GNU OpenMP's own, 300,000": "300000",
+    "100": "100",
+    "1,000": "1000",
+    "as served, 10,000": CPU_SETTINGS[SPINNING],
+}
 NUM_FRAMES = 64
 BUSY = "while True: pass"
 
@@ -41,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         export(Path(name), demo=True, precision=fastest_precision())
         for what, rounds in ROUNDS.items():
-            os.environ[SPINNING[0]] = rounds
+            os.environ[SPINNING] = rounds
             with LocalTriton(Path(name) / "models") as triton:
                 alone = asyncio.run(clips_a_second(triton, seconds))
                 with neighbor():

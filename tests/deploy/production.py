@@ -66,8 +66,8 @@ class ProductionTriton:
         binary = find_binary(Machine.here(), self.repository)
         folder, name = Path(tempfile.mkdtemp(prefix="production-")), f"production-{secrets.token_hex(8)}"
         own_memory = f"--backend-config=python,shm-region-prefix-name={name}-"  # as the supervisor cleans up
-        flags = [*triton_flags(settings, WHEEL), *self.more_flags, own_memory]
-        command = [str(binary.path), *binary.options(folder / "backends"), *flags]
+        flags = [*triton_flags(settings, WHEEL), *binary.options(folder / "backends"), *self.more_flags, own_memory]
+        command = [str(binary.path), *flags]
         self._supervised = SupervisedTriton(command, binary.environment, folder, name, self.log_path)
         return self._supervised
 

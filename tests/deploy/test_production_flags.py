@@ -48,6 +48,11 @@ def test_flag_of_the_secure_deployment_guide_is_set(flag: str) -> None:
     assert flag in triton_flags(settings())
 
 
+def test_machine_without_a_gpu_takes_the_configs_for_cpus() -> None:
+    assert values(triton_flags(settings(on_gpu=False)), "--model-config-name") == ["cpu"]
+    assert values(triton_flags(settings(on_gpu=True)), "--model-config-name") == []
+
+
 APIS = {"metadata", "inference", "shared-memory", "model-config", "model-repository", "statistics", "trace", "logging"}
 
 

@@ -2,28 +2,24 @@
 
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
 import pytest
 
 from asl_triton.errors import AslTritonError
 from asl_triton.models.checksums import MANIFEST, write_checksums
 from asl_triton_deploy.model_layout import find_shipped_models
 from asl_triton_deploy.production.__main__ import prepare
-from asl_triton_deploy.production.flags import FLAGS
-from asl_triton_deploy.readiness import is_ready, model_states
-from asl_triton_deploy.triton_binary import Machine, find_binary
+from asl_triton_deploy.readiness import model_states
+from asl_triton_deploy.triton_binary import CPU_SETTINGS, Machine, find_binary
 from tests.client.model_folders import GLOSSES, write_folder
 from tests.client.videos import clip
 from tests.deploy.conftest import ask, write_model
 from tests.deploy.container import contained
+from tests.deploy.entry_point import free_ports, lay_out_image, run_entry_point, wait_until_ready
 from tests.live import sign_client
 
 # A model that answers every clip with the same logits.
@@ -39,63 +35,12 @@ class TritonPythonModel:
     def answer(self):
         return pb_utils.InferenceResponse([pb_utils.Tensor("LOGITS__0", np.array([[3, 2, 1, 0, 0, 0]], np.float32))])
 """
-KEY = "a-key-of-sixteen-signs"
-PORTS = ("http", "grpc", "metrics")
 
 
 @pytest.fixture
 def image(repository: Path, tmp_path: Path) -> dict[str, str]:
-    """The environment of a container: everything under `tmp_path` instead of under the root.
-
-    The wheel's Triton is on PATH, and the file of flags lacks what is newer than it: its own condition is turned off.
-    """
-    write_checksums(repository)
-    (tmp_path / "bin").mkdir()
-    binary = find_binary(Machine.here(), repository)
-    (tmp_path / "bin" / "tritonserver").symlink_to(binary.path)
-    newer = "{% if triton >= (2, 68) %}"
-    assert FLAGS.read_text().count(newer) == 1
-    (tmp_path / "triton.flags").write_text(FLAGS.read_text().replace(newer, "{% if false %}"))
-    return {
-        "PATH": f"{tmp_path / 'bin'}:{binary.environment['PATH']}",
-        "ASL_TRITON_API_KEY": KEY,
-        "ASL_TRITON_TLS": "off",
-        "ASL_TRITON_REPOSITORY": str(repository),
-        "ASL_TRITON_SERVED": str(tmp_path / "run" / "models"),
-        "ASL_TRITON_IMAGE_MODELS": str(tmp_path / "image_models"),
-        "ASL_TRITON_FLAGS": str(tmp_path / "triton.flags"),
-    }
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-@contextmanager
-def running(image: Mapping[str, str], folder: Path) -> Iterator[tuple[psutil.Popen, list[int]]]:
-    """The entry point with what the wheel's Triton needs beside it, from ready on; and the ports of PORTS."""
-    binary = find_binary(Machine.here(), Path(image["ASL_TRITON_REPOSITORY"]))
-    ports = free_ports(3)
-    addresses = [
-        f"--{name}-{what}"
-        for name, port in zip(PORTS, ports, strict=True)
-        for what in ("address=127.0.0.1", f"port={port}")
-    ]
-    environment = {**binary.environment, **image}
-    command = [sys.executable, "-m", "asl_triton_deploy.production", *binary.options(folder / "backends"), *addresses]
-    with (folder / "log").open("wb") as log:
-        process = psutil.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        wait_until_ready(process, ports[0], folder / "log")
-        yield process, ports
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(60)
+    """The environment of a container: everything under `tmp_path` instead of under the root."""
+    return lay_out_image(repository, tmp_path)
 
 
 def test_listed_files_are_served_and_a_stop_is_orderly(image: dict[str, str], repository: Path, tmp_path: Path) -> None:
@@ -104,9 +49,10 @@ def test_listed_files_are_served_and_a_stop_is_orderly(image: dict[str, str], re
     write_model(repository, "unlisted")
     (repository / "summing" / "2").mkdir()
     (repository / "summing" / "2" / "model.py").write_text(f"open({str(tmp_path / 'was_here')!r}, 'w')\n")
-    with running(image, tmp_path) as (process, (http, grpc, _metrics)):
+    with run_entry_point(image, tmp_path) as (process, (http, grpc, _metrics)):
         # It became Triton: a signal to the container's first process reaches it.
         assert Path(process.exe()).name == "tritonserver"
+        assert CPU_SETTINGS.items() <= process.environ().items()
         assert ask(f"127.0.0.1:{grpc}", "summing", 7) == 7
         assert ask(f"127.0.0.1:{grpc}", "of_the_image", 5) == 5
         # HTTP tells strangers nothing.
@@ -130,7 +76,7 @@ def test_recognize_sign_of_the_image_finds_the_models_that_are_mounted(
     write_checksums(repository)
     video = clip(tmp_path / "clip.mp4", 12).read_bytes()
     shipped = {**image, "ASL_TRITON_IMAGE_MODELS": str(find_shipped_models())}
-    with running(shipped, tmp_path) as (_process, (_http, grpc, _metrics)):
+    with run_entry_point(shipped, tmp_path) as (_process, (_http, grpc, _metrics)):
         answer = sign_client.ask(f"127.0.0.1:{grpc}", video, top_k=1)
     assert isinstance(answer, sign_client.Answer) and answer.details["model"] == "signs"
     assert answer.glosses == (GLOSSES[0],)
@@ -153,13 +99,6 @@ def test_it_serves_as_uid_1000_with_nothing_to_write_to(image: dict[str, str], t
         # The first process of a container gets no signal that it does not ask for.
         process.wait(60)
     assert "All models are stopped, unloading models" in (tmp_path / "log").read_text()
-
-
-def wait_until_ready(process: psutil.Process, http_port: int, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not is_ready("127.0.0.1", http_port):
-        assert process.is_running() and time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.05)
 
 
 def test_process_refuses_a_changed_model_in_one_sentence(image: dict[str, str], repository: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from asl_triton.errors import AslTritonError
-from asl_triton_deploy.triton_binary import Machine, find_binary
+from asl_triton_deploy.triton_binary import CPU_SETTINGS, Machine, find_binary
 
 HERE = Machine.here()
 NOTHING_ON_PATH = replace(HERE, search_path="")
@@ -45,12 +45,20 @@ def test_the_wheels_backend_folder_has_the_stub_of_this_python_beside_the_backen
 
 
 @pytest.mark.parametrize(
-    ("backends", "options"),
-    [(("pytorch", "python"), []), (("python",), ["--model-config-name=wheel"])],
+    ("backends", "has_gpu", "options"),
+    [
+        (("pytorch", "python"), True, []),
+        (("pytorch", "python"), False, ["--model-config-name=cpu"]),
+        (("python",), True, ["--model-config-name=wheel"]),
+        (("python",), False, ["--model-config-name=wheel"]),
+    ],
 )
-def test_a_tritonserver_on_path_comes_first(tmp_path: Path, backends: tuple[str, ...], options: list[str]) -> None:
+def test_a_tritonserver_on_path_comes_first(
+    tmp_path: Path, backends: tuple[str, ...], has_gpu: bool, options: list[str]
+) -> None:
     path = install_tritonserver(tmp_path, *backends)
-    for machine in (replace(HERE, search_path=str(path)), replace(HERE, search_path=str(path), architecture="aarch64")):
+    here = replace(HERE, search_path=str(path), has_gpu=has_gpu)
+    for machine in (here, replace(here, architecture="aarch64")):
         binary = find_binary(machine, Path("models"))
         assert not binary.is_wheel
         assert binary.path == path / "tritonserver"
@@ -64,7 +72,18 @@ def test_a_linked_tritonserver_finds_the_backends_beside_the_real_one(tmp_path: 
     link.symlink_to(real)
     binary = find_binary(replace(HERE, search_path=str(link.parent)), Path("models"))
     assert binary.backends == tmp_path / "opt" / "backends"
-    assert binary.config_name is None
+
+
+def test_settings_for_cpus_are_those_of_machines_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
+    path = install_tritonserver(tmp_path, "pytorch")
+    here = replace(HERE, search_path=str(path))
+    with_gpu, without = (find_binary(replace(here, has_gpu=has_gpu), Path("models")) for has_gpu in (True, False))
+    assert with_gpu.environment == {}
+    assert without.environment == {**CPU_SETTINGS, "MALLOC_MMAP_MAX_": "7"}
+    wheel = find_binary(NOTHING_ON_PATH, Path("models"))
+    assert without.environment.items() <= wheel.environment.items()
 
 
 @pytest.mark.parametrize(

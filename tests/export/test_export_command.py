@@ -24,7 +24,15 @@ def test_export_says_what_it_wrote_and_what_comes_next(tmp_path: Path) -> None:
     listed = (tmp_path / "models" / "SHA256SUMS").read_text()
     assert [line.split()[1] for line in listed.splitlines()] == [
         f"FINAL_nslt_7/{name}"
-        for name in ("1/model.pt", "1/model.py", "config.pbtxt", "configs/wheel.pbtxt", "golden.npz", "labels.txt")
+        for name in (
+            "1/model.pt",
+            "1/model.py",
+            "config.pbtxt",
+            "configs/cpu.pbtxt",
+            "configs/wheel.pbtxt",
+            "golden.npz",
+            "labels.txt",
+        )
     ]
 
 

@@ -1,5 +1,6 @@
 """The model folder: whole or not there, with what the contract asks for in it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from asl_triton.presets import PRESETS, Preset
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
 from asl_triton_export.exporter import export_model
 from asl_triton_export.formats import torchscript
+from tests.exports import find_paths
 from tests.networks import GLOSSES, save_checkpoint
 
 
@@ -34,9 +36,11 @@ def test_folder_holds_the_whole_contract(checkpoint: Checkpoint, tmp_path: Path)
     assert report.folder == folder and report.same_best
     written = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert written == {
-        "config.pbtxt", "configs/wheel.pbtxt", "labels.txt", "golden.npz", "1/model.pt", "1/model.py"
+        "config.pbtxt", "configs/cpu.pbtxt", "configs/wheel.pbtxt", "labels.txt", "golden.npz",
+        "1/model.pt", "1/model.py",
     }  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["small"]
+    assert [find_paths(folder / file) for file in written] == [[]] * len(written)
     assert (folder / "labels.txt").read_text().splitlines() == list(GLOSSES)
     golden = GoldenAnswer.load(folder / "golden.npz")
     with torch.inference_mode():
@@ -54,7 +58,7 @@ def test_card_is_in_both_configs_and_an_empty_one_in_none(checkpoint: Checkpoint
     card = ModelCard(purpose='seven signs, "quoted", \N{WAVING HAND SIGN}', caveat="small", min_confidence=0.42)
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "carded", card=card)
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "plain")
-    for file in ("config.pbtxt", "configs/wheel.pbtxt"):
+    for file in ("config.pbtxt", "configs/cpu.pbtxt", "configs/wheel.pbtxt"):
         parameters = {k: v.string_value for k, v in read_config(tmp_path / "carded" / file).parameters.items()}
         assert ModelCard.from_parameters(parameters) == card
         plain = set(read_config(tmp_path / "plain" / file).parameters)
@@ -63,8 +67,11 @@ def test_card_is_in_both_configs_and_an_empty_one_in_none(checkpoint: Checkpoint
     assert read_folder(tmp_path / "plain").served.card == EMPTY_CARD
 
 
-@pytest.mark.parametrize(("file", "backend"), [("config.pbtxt", "pytorch"), ("configs/wheel.pbtxt", "python")])
-def test_both_configs_are_the_same_contract(checkpoint: Checkpoint, tmp_path: Path, file: str, backend: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "backend"),
+    [("config.pbtxt", "pytorch"), ("configs/cpu.pbtxt", "pytorch"), ("configs/wheel.pbtxt", "python")],
+)
+def test_all_configs_are_the_same_contract(checkpoint: Checkpoint, tmp_path: Path, file: str, backend: str) -> None:
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small", instances=3)
     config = read_config(tmp_path / "small" / file)
     assert config.backend == backend
@@ -88,10 +95,25 @@ def test_both_configs_are_the_same_contract(checkpoint: Checkpoint, tmp_path: Pa
     assert "torch" in parameters["asl_triton.exporter"]
 
 
-def test_gpu_config_warms_up_every_batch_size(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_gpus_warm_up_every_batch_size_and_cpus_one(checkpoint: Checkpoint, tmp_path: Path) -> None:
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small")
     config = read_config(tmp_path / "small" / "config.pbtxt")
     assert [w.batch_size for w in config.model_warmup] == list(range(1, config.max_batch_size + 1))
+    on_cpus = read_config(tmp_path / "small" / "configs" / "cpu.pbtxt")
+    assert [w.batch_size for w in on_cpus.model_warmup] == [1]
+    # Nothing else differs, and the backend's parameters are the two that it had.
+    del config.model_warmup[1:]
+    assert on_cpus == config
+    ours = {key for key in config.parameters if key.startswith("asl_triton.")}
+    assert set(config.parameters) - ours == {"INFERENCE_MODE", "DISABLE_OPTIMIZED_EXECUTION"}
+
+
+def test_golden_clip_has_a_length_that_the_preset_takes(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    long = replace(PRESETS["wlasl"], min_frames=48, window_frames=48)
+    short = replace(PRESETS["wlasl"], window_frames=16, stride_frames=8, max_frames=24)
+    for name, preset, num_frames in (("long", long, 48), ("short", short, 24)):
+        export_model(checkpoint, GLOSSES, preset, tmp_path, name)
+        assert GoldenAnswer.load(tmp_path / name / "golden.npz").num_frames == num_frames
 
 
 def test_fp32_input_is_the_classic_signature(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`asl-triton export`: a checkpoint becomes a folder that Triton serves."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -148,6 +149,8 @@ def export(
         from asl_triton_export.formats.confinement import can_confine
         from asl_triton_export.formats.custom_script import load_script
 
+    # SIGTERM takes the way of Ctrl-C, which removes the unfinished folder.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     given = {"purpose": purpose, "caveat": caveat, "min_confidence": min_confidence}
     changes = {name: value for name, value in given.items() if value is not None}

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asl_triton.errors import ContractError
-from asl_triton.presets import INPUT_SIZE
+from asl_triton.presets import INPUT_SIZE, Preset
 
 GOLDEN_FRAMES = 32
 TILE = 16  # pixels
@@ -24,6 +24,11 @@ def render_golden(num_frames: int = GOLDEN_FRAMES) -> npt.NDArray[np.uint8]:
     fade = np.abs(phase % 510 - 255)  # a triangle wave, 0 to 255
     frames: npt.NDArray[np.uint8] = fade.astype(np.uint8).repeat(TILE, axis=1).repeat(TILE, axis=2)
     return frames  # (T, 14, 14, 3) -> (T, 224, 224, 3)
+
+
+def choose_golden_frames(preset: Preset) -> int:
+    """How many frames of the golden clip a model of this preset takes."""
+    return min(max(GOLDEN_FRAMES, preset.min_frames), preset.max_frames)
 
 
 @dataclass(frozen=True)

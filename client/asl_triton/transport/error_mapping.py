@@ -16,6 +16,8 @@ RESTRICTED = "restricted"  # Triton, of a call without the right key
 NOT_READY = "Server is not ready"  # our transport, of a server that is up but not ready
 # A Triton that is stopping: it refuses, while others answer.
 STOPPING = re.compile(f"Server is stopping|has no available versions|{NOT_READY}")
+# Triton's PyTorch backend: lines of traceback, then the class of the error and what it says.
+TORCHSCRIPT_ERROR = re.compile(r"TorchScript interpreter\..*?^(?:builtins\.)?\w+: (.*)\Z", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def translate_error(
 
     Where a server closed the connection, this looks why, which may take seconds.
     """
-    status, said = get_status(exc), " ".join(str(exc.message()).split())
+    status, said = get_status(exc), shorten_message(str(exc.message()))
     rule = next(rule for rule in RULES if rule.fits(status, said))
     sentence = rule.sentence.format(
         address=address,
@@ -136,6 +138,12 @@ def translate_error(
         why=rule.explain(said, security or Security()),
     )
     return rule.error(sentence)
+
+
+def shorten_message(message: str) -> str:
+    """Triton's message in one line; of an error in a TorchScript network, what follows its traceback."""
+    error = TORCHSCRIPT_ERROR.search(message)
+    return " ".join((error.group(1) if error else message).split())
 
 
 def get_status(exc: BaseException) -> str:

@@ -39,6 +39,7 @@ from asl_triton.models.recognize_sign import (
 from asl_triton.models.repository import read_repositories
 from asl_triton.results import Prediction, SignerBox
 from asl_triton.transport.base import Array
+from asl_triton.transport.error_mapping import shorten_message
 from asl_triton.triton_backend.service import ServiceLimits, SignService, get_grpc_status
 
 # From glibc's <malloc.h>.
@@ -164,7 +165,7 @@ def ask(model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict
     )
     response = request.exec()
     if response.has_error():
-        raise ServerError(f"{model} gave no answer: {' '.join(response.error().message().split())}")
+        raise ServerError(f"{model} gave no answer: {shorten_message(response.error().message())}")
     return {name: np.array(pb_utils.get_output_tensor_by_name(response, name).as_numpy()) for name in outputs}
 
 

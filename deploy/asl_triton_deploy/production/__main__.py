@@ -18,9 +18,7 @@ from asl_triton.models.recognize_sign import REPOSITORIES_VARIABLE
 from asl_triton_deploy.model_layout import find_shipped_models
 from asl_triton_deploy.production.flags import FLAGS, MINIMUM_TRITON, Settings, Version, triton_flags
 from asl_triton_deploy.production.health import STATE, HealthState
-from asl_triton_deploy.triton_binary import KEEP_MEMORY
-
-NVIDIA_DRIVER = Path("/dev/nvidiactl")
+from asl_triton_deploy.triton_binary import choose_cpu_settings, has_gpu
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,9 @@ def main() -> int:
     """Become `tritonserver`, or say in one sentence why not and return 1."""
     try:
         command = prepare(os.environ, sys.argv[1:])
-        os.execve(command[0], command, {**memory_settings(), **os.environ, **name_repositories(command)})
+        # On a GPU the settings for CPUs would only hold on to memory.
+        settings = {} if has_gpu() else choose_cpu_settings()
+        os.execve(command[0], command, {**os.environ, **settings, **name_repositories(command)})
     except AslTritonError as exc:
         print(f"error: {exc}", file=sys.stderr)
     except OSError as exc:
@@ -90,11 +90,6 @@ def name_repositories(command: Sequence[str]) -> dict[str, str]:
     """The environment that tells `recognize_sign` which model repositories this command serves."""
     folders = [flag.partition("=")[2] for flag in command if flag.startswith("--model-repository=")]
     return {REPOSITORIES_VARIABLE: os.pathsep.join(folders)}
-
-
-def memory_settings() -> dict[str, str]:
-    """The environment that makes forwards on a CPU faster; on a GPU it would only hold on to memory."""
-    return {} if NVIDIA_DRIVER.exists() else KEEP_MEMORY
 
 
 def triton_version(variables: Mapping[str, str]) -> Version:

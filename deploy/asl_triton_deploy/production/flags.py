@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined, TemplateError
 
 from asl_triton.errors import AslTritonError
 from asl_triton_deploy.server_flags import CLOSED_KEY_NAME
+from asl_triton_deploy.triton_binary import has_gpu
 
 Tls = Literal["mutual", "server", "off"]
 Version = tuple[int, int]
@@ -42,6 +43,7 @@ class Settings:
     http_port: int = 8000
     metrics_port: int = 8002
     exit_timeout_s: int = EXIT_TIMEOUT_S
+    on_gpu: bool = field(default_factory=has_gpu)
     otlp_url: str = ""
     trace_rate: int = 100
     health_key: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)

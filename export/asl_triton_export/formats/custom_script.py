@@ -26,9 +26,10 @@ from torch import Tensor
 
 from asl_triton.errors import CheckpointError, LabelsError
 from asl_triton.files import read_at_most, sha256
-from asl_triton.models.golden import GOLDEN_FRAMES, render_golden
+from asl_triton.models.golden import choose_golden_frames, render_golden
 from asl_triton.presets import Preset
 from asl_triton_export.formats.confinement import run_confined
+from asl_triton_export.formats.script_file import BoundedNetwork, save_script
 
 NAMES = ("logits", "step_logits", "features")
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -103,10 +104,14 @@ def _read_result(path: Path) -> dict[str, Any]:
 def check_and_save(file: str, name: str, num_labels: int, preset: str, scratch: str) -> None:
     """`check_script`, in a confined process: leaves `RESULT` and, if all is well, `SAVED` in `scratch`."""
     try:
-        module, result = check_script(Path(file), name, num_labels, Preset.from_json(preset))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            module.save(Path(scratch) / SAVED)
+        prepared = Preset.from_json(preset)
+        module, result = check_script(Path(file), name, num_labels, prepared)
+        try:
+            save_script(BoundedNetwork(module, prepared), Path(scratch) / SAVED)
+        except RuntimeError as exc:  # its answer has no type that TorchScript knows
+            raise CheckpointError(
+                f"{name} cannot be served: declare its answer as tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
+            ) from exc
     except (CheckpointError, LabelsError) as exc:
         result = {"error": str(exc), "kind": type(exc).__name__}
     (Path(scratch) / RESULT).write_text(json.dumps(result))
@@ -122,7 +127,8 @@ def check_script(file: Path, path: str, num_labels: int, preset: Preset) -> tupl
         LabelsError: it has another number of classes than there are labels.
     """
     module = _read(file, path)
-    golden = torch.from_numpy(render_golden())[None]
+    num_frames = choose_golden_frames(preset)
+    golden = torch.from_numpy(render_golden(num_frames))[None]
     logits, _, features = run_script(module, golden, path)
     if logits.shape[1] != num_labels:
         raise LabelsError(
@@ -137,8 +143,8 @@ def check_script(file: Path, path: str, num_labels: int, preset: Preset) -> tupl
             f"{path} answers the same clip differently alone and beside another (logits by {difference:.3g}): call "
             "eval() before scripting it, and let no clip of a batch see the others"
         )
-    least = preset.min_frames
-    run_script(module, torch.from_numpy(render_golden(least if least != GOLDEN_FRAMES else least + 1))[None], path)
+    other = preset.min_frames if preset.min_frames != num_frames else min(num_frames + 1, preset.max_frames)
+    run_script(module, torch.from_numpy(render_golden(other))[None], path)
     parameter = next(iter(module.parameters()), None)
     return module, {
         "num_features": features.shape[1],

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from asl_triton.teaching.dictionary import SignDictionary
 from asl_triton.teaching.embedding import MAX_FOLDED, THIRDS, fold_classes
 from asl_triton.teaching.transport import CONTEXT_STEPS, KNOWN_FROM, MAX_LOG_CONFIDENCE, USUAL, combine_glosses
+from asl_triton_export.formats.script_file import save_script
 from asl_triton_export.triton_config import ServedNetwork
 
 
@@ -115,7 +116,7 @@ def add_taught_signs(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is what Triton's backend loads
         served = torch.jit.load(folder / "model.pt")
-        torch.jit.script(TaughtNetwork(served, dictionary, own_labels).eval()).save(folder / "model.pt")
+    save_script(TaughtNetwork(served, dictionary, own_labels).eval(), folder / "model.pt")
     labels = combine_glosses(dictionary, own_labels)
     taught = replace(
         network,

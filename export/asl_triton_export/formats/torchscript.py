@@ -23,6 +23,7 @@ from asl_triton.presets import Preset
 from asl_triton.results import Logits
 from asl_triton.transport.base import Array
 from asl_triton_export.formats import Forward
+from asl_triton_export.formats.script_file import BoundedNetwork, save_script
 from asl_triton_export.i3d import I3D, MIXED, Unit3D
 
 if TYPE_CHECKING:  # imports tritonclient, which `make bench-gpu` does without
@@ -34,10 +35,9 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 def save_torchscript(net: I3D, network: "ServedNetwork", folder: Path) -> None:
     """Write `model.pt` into a version folder."""
     normalized = network.input_type == "fp32"
-    served = ServedI3D(net, network.preset, DTYPES[network.precision], normalized_input=normalized).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is what Triton's backend loads
-        torch.jit.script(served).save(folder / "model.pt")
+    served = ServedI3D(net, network.preset, DTYPES[network.precision], normalized_input=normalized)
+    bounded = BoundedNetwork(served, network.preset, normalized_input=normalized)
+    save_script(bounded.eval(), folder / "model.pt")
 
 
 def open_torchscript(folder: Path, precision: str) -> Forward:

@@ -11,9 +11,6 @@ from collections import defaultdict
 import torch
 import triton_python_backend_utils as pb_utils
 
-# More frames are forwarded in turns: they fill the caches of a CPU, and the memory of a GPU.
-FRAMES_A_FORWARD = {"cpu": 64, "cuda": 512}
-
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -51,9 +48,7 @@ class TritonPythonModel:
                 # Optimized execution would specialize, and so compile, for each new length.
                 with torch.inference_mode(), torch.jit.optimized_execution(False):
                     batch = frames[indices[0]] if len(indices) == 1 else torch.cat([frames[i] for i in indices])
-                    parts = batch.split(max(1, FRAMES_A_FORWARD[self.device.type] // batch.shape[time]))
-                    outputs = zip(*(self.model(part.to(self.device)) for part in parts), strict=True)
-                    answers = [torch.cat(output).cpu().split(sizes) for output in outputs]
+                    answers = [output.cpu().split(sizes) for output in self.model(batch.to(self.device))]
             except RuntimeError as exc:
                 for i in indices:
                     responses[i] = pb_utils.InferenceResponse(error=pb_utils.TritonError(f"the network failed: {exc}"))

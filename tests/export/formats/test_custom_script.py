@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from asl_triton.models.golden import GoldenAnswer, render_golden
 from asl_triton.presets import PRESETS
 from tests.command_line import asl_triton
+from tests.exports import find_paths
 from tests.networks import GLOSSES, save_checkpoint, save_labels
 
 Capture = pytest.CaptureFixture[str]
@@ -64,6 +66,11 @@ class Infinite(Means):
         return logits / 0.0, step_logits, features
 
 
+class Untyped(Means):
+    def forward(self, frames: Tensor) -> Any:  # type: ignore[override]
+        return self.answer(frames)
+
+
 class LongClips(Means):
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if frames.size(1) < 16:
@@ -106,9 +113,11 @@ def test_script_becomes_a_whole_model_folder(files: Path, capsys: Capture) -> No
     folder = files / "models" / "means"
     written = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert written == {
-        "config.pbtxt", "configs/wheel.pbtxt", "labels.txt", "golden.npz", "1/model.pt", "1/model.py"
+        "config.pbtxt", "configs/cpu.pbtxt", "configs/wheel.pbtxt", "labels.txt", "golden.npz",
+        "1/model.pt", "1/model.py",
     }  # fmt: skip
     assert "bsl1k" in (folder / "config.pbtxt").read_text()
+    assert find_paths(files / "means.pt") and find_paths(folder / "1" / "model.pt") == []
     golden = GoldenAnswer.load(folder / "golden.npz")
     with torch.inference_mode():
         logits = torch.jit.load(folder / "1" / "model.pt")(torch.from_numpy(render_golden(golden.num_frames))[None])[0]
@@ -122,6 +131,7 @@ def test_script_becomes_a_whole_model_folder(files: Path, capsys: Capture) -> No
     (StepsLast, "step_logits as float32 [1, 7, 3], not as float32 [1, 3, 7]"),
     (Infinite, "logits that are not finite"),
     (LongClips, "given uint8 [1, 9, 224, 224, 3], fails (I want 16 frames)"),
+    (Untyped, "declare its answer as tuple[torch.Tensor, torch.Tensor, torch.Tensor]"),
     (SeesTheOthers, "answers the same clip differently alone and beside another"),
     (lambda: Means(5), "5 classes, and there are 7 labels"),
 ])  # fmt: skip

@@ -20,6 +20,7 @@ from asl_triton_export.exporter import export_model
 from asl_triton_export.formats.openvino import build_graph, compile_model, get_core, openvino
 from asl_triton_export.i3d import I3D, normalize, pool_steps
 from tests.command_line import asl_triton
+from tests.exports import find_paths
 from tests.networks import GLOSSES, save_checkpoint, small_network
 
 TYPES = {pb.TYPE_UINT8: openvino.Type.u8, pb.TYPE_FP32: openvino.Type.f32}
@@ -101,6 +102,7 @@ def test_folder_holds_the_whole_contract(
     assert written == {
         "config.pbtxt", "configs/wheel.pbtxt", "labels.txt", "golden.npz", "1/model.xml", "1/model.bin", "1/model.py"
     }  # fmt: skip
+    assert [find_paths(folder / file) for file in written] == [[]] * len(written)
     config, wheel = (read_config(folder / file) for file in ("config.pbtxt", "configs/wheel.pbtxt"))
     assert (config.backend, wheel.backend) == (backend, "python")
     parameters = {key: value.string_value for key, value in config.parameters.items()}
