@@ -65,7 +65,7 @@ def test_batch_gives_the_box_of_the_signer(triton: Triton, clips: Path, tmp_path
     triton.preset = PRESETS["bsl1k-person"]
     options = ["--server", triton.address, "--output", tmp_path / "out", "--format", "jsonl"]
     done = asl_triton(capsys, "batch", clips, *options, "--signer", "0.25,0,0.75,1")
-    assert done.code == 0 and "no box of the signer" not in done.told
+    assert done.code == 0 and "the signer's box is unknown" not in done.told
     results = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     box = {"box": [0.25, 0.0, 0.75, 1.0], "source": "caller", "confidence": 1.0}
     assert [result["signer"] for result in results] == [box, box]

@@ -123,7 +123,7 @@ def test_two_runs_in_one_folder(
         assert first.process.poll() is None
         code, told = first.end()
     assert second_code == 1
-    assert f"another run writes to {tmp_path / 'out'}: process {first.process.pid} on " in second_told
+    assert f"another run is writing to {tmp_path / 'out'}: process {first.process.pid} on " in second_told
     assert code == 0, told
     whole(tmp_path / "out", undisturbed)
     assert doubled(first.known()) == 0
