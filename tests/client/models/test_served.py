@@ -94,7 +94,7 @@ def outputs(**specs: TensorSpec | None) -> dict[str, TensorSpec]:
 def test_tensors_that_are_not_ours_are_a_sentence(model: ModelDescription, says: str) -> None:
     with pytest.raises(ContractError, match=says) as raised:
         read(model)
-    assert str(raised.value).startswith("signs on fake:8001 is not what asl-triton can talk to")
+    assert str(raised.value).startswith("signs on fake:8001 does not match asl-triton's contract")
     assert str(raised.value).endswith("Export it again")
 
 

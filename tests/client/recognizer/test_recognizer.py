@@ -130,8 +130,8 @@ def test_window_that_fails_ends_the_clip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("logits", "says"), [
-    ([float("nan")] * 6, "logits that are no numbers.*--precision fp32"),
-    ([0, 1, 2, 3, 4, float("inf")], "logits that are no numbers"),
+    ([float("nan")] * 6, "logits that are not finite.*--precision fp32"),
+    ([0, 1, 2, 3, 4, float("inf")], "logits that are not finite"),
     ([0.0] * 7, "7 logits for 6 glosses: it was changed meanwhile"),
 ], ids=["NaN", "infinite", "too many"])  # fmt: skip
 def test_answer_that_makes_no_sense_is_a_sentence(tmp_path: Path, logits: list[float], says: str) -> None:
