@@ -77,7 +77,7 @@ def test_batch_gives_the_box_of_the_signer(triton: Triton, clips: Path, tmp_path
     assert shown.code == 0 and json.loads(shown.out)["signer"] == box
     without = asl_triton(capsys, "batch", clips, *options)
     assert without.code == 0 and "is of another question (signer)" in without.told
-    assert "whole frames were taken: say where with --signer x0,y0,x1,y1" in without.told
+    assert "whole frames were used: give the signer's box with --signer x0,y0,x1,y1" in without.told
 
 
 def test_batch_says_what_in_its_folder_is_of_another_question(

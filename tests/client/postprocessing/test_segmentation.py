@@ -263,7 +263,7 @@ def test_segments_of_any_confidences_keep_the_rules(
     ({"min_confidence": 1.1}, "min_confidence is 1.1"), ({"min_confidence": float("nan")}, "min_confidence is nan"),
     ({"release": 0}, "release is 0"), ({"release": 2}, "release is 2"),
     ({"overlap": 1}, "overlap is 1"), ({"overlap": -0.1}, "overlap is -0.1"),
-    ({"min_length_s": -1}, "min_length_s is -1 and"), ({"min_length_s": 10}, "min_length_s is 10 and max_length_s is 10.0"),
+    ({"min_length_s": -1}, "min_length_s is -1 and"), ({"min_length_s": 10}, "is 10 and max_length_s is 10.0"),
 ], ids=str)  # fmt: skip
 def test_rules_that_cannot_be_are_a_sentence(rules: dict[str, float], says: str) -> None:
     with pytest.raises(AslTritonError, match=says):

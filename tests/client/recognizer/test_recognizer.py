@@ -398,7 +398,7 @@ def test_long_clip_of_centered_frames_says_what_was_left_out(tmp_path: Path) -> 
     recognition = recognized(transport, path)
     assert shapes(transport) == [(1, 64, 224, 224, 3)]
     assert recognition.warnings == (
-        "only frames 160 to 351 of 600 were used, because preset 'asl-citizen' is for short clips: cut the video to one "
-        "sign",
+        "only frames 160 to 351 of 600 were used, because preset 'asl-citizen' is for short clips: cut the video to "
+        "one sign",
     )
     assert recognized(fake(CITIZEN), videos.clip(tmp_path / "short.mp4", num_frames=204, size="64x64")).warnings == ()
