@@ -156,5 +156,5 @@ def test_damaged_folder_is_told_to_who_asks_for_it_alone(tmp_path: Path) -> None
     started = Started(tmp_path, well=Network(), damaged=Network())
     assert started.labels("well") == GLOSSES
     for _ in range(2):
-        with pytest.raises(LabelsError, match="names 1 glosses for 6 classes"):
+        with pytest.raises(LabelsError, match="lists 1 glosses for 6 classes"):
             started.labels("damaged")
