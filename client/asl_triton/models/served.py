@@ -85,7 +85,7 @@ class ServedModel:
 
     @property
     def bytes_per_value(self) -> int:
-        """Size of one value of the input."""
+        """Bytes per value of the input."""
         return 1 if self.datatype == "UINT8" else 4
 
     def make_input(self, frames_thwc: Image) -> Array:

@@ -36,9 +36,13 @@ class Segmentation:
                 f"min_confidence is {self.min_confidence}: for a timeline it must be above 0 and at most 1"
             )
         if not 0 < self.release <= 1:
-            raise AslTritonError(f"release is {self.release}: it must be a share of min_confidence, above 0, up to 1")
+            raise AslTritonError(
+                f"release is {self.release}: as a share of min_confidence, it must be above 0 and at most 1"
+            )
         if not 0 <= self.overlap < 1:
-            raise AslTritonError(f"overlap is {self.overlap}: it must be a share of a segment, from 0 to below 1")
+            raise AslTritonError(
+                f"overlap is {self.overlap}: as a share of a segment, it must be 0 or more, and below 1"
+            )
         if not 0 <= self.min_length_s < self.max_length_s:
             raise AslTritonError(
                 f"min_length_s is {self.min_length_s} and max_length_s is {self.max_length_s}: the minimum must be at "

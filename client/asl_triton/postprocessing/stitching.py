@@ -35,8 +35,7 @@ def with_window(preset: Preset, window: int | None = None, stride: int | None = 
     stride = max(window * preset.stride_frames // preset.window_frames, 1) if stride is None else stride
     if not 1 <= stride <= window:
         raise AslTritonError(
-            f"--stride {stride} is out of range: with windows of {window} frames, 1 to {window} is possible without "
-            "skipping frames"
+            f"--stride {stride} is out of range: windows of {window} frames need 1 to {window}, or frames are skipped"
         )
     frames = "window" if preset.frames == "centered" else preset.frames
     return replace(preset, window_frames=window, stride_frames=stride, max_frames=window, frames=frames)

@@ -117,7 +117,7 @@ def track_faces(images_bgr: Sequence[Image]) -> list[Face]:
 
 
 def find_faces(image_bgr: Image, *, takes_weak: bool = True) -> Face:
-    """Find the frontal faces in a frame (N, 4). `takes_weak` allows for a face with too few detections."""
+    """Find the frontal faces in a frame (N, 4). With `takes_weak`, one with too few detections is better than none."""
     gray = to_gray(image_bgr)
     weak: list[tuple[int, Face]] = []  # the best one of each search
     # In frames smaller than some of the sizes, searches coincide, so drop duplicates.

@@ -32,7 +32,7 @@ def choose_region(estimate: SignerEstimate, width: int, height: int) -> tuple[in
 
 
 def cut_region(image: Image, region: tuple[int, int, int, int]) -> Image:
-    """Cut a region out of an image (H, W, 3). Beyond the image's edges, the edges are repeated."""
+    """Cut a region out of an image (H, W, 3). Outside the image, its edge pixels are repeated."""
     height, width = image.shape[:2]
     left, top, right, bottom = region
     inside = image[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]

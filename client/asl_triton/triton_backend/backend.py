@@ -2,7 +2,7 @@
 
 The model folders import this file inside Triton, the only place where the module `triton_python_backend_utils` exists.
 `execute` hands its requests to an event loop and returns, so requests are answered concurrently and reach the model
-together. All tensors go through NumPy, because strings have to, and Triton 2.51's stub does not support NumPy arrays
+together. All tensors go through NumPy, because strings require it, and Triton 2.51's stub does not support NumPy arrays
 through DLPack.
 """
 
@@ -102,7 +102,7 @@ class SignModel:
             send_error(sender, get_grpc_status(exc), str(exc))
         except Exception as exc:
             pb_utils.Logger.log_error(f"{self.name} failed: {exc!r}")
-            send_error(sender, "INTERNAL", f"{self.name} failed: {exc}. This is a bug in it; see the server's log")
+            send_error(sender, "INTERNAL", f"{self.name} failed: {exc}. This is a bug; see the server's log")
 
     async def recognize(self, request: Any, sender: Any) -> None:
         """Send one response with the glosses of the clip."""
@@ -124,7 +124,7 @@ class SignModel:
 
 
 def configure_malloc() -> None:
-    """Make glibc return a video's memory to the system. The server's environment keeps memory, for the networks."""
+    """Make glibc return a video's memory to the system. The server's environment has it kept, which suits networks."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for parameter, value in ((M_MMAP_MAX, 65_536), (M_MMAP_THRESHOLD, 1 << 20), (M_TRIM_THRESHOLD, 1 << 20)):
@@ -179,7 +179,7 @@ def parse_request(request: Any) -> tuple[bytes, int | None, float | None, str | 
         raise AslTritonError(f"the parameter `model` is {model}: give the name of a model")
     video = read_tensor(request, VIDEO)
     if video is None:
-        raise AslTritonError("the request has no VIDEO: send the bytes of a video file there")
+        raise AslTritonError("the request has no VIDEO: send the bytes of a video file")
     box = pb_utils.get_input_tensor_by_name(request, SIGNER_BOX)
     return (
         bytes(video),

@@ -143,7 +143,7 @@ class SignService:
         model: str | None = None,
         signer: SignerBox | None = None,
     ) -> AsyncGenerator[StreamedWindow, None]:
-        """Recognize window by window: `window_frames` of the preset every `stride_frames`, or a shorter video whole.
+        """Recognize by windows: the preset's `window_frames` every `stride_frames`. A shorter video is one window.
 
         Raises:
             AslTritonError: as `recognize` does, possibly after some windows.

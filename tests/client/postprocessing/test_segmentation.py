@@ -132,7 +132,7 @@ def test_windows_are_the_presets_unless_asked_for(window: int | None, stride: in
 @pytest.mark.parametrize(("window", "stride", "says"), [
     (8, None, "--window 8 is out of range: preset 'wlasl' accepts 9 to 300"),
     (301, None, "--window 301 is out of range"), (0, 1, "--window 0 is out of range"),
-    (64, 65, "--stride 65 is out of range: with windows of 64 frames, 1 to 64"), (64, 0, "--stride 0 is out of range"),
+    (64, 65, "--stride 65 is out of range: windows of 64 frames need 1 to 64"), (64, 0, "--stride 0 is out of range"),
 ], ids=str)  # fmt: skip
 def test_windows_that_cannot_be_are_a_sentence(window: int, stride: int | None, says: str) -> None:
     with pytest.raises(AslTritonError, match=says):
