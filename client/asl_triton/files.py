@@ -1,4 +1,4 @@
-"""Files and folders on disk: whole or not there, hashed, and one run at a time in a folder."""
+"""Files and folders on disk: atomic writes, hashes and locks."""
 
 import errno
 import hashlib
@@ -21,10 +21,10 @@ UNFINISHED, LOCK = ".asl-triton-", ".lock"  # how `atomic_folder` calls a hidden
 
 
 def read_at_most(path: Path, max_bytes: int) -> bytes | None:
-    """A file's content, None where it is longer: also of what has no size and no end, such as /dev/zero.
+    """Return a file's content, or None if it is longer. Safe for endless files such as /dev/zero.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
@@ -33,7 +33,7 @@ def read_at_most(path: Path, max_bytes: int) -> bytes | None:
 
 @contextmanager
 def translate_write_errors(path: Path) -> Iterator[None]:
-    """Turn an operating system's error inside the block into a sentence about `path`.
+    """Turn an OSError inside the block into an error message about `path`.
 
     Raises:
         AslTritonError: the block raised OSError.
@@ -48,12 +48,12 @@ def translate_write_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
-    """A binary file to fill, renamed to `path` when the block ends well, so that the previous file survives a failure.
+    """Yield a binary file to fill, and rename it to `path` if the block succeeds. A failure leaves `path` as it was.
 
-    The content reaches the disk before the rename. With `shared`, several processes may write the same path at once.
+    The content is synced to disk before the rename. With `shared`, several processes may write the same path at once.
 
     Raises:
-        OSError: the file cannot be written; nothing is left of it.
+        OSError: the file cannot be written; the temporary file is removed.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part" if shared else f".{path.name}.part")
     try:
@@ -115,10 +115,10 @@ def find_scratch_folder(parent: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a whole text file by `atomic_write`, making its folder; returns the path.
+    """Write a text file with `atomic_write`, creating its folder, and return the path.
 
     Raises:
-        AslTritonError: it cannot be written.
+        AslTritonError: the file cannot be written.
     """
     with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,10 +128,10 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def ensure_folder(folder: Path, option: str = "--output") -> Path:
-    """Make a folder if it does not exist, and return it. `option` is what a person chooses it with.
+    """Create a folder if it does not exist, and return it. The error message names `option`, which sets the folder.
 
     Raises:
-        AslTritonError: it cannot be made.
+        AslTritonError: the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,10 +143,10 @@ def ensure_folder(folder: Path, option: str = "--output") -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Check that a folder, which may not exist yet, can be written to, as far as permissions show.
+    """Check the permissions to write to a folder, which may not exist yet.
 
     Raises:
-        AslTritonError: it cannot.
+        AslTritonError: the folder cannot be written to.
     """
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
@@ -154,7 +154,7 @@ def check_writable(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names of a folder's files reach the disk, where the system can be told to."""
+    """Sync the names of a folder's files to disk, on systems that can."""
     if sys.platform != "win32":
         number = os.open(folder, os.O_RDONLY)
         with suppress(OSError):
@@ -163,7 +163,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256(source: Path, copy: Path | None = None) -> str:
-    """The SHA-256 of a file, which may be copied on the way."""
+    """Return the SHA-256 of a file, copying the file to `copy` along the way if given."""
     digest = hashlib.sha256()
     with source.open("rb") as reader, open(copy or os.devnull, "wb") as writer:
         while chunk := reader.read(CHUNK_BYTES):
@@ -173,12 +173,13 @@ def sha256(source: Path, copy: Path | None = None) -> str:
 
 
 class FolderLock:
-    """Holds a folder, by a lock file in it, for the length of a `with` block or until this process ends.
+    """Locks a folder, with a lock file in it, for a `with` block or until this process ends.
 
-    Messages name what else may hold the folder (`holder`), and how a person chooses another one (`option`).
+    Error messages name the kind of process that may hold the lock (`holder`) and the option that sets the folder
+    (`option`).
 
     Raises:
-        AslTritonError: another process holds it; or the folder cannot be written to, or locked.
+        AslTritonError: another process holds the lock, or the folder cannot be written to or locked.
     """
 
     def __init__(self, path: Path, holder: str = "run", option: str = "--output") -> None:
@@ -190,24 +191,24 @@ class FolderLock:
         )
 
     def __enter__(self) -> "FolderLock":
-        import portalocker  # here, so that a client which locks nothing needs no system's locks
+        import portalocker  # here, so that clients that lock nothing work on systems without locks
 
         try:
             file = self._lock.acquire()
-            while not is_same_file(self.path, file):  # whoever held it has just deleted it
+            while not is_same_file(self.path, file):  # the previous holder has just deleted it
                 self._lock.release()
                 file = self._lock.acquire()
             os.truncate(file.fileno(), 0)
             os.write(file.fileno(), describe_this_process().encode())
         except portalocker.AlreadyLocked as exc:
             raise AslTritonError(
-                f"another {self.holder} writes to {self.path.parent}: {self._read_holder()}. Wait for it, stop it, or "
-                f"choose another folder with {self.option}"
+                f"another {self.holder} is writing to {self.path.parent}: {self._read_holder()}. Wait for it, stop it, "
+                f"or choose another folder with {self.option}"
             ) from exc
         except portalocker.LockException as exc:
             raise AslTritonError(
-                f"cannot lock {self.path.parent}: {exc}. Choose a folder on another file system with {self.option}: in "
-                "this one a second run would spoil the first"
+                f"cannot lock {self.path.parent}: {exc}. Choose a folder on another file system with {self.option}, "
+                "because without a lock a second run could overwrite the first one's files"
             ) from exc
         except OSError as exc:
             self._release()
@@ -222,24 +223,24 @@ class FolderLock:
 
     def _release(self) -> None:
         if self._lock.fh is not None:
-            with suppress(OSError):  # Windows deletes no file that is open
+            with suppress(OSError):  # Windows does not delete open files
                 self.path.unlink()
         self._lock.release()
 
     def _read_holder(self) -> str:
         try:
-            return self.path.read_text(encoding="utf-8").strip() or "it has just begun"
+            return self.path.read_text(encoding="utf-8").strip() or "it has just started"
         except OSError:
-            return "it is just ending"
+            return "it is about to end"
 
 
 def describe_this_process() -> str:
-    """This process, for others to read."""
+    """Return one line that identifies this process to other users."""
     return f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
 
 
 def is_same_file(path: Path, file: IO[Any]) -> bool:
-    """Whether an open file is the one at a path."""
+    """Return whether an open file is the one at a path."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:

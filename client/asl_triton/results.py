@@ -1,4 +1,4 @@
-"""What the project answers: predictions, recognitions, timelines, failures."""
+"""The results of asl-triton: predictions, recognitions, timelines and failures."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -47,19 +47,19 @@ class SignerBox:
             object.__setattr__(self, name, min(max(float(value), 0.0), 1.0))
         if min(self.x1 - self.x0, self.y1 - self.y0) < MIN_BOX_SIDE:
             raise AslTritonError(
-                f"the signer's box {shown} has next to nothing of the frame in it: give left, top, right and bottom, "
-                "in this order, from 0 to 1"
+                f"the signer's box {shown} is empty or nearly so: give left, top, right and bottom, in this order, "
+                "from 0 to 1"
             )
 
     @classmethod
     def from_pixels(cls, box: tuple[float, ...], width: int, height: int, source: str = "caller") -> "SignerBox":
-        """The box of left, top, right and bottom in pixels of a frame of this size."""
+        """Make a box from left, top, right and bottom in pixels of a frame of this size."""
         x0, y0, x1, y1 = box
         return cls(x0 / width, y0 / height, x1 / width, y1 / height, source)
 
     @classmethod
     def parse(cls, text: str) -> "SignerBox":
-        """Read `x0,y0,x1,y1`."""
+        """Parse `x0,y0,x1,y1`."""
         try:
             x0, y0, x1, y1 = (float(value) for value in text.split(","))
         except ValueError as exc:
@@ -92,16 +92,16 @@ class Recognition:
     video: str
     model: str
     predictions: tuple[Prediction, ...]
-    # No gloss reaches the confidence asked for, or else the model's own; None where there is neither.
+    # Whether no gloss reaches the caller's threshold, or else the model's own. None if there is no threshold.
     unsure: bool | None
     num_frames: int  # decoded
     duration_s: float
     num_windows: int
     decode_s: float  # reading, resizing and cropping
-    wait_s: float  # for the server's answers, beside the decoding
+    wait_s: float  # for the server's answers, not counting decoding
     warnings: tuple[str, ...] = ()
-    lost_frames: int = 0  # that could not be decoded
-    signer: SignerBox | None = None  # the box that the crops were cut from; None: whole frames
+    lost_frames: int = 0  # frames that could not be decoded
+    signer: SignerBox | None = None  # the box that the crops were cut from; None for whole frames
 
     @property
     def gloss(self) -> str:
@@ -118,8 +118,8 @@ class Recognition:
 class Step:
     """One step, stitched over windows: `confidences` (C,) float32 are the preset's score of its logits.
 
-    `start_s` to `end_s` is the middle half of the frames that it covers: steps follow one another, from half a step
-    after the beginning of a shot to about half a step before its end.
+    `start_s` to `end_s` is the middle half of the frames that the step covers. So steps are contiguous, from half a
+    step after the start of a shot to about half a step before its end.
     """
 
     start_s: float
@@ -128,13 +128,13 @@ class Step:
 
     @property
     def middle_s(self) -> float:
-        """When what it covers is half over."""
+        """Halfway between `start_s` and `end_s`."""
         return (self.start_s + self.end_s) / 2
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a video in which one gloss is signed; `confidence` is the highest in it, at `peak_s`."""
+    """A stretch of a video in which one gloss is signed. `confidence` is its highest, reached at `peak_s`."""
 
     gloss: str
     class_id: int
@@ -146,7 +146,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class ShotBox:
-    """The box that the crops of a film were cut from, from `start_s` to the next one; None for whole frames."""
+    """The box that a film's crops were cut from, from `start_s` until the next `ShotBox`; None for whole frames."""
 
     start_s: float
     box: SignerBox | None
@@ -154,7 +154,7 @@ class ShotBox:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What was recognized in one long video: segments in the order of their beginnings, none of which overlap."""
+    """What was recognized in one long video: segments that do not overlap, ordered by start time."""
 
     video: str
     model: str
@@ -163,13 +163,13 @@ class Timeline:
     duration_s: float
     num_windows: int
     decode_s: float  # reading, resizing and cropping
-    wait_s: float  # for the server's answers, beside the decoding
+    wait_s: float  # for the server's answers, not counting decoding
     warnings: tuple[str, ...] = ()
-    lost_frames: int = 0  # that could not be decoded
-    signers: tuple[ShotBox, ...] = ()  # one per shot, in order; empty if all frames were taken whole
+    lost_frames: int = 0  # frames that could not be decoded
+    signers: tuple[ShotBox, ...] = ()  # one per shot, in order; empty if all frames were used whole
 
     def find_signer(self, time_s: float) -> SignerBox | None:
-        """The box at a time; None where frames were taken whole."""
+        """Return the box at a time, or None if whole frames were used there."""
         boxes = [shot.box for shot in self.signers if shot.start_s <= time_s]
         return boxes[-1] if boxes else None
 
@@ -186,7 +186,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Failure:
-    """A clip that was not recognized, and why. `rejected`: the server had no room, so that it may be asked again."""
+    """A clip that was not recognized, and why. `rejected` means that the server was full; the clip can be retried."""
 
     video: str
     error: str
@@ -200,10 +200,10 @@ AnyOutcome = Recognition | Timeline | Failure
 
 
 def to_json_values(outcome: AnyOutcome) -> dict[str, Any]:
-    """An outcome as values for JSON, as result files have it.
+    """Return an outcome as JSON values, as written to result files.
 
-    `lost_frames`, `signer` and `signers` are there only where frames were lost or a box was used: the files of earlier
-    versions know none of them.
+    `lost_frames`, `signer` and `signers` are included only if frames were lost or a box was used, because files of
+    earlier versions do not have them.
     """
     values = asdict(outcome)
     if not values.get("lost_frames"):
@@ -220,5 +220,5 @@ def to_json_values(outcome: AnyOutcome) -> dict[str, Any]:
 
 
 def box_to_json(box: SignerBox) -> dict[str, Any]:
-    """A box as values for JSON, as result files have it."""
+    """Return a box as JSON values, as written to result files."""
     return {"box": [box.x0, box.y0, box.x1, box.y1], "source": box.source, "confidence": box.confidence}

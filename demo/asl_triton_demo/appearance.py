@@ -1,7 +1,7 @@
-"""What the demo signer and the room look like: everything that a seed varies about a picture that stands still.
+"""What the demo signer and the room look like: everything in a still picture that a seed varies.
 
-Shapes are in shoulder widths, x to the right, y up: the body's about the point midway between the shoulders, the
-head's about the middle of the head.
+Shapes are in shoulder widths, x to the right, y up. The origin is midway between the shoulders for shapes of the body,
+and the middle of the head for shapes of the head.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class Look:
     face_width: float
     hand_scale: float
     light_from: int  # -1 from the left of the picture, 1 from the right
-    exposure: float  # what the camera makes of every color, 1 as painted
+    exposure: float  # the camera's gain on every color; 1 leaves them as painted
 
 
 def choose_look(rng: np.random.Generator) -> Look:
-    """A look of which hands stand out from clothes, and the signer from the wall."""
+    """Choose a look in which hands stand out from the clothes, and the signer from the wall."""
     skin = _pick(rng, SKINS)
     shirt = _pick(rng, SHIRTS)
     while _distance(shirt, skin) < 130:
@@ -94,13 +94,13 @@ def choose_look(rng: np.random.Generator) -> Look:
 
 
 def mix_colors(a: Color | Floats, b: Color | Floats, share: float) -> Color:
-    """`share` of b in a."""
+    """Mix `share` of b into a."""
     red, green, blue = (round(float(x) + (float(y) - float(x)) * share) for x, y in zip(a, b, strict=True))
     return red, green, blue
 
 
 def darken(color: Color, share: float) -> Color:
-    """Toward a warm black, as shade on skin and cloth is."""
+    """Darken a color toward a warm black, like shade on skin and cloth."""
     return mix_colors(color, (34, 14, 18), share)
 
 
@@ -111,7 +111,7 @@ def lighten(color: Color, share: float) -> Color:
 def smooth(
     points: list[tuple[float, float]], *, symmetric: bool = False, closed: bool = True, steps: int = 5
 ) -> Floats:
-    """A curve through the points (N, 2), by Catmull-Rom; `symmetric` appends the mirror image first."""
+    """Make a Catmull-Rom curve through the points (N, 2); `symmetric` appends the mirror image first."""
     through = np.array(points, float)
     if symmetric:
         other = through[::-1] * (-1, 1)
@@ -128,7 +128,7 @@ def smooth(
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, *, count: int = 20) -> Floats:
-    """A polygon (count, 2)."""
+    """Make an ellipse, as a polygon (count, 2)."""
     turn = np.linspace(0, 2 * np.pi, count, endpoint=False)
     return np.stack([x + rx * np.cos(turn), y + ry * np.sin(turn)], axis=1)
 
@@ -157,7 +157,7 @@ BEARD = smooth(
     symmetric=True,
 )  # fmt: skip
 
-# Hair before the face, and hair behind the head, by style.
+# Hair in front of the face and behind the head, by style.
 _CAP = smooth(
     [(0, 0.365), (0.14, 0.335), (0.225, 0.23), (0.243, 0.06), (0.222, -0.03), (0.205, 0.08), (0.165, 0.155),
      (0.06, 0.185), (0, 0.18)],
@@ -213,7 +213,7 @@ SCARF_OPENING = smooth(
 
 
 def paint_room(look: Look, height: int, width: int, rng: np.random.Generator) -> Image:
-    """The background (H, W, 3): a lit wall, what stands before it slightly out of focus, and the light's fall-off."""
+    """Paint the background (H, W, 3): a wall with light that falls off, and things in front of it, out of focus."""
     wall = np.array(look.wall, float)
     plate = np.empty((height, width, 3), np.uint8)
     plate[:] = look.wall
@@ -270,7 +270,7 @@ def paint_room(look: Look, height: int, width: int, rng: np.random.Generator) ->
 
 
 def _light(plate: Image, look: Look, strength: float) -> Image:
-    """The plate, brighter toward the light."""
+    """Light the plate, brighter toward the light."""
     height, width = plate.shape[:2]
     down = np.linspace(-0.5, 0.5, height)[:, None]
     across = np.linspace(-0.5, 0.5, width)[None, :]

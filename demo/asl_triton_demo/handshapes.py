@@ -1,4 +1,4 @@
-"""Handshapes of the demo signer as plain data, named as ASL's are: by their look or by the letter they spell."""
+"""Handshapes of the demo signer as plain data, named as in ASL, by their look or by the letter they spell."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Vector = tuple[float, float, float]
 class Handshape:
     """A handshape: degrees at the joints of the fingers, and where the thumb lies.
 
-    `flexion` has a row (knuckle, middle joint, end joint) for index, middle, ring and little finger; 0 is straight.
-    `spread` is each finger's sideways angle, positive toward the little finger. `thumb` has the places of its two
-    joints and its tip, in hand lengths: x toward the little finger, y along the fingers, z out of the palm.
+    `flexion` has one row (knuckle, middle joint, end joint) for each of index, middle, ring and little finger; 0 is
+    straight. `spread` is each finger's sideways angle, positive toward the little finger. `thumb` has the positions of
+    its two joints and its tip, in hand lengths: x toward the little finger, y along the fingers, z out of the palm.
     """
 
     flexion: tuple[Vector, Vector, Vector, Vector]

@@ -1,7 +1,7 @@
-"""From a choreography to the joints of both arms and hands, frame by frame.
+"""Turns a choreography into the joints of both arms and hands, frame by frame.
 
-Coordinates are the body's: shoulder widths, x to the right of the picture, y up, z to the camera; the origin is midway
-between the shoulders.
+Coordinates are those of the body, in shoulder widths: x to the right of the picture, y up, z toward the camera. The
+origin is midway between the shoulders.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ SHOULDER: tuple[float, float, float] = (0.395, -0.15, 0.0)  # of the arm on the 
 UPPER_ARM_LENGTH = 0.74
 FOREARM_LENGTH = 0.64
 HAND_LENGTH = 0.54  # wrist to middle fingertip; a little large, as illustrators draw signs
-ELBOW_POLE = np.array([0.42, -1.0, -0.4])  # where elbows go if they may
+ELBOW_POLE = np.array([0.42, -1.0, -0.4])  # direction that elbows prefer
 REACH = 0.985  # of a straight arm
-ONSET_S = 0.42  # from rest to the first keyframe, and from the last back
+ONSET_S = 0.42  # from rest to the first keyframe, and from the last one back
 
 REST = Pose("belly", "flat", "down", "in", (0.52, -0.65, -0.1), touch="wrist")
 
@@ -53,8 +53,8 @@ BONE_RADII: Floats = HAND_LENGTH * np.array(
 class Arm:
     """One arm through T frames: shoulder, elbow and wrist (T, 3); bones (T, 19, 2, 3); normals (T, 3).
 
-    `bones` are start and end of each of the hand's bones, ordered as PALM, THUMB and FINGERS say; `normals` is where
-    the palm faces. `flexion` (T, 4) is how far each finger's middle bone is turned into the palm, in degrees.
+    `bones` are start and end of each of the hand's bones, in the order of PALM, THUMB and FINGERS; `normals` is where
+    the palm faces. `flexion` (T, 4) is how far each finger's middle bone is bent toward the palm, in degrees.
     """
 
     shoulder: Floats
@@ -67,19 +67,19 @@ class Arm:
 
 @dataclass(frozen=True)
 class Execution:
-    """How one performance departs from the choreography: what a seed varies about a movement."""
+    """How one performance differs from the choreography: everything in a movement that a seed varies."""
 
     repeats: int
     tempo: float = 1.0  # seconds of the performance per second of the choreography
     amplitude: float = 1.0
     lead_s: float = 0.2  # at rest before the sign
     tail_s: float = 0.2
-    wander: float = 0.0  # shoulder widths, standard deviation of every keyframe's place
+    wander: float = 0.0  # shoulder widths, standard deviation of every keyframe's position
     looseness: float = 0.0  # radians, standard deviation of how hand and fingers are held
 
 
 def collect_keyframes(sign: Sign, repeats: int) -> tuple[list[Keyframe], Floats]:
-    """The keyframes with the loop unrolled, and the seconds at which each is reached, rest being left at 0."""
+    """Return the keyframes with the loop unrolled, and when each is reached, in seconds after leaving rest."""
     loop = list(sign.keyframes[sign.loop_from :])
     keyframes = [*sign.keyframes[: sign.loop_from], *loop * repeats]
     gaps = [ONSET_S] + [keyframe.seconds for keyframe in keyframes[1:]]
@@ -87,13 +87,13 @@ def collect_keyframes(sign: Sign, repeats: int) -> tuple[list[Keyframe], Floats]
 
 
 def compute_duration_s(sign: Sign, execution: Execution) -> float:
-    """Length of the performance, rest to rest."""
+    """Return the length of the performance, from rest to rest."""
     _, times = collect_keyframes(sign, execution.repeats)
     return execution.lead_s + (float(times[-1]) + ONSET_S) * execution.tempo + execution.tail_s
 
 
 def perform(sign: Sign, execution: Execution, moments_s: Floats, rng: np.random.Generator) -> tuple[Arm, Arm]:
-    """The signing arm and the other at each moment, for a signer who signs with the arm on the +x side."""
+    """Compute the signing arm and the other arm at each moment, for a signer whose signing arm is on the +x side."""
     keyframes, times = collect_keyframes(sign, execution.repeats)
     hands: list[Pose | None] = [keyframe.hand for keyframe in keyframes]
     others = hands if sign.both else [keyframe.other for keyframe in keyframes]
@@ -118,7 +118,7 @@ def perform(sign: Sign, execution: Execution, moments_s: Floats, rng: np.random.
 
 
 def mirror(arm: Arm) -> Arm:
-    """The same movement by the arm on the other side."""
+    """Return the same movement made by the other arm."""
     flip = np.array([-1.0, 1.0, 1.0])
     return Arm(
         arm.shoulder * flip, arm.elbow * flip, arm.wrist * flip, arm.bones * flip, arm.normals * flip, arm.flexion
@@ -126,14 +126,14 @@ def mirror(arm: Arm) -> Arm:
 
 
 def compute_wrist(pose: Pose) -> Floats:
-    """Where the wrist must be for the pose (3,), in the axes of a hand on the +x side."""
+    """Return where the wrist must be for the pose (3,), in the axes of a hand on the +x side."""
     local = _touch_point(pose)
     return np.add(ANCHORS[pose.anchor], pose.offset) - _axes(pose) @ (local * HAND_LENGTH)
 
 
 def pchip(times: Floats, values: Floats, at: Floats) -> Floats:
-    """Monotone cubic interpolation of (K, D) values to (T, D): it stops where a coordinate turns back and never
-    overshoots (Fritsch & Butland 1984). `times` must rise."""
+    """Interpolate (K, D) values to (T, D) with monotone cubics, which stop where a coordinate turns back and never
+    overshoot (Fritsch & Butland 1984). `times` must be ascending."""
     steps = np.diff(times)[:, None]  # (K - 1, 1)
     slopes = np.diff(values, axis=0) / steps  # (K - 1, D)
     before, after = slopes[:-1], slopes[1:]
@@ -154,7 +154,7 @@ def pchip(times: Floats, values: Floats, at: Floats) -> Floats:
 
 
 def _axes(pose: Pose) -> Floats:
-    """Rotation (3, 3) from the hand's local axes: columns are toward the little finger, fingers, out of the palm."""
+    """Return the rotation (3, 3) from the hand's local axes: little finger, along the fingers, out of the palm."""
     fingers = np.array(direction(pose.fingers))
     palm = np.array(direction(pose.palm))
     palm = palm - fingers * (palm @ fingers)
@@ -165,7 +165,7 @@ def _axes(pose: Pose) -> Floats:
 
 
 def _touch_point(pose: Pose) -> Floats:
-    """The part of the hand that the pose places (3,), in hand lengths and the hand's local axes."""
+    """Return the point of the hand that the pose places (3,), in hand lengths and the hand's local axes."""
     if pose.touch in _LOCAL_TOUCH:
         return np.array(_LOCAL_TOUCH[pose.touch], float)
     shape = pose.handshape
@@ -181,12 +181,12 @@ def _shape_vector(shape: Handshape) -> Floats:
 
 
 def _state(pose: Pose) -> Floats:
-    """What is interpolated (32,): wrist 3, quaternion 4, flexion 12, spread 4, thumb 9."""
+    """Return the values to interpolate (32,): wrist 3, quaternion 4, flexion 12, spread 4, thumb 9."""
     return np.concatenate([compute_wrist(pose), _quaternion(_axes(pose)), _shape_vector(pose.handshape)])
 
 
 def _quaternion(axes: Floats) -> Floats:
-    """(w, x, y, z) of a rotation matrix, by the eigenvector of its K matrix (Bar-Itzhack 2000)."""
+    """Convert a rotation matrix to (w, x, y, z), by the eigenvector of its K matrix (Bar-Itzhack 2000)."""
     (a, b, c), (d, e, f), (g, h, i) = axes
     k = np.array(
         [
@@ -201,7 +201,7 @@ def _quaternion(axes: Floats) -> Floats:
 
 
 def _nearest_quaternions(keys: Floats) -> Floats:
-    """The same states, with each quaternion's sign chosen so that the hand turns the short way."""
+    """Choose each quaternion's sign so that the hand turns the short way."""
     first = keys[0, 3:7]
     keys[0, 3:7] = first * (np.sign(first[np.argmax(np.abs(first))]) or 1)  # an eigenvector's sign is arbitrary
     for previous, key in pairwise(keys):
@@ -211,7 +211,7 @@ def _nearest_quaternions(keys: Floats) -> Floats:
 
 
 def _arm(states: Floats) -> Arm:
-    """(T, 32) interpolated states to joints, by two-bone inverse kinematics."""
+    """Convert (T, 32) interpolated states to joints, by two-bone inverse kinematics."""
     shoulder = np.broadcast_to(np.array(SHOULDER), (len(states), 3))
     elbow, wrist = _two_bones(shoulder, states[:, :3])
     w, x, y, z = (states[:, 3:7] / np.linalg.norm(states[:, 3:7], axis=1, keepdims=True)).T
@@ -229,7 +229,7 @@ def _arm(states: Floats) -> Arm:
 
 
 def _two_bones(shoulder: Floats, target: Floats) -> tuple[Floats, Floats]:
-    """Elbow and wrist (T, 3): the elbow on the circle that both bones allow, as far along ELBOW_POLE as it goes."""
+    """Compute elbow and wrist (T, 3): the elbow as far along ELBOW_POLE as possible, on the circle the bones allow."""
     reach = target - shoulder
     distance = np.linalg.norm(reach, axis=1, keepdims=True)  # (T, 1)
     along = reach / np.maximum(distance, 1e-6)
@@ -243,7 +243,7 @@ def _two_bones(shoulder: Floats, target: Floats) -> tuple[Floats, Floats]:
 
 
 def _local_bones(shapes: Floats) -> Floats:
-    """(T, 25) handshape vectors to the bones in the hand's local axes, in hand lengths: (T, 19, 2, 3)."""
+    """Convert (T, 25) handshape vectors to bones (T, 19, 2, 3), in hand lengths and the hand's local axes."""
     count = len(shapes)
     turned = np.radians(np.cumsum(shapes[:, :12].reshape(count, 4, 3), axis=2))  # (T, 4, 3)
     sideways = np.radians(shapes[:, 12:16])[..., None]  # (T, 4, 1)

@@ -1,6 +1,6 @@
 """Paints one signer: body, face, arms and hands as polygons, far to near, frame by frame.
 
-Everything is drawn in sub-pixel polygons on a picture of twice the size, then shrunk.
+Everything is drawn as subpixel polygons on a picture of twice the size, which is then shrunk.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Polygons = NDArray[np.int32]  # (..., N, 2) in sixteenths of a pixel
 SUBPIXEL_BITS = 4
 CAMERA_DISTANCE = 7.0  # shoulder widths
 HEAD_CENTER = np.array([0.0, 0.525])
-HEAD_SCALE = 1.1  # of the shapes in `demo_look`
+HEAD_SCALE = 1.1  # of the shapes in `appearance`
 LINE = 0.011  # width of an outline, shoulder widths
 _UPPER_ARM_RADII = (0.128, 0.104)
 _FOREARM_RADII = (0.104, 0.068)
@@ -33,7 +33,8 @@ _UPPER_SHARE = 0.53  # of the arm's length
 
 @dataclass(frozen=True)
 class Expression:
-    """A face: mouth as fractions of its usual width, lift of its corners, opening; brows as lift of their ends."""
+    """A facial expression: the mouth's width relative to its usual one, the lift of its corners, its opening, and the
+    lift of the brows' ends."""
 
     mouth_width: float = 1.0
     corners: float = 0.0
@@ -56,25 +57,25 @@ class Camera:
     """Where the signer stands in the picture, in each of T frames, in pixels of the picture that is drawn on."""
 
     origins: Floats  # (T, 2), of the point between the shoulders
-    scale: float  # pixels a shoulder width
+    scale: float  # pixels per shoulder width
     tilt: float  # radians
 
     def project(self, points: Floats) -> Floats:
-        """(T, ..., 3) of the body to (T, ..., 2) pixels, with weak perspective."""
+        """Project body coordinates (T, ..., 3) to pixels (T, ..., 2), with weak perspective."""
         nearness = self.nearness(points)[..., None]
         origins = self.origins.reshape(-1, *[1] * (points.ndim - 2), 2)
         return np.asarray((points[..., :2] * nearness) @ self._turn + origins)
 
     def nearness(self, points: Floats) -> Floats:
-        """How much larger things look there than at the shoulders."""
+        """Return how much larger things look there than at the shoulders."""
         return np.asarray(CAMERA_DISTANCE / (CAMERA_DISTANCE - points[..., 2]))
 
     def place(self, shape: Floats, frame: int) -> Polygons:
-        """A flat (N, 2) shape of the body to a polygon."""
+        """Convert a flat shape of the body (N, 2) to a polygon."""
         return _subpixel(shape @ self._turn + self.origins[frame])
 
     def moved(self, left: int, top: int) -> Camera:
-        """The same camera for a picture of which so much is cut off."""
+        """Return the same camera for a picture with `left` and `top` pixels cut off."""
         return replace(self, origins=self.origins - (left, top))
 
     @cached_property
@@ -85,7 +86,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class HeadMotion:
-    """The head through T frames, in shoulder widths: `sway` of the whole, `turn` of the features on it, each (T, 2)."""
+    """The head's motion over T frames, in shoulder widths: `sway` of the whole head, `turn` of its features, (T, 2)."""
 
     sway: Floats
     turn: Floats
@@ -104,7 +105,7 @@ class Painter:
         self.limbs = [LimbTrack(look, camera, arm, self.skin, self.shirt) for arm in arms]
 
     def paint(self, image: Image, frame: int) -> None:
-        """Draws the signer of one frame onto the image, in place."""
+        """Draw the signer of one frame onto the image, in place."""
         self._body(image, frame)
         self._face(image, frame)
         self._shadows(image, frame)
@@ -112,7 +113,7 @@ class Painter:
             limb.paint(image, frame)
 
     def find_bounds(self, frame: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of the signer in one frame, in pixels of the picture that is drawn on."""
+        """Return left, top, right and bottom of the signer in one frame, in pixels of the picture that is drawn on."""
         style = self.look.hair_style
         head = [shapes.HEAD, *shapes.HAIR_BACK.get(style, []), *shapes.HAIR_FRONT[style]]
         body = self.camera.place(shapes.TORSO * (self.look.build, 1), frame)
@@ -124,7 +125,7 @@ class Painter:
         return float(left), float(top), float(right), float(bottom)
 
     def _shadows(self, image: Image, frame: int) -> None:
-        """What arms and hands before the body shade of it, the further the nearer they are to the camera."""
+        """Draw the shadows of arms and hands on the body, further away if they are closer to the camera."""
         body: Image = np.zeros(image.shape[:2], np.uint8)
         cv2.fillPoly(
             body, [self.camera.place(shapes.TORSO * (self.look.build, 1), frame)], (255,), cv2.LINE_8, SUBPIXEL_BITS
@@ -256,7 +257,7 @@ class Painter:
 
 
 class LimbTrack:
-    """One arm and hand as polygons of every frame, in the order in which they are drawn."""
+    """One arm and hand as polygons for every frame, in drawing order."""
 
     def __init__(self, look: Look, camera: Camera, arm: Arm, skin: Color, shirt: Color) -> None:
         self.look = look
@@ -280,7 +281,7 @@ class LimbTrack:
             self._paint_part(image, frame, int(part))
 
     def shade(self, mask: NDArray[np.uint8], frame: int, scale: float) -> None:
-        """Marks where the shadow of forearm and hand falls."""
+        """Mark where the shadow of forearm and hand falls."""
         depth = max(float(self.depths[frame]), 0.0)
         off = _subpixel(np.array([-0.07 * self.look.light_from, 0.1]) * depth * scale)
         for polygon in (self.forearm[frame], *self.bones[frame]):
@@ -342,7 +343,7 @@ class LimbTrack:
         self.order = np.argsort(depth, axis=1, kind="stable")
 
     def _color_hand(self, arm: Arm, skin: Color) -> None:
-        """The inside of a hand is lighter than its back, most so in dark skin."""
+        """Color the hand. Its inside is lighter than its back, most of all with dark skin."""
         inside = mix_colors(skin, (246, 196, 172), 0.18 + 0.22 * (1 - sum(skin) / 765))
         facing = arm.normals[:, 2]  # (T,), 1 where the palm faces the camera
         fingers_dir = arm.bones[:, 1, 1] - arm.bones[:, 1, 0]
@@ -361,7 +362,7 @@ PARTS = (PALM, THUMB, *FINGERS)
 
 
 def capsules(ends: Floats, radii: Floats, *, flat_end: bool = False) -> Polygons:
-    """(..., 2 ends, 2) pixels and (..., 2) radii to convex polygons (..., N, 2) around each tapered bone."""
+    """Convert pixels (..., 2 ends, 2) and radii (..., 2) to convex polygons (..., N, 2) around each tapered bone."""
     along = ends[..., 1, :] - ends[..., 0, :]
     heading = np.arctan2(along[..., 1], along[..., 0])[..., None]  # (..., 1)
     fan = np.linspace(np.pi / 2, 3 * np.pi / 2, _CAP_POINTS)
@@ -391,14 +392,14 @@ def _subpixel(points: Floats) -> Polygons:
 
 
 def _grown(shape: Floats, by: float) -> Floats:
-    """The shape, about `by` larger on every side."""
+    """Grow the shape by about `by` on every side."""
     center = (shape.min(axis=0) + shape.max(axis=0)) / 2
     half = (shape.max(axis=0) - shape.min(axis=0)) / 2
     return np.asarray(center + (shape - center) * (1 + by / half))
 
 
 def _outline(color: Color) -> Color:
-    """A line that shows on skin of any tone."""
+    """Return the color of a line that is visible on skin of any tone."""
     return darken(color, 0.34 + 0.3 * max(0.0, 1 - sum(color) / 420))
 
 

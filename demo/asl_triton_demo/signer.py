@@ -1,7 +1,7 @@
-"""The demo signer: renders a choreography of `demo_signs` as a clip of a person signing.
+"""The demo signer: renders a choreography from `signs` as a clip of a person signing.
 
-It makes the sample clips of `make demo`, test clips and benchmark load. A seed chooses signer, clothes, room, size,
-position, tempo, camera shake, handedness and frame rate; the same sign and seed give the same bytes.
+It makes the clips for `make demo`, tests and benchmarks. A seed chooses the signer, clothes, room, size, position,
+tempo, camera shake, handedness and frame rate; the same sign and seed give the same bytes.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ SIZES = ((256, 256), (240, 320), (288, 352), (360, 480), (480, 640))  # (H, W)
 SIZE_SHARES = (0.4, 0.2, 0.2, 0.12, 0.08)
 FRAME_RATES = (24.0, 25.0, 29.97, 30.0)
 MIN_FRAMES, MAX_FRAMES = 32, 80
-SLOWEST = 1.5  # a sign is never drawn out longer than this to fill a clip; rest fills it instead
+SLOWEST = 1.5  # the most that a sign is slowed down to fill a clip; rest fills what is left
 SUPERSAMPLING = 2
 LEFT_HANDED_SHARE = 0.15
 MAX_SHAKE = 0.005  # of the picture's height
-# Of a signer who is placed in a picture, in shoulder widths: how far down the body is seen, to the desk before it, and
-# how far to the sides and up the arms reach.
+# For a signer placed in a larger picture, in shoulder widths: how far down the body is visible above the desk, and how
+# far the arms reach up and to the sides.
 DESK, REACH = 1.5, 1.8
 SAMPLE_GLOSSES = ("book", "drink", "hello", "help", "home", "mother", "thank you", "where")
-SAMPLE_SEED = 2_000_000  # far from those that the demo checkpoint is trained on
+SAMPLE_SEED = 2_000_000  # far from the seeds that the demo checkpoint is trained on
 CODECS = {".mp4": "vp09", ".webm": "VP90", ".avi": "MJPG"}
 
 
@@ -59,11 +59,11 @@ class RenderedClip:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the signer is in the picture, and how large: the usual picture of the signer, made smaller and moved.
+    """Where the signer is in the frame, and how large: the usual picture of the signer, scaled and moved.
 
-    `scale` is the size, 1 as large as usual; `x` and `y` are where the middle of that picture is, as fractions of the
-    frame. By the end of the clip the signer has walked to `walks_to`, another x. Where the frame goes on below, the
-    signer stands behind a desk.
+    `scale` is the size, where 1 is as usual; `x` and `y` are the middle of that picture, as fractions of the frame. By
+    the end of the clip, the signer has walked to `walks_to`, another x. If the frame extends further down, the signer
+    stands behind a desk.
     """
 
     scale: float = 1.0
@@ -86,7 +86,7 @@ class Take:
 
 
 def find_sign(gloss: str) -> Sign:
-    """The sign of `SIGNS` with this gloss; KeyError if there is none."""
+    """Return the sign in `SIGNS` with this gloss; KeyError if there is none."""
     for sign in SIGNS:
         if sign.gloss == gloss:
             return sign
@@ -102,10 +102,10 @@ def render(
     fps: float | None = None,
     placement: Placement | None = None,
 ) -> RenderedClip:
-    """Draws one clip, from rest to rest. What is given of size (H, W), num_frames and fps replaces the seed's choice.
+    """Render one clip, from rest to rest. `size` (H, W), `num_frames` and `fps` override the seed's choices.
 
-    A clip of more frames than the sign needs is filled with rest, one of fewer shows the sign faster. With `placement`
-    the signer is elsewhere in the picture, or smaller.
+    A clip with more frames than the sign needs is filled with rest; one with fewer shows the sign faster. With
+    `placement`, the signer is elsewhere in the picture, or smaller.
     """
     sign = find_sign(sign) if isinstance(sign, str) else sign
     rng = make_generator(sign.gloss, seed)
@@ -119,8 +119,8 @@ def render(
     plate = np.asarray(cv2.resize(room, (width + 2 * margin, height + 2 * margin)), np.uint8)
     camera = _camera(take, shake, rng, placement)
     _cast_shadow(plate, camera, margin, look.light_from)
-    left, top, right = 0, 0, width  # of what the signer is painted in
-    desk: Floats = np.full(take.num_frames, float(height))  # where it begins, in each frame
+    left, top, right = 0, 0, width  # of the part that the signer is painted in
+    desk: Floats = np.full(take.num_frames, float(height))  # where the desk begins, in each frame
     if placement is not None:
         desk = _put_desk(plate, camera, shake, margin, look)
         left, top, right = _find_reach(camera, width, height)
@@ -140,7 +140,7 @@ def render(
 
 
 def _put_desk(plate: Image, camera: Camera, shake: NDArray[np.int64], margin: int, look: Look) -> Floats:
-    """Draw the desk that the signer stands behind onto the room; where it begins in each frame (T,), in pixels."""
+    """Draw the desk that the signer stands behind, and return where it begins in each frame (T,), in pixels."""
     height = len(plate) - 2 * margin
     edge = round(float((camera.origins - shake)[:, 1].mean()) + DESK * camera.scale)
     thick = round(0.06 * camera.scale)
@@ -150,7 +150,7 @@ def _put_desk(plate: Image, camera: Camera, shake: NDArray[np.int64], margin: in
 
 
 def _find_reach(camera: Camera, width: int, height: int) -> tuple[int, int, int]:
-    """Left, top and right of what the signer reaches in the frames, on whole pixels of the picture that they become."""
+    """Return left, top and right of the part that the signer reaches in any frame, on whole pixels of the output."""
     reach = REACH * camera.scale
     left, top = np.floor((camera.origins.min(axis=0) - reach) / SUPERSAMPLING).astype(int) * SUPERSAMPLING
     right = int(np.ceil((camera.origins[:, 0].max() + reach) / SUPERSAMPLING)) * SUPERSAMPLING
@@ -160,7 +160,7 @@ def _find_reach(camera: Camera, width: int, height: int) -> tuple[int, int, int]
 def _find_box(
     painter: Painter, origin: tuple[int, int], desk: float, size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Where the signer is in the first frame, in its pixels."""
+    """Return where the signer is in the first frame, in its pixels."""
     left, top, right, bottom = painter.find_bounds(0)
     x, y = origin
     ends = np.array([left + x, top + y, right + x, min(bottom + y, desk)]) / SUPERSAMPLING
@@ -169,7 +169,7 @@ def _find_box(
 
 
 def write_video(clip: RenderedClip, path: Path) -> None:
-    """Writes the clip as VP9 in .mp4 or .webm, which browsers play, or as Motion JPEG in .avi.
+    """Write the clip as VP9 in .mp4 or .webm, which browsers play, or as Motion JPEG in .avi.
 
     ValueError for another suffix; OSError if OpenCV cannot write there.
     """
@@ -193,7 +193,7 @@ def render_demo(
     size: tuple[int, int] | None = None,
     placement: Placement | None = None,
 ) -> list[Path]:
-    """Writes `<gloss>_<seed>.mp4` for every sign and seed, with "-" for spaces; gives the paths, sign by sign."""
+    """Write `<gloss>_<seed>.mp4` for every sign and seed, with "-" for spaces, and return the paths, sign by sign."""
     folder.mkdir(parents=True, exist_ok=True)
     seeds = tuple(seeds)
     paths = []
@@ -207,7 +207,7 @@ def render_demo(
 
 
 def make_generator(gloss: str, seed: int) -> np.random.Generator:
-    """The clip's only source of chance, the same on every machine."""
+    """Return the clip's only source of randomness, the same on every machine."""
     digest = hashlib.sha256(f"{gloss}\n{seed}".encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
@@ -220,7 +220,7 @@ def plan_take(
     num_frames: int | None = None,
     fps: float | None = None,
 ) -> Take:
-    """Chooses how the sign is performed and filmed, and moves the arms."""
+    """Choose how the sign is performed and filmed, and compute the motion of the arms."""
     left_handed = bool(rng.random() < LEFT_HANDED_SHARE)
     chosen_size = SIZES[int(rng.choice(len(SIZES), p=SIZE_SHARES))]
     chosen_fps = float(rng.choice(FRAME_RATES))
@@ -244,7 +244,7 @@ def plan_take(
 
 
 def _fitted(sign: Sign, execution: Execution, seconds: float) -> Execution:
-    """The execution, slowed or hastened to last `seconds`, with longer rest where it would grow too slow."""
+    """Make the execution slower or faster to last `seconds`, with longer rest if it would get too slow."""
     factor = seconds / compute_duration_s(sign, execution)
     slowed = min(factor, max(SLOWEST / execution.tempo, 1.0))
     execution = replace(
@@ -258,14 +258,14 @@ def _fitted(sign: Sign, execution: Execution, seconds: float) -> Execution:
 
 
 def _shake(take: Take, rng: np.random.Generator) -> NDArray[np.int64]:
-    """How far the hand-held or standing camera is off (T, 2), in pixels of the large picture."""
+    """Draw how far the handheld or fixed camera is off (T, 2), in pixels of the large picture."""
     strength = float(rng.uniform(0, MAX_SHAKE)) * take.size[0] * SUPERSAMPLING if rng.random() < 0.7 else 0.0
     drift = _drift(take.moments_s, rng, hertz=(0.4, 2.2))
     return np.asarray(np.rint(strength * drift), np.int64)
 
 
 def _drift(moments_s: Floats, rng: np.random.Generator, hertz: tuple[float, float]) -> Floats:
-    """Smooth wandering (T, 2) within about -1 and 1."""
+    """Draw a smooth drift (T, 2) between about -1 and 1."""
     rates = rng.uniform(*hertz, (3, 2))
     phases = rng.uniform(0, 2 * np.pi, (3, 2))
     waves = np.sin(2 * np.pi * moments_s[:, None, None] * rates + phases)  # (T, 3, 2)
@@ -294,7 +294,7 @@ def _camera(
 
 
 def _cast_shadow(plate: Image, camera: Camera, margin: int, light_from: int) -> None:
-    """Darkens the wall behind the signer, softly, on the side away from the light."""
+    """Darken the wall behind the signer, softly, on the side away from the light."""
     small = 8  # a blur this wide needs no more pixels
     mask: Image = np.zeros((plate.shape[0] // small + 1, plate.shape[1] // small + 1), np.uint8)
     at = (camera.origins.mean(axis=0) + margin + camera.scale * np.array([-0.16 * light_from, 0.1])) / small
@@ -320,7 +320,7 @@ def _head_motion(sign: Sign, take: Take, rng: np.random.Generator) -> HeadMotion
 
 
 def _gesture(head: Head, moments: Floats, share: Floats) -> Floats:
-    """A nod or a shake of the head (T, 2), within -1 and 1."""
+    """Compute a nod or a shake of the head (T, 2), between -1 and 1."""
     if head == "still":
         return np.zeros((len(moments), 2))
     hertz, axis = (2.1, (1.0, 0.0)) if head == "shake" else (1.8, (0.0, 1.0))
@@ -335,14 +335,14 @@ def _ramp(moments: Floats, start: float, end: float) -> Floats:
 def main() -> None:
     """Render sample clips to a folder."""
     parser = argparse.ArgumentParser(description="Render sample clips of the demo signer.")
-    parser.add_argument("folder", type=Path, help="where the clips go; made if it is not there")
-    parser.add_argument("--signs", nargs="*", default=list(SAMPLE_GLOSSES), help="glosses; a few if not given")
-    parser.add_argument("--seed", type=int, default=SAMPLE_SEED, help="who signs, where and how")
-    parser.add_argument("--size", type=_parse_size, help="of the frames, such as 1920x1080; the seed's if not given")
+    parser.add_argument("folder", type=Path, help="where to write the clips; created if it does not exist")
+    parser.add_argument("--signs", nargs="*", default=list(SAMPLE_GLOSSES), help="glosses; a few by default")
+    parser.add_argument("--seed", type=int, default=SAMPLE_SEED, help="chooses who signs, where and how")
+    parser.add_argument("--size", type=_parse_size, help="frame size, such as 1920x1080; the seed's choice by default")
     parser.add_argument("--scale", type=float, help="size of the signer; 1 fills the frame")
-    parser.add_argument("--x", type=float, help="where the signer is, as a fraction of the width")
-    parser.add_argument("--y", type=float, help="the same for the height")
-    parser.add_argument("--walks-to", type=float, help="where the signer has walked to at the end, as --x")
+    parser.add_argument("--x", type=float, help="position of the signer, as a fraction of the width")
+    parser.add_argument("--y", type=float, help="position of the signer, as a fraction of the height")
+    parser.add_argument("--walks-to", type=float, help="where the signer has walked to by the end, like --x")
     arguments = parser.parse_args()
     placed = {name: getattr(arguments, name) for name in ("scale", "x", "y", "walks_to")}
     given = {name: value for name, value in placed.items() if value is not None}
@@ -353,7 +353,7 @@ def main() -> None:
 
 
 def _parse_size(text: str) -> tuple[int, int]:
-    """Read `1920x1080`: height and width."""
+    """Parse `1920x1080` into height and width."""
     width, height = (int(side) for side in text.split("x"))
     if min(width, height) < 16:
         raise ValueError(text)

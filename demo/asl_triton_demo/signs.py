@@ -1,10 +1,11 @@
 """Choreographies of the demo signer: twenty ASL signs as plain data.
 
-Lengths are in shoulder widths. Every hand has its own axes, mirrored between the two: x toward that hand's own side,
-y up, z away from the signer (to the camera). So one `Pose` serves either hand, and a left-handed signer needs no data.
+Lengths are in shoulder widths. Each hand has its own axes, mirror images of the other's: x toward the hand's own side,
+y up, z away from the signer (to the camera). So a `Pose` works for both hands, and left-handed signers need no data of
+their own.
 
-A pose is given the way sign phonology describes one (HamNoSys; Hanke 2004): handshape, where the extended fingers
-point, where the palm faces, and which part of the hand is at which place of the body.
+Poses are described as in sign phonology (HamNoSys; Hanke 2004): the handshape, where the extended fingers point, where
+the palm faces, and which part of the hand is at which place on the body.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ DIRECTIONS: dict[str, Vector] = {
     "toward": (0, 0, -1),
 }
 
-# Places of the body that poses refer to; the origin is midway between the shoulders.
+# Places on the body that poses refer to; the origin is midway between the shoulders.
 ANCHORS: dict[str, Vector] = {
     "forehead": (0, 0.7, 0.28),
     "temple": (0.19, 0.66, 0.22),
@@ -49,10 +50,11 @@ ANCHORS: dict[str, Vector] = {
 
 @dataclass(frozen=True)
 class Pose:
-    """One hand at one moment: the part `touch` of it is `offset` from `anchor` (a key of `ANCHORS`).
+    """One hand at one moment: its part `touch` is `offset` from `anchor` (a key of `ANCHORS`).
 
     `fingers` is where straight fingers would point, `palm` where the palm faces: names from `DIRECTIONS`, joined by
-    "+" for what lies between ("up+in"; a name may come twice to weigh more). `palm` need not be square to `fingers`.
+    "+" for directions in between ("up+in"; repeat a name to give it more weight). `palm` need not be perpendicular to
+    `fingers`.
     """
 
     anchor: str
@@ -69,7 +71,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Keyframe:
-    """Both hands at one moment, `seconds` after the keyframe before. `other` None: that hand hangs at rest."""
+    """Both hands at one moment, `seconds` after the previous keyframe. If `other` is None, that hand is at rest."""
 
     seconds: float
     hand: Pose
@@ -78,10 +80,10 @@ class Keyframe:
 
 @dataclass(frozen=True)
 class Sign:
-    """How a sign is made: hands rise from rest to the first keyframe, pass through all, and go back to rest.
+    """How a sign is made: hands rise from rest to the first keyframe, pass through all of them, and return to rest.
 
     `repeats` (fewest, most) is how often the keyframes from `loop_from` to the last are performed. `both` makes the
-    other hand do what the signing hand does. A hand stops where its path turns back and glides through elsewhere.
+    other hand do what the signing hand does. A hand stops where its path turns back, and moves smoothly elsewhere.
     """
 
     gloss: str
@@ -95,18 +97,18 @@ class Sign:
 
 @cache
 def direction(name: str) -> Vector:
-    """The unit vector that a name such as "up+in" stands for; ValueError if a part of it is no direction."""
+    """Return the unit vector for a name such as "up+in"; ValueError if a part of it is not a direction."""
     parts = name.split("+")
     unknown = [part for part in parts if part not in DIRECTIONS]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is no direction; use {', '.join(DIRECTIONS)}, joined by '+'")
+        raise ValueError(f"{unknown[0]!r} is not a direction; use {', '.join(DIRECTIONS)}, joined by '+'")
     total = np.sum([DIRECTIONS[part] for part in parts], axis=0)
     x, y, z = total / np.linalg.norm(total)
     return float(x), float(y), float(z)
 
 
 def _circle(seconds: float, pose: Pose, radius: float) -> tuple[Keyframe, ...]:
-    """Four keyframes of a circle in the body's plane, as on the chest: up, in, down, out."""
+    """Make four keyframes of a circle in the body's plane, for example on the chest: up, in, down, out."""
     x, y, z = pose.offset
     around = ((0, radius), (-radius, 0), (0, -radius), (radius, 0))
     return tuple(
@@ -225,7 +227,7 @@ SIGNS: tuple[Sign, ...] = (
             ),
         ),
     ),
-    # Bunched fingertips touch beside the mouth, then the cheek near the ear.
+    # Bunched fingertips touch next to the mouth, then the cheek near the ear.
     Sign(
         "home",
         (

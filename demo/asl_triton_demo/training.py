@@ -1,13 +1,13 @@
-"""Trains the demo checkpoint from nothing: a quarter-width I3D that knows the signs of the demo signer.
+"""Trains the demo checkpoint from scratch: a quarter-width I3D that knows the signs of the demo signer.
 
-`python -m asl_triton_demo.training --to FOLDER` renders clips while it trains, keeps them and its own state in
-`--work`, resumes after a kill, and leaves a bundle that `asl-triton export` takes. Every draw of a clip,
-window and distortion follows from its number, so a run that was stopped sees what an unbroken one would have seen.
+`python -m asl_triton_demo.training --to FOLDER` renders clips while it trains, keeps them and its state in `--work`,
+resumes if it was killed, and writes a bundle for `asl-triton export`. Every random choice of a clip, window and
+distortion depends only on its number, so a resumed run sees the same data as an uninterrupted one.
 
 The loss is WLASL's (Li et al. 2020), half per-class binary cross-entropy of the clip, half of its steps, except that
-steps at rest want silence instead of the clip's gloss. Two helpers fade out while the first stage runs: a
-cross-entropy between glosses, and taking the clip's mean picture away, without which the network sees rooms and
-clothes long before it sees hands.
+the target of steps at rest is silence instead of the clip's gloss. Two aids fade out during the first stage: a
+cross-entropy between glosses, and subtracting the clip's mean picture, without which the network sees rooms and clothes
+long before it sees hands.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ PRESET = PRESETS["wlasl"]
 CARD = ModelCard(
     purpose="twenty ASL signs, by the animated signer of asl-triton's own clips; for trying things out",
     caveat="demo model: knows an animated signer, not people",
-)  # without a threshold: `asl-triton evaluate --write-threshold` measures that
-SQUARE = 256  # pixels; what the preset makes of the demo signer's clips before it crops
+)  # no threshold: `asl-triton evaluate --write-threshold` measures it
+SQUARE = 256  # pixels; the preset resizes the demo signer's clips to this before it crops
 FIRST_HELD_OUT_SEED = 1_000_000  # seeds from here on are never trained on
 IDLE_SHARE = 0.1  # of the windows drawn
 MIRROR_SHARE = 0.15  # the demo signer's own share of left-handed signers
@@ -61,14 +61,14 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training with its own learning-rate cycle. `stretch` bounds the length of window over clip."""
+    """A part of the training with its own learning-rate cycle. `stretch` bounds a window's length over the clip's."""
 
     size: int  # pixels
     num_frames: int
     batch: int
     steps: int
     peak_rate: float
-    from_nothing: bool  # whether helpers for a network that knows nothing fade out during this stage
+    from_nothing: bool  # whether the aids for an untrained network fade out during this stage
     stretch: tuple[float, float]
     clips_per_sign: int
     first_seed: int
@@ -81,19 +81,19 @@ STAGES = (
 
 
 def make_idle_sign(seed: int) -> Sign:
-    """A signer at rest, whose face and head move all the same."""
+    """Make a sign in which the hands are at rest, but face and head move."""
     return Sign("idle", (Keyframe(0.2, REST),), face=get_args(Face)[seed % 5], head=get_args(Head)[seed % 3])
 
 
 def draw_num_frames(sign: Sign, seed: int) -> int | None:
-    """How long a training clip is; None: as long as the sign needs."""
+    """Return the length of a training clip, or None for as long as the sign needs."""
     if sign.gloss == "idle":
         return 32 + seed % 49
     return 72 + seed % 37 if seed % 4 == 0 else None  # long rests around a slow sign
 
 
 def find_signing_frames(sign: Sign, seed: int) -> NDArray[np.bool_]:
-    """In which frames of a training clip (T,) the hands are nearer to the sign than to rest."""
+    """Return the frames of a training clip (T,) in which the hands are closer to the sign than to rest."""
     take = plan_take(sign, make_generator(sign.gloss, seed), num_frames=draw_num_frames(sign, seed))
     half_onset = ONSET_S * take.execution.tempo / 2
     start = take.execution.lead_s + half_onset
@@ -103,7 +103,7 @@ def find_signing_frames(sign: Sign, seed: int) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Draws(Dataset[tuple[Image, int, np.float32, Floats]]):
-    """Training windows of one stage by their number; clips are rendered when first drawn, and kept in `folder`."""
+    """Training windows of one stage, by number. Clips are rendered when they are first drawn, and kept in `folder`."""
 
     stage: Stage
     folder: Path
@@ -122,7 +122,7 @@ class Draws(Dataset[tuple[Image, int, np.float32, Floats]]):
         return frames, label, make_class_target(seen, least=0.75), make_step_targets(active[shown])
 
     def clip(self, sign: Sign, seed: int) -> Image:
-        """The pictures of a clip before the crop (T, S, S, 3), mapped from its file."""
+        """Return the pictures of a clip before the crop (T, S, S, 3), memory-mapped from its file."""
         path = self.folder / str(self.stage.size) / f"{sign.gloss.replace(' ', '-')}_{seed}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ class Draws(Dataset[tuple[Image, int, np.float32, Floats]]):
 
 
 def square(picture: Image, crop: int, quality: int) -> Image:
-    """A rendered picture as a camera compressed it and the preset squares it, scaled as the crop is."""
+    """Compress a rendered picture like a camera, square it like the preset, and scale it like the crop."""
     side = SQUARE * crop // INPUT_SIZE
     code = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
     square = resize_image(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8), size=SQUARE)
@@ -142,7 +142,7 @@ def square(picture: Image, crop: int, quality: int) -> Image:
 
 
 def window(length: int, stage: Stage, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Which frames are shown (T,), evenly spaced; below 0 and from `length` on the rest is held."""
+    """Choose evenly spaced frames to show (T,). Frames below 0 or from `length` on repeat the rest at that end."""
     span = float(np.clip(length * rng.uniform(*stage.stretch), stage.num_frames * 0.75, stage.num_frames * 1.9))
     slack = abs(length - span)
     start = rng.uniform(min(0.0, length - span) - 0.1 * slack, max(0.0, length - span) + 0.1 * slack)
@@ -151,7 +151,7 @@ def window(length: int, stage: Stage, rng: np.random.Generator) -> NDArray[np.in
 
 
 def distort(clip: Image, size: int, rng: np.random.Generator) -> Image:
-    """A window cropped near the middle and mirrored, tinted, blurred and noisy at times: (T, size, size, 3)."""
+    """Crop a window near the middle, tint it, and sometimes mirror it, blur it or add noise: (T, size, size, 3)."""
     top, left = rng.integers(0, clip.shape[1] - size + 1, 2)
     frames = clip[:, top : top + size, left : left + size]
     if rng.random() < MIRROR_SHARE:
@@ -171,12 +171,12 @@ def distort(clip: Image, size: int, rng: np.random.Generator) -> Image:
 
 
 def make_class_target(share: float, *, least: float) -> np.float32:
-    """1 where enough of the sign is seen, 0 where none is, NaN where it is anyone's guess."""
+    """Return 1 if enough of the sign is visible, 0 if none of it is, and NaN if it is anyone's guess."""
     return np.float32(1.0 if share >= least else 0.0 if share <= 0.05 else np.nan)
 
 
 def make_step_targets(active: NDArray[np.bool_]) -> Floats:
-    """What each step should say (S,), from the 16 frames that the two positions it averages are the middle of."""
+    """Return the target of each step (S,), from the 16 frames around the two positions that it averages."""
     starts = range(0, max(len(active) - 8, 1), 8)
     return np.array(
         [make_class_target(float(active[start : start + 16].mean()), least=0.6) for start in starts], np.float32
@@ -184,12 +184,12 @@ def make_step_targets(active: NDArray[np.bool_]) -> Floats:
 
 
 def compute_loss(step_logits: Tensor, labels: Tensor, clip: Tensor, steps: Tensor, cross_entropy: float) -> Tensor:
-    """The loss of step logits (N, S, C) of clips whose glosses are `labels` (N,).
+    """Compute the loss of step logits (N, S, C) of clips whose glosses are `labels` (N,).
 
-    `clip` (N,) and `steps` (N, S) say what is wanted: 1 the gloss, 0 silence, NaN either.
+    `clip` (N,) and `steps` (N, S) are the targets: 1 for the gloss, 0 for silence, NaN for either.
     """
     logits = step_logits.amax(dim=1)  # (N, S, C) -> (N, C)
-    gloss = F.one_hot(labels.clamp(min=0), logits.shape[1])  # -1 is idle, of which silence is wanted anyway
+    gloss = F.one_hot(labels.clamp(min=0), logits.shape[1])  # -1 is idle, whose target is silence anyway
     halves = []
     for given, one, share in ((logits, gloss, clip), (step_logits, gloss[:, None], steps)):
         known, target = ~share.isnan(), one * share[..., None]
@@ -202,14 +202,14 @@ def compute_loss(step_logits: Tensor, labels: Tensor, clip: Tensor, steps: Tenso
 
 
 def schedule_learning_rate(share: float, peak: float) -> float:
-    """One cycle: up during the first eighth of the stage, then down along a cosine to a thousandth."""
+    """Return the rate at a point of one cycle: up during the first eighth, then down along a cosine to a thousandth."""
     rising = min(0.04 + 7.68 * share, 1.0)
     falling = (1 + math.cos(math.pi * max(share - 0.125, 0.0) / 0.875)) / 2
     return peak * rising * (0.001 + 0.999 * falling)
 
 
 def fade(share: float, start: float, end: float) -> float:
-    """1 until `start`, 0 from `end` on."""
+    """Return 1 until `start` and 0 from `end` on, with a straight line in between."""
     return min(max((end - share) / (end - start), 0.0), 1.0)
 
 
@@ -223,7 +223,7 @@ class Training:
         self.net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         for module in self.net.modules():
             if isinstance(module, torch.nn.BatchNorm3d):
-                module.momentum = 0.03  # stages are short: the statistics must follow
+                module.momentum = 0.03  # stages are short, so the statistics must adapt quickly
         self.optimizer = torch.optim.AdamW(self.net.parameters(), weight_decay=0.02)
         self.step = 0  # counts through all stages
         self.state_path = work / "state.pt"
@@ -239,7 +239,7 @@ class Training:
             torch.save(state, file)
 
     def losses(self, workers: int, bfloat16: bool) -> Iterator[float]:
-        """Train to the end of all stages, a step an item; the state is saved every 50 steps."""
+        """Train through all stages and yield the loss of each step; the state is saved every 50 steps."""
         start = 0
         for stage in self.stages:
             yield from self._stage_losses(stage, start, workers, bfloat16)
@@ -251,7 +251,7 @@ class Training:
         self.net.train()
         for frames, labels, clip, steps in DataLoader(clips, stage.batch, sampler=draws, num_workers=workers):
             share = (self.step - start) / stage.steps
-            torch.manual_seed(self.seed + self.step)  # dropout's
+            torch.manual_seed(self.seed + self.step)  # for dropout
             for group in self.optimizer.param_groups:
                 group["lr"] = schedule_learning_rate(share, stage.peak_rate)
             x = normalize(frames, PRESET)
@@ -273,7 +273,7 @@ class Training:
 
 @torch.inference_mode()
 def evaluate(bundle: Path, videos: Path, seeds: Sequence[int]) -> None:
-    """Print how the bundle, served as TorchScript, answers to VP9 clips of these seeds, written if not yet there."""
+    """Print how the bundle, as TorchScript, recognizes VP9 clips of these seeds. Missing clips are written first."""
     net = load_checkpoint(bundle / "weights.safetensors").network()
     console = Console()
     served = torch.jit.script(ServedI3D(net, PRESET, torch.float32).eval())
@@ -299,22 +299,22 @@ def evaluate(bundle: Path, videos: Path, seeds: Sequence[int]) -> None:
     mean, sure = np.mean(right), np.mean(np.array(right) > 0.5)
     console.print(f"{len(right)} held-out clips: top-1 {1 - confused.total() / len(right):.2%}")
     console.print(f"confidence of the right gloss: mean {mean:.3f}, above 0.5 in {sure:.2%}")
-    console.print(f"highest confidence of {len(alarms)} idle clips: mean {np.mean(alarms):.3f}, most {max(alarms):.3f}")
-    console.print(f"taken for another: {dict(confused) or 'none'}")
+    console.print(f"highest confidence of {len(alarms)} idle clips: mean {np.mean(alarms):.3f}, max {max(alarms):.3f}")
+    console.print(f"confused: {dict(confused) or 'none'}")
 
 
 def main(
     to: Annotated[Path, typer.Option(help="The folder that the bundle is written to.")],
-    work: Annotated[Path, typer.Option(help="Rendered clips and the state to go on from.")] = Path("demo/training"),
-    steps: Annotated[int | None, typer.Option(min=2, help="Optimizer steps in all, shared among the stages.")] = None,
-    minutes: Annotated[float, typer.Option(help="Stop after so long; the same command goes on from there.")] = 600.0,
+    work: Annotated[Path, typer.Option(help="Folder for rendered clips and training state.")] = Path("demo/training"),
+    steps: Annotated[int | None, typer.Option(min=2, help="Total optimizer steps, split among the stages.")] = None,
+    minutes: Annotated[float, typer.Option(help="Stop after this time; the same command resumes.")] = 600.0,
     held_out: Annotated[int, typer.Option(help="Seeds of every sign to test on at the end.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the first weights and of every draw.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that render and distort clips; 0: this one does.")] = 1,
-    threads: Annotated[int, typer.Option(help="For the network. More than one only on cores that are free.")] = 1,
-    bfloat16: Annotated[bool, typer.Option(help="Convolve in bfloat16; fast where the CPU has it.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed for the initial weights and every random choice.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that render and distort clips; 0 for this one.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads for the network. Use several only if cores are idle.")] = 1,
+    bfloat16: Annotated[bool, typer.Option(help="Convolve in bfloat16, fast on CPUs that support it.")] = True,
 ) -> None:
-    """Train the demo checkpoint, or go on training it, and test it on clips never seen."""
+    """Train the demo checkpoint, or resume its training, and test it on unseen clips."""
     total = sum(stage.steps for stage in STAGES)
     stages = [replace(s, steps=max(1, round(s.steps * (steps or total) / total))) for s in STAGES]
     torch.set_num_threads(threads)

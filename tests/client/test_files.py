@@ -20,7 +20,7 @@ from tests.client.conftest import Shrink, limited
 def test_lock_says_who_holds_it_and_is_gone_afterwards(tmp_path: Path) -> None:
     with FolderLock(tmp_path / ".lock"):
         assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
-        with pytest.raises(AslTritonError, match=f"another run writes to .*: process {os.getpid()} on "):
+        with pytest.raises(AslTritonError, match=f"another run is writing to .*: process {os.getpid()} on "):
             FolderLock(tmp_path / ".lock").__enter__()
     assert os.listdir(tmp_path) == []
 

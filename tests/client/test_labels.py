@@ -25,11 +25,11 @@ def test_glosses_come_in_class_order(tmp_path: Path, content: bytes) -> None:
     (b"", "are empty"), (b"\n\n", "are empty"),
     (b"book\n\ndrink\n", "line 2 is empty"),
     (b"0\tbook\n1\t\n", "line 2 is empty"),
-    (b"book\ndrink\nbook\n", r"names 'book' 2 times \(lines 1, 3\)"),
-    (b"0\tbook\n2\tdrink\n", "line 2: the index is '2', and 1 was expected"),
-    (b"one\tbook\n", "line 1: the index is 'one', and 0 was expected"),
+    (b"book\ndrink\nbook\n", r"lists 'book' 2 times \(lines 1, 3\)"),
+    (b"0\tbook\n2\tdrink\n", "line 2: expected index 1, found '2'"),
+    (b"one\tbook\n", "line 1: expected index 0, found 'one'"),
     (b"\xff\xfe\x00b", "not UTF-8"),
-    (b"x" * (MAX_LABELS_BYTES + 1), "not a list of glosses"),
+    (b"x" * (MAX_LABELS_BYTES + 1), "too large for a list of glosses"),
 ], ids=lambda value: str(value)[:30])  # fmt: skip
 def test_file_that_is_no_list_is_a_sentence(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "labels.txt"

@@ -24,10 +24,10 @@ def test_what_lies_outside_the_frame_is_cut_off() -> None:
     ((234, 17, 524, 414), "not in fractions of the frame"),
     ((0, 0, float("nan"), 1), "not in fractions of the frame"),
     ((0, 0, float("inf"), 1), "not in fractions of the frame"),
-    ((0.7, 0, 0.3, 1), "next to nothing of the frame"),
-    ((0.2, 0.9, 0.8, 0.1), "next to nothing of the frame"),
-    ((0.5, 0.5, 0.5005, 0.501), "next to nothing of the frame"),
-    ((1.2, 0, 1.8, 1), "next to nothing of the frame"),
+    ((0.7, 0, 0.3, 1), "is empty or nearly so"),
+    ((0.2, 0.9, 0.8, 0.1), "is empty or nearly so"),
+    ((0.5, 0.5, 0.5005, 0.501), "is empty or nearly so"),
+    ((1.2, 0, 1.8, 1), "is empty or nearly so"),
 ])  # fmt: skip
 def test_what_is_not_a_box_is_a_sentence(values: tuple[float, ...], says: str) -> None:
     with pytest.raises(AslTritonError, match=says):

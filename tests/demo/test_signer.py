@@ -275,7 +275,7 @@ def test_handshapes_differ_in_outline() -> None:
 
 
 def test_impossible_poses_are_explained() -> None:
-    with pytest.raises(ValueError, match="'sideways' is no direction"):
+    with pytest.raises(ValueError, match="'sideways' is not a direction"):
         direction("up+sideways")
     with pytest.raises(ValueError, match="must differ from fingers"):
         compute_wrist(Pose("chin", "flat", "up", "down"))

@@ -370,7 +370,7 @@ def test_output_that_another_run_holds_is_left_alone(
 ) -> None:
     with (
         Journal(tmp_path),
-        pytest.raises(AslTritonError, match="another run writes to"),
+        pytest.raises(AslTritonError, match="another run is writing to"),
     ):
         spread(small_triton.address, few, tmp_path)
 

@@ -82,4 +82,4 @@ def test_folder_that_is_not_that_of_the_network_is_refused(
         for _ in range(2):
             refused = ask(triton.address, video)
             assert isinstance(refused, Refusal) and refused.status == "UNAVAILABLE", refused
-            assert "signs does not answer as its folder says" in refused.sentence
+            assert "signs does not give the answer in its folder" in refused.sentence

@@ -1,1 +1,1 @@
-"""What is served: the contract of a model, its folder, its known answers, and a server's status."""
+"""Served models: their contract, their folders, their known answers, and a server's status."""

@@ -1,6 +1,6 @@
-"""Model card: what a model is good for, and how sure it has to be, as it travels with its weights.
+"""Model card: what a model is good for, and how confident it has to be. It travels with the weights.
 
-A bundle has it as `card.json`; the exporter writes it into the served model's parameters `asl_triton.purpose`,
+In a bundle, it is `card.json`; the exporter writes it into the served model's parameters `asl_triton.purpose`,
 `asl_triton.caveat` and `asl_triton.min_confidence`, and the client reads it from there. A model without them has an
 empty card.
 """
@@ -14,18 +14,18 @@ from pathlib import Path
 from asl_triton.errors import ContractError
 from asl_triton.files import read_at_most
 
-PARAMETER_PREFIX = "asl_triton."  # of the fields, in a model's config
+PARAMETER_PREFIX = "asl_triton."  # of the fields' names in a model's config
 MAX_TEXT = 500  # characters
 MAX_CARD_BYTES = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What is known of a model besides its preset.
+    """What is known about a model besides its preset.
 
-    `purpose` says what it was trained on and is good for. `caveat` is a warning that goes with each of its answers,
-    empty where none is needed. Answers whose confidence is below `min_confidence`, 0 to 1 in whole percents, are
-    unsure; None where that was not measured. Line breaks in the texts become spaces.
+    `purpose` says what it was trained on and is good for. `caveat` is a warning that goes with each of its answers, or
+    empty. Answers whose confidence is below `min_confidence`, 0 to 1 in whole percents, are unsure; None if it was not
+    measured. Line breaks in the texts become spaces.
 
     Raises:
         ContractError: a text is too long or not a text, or the confidence is out of range.
@@ -45,7 +45,7 @@ class ModelCard:
             object.__setattr__(self, "min_confidence", parse_confidence(self.min_confidence))
 
     def describe(self) -> str:
-        """The card in one line, for people; empty where nothing is known."""
+        """Return the card as one line for people, or an empty string if nothing is known."""
         threshold = "" if self.min_confidence is None else f"answers below {self.min_confidence:.0%} are unsure"
         return "; ".join(filter(None, (self.purpose, self.caveat, threshold)))
 
@@ -56,12 +56,12 @@ class ModelCard:
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> "ModelCard":
-        """Read the parameters of a model's config; those of an earlier version are not there."""
+        """Read a card from a model's config. Configs written by earlier versions have no such parameters."""
         values = {field.name: parameters.get(PARAMETER_PREFIX + field.name) for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in values.items() if value})  # type: ignore[arg-type]
 
     def to_parameters(self) -> dict[str, str]:
-        """The parameters of a model's config, without those that are empty."""
+        """Return the parameters for a model's config, without empty ones."""
         return {PARAMETER_PREFIX + name: str(value) for name, value in self._known().items()}
 
     @classmethod
@@ -69,24 +69,24 @@ class ModelCard:
         """Read what `to_json` wrote.
 
         Raises:
-            ContractError: not a JSON object, or one with other fields or values.
+            ContractError: the text is not a JSON object, or has unknown fields or invalid values.
         """
         try:
             values = json.loads(text)
         except ValueError as exc:
-            raise ContractError(f"a model card must be a JSON object, and this is not JSON: {text[:60]!r}") from exc
+            raise ContractError(f"a model card must be a JSON object, but this is not JSON: {text[:60]!r}") from exc
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(values, dict) or not set(values) <= set(names):
             raise ContractError(f"a model card must be a JSON object of {', '.join(names)}, not {text[:60]!r}")
         return cls(**values)
 
     def to_json(self) -> str:
-        """The card as one JSON object, without the fields that are empty."""
+        """Return the card as a JSON object, without empty fields."""
         return json.dumps(self._known(), indent=1, ensure_ascii=False)
 
     @classmethod
     def read(cls, path: Path) -> "ModelCard":
-        """Read a file written from `to_json`. A missing file gives an empty card.
+        """Read a file that contains what `to_json` returned. A missing file gives an empty card.
 
         Raises:
             ContractError: the file cannot be read, or is not a card.
@@ -94,7 +94,7 @@ class ModelCard:
         try:
             content = read_at_most(path, MAX_CARD_BYTES)
             if content is None:
-                raise ContractError(f"{path} is larger than {MAX_CARD_BYTES // 1000} kB: not a model card")
+                raise ContractError(f"{path} is larger than {MAX_CARD_BYTES // 1000} kB, too large for a model card")
             return cls.from_json(content.decode("utf-8"))
         except FileNotFoundError:
             return cls()
@@ -111,10 +111,10 @@ EMPTY_CARD = ModelCard()
 
 
 def parse_confidence(value: object) -> float:
-    """A confidence from 0 to 1, rounded to whole percents, of a number or of its text.
+    """Parse a confidence from 0 to 1, a number or its text, and round it to whole percents.
 
     Raises:
-        ContractError: it is something else.
+        ContractError: the value is not a number from 0 to 1.
     """
     try:
         confidence = float(value)  # type: ignore[arg-type]

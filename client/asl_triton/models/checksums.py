@@ -1,6 +1,7 @@
-"""`SHA256SUMS` of a model repository: written at export, and what a production server lets through.
+"""`SHA256SUMS` of a model repository: written at export. A production server serves only the files listed there.
 
-The file is coreutils': a line `<sha256>  <model>/<path>` each, comments with '#'. `sha256sum --check` reads it too.
+The format is that of coreutils: one line `<sha256>  <model>/<path>` per file, and comments with '#'. `sha256sum
+--check` reads it too.
 """
 
 import re
@@ -16,11 +17,12 @@ LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
 
 
 def write_checksums(repository: Path) -> Path:
-    """Write `SHA256SUMS` of every model of `repository`, whole, and return its path.
+    """Write `SHA256SUMS` of every model in `repository` atomically, and return its path.
 
-    A model is a folder with a `config.pbtxt`; what is hidden is somebody's unfinished work.
+    A model is a folder with a `config.pbtxt`. Hidden files are left out, because they belong to unfinished exports.
 
-    Raises AslTritonError when a file cannot be read or written.
+    Raises:
+        AslTritonError: a file cannot be read or written.
     """
     path = repository / MANIFEST
     try:
@@ -35,20 +37,22 @@ def write_checksums(repository: Path) -> Path:
 
 
 def is_left_out(file: Path) -> bool:
-    """Whether a file of a model folder is none of the model's."""
+    """Return whether a file in a model folder is not part of the model."""
     return any(part.startswith(".") or part == "__pycache__" for part in file.parts)
 
 
 def read_checksums(path: Path) -> dict[str, str]:
-    """The SHA-256 of each file by its path within the repository.
+    """Read the SHA-256 of each file, by its path within the repository.
 
-    Raises AslTritonError for a file that is not there, or holds anything but such lines.
+    Raises:
+        AslTritonError: `path` cannot be read, or has a line of another form.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise AslTritonError(
-            f"cannot read {path}, which says what may be served: `asl-triton export` writes it, or `sha256sum` ({exc})"
+            f"cannot read {path}, which lists what may be served ({exc}): write it with `asl-triton export` or "
+            "`sha256sum`"
         ) from exc
     sums = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -65,12 +69,13 @@ def read_checksums(path: Path) -> dict[str, str]:
 
 
 def copy_checked(sums: Mapping[str, str], repository: Path, target: Path, without: Collection[str] = ()) -> list[str]:
-    """Copy the files of `sums`, but not of the models named in `without`, and return the models' names, sorted.
+    """Copy the files in `sums`, except those of the models in `without`, and return the models' names, sorted.
 
-    Each is hashed as it is copied, so that what is in `target` at the end is what was listed, whatever happens to
-    `repository` later. A file that is not listed stays behind. `target` is made anew.
+    Each file is hashed as it is copied, so `target` contains exactly what was listed, whatever happens to `repository`
+    later. Files that are not listed are not copied. An existing `target` is replaced.
 
-    Raises AslTritonError for the first file that is missing or another one than was listed; `target` is gone then.
+    Raises:
+        AslTritonError: a file is missing, or differs from the listed one. `target` is then deleted.
     """
     wanted = {name: digest for name, digest in sums.items() if PurePosixPath(name).parts[0] not in without}
     shutil.rmtree(target, ignore_errors=True)
@@ -78,13 +83,13 @@ def copy_checked(sums: Mapping[str, str], repository: Path, target: Path, withou
         for name, digest in sorted(wanted.items()):
             source, copy = repository / name, target / name
             if not source.is_file():
-                raise AslTritonError(f"{MANIFEST} lists {name}, and there is no {source}: copy the model again")
+                raise AslTritonError(f"{MANIFEST} lists {name}, but {source} does not exist: copy the model again")
             copy.parent.mkdir(parents=True, exist_ok=True)
             copied = sha256(source, copy)
             if copied != digest:
                 raise AslTritonError(
-                    f"{source} is not the file that {MANIFEST} lists (its SHA-256 is {copied}): it was changed, or "
-                    f"copied in part. Copy it again, or bring the {MANIFEST} of its own export"
+                    f"{source} is not the file that {MANIFEST} lists (its SHA-256 is {copied}): it was changed or only "
+                    f"partly copied. Copy it again, or use the {MANIFEST} of its own export"
                 )
     except OSError as exc:
         shutil.rmtree(target, ignore_errors=True)

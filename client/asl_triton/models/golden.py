@@ -1,4 +1,4 @@
-"""The golden clip: one that anyone can render again, bit by bit, to ask a served model for an answer that is known."""
+"""The golden clip, which anyone can render bit for bit, and the known answers to it that served models must give."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ TILE = 16  # pixels
 
 
 def render_golden(num_frames: int = GOLDEN_FRAMES) -> npt.NDArray[np.uint8]:
-    """Tiles of color that fade into one another and drift: uint8 RGB (T, 224, 224, 3), by integer arithmetic alone."""
+    """Render drifting, fading tiles of color, uint8 RGB (T, 224, 224, 3), with integer arithmetic only."""
     tiles = INPUT_SIZE // TILE
     t, y, x, c = np.meshgrid(
         np.arange(num_frames, dtype=np.int64), np.arange(tiles), np.arange(tiles), np.arange(3), indexing="ij"
@@ -33,10 +33,10 @@ def choose_golden_frames(preset: Preset) -> int:
 
 @dataclass(frozen=True)
 class GoldenAnswer:
-    """What a checkpoint answers to the golden clip: `golden.npz` of a model folder.
+    """A checkpoint's answer to the golden clip, stored as `golden.npz` in its model folder.
 
-    `logits` (C,) are those of the network as trained, in float32; `served_logits` (C,) those of the exported model on
-    the machine that exported it. `tolerance` is how far, in logits, another machine's kernels may stray.
+    `logits` (C,) come from the network as trained, in float32, and `served_logits` (C,) from the exported model on the
+    machine that exported it. `tolerance` is how far, in logits, another machine's answer may differ.
     """
 
     logits: npt.NDArray[np.float32]
@@ -45,7 +45,7 @@ class GoldenAnswer:
     tolerance: float
 
     def save(self, path: Path) -> None:
-        """Write it as a `.npz`."""
+        """Write the answer to an `.npz` file."""
         np.savez(
             path,
             logits=self.logits,
@@ -59,7 +59,7 @@ class GoldenAnswer:
         """Read what `save` wrote.
 
         Raises:
-            ContractError: no such file, or not a golden answer.
+            ContractError: the file does not exist, or is not a golden answer.
         """
         try:
             with path.open("rb") as file:
@@ -68,4 +68,4 @@ class GoldenAnswer:
                     arrays["logits"], arrays["served_logits"], int(arrays["num_frames"]), float(arrays["tolerance"])
                 )
         except (OSError, ValueError, TypeError, LookupError, EOFError, BadZipFile) as exc:
-            raise ContractError(f"{path} is no golden answer ({exc}): export the model again") from exc
+            raise ContractError(f"{path} is not a golden answer ({exc}): export the model again") from exc

@@ -1,4 +1,4 @@
-"""The contract of `recognize_sign`, the served model that takes a whole video file: the names that both sides use."""
+"""The contract of `recognize_sign`, the served model that takes a whole video file: names for client and server."""
 
 import json
 from typing import Any
@@ -10,14 +10,14 @@ SIGN_MODELS = (RECOGNIZE_SIGN, "recognize_sign_stream")
 VIDEO, TOP_K, MIN_CONFIDENCE, SIGNER_BOX = "VIDEO", "TOP_K", "MIN_CONFIDENCE", "SIGNER_BOX"
 GLOSS, CONFIDENCE, CLASS_ID, LOGIT, DETAILS = "GLOSS", "CONFIDENCE", "CLASS_ID", "LOGIT", "DETAILS"
 START_S, END_S = "START_S", "END_S"  # of the stream's windows
-# Set by whoever starts Triton: the folders of the model repositories that it serves, joined by `os.pathsep`.
+# Set by the program that starts Triton: the folders of its model repositories, joined by `os.pathsep`.
 REPOSITORIES_VARIABLE = "ASL_TRITON_MODEL_REPOSITORIES"
 # The fields of a recognition that the output DETAILS carries.
 DETAIL_FIELDS = ("model", "num_frames", "duration_s", "num_windows", "decode_s", "wait_s", "warnings", "lost_frames")
 
 
 def format_details(recognition: Recognition) -> str:
-    """How a recognition came about, as the JSON of the output DETAILS."""
+    """Format the JSON of the output DETAILS, which says how a recognition came about."""
     details = {name: getattr(recognition, name) for name in (*DETAIL_FIELDS, "unsure")}
     if recognition.signer is not None:
         details["signer"] = to_json_values(recognition)["signer"]
@@ -25,8 +25,10 @@ def format_details(recognition: Recognition) -> str:
 
 
 def parse_details(text: str | bytes) -> dict[str, Any]:
-    """The fields of a `Recognition` that `format_details` wrote; what later versions add is left out, and so is
-    `unsure`, which depends on the caller's threshold."""
+    """Parse the fields of a `Recognition` that `format_details` wrote.
+
+    Fields that later versions add are ignored, and so is `unsure`, which depends on the caller's threshold.
+    """
     content = json.loads(text)
     details = {name: value for name, value in content.items() if name in DETAIL_FIELDS}
     box = None

@@ -1,4 +1,4 @@
-"""Our models in model repositories, read from their folders: for what runs in the server and cannot ask it."""
+"""Reads our models from the folders of model repositories, for code that runs in the server and cannot query it."""
 
 import os
 import re
@@ -19,20 +19,20 @@ from asl_triton.results import Logits
 from asl_triton.transport.base import ModelDescription, TensorSpec
 
 CONFIG, LABELS, GOLDEN = "config.pbtxt", "labels.txt", "golden.npz"
-# How far an answer to the golden clip may be from the folder's, in parts of the spread of its logits, and still be
-# that network's: another machine's kernels and bfloat16 move it by some percent, other weights by about all of it.
+# How far an answer to the golden clip may be from the folder's, as a share of the spread of its logits, to still come
+# from the same network. Another machine or bfloat16 moves it by a few percent, other weights by about 100 %.
 SAME_NETWORK = 0.15
 
 
 @dataclass(frozen=True)
 class ModelOnDisk:
-    """A model as its folder describes it; `golden` is None where the folder has no golden answer."""
+    """A model as its folder describes it. `golden` is None if the folder has no golden answer."""
 
     served: ServedModel
     golden: GoldenAnswer | None
 
     def matches_golden(self, logits: Logits) -> bool:
-        """Whether these logits of the golden clip are this model's, as far as one can tell."""
+        """Return whether these logits of the golden clip are close enough to be this model's."""
         if self.golden is None or logits.shape != self.golden.served_logits.shape:
             return False
         known = self.golden.served_logits
@@ -41,9 +41,9 @@ class ModelOnDisk:
 
 
 def read_repositories(repositories: Sequence[Path]) -> dict[str, ModelOnDisk | AslTritonError]:
-    """The models in these folders by name, sorted; where a model's folder is damaged, the error that says so.
+    """Read the models in these repositories, sorted by name. A damaged model folder gives an error instead of a model.
 
-    Of two folders with one name the first counts. A repository that is not a folder here is skipped.
+    If two folders have the same name, the first one counts. Repositories that are not local folders are skipped.
     """
     found: dict[str, ModelOnDisk | AslTritonError] = {}
     for folder in (folder for repository in repositories if repository.is_dir() for folder in repository.iterdir()):
@@ -57,7 +57,7 @@ def read_repositories(repositories: Sequence[Path]) -> dict[str, ModelOnDisk | A
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether a folder's config has our preset."""
+    """Return whether a folder's config has our preset."""
     try:
         return PRESET_PARAMETER in (folder / CONFIG).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -65,23 +65,23 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def read_folder(folder: Path) -> ModelOnDisk:
-    """A model from its folder.
+    """Read a model from its folder.
 
     Raises:
-        ContractError, LabelsError: the folder is not whole, or not what asl-triton can talk to.
+        ContractError, LabelsError: the folder is incomplete, or does not match asl-triton's contract.
     """
     description = read_description(folder)
     served = ServedModel.from_description(description, str(folder))
     labels, num_classes = read_labels(folder / LABELS), count_classes(description)
     if len(labels) != num_classes:
-        raise LabelsError(f"{folder / LABELS} names {len(labels)} glosses for {num_classes} classes: export it again")
-    # Last: if the folder is replaced meanwhile, its golden answer does not fit the model that was loaded before.
+        raise LabelsError(f"{folder / LABELS} lists {len(labels)} glosses for {num_classes} classes: export it again")
+    # Read last, so that if the folder is being replaced, the golden answer does not match the model loaded before.
     golden = GoldenAnswer.load(folder / GOLDEN) if (folder / GOLDEN).exists() else None
     return ModelOnDisk(replace(served, labels=labels), golden)
 
 
 def read_description(folder: Path) -> ModelDescription:
-    """What a server that serves this folder says of the model, as far as the folder tells."""
+    """Describe the model in this folder as a server would, as far as the folder shows."""
     try:
         text = (folder / CONFIG).read_text(encoding="utf-8")
         config = text_format.Parse(text, model_config_pb2.ModelConfig())

@@ -1,4 +1,4 @@
-"""What a server serves: finds the models, reads their preset, labels and tensors, refuses what is not ours."""
+"""Finds a server's models, reads their presets, labels and tensors, and rejects models that are not ours."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ INPUT_SHAPES = {"UINT8": (-1, -1, INPUT_SIZE, INPUT_SIZE, 3), "FP32": (-1, 3, -1
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model as it is served. `labels` in class order; `datatype` is what its input takes."""
+    """A model as served. `labels` are in class order; `datatype` is its input's."""
 
     name: str
     version: str
@@ -33,12 +33,12 @@ class ServedModel:
 
     @classmethod
     def from_description(cls, description: ModelDescription, address: str) -> "ServedModel":
-        """What a description of a model says of it, without labels, which descriptions do not list.
+        """Make a model from its description, without labels, which descriptions do not list.
 
-        `address` is where it is served, or its folder: messages name it.
+        `address` is the server or the folder that error messages name.
 
         Raises:
-            ContractError: its tensors, its preset or its card are not what we can talk to.
+            ContractError: the tensors, the preset or the card do not match asl-triton's contract.
         """
         check_tensors(description, address)
         parameters = description.parameters
@@ -61,7 +61,7 @@ class ServedModel:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What answers depend on: models with equal identities answer alike. The one test for "the same model"."""
+        """What answers depend on. Two models are the same, and answer the same, if their identities are equal."""
         return {
             "model": self.name,
             "checkpoint_sha256": self.checkpoint_sha256,
@@ -71,7 +71,7 @@ class ServedModel:
         }
 
     def is_described_by(self, description: ModelDescription) -> bool:
-        """Whether a description is of a model with this identity, as far as it tells: it does not list labels."""
+        """Return whether a description matches this identity, apart from the labels, which descriptions do not list."""
         try:
             described = ServedModel.from_description(description, "")
         except ContractError:
@@ -80,23 +80,23 @@ class ServedModel:
 
     @property
     def introduction(self) -> str:
-        """The name and what the model is good for, as one line; empty where it does not say."""
+        """The model's name and purpose in one line; empty if it does not state a purpose."""
         return f"{self.name}: {self.card.purpose}" if self.card.purpose else ""
 
     @property
     def bytes_per_value(self) -> int:
-        """Of the input's datatype."""
+        """Bytes per value of the input."""
         return 1 if self.datatype == "UINT8" else 4
 
     def make_input(self, frames_thwc: Image) -> Array:
-        """uint8 RGB crops (T, 224, 224, 3) as this model's input takes them, with a batch axis."""
+        """Convert uint8 RGB crops (T, 224, 224, 3) to this model's input, with a batch axis."""
         return (frames_thwc if self.datatype == "UINT8" else normalize(frames_thwc, self.preset))[None]
 
     def check_output(self, logits: Array, steps: tuple[int, ...], address: str) -> Array:
-        """Logits (*steps, C) that this model answered with at `address`.
+        """Check and return the logits (*steps, C) that this model at `address` answered with.
 
         Raises:
-            ContractError: they are of another shape, or no numbers.
+            ContractError: the logits have another shape, or are not finite.
         """
         if logits.shape != (*steps, len(self.labels)):
             raise ContractError(
@@ -105,23 +105,23 @@ class ServedModel:
             )
         if not np.isfinite(logits).all():
             raise ContractError(
-                f"{self.name} on {address} answered with logits that are no numbers: its weights are damaged, or "
-                "beyond its precision; export it again with --precision fp32"
+                f"{self.name} on {address} answered with logits that are not finite: its weights are damaged or too "
+                "large for its precision; export it again with --precision fp32"
             )
         return logits
 
 
 async def list_models(transport: Transport) -> list[ModelDescription]:
-    """The models of the server that have our preset, sorted by name."""
+    """Return the models of the server that have our preset, sorted by name."""
     described = [await transport.describe(name) for name in await transport.model_names()]
     return [model for model in described if PRESET_PARAMETER in model.parameters]
 
 
 async def choose_model(transport: Transport, model: str | None) -> ModelDescription:
-    """The model of that name, or the only one that is served.
+    """Return the model of that name, or the only one that is served.
 
     Raises:
-        ContractError: none is served, or several and no name is given, or the named model is not ours.
+        ContractError: no model is served, or several are and no name is given, or the named model is not ours.
     """
     if model is not None:
         try:
@@ -132,15 +132,15 @@ async def choose_model(transport: Transport, model: str | None) -> ModelDescript
         if PRESET_PARAMETER not in description.parameters:
             raise ContractError(
                 f"{model} on {transport.address} is not an asl-triton model: its config has no parameter "
-                f"{PRESET_PARAMETER}. Write it with `asl-triton export`, or name another with --model (asl-triton "
-                "models lists them)"
+                f"{PRESET_PARAMETER}. Export it with `asl-triton export`, or choose another one with --model "
+                "(`asl-triton models` lists them)"
             )
         return description
     found = await list_models(transport)
     if not found:
         others = ", ".join(await transport.model_names()) or "nothing"
         raise ContractError(
-            f"{transport.address} serves no asl-triton model (it serves {others}): write one into its model repository "
+            f"{transport.address} serves no asl-triton model (it serves {others}): add one to its model repository "
             "with `asl-triton export`"
         )
     if len(found) > 1:
@@ -150,11 +150,11 @@ async def choose_model(transport: Transport, model: str | None) -> ModelDescript
 
 
 async def read_model(transport: Transport, model: str | None = None) -> ServedModel:
-    """Read and check the contract of a model. Asks it once, for its labels.
+    """Read and check the contract of a model. Sends it one request, for its labels.
 
     Raises:
-        ContractError: it cannot be chosen, or its tensors or preset are not what we can talk to.
-        LabelsError: it has no labels, or not one for each class.
+        ContractError: no model can be chosen, or its tensors or preset do not match asl-triton's contract.
+        LabelsError: the model does not have a label for each class.
     """
     description = await choose_model(transport, model)
     served = ServedModel.from_description(description, transport.address)
@@ -165,11 +165,11 @@ def check_tensors(model: ModelDescription, address: str) -> None:
     """Check names, datatypes and shapes of a model's tensors.
 
     Raises:
-        ContractError: they are not what we can talk to.
+        ContractError: they do not match asl-triton's contract.
     """
 
     def wrong(what: str) -> ContractError:
-        return ContractError(f"{model.name} on {address} is not what asl-triton can talk to: {what}. Export it again")
+        return ContractError(f"{model.name} on {address} does not match asl-triton's contract: {what}. Export it again")
 
     frames = model.inputs.get(FRAMES)
     if frames is None or len(model.inputs) != 1:
@@ -185,19 +185,19 @@ def check_tensors(model: ModelDescription, address: str) -> None:
 
 
 def count_classes(model: ModelDescription) -> int:
-    """The number of classes of a model whose tensors were checked."""
+    """Return the number of classes of a model whose tensors were checked."""
     return model.outputs[LOGITS].shape[1]
 
 
 def format_spec(spec: TensorSpec | None) -> str:
-    """A tensor for a message."""
+    """Format a tensor for an error message."""
     return "missing" if spec is None else f"{spec.datatype} {list(spec.shape)}"
 
 
 async def read_served_labels(
     transport: Transport, served: ServedModel, description: ModelDescription
 ) -> tuple[str, ...]:
-    """The labels in class order, from the classification of a black clip over all classes."""
+    """Read the labels in class order, by classifying a black clip over all classes."""
     num_classes = count_classes(description)
     if LOGITS not in description.labeled:
         raise LabelsError(f"{served.name} on {transport.address} has no labels: export it again")
@@ -207,7 +207,7 @@ async def read_served_labels(
     missing = [index for index in range(num_classes) if not labels.get(index)]
     if missing:
         raise LabelsError(
-            f"{served.name} on {transport.address} has {num_classes} classes, and {len(missing)} of them have no label "
+            f"{served.name} on {transport.address} has {num_classes} classes, but {len(missing)} of them have no label "
             f"(the first is class {missing[0]}): its labels.txt is too short; export it again"
         )
     return tuple(labels[index] for index in range(num_classes))

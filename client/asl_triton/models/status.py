@@ -1,5 +1,7 @@
-"""How a server is at this moment: there or away, and which models it serves. For pages and other long-lived
-callers, which outlive a server that is stopped, started and swapped."""
+"""The status of a server: whether it can be reached, and which models it serves.
+
+For pages and other long-lived callers, whose server may be stopped, restarted or replaced.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -10,10 +12,10 @@ from asl_triton.transport.base import Transport
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """What a server said when it was last asked.
+    """What a server answered when it was last asked.
 
-    `version` is None where it is away, and `problem` says why, or why it has no model. `broken` holds the sentence
-    for each model that cannot be talked to, by name; the others are in `models`, sorted by name.
+    `version` is None if it cannot be reached. `problem` says why that is, or why it has no usable model. `models` are
+    the usable models, sorted by name; `broken` has the name and the error message of each other model of ours.
     """
 
     address: str
@@ -24,11 +26,11 @@ class ServerStatus:
 
     @property
     def is_ready(self) -> bool:
-        """Whether there is a model to ask."""
+        """Whether the server has a usable model."""
         return bool(self.models)
 
     def model(self, name: str | None) -> ServedModel | None:
-        """The model of that name, the first where the name is None; None where there is none such."""
+        """Return the model of that name, or the first one if `name` is None; None if there is no such model."""
         if name is None:
             return self.models[0] if self.models else None
         return next((served for served in self.models if served.name == name), None)
@@ -37,10 +39,10 @@ class ServerStatus:
 async def read_status(
     transport: Transport, before: ServerStatus | None = None, only: str | None = None
 ) -> ServerStatus:
-    """Ask a server how it is. A server that is away is an answer, not an error.
+    """Read a server's status. A server that cannot be reached is a status, not an error.
 
-    A model that is as it was in `before` is not read again: its vocabulary costs a request. `only` leaves all
-    models but that one out.
+    Models that have not changed since `before` are not read again, because reading labels costs a request. With
+    `only`, all other models are left out.
     """
     try:
         version = await transport.server_version()
@@ -64,8 +66,7 @@ async def read_status(
             broken[0][1]
             if broken
             else (
-                f"{transport.address} does not serve {wanted}: write one into its model repository with "
-                "`asl-triton export`"
+                f"{transport.address} does not serve {wanted}: add one to its model repository with `asl-triton export`"
             )
         )
     return ServerStatus(transport.address, version, problem, tuple(served), tuple(broken))

@@ -1,1 +1,1 @@
-"""From logits to glosses and segments."""
+"""Turns logits into glosses and segments."""

@@ -1,4 +1,4 @@
-"""From confidences over time to segments, the stretches in which a gloss is signed. Nothing here asks a server."""
+"""Turns confidences over time into segments, the stretches in which a gloss is signed. Needs no server."""
 
 import math
 from collections.abc import Collection, Iterable, Sequence
@@ -12,13 +12,13 @@ from asl_triton.results import Curve, Segment, Step
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The rules by which confidences become segments.
+    """The rules that turn confidences into segments.
 
     A run of a gloss begins and ends where its confidence passes `release` times `min_confidence`, and becomes a segment
     if it reaches `min_confidence` in between: a threshold with hysteresis. The segment begins and ends where the
     confidence passes half of its peak, interpolated linearly between two steps. Segments shorter than `min_length_s`
     are dropped. Of two that overlap by more than `overlap` of the shorter, the less confident is dropped (non-maximum
-    suppression); a smaller overlap is cut off the one found later. Runs longer than `max_length_s` are split.
+    suppression); a smaller overlap is cut from the one found later. Runs longer than `max_length_s` are split.
 
     Raises:
         AslTritonError: a value is out of range.
@@ -33,20 +33,24 @@ class Segmentation:
     def __post_init__(self) -> None:
         if not 0 < self.min_confidence <= 1:
             raise AslTritonError(
-                f"min_confidence is {self.min_confidence}: for a timeline it is above 0, and 1 at most"
+                f"min_confidence is {self.min_confidence}: for a timeline it must be above 0 and at most 1"
             )
         if not 0 < self.release <= 1:
-            raise AslTritonError(f"release is {self.release}: it is a share of min_confidence, above 0, and 1 at most")
+            raise AslTritonError(
+                f"release is {self.release}: as a share of min_confidence, it must be above 0 and at most 1"
+            )
         if not 0 <= self.overlap < 1:
-            raise AslTritonError(f"overlap is {self.overlap}: it is a share of a segment, from 0 to below 1")
+            raise AslTritonError(
+                f"overlap is {self.overlap}: as a share of a segment, it must be 0 or more, and below 1"
+            )
         if not 0 <= self.min_length_s < self.max_length_s:
             raise AslTritonError(
-                f"a segment of {self.min_length_s} s at least and {self.max_length_s} s at most cannot be: "
-                "min_length_s is 0 or more, and less than max_length_s"
+                f"min_length_s is {self.min_length_s} and max_length_s is {self.max_length_s}: the minimum must be at "
+                "least 0 and less than the maximum"
             )
 
     def has_conflict(self, start_s: float, end_s: float, others: Iterable[tuple[float, float]]) -> bool:
-        """Whether a segment overlaps any of the others, (start_s, end_s) each, too much for both to be signs."""
+        """Return whether a segment overlaps any other one, each (start_s, end_s), too much for both to be signs."""
         return any(
             min(end_s, other_end_s) - max(start_s, other_start_s)
             > self.overlap * min(end_s - start_s, other_end_s - other_start_s)
@@ -58,8 +62,8 @@ class Segmentation:
 class Run:
     """Consecutive steps in which a gloss is above the release threshold.
 
-    The steps go from `start_s` to `end_s`. `times_s` and `confidences` are those of the middles of the steps, and of
-    the steps before and after the run where there are such steps.
+    The steps span `start_s` to `end_s`. `times_s` are their middles and `confidences` their confidences, including the
+    steps just before and after the run if there are any.
     """
 
     class_id: int
@@ -70,13 +74,13 @@ class Run:
 
     @property
     def border_s(self) -> float:
-        """When the rising confidence passes half of its peak. While the run goes on, this can only become later."""
+        """When the rising confidence passes half of its peak. While the run continues, this can only move later."""
         half = max(self.confidences) / 2
         first = next(n for n, confidence in enumerate(self.confidences) if confidence >= half)
         return self._interpolate(first - 1, half) if first else min(self.start_s, self.times_s[0])
 
     def to_segment(self, labels: Sequence[str]) -> Segment:
-        """The finished run as a segment, which begins and ends where the confidence passes half of its peak."""
+        """Turn the finished run into a segment that begins and ends where the confidence passes half of its peak."""
         peak = int(np.argmax(self.confidences))
         half = self.confidences[peak] / 2
         last = next(n for n in reversed(range(len(self.confidences))) if self.confidences[n] >= half)
@@ -90,7 +94,7 @@ class Run:
         )
 
     def _interpolate(self, place: int, level: float) -> float:
-        """When the confidence passes `level` between the step at `place` and the next."""
+        """Return when the confidence passes `level` between the step at `place` and the next."""
         (before, after), (start_s, end_s) = self.confidences[place : place + 2], self.times_s[place : place + 2]
         return start_s + (level - before) / (after - before) * (end_s - start_s)
 
@@ -108,7 +112,7 @@ class Hysteresis:
         self._before: Step | None = None
 
     def push(self, step: Step) -> list[Run]:
-        """Take the next step; returns the runs that it ends."""
+        """Take the next step, and return the runs that it ends."""
         release = self._rules.release * self._rules.min_confidence
         values = step.confidences[self._class_ids]
         above = values >= release
@@ -136,7 +140,7 @@ class Hysteresis:
         return [run for run in ended if max(run.confidences) >= self._rules.min_confidence]
 
     def finish(self) -> list[Run]:
-        """The runs that are left, after the last step was pushed."""
+        """Return the remaining runs, after the last step was pushed."""
         left, self.going_on = self.going_on, {}
         return [run for run in left.values() if max(run.confidences) >= self._rules.min_confidence]
 
@@ -153,19 +157,19 @@ class Segmenter:
         self.rules = rules or Segmentation()
         self._labels = labels
         self._hysteresis = Hysteresis(self.rules, range(len(labels)) if class_ids is None else class_ids)
-        self._undecided: list[Segment] = []  # finished, but a run that is going on may be stronger
-        self._kept: list[Segment] = []  # returned, and what comes may still overlap them
+        self._undecided: list[Segment] = []  # finished, but a run in progress may still be stronger
+        self._kept: list[Segment] = []  # returned, but later segments may still overlap them
 
     def push(self, step: Step) -> list[Segment]:
-        """Take the next step; returns the segments that it settles."""
+        """Take the next step, and return the segments that it settles."""
         return self._decide(self._hysteresis.push(step), step.end_s)
 
     def finish(self) -> list[Segment]:
-        """The remaining segments, after the last step was pushed."""
+        """Return the remaining segments, after the last step was pushed."""
         return self._decide(self._hysteresis.finish(), math.inf)
 
     def _decide(self, ended: Sequence[Run], now_s: float) -> list[Segment]:
-        """Non-maximum suppression of the finished segments; returns those that nothing can change any more."""
+        """Apply non-maximum suppression to the finished segments, and return those that can no longer change."""
         segments = self._undecided + [run.to_segment(self._labels) for run in ended]
         decided, waiting = [], list[Segment]()
         going_on = [(run.border_s, now_s) for run in self._hysteresis.going_on.values()]
@@ -187,7 +191,7 @@ class Segmenter:
 
 
 def trim_overlaps(segment: Segment, others: Sequence[Segment]) -> Segment:
-    """The segment without what it shares with others at its ends."""
+    """Return the segment without the parts at its ends that overlap others."""
     start_s, end_s = segment.start_s, segment.end_s
     for other in others:
         if other.start_s <= segment.start_s:
@@ -198,7 +202,7 @@ def trim_overlaps(segment: Segment, others: Sequence[Segment]) -> Segment:
 
 
 def select_curves(steps: Sequence[Step], labels: Sequence[str], class_ids: Sequence[int]) -> tuple[Curve, ...]:
-    """The curves of these glosses, in this order."""
+    """Return the curves of these glosses, in this order."""
     times_s = np.array([step.middle_s for step in steps])
     return tuple(
         Curve(labels[c], int(c), times_s, np.array([step.confidences[c] for step in steps], np.float32))

@@ -1,1 +1,1 @@
-"""Clips and films to glosses: the main use case, asyncio and sync."""
+"""Turns clips and films into glosses: the main use case, with asyncio and sync clients."""

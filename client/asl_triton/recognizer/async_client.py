@@ -1,4 +1,4 @@
-"""The whole way, video -> clips -> transport -> predictions, as one short method; asyncio and sync faces over it."""
+"""The asyncio client, which takes a video all the way to predictions."""
 
 import asyncio
 import copy
@@ -45,24 +45,24 @@ DEFAULT_CURVES = 5
 class AsyncRecognizer:
     """Asks a served model what is signed in a clip.
 
-    `model` may be left out where only one model is served. Clips may be asked about at the same time; at most
-    `in_flight` of them are under way, fewer where they are long: memory is bounded by 48 frames for each. Close it, or
-    use it in an `async with` block.
+    `model` is optional if the server has only one model. Calls may run concurrently. At most `in_flight` clips are in
+    progress, fewer if they are long, because memory is limited to 48 frames per clip. Close the recognizer, or use it
+    in an `async with` block.
 
-    `send` is how `recognize` brings a clip to the server, with the same answer: its "frames", cropped here; the whole
-    "video" file, where the server has `recognize_sign`; or "auto", see `VideoUploader`. Steps and curves need frames.
+    `send` is how `recognize` sends a clip to the server: as "frames", cropped here; as the whole "video" file, if the
+    server has `recognize_sign`; or "auto", see `VideoUploader`. The answers are the same. Steps and curves need frames.
 
-    `signer` is where the signer is in every video, unless a call says where in its own. Without it, `find_signer` looks
-    for a face in the first frames of each clip, and of each shot of a video that becomes a timeline. Presets that frame
-    by the signer get the upper body, others a part of the frame where the signer is small or the video is higher than
-    wide. The answer says which part.
+    `signer` is the signer's box in every video, unless a call gives its own. Without a box, `find_signer` looks for a
+    face in the first frames of each clip, and for a timeline in the first frames of each shot. Presets that frame by
+    the signer get the upper body. Other presets get a part of the frame if the signer is small or the video is taller
+    than wide. The result says which part.
 
-    With a `dictionary`, the answers are the signs that were taught; and the model's own too, if they are to compete
-    (`with_vocabulary`). Frames are sent then.
+    With a `dictionary`, the recognizer answers with the signs taught there; `with_vocabulary` lets the model's own
+    glosses compete with them. Clips are then always sent as frames.
 
-    `decoders` videos are decoded at once, as many as there are processors if it is not given. On Linux each is decoded
-    in one of the "processes" that a damaged video may crash, or hang for `decode_timeout_s`, at the cost of that video
-    alone; elsewhere, or if you ask for them, in "threads" of this process. The answers are the same.
+    `decoders` is how many videos are decoded at once, by default the number of processors. On Linux they are decoded in
+    "processes", so a damaged video that crashes its decoder, or hangs it for `decode_timeout_s`, affects only itself.
+    On other systems, or if you ask for it, they are decoded in "threads" of this process. The answers are the same.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class AsyncRecognizer:
         self.transport = transport or make_transport(
             server, security=security, timeout_s=timeout_s, in_flight=in_flight
         )
-        self._model_transport = self.transport  # answers for the model itself
+        self._model_transport = self.transport  # to the model itself, without a dictionary
         if dictionary is not None:
             send = check_sends_frames(send)
             self.transport = DictionaryTransport(self.transport, dictionary, with_vocabulary=with_vocabulary)
         self.limits = limits or Limits()
-        self.film_limits = limits or LONG_VIDEO_LIMITS  # of a file that becomes a timeline
+        self.film_limits = limits or LONG_VIDEO_LIMITS  # for files that become timelines
         self.priority = priority
         self.signer, self.find_signer = signer, find_signer
         self.in_flight = in_flight
@@ -104,14 +104,14 @@ class AsyncRecognizer:
         self._admission = Admission(in_flight, self._decoder_pool, self._threads)
         self._uploader = VideoUploader(send, self.transport, self._admission, self.limits, priority=priority)
         self._served: ServedModel | None = None
-        self._own_model: ServedModel | None = None  # the one that a dictionary's signs were taught with
+        self._own_model: ServedModel | None = None  # the model that a dictionary's signs were taught with
         self._reading = asyncio.Lock()
 
     async def model(self, *, again: bool = False) -> ServedModel:
-        """The model's contract, read from the server once, and once more if `again`.
+        """Return the model's contract, which is read from the server once, or once more if `again`.
 
         Raises:
-            ServerError, ContractError, LabelsError: the server is away, or serves nothing that fits.
+            ServerError, ContractError, LabelsError: the server is unreachable, or has no suitable model.
         """
         async with self._reading:
             if self._served is None or again:
@@ -119,7 +119,7 @@ class AsyncRecognizer:
             return self._served
 
     def with_dictionary(self, dictionary: SignDictionary, *, with_vocabulary: bool = False) -> "AsyncRecognizer":
-        """A recognizer of taught signs, over the same connection and decoders: close this one, not that.
+        """Return a recognizer of taught signs that shares this one's connection and decoders. Close only this one.
 
         Raises:
             AslTritonError: this one sends video files.
@@ -132,7 +132,7 @@ class AsyncRecognizer:
         return taught
 
     async def embed(self, video: Source, *, name: str | None = None, signer: SignerBox | None = None) -> Embedding:
-        """What the model sees in a clip of one sign, as an example for a `SignDictionary`.
+        """Return the embedding of a clip of one sign, as an example for a `SignDictionary`.
 
         Raises:
             VideoError: the clip cannot be read. ServerError, ContractError, LabelsError: as `model` does.
@@ -157,9 +157,9 @@ class AsyncRecognizer:
     ) -> Recognition:
         """Recognize the sign in a clip: a path, the bytes of a video file, or a binary file object.
 
-        `vocabulary` ranks only its glosses; below `min_confidence`, the model's own threshold if not given, the answer
-        is `unsure`; `name` is what the answer calls the video, its path if not given; `signer` is where the signer is
-        in it; `excerpt` is the part of the video that is the clip.
+        If `vocabulary` is given, only its glosses are ranked. The result is `unsure` if the best confidence is below
+        `min_confidence`, by default the model's own threshold. `name` is the video's name in the result, by default its
+        path. `signer` is the signer's box, and `excerpt` is the part of the video to recognize.
 
         Raises:
             VideoError: the clip cannot be read. ServerError, ContractError, LabelsError: as `model` does.
@@ -187,10 +187,11 @@ class AsyncRecognizer:
         curves: int = DEFAULT_CURVES,
         on_start: Callable[[ClipPipeline], None] = lambda pipeline: None,
     ) -> tuple[Recognition, tuple[Curve, ...]]:
-        """As `recognize`, with the confidences of the `curves` best glosses over time, of the same requests.
+        """Recognize like `recognize`, and return the confidences of the `curves` best glosses over time as well.
 
-        For clips: all steps are held until the end. `find_signer` is the recognizer's own if it is not given.
-        `on_start` is called with the pipeline when decoding starts; poll it to show progress.
+        Both come from the same requests. Use it for clips only, because all steps are kept until the end. `find_signer`
+        defaults to the recognizer's own. `on_start` is called with the pipeline when decoding starts; poll it to show
+        progress.
         """
         ranking, served = Ranking(top_k, vocabulary, min_confidence), await self.model()
         class_ids = ranking.class_ids(served.labels)
@@ -207,10 +208,10 @@ class AsyncRecognizer:
         signer: SignerBox | None = None,
         find_signer: bool | None = None,
     ) -> list[Crop]:
-        """What the network is shown of a clip at these times, by the same options as `recognize_with_curves`.
+        """Return the crops that the network sees at these times, with the same options as `recognize_with_curves`.
 
-        A time before the first crop gets the first, a time after the last one the last. The clip is decoded once more,
-        up to the last of the times; no server is asked, unless the model is not known yet.
+        Times before the first crop get the first one, times after the last crop the last one. The clip is decoded
+        again, up to the latest time. The server is contacted only if the model's contract was not read yet.
 
         Raises:
             VideoError: the clip cannot be read. ServerError, ContractError, LabelsError: as `model` does.
@@ -229,14 +230,14 @@ class AsyncRecognizer:
         name: str | None = None,
         signer: SignerBox | None = None,
     ) -> AsyncGenerator[Step, None]:
-        """The steps of a video of any length as they become known, in bounded memory: it is decoded while they come.
+        """Yield the steps of a video of any length while it is decoded, in bounded memory.
 
-        Windows of `window` frames, one every `stride`, are asked about; the preset says both if they are not given.
-        Close the iterator, with `contextlib.aclosing`, where you leave it early.
+        The video is cut into windows of `window` frames, one every `stride` frames; both default to the preset's. If
+        you leave the iterator early, close it with `contextlib.aclosing`.
 
         Raises:
             VideoError: the video cannot be read. ServerError, ContractError, LabelsError: as `model` does.
-            AslTritonError: such windows cannot be.
+            AslTritonError: `window` or `stride` is out of range.
         """
         served = await self.model()
         preset = with_window(served.preset, window, stride)
@@ -260,10 +261,11 @@ class AsyncRecognizer:
         on_segment: Callable[[Segment], None] = lambda segment: None,
         on_progress: Callable[[float], None] = lambda share: None,
     ) -> Timeline:
-        """Which signs are signed in a video of any length, and when: its `steps`, by the rules of `Segmentation`.
+        """Find the signs in a video of any length and when they are signed, by applying `rules` to its `steps`.
 
-        `vocabulary` looks for its glosses only. `on_segment` gets each segment as soon as it is known, `on_progress`
-        the share of the video that was read, 0 to 1, where its container tells its length.
+        If `vocabulary` is given, only its glosses are looked for. `on_segment` is called with each segment as soon as
+        it is known, and `on_progress` with the share of the video read so far, 0 to 1, if its container states its
+        length.
 
         Raises:
             VideoError, ServerError, ContractError, LabelsError, AslTritonError: as `steps` and `recognize` do.
@@ -275,7 +277,7 @@ class AsyncRecognizer:
             return await run_timeline(pipeline, preset, segmenter, on_segment, on_progress)
 
     async def _read_own_model(self) -> ServedModel:
-        """The contract of the model itself, with its own glosses, read from the server once."""
+        """Return the contract of the model itself, with its own glosses. It is read from the server once."""
         if self.transport is self._model_transport:
             return await self.model()
         async with self._reading:
@@ -294,7 +296,7 @@ class AsyncRecognizer:
         return WindowingOptions(preset, self.limits, signer=signer or self.signer, finds_signer=finds, excerpt=excerpt)
 
     def _film(self, video: Source, preset: Preset, signer: SignerBox | None) -> WindowingOptions:
-        """A video that may be longer than a clip, if it is a file: what is in memory already has a clip's limits."""
+        """Return the options for a film. Files may be longer than a clip; videos in memory keep a clip's limits."""
         is_file = isinstance(video, str | os.PathLike)
         limits = self.film_limits if is_file else self.limits
         return WindowingOptions(
@@ -305,12 +307,12 @@ class AsyncRecognizer:
     async def _open(
         self, video: Source, served: ServedModel, options: WindowingOptions, name: str | None
     ) -> AsyncIterator[ClipPipeline]:
-        """A video that is being decoded, for the length of the block, when its turn has come."""
+        """Wait until there is room for a video, then yield its pipeline; the video is open for the block."""
         async with self._admission.open(video, options, name=name, bytes_a_value=served.bytes_per_value) as session:
             yield ClipPipeline(self.transport, served, session, priority=self.priority, threads=self._threads)
 
     async def close(self) -> None:
-        """Let go of the connection and the decoders."""
+        """Close the connection and the decoders."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._decoder_pool is not None:
             await asyncio.to_thread(self._decoder_pool.close)
@@ -326,10 +328,10 @@ class AsyncRecognizer:
 
 
 def check_sends_frames(send: Send) -> Send:
-    """How clips of taught signs go to the server: as frames, since `recognize_sign` knows the model's own glosses.
+    """Return "frames": taught signs need frames, because `recognize_sign` knows only the model's own glosses.
 
     Raises:
-        AslTritonError: files are to be sent.
+        AslTritonError: `send` is "video".
     """
     if send == "video":
         raise AslTritonError("recognize_sign does not know taught signs: send frames (--send frames)")

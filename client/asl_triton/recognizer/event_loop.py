@@ -1,4 +1,4 @@
-"""The event loop behind the sync faces: one a process, in a thread of its own. gRPC's asyncio does not bear several."""
+"""The event loop behind the sync clients. A process has only one, because gRPC's asyncio does not support several."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 @cache
 def background_loop() -> asyncio.AbstractEventLoop:
-    """The event loop of all sync faces, in a daemon thread."""
+    """Return the event loop of all sync clients, which runs in a daemon thread."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="asl-triton", daemon=True).start()
     return loop
@@ -22,15 +22,15 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     future = asyncio.run_coroutine_threadsafe(coroutine, background_loop())
     try:
         return future.result()
-    except BaseException:  # Ctrl-C among them: nothing goes on behind the caller's back
+    except BaseException:  # Ctrl-C too: the coroutine must not continue in the background
         future.cancel()
         raise
 
 
 def iterate(items: AsyncGenerator[T, None]) -> Iterator[T]:
-    """The items of an asynchronous generator, each made on the background loop when it is asked for.
+    """Yield the items of an asynchronous generator, which runs on the background loop.
 
-    Leaving early, by `close` or by letting go of it, closes the generator.
+    Closing or dropping this iterator early closes the generator.
     """
 
     async def following() -> list[T]:

@@ -1,4 +1,4 @@
-"""One video on its way through a model: decoded and asked about window by window, and its results put together."""
+"""Runs one video through a model: decodes it, sends it window by window, and combines the answers."""
 
 import asyncio
 import math
@@ -26,19 +26,19 @@ from asl_triton.video.windows import POSITION_FRAMES, Window, WindowTiming
 
 
 class InferenceClient(Protocol):
-    """Answers requests: a `Transport`, or the server that this code runs inside."""
+    """Sends inference requests: a `Transport`, or the server that this code runs inside."""
 
     address: str
 
     async def infer(
         self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], priority: int = 0
     ) -> dict[str, Array]:
-        """Ask a model for some of its outputs."""
+        """Request some of a model's outputs."""
 
 
 @dataclass(frozen=True)
 class WindowResult:
-    """The answer to one window: `logits` (C,), and `step_logits` (S, C) and `features` (F,) if they were asked for."""
+    """The answer to one window: `logits` (C,), and `step_logits` (S, C) and `features` (F,) if they were requested."""
 
     timing: WindowTiming
     logits: Logits
@@ -47,9 +47,9 @@ class WindowResult:
 
 
 class ClipPipeline:
-    """The windows of an open video, asked about as they come, a few at once, so that memory is bounded.
+    """Sends the windows of an open video as they are decoded, a few at a time so that memory is bounded.
 
-    `threads` decode, so as many videos are decoded at once as there are threads.
+    `threads` do the decoding, so their number is how many videos are decoded at once.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class ClipPipeline:
 
     @property
     def decode_s(self) -> float:
-        """Seconds so far, by the clock, in which a decoder worked on it: opening, reading, resizing, cropping."""
+        """Wall-clock seconds so far that a decoder spent on the video: opening, reading, resizing, cropping."""
         return self.video.decode_s
 
     @property
     def wait_s(self) -> float:
-        """Seconds since it was opened in which no decoder worked on it: it waited for answers, or for its turn."""
+        """Seconds since the video was opened in which it waited, for answers or for a free decoder."""
         return time.perf_counter() - self._began_s - self.decode_s
 
     async def iter_windows(self, *, steps: bool = False, features: bool = False) -> AsyncGenerator[WindowResult, None]:
-        """Ask about the windows and yield their results in order; with step logits if `steps`, and with `features`.
+        """Send the windows and yield their results in order, with step logits if `steps` and features if `features`.
 
         Raises:
             VideoError: the video cannot be decoded. ServerError, ContractError: a window cannot be answered.
@@ -97,7 +97,7 @@ class ClipPipeline:
             await asyncio.gather(*pending, return_exceptions=True)
 
     async def read_crops(self, times_s: Sequence[float]) -> list[Crop]:
-        """The crops that are shown at these times, in this order, without asking about them.
+        """Return the crops shown at these times, in this order, without sending them.
 
         Raises:
             VideoError: the video cannot be decoded.
@@ -129,7 +129,7 @@ class ClipPipeline:
 
 
 async def run_embedding(pipeline: ClipPipeline) -> Embedding:
-    """The embedding of a clip: the mean of those of its windows.
+    """Return the embedding of a clip, which is the mean of its windows' embeddings.
 
     Raises:
         AslTritonError: as `ClipPipeline.iter_windows`.
@@ -145,7 +145,7 @@ async def run_embedding(pipeline: ClipPipeline) -> Embedding:
 async def run_recognition(pipeline: ClipPipeline, ranking: Ranking, class_ids: ClassIds) -> Recognition:
     """Recognize the sign in a clip; `class_ids` are the classes that `ranking` allows.
 
-    Without a threshold of the caller's, the model's own says whether the answer is unsure.
+    If the caller gave no threshold, the model's own decides whether the answer is unsure.
 
     Raises:
         AslTritonError: as `ClipPipeline.iter_windows`.
@@ -158,7 +158,7 @@ async def run_recognition(pipeline: ClipPipeline, ranking: Ranking, class_ids: C
 async def run_recognition_with_curves(
     pipeline: ClipPipeline, ranking: Ranking, class_ids: ClassIds, count: int
 ) -> tuple[Recognition, tuple[Curve, ...]]:
-    """As `run_recognition`, with the confidences over time of the `count` best glosses, from the same requests."""
+    """Recognize like `run_recognition`, and return the confidences of the `count` best glosses over time as well."""
     served = pipeline.served
     stitcher, steps, window_logits = Stitcher(served.preset), list[Step](), []
     async with aclosing(pipeline.iter_windows(steps=True)) as results:
@@ -174,7 +174,7 @@ async def run_recognition_with_curves(
 
 
 def build_recognition(pipeline: ClipPipeline, logits: Logits, ranking: Ranking, class_ids: ClassIds) -> Recognition:
-    """Rank the pooled logits (C,) of a clip whose windows are all answered."""
+    """Build a clip's result from its pooled logits (C,), after all of its windows were answered."""
     served, video = pipeline.served, pipeline.video
     ranking = ranking.with_threshold(served.card.min_confidence)
     predictions = rank(logits, served.labels, served.preset, class_ids, ranking.top_k)
@@ -195,32 +195,32 @@ def build_recognition(pipeline: ClipPipeline, logits: Logits, ranking: Ranking, 
 
 
 def list_framing_warnings(video: DecodeSession) -> list[str]:
-    """What a decoded video lacks of what its preset wants, and what of it was not used."""
+    """List what a decoded video lacks that its preset needs, and what was given but not used."""
     options = video.options
     preset, warnings = options.preset, []
     has_box = video.signer is not None or any(shot.box for shot in video.shot_boxes)
     if preset.framing == "signer" and not has_box and not options.finds_signer:
         warnings.append(
-            f"no box of the signer is known, and preset {preset.name!r} was trained on signers cut out of the frame: "
-            "whole frames were taken. Give the box (--signer x0,y0,x1,y1; SIGNER_BOX)"
+            f"preset {preset.name!r} was trained on signers cut out of the frame, but the signer's box is unknown, so "
+            "whole frames were used. Give the box (--signer x0,y0,x1,y1; SIGNER_BOX)"
         )
     box = options.signer
     if box is not None and box.source == "caller" and not box.is_whole_frame and not has_box:
         warnings.append(
-            f"the signer's box was not used: preset {preset.name!r} takes whole frames, unless the signer is small in "
-            "them or they are higher than wide"
+            f"the signer's box was not used: preset {preset.name!r} takes whole frames unless the signer is small or "
+            "the video is taller than wide"
         )
     longest = preset.latest_start + preset.max_centered_frames
     if preset.frames == "centered" and options.excerpt is None and video.num_frames > longest:
         warnings.append(
             f"only frames {preset.latest_start} to {preset.max_centered_frames - 1} of {video.num_frames:,} were "
-            f"looked at, as preset {preset.name!r} does with long clips: cut the video to one sign"
+            f"used, because preset {preset.name!r} is for short clips: cut the video to one sign"
         )
     return warnings
 
 
 async def iter_steps(pipeline: ClipPipeline, preset: Preset) -> AsyncGenerator[Step, None]:
-    """The steps of the windows in order, each as soon as no later window can change it."""
+    """Yield the steps of the windows in order, each as soon as no later window can change it."""
     stitcher = Stitcher(preset)
     async with aclosing(pipeline.iter_windows(steps=True)) as results:
         async for result in results:
@@ -238,7 +238,7 @@ async def run_timeline(
     on_segment: Callable[[Segment], None],
     on_progress: Callable[[float], None],
 ) -> Timeline:
-    """Segment the steps of a video; `on_segment` gets each segment, `on_progress` the share that was read.
+    """Segment a video's steps. `on_segment` is called with each segment, `on_progress` with the share read so far.
 
     Raises:
         AslTritonError: as `ClipPipeline.iter_windows`.

@@ -1,4 +1,4 @@
-"""The synchronous face of `AsyncRecognizer`: the same methods with the same arguments, without `await`."""
+"""The sync client, with the methods and arguments of `AsyncRecognizer` but without `await`."""
 
 import functools
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
@@ -16,7 +16,7 @@ T = TypeVar("T")
 def _with_arguments_of(
     make: Callable[P, AsyncRecognizer],
 ) -> Callable[[Callable[..., None]], Callable[Concatenate["Recognizer", P], None]]:
-    """Give a method the signature of what makes an AsyncRecognizer, for readers and type checkers."""
+    """Give a method the signature of a callable that makes an AsyncRecognizer, for readers and type checkers."""
     return functools.wraps(make.__init__)
 
 
@@ -43,9 +43,9 @@ def _iterate_sync(
 class Recognizer:
     """`AsyncRecognizer` for code that does not use asyncio. It may be called from several threads.
 
-    Functions that it is given, such as `on_segment`, are called in another thread. The iterator of `steps` is given up
-    when it is closed or garbage collected. `asynchronous` is the recognizer behind this face; its coroutines belong to
-    `background_loop`: pass them to `run`.
+    Callbacks such as `on_segment` are called in another thread. Closing or dropping the iterator of `steps` stops the
+    decoding. `asynchronous` is the underlying recognizer. Its coroutines must run on `background_loop`, so pass them to
+    `run`.
 
     >>> with Recognizer("localhost:8001") as recognizer:
     ...     recognition = recognizer.recognize("clip.mp4", top_k=10)
@@ -65,7 +65,7 @@ class Recognizer:
     close = _run_sync(AsyncRecognizer.close)
 
     def with_dictionary(self, dictionary: SignDictionary, *, with_vocabulary: bool = False) -> "Recognizer":
-        """As `AsyncRecognizer.with_dictionary`."""
+        """Return a recognizer of taught signs, see `AsyncRecognizer.with_dictionary`."""
         taught = Recognizer.__new__(Recognizer)
         taught.asynchronous = self.asynchronous.with_dictionary(dictionary, with_vocabulary=with_vocabulary)
         return taught

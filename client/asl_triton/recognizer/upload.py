@@ -1,4 +1,4 @@
-"""How a clip reaches the server: as crops of its frames, or as its file, which `recognize_sign` decodes there."""
+"""Decides whether to send a clip as crops or as a file, and sends files to `recognize_sign`, which decodes them."""
 
 import asyncio
 import io
@@ -36,16 +36,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """What the `recognize_sign` of a server takes; a limit that it does not tell is none."""
+    """What a server's `recognize_sign` accepts. Limits that it does not state are the client's defaults."""
 
     max_bytes: int
     max_frames: int
     max_pixels: int  # of one frame
-    takes_box: bool = False  # of the signer
+    takes_box: bool = False  # whether it has the input SIGNER_BOX
 
     @classmethod
     def from_description(cls, model: ModelDescription) -> "UploadLimits":
-        """As its config says."""
+        """Read the limits from the model's config."""
         largest = Limits()
 
         def limit(name: str, otherwise: int) -> int:
@@ -60,7 +60,7 @@ class UploadLimits:
         )
 
     def should_upload(self, video: VideoInfo, served: ServedModel) -> bool:
-        """Whether it takes a clip's file, and that is smaller than the clip's crops."""
+        """Return whether the server accepts a clip's file, and the file is smaller than the clip's crops."""
         return (
             video.num_bytes <= self.max_bytes
             and 0 < video.declared_frames <= self.max_frames
@@ -70,11 +70,11 @@ class UploadLimits:
 
 
 class VideoUploader:
-    """Asks `recognize_sign` about clips that are to be sent as their files, and says which are.
+    """Decides which clips to send as files, and sends those to `recognize_sign`.
 
-    `send` is "frames" for none and "video" for all. "auto" sends the file where the server has `recognize_sign`, the
-    clip is within its limits, and the file is smaller than the crops of its frames. A container that does not tell the
-    number of its frames counts as beyond the limits.
+    `send` is "frames" for none and "video" for all. "auto" sends the file if the server has `recognize_sign`, the clip
+    is within its limits, and the file is smaller than the crops. A container that does not state its number of frames
+    counts as over the limits.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class VideoUploader:
         self._is_known = False
 
     async def buffer(self, video: Source) -> Source:
-        """A clip that may be read twice: what a file object holds, unless its frames are sent anyway."""
+        """Return a clip that can be read twice: a file object's contents, unless frames are sent anyway."""
         if self.send == "frames" or isinstance(video, str | os.PathLike | bytes | bytearray | memoryview):
             return video
         return await self._in_thread(lambda: video.read(self._limits.max_bytes + 1))
@@ -101,11 +101,11 @@ class VideoUploader:
     async def should_upload(
         self, video: Source, served: ServedModel, options: WindowingOptions, name: str | None
     ) -> bool:
-        """Whether a clip, as it is `held`, goes as its file.
+        """Return whether to send a clip, as returned by `buffer`, as a file.
 
         Raises:
-            VideoError: it is to be opened for that, and cannot be. ContractError: all are to, and the server has no
-                `recognize_sign`, or one that does not take the signer's box; or a part of a video is to be sent.
+            VideoError: the clip has to be opened to find out, and is unreadable. ContractError: `send` is "video", but
+                the server has no `recognize_sign`, or an old one without the signer's box, or there is an excerpt.
         """
         if self.send == "frames":
             return False
@@ -123,7 +123,7 @@ class VideoUploader:
         if service is None:
             raise ContractError(
                 f"{self._transport.address} does not serve {RECOGNIZE_SIGN}, which takes whole videos: send frames "
-                "(--send frames), or serve it: `asl-triton serve` does, other servers need its folder"
+                "(--send frames), or serve it (`asl-triton serve` does; other servers need its folder)"
             )
         if has_box and not service.takes_box:
             raise ContractError(
@@ -133,7 +133,7 @@ class VideoUploader:
         return True
 
     async def service(self) -> UploadLimits | None:
-        """What the server's `recognize_sign` takes, asked once; None where it has none."""
+        """Return what the server's `recognize_sign` accepts, or None if it has none. The server is asked once."""
         if not self._is_known:
             try:
                 model = await self._transport.describe(RECOGNIZE_SIGN)
@@ -153,13 +153,13 @@ class VideoUploader:
         class_ids: ClassIds,
         name: str | None,
     ) -> Recognition:
-        """Recognize the sign in a clip, as it is `held`, by its file. The answer is that of its frames.
+        """Recognize the sign in a clip, as returned by `buffer`, by sending its file.
 
-        All logits are asked for, and ranked here: 8 bytes a gloss.
+        The result is the same as with frames. The server returns all logits, 8 bytes per gloss, to be ranked here.
 
         Raises:
-            VideoError: it cannot be read, here or there, or is beyond a limit.
-            ServerError, ContractError: it cannot be answered.
+            VideoError: the clip is unreadable, here or on the server, or exceeds a limit.
+            ServerError, ContractError: the server did not answer, or not as expected.
         """
         service = await self.service()
         assert service is not None
@@ -168,8 +168,8 @@ class VideoUploader:
         size = await self._in_thread(lambda: get_size(video, name))
         if size > most:
             raise VideoError(
-                f"{name} is larger than {most:,} bytes, the limit of what is sent as a file: compress it, or send its "
-                "frames (--send frames)"
+                f"{name} is larger than {most:,} bytes, the limit for sending a file: compress it, or send its frames "
+                "(--send frames)"
             )
         async with self._admission.hold(size):
             data = await self._in_thread(lambda: read_bytes(video, name))
@@ -179,7 +179,7 @@ class VideoUploader:
         predictions = rank(self._logits(answers, served), served.labels, served.preset, class_ids, ranking.top_k)
         details = parse_details(answers[DETAILS][0])
         details |= {"model": served.name, "wait_s": max(seconds - details["decode_s"], 0.0)}
-        # A recognize_sign of an earlier version does not know the model's warnings.
+        # Earlier versions of recognize_sign do not send the model's warnings.
         details["warnings"] = tuple(dict.fromkeys((*served.card.warnings, *details["warnings"])))
         unsure = ranking.with_threshold(served.card.min_confidence).is_unsure(predictions)
         return Recognition(video=name, predictions=predictions, unsure=unsure, **details)
@@ -196,7 +196,7 @@ class VideoUploader:
             raise VideoError(str(exc).replace(VIDEO, name, 1)) from exc
 
     def _logits(self, answers: dict[str, Array], served: ServedModel) -> Logits:
-        """The logits (C,) in class order, of an answer that has them best first."""
+        """Return the logits (C,) in class order from an answer that lists them best first."""
         address = self._transport.address
         best_first = served.check_output(answers[LOGIT], (), address)
         if not np.array_equal(np.sort(answers[CLASS_ID]), np.arange(len(best_first))):
@@ -221,7 +221,7 @@ def select_box(options: WindowingOptions) -> SignerBox | None:
 
 
 def get_size(video: Source, name: str) -> int:
-    """How many bytes a clip's file has."""
+    """Return the size of a clip's file in bytes."""
     if isinstance(video, str | os.PathLike):
         with open_file(Path(video), name) as stream:
             return stream.seek(0, io.SEEK_END)
@@ -230,7 +230,7 @@ def get_size(video: Source, name: str) -> int:
 
 
 def read_bytes(video: Source, name: str) -> bytes:
-    """A clip's file."""
+    """Return the bytes of a clip's file."""
     if isinstance(video, str | os.PathLike):
         try:
             with open_file(Path(video), name) as stream:

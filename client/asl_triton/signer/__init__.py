@@ -1,1 +1,1 @@
-"""Finds the signer in a video: one box per clip, and how sure it is."""
+"""Finds the signer in a video: one box per clip, with a confidence."""

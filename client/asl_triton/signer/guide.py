@@ -1,4 +1,4 @@
-"""Says how a signer should sit before a camera: the size and the place that the networks saw in training."""
+"""Advises signers how to sit in front of the camera, for the size and position that the networks saw in training."""
 
 from typing import Literal
 
@@ -20,19 +20,19 @@ Advice = Literal[
     "move down",
     "good",
 ]
-DARKEST = 45.0  # mean gray level of 255: faces are not found below it, and hands are noise
-# Of the frame's height. Faces have 0.2 to 0.35 of it in webcam recordings; above, the hands leave the frame.
+DARKEST = 45.0  # mean gray level out of 255; below it, faces are not found and hands are noise
+# Of the frame's height. Faces take up 0.2 to 0.35 of it in webcam recordings; with larger ones, hands leave the frame.
 LARGEST_FACE = 0.36
-MAX_OFF_CENTER = 0.16  # of the frame's width, the middle of the face from the middle of the frame
+MAX_OFF_CENTER = 0.16  # of the frame's width, from the middle of the face to the middle of the frame
 HIGHEST_TOP, LOWEST_TOP = 0.02, 0.4  # of the frame's height, the top of the face: room for the hair, and for the hands
 
 
-AGREES = 2  # looks in a row, before other advice is given
-MISSED = 4  # looks in a row without a face: hands and turns of the head hide it while someone signs
+AGREES = 2  # checks in a row before the advice changes
+MISSED = 4  # checks in a row without a face, because hands and turns of the head hide it while someone signs
 
 
 class AdviceFilter:
-    """Keeps advice steady: `advice` is the first one, and then what some looks in a row agreed on."""
+    """Keeps advice steady: `advice` starts as the first one, and changes when several checks in a row agree."""
 
     def __init__(self) -> None:
         self.advice: Advice | None = None
@@ -40,7 +40,7 @@ class AdviceFilter:
         self._times = 0
 
     def add(self, advice: Advice) -> Advice:
-        """Take note of the advice of the newest look; returns the one to give."""
+        """Take the advice of the newest check, and return the advice to give."""
         self._times = self._times + 1 if advice == self._newest else 1
         self._newest = advice
         if self.advice is None or self._times >= (MISSED if advice == "no face" else AGREES):
@@ -49,9 +49,9 @@ class AdviceFilter:
 
 
 def choose_advice(image_bgr: Image, estimate: SignerEstimate) -> Advice:
-    """What the signer in a frame, uint8 BGR (H, W, 3), should do first, by where the face is; or "good".
+    """Choose what the signer in a frame, uint8 BGR (H, W, 3), should do first, given where the face is; or "good".
 
-    The frame is not mirrored: who is at its left moves to their own left to come to its middle.
+    The frame is not mirrored: a signer at its left moves to their own left to reach the middle.
     """
     height, width = image_bgr.shape[:2]
     if estimate.face is None:

@@ -1,6 +1,6 @@
-"""Finds people by Intel's `person-detection-asl-0001`, made for signers, where it was fetched and OpenVINO is there.
+"""Finds people with Intel's `person-detection-asl-0001`, made for signers, if it was fetched and OpenVINO is installed.
 
-`asl-triton fetch signer-detector` brings it. Its README in openvinotoolkit/open_model_zoo describes input and outputs.
+`asl-triton fetch signer-detector` fetches it. Its README in openvinotoolkit/open_model_zoo describes input and outputs.
 """
 
 import os
@@ -25,16 +25,16 @@ People = npt.NDArray[np.float64]
 
 
 def find_detector_folder() -> Path:
-    """Where the detector is, if it was fetched: $ASL_TRITON_SIGNER_DETECTOR, or a folder of the user's cache."""
+    """Return the folder for the detector: $ASL_TRITON_SIGNER_DETECTOR, or a folder in the user's cache."""
     if given := os.environ.get(FOLDER_VARIABLE):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asl-triton" / "signer-detector"
 
 
 def find_people(images_bgr: Sequence[Image]) -> People | None:
-    """The people in frames, uint8 BGR (H, W, 3): left, top, right and bottom in pixels, (N, 4), over all frames.
+    """Find people in frames, uint8 BGR (H, W, 3): left, top, right and bottom in pixels, (N, 4), over all frames.
 
-    None where the detector was not fetched, or OpenVINO is not installed.
+    Returns None if the detector was not fetched, or OpenVINO is not installed.
 
     Raises:
         AslTritonError: the fetched files are not the detector.
@@ -46,7 +46,7 @@ def find_people(images_bgr: Sequence[Image]) -> People | None:
 
 
 def detect_people(detector: Any, image_bgr: Image) -> People:
-    """The people in one frame (N, 4). The network sees it stretched to its input, 320 x 320."""
+    """Detect the people in one frame (N, 4), which is stretched to the network's input, 320 x 320."""
     height, width = image_bgr.shape[:2]
     rows, columns = detector.input(0).shape[2:]
     stretched = cv2.resize(image_bgr, (columns, rows), interpolation=cv2.INTER_AREA)
@@ -58,18 +58,18 @@ def detect_people(detector: Any, image_bgr: Image) -> People:
 
 @cache
 def load_detector(path: Path) -> Any:
-    """The compiled network; None where it is not there, or cannot be run here."""
+    """Load and compile the network. Returns None if it was not fetched, or OpenVINO is not installed."""
     if not path.is_file():
         return None
-    # Importing OpenVINO reports to its maker over the network, unless this module of theirs cannot be imported.
+    # OpenVINO sends telemetry when it is imported, unless importing this module fails.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError:
         return None
-    remedy = f"{path} is not the detector of signers: fetch it again with asl-triton fetch signer-detector --force"
+    remedy = f"{path} is not the signer detector: fetch it again with `asl-triton fetch signer-detector --force`"
     try:
-        # Its Core stays with it: one that goes may take the stack of signal handlers away.
+        # The network keeps its Core alive: deleting a Core can take away the stack that signal handlers run on.
         detector = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": 1})
         shapes = [tuple(port.shape) for port in detector.inputs + detector.outputs]
     except RuntimeError as exc:

@@ -1,4 +1,4 @@
-"""The part of a frame that a network which was trained on whole frames is shown."""
+"""Chooses the part of a frame to show to a network that was trained on whole frames."""
 
 import cv2
 import numpy as np
@@ -9,17 +9,16 @@ from asl_triton.video.colors import Image
 # The width of the face as a share of the frame's height: 0.24 to 0.28 in WLASL's clips, 0.2 to 0.26 in the demo
 # signer's, 0.2 to 0.35 at a webcam.
 TYPICAL_FACE = 0.25
-SMALLEST_FACE = 0.15  # below it the signer is cut out
+SMALLEST_FACE = 0.15  # below it, a region around the signer is cut out
 ASPECT = 4 / 3  # of the region: training videos were 4:3 to 16:9
-ABOVE = 0.7  # widths of the face between its top and the region's
+ABOVE = 0.7  # face widths between the top of the face and the top of the region
 
 
 def choose_region(estimate: SignerEstimate, width: int, height: int) -> tuple[int, int, int, int] | None:
-    """Left, top, right and bottom of the part of a frame to show, in pixels; None for the whole frame.
+    """Return left, top, right and bottom of the part of a frame to show, in pixels; None for the whole frame.
 
-    It is a 4:3 region in which the face has the size that it had in training, from above the head to the waist. It is
-    cut where the signer is much smaller in the frame, or the frame is higher than wide, and may reach beyond the
-    frame's edges.
+    The part is a 4:3 region, from above the head to the waist, in which the face is as large as in training. It is only
+    used if the signer is much smaller, or the frame is taller than wide. It may extend beyond the frame's edges.
     """
     if estimate.face is None:
         return None
@@ -33,7 +32,7 @@ def choose_region(estimate: SignerEstimate, width: int, height: int) -> tuple[in
 
 
 def cut_region(image: Image, region: tuple[int, int, int, int]) -> Image:
-    """Cut a region out of an image (H, W, 3); what is beyond its edges repeats them."""
+    """Cut a region out of an image (H, W, 3). Outside the image, its edge pixels are repeated."""
     height, width = image.shape[:2]
     left, top, right, bottom = region
     inside = image[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]

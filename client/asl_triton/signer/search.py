@@ -1,4 +1,4 @@
-"""Finds the signer in a clip, or in each shot of a film, and shows the network the part of the frames that it needs."""
+"""Finds the signer in a clip, or in each shot of a film, and cuts out the part of the frames to show to the network."""
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,22 +14,21 @@ from asl_triton.video.preprocessing import Crop, crop_frame, resize_image
 from asl_triton.video.reader import Frame
 from asl_triton.video.shots import ShotDetector
 
-SEARCHED = (0, 2, 4)  # frames of a clip or shot that are searched: those up to the last are in memory
-LEAST_CONFIDENCE = 0.6  # found in two frames of three: a chance find is in one
-# Of the longer side, in pixels: smaller videos are cut to the signer already, or show too little of a small one.
+SEARCHED = (0, 2, 4)  # frames of a clip or shot to search; all frames up to the last of them are held in memory
+LEAST_CONFIDENCE = 0.6  # found in two of three frames; a chance find is in one
+# Pixels of the longer side. Smaller videos are already cut to the signer, or show too little of a small one.
 SEARCHED_ABOVE = 512
-# Of the frame's height: a region that is higher is not cut. It is the height of the one around the smallest face.
+# Of the frame's height. Taller regions are not cut out; this is the height of the region around the smallest face.
 SMALLEST_REGION = SMALLEST_FACE / TYPICAL_FACE
-REMEDY = "so whole frames were taken: say where with --signer x0,y0,x1,y1"
+REMEDY = "so whole frames were used: give the signer's box with --signer x0,y0,x1,y1"
 
 
 @dataclass(frozen=True)
 class Framing:
-    """The part of frames that a network is shown.
+    """The part of the frames that a network is shown. If `region` and `signer` are both None, it sees whole frames.
 
-    `region` is cut out before anything else, of frames of `size` (height, width): left, top, right and bottom in
-    pixels, perhaps beyond the frame's edges. `signer` is the box that results name, and that presets which frame by the
-    signer cut out. None of either: whole frames.
+    `region` is cut out first, from frames of `size` (height, width): left, top, right and bottom in pixels, possibly
+    beyond the frame's edges. `signer` is the box named in results. Presets that frame by the signer cut it out.
     """
 
     region: tuple[int, int, int, int] | None = None
@@ -43,7 +42,7 @@ _LOOKING = threading.Lock()
 
 @dataclass(frozen=True)
 class FramedClip:
-    """A clip's frames as they are to be resized, where the signer is in the original frames, and what is odd."""
+    """A clip's frames, ready to be resized, with the signer's box in the original frames and warnings about it."""
 
     frames: Iterator[Frame]
     signer: SignerBox | None
@@ -53,11 +52,11 @@ class FramedClip:
 def frame_signer(
     frames: Iterable[Frame], preset: Preset, signer: SignerBox | None = None, *, finds: bool = True
 ) -> FramedClip:
-    """Cut frames to the `signer`, or else, if it `finds`, to the signer that is found in the first ones.
+    """Cut frames to `signer`, or else, if `finds`, to the signer found in the first frames.
 
-    It looks for the signer where the preset needs that, or the frames are large or higher than wide. A preset that
-    takes whole frames gets a part of them where the signer is small, or they are higher than wide. The answer's
-    `signer` is the box that is cut out; None for whole frames.
+    The signer is looked for if the preset needs it, or the frames are large or taller than wide. A preset that takes
+    whole frames gets a part of them if the signer is small or they are taller than wide. The result's `signer` is the
+    box that is cut out, or None for whole frames.
     """
     frames = iter(frames)
     head = list(islice(frames, 1))
@@ -80,19 +79,19 @@ def cut_frames(frames: Iterator[Frame], framing: Framing) -> Iterator[Frame]:
 
 
 class FilmFramer:
-    """Cuts the crops of a film, each shot to its own signer; `boxes` and `list_warnings` say how. Use it once.
+    """Crops a film, each shot to its own signer. `boxes` and `list_warnings` report how. Use an instance only once.
 
-    As for clips, see `frame_signer`. Cuts are looked for in whole frames, so that no box hides one.
+    The rules are those of `frame_signer`. Cuts are looked for in whole frames, so that a box cannot hide one.
     """
 
     def __init__(self, preset: Preset, signer: SignerBox | None = None, *, finds: bool = True) -> None:
         self.boxes: list[ShotBox] = []  # of the shots so far
         self._preset, self._signer, self._finds = preset, signer, finds
         self._estimates: list[SignerEstimate] = []  # of the shots that were searched
-        self._num_missed = 0  # shots where a signer is needed, and none was found
+        self._num_missed = 0  # shots that need a signer, but none was found
 
     def crop_shots(self, frames: Iterable[Frame]) -> Iterator[Crop]:
-        """Crop frames in order, at the preset's rate. At most five are held, those that a shot is searched in."""
+        """Crop frames in order, at the preset's rate. Holds at most five frames, to search the start of each shot."""
         detector = ShotDetector()
         whole = ((frame, self._crop_whole(frame)) for frame in frames)
         for number, shot in groupby(whole, key=lambda pair: detector(pair[1])):
@@ -105,18 +104,18 @@ class FilmFramer:
                 yield replace(crop, shot=number)
 
     def _crop_whole(self, frame: Frame) -> Crop:
-        """The crop of a whole frame; of a preset that frames by the signer, one that is cheaper and only tells cuts."""
+        """Crop a whole frame. Presets that frame by the signer get a cheaper crop, which is only used to find cuts."""
         if self._preset.framing == "signer":
             return Crop(resize_image(frame.image, size=INPUT_SIZE), frame.time_s)
         return Crop(crop_frame(frame.image, self._preset), frame.time_s)
 
     def list_warnings(self) -> list[str]:
-        """What is odd about the signers of the shots so far."""
+        """List warnings about the signers of the shots so far."""
         num_shots, warnings = len(self.boxes), []
         num_crowded = sum(estimate.num_people > 1 for estimate in self._estimates)
         if num_crowded:
             where = "in the picture" if num_shots == 1 else f"in {num_crowded:,} of {num_shots:,} shots"
-            warnings.append(f"several people are {where}: the one with the largest face was taken for the signer")
+            warnings.append(f"several people are {where}: the one with the largest face was taken as the signer")
         if self._num_missed:
             where = "in the picture" if num_shots == 1 else f"in {self._num_missed:,} of {num_shots:,} shots"
             warnings.append(f"no signer was found {where}, {REMEDY}")
@@ -140,32 +139,32 @@ def search(images: Sequence[Image], preset: Preset) -> tuple[Framing, SignerEsti
 
 
 def estimate_signer(images: Sequence[Image]) -> SignerEstimate:
-    """Where the signer is in frames, uint8 BGR (H, W, 3), of which those of the first one's size count. Any thread.
+    """Find the signer in frames, uint8 BGR (H, W, 3); frames whose size differs from the first one's are ignored.
 
-    One thread looks at a time: OpenCV's cascade keeps what it is working on.
+    It can be called from any thread, but only one searches at a time, because OpenCV's cascade is not thread-safe.
     """
     with _LOOKING:
         return find_signer([image for image in images if image.shape == images[0].shape])
 
 
 def should_search(preset: Preset, image: Image) -> bool:
-    """Whether the signer is to be looked for in a frame like this one."""
+    """Return whether to look for the signer in a frame like this one."""
     return is_needed(preset, image) or max(image.shape[:2]) > SEARCHED_ABOVE
 
 
 def is_needed(preset: Preset, image: Image) -> bool:
-    """Whether a preset should not be shown the whole of a frame like this one."""
+    """Return whether a preset should not be shown the whole of a frame like this one."""
     height, width = image.shape[:2]
     return preset.framing == "signer" or height > width
 
 
 def is_found(estimate: SignerEstimate) -> bool:
-    """Whether it is more than a chance find."""
+    """Return whether the signer was found, and not just by chance."""
     return estimate.box is not None and estimate.box.confidence >= LEAST_CONFIDENCE
 
 
 def choose_by_estimate(estimate: SignerEstimate, preset: Preset, image: Image) -> Framing:
-    """The part of a frame to show for a signer who was looked for."""
+    """Choose the part of a frame to show, given the result of a search."""
     box = estimate.box
     if box is None or not is_found(estimate):
         return WHOLE
@@ -177,7 +176,7 @@ def choose_by_estimate(estimate: SignerEstimate, preset: Preset, image: Image) -
 
 
 def choose_by_box(box: SignerBox | None, preset: Preset, image: Image) -> Framing:
-    """The part of a frame to show for a box that was given.
+    """Choose the part of a frame to show, given a box.
 
     A preset that takes whole frames gets the box widened to 4:3, where that is much less than a frame, or the frame is
     higher than wide, unless the box is the whole frame. Boxes of data sets are for presets that frame by the signer:
@@ -197,7 +196,7 @@ def choose_by_box(box: SignerBox | None, preset: Preset, image: Image) -> Framin
 
 
 def frame_region(region: tuple[int, int, int, int], image: Image, found: SignerBox) -> Framing:
-    """Show a region of frames like this one, by the one who found the signer."""
+    """Return the framing for a region of frames like this one, with the source and confidence of the box found."""
     height, width = image.shape[:2]
     left, top, right, bottom = region
     inside = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
@@ -206,20 +205,20 @@ def frame_region(region: tuple[int, int, int, int], image: Image, found: SignerB
 
 
 def cut_out(image: Image, framing: Framing) -> Image:
-    """Cut the region of a framing out of a frame (H, W, 3); one of another size stays whole."""
+    """Cut the region of a framing out of a frame (H, W, 3). Frames of another size stay whole."""
     if framing.region is None or framing.size != image.shape[:2]:
         return image
     return cut_region(image, framing.region)
 
 
 def show_frame(image_bgr: Image, preset: Preset, framing: Framing) -> Image:
-    """What the network is shown of a frame, BGR (H, W, 3): RGB (224, 224, 3)."""
+    """Return what the network is shown of a frame, BGR (H, W, 3), as RGB (224, 224, 3)."""
     return crop_frame(cut_out(image_bgr, framing), preset, framing.signer)
 
 
 def _list_warnings(estimate: SignerEstimate, preset: Preset, image: Image) -> Iterator[str]:
-    """What is odd about the signer that was found, or not found, in frames like this one."""
+    """Yield warnings about the signer that was found, or not found, in frames like this one."""
     if estimate.num_people > 1:
-        yield f"{estimate.num_people} people are in the picture: the one with the largest face was taken for the signer"
+        yield f"{estimate.num_people} people are in the picture: the one with the largest face was taken as the signer"
     if not is_found(estimate) and is_needed(preset, image):
         yield f"no signer was found in the picture, {REMEDY}"

@@ -1,4 +1,4 @@
-"""Where the signer of a live stream is: found at the start, checked now and then, and never moved by a chance find."""
+"""Tracks the signer of a live stream: found at the start, checked now and then, and not moved by a chance find."""
 
 import math
 
@@ -18,23 +18,23 @@ from asl_triton.signer.search import (
 from asl_triton.video.colors import Image
 
 CHECK_EVERY_S = 2.0
-FIRST_CHECKS, FIRST_CHECK_EVERY_S = 3, 0.3  # of a stream: the first ones follow one another more closely
-SAME_BOX = 0.7  # intersection over union: boxes that differ by less are the same, as the cascade finds them
-PERSISTS = 2  # checks in a row that agree on another box
+FIRST_CHECKS, FIRST_CHECK_EVERY_S = 3, 0.3  # the first checks of a stream are more frequent
+SAME_BOX = 0.7  # intersection over union; boxes that overlap more are the same, given the noise of the cascade
+PERSISTS = 2  # checks in a row that must agree on a new box
 
 
 class SignerTracker:
     """Chooses the part of a stream's frames that the network is shown. Not thread-safe.
 
     `check` looks at one frame every two seconds. A new box replaces the old one when two checks in a row find it, and
-    it overlaps the old one by less than 0.7: so nothing follows the head's nodding, and a chance find has no effect. A
-    signer who is not seen, since a hand or the profile hides the face, keeps the box.
+    it overlaps the old one by less than 0.7. So the crop does not follow a nodding head, and a chance find has no
+    effect. If the face is hidden by a hand or turned to the side, the box stays.
 
-    A change is not smooth, it is a cut: `LiveWindow` begins a new run with it, so no window has both framings in it. A
-    moving crop would look like a moving camera, which the networks never saw; and changes are rare.
+    A change is a cut, not a smooth move: `LiveWindow` begins a new run with it, so no window contains both framings. A
+    moving crop would look like a moving camera, which the networks never saw, and changes are rare.
 
-    With a `signer` that is given, or if it does not `find`, nothing is looked for, but for the advice if it `guides`.
-    Then `advice` is kept steady by `AdviceFilter`.
+    If `signer` is given, or `finds` is false, the signer is not looked for, except for the advice if `guides`.
+    `AdviceFilter` keeps `advice` steady.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class SignerTracker:
         self._begin(())
 
     def check(self, image_bgr: Image, time_s: float) -> None:
-        """Take note of a frame, uint8 BGR (H, W, 3), shown at `time_s`; look for the signer in it if that is due."""
+        """Take a frame, uint8 BGR (H, W, 3), shown at `time_s`, and look for the signer in it if a check is due."""
         if image_bgr.shape != self._shape:
             self._begin(image_bgr.shape)
             self.framing = choose_by_box(self._signer, self._preset, image_bgr)
         is_searched = self._signer is None and self._finds and should_search(self._preset, image_bgr)
-        is_due = not self._checked_s <= time_s < self._due_s  # also where the clock went back
+        is_due = not self._checked_s <= time_s < self._due_s  # also if the clock went back
         self._is_needed = is_searched and is_needed(self._preset, image_bgr)
         if not is_due or not (is_searched or self._guides):
             return
@@ -68,16 +68,16 @@ class SignerTracker:
 
     @property
     def advice(self) -> Advice | None:
-        """What the signer should do; None if it does not guide, or has not looked yet."""
+        """What the signer should do; None without `guides`, or before the first check."""
         return self._advice.advice
 
     @property
     def is_missing(self) -> bool:
-        """Whether the preset needs a signer, and none was found in the first checks and since."""
+        """Whether the preset needs a signer, but none was found in the first checks or since."""
         return self._is_needed and self._num_checks >= FIRST_CHECKS and self.framing == WHOLE and not self._times_seen
 
     def _begin(self, shape: tuple[int, ...]) -> None:
-        """Start over, with frames of this shape."""
+        """Start over with frames of this shape."""
         self._shape = shape
         self._checked_s = self._due_s = -math.inf
         self._num_checks = 0
@@ -85,7 +85,7 @@ class SignerTracker:
         self._candidate, self._times_seen = WHOLE, 0
 
     def _follow(self, estimate: SignerEstimate, image: Image) -> None:
-        """Take the box of an estimate, if it is another one and the last check found it too."""
+        """Switch to the box of an estimate if it is a new one that the last check found too."""
         if estimate.box is None:
             self._times_seen = 0
             return
@@ -97,12 +97,12 @@ class SignerTracker:
 
 
 def is_same(one: Framing, other: Framing) -> bool:
-    """Whether two framings show about the same."""
+    """Return whether two framings show about the same part."""
     return measure_overlap(one.signer, other.signer) >= SAME_BOX
 
 
 def measure_overlap(one: SignerBox | None, other: SignerBox | None) -> float:
-    """Intersection over union of two boxes, 0 to 1; None is the whole frame."""
+    """Return the intersection over union of two boxes, 0 to 1. None stands for the whole frame."""
     a, b = (box or SignerBox(0, 0, 1, 1) for box in (one, other))
     width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
     both = max(width, 0.0) * max(height, 0.0)

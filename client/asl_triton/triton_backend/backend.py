@@ -1,8 +1,9 @@
 """`recognize_sign` and `recognize_sign_stream` on Triton's Python backend: its tensors, errors and threads.
 
-The model folders import this file inside Triton, whose module `triton_python_backend_utils` exists nowhere else. Each
-`execute` hands its request on and returns: requests are answered side by side, and reach the model together.
-NumPy carries all tensors: strings have no other way, and Triton 2.51's stub does not bear arrays of NumPy by DLPack.
+The model folders import this file inside Triton, the only place where the module `triton_python_backend_utils` exists.
+`execute` hands its requests to an event loop and returns, so requests are answered concurrently and reach the model
+together. All tensors go through NumPy, because strings require it, and Triton 2.51's stub does not support NumPy arrays
+through DLPack.
 """
 
 import asyncio
@@ -49,10 +50,10 @@ FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
 class SignModel:
-    """The `TritonPythonModel` of both: a decoupled one answers each window, the other the whole clip."""
+    """The `TritonPythonModel` of both models. The decoupled one answers each window, the other one the whole clip."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Read the limits and the models beside this model, and start to answer."""
+        """Read the limits and the models in the repositories, and start the event loop and the decoders."""
         configure_malloc()
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
@@ -67,15 +68,15 @@ class SignModel:
             if isinstance(model, AslTritonError):
                 pb_utils.Logger.log_warn(f"{self.name} cannot use the model {name}: {model}")
         self.service = SignService(models, ThisServer(), limits)
-        self.room = threading.Semaphore(limits.requests_at_once)  # Triton's queue holds the rest, and refuses too many
+        self.room = threading.Semaphore(limits.requests_at_once)  # the rest wait in Triton's queue
         self.loop = asyncio.new_event_loop()
-        # Each window that is asked about occupies a thread until it is answered.
+        # Each window that is sent occupies a thread until it is answered.
         self.loop.set_default_executor(ThreadPoolExecutor((WINDOWS_AHEAD + 1) * limits.requests_at_once))
         threading.Thread(target=self.loop.run_forever, name=self.name, daemon=True).start()
         self.service.decoders.warm_up()
 
     def execute(self, requests: Sequence[Any]) -> list[None] | None:
-        """Begin to answer; returns as soon as there is room for another request."""
+        """Start to answer the requests. Returns when the last one has started, without waiting for its answer."""
         for request in requests:
             self.room.acquire()
             answering = asyncio.run_coroutine_threadsafe(self.answer(request, request.get_response_sender()), self.loop)
@@ -83,11 +84,11 @@ class SignModel:
         return None if self.is_decoupled else [None] * len(requests)
 
     def finalize(self) -> None:
-        """End what decodes; Triton has waited for the answers."""
+        """Stop the decoders. Triton has already waited for the answers."""
         self.service.close()
 
     async def answer(self, request: Any, sender: Any) -> None:
-        """Answer one request, whatever comes: Triton waits for the final response for ever."""
+        """Answer one request, whatever happens: without a final response, Triton waits forever."""
         task = asyncio.create_task(
             self.stream(request, sender) if self.is_decoupled else self.recognize(request, sender)
         )
@@ -97,24 +98,22 @@ class SignModel:
                     task.cancel()
             await task
         except asyncio.CancelledError:
-            send_error(sender, "CANCELLED", "the caller has gone")
+            send_error(sender, "CANCELLED", "the caller canceled the request")
         except AslTritonError as exc:
             send_error(sender, get_grpc_status(exc), str(exc))
         except Exception as exc:
             pb_utils.Logger.log_error(f"{self.name} failed: {exc!r}")
-            send_error(
-                sender, "INTERNAL", f"{self.name} failed: {exc}. This is a fault of its own; see the server's log"
-            )
+            send_error(sender, "INTERNAL", f"{self.name} failed: {exc}. This is a bug; see the server's log")
 
     async def recognize(self, request: Any, sender: Any) -> None:
-        """One response: the glosses of the clip."""
+        """Send one response with the glosses of the clip."""
         recognition = await self.service.recognize(*await asyncio.to_thread(parse_request, request))
         details = make_tensor(DETAILS, [format_details(recognition).encode()], np.object_)
         tensors = [*build_ranked_tensors(recognition.predictions), details]
         sender.send(pb_utils.InferenceResponse(tensors), flags=FINAL)
 
     async def stream(self, request: Any, sender: Any) -> None:
-        """A response for each window, and an empty final one."""
+        """Send a response for each window, and an empty final one."""
         arguments = await asyncio.to_thread(parse_request, request)
         async with aclosing(self.service.recognize_windows(*arguments)) as windows:
             async for window in windows:
@@ -126,7 +125,7 @@ class SignModel:
 
 
 def configure_malloc() -> None:
-    """Let glibc return what a video took: the server's environment says to keep it, for the sake of networks."""
+    """Make glibc return a video's memory to the system. The server's environment has it kept, which suits networks."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for parameter, value in ((M_MMAP_MAX, 65_536), (M_MMAP_THRESHOLD, 1 << 20), (M_TRIM_THRESHOLD, 1 << 20)):
@@ -134,29 +133,29 @@ def configure_malloc() -> None:
 
 
 def find_repositories(own_folder: Path) -> list[Path]:
-    """The model repositories that the server reads: as its launcher says, or the one that this model is in."""
+    """Return the server's model repositories, as set by its launcher, or else the one that contains this model."""
     named = os.environ.get(REPOSITORIES_VARIABLE, "")
     return [Path(folder) for folder in named.split(os.pathsep) if folder] or [own_folder.parent]
 
 
 class ThisServer:
-    """The server that this model runs in, asked without leaving it."""
+    """The server that this model runs in, called from inside."""
 
     address = "this server"
 
     async def infer(
         self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], priority: int = 0
     ) -> dict[str, Array]:
-        """Ask another model."""
+        """Request outputs of another model."""
         return await asyncio.to_thread(ask, model, inputs, outputs)
 
     async def is_ready(self, model: str) -> bool:
-        """Whether another model is served."""
+        """Return whether another model is served."""
         return bool(await asyncio.to_thread(pb_utils.is_model_ready, model))
 
 
 def ask(model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-    """Ask another model and wait; its answers are copies."""
+    """Request outputs of another model and wait for them. The arrays are copies."""
     request = pb_utils.InferenceRequest(
         model_name=model,
         inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
@@ -170,7 +169,7 @@ def ask(model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict
 
 
 def parse_request(request: Any) -> tuple[bytes, int | None, float | None, str | None, SignerBox | None]:
-    """A request's video, TOP_K, MIN_CONFIDENCE, model and SIGNER_BOX; None for each that was left out.
+    """Return a request's video, TOP_K, MIN_CONFIDENCE, model and SIGNER_BOX, with None for each that was left out.
 
     Raises:
         AslTritonError: there is no video, or the model name or the box is invalid.
@@ -181,7 +180,7 @@ def parse_request(request: Any) -> tuple[bytes, int | None, float | None, str | 
         raise AslTritonError(f"the parameter `model` is {model}: give the name of a model")
     video = read_tensor(request, VIDEO)
     if video is None:
-        raise AslTritonError("the request has no VIDEO: send a video file's bytes in it")
+        raise AslTritonError("the request has no VIDEO: send the bytes of a video file")
     box = pb_utils.get_input_tensor_by_name(request, SIGNER_BOX)
     return (
         bytes(video),
@@ -193,13 +192,13 @@ def parse_request(request: Any) -> tuple[bytes, int | None, float | None, str | 
 
 
 def read_tensor(request: Any, name: str) -> Any:
-    """The one value of an input, or None where it was left out."""
+    """Return the single value of an input, or None if it was left out."""
     given = pb_utils.get_input_tensor_by_name(request, name)
     return None if given is None else given.as_numpy().reshape(-1)[0]
 
 
 def build_ranked_tensors(predictions: Sequence[Prediction]) -> list[Any]:
-    """The outputs that name glosses, best first."""
+    """Build the outputs for the ranked glosses, best first."""
     return [
         make_tensor(GLOSS, [p.gloss.encode() for p in predictions], np.object_),
         make_tensor(CONFIDENCE, [p.confidence for p in predictions], np.float32),
@@ -209,11 +208,11 @@ def build_ranked_tensors(predictions: Sequence[Prediction]) -> list[Any]:
 
 
 def make_tensor(name: str, values: Sequence[Any], dtype: Any) -> Any:
-    """An output of one axis."""
+    """Make an output with one axis."""
     return pb_utils.Tensor(name, np.array(values, dtype))
 
 
 def send_error(sender: Any, status: str, sentence: str) -> None:
-    """An error in place of a response, and the last."""
+    """Send an error as the final response."""
     error = pb_utils.TritonError(sentence, getattr(pb_utils.TritonError, status))
     sender.send(pb_utils.InferenceResponse(error=error), flags=FINAL)

@@ -30,22 +30,22 @@ PARAMETER_PREFIX = "asl_triton."
 
 @dataclass(frozen=True)
 class ServiceLimits:
-    """What one request may cost, and all of them together: the parameters `asl_triton.*` of the model's config."""
+    """Limits for one request and for all of them together: the parameters `asl_triton.*` of the model's config."""
 
     max_bytes: int = 64 * 2**20
     max_frames: int = 10_000
     max_pixels: int = 4096 * 2160  # of one frame: 4K
-    max_decode_s: int = 60  # of a processor's time
-    max_memory_bytes: int = 2**30  # of a decoder
+    max_decode_s: int = 60  # processor time
+    max_memory_bytes: int = 2**30  # per decoder
     requests_at_once: int = 8
-    crops_at_once: int = 1024  # of all requests; a crop is 150 kB, of which the server holds a few copies
+    crops_at_once: int = 1024  # of all requests; a crop is 150 kB, and the server holds a few copies of it
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> "ServiceLimits":
-        """Read what a config says; what it leaves out is as above.
+        """Read the limits from a config. Missing ones have the defaults above.
 
         Raises:
-            AslTritonError: one is no whole number above 0.
+            AslTritonError: a limit is not a whole number above 0.
         """
         values = {}
         for limit in fields(cls):
@@ -59,19 +59,19 @@ class ServiceLimits:
 
     @property
     def video(self) -> Limits:
-        """What one video may be."""
+        """The limits for one video."""
         return Limits(max_bytes=self.max_bytes, max_frames=self.max_frames, max_pixels=self.max_pixels)
 
     @property
     def decoder(self) -> DecoderLimits:
-        """What its decoding may cost. Each video gets a process of its own: requests come from different strangers, and
-        a video that takes over its decoder must not see or falsify the next one's."""
+        """The limits for decoding a video. Each video gets its own process, because requests come from different
+        strangers, and a video that takes over its decoder must not see or falsify the next one."""
         return DecoderLimits(self.max_decode_s, max_memory_bytes=self.max_memory_bytes)
 
 
 @dataclass(frozen=True)
 class StreamedWindow:
-    """One window of a long video: what is signed between two times of it, best first."""
+    """One window of a long video: the glosses signed between `start_s` and `end_s`, best first."""
 
     start_s: float
     end_s: float
@@ -79,21 +79,21 @@ class StreamedWindow:
 
 
 class UnknownModelError(ContractError):
-    """No model of that name is served, or none at all."""
+    """No model of that name is served, or no model at all."""
 
 
 class InProcessServer(InferenceClient, Protocol):
     """A server as one of its own models sees it."""
 
     async def is_ready(self, model: str) -> bool:
-        """Whether another model is served."""
+        """Return whether another model is served."""
 
 
 class SignService:
-    """Answers requests on the event loop that it is first used on; several at once.
+    """Answers requests, several at once, on the event loop that it is first used on.
 
-    `models` are those of the server's repositories as they were when it started. Nothing is loaded after that, so a
-    folder that changes later changes nothing here.
+    `models` are the models in the server's repositories when it started. Nothing is loaded later, so changes to a
+    folder have no effect here.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class SignService:
     ) -> None:
         self.decoders = DecoderPool(limits.decoder)
         self._models, self._server, self._limits = models, server, limits
-        self._checked: set[str] = set()  # models that have answered as their folder says
+        self._checked: set[str] = set()  # models that gave the answer in their folder
         self._checking = asyncio.Lock()
-        # One waits for each decoder, and one may be left behind by a request that was given up.
+        # One thread waits for each decoder, and a canceled request may leave one behind.
         self._threads = ThreadPoolExecutor(2 * limits.requests_at_once, thread_name_prefix="decoder")
         self._admission = Admission(limits.requests_at_once, self.decoders, self._threads, crops=limits.crops_at_once)
 
     def close(self) -> None:
-        """Let go of the decoders; nothing is answered any more."""
+        """Close the decoders. No request can be answered after that."""
         self.decoders.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -122,12 +122,12 @@ class SignService:
     ) -> Recognition:
         """Recognize the sign in a video file, as `AsyncRecognizer.recognize` does, with the same answer.
 
-        None is the default of each; `signer` is where the signer is in the frame. Only glosses that reach
-        `min_confidence` are among the predictions, perhaps none; where it is None, all are, and the model's own
-        threshold says whether the answer is unsure.
+        None stands for the default of each argument; `signer` is the signer's box. Only glosses that reach
+        `min_confidence` are among the predictions, possibly none. If it is None, all are, and the model's own threshold
+        decides whether the answer is unsure.
 
         Raises:
-            AslTritonError: as `get_grpc_status` tells apart.
+            AslTritonError: the request failed; `get_grpc_status` says whose fault it is.
         """
         served = await self.choose_model(model)
         ranking = make_ranking(served, top_k, min_confidence)
@@ -143,10 +143,10 @@ class SignService:
         model: str | None = None,
         signer: SignerBox | None = None,
     ) -> AsyncGenerator[StreamedWindow, None]:
-        """Recognize window by window: `window_frames` of the preset every `stride_frames`, a shorter video as a whole.
+        """Recognize by windows: the preset's `window_frames` every `stride_frames`. A shorter video is one window.
 
         Raises:
-            AslTritonError: as `recognize` does, perhaps after some windows.
+            AslTritonError: as `recognize` does, possibly after some windows.
         """
         served = await self.choose_model(model)
         ranking = make_ranking(served, top_k, min_confidence)
@@ -162,17 +162,17 @@ class SignService:
     async def _open(
         self, video: bytes, served: ServedModel, preset: Preset, signer: SignerBox | None
     ) -> AsyncIterator[ClipPipeline]:
-        """A video that is being decoded, for the length of the block, when there is room for its crops."""
+        """Wait until there is room for a video's crops, then yield its pipeline; the video is open for the block."""
         options = WindowingOptions(preset, self._limits.video, refuses_early=True, signer=signer, finds_signer=True)
         async with self._admission.open(video, options, name=VIDEO, bytes_a_value=served.bytes_per_value) as session:
             yield ClipPipeline(self._server, served, session, priority=0, threads=self._threads)
 
     async def choose_model(self, name: str | None) -> ServedModel:
-        """The model of that name, or the only one that is served.
+        """Return the model of that name, or the only one that is served.
 
         Raises:
-            UnknownModelError: it is not served, or none is. AslTritonError: several are, and none was named.
-            ServerError, ContractError, LabelsError: its folder does not say what is served.
+            UnknownModelError: the model is not served, or none is. AslTritonError: several are, and no name was given.
+            ServerError, ContractError, LabelsError: the folder is damaged, or does not match the served model.
         """
         if name is None or name not in self._models or not await self._server.is_ready(name):
             ready = [other for other in self._models if await self._server.is_ready(other)]
@@ -182,7 +182,7 @@ class SignService:
                 )
             if not ready:
                 raise UnknownModelError(
-                    "this server has no model: write one into its model repository with `asl-triton export`"
+                    "this server has no model: add one to its model repository with `asl-triton export`"
                 )
             if len(ready) > 1:
                 raise AslTritonError(
@@ -201,10 +201,10 @@ class SignService:
         return model.served
 
     async def _check_golden(self, model: ModelOnDisk) -> None:
-        """Check once that a model answers as its folder says, which may have changed while the server loaded it.
+        """Check that a model gives the answer in its folder, which may have changed while the server loaded it.
 
         Raises:
-            ServerError: it does not, or does not answer.
+            ServerError: the answer is different, or there is none.
         """
         if model.golden is None:
             return
@@ -212,36 +212,36 @@ class SignService:
         answers = await self._server.infer(name, {FRAMES: model.served.make_input(frames)}, [LOGITS])
         if not model.matches_golden(answers[LOGITS][0]):
             raise ServerError(
-                f"{name} does not answer as its folder says: the folder was changed while the server started. Restart "
-                "the server"
+                f"{name} does not give the answer in its folder: the folder was changed while the server started. "
+                "Restart the server"
             )
 
 
 def make_ranking(served: ServedModel, top_k: int | None, min_confidence: float | None) -> Ranking:
-    """What a request wants of a model's logits; None is the default of each.
+    """Make the ranking for a request; None stands for the default of each argument.
 
     Raises:
-        AslTritonError: fewer glosses than one, or more than the model knows and than the default, 10, which is always
-            accepted; or a confidence beyond 0 to 1.
+        AslTritonError: `top_k` is below 1, or above what the model knows (10, the default, is always accepted), or
+            `min_confidence` is not between 0 and 1.
     """
     count = len(served.labels)
     if top_k is not None and top_k < 1:
-        raise AslTritonError(f"TOP_K is {top_k}: ask for one gloss or more")
+        raise AslTritonError(f"TOP_K is {top_k}: it must be at least 1")
     if top_k is not None and top_k > max(count, DEFAULT_TOP_K):
-        raise AslTritonError(f"TOP_K is {top_k}, and {served.name} knows {count} glosses: ask for no more")
+        raise AslTritonError(f"TOP_K is {top_k}, but {served.name} knows only {count} glosses")
     if min_confidence is not None and not 0 <= min_confidence <= 1:
-        raise AslTritonError(f"MIN_CONFIDENCE is {min_confidence:g}: it goes from 0 to 1")
+        raise AslTritonError(f"MIN_CONFIDENCE is {min_confidence:g}: it must be between 0 and 1")
     return Ranking(top_k or DEFAULT_TOP_K, None, min_confidence)
 
 
 def keep_confident(predictions: tuple[Prediction, ...], ranking: Ranking) -> tuple[Prediction, ...]:
-    """The predictions that reach the confidence asked for; all of them where none was."""
+    """Return the predictions that reach the requested confidence, or all of them if none was requested."""
     least = ranking.min_confidence or 0.0
     return tuple(prediction for prediction in predictions if prediction.confidence >= least)
 
 
 def get_grpc_status(error: AslTritonError) -> Status:
-    """Whose fault an error is, as Triton tells its callers."""
+    """Return the gRPC status of an error, which says whose fault it is."""
     if isinstance(error, UnknownModelError):
         return "NOT_FOUND"
     if isinstance(error, ServerError):

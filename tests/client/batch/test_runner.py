@@ -426,7 +426,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path, clip: Path) -> None:
 
     batch(fake(), named(clip, 2), tmp_path, on_outcome=begin_another)
     assert len(refused) == 2
-    assert f"another run writes to {tmp_path}: process {os.getpid()} on " in refused[0]
+    assert f"another run is writing to {tmp_path}: process {os.getpid()} on " in refused[0]
     with Journal(tmp_path):
         pass  # free again
 

@@ -125,8 +125,8 @@ def test_clip_that_fails_does_not_stop_the_others(tmp_path: Path, clip: Path) ->
 
 @pytest.mark.parametrize(("wishes", "error", "says"), [
     (TimelineOptions(vocabulary=["cat"]), LabelsError, "does not know 1 of the 1 glosses"),
-    (TimelineOptions(window=8), AslTritonError, "a window of 8 frames cannot be"),
-    (TimelineOptions(window=10, stride=11), AslTritonError, "a stride of 11 frames cannot be"),
+    (TimelineOptions(window=8), AslTritonError, "--window 8 is out of range"),
+    (TimelineOptions(window=10, stride=11), AslTritonError, "--stride 11 is out of range"),
 ], ids=["vocabulary", "window", "stride"])  # fmt: skip
 def test_wrong_wish_is_told_before_any_clip(
     tmp_path: Path, clip: Path, wishes: TimelineOptions, error: type[AslTritonError], says: str

@@ -65,7 +65,7 @@ def test_batch_gives_the_box_of_the_signer(triton: Triton, clips: Path, tmp_path
     triton.preset = PRESETS["bsl1k-person"]
     options = ["--server", triton.address, "--output", tmp_path / "out", "--format", "jsonl"]
     done = asl_triton(capsys, "batch", clips, *options, "--signer", "0.25,0,0.75,1")
-    assert done.code == 0 and "no box of the signer" not in done.told
+    assert done.code == 0 and "the signer's box is unknown" not in done.told
     results = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     box = {"box": [0.25, 0.0, 0.75, 1.0], "source": "caller", "confidence": 1.0}
     assert [result["signer"] for result in results] == [box, box]
@@ -77,7 +77,7 @@ def test_batch_gives_the_box_of_the_signer(triton: Triton, clips: Path, tmp_path
     assert shown.code == 0 and json.loads(shown.out)["signer"] == box
     without = asl_triton(capsys, "batch", clips, *options)
     assert without.code == 0 and "is of another question (signer)" in without.told
-    assert "whole frames were taken: say where with --signer x0,y0,x1,y1" in without.told
+    assert "whole frames were used: give the signer's box with --signer x0,y0,x1,y1" in without.told
 
 
 def test_batch_says_what_in_its_folder_is_of_another_question(

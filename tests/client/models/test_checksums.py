@@ -107,7 +107,7 @@ def test_changed_file_is_refused_and_nothing_stays(repository: Path, tmp_path: P
 def test_missing_file_is_refused_and_nothing_stays(repository: Path, tmp_path: Path) -> None:
     sums = read_checksums(write_checksums(repository))
     (repository / "other/config.pbtxt").unlink()
-    with pytest.raises(AslTritonError, match=r"lists other/config\.pbtxt, and there is no .*copy the model again"):
+    with pytest.raises(AslTritonError, match=r"lists other/config\.pbtxt, but .* does not exist: copy the model again"):
         copy_checked(sums, repository, tmp_path / "served")
     assert not (tmp_path / "served").exists()
 
@@ -138,7 +138,7 @@ def test_line_that_is_none_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_manifest_that_is_not_there_says_who_writes_it(tmp_path: Path) -> None:
-    with pytest.raises(AslTritonError, match="`asl-triton export` writes it"):
+    with pytest.raises(AslTritonError, match="write it with `asl-triton export`"):
         read_checksums(tmp_path / MANIFEST)
 
 

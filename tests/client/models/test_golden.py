@@ -45,7 +45,7 @@ def array_file() -> bytes:
 def test_file_that_is_no_answer_is_a_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "golden.npz"
     path.write_bytes(content)
-    with pytest.raises(ContractError, match="is no golden answer"):
+    with pytest.raises(ContractError, match="is not a golden answer"):
         GoldenAnswer.load(path)
 
 

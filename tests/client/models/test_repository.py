@@ -49,11 +49,11 @@ def test_of_two_folders_with_one_name_the_first_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "error", "sentence"),
     [
-        ("config.pbtxt", 'name: "signs" # asl_triton.preset {', ContractError, "is not what asl-triton can talk to"),
+        ("config.pbtxt", 'name: "signs" # asl_triton.preset {', ContractError, "does not match asl-triton's contract"),
         ("config.pbtxt", "asl_triton.preset", ContractError, "cannot read .*config.pbtxt"),
-        ("labels.txt", "book\ndrink\n", LabelsError, "labels.txt names 2 glosses for 6 classes"),
+        ("labels.txt", "book\ndrink\n", LabelsError, "labels.txt lists 2 glosses for 6 classes"),
         ("labels.txt", "", LabelsError, "are empty"),
-        ("golden.npz", "no archive", ContractError, "is no golden answer"),
+        ("golden.npz", "no archive", ContractError, "is not a golden answer"),
     ],
 )
 def test_damaged_folder_is_one_sentence(

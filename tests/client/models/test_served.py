@@ -94,7 +94,7 @@ def outputs(**specs: TensorSpec | None) -> dict[str, TensorSpec]:
 def test_tensors_that_are_not_ours_are_a_sentence(model: ModelDescription, says: str) -> None:
     with pytest.raises(ContractError, match=says) as raised:
         read(model)
-    assert str(raised.value).startswith("signs on fake:8001 is not what asl-triton can talk to")
+    assert str(raised.value).startswith("signs on fake:8001 does not match asl-triton's contract")
     assert str(raised.value).endswith("Export it again")
 
 
@@ -105,7 +105,7 @@ def test_preset_that_is_none_is_a_sentence_that_names_the_model() -> None:
 
 @pytest.mark.parametrize(("model", "labels", "says"), [
     (changed(labeled=frozenset()), GLOSSES, "has no labels"),
-    (described(), (*GLOSSES[:4], "", ""), "has 6 classes, and 2 of them have no label.*the first is class 4"),
+    (described(), (*GLOSSES[:4], "", ""), "has 6 classes, but 2 of them have no label.*the first is class 4"),
 ])  # fmt: skip
 def test_labels_that_do_not_fit_are_a_sentence(model: ModelDescription, labels: tuple[str, ...], says: str) -> None:
     transport = FakeTransport({"signs": model}, labels, answering(in_order))

@@ -68,4 +68,4 @@ def test_server_without_a_model_says_so() -> None:
     transport.models.clear()
     read = state(transport)
     assert (read.version, read.is_ready) == ("fake", False)
-    assert "does not serve a model: write one" in str(read.problem)
+    assert "does not serve a model: add one" in str(read.problem)

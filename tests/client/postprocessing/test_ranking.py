@@ -61,7 +61,7 @@ def test_vocabulary_ranks_only_its_glosses_and_keeps_their_confidences() -> None
 
 
 @pytest.mark.parametrize(("vocabulary", "says"), [
-    (["book", "cat", "dog"], "does not know 2 of the 3 glosses asked for: cat, dog"),
+    (["book", "cat", "dog"], "does not know 2 of the 3 glosses in the vocabulary: cat, dog"),
     ([], "the vocabulary is empty"),
     ("book", "does not know"),
 ], ids=str)  # fmt: skip

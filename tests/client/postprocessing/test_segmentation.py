@@ -130,9 +130,9 @@ def test_windows_are_the_presets_unless_asked_for(window: int | None, stride: in
 
 
 @pytest.mark.parametrize(("window", "stride", "says"), [
-    (8, None, "a window of 8 frames cannot be: with the preset 'wlasl' it has 9 to 300"),
-    (301, None, "a window of 301 frames cannot be"), (0, 1, "a window of 0 frames"),
-    (64, 65, "a stride of 65 frames cannot be: it goes from 1 to the window's 64"), (64, 0, "a stride of 0 frames"),
+    (8, None, "--window 8 is out of range: preset 'wlasl' accepts 9 to 300"),
+    (301, None, "--window 301 is out of range"), (0, 1, "--window 0 is out of range"),
+    (64, 65, "--stride 65 is out of range: windows of 64 frames need 1 to 64"), (64, 0, "--stride 0 is out of range"),
 ], ids=str)  # fmt: skip
 def test_windows_that_cannot_be_are_a_sentence(window: int, stride: int | None, says: str) -> None:
     with pytest.raises(AslTritonError, match=says):
@@ -259,11 +259,11 @@ def test_segments_of_any_confidences_keep_the_rules(
 
 
 @pytest.mark.parametrize(("rules", "says"), [
-    ({"min_confidence": 0}, "min_confidence is 0: for a timeline it is above 0, and 1 at most"),
+    ({"min_confidence": 0}, "min_confidence is 0: for a timeline it must be above 0 and at most 1"),
     ({"min_confidence": 1.1}, "min_confidence is 1.1"), ({"min_confidence": float("nan")}, "min_confidence is nan"),
     ({"release": 0}, "release is 0"), ({"release": 2}, "release is 2"),
     ({"overlap": 1}, "overlap is 1"), ({"overlap": -0.1}, "overlap is -0.1"),
-    ({"min_length_s": -1}, "a segment of -1 s at least"), ({"min_length_s": 10}, "10 s at least and 10.0 s at most"),
+    ({"min_length_s": -1}, "min_length_s is -1 and"), ({"min_length_s": 10}, "is 10 and max_length_s is 10.0"),
 ], ids=str)  # fmt: skip
 def test_rules_that_cannot_be_are_a_sentence(rules: dict[str, float], says: str) -> None:
     with pytest.raises(AslTritonError, match=says):

@@ -130,8 +130,8 @@ def test_window_that_fails_ends_the_clip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("logits", "says"), [
-    ([float("nan")] * 6, "logits that are no numbers.*--precision fp32"),
-    ([0, 1, 2, 3, 4, float("inf")], "logits that are no numbers"),
+    ([float("nan")] * 6, "logits that are not finite.*--precision fp32"),
+    ([0, 1, 2, 3, 4, float("inf")], "logits that are not finite"),
     ([0.0] * 7, "7 logits for 6 glosses: it was changed meanwhile"),
 ], ids=["NaN", "infinite", "too many"])  # fmt: skip
 def test_answer_that_makes_no_sense_is_a_sentence(tmp_path: Path, logits: list[float], says: str) -> None:
@@ -398,7 +398,7 @@ def test_long_clip_of_centered_frames_says_what_was_left_out(tmp_path: Path) -> 
     recognition = recognized(transport, path)
     assert shapes(transport) == [(1, 64, 224, 224, 3)]
     assert recognition.warnings == (
-        "only frames 160 to 351 of 600 were looked at, as preset 'asl-citizen' does with long clips: cut the video to "
+        "only frames 160 to 351 of 600 were used, because preset 'asl-citizen' is for short clips: cut the video to "
         "one sign",
     )
     assert recognized(fake(CITIZEN), videos.clip(tmp_path / "short.mp4", num_frames=204, size="64x64")).warnings == ()

@@ -69,13 +69,13 @@ def test_detector_that_was_not_fetched_is_not_used(folder: Path) -> None:
 def test_file_that_is_not_the_detector_is_said(folder: Path, content: str) -> None:
     pytest.importorskip("openvino")
     (folder / MODEL).write_text(content)
-    with pytest.raises(AslTritonError, match="fetch it again with asl-triton fetch signer-detector --force"):
+    with pytest.raises(AslTritonError, match="fetch it again with `asl-triton fetch signer-detector --force`"):
         find_people([paint_person()])
 
 
 def test_another_network_is_said(folder: Path) -> None:
     save_bright_detector(folder / MODEL, columns=7)
-    with pytest.raises(AslTritonError, match="is not the detector of signers"):
+    with pytest.raises(AslTritonError, match="is not the signer detector"):
         find_people([paint_person()])
 
 

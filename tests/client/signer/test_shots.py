@@ -49,7 +49,8 @@ def test_each_shot_has_its_own_box(film: list[Frame], preset) -> None:  # type: 
     warnings = framer.list_warnings()
     if preset is PERSON:
         assert warnings == [
-            "no signer was found in 1 of 3 shots, so whole frames were taken: say where with --signer x0,y0,x1,y1"
+            "no signer was found in 1 of 3 shots, so whole frames were used: give the signer's box with --signer "
+            "x0,y0,x1,y1"
         ]
     else:
         assert warnings == []

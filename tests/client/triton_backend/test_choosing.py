@@ -44,7 +44,7 @@ def test_only_one_needs_no_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("served", "model", "error", "sentence"),
     [
-        ((), None, UnknownModelError, "this server has no model: write one"),
+        ((), None, UnknownModelError, "this server has no model: add one"),
         ((), "a", UnknownModelError, "this server has no model 'a': its models are none"),
         (("a", "b"), None, AslTritonError, r"has 2 models: name one in the request's parameter `model` \(a, b\)"),
         (("a",), "b", UnknownModelError, "has no model 'b': its models are a"),
@@ -89,7 +89,7 @@ def test_folder_that_changed_while_the_server_started_is_refused(tmp_path: Path)
     write_folder(tmp_path, "signs", AFTER, OTHERS)
     started = Started(tmp_path, signs=BEFORE)
     for _ in range(2):
-        with pytest.raises(ServerError, match="signs does not answer as its folder says: the folder was changed"):
+        with pytest.raises(ServerError, match="signs does not give the answer in its folder: the folder was changed"):
             started.labels()
 
 
@@ -156,5 +156,5 @@ def test_damaged_folder_is_told_to_who_asks_for_it_alone(tmp_path: Path) -> None
     started = Started(tmp_path, well=Network(), damaged=Network())
     assert started.labels("well") == GLOSSES
     for _ in range(2):
-        with pytest.raises(LabelsError, match="names 1 glosses for 6 classes"):
+        with pytest.raises(LabelsError, match="lists 1 glosses for 6 classes"):
             started.labels("damaged")

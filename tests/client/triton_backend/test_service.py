@@ -118,9 +118,9 @@ def test_models_threshold_judges_the_answer_and_leaves_all_glosses(tmp_path: Pat
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"top_k": 0}, "TOP_K is 0: ask for one gloss or more"),
+        ({"top_k": 0}, "TOP_K is 0: it must be at least 1"),
         ({"top_k": -1}, "TOP_K is -1"),
-        ({"min_confidence": -0.1}, r"MIN_CONFIDENCE is -0.1: it goes from 0 to 1"),
+        ({"min_confidence": -0.1}, r"MIN_CONFIDENCE is -0.1: it must be between 0 and 1"),
         ({"min_confidence": float("nan")}, "MIN_CONFIDENCE is nan"),
     ],
 )
@@ -143,7 +143,7 @@ def test_more_glosses_than_there_are_may_not_be_asked_for(
         return answer
 
     if answered is None:
-        with pytest.raises(AslTritonError, match=f"TOP_K is {top_k}, and signs knows 6 glosses: ask for no more"):
+        with pytest.raises(AslTritonError, match=f"TOP_K is {top_k}, but signs knows only 6 glosses"):
             ask()
     else:
         assert len(ask().predictions) == answered

@@ -298,7 +298,7 @@ WRONG: dict[str, tuple[str, str, bytes, str]] = {
     "other class count": ("bsl1k", "/model", checkpoint_bytes(9), "has 9 classes, and 4 were expected"),
     "no checkpoint": ("bsl1k", "/model", b"{}" * 200, "not a PyTorch checkpoint"),
     "too few words": ("bsl1k", "/info", info_bytes(["book"]), "has 1 glosses, but 4"),
-    "a word twice": ("bsl1k", "/info", info_bytes(["book", "go", "book", "who"]), "names 'book' 2 times"),
+    "a word twice": ("bsl1k", "/info", info_bytes(["book", "go", "book", "who"]), "lists 'book' 2 times"),
     "no words": ("bsl1k", "/info", info_bytes(None), "no list of glosses"),
     "code in the pickle": ("bsl1k", "/info", b"cos\nsystem\n(S'true'\ntR.", r"refers to (os|posix)\.system"),
     "no CSV of ASL Citizen": (

@@ -58,9 +58,9 @@ def test_client_killed_at_ten_random_moments(
     whole(output, undisturbed)
     assert doubled(run.known()) == 0
     row(
-        "client killed with -9 ten times",
-        f"when it knew {', '.join(map(str, killed_at))} of {CLIPS} clips; each time run again",
-        f"exit 0 in the end: {CLIPS} results as undisturbed, 0 lost, 0 doubled, no torn line, no process left",
+        "client killed with SIGKILL ten times",
+        f"at {', '.join(map(str, killed_at))} of {CLIPS} results; rerun each time",
+        f"exit 0 in the end: {CLIPS} results as undisturbed, 0 lost, 0 duplicated, no torn line, no process left",
     )
 
 
@@ -108,8 +108,8 @@ def test_second_signal_stops_at_once(
     assert again_code == 0 and "21 recognized, 20 of them by an earlier run" in again, again
     row(
         "SIGINT twice",
-        "while one clip of 21 was under way for seconds; then the same command again",
-        "exit 3 at once: 20 results in the journal, which is whole; then exit 0: 21 results",
+        "while one of 21 clips was taking seconds; then the same command again",
+        "exit 3 at once: 20 results in an intact journal; then exit 0: 21 results",
     )
 
 
@@ -123,14 +123,14 @@ def test_two_runs_in_one_folder(
         assert first.process.poll() is None
         code, told = first.end()
     assert second_code == 1
-    assert f"another run writes to {tmp_path / 'out'}: process {first.process.pid} on " in second_told
+    assert f"another run is writing to {tmp_path / 'out'}: process {first.process.pid} on " in second_told
     assert code == 0, told
     whole(tmp_path / "out", undisturbed)
     assert doubled(first.known()) == 0
     row(
         "two runs in one folder",
-        "a second one begun after 20 clips",
-        f"the second: exit 1, names the process that holds it; the first: exit 0, {CLIPS} results",
+        "a second one started after 20 clips",
+        f"second: exit 1, naming the process that holds the folder; first: exit 0, {CLIPS} results",
     )
 
 
@@ -153,8 +153,8 @@ def test_disk_that_fills_up(
     assert f"{len(known)} of them by an earlier run" in again
     row(
         "disk full",
-        f"after {len(known)} of {FEW} clips; then room was made, and the same command run again",
-        f"exit {code} with a sentence, {len(known)} results kept; then exit 0: {len(answers(output))} results",
+        f"after {len(known)} of {FEW} clips; then the same command again, with free space",
+        f"exit {code} with an error message, {len(known)} results kept; then exit 0: {len(answers(output))} results",
     )
 
 
@@ -169,7 +169,7 @@ def test_terminal_that_is_closed(
         code, _ = run.end()
     assert code == 0
     whole(tmp_path / "out", undisturbed, FEW)
-    row("terminal that is closed", f"after 10 of {FEW} clips, without SIGHUP", f"exit 0: {FEW} results")
+    row("terminal closed", f"after 10 of {FEW} clips, without SIGHUP", f"exit 0: {FEW} results")
 
 
 def test_few_files_may_be_open(server: LocalTriton, few: Path, undisturbed: Answers, tmp_path: Path, row: Row) -> None:
@@ -178,7 +178,7 @@ def test_few_files_may_be_open(server: LocalTriton, few: Path, undisturbed: Answ
         code, told = run.end()
     assert code == 0, told
     whole(tmp_path / "out", undisturbed, FEW)
-    row("few files may be open", "ulimit -n 64, 32 clips in flight", f"exit 0: {FEW} results, 0 failed")
+    row("low limit on open files", "ulimit -n 64, 32 clips in flight", f"exit 0: {FEW} results, 0 failed")
 
 
 def test_video_that_crashes_its_decoder(
@@ -193,9 +193,9 @@ def test_video_that_crashes_its_decoder(
     assert "40 recognized; 1 failed" in told and "z-long.mp4 cannot be decoded: it ends the decoder (SIGSEGV)" in told
     whole(tmp_path / "out", undisturbed, 40)
     row(
-        "decoder that crashes",
-        "SIGSEGV to the process that decodes one of 41 clips",
-        "exit 3: 40 results, that clip alone failed, with a sentence",
+        "crashing decoder",
+        "SIGSEGV to the process decoding one of 41 clips",
+        "exit 3: 40 results, only that clip failed, with an error message",
     )
 
 
@@ -211,9 +211,9 @@ def test_video_that_hangs_its_decoder(
     assert "40 recognized; 1 failed" in told and "the decoder stood still for 2 s" in told
     whole(tmp_path / "out", undisturbed, 40)
     row(
-        "decoder that hangs",
-        "SIGSTOP to the process that decodes one of 41 clips, --decode-timeout 2",
-        "exit 3: 40 results, that clip alone failed, with a sentence",
+        "hanging decoder",
+        "SIGSTOP to the process decoding one of 41 clips, --decode-timeout 2",
+        "exit 3: 40 results, only that clip failed, with an error message",
     )
 
 
@@ -231,6 +231,6 @@ def test_hopeless_run_is_stopped(
     whole(tmp_path / "out", undisturbed, 20)
     row(
         "hopeless run",
-        "100 files of 120 are no videos, --max-failures 5",
+        "100 of 120 files are not videos, --max-failures 5",
         f"exit 3: 20 results, {failed} failed, {100 - failed} left",
     )

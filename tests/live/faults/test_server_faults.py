@@ -42,9 +42,9 @@ def test_server_killed_and_started_again(
     whole(tmp_path / "out", undisturbed)
     assert doubled(run.known()) == 0
     row(
-        "Triton killed with -9 and started again",
+        "Triton killed with SIGKILL and restarted",
         f"after 60 of {CLIPS} clips; it was back after {back_after_s} s",
-        f"exit 0: {CLIPS} results, 0 failed, 0 doubled; said that it waits, and that the server is back",
+        f"exit 0: {CLIPS} results, 0 failed, 0 duplicated; said that it was waiting, and that the server was back",
     )
 
 
@@ -63,9 +63,9 @@ def test_server_that_stands_still(
     assert "is back after" in told
     whole(tmp_path / "out", undisturbed, FEW)
     row(
-        "server that stands still",
+        "frozen server",
         "Triton stopped (SIGSTOP) after 30 clips for longer than --timeout, then continued",
-        f"exit 0: {FEW} results, 0 failed, {doubled(run.known())} doubled; said that it waits",
+        f"exit 0: {FEW} results, 0 failed, {doubled(run.known())} duplicated; said that it was waiting",
     )
 
 
@@ -84,8 +84,8 @@ def test_answer_that_comes_after_its_deadline(
     assert again_code == 0 and "21 recognized, 20 of them by an earlier run" in again, again
     row(
         "answer after its deadline",
-        "21 clips, for one of which the model takes 4 s, --timeout 2; then --timeout 20",
-        "exit 3: 20 results, that clip alone failed; then exit 0: 21 results, 1 of them new",
+        "21 clips, one of which takes the model 4 s, --timeout 2; then --timeout 20",
+        "exit 3: 20 results, only that clip failed; then exit 0: 21 results, 1 of them new",
     )
 
 
@@ -101,7 +101,7 @@ def test_queue_that_is_full(server: LocalTriton, few: Path, undisturbed: Answers
     whole(tmp_path / "out", undisturbed, FEW)
     row(
         "full queue",
-        "two requests may wait, 32 clips in flight, --wait 0; then as usual",
+        "room for two waiting requests, 32 clips in flight, --wait 0; then as usual",
         f"exit 3: {FEW - rejected} results, {rejected} rejected; then exit 0: {FEW} results, 0 failed",
     )
 
@@ -127,10 +127,10 @@ def test_network_that_is_cut_slow_and_black(
     whole(tmp_path / "out", undisturbed, FEW)
     assert doubled(run.known()) == 0
     row(
-        "network cut, slow and black",
-        f"64 KiB held up by 2 ms each, {network.num_cut} connections reset at random, then nothing let through for "
+        "network slow, then broken, then silent",
+        f"2 ms per 64 KiB, {network.num_cut} connections reset at random, then nothing let through for "
         "longer than --timeout",
-        f"exit 0: {FEW} results, 0 failed, 0 doubled",
+        f"exit 0: {FEW} results, 0 failed, 0 duplicated",
     )
 
 
@@ -140,10 +140,10 @@ def test_server_that_is_away_at_the_start(archive: Path, tmp_path: Path, row: Ro
     assert code == 1
     assert "Error: no server answers at 127.0.0.1:" in told and "asl-triton serve" in told
     assert os.listdir(tmp_path / "out") == []
-    row("no server at the start", "nothing listens at --server", "exit 1 at once, with a sentence")
+    row("no server at the start", "nothing listens at --server", "exit 1 at once, with an error message")
 
 
-@pytest.mark.parametrize("how", ["started again", "behind a balancer"])
+@pytest.mark.parametrize("how", ["after a restart", "behind a load balancer"])
 def test_server_that_comes_back_as_another(
     server: LocalTriton,
     other_server: LocalTriton,
@@ -158,7 +158,7 @@ def test_server_that_comes_back_as_another(
         BatchRun(few, tmp_path / "out", network.address) as run,
     ):
         run.until_known(30)
-        if how == "started again":
+        if how == "after a restart":
             network.target = "127.0.0.1:1"
             network.cut()
             run.until_told("is away: waiting for it")
@@ -174,5 +174,5 @@ def test_server_that_comes_back_as_another(
     row(
         f"server with another checkpoint, {how}",
         "after 30 of 100 clips",
-        f"exit 3 with a sentence: {len(found)} results, all of the first checkpoint",
+        f"exit 3 with an error message: {len(found)} results, all from the first checkpoint",
     )
