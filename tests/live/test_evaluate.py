@@ -91,7 +91,7 @@ def test_threshold_that_cannot_be_written_is_a_sentence(
     small_triton: LocalTriton, gloss_folders: Path, bundle: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--write-threshold", bundle)
-    assert done.code == 1 and "4 clips were scored, and 50 or more are needed" in done.told
+    assert done.code == 1 and "4 clips were scored, and at least 50 are needed" in done.told
     assert (tmp_path / "out" / "evaluation.json").exists()
     assert open_bundle(bundle).card == ModelCard(purpose="seven signs")
     other = save_checkpoint(bundle / "weights.pt", seed=5)
@@ -178,7 +178,7 @@ def test_only_broken_clips_are_a_sentence(small_triton: LocalTriton, tmp_path: P
     (tmp_path / "data" / "book" / "a.mp4").touch()
     done = evaluate(capsys, small_triton, tmp_path / "data", tmp_path / "out")
     assert done.code == 1
-    assert "not one of the 1 clips could be read. The first: book/a.mp4 is empty" in done.told
+    assert "none of the 1 clips could be read. The first error: book/a.mp4 is empty" in done.told
     assert not (tmp_path / "out").exists()
 
 

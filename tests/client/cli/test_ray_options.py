@@ -16,10 +16,10 @@ RAY = ("--engine", "ray")
 @pytest.mark.parametrize(("options", "says"), [
     (("--ray-address", "auto"), "add --engine ray"),
     (("--ray-workers", 2), "add --engine ray"),
-    (("--output", "s3://bucket/glosses"), "s3://bucket/glosses is no folder of this machine: add --engine ray"),
-    ((*RAY, "--timeline"), "Ray makes no timelines"),
-    ((*RAY, "--hash"), "told by their size and time"),
-    ((*RAY, "--ray-address", "auto", "--local"), "not reached from a cluster"),
+    (("--output", "s3://bucket/glosses"), "s3://bucket/glosses is not a folder on this machine: add --engine ray"),
+    ((*RAY, "--timeline"), "timelines do not run on Ray"),
+    ((*RAY, "--hash"), "detected by size and time"),
+    ((*RAY, "--ray-address", "auto", "--local"), "cannot reach a Triton on this machine"),
     (("--engine", "spark"), "is not one of"),
 ])  # fmt: skip
 def test_options_that_do_not_go_together_are_wrong_usage(

@@ -161,7 +161,7 @@ def test_interrupted_head_goes_on_without_computing_features_again(here: Path, c
         *(f"held-out-{n}.npy" for n in range(2)), *(f"train-{n}.npy" for n in range(4))
     ]  # fmt: skip
     done = asl_triton(capsys, "finetune", *options, "--to", "cut")
-    assert "going on after epoch 2" in done.told
+    assert "resumed after epoch 2" in done.told
     assert rows(Path("cut")) == rows(Path("whole"))
 
 

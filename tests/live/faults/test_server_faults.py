@@ -81,7 +81,7 @@ def test_answer_that_comes_after_its_deadline(
     whole(tmp_path / "out", undisturbed, 20)
     with BatchRun(folder, tmp_path / "out", server.address, "--timeout", 20, model="late") as run:
         again_code, again = run.end()
-    assert again_code == 0 and "21 recognized, 20 of them by an earlier run" in again, again
+    assert again_code == 0 and "21 recognized, 20 of them in an earlier run" in again, again
     row(
         "answer after its deadline",
         "21 clips, for one of which the model takes 4 s, --timeout 2; then --timeout 20",
