@@ -125,7 +125,8 @@ def test_question_that_is_asked_again_finds_its_journal(tmp_path: Path) -> None:
         True,
     ] * 2
     assert said[0] is None
-    assert all(f"{tmp_path / JOURNAL} is of another question (top_k): it is journal." in str(one) for one in said[1:])
+    renamed = f"{tmp_path / JOURNAL} was written with other settings (top_k), so it was renamed to journal."
+    assert all(renamed in str(one) for one in said[1:])
     assert len(os.listdir(tmp_path)) == 2
 
 
