@@ -277,7 +277,7 @@ def taken() -> None:
     (no_clip, [], "'mother' has 0"),
     (broken_clips, [], "'home' has 0 (home/0.mp4 cannot be read as a video"),
     (wrong_labels, [], "has 7 classes, and small.pt/labels.txt 2 glosses"),
-    (other_vocabulary, ["--labels", "words.txt"], "they are of another vocabulary"),
+    (other_vocabulary, ["--labels", "words.txt"], "from another vocabulary"),
     (taken, [], "new is there, and is no fine-tuning that was stopped"),
     (None, ["--accelerator", "abacus"], "cannot train on accelerator 'abacus'"),
 ])  # fmt: skip
