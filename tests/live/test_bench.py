@@ -51,7 +51,7 @@ def test_figures_stand_beside_those_of_the_server(small_triton: LocalTriton, tmp
     assert alone["server"]["batch_size"] == 1
     assert together["server"]["batch_size"] > 1
     assert (found["model"]["name"], found["model"]["input"]) == ("small", "uint8")
-    assert (found["asked"], found["stopped"]) == ("9 random frames a clip, as uint8", None)
+    assert (found["asked"], found["stopped"]) == ("9 random frames per clip, as uint8", None)
     page = (tmp_path / "bench.html").read_text()
     assert page.startswith("<!doctype html>") and page.count("<svg") == 2
 
@@ -127,7 +127,7 @@ def test_what_cannot_be_measured_is_a_sentence(small_triton: LocalTriton, tmp_pa
     for options, says in (
         (["--server", away], "no server answers"),
         (["--server", small_triton.address, "--model", "other"], "serves no model 'other'"),
-        (["--server", small_triton.address, "--frames", 8], "small takes 9 to 300 frames at once, and not 8"),
+        (["--server", small_triton.address, "--frames", 8], "small accepts 9 to 300 frames per request, not 8"),
         (["--server", small_triton.address, "--clips", tmp_path / "nowhere"], "there is no folder"),
     ):
         done = asl_triton(capsys, "bench", "--output", tmp_path / "out", *options)

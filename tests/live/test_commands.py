@@ -298,7 +298,7 @@ def test_doctor_notices_other_weights(
     np.savez(golden, **changed)
     done = asl_triton(capsys, "doctor", "--server", small_triton.address, "--repository", tmp_path / "models")
     assert done.code == 1
-    assert "the served weights are not those of this folder" in done.told
+    assert "the served weights are not from this folder" in done.told
 
 
 @pytest.fixture(scope="module")

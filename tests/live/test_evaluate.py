@@ -204,7 +204,7 @@ def test_data_that_cannot_be_used_is_a_sentence(
         (gloss_folders, ["--subset", "test"], "--subset is for a data set"),
         (gloss_folders, ["--merge", text], "is alone"),
         (text, [], "is not JSON"),
-        (other, ["--videos", gloss_folders], "has 1 in class 1999, and there are labels for 7"),
+        (other, ["--videos", gloss_folders], "has 1 in class 1999, but there are labels for only 7"),
         (split, ["--videos", gloss_folders], "none of the 1 videos"),
         (split, [], "Name their folder with --videos"),
         (split, ["--subset", "dev"], "no video in the subset 'dev'"),

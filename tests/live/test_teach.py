@@ -107,11 +107,11 @@ def test_signs_are_forgotten_and_shown_without_a_server(
     path = tmp_path / "mine.safetensors"
     shutil.copy(dictionary, path)
     told = asl_triton(capsys, "teach", "--dictionary", path, "--forget", "cold")
-    assert told.code == 0 and "2 signs by 6 examples" in told.told and "cold" not in told.told
+    assert told.code == 0 and "2 signs with 6 examples" in told.told and "cold" not in told.told
     assert asl_triton(capsys, "teach", "--dictionary", path, "--forget", "cold").code == 1
     assert SignDictionary.load(path).glosses == ("cat", "deaf")
     merged = asl_triton(capsys, "teach", "--dictionary", path, "--merge", dictionary)
-    assert "3 signs by 9 examples" in merged.told
+    assert "3 signs with 9 examples" in merged.told
 
 
 def test_wrong_use_is_a_sentence(

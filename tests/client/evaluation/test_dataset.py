@@ -116,11 +116,11 @@ def test_names_cannot_leave_the_folder_of_videos(tmp_path: Path) -> None:
     ("", "is not JSON"),
     ("{}", "is not a split of WLASL"),
     ('[{"gloss": "book", "instances": []}]', "lists no videos"),
-    ('{"1": {"subset": "test"}}', "video '1' should say"),
-    ('{"1": 7}', "and says 7"),
-    ('{"1": {"subset": "test", "action": [-1, 1, 2]}}', "video '1' should say"),
-    ('{"1": {"subset": "test", "action": [true, 1, 2]}}', "video '1' should say"),
-    ('{"1": {"subset": ["test"], "action": [0, 1, 2]}}', "video '1' should say"),
+    ('{"1": {"subset": "test"}}', "video '1' should be"),
+    ('{"1": 7}', "not 7"),
+    ('{"1": {"subset": "test", "action": [-1, 1, 2]}}', "video '1' should be"),
+    ('{"1": {"subset": "test", "action": [true, 1, 2]}}', "video '1' should be"),
+    ('{"1": {"subset": ["test"], "action": [0, 1, 2]}}', "video '1' should be"),
 ])  # fmt: skip
 def test_json_that_is_no_split_is_a_sentence(tmp_path: Path, content: str, says: str) -> None:
     path = folder_of(tmp_path, "videos/1.mp4") / "split.json"
@@ -146,9 +146,9 @@ def test_folder_that_cannot_be_used_is_a_sentence(
 
 @pytest.mark.parametrize(("arguments", "error", "says"), [
     ({}, LabelsError, "numbers its classes: give their glosses"),
-    ({"labels": LABELS[:1]}, LabelsError, "has 2 in class 1, and there are labels for 1"),
+    ({"labels": LABELS[:1]}, LabelsError, "has 2 in class 1, but there are labels for only 1"),
     ({"labels": LABELS, "subset": "dev"}, VideoError, r"no video in the subset 'dev': it has test \(2\)"),
-    ({"labels": LABELS, "videos": Path("nowhere")}, VideoError, "No such file or directory. Name it"),
+    ({"labels": LABELS, "videos": Path("nowhere")}, VideoError, "No such file or directory. Name their folder"),
     ({"labels": LABELS}, VideoError, r"none of the 2 videos .* \(such as 1.mp4\): name their folder"),
 ])  # fmt: skip
 def test_split_that_cannot_be_used_is_a_sentence(

@@ -154,7 +154,7 @@ def test_ranking_is_kept_to_ten() -> None:
 @pytest.mark.parametrize(("content", "says"), [
     ("book, zebra", "cannot merge 'zebra'"),
     ("book, drink\ndrink, home", "'drink' is merged twice"),
-    ("book", "line 1: 'book' stands alone"),
+    ("book", "line 1: 'book' is alone"),
     ("\n \n", "is empty"),
     (b"\xff\xfe", "is not UTF-8"),
     (None, "cannot read"),

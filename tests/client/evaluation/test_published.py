@@ -180,7 +180,7 @@ def test_file_that_is_not_of_a_data_set_is_a_sentence(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize(("arguments", "error", "says"), [
     ({"subset": "dev"}, VideoError, r"no video in the subset 'dev': it has test \(2\)"),
-    ({"videos": Path("nowhere")}, VideoError, r"No such file or directory. Name it \(--videos\)"),
+    ({"videos": Path("nowhere")}, VideoError, r"No such file or directory. Name their folder with --videos"),
     ({"labels": ("zebra",)}, LabelsError, "from another vocabulary"),
 ])  # fmt: skip
 def test_data_set_that_cannot_be_used_is_a_sentence(
