@@ -1,5 +1,4 @@
-"""A server that goes away while clips are under way: wait for it, once for all clips, and verify that it is the
-same."""
+"""Handles server outages during a run: waits for the server, once for all clips, and verifies its model."""
 
 import asyncio
 import random
@@ -45,7 +44,7 @@ class OutageMonitor:
         """Remember the model that is served now.
 
         Raises:
-            ServerError, ContractError, LabelsError: the model cannot be read.
+            ServerError, ContractError, LabelsError: the model could not be read.
         """
         transport = self._recognizer.transport
         await transport.watch()

@@ -33,7 +33,7 @@ class Connection:
     """Which server a command uses, and how. Each field is an option of commands decorated with `with_connection`.
 
     Raises:
-        AslTritonError: the options for `Security` are invalid, or the dictionary cannot be loaded.
+        AslTritonError: the options for `Security` are invalid, or the dictionary could not be loaded.
     """
 
     server: Annotated[

@@ -84,7 +84,7 @@ def teach(
     with saving(dictionary, lambda: signs):
         for gloss in forget or ():
             if signs is None:
-                raise DictionaryError(f"{dictionary} does not exist, so {gloss!r} cannot be removed from it")
+                raise DictionaryError(f"{dictionary} does not exist, so it has no {gloss!r} to remove")
             signs.remove(gloss)
         for path in merge or ():
             other = SignDictionary.load(path)

@@ -110,7 +110,7 @@ def test_what_is_no_journal_of_the_question_is_put_aside(tmp_path: Path, head: b
         assert all_of(journal) == [] and journal.fingerprint("a.mp4") is None
     assert json.loads((tmp_path / JOURNAL).read_bytes()) == {"question": QUESTION}
     (aside,) = set(os.listdir(tmp_path)) - {JOURNAL}
-    assert said is not None and said.endswith(f": it is {aside} now")
+    assert said is not None and said.endswith(f", so it was renamed to {aside}")
     assert (tmp_path / aside).read_bytes() == head + lines[1]
 
 
