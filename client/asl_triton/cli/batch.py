@@ -190,11 +190,11 @@ def batch(
 
 
 def describe_skipped(names: Sequence[str]) -> str:
-    """Say which files of a folder were skipped because their names are not those of videos."""
+    """Say which files of a folder were skipped because they do not have a video extension."""
     more = f", and {len(names) - SKIPPED_SHOWN:,} more" if len(names) > SKIPPED_SHOWN else ""
     return escape(
-        f"{len(names):,} {'file' if len(names) == 1 else 'files'} skipped because of names that are not those of "
-        f"videos (--glob includes them): {', '.join(names[:SKIPPED_SHOWN])}{more}"
+        f"skipped {len(names):,} {'file' if len(names) == 1 else 'files'} without a video extension (use --glob to "
+        f"include others): {', '.join(names[:SKIPPED_SHOWN])}{more}"
     )
 
 

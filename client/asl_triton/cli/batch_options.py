@@ -31,8 +31,8 @@ RawOption = Annotated[
     typer.Option(
         "--raw",
         help="Leave text in CSV unchanged, for programs that read it. Without this option, text that a spreadsheet "
-        "would run as a formula (=, +, -, @) gets a leading apostrophe, since you may not trust all file names and "
-        "glosses.",
+        "would run as a formula (=, +, -, @) gets a leading apostrophe, because file names and glosses may come from "
+        "others.",
     ),
 ]
 HashOption = Annotated[

@@ -64,7 +64,7 @@ def bench(
             help="Use the clips in this folder instead of random frames. Decoding and cropping are measured too."
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="The least seconds per window.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Minimum length of each window, in seconds.")] = 5.0,
     stable: Annotated[
         str, typer.Option(help="How much the last three windows may differ in throughput and in mean latency.")
     ] = "10%",

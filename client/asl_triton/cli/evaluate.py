@@ -71,7 +71,7 @@ def evaluate(
     """Measure a served model on labeled clips: top-1, 5, 10 and 20 accuracy, confusions and calibration.
 
     Accuracy is per instance and per class, with DCG and MRR. If the data set names its signers, the report also has
-    figures for each signer, their spread, and confidence intervals for other people. Boxes of signers, and the start
+    figures for each signer, their spread, and confidence intervals for new signers. Boxes of signers, and the start
     and end of signs in untrimmed videos, are taken from the data set.
 
     Writes OUTPUT/evaluation.json and OUTPUT/evaluation.html, a self-contained page. Videos that a split lists but that

@@ -84,7 +84,7 @@ def export(
         typer.Option(
             help="fp32 answers as trained. fp16 and bf16 round and are several times faster. int8, for OpenVINO, is "
             "faster still and is quantized with your clips (--calibrate). auto picks fp16 if this machine has an "
-            "NVIDIA GPU, bf16 if its CPU can multiply it, else fp32."
+            "NVIDIA GPU, bf16 if its CPU supports it, else fp32."
         ),
     ] = "fp32",
     served_as: Annotated[
@@ -228,7 +228,7 @@ def format_report(name: str, num_classes: int, report: "ExportReport") -> list[s
     """Describe what was exported, how it compares with the trained network and, for int8, how the answers changed."""
     lines = [
         f"[bold]{name}[/]: {num_classes} glosses, {report.precision}, in {report.folder}",
-        f"On the golden clip, its logits differ from the trained network's by at most {report.max_difference:.2g}, in "
+        f"On the golden clip, its logits differ from the trained network's by at most {report.max_difference:.2g} in "
         f"a range of {report.spread:.3g}. The best class is {'the same' if report.same_best else 'different'}.",
     ]
     cost = report.cost
@@ -237,7 +237,7 @@ def format_report(name: str, num_classes: int, report: "ExportReport") -> list[s
         lines.append(
             f"Quantized to int8 with {cost.quantized_with} clips, {cost.frames:,} frames. {where}, the best gloss "
             f"matches the float32 network's for {cost.same_best} of {cost.clips}, {cost.top5_in_common:.2g} of its "
-            f"best 5 stay among the best 5, and logits differ by at most {cost.max_difference:.2g}, in a range of "
+            f"best 5 stay among the best 5, and logits differ by at most {cost.max_difference:.2g} in a range of "
             f"{cost.spread:.3g}."
         )
     if cost is not None and cost.accuracies is not None:

@@ -68,7 +68,7 @@ def finetune(
         typer.Option(
             "--keep-known",
             help="Add the glosses of your clips to those that the checkpoint knows. Known glosses need no clips and "
-            "keep their part of the classifier. The rest is computed in one epoch, not trained. Requires --train "
+            "keep their part of the classifier. The new part is computed in one epoch, not trained. Requires --train "
             "head.",
         ),
     ] = False,
@@ -132,7 +132,7 @@ def finetune(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="fp32, or mixed precision: bf16 for CPUs that can multiply it, fp16 for NVIDIA GPUs. auto: the "
+            help="fp32, or mixed precision: bf16 for CPUs that support it, fp16 for NVIDIA GPUs. auto: the "
             "fastest on this machine."
         ),
     ] = "auto",
