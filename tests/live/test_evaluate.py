@@ -201,7 +201,7 @@ def test_data_that_cannot_be_used_is_a_sentence(
         (tmp_path / "nowhere", [], "name a folder with one subfolder per gloss, or a data set"),
         (tmp_path / "none", [], "needs one subfolder of clips per gloss"),
         (gloss_folders / "book", [], "from another vocabulary"),
-        (gloss_folders, ["--subset", "test"], "--subset is for a data set"),
+        (gloss_folders, ["--subset", "test"], "--subset is only for data sets"),
         (gloss_folders, ["--merge", text], "is alone"),
         (text, [], "is not JSON"),
         (other, ["--videos", gloss_folders], "has 1 in class 1999, but there are labels for only 7"),

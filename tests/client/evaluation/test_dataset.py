@@ -134,8 +134,8 @@ def test_json_that_is_no_split_is_a_sentence(tmp_path: Path, content: str, says:
     (["a.mp4"], {}, VideoError, "needs one subfolder of clips per gloss"),
     (["book/notes.txt"], {}, VideoError, "needs one subfolder of clips per gloss"),
     (["zebra/a.mp4"], {"labels": LABELS}, LabelsError, "from another vocabulary"),
-    (["book/a.mp4"], {"subset": "test"}, VideoError, "--subset is for a data set"),
-    (["book/a.mp4"], {"videos": Path("x")}, VideoError, "--videos is for a data set"),
+    (["book/a.mp4"], {"subset": "test"}, VideoError, "--subset is only for data sets"),
+    (["book/a.mp4"], {"videos": Path("x")}, VideoError, "--videos is only for data sets"),
 ])  # fmt: skip
 def test_folder_that_cannot_be_used_is_a_sentence(
     tmp_path: Path, files: list[str], arguments: dict[str, object], error: type[AslTritonError], says: str
