@@ -53,7 +53,7 @@ def test_all_is_well(tmp_path: Path) -> None:
     assert list(checks) == names
     assert "6 glosses, 'book' to 'mother'" in checks["signs: labels"].found
     assert "UINT8 frames, preset wlasl, fp32" in checks["signs: contract"].found
-    assert "differ by 0 from the export's" in checks["signs: golden answer"].found
+    assert "differ by 0 from the exported model's" in checks["signs: golden answer"].found
     assert np.array_equal(given[-1], render_golden(32))
 
 
