@@ -127,7 +127,7 @@ def test_what_it_prints_names_addresses_models_and_the_purpose(serve: Serve, rep
 
 def test_binding_to_all_addresses_is_warned_of(serve: Serve, repository: Path) -> None:
     done = serve("--repository", repository, "--host", "0.0.0.0", *FREE_PORTS, "--detach", "--json")
-    assert "Other machines can reach it" in done.stderr
+    assert "Other machines can use this server" in done.stderr
     assert json.loads(done.stdout)["address"].startswith("127.0.0.1:")
 
 

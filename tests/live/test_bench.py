@@ -51,7 +51,7 @@ def test_figures_stand_beside_those_of_the_server(small_triton: LocalTriton, tmp
     assert alone["server"]["batch_size"] == 1
     assert together["server"]["batch_size"] > 1
     assert (found["model"]["name"], found["model"]["input"]) == ("small", "uint8")
-    assert (found["asked"], found["stopped"]) == ("9 random frames a clip, as uint8", None)
+    assert (found["asked"], found["stopped"]) == ("9 random frames per clip, as uint8", None)
     page = (tmp_path / "bench.html").read_text()
     assert page.startswith("<!doctype html>") and page.count("<svg") == 2
 
@@ -102,16 +102,16 @@ def test_only_broken_clips_are_a_sentence(small_triton: LocalTriton, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--concurrency", "one"], "should be numbers above 0"),
-        (["--concurrency", "1,,2"], "should be numbers above 0"),
-        (["--concurrency", "0"], "should be numbers above 0"),
+        (["--concurrency", "one"], "list of positive numbers"),
+        (["--concurrency", "1,,2"], "list of positive numbers"),
+        (["--concurrency", "0"], "list of positive numbers"),
         (["--concurrency", "1.5"], "whole numbers up to 256"),
         (["--concurrency", "257"], "whole numbers up to 256"),
-        (["--rate", "nan"], "should be numbers above 0"),
-        (["--rate", "-1"], "should be numbers above 0"),
-        (["--stable", "much"], "should be a percentage"),
-        (["--stable", "0%"], "should be a percentage"),
-        (["--frames", "64", "--clips", "."], "leave one out"),
+        (["--rate", "nan"], "list of positive numbers"),
+        (["--rate", "-1"], "list of positive numbers"),
+        (["--stable", "much"], "is not a percentage"),
+        (["--stable", "0%"], "is not a percentage"),
+        (["--frames", "64", "--clips", "."], "only one of these options"),
         (["--seconds", "0"], "--seconds"),
         (["--arrivals", "bursts"], "--arrivals"),
     ],
@@ -127,7 +127,7 @@ def test_what_cannot_be_measured_is_a_sentence(small_triton: LocalTriton, tmp_pa
     for options, says in (
         (["--server", away], "no server answers"),
         (["--server", small_triton.address, "--model", "other"], "serves no model 'other'"),
-        (["--server", small_triton.address, "--frames", 8], "small takes 9 to 300 frames at once, and not 8"),
+        (["--server", small_triton.address, "--frames", 8], "small accepts 9 to 300 frames per request, not 8"),
         (["--server", small_triton.address, "--clips", tmp_path / "nowhere"], "there is no folder"),
     ):
         done = asl_triton(capsys, "bench", "--output", tmp_path / "out", *options)

@@ -304,7 +304,7 @@ def test_ctrl_c_finishes_what_is_under_way(ray: None, small_triton: LocalTriton,
     told = Told(lambda outcome: os.kill(os.getpid(), signal.SIGINT) if len(told.outcomes) == 1 else None)
     summary = spread(small_triton.address, archive, tmp_path, told)
     assert (summary.stopped, len(told.sentences)) == ("interrupted", 1)
-    assert told.sentences[0].startswith("SIGINT: finishing the clips that are under way")
+    assert told.sentences[0].startswith("SIGINT: finishing the clips in flight")
     known = summary.recognized + len(summary.failures)
     assert (known, known + summary.not_tried) == (len(told.outcomes), NUM_CLIPS + 2)
     assert len(videos_in(tmp_path)) == known > 0
@@ -333,7 +333,7 @@ def test_server_that_goes_away_for_too_long_ends_the_run_and_what_is_known_is_wr
         summary = spread(doomed.address, archive, tmp_path, told, wait_s=0.5)
     assert summary.stopped is not None and summary.stopped.startswith("the server went away")
     assert summary.recognized > 0 and summary.not_tried > 0
-    assert [sentence for sentence in told.sentences if "is away: waiting for it" in sentence]
+    assert [sentence for sentence in told.sentences if "is down: waiting up to" in sentence]
     assert pq.read_table(tmp_path / "results.parquet").num_rows == 3 * summary.recognized
 
 
@@ -361,7 +361,7 @@ def test_machine_that_lacks_a_module_is_told_of(
 
     source, output = Folder.parse(str(few)), Folder.parse(str(tmp_path / "results"))
     run = RayBatch(find_stored_clips(source), source, output, ["parquet"], RANKING)
-    with pytest.raises(AslTritonError, match=r"has no Python module 'only_here': install .*'asl-triton\[ray\]'"):
+    with pytest.raises(AslTritonError, match=r"lacks the Python module 'only_here': install .*'asl-triton\[ray\]'"):
         run.run(only_here.make)
 
 

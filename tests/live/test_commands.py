@@ -258,7 +258,7 @@ def test_server_that_dies_under_way_leaves_what_is_known(small_repository: Path,
             triton.stop()
             said = running.communicate(timeout=120)[0]
     assert running.returncode == 3, said
-    assert "stopped before the end: the server went away, and was not back after" in " ".join(said.split())
+    assert "stopped before the end: the server went away and was not back after" in " ".join(said.split())
     results = [json.loads(line)["video"] for line in (output / "results.jsonl").read_text().splitlines()]
     assert 5 <= len(results) < 400
     assert results == sorted(results)
@@ -298,7 +298,7 @@ def test_doctor_notices_other_weights(
     np.savez(golden, **changed)
     done = asl_triton(capsys, "doctor", "--server", small_triton.address, "--repository", tmp_path / "models")
     assert done.code == 1
-    assert "the served weights are not those of this folder" in done.told
+    assert "the served weights are not from this folder" in done.told
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def test_threshold_that_cannot_be_written_is_a_sentence(
     small_triton: LocalTriton, gloss_folders: Path, bundle: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--write-threshold", bundle)
-    assert done.code == 1 and "4 clips were scored, and 50 or more are needed" in done.told
+    assert done.code == 1 and "4 clips were scored, and at least 50 are needed" in done.told
     assert (tmp_path / "out" / "evaluation.json").exists()
     assert open_bundle(bundle).card == ModelCard(purpose="seven signs")
     other = save_checkpoint(bundle / "weights.pt", seed=5)
@@ -169,7 +169,7 @@ def test_broken_clips_are_named_and_the_others_scored(
     assert found["unknown_glosses"] == ["zebra"]
     assert "failed home/only.mp4: home/only.mp4 cannot be read as a video" in done.told
     assert "1 gloss folder has no video: empty" in done.told
-    assert "Book, book differ by case alone" in done.told
+    assert "Book, book differ only by case" in done.told
     assert "5 clips of 3 of 7 glosses scored, 2 failed" in done.told
 
 
@@ -178,7 +178,7 @@ def test_only_broken_clips_are_a_sentence(small_triton: LocalTriton, tmp_path: P
     (tmp_path / "data" / "book" / "a.mp4").touch()
     done = evaluate(capsys, small_triton, tmp_path / "data", tmp_path / "out")
     assert done.code == 1
-    assert "not one of the 1 clips could be read. The first: book/a.mp4 is empty" in done.told
+    assert "none of the 1 clips could be read. The first error: book/a.mp4 is empty" in done.told
     assert not (tmp_path / "out").exists()
 
 
@@ -198,15 +198,15 @@ def test_data_that_cannot_be_used_is_a_sentence(
     text.write_text("no json")
     (tmp_path / "none").mkdir()
     for data, more, says in (
-        (tmp_path / "nowhere", [], "name a folder with one sub-folder per gloss, or a data set"),
-        (tmp_path / "none", [], "takes one sub-folder a gloss"),
-        (gloss_folders / "book", [], "of another vocabulary"),
-        (gloss_folders, ["--subset", "test"], "--subset is for a data set"),
-        (gloss_folders, ["--merge", text], "stands alone"),
+        (tmp_path / "nowhere", [], "name a folder with one subfolder per gloss, or a data set"),
+        (tmp_path / "none", [], "needs one subfolder of clips per gloss"),
+        (gloss_folders / "book", [], "from another vocabulary"),
+        (gloss_folders, ["--subset", "test"], "--subset is only for data sets"),
+        (gloss_folders, ["--merge", text], "is alone"),
         (text, [], "is not JSON"),
-        (other, ["--videos", gloss_folders], "has 1 in class 1999, and there are labels for 7"),
-        (split, ["--videos", gloss_folders], "not one of the 1 videos"),
-        (split, [], "Name it (--videos)"),
+        (other, ["--videos", gloss_folders], "has 1 in class 1999, but there are labels for only 7"),
+        (split, ["--videos", gloss_folders], "none of the 1 videos"),
+        (split, [], "Name their folder with --videos"),
         (split, ["--subset", "dev"], "no video in the subset 'dev'"),
     ):
         done = evaluate(capsys, small_triton, data, tmp_path / "out", *more)
@@ -266,7 +266,7 @@ def test_official_split_with_two_videos_scores_two_and_misses_2036(
     done = evaluate(capsys, hundred_triton, shared_folder / "wlasl" / "nslt_100.json", tmp_path / "out")
     assert done.code == 0, done.told
     assert "2 clips of 1 of 100 glosses scored, 2,036 missing" in done.told
-    assert "2 of train are of subsets that published checkpoints were trained on" in done.told
+    assert "2 of train are in subsets that published checkpoints were trained on" in done.told
     found = document(tmp_path / "out")
     assert (found["clips"], found["missing"], len(found["missing_videos"])) == (2, 2036, 2036)
     assert {a["gloss"] for a in found["answers"]} == {"book"}
@@ -279,7 +279,7 @@ def test_subset_without_a_video_is_a_sentence(
     split = shared_folder / "wlasl" / "nslt_100.json"
     done = evaluate(capsys, hundred_triton, split, tmp_path / "out", "--subset", "test")
     assert done.code == 1
-    assert "not one of the 258 videos" in done.told
+    assert "none of the 258 videos" in done.told
     done = evaluate(capsys, hundred_triton, split.with_name("nslt_2000.json"), tmp_path / "out")
     assert done.code == 1
-    assert "of another vocabulary" in done.told
+    assert "from another vocabulary" in done.told

@@ -66,7 +66,7 @@ def test_batch_and_evaluate_take_the_dictionary(
     rows = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     assert {row["predictions"][0]["gloss"] for row in rows if "water" not in row["video"]} == {"cat", "cold", "deaf"}
     again = asl_triton(capsys, "batch", asked, "--output", output, "--format", "jsonl", *options)
-    assert "4 of them by an earlier run" in again.told
+    assert "4 of them in an earlier run" in again.told
     known = tmp_path / "known"
     shutil.copytree(asked, known, ignore=shutil.ignore_patterns("water"))
     told = asl_triton(capsys, "evaluate", known, "--output", tmp_path / "report", "--json", *options)
@@ -107,11 +107,11 @@ def test_signs_are_forgotten_and_shown_without_a_server(
     path = tmp_path / "mine.safetensors"
     shutil.copy(dictionary, path)
     told = asl_triton(capsys, "teach", "--dictionary", path, "--forget", "cold")
-    assert told.code == 0 and "2 signs by 6 examples" in told.told and "cold" not in told.told
+    assert told.code == 0 and "2 signs with 6 examples" in told.told and "cold" not in told.told
     assert asl_triton(capsys, "teach", "--dictionary", path, "--forget", "cold").code == 1
     assert SignDictionary.load(path).glosses == ("cat", "deaf")
     merged = asl_triton(capsys, "teach", "--dictionary", path, "--merge", dictionary)
-    assert "3 signs by 9 examples" in merged.told
+    assert "3 signs with 9 examples" in merged.told
 
 
 def test_wrong_use_is_a_sentence(
@@ -121,12 +121,12 @@ def test_wrong_use_is_a_sentence(
     nothing = asl_triton(capsys, "teach", "--dictionary", tmp_path / "no.safetensors")
     assert nothing.code == 1 and "does not exist: to create it" in nothing.told
     loose = asl_triton(capsys, "teach", shown / "cat", "--dictionary", tmp_path / "no.safetensors", *server)
-    assert loose.code == 1 and "is not in a folder of its sign" in loose.told
+    assert loose.code == 1 and "is not in a sign's folder" in loose.told
     clip = next((shown / "cat").iterdir())
     sent = asl_triton(capsys, "recognize", clip, "--dictionary", dictionary, "--send", "video", *server)
     assert sent.code == 1 and "does not know taught signs" in sent.told
     alone = asl_triton(capsys, "recognize", clip, "--with-vocabulary", *server)
-    assert alone.code == 2 and "it needs --dictionary" in alone.told
+    assert alone.code == 2 and "it requires --dictionary" in alone.told
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(dictionary.read_bytes()[:1000])
     told = asl_triton(capsys, "recognize", clip, "--dictionary", damaged, *server)

@@ -113,4 +113,4 @@ def test_server_without_recognize_sign_gets_frames_or_says_what_to_do(
 def test_timeline_of_files_is_wrong_usage(clips: Path, capsys: Capture) -> None:
     refused = asl_triton(capsys, "batch", clips, "--timeline", "--send", "video", "--format", "csv")
     assert refused.code == 2
-    assert "a timeline is made of frames" in refused.told
+    assert "timelines are made from frames" in refused.told

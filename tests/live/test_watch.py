@@ -153,17 +153,17 @@ def test_camera_that_is_given_up_ends_with_3(triton: LocalTriton, camera: Networ
         timer.join()
         camera.is_away.clear()
     assert done.code == 3, done.told
-    assert f"no more frames come from http://{camera.address}/mjpeg: waiting for it" in done.told
-    assert "stopped before the end: given up after" in done.told
+    assert f"no more frames from http://{camera.address}/mjpeg: waiting for it" in done.told
+    assert "stopped before the end: gave up after" in done.told
     assert "hidden" not in done.told
 
 
 @pytest.mark.parametrize(("options", "code", "says"), [
     (["nowhere.mp4"], 1, "there is no file nowhere.mp4"),
-    (["97"], 1, "there is no camera 97"),
-    (["http://127.0.0.1:1/x"], 1, "nobody answers at 127.0.0.1, port 1"),
+    (["97"], 1, "camera 97 does not exist"),
+    (["http://127.0.0.1:1/x"], 1, "no answer from 127.0.0.1, port 1"),
     (["FILM", "--model", "nobody"], 1, "serves no model 'nobody'"),
-    (["FILM", "--model", "demo", "--window", "8"], 1, "a window of 8 frames does not fit the preset 'wlasl'"),
+    (["FILM", "--model", "demo", "--window", "8"], 1, "a window of 8 frames is out of range"),
     (["FILM", "--model", "demo", "--vocabulary", "WORDS"], 1, "does not know 1 of the 1 glosses"),
     (["FILM", "--server", "127.0.0.1:1"], 1, "no server answers at 127.0.0.1:1"),
     ([], 2, "Missing argument"),

@@ -237,8 +237,8 @@ def test_export_says_that_torchscript_is_code(tmp_path: Path, capsys: Capture, m
     save_labels(tmp_path / "labels.txt")
     done = asl_triton(capsys, "export", "--torchscript", "means.pt", "--labels", "labels.txt", "--preset", "wlasl")
     assert done.code == 0
-    assert "means.pt is code of whoever made it" in done.told.replace("\n", " ")
-    assert "with all rights of the server" in done.told.replace("\n", " ")
+    assert "means.pt contains code" in done.told.replace("\n", " ")
+    assert "with all of the server's rights" in done.told.replace("\n", " ")
     assert list(tmp_path.glob("asl-triton-check-*")) == []
 
 

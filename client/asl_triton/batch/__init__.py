@@ -1,1 +1,1 @@
-"""Many clips: resumable, with a journal, on this machine or on a Ray cluster."""
+"""Batches of many clips, resumable with a journal, on this machine or on a Ray cluster."""

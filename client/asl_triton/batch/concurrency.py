@@ -1,18 +1,18 @@
-"""How many clips are under way at once: as many as keep the slowest part busy, and few that only wait."""
+"""Choose how many clips are in flight: enough to keep the slowest part busy, with few that only wait."""
 
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-LEAST_WAITING, MOST_WAITING = 2.0, 4.0  # clips that wait, by estimate: with fewer something idles at times
-MAX_IN_FLIGHT = 32  # clips, where nobody says otherwise: a few hundred MB
-PROBE_EVERY = 1024  # clips: servers change, and how quick one can be is seen where few are asked about
-DECODERS_BUSY = 0.8  # of their time: then they are what the rest waits for
+LEAST_WAITING, MOST_WAITING = 2.0, 4.0  # estimated clips that wait: with fewer, something idles at times
+MAX_IN_FLIGHT = 32  # clips, by default: a few hundred MB
+PROBE_EVERY = 1024  # clips: servers change, and their best speed shows when few clips are in flight
+DECODERS_BUSY = 0.8  # of their time: above this, they are the bottleneck
 
 Bottleneck = Literal["decoding", "server"]
 
 
 class TimedResult(Protocol):
-    """What is known of a clip that was answered."""
+    """The timing of a clip that was answered."""
 
     @property
     def num_frames(self) -> int:
@@ -24,19 +24,18 @@ class TimedResult(Protocol):
 
     @property
     def wait_s(self) -> float:
-        """The other seconds from its beginning to its answer."""
+        """Other seconds between the clip's start and its answer."""
 
 
 @dataclass
 class ConcurrencyController:
-    """Sets `limit` between `least` and `most` by how long clips take: TCP Vegas (Brakmo and Peterson 1995) for clips.
+    """Sets `limit` between `least` and `most` by how long clips take, as TCP Vegas does (Brakmo and Peterson 1995).
 
     The fastest clip per frame counts as one that did not wait. If clips take t per frame and that one took q, then
-    `limit` * (1 - q / t) of those under way are waiting: 2 to 4 are wanted. The limit doubles until they are, then
-    moves by one, once per as many clips as are under way. It is halved when the server had no room. Every thousand
-    clips it drops to a quarter for a moment and the fastest is looked for again, as in BBR (Cardwell et al. 2016). With
-    `least` equal to `most` it is fixed. A plain AIMD limit was tried: on two cores it settled at 2, at half the
-    throughput.
+    `limit` * (1 - q / t) of the clips in flight are waiting. The goal is 2 to 4. The limit doubles until it is reached,
+    then moves by at most one per `limit` clips. It is halved when the server was too busy. Every thousand clips, it
+    briefly drops to a quarter to measure the fastest clip again, as in BBR (Cardwell et al. 2016). If `least` equals
+    `most`, the limit is fixed. A plain AIMD limit settled at 2 on two cores, with half the throughput.
     """
 
     least: int
@@ -47,16 +46,16 @@ class ConcurrencyController:
     decode_s: float = 0.0
     clip_s: float = 0.0
     _is_starting: bool = True
-    _quickest: float = float("inf")  # seconds a frame
-    _epoch: list[float] = field(default_factory=list)  # seconds a frame, since the limit was last looked at
-    _probe: int = 0  # clips until the limit is what it was
-    _usual: int = 0  # what it was
+    _quickest: float = float("inf")  # seconds per frame
+    _epoch: list[float] = field(default_factory=list)  # seconds per frame, since the limit was last adapted
+    _probe: int = 0  # clips until the limit is restored
+    _usual: int = 0  # the limit to restore
 
     def __post_init__(self) -> None:
         self.limit = self.limit or min(max(self.least, self.decoders + 2), self.most)
 
     def record(self, clip: TimedResult) -> None:
-        """Take account of a clip that was answered."""
+        """Record a clip that was answered."""
         seconds = clip.decode_s + clip.wait_s
         self.clips += 1
         self.decode_s += clip.decode_s
@@ -72,7 +71,7 @@ class ConcurrencyController:
         elif self.clips % PROBE_EVERY == 0:
             self._usual, self._quickest = self.limit, a_frame
             self.limit = max(self.limit // 4, self.least)
-            self._probe = self._usual + self.limit  # those that are under way come first
+            self._probe = self._usual + self.limit  # clips already in flight finish first
             self._epoch.clear()
         else:
             self._epoch.append(a_frame)
@@ -81,7 +80,7 @@ class ConcurrencyController:
                 self._epoch.clear()
 
     def record_overload(self) -> None:
-        """Take account of a server that had no room."""
+        """Record that the server was too busy."""
         self.limit = max(self.limit // 2, self.least)
         self._usual = max(self._usual // 2, self.least)
         self._is_starting = False
@@ -95,7 +94,7 @@ class ConcurrencyController:
             self.limit = max(self.limit - (waiting > MOST_WAITING), self.least)
 
     def report(self, seconds: float) -> "ConcurrencyReport":
-        """What was busy in a run that took this many seconds."""
+        """Report what was busy in a run that took this many seconds."""
         busy = self.decode_s / (seconds * self.decoders)
         return ConcurrencyReport(
             clips_under_way=self.clip_s / seconds,
@@ -108,7 +107,7 @@ class ConcurrencyController:
 
 @dataclass(frozen=True)
 class ConcurrencyReport:
-    """What was busy: `clips_under_way` on average, `limit` at the end; the share of their time that decoders worked."""
+    """What was busy: average `clips_under_way`, the final `limit`, and the share of time that decoders worked."""
 
     clips_under_way: float
     limit: int

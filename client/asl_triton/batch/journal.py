@@ -1,4 +1,4 @@
-"""The journal of a batch: one line per clip, on disk as soon as its outcome is known, read again by the next run."""
+"""The journal of a batch: one line per clip, written as soon as its outcome is known and read by the next run."""
 
 import dataclasses
 import hashlib
@@ -16,17 +16,17 @@ from asl_triton.results import AnyOutcome, Failure, Prediction, Recognition, Seg
 from asl_triton.video.discovery import FileFingerprint
 
 JOURNAL = "journal.jsonl"
-PARTS = "journal"  # the folder of a journal in a bucket
+PARTS = "journal"  # the folder for a journal in a bucket
 LOCK = ".journal.lock"
 FSYNC_EVERY_S = 1.0
 QUESTION, STAMP = "question", "stamp"  # keys
-# Of a line. Lines of other versions are ignored, like those that were cut off.
+# The fields of a line. Lines from other versions are ignored, as are truncated ones.
 FIELDS = tuple({field.name for field in dataclasses.fields(kind)} for kind in (Recognition, Timeline, Failure))
-ADDED = {"signer", "signers", "lost_frames"}  # which lines of earlier versions do not have
+ADDED = {"signer", "signers", "lost_frames"}  # missing in lines from earlier versions
 
 
 class Entry(NamedTuple):
-    """Where the last line about a clip starts, the fingerprint of its file, and whether it is a failure."""
+    """Where a clip's last line starts, the fingerprint of its file, and whether the outcome is a failure."""
 
     start: int
     fingerprint: FileFingerprint | None
@@ -34,12 +34,13 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """The outcomes of all runs in a folder, one line each, in the order they come. One run at a time holds it.
+    """The outcomes of all runs in a folder, one line each, in the order they arrive. One run at a time may use it.
 
-    The first line is the question that was asked of each clip: `begin` keeps what is known of the same question. The
-    journals of other questions are renamed, and used again when their question is asked. Of several lines about a clip
-    the last counts. Lines are written whole: what a full disk cuts off is taken back, what `kill -9` or a power failure
-    cut off is ignored when the file is read. Lines reach the disk itself about once a second, and when the block ends.
+    The first line is the question that was asked about each clip: the model and the options. `begin` keeps the outcomes
+    of the same question. Journals of other questions are renamed, and used again when their question returns. If a clip
+    has several lines, the last one counts. A line that a full disk truncates is removed. A line that `kill -9` or a
+    power failure truncates is ignored on reading. Lines are synced to disk about once a second, and when the block
+    ends.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,12 +64,12 @@ class Journal:
             self._lock.__exit__(kind, exc, tb)
 
     def begin(self, question: Mapping[str, Any], *, fresh: bool = False) -> str | None:
-        """Open the journal for a question, which must be JSON values; `fresh` forgets what is known of it.
+        """Open the journal for a question, which must be JSON values. `fresh` discards its earlier outcomes.
 
-        Returns a sentence if the journal of another question, or whatever else had its name, was renamed.
+        Returns a sentence if the journal of another question, or any other file of that name, was renamed.
 
         Raises:
-            AslTritonError: it cannot be read or written.
+            AslTritonError: the journal could not be read or written.
         """
         with translate_write_errors(self.path):
             put_aside = self._make_way(question)
@@ -81,28 +82,28 @@ class Journal:
 
     @property
     def address(self) -> str:
-        """Where it is, for messages."""
+        """Where the journal is, for messages."""
         return str(self.path)
 
     def fingerprint(self, video: str) -> FileFingerprint | None:
-        """The fingerprint of a clip's file when it was recognized; None if it was not."""
+        """Return the fingerprint of a clip's file when it was recognized, or None if it was not."""
         entry = self._entries.get(video)
         return None if entry is None or entry.is_failure else entry.fingerprint
 
     def has_failed(self, video: str) -> bool:
-        """Whether the last outcome of a clip is a failure."""
+        """Return whether the last outcome of a clip is a failure."""
         entry = self._entries.get(video)
         return entry is not None and entry.is_failure
 
     def forget(self, video: str) -> None:
-        """Forget a clip whose file has changed. Its line stays, and is read by the next run."""
+        """Forget a clip whose file has changed. Its line stays, and the next run reads it."""
         del self._entries[video]
 
     def append(self, outcome: AnyOutcome, fingerprint: FileFingerprint | None = None) -> None:
-        """Write one outcome, with the fingerprint that its file had before it was read.
+        """Write one outcome, with the fingerprint of its file from before it was read.
 
         Raises:
-            AslTritonError: the disk is full or gone. Earlier lines stay whole.
+            AslTritonError: the disk is full or gone. Earlier lines stay intact.
         """
         assert self._file is not None
         stamp = fingerprint and dataclasses.astuple(fingerprint)
@@ -111,7 +112,7 @@ class Journal:
             start = self._file.seek(0, os.SEEK_END)
             try:
                 written = self._file.write(line)
-                if written != len(line):  # the disk took a part: the next write says why
+                if written != len(line):  # a partial write: the next write raises the reason
                     self._file.write(line[written or 0 :])
             except OSError:
                 self._file.truncate(start)
@@ -122,15 +123,15 @@ class Journal:
         self._entries[outcome.video] = Entry(start, fingerprint, isinstance(outcome, Failure))
 
     def count(self, videos: Collection[str]) -> int:
-        """How many of these clips have an outcome."""
+        """Return how many of these clips have an outcome."""
         return sum(video in videos for video in self._entries)
 
     def outcomes(self, videos: Collection[str]) -> Iterator[AnyOutcome]:
-        """What is known of these clips, sorted by name."""
+        """Yield the outcomes of these clips, sorted by name."""
         return (parse_outcome(line) for line in self._lines(videos))
 
     def failures(self, videos: Collection[str]) -> Iterator[Failure]:
-        """The failures among them, sorted by name."""
+        """Yield the failures of these clips, sorted by name."""
         for line in self._lines(videos, failures_only=True):
             outcome = parse_outcome(line)
             assert isinstance(outcome, Failure)
@@ -146,7 +147,7 @@ class Journal:
                     yield json.loads(lines.readline())
 
     def _make_way(self, question: Mapping[str, Any]) -> str | None:
-        """Rename the journal of another question, and rename this one's back; returns a sentence about the first."""
+        """Rename the journal of another question, and restore this one's. Returns a sentence about the former."""
         asked, sentence = json.loads(json.dumps(question)), None
         with suppress(FileNotFoundError):
             with self.path.open("rb") as lines:
@@ -155,19 +156,20 @@ class Journal:
             if first and head.get(QUESTION) != asked:
                 aside = self._aside(head.get(QUESTION) or first.decode(errors="replace"))
                 self.path.replace(aside)
-                sentence = f"{self.path} {describe_difference(head.get(QUESTION), asked)}: it is {aside.name} now"
+                difference = describe_difference(head.get(QUESTION), asked)
+                sentence = f"{self.path} {difference}, so it was renamed to {aside.name}"
         if not self.path.exists():
             with suppress(FileNotFoundError):
                 self._aside(asked).replace(self.path)
         return sentence
 
     def _aside(self, question: Any) -> Path:
-        """The path of a question's journal while another question is asked."""
+        """Return the path of a question's journal while another question is asked."""
         digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:8]
         return self.path.with_name(f"{self.path.stem}.{digest}{self.path.suffix}")
 
     def _read(self, question: Mapping[str, Any]) -> tuple[dict[str, Entry], bool]:
-        """The entries about a question, and whether the file contains nothing else."""
+        """Read the entries of a question. Also returns whether the file contains nothing else."""
         entries: dict[str, Entry] = {}
         try:
             lines = self.path.open("rb")
@@ -192,7 +194,7 @@ class Journal:
         return entries, is_clean
 
     def _rewrite(self, question: Mapping[str, Any], kept: Mapping[str, Entry]) -> dict[str, Entry]:
-        """Replace the file by one with the question and these lines alone; returns where they are now."""
+        """Replace the file with one that has only the question and these lines. Returns their new positions."""
         entries = {}
         with atomic_write(self.path) as file:
             file.write(json.dumps({QUESTION: question}).encode() + b"\n")
@@ -207,20 +209,20 @@ class Journal:
 
 
 def describe_difference(question: Any, asked: Mapping[str, Any]) -> str:
-    """Say how the question of a journal differs from the one that is asked."""
+    """Describe how the question of a journal differs from the one that is asked."""
     if not isinstance(question, dict):
-        return "is not the journal of a batch"
+        return "is not a batch journal"
     names = [name for name in {**question, **asked} if question.get(name) != asked.get(name)]
-    return f"is of another question ({', '.join(names)})"
+    return f"was written with other settings ({', '.join(names)})"
 
 
 def is_outcome(names: Collection[str]) -> bool:
-    """Whether a line with these fields is an outcome, perhaps of an earlier version."""
+    """Return whether a line with these fields is an outcome, perhaps from an earlier version."""
     return any(fields - ADDED <= set(names) <= fields for fields in FIELDS)
 
 
 def load_line(line: bytes) -> dict[str, Any] | None:
-    """The JSON object of a line; None if it is something else, or was cut off."""
+    """Parse a line as a JSON object. Returns None if it is something else or truncated."""
     try:
         values = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
@@ -229,7 +231,7 @@ def load_line(line: bytes) -> dict[str, Any] | None:
 
 
 def parse_outcome(line: dict[str, Any]) -> AnyOutcome:
-    """The outcome of a line's JSON object."""
+    """Build the outcome from a line's JSON object."""
     line.pop(STAMP, None)
     if "error" in line:
         return Failure(**line)

@@ -1,5 +1,4 @@
-"""A server that goes away while clips are under way: wait for it, once for all clips, and verify that it is the
-same."""
+"""Handles server outages during a run: waits for the server, once for all clips, and verifies its model."""
 
 import asyncio
 import random
@@ -27,9 +26,9 @@ class ModelChangedError(ContractError):
 
 
 class OutageMonitor:
-    """Knows the model that all results must come from, and waits up to `wait_s` for its server to return.
+    """Checks that all results come from one model, and waits up to `wait_s` for its server to come back.
 
-    Waiting ends early when `stopping` is set. `say` gets a sentence when the waiting starts and ends.
+    Waiting ends early when `stopping` is set. `say` gets a sentence when the wait starts and ends.
     """
 
     def __init__(
@@ -42,16 +41,16 @@ class OutageMonitor:
         self._verified_s = 0.0
 
     async def start(self) -> None:
-        """Read the model that is served now.
+        """Remember the model that is served now.
 
         Raises:
-            ServerError, ContractError, LabelsError: there is none.
+            ServerError, ContractError, LabelsError: the model could not be read.
         """
         transport = self._recognizer.transport
         await transport.watch()
         self._served = await self._recognizer.model()
         for address in await transport.find_unreachable():
-            self._say(f"{address} does not answer: continuing with the other servers; it joins when it is back")
+            self._say(f"{address} does not answer: continuing with the other servers until it is back")
         self._verified_epoch, self._verified_s = transport.connection_epoch, time.monotonic()
 
     async def verify_same_model(self, *, force: bool = False) -> None:
@@ -60,7 +59,7 @@ class OutageMonitor:
         Asks the server only after a reconnection or a retried request, every ten seconds, or if `force` is set.
 
         Raises:
-            ModelChangedError: it is another model. AslTritonError: the server did not answer.
+            ModelChangedError: the model is a different one. AslTritonError: the server did not answer.
         """
         epoch, now_s = self._recognizer.transport.connection_epoch, time.monotonic()
         if force or epoch > self._verified_epoch or now_s - self._verified_s > VERIFY_EVERY_S:
@@ -75,7 +74,7 @@ class OutageMonitor:
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def is_gone(self) -> bool:
-        """Whether the server no longer answers, or no longer has the model, as when it is stopping."""
+        """Return whether the server no longer answers, or no longer has the model (as when it shuts down)."""
         try:
             await self._recognizer.transport.server_version()
             await self._recognizer.transport.describe(self._served.name)
@@ -87,15 +86,15 @@ class OutageMonitor:
         """Wait until the server answers again. Concurrent callers share one wait.
 
         Raises:
-            ServerError: it was away for too long. ModelChangedError: it came back with another model.
+            ServerError: it was down for too long. ModelChangedError: it came back with a different model.
         """
         async with self._waiting:
             if not await self.is_gone():
                 return
             if self._wait_s <= 0:
-                raise ServerError(f"the server went away, or took its model out of service: {cause}") from cause
+                raise ServerError(f"the server went away or unloaded its model: {cause}") from cause
             address, began_s = self._recognizer.transport.address, time.monotonic()
-            self._say(f"{address} is away: waiting for it, up to {self._wait_s:g} s (--wait)")
+            self._say(f"{address} is down: waiting up to {self._wait_s:g} s for it (--wait)")
             attempt = 0
             while True:
                 try:
@@ -105,7 +104,7 @@ class OutageMonitor:
                     away_s = time.monotonic() - began_s
                     if away_s >= self._wait_s or self._stopping.is_set():
                         raise ServerError(
-                            f"the server went away, and was not back after {away_s:.0f} s (--wait): {exc}"
+                            f"the server went away and was not back after {away_s:.0f} s (--wait): {exc}"
                         ) from cause
                 await self.sleep(backoff_s(attempt))
                 attempt += 1
@@ -115,6 +114,6 @@ class OutageMonitor:
 
     def _changed_error(self) -> ModelChangedError:
         return ModelChangedError(
-            f"{self._recognizer.transport.address} came back with another {self._served.name}, with other weights, "
-            "precision or labels: the results would mix both. Run the same command again to start over"
+            f"{self._recognizer.transport.address} came back with a different {self._served.name} (other weights, "
+            "precision or labels), so the results would mix both. Run the same command again to start over"
         )

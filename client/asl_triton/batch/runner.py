@@ -1,4 +1,4 @@
-"""Many clips: each outcome goes to the journal as soon as it is known, and the results are written from the journal."""
+"""Runs a batch. Each outcome goes to the journal as soon as it is known; the results are written from the journal."""
 
 import asyncio
 import contextlib
@@ -24,17 +24,17 @@ from asl_triton.video.discovery import Clip, FileFingerprint
 from asl_triton.writers.tables import SINKS, JsonLinesSink, Sink
 
 ERRORS = "errors.jsonl"
-YIELD_EVERY = 256  # clips of an earlier run that are skipped before other coroutines get a turn
+YIELD_EVERY = 256  # clips of an earlier run to skip before other coroutines get a turn
 
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How a batch goes about its clips.
+    """How a batch processes its clips.
 
-    `wait_s`: how long a server may be away, or have no room for a clip. `max_failures`: give up after that many failed
-    clips. `in_flight`: clips under way at once; adaptive by default. `by_content`: detect changed files by SHA-256, not
-    by size and time. `fresh`: ignore what earlier runs know. `raw_csv`: leave text in CSV as it is, also where a
-    spreadsheet would compute it.
+    `wait_s`: how long a server may be down, or too busy for a clip. `max_failures`: give up after this many failed
+    clips. `in_flight`: clips in flight at once; adaptive by default. `by_content`: detect changed files by SHA-256
+    instead of size and time. `fresh`: ignore the outcomes of earlier runs. `raw_csv`: leave text in CSV unchanged, even
+    if a spreadsheet would run it as a formula.
     """
 
     wait_s: float = 0.0
@@ -47,10 +47,10 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a batch ended, counting everything that is known of its clips, `known_before` of them from earlier runs.
+    """How a batch ended. Counts include `known_before` clips from earlier runs.
 
-    `stopped` says why it ended before the last clip, if it did; `rejected` counts failures for which the server had no
-    room. `files` is empty after a forced stop: the journal has everything.
+    `stopped` says why the batch ended before the last clip, if it did. `rejected` counts failures for which the server
+    was too busy. `files` is empty after a forced stop, but the journal has everything.
     """
 
     recognized: int
@@ -64,14 +64,14 @@ class Summary:
     concurrency: ConcurrencyReport | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The values for `--json`. `recognised` and `pace` are the names of earlier versions."""
+        """Return the values for `--json`. The names `recognised` and `pace` come from earlier versions."""
         values = dataclasses.asdict(self)
         pace = values.pop("concurrency")
         return {"recognised": self.recognized, **values, "pace": pace}
 
 
 class BatchRun(ABC, Generic[Result]):
-    """One run over clips, with its journal. Subclasses say what is asked about a clip and how results are written."""
+    """One run over clips, with its journal. Subclasses define how to recognize a clip and write the results."""
 
     def __init__(
         self,
@@ -87,38 +87,38 @@ class BatchRun(ABC, Generic[Result]):
         self._clips = iter(clips)
         self._options = options or BatchOptions()
         self._journal = Journal(output)
-        self._fingerprints: dict[str, FileFingerprint | None] = {}  # of the clips under way
+        self._fingerprints: dict[str, FileFingerprint | None] = {}  # of clips in flight
         self._known_before = 0
         self._workers: ClipWorkers[Clip, Result] | None = None
 
     @abstractmethod
     def build_job_key(self, served: ServedModel) -> dict[str, Any]:
-        """Everything that the results depend on besides the clips, as JSON values.
+        """Return everything that the results depend on besides the clips, as JSON values.
 
         Raises:
-            AslTritonError: something is wrong for all clips, such as a gloss that the model does not know.
+            AslTritonError: something is wrong for every clip, such as a gloss that the model does not know.
         """
 
     @abstractmethod
     async def recognize_clip(self, clip: Clip) -> Result:
-        """Ask about one clip."""
+        """Recognize one clip."""
 
     @abstractmethod
     def write_outputs(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path | str, ...]:
-        """Write the files of all outcomes, which come sorted by clip name; returns their paths."""
+        """Write the files of all outcomes, which are sorted by clip name. Returns their paths."""
 
     def run(self, make_recognizer: Callable[[], AsyncRecognizer]) -> Summary:
         """Recognize the clips and write the results.
 
-        Each outcome goes to `OUTPUT/journal.jsonl` as soon as it is known, then to the observer; a clip that cannot be
-        read or answered is a `Failure`. Clips that the journal knows are not asked about again: answers of the same
-        model to the same question about unchanged files. When the server goes away, the disk fills up or Ctrl-C is
-        pressed, what is known is still written; when nothing is known yet, files of an earlier run stay as they are. A
-        second Ctrl-C stops at once.
+        Each outcome goes to `OUTPUT/journal.jsonl` as soon as it is known, then to the observer. If a clip fails, its
+        outcome is a `Failure`. Clips are skipped if the journal has their answers from the same model to the same
+        question and their files are unchanged. If the server goes down, the disk fills up or the user presses Ctrl-C,
+        the outcomes so far are still written; if there are none, files of an earlier run are left unchanged. A second
+        Ctrl-C stops at once.
 
         Raises:
-            AslTritonError: the server or its model cannot be used, another run holds the folder, or nothing can be
-                written. When outcomes are known but the files cannot be written, the message names the journal.
+            AslTritonError: the server or its model is unusable, another run is using the folder, or nothing could be
+                written. If there are outcomes but the files could not be written, the message names the journal.
             KeyboardInterrupt: Ctrl-C before the first outcome.
         """
         began_s = time.perf_counter()
@@ -184,18 +184,18 @@ class BatchRun(ABC, Generic[Result]):
         """Add an outcome to the journal.
 
         Raises:
-            AslTritonError: it cannot be written.
+            AslTritonError: the journal could not be written.
         """
         self._journal.append(outcome, self._fingerprints.pop(clip.name))
         self.observer.advance(outcome)
 
     def _announce_stop(self, signal_name: str) -> None:
         under_way = self._workers.under_way if self._workers else 0
-        what = f"finishing the {under_way} clips that are under way" if under_way else "writing the results"
-        self.observer.say(f"{signal_name}: {what}; once more stops at once")
+        what = f"finishing the {under_way} clips in flight" if under_way else "writing the results"
+        self.observer.say(f"{signal_name}: {what}. Press Ctrl-C again to stop at once")
 
     async def _find_missing(self, stopping: asyncio.Event) -> AsyncIterator[Clip]:
-        """The clips that have no answer or have changed since, then those that failed before, until the run stops."""
+        """Yield the clips that are new or have changed, then those that failed before, until the run stops."""
         failed: list[Clip] = []
         for number, clip in enumerate(self._clips):
             if self._journal.has_failed(clip.name):
@@ -227,7 +227,7 @@ class BatchRun(ABC, Generic[Result]):
         return FileFingerprint.of(clip.path)
 
     def _forget_changed_clips(self) -> None:
-        """Of the clips that the run did not get to, forget those that changed since they were answered."""
+        """Forget clips that the run did not reach and that changed since they were answered."""
         for clip in self._clips:
             before = self._journal.fingerprint(clip.name)
             if before is not None and not before.is_same(FileFingerprint.of(clip.path)):
@@ -260,13 +260,13 @@ class RecognitionBatch(BatchRun[Recognition]):
 
 
 def build_job_key(served: ServedModel, ranking: Ranking, recognizer: AsyncRecognizer) -> dict[str, Any]:
-    """Everything that a clip's ranked glosses depend on besides the clip.
+    """Return everything that a clip's ranked glosses depend on besides the clip.
 
     Raises:
-        LabelsError: the model does not know the vocabulary.
+        LabelsError: the vocabulary has glosses that the model does not know.
     """
     ranking.class_ids(served.labels)
-    # Journals of earlier versions are still found: they had a "bucket", and no threshold was 0.
+    # So that journals of earlier versions are still found: they had a "bucket", and stored no threshold as 0.
     asked = {
         "top_k": ranking.top_k,
         "vocabulary": sorted(ranking.vocabulary) if ranking.vocabulary else None,
@@ -277,7 +277,7 @@ def build_job_key(served: ServedModel, ranking: Ranking, recognizer: AsyncRecogn
 
 
 def build_box_key(recognizer: AsyncRecognizer) -> dict[str, Any]:
-    """What a key says of the box of the signer: nothing where it is looked for, as in earlier versions."""
+    """Return the part of a job key for the signer's box. It is empty for `auto`, as in earlier versions."""
     box = recognizer.signer
     if box is not None:
         return {"signer": [box.x0, box.y0, box.x1, box.y1]}
@@ -295,7 +295,7 @@ def summarize(
     known_before: int,
     concurrency: ConcurrencyReport | None = None,
 ) -> Summary:
-    """Build the summary of a run. A Ctrl-C that came after the last clip did not stop anything."""
+    """Build the summary of a run. A Ctrl-C after the last clip does not count as a stop."""
     not_tried = num_clips - recognized - len(failures)
     came_too_late = isinstance(stopped, KeyboardInterrupt) and files and not not_tried
     return Summary(
@@ -314,10 +314,10 @@ def summarize(
 def write_results(
     outcomes: Iterable[AnyOutcome], output: Path, formats: Sequence[str], *, raw_csv: bool = False
 ) -> tuple[Path, ...]:
-    """Write `results.<format>` for each format, and `errors.jsonl` if there are failures; returns the paths.
+    """Write `results.<format>` for each format, and `errors.jsonl` if there are failures. Returns the paths.
 
     Raises:
-        AslTritonError: a file cannot be written.
+        AslTritonError: a file could not be written.
     """
     sinks: list[Sink[Recognition]] = [SINKS[name](output / f"results.{name}", raw=raw_csv) for name in formats]
     failures: list[Failure] = []
@@ -334,10 +334,10 @@ def write_results(
 
 
 def write_failures(failures: Sequence[Failure], output: Path) -> tuple[Path, ...]:
-    """Write `errors.jsonl` if there are failures; otherwise delete the one of an earlier run.
+    """Write `errors.jsonl` if there are failures. Otherwise delete the one from an earlier run.
 
     Raises:
-        AslTritonError: it cannot be written, or deleted.
+        AslTritonError: the file could not be written or deleted.
     """
     path = output / ERRORS
     if not failures:

@@ -18,10 +18,10 @@ class ForcedStop(KeyboardInterrupt):
 
 
 class GracefulShutdown:
-    """A `with` block in which the two signals ask for an end instead of ending the process.
+    """A `with` block in which Ctrl-C and SIGTERM request a stop instead of ending the process.
 
     The first one calls `on_first` with its name. The second one raises ForcedStop, or, inside `guard_task`, cancels
-    that task. Outside of the main thread signals keep their meaning.
+    that task. Outside the main thread, signals are handled as usual.
     """
 
     def __init__(self, on_first: Callable[[str], None]) -> None:
@@ -44,7 +44,7 @@ class GracefulShutdown:
 
     @contextmanager
     def guard_task(self) -> Iterator[asyncio.Event]:
-        """A block of a coroutine, with the event that the first signal sets.
+        """Yield the event that the first signal sets, to a block in a coroutine.
 
         Raises:
             KeyboardInterrupt: after the block, if the event was set. ForcedStop: a second signal cancelled the block.
@@ -64,7 +64,7 @@ class GracefulShutdown:
             raise KeyboardInterrupt("interrupted")
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if self._loop is not None:  # it may be asleep
+        if self._loop is not None:  # the loop may be asleep
             self._loop.call_soon_threadsafe(self._handle, number)
         else:
             self._handle(number)

@@ -1,4 +1,4 @@
-"""Many long videos: each becomes a timeline, whose files are written as soon as it is known."""
+"""Batches of long videos. Each becomes a timeline, whose files are written as soon as it is complete."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from asl_triton.writers.timelines import TIMELINES
 
 @dataclass(frozen=True)
 class TimelineOptions:
-    """What is asked of each timeline: arguments of `AsyncRecognizer.timeline`."""
+    """The arguments of `AsyncRecognizer.timeline` for each video."""
 
     rules: Segmentation = field(default_factory=Segmentation)
     vocabulary: Sequence[str] | None = None
@@ -30,7 +30,7 @@ class TimelineOptions:
 
 
 class TimelineBatch(BatchRun[Timeline]):
-    """Writes `OUTPUT/<clip>.<format>` for each video, sub-folders kept, and `errors.jsonl`."""
+    """Writes `OUTPUT/<clip>.<format>` for each video, in the same subfolders, and `errors.jsonl`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class TimelineBatch(BatchRun[Timeline]):
         Ranking(vocabulary=self.timeline.vocabulary).class_ids(served.labels)
         with_window(served.preset, self.timeline.window, self.timeline.stride)
         vocabulary = sorted(self.timeline.vocabulary) if self.timeline.vocabulary else None
-        # "bucket" is an option of earlier versions: with it, their journals are still found.
+        # "bucket" was an option of earlier versions. It is kept so that their journals are still found.
         box = build_box_key(self.recognizer)
         return {**served.identity, **asdict(self.timeline), "vocabulary": vocabulary, "bucket": 1, **box}
 
@@ -69,7 +69,7 @@ class TimelineBatch(BatchRun[Timeline]):
         super().keep(clip, outcome)
 
     def write_outputs(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path, ...]:
-        """Write the files that are missing: those of an earlier run exist, since files come before their outcome."""
+        """Write the missing files. Those of an earlier run exist, because files are written before their outcome."""
         failures = []
         for outcome in outcomes:
             if isinstance(outcome, Failure):
@@ -97,10 +97,10 @@ class TimelineBatch(BatchRun[Timeline]):
 
 
 def choose_output_stems(names: Sequence[str]) -> dict[str, str]:
-    """What each clip's files are called before their format: its name without its extension, as players look for it.
+    """Choose what each clip's files are called before their extension: the clip's name, as players expect.
 
-    A clip that would share its files with another, or with the batch's own, keeps its extension: `a.mp4` and `a.mov`
-    become `a.mp4.vtt` and `a.mov.vtt`. Whether letters are large makes no difference, as on some file systems.
+    A clip whose files would collide with those of another clip or of the batch keeps its own extension: `a.mp4` and
+    `a.mov` become `a.mp4.vtt` and `a.mov.vtt`. Case is ignored, as on some file systems.
     """
     chosen = {name: str(Path(name).with_suffix("")) for name in names}
     own = [Path(name).stem for name in (JOURNAL, ERRORS)]

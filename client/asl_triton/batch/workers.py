@@ -1,4 +1,4 @@
-"""Clips recognized side by side, whatever happens to one of them or to the server."""
+"""Recognizes clips concurrently, and copes with bad clips and server outages."""
 
 import asyncio
 import random
@@ -19,8 +19,8 @@ from asl_triton.video.discovery import Clip
 AnyClip = TypeVar("AnyClip", bound=Clip)
 Result = TypeVar("Result", Recognition, Timeline)
 
-DEFAULT_WAIT_S = 300.0  # for whoever labels archives overnight
-# Per clip: beyond these the clip itself may be the cause. Connections over bad networks break more often.
+DEFAULT_WAIT_S = 300.0  # long enough for archives that run overnight
+# Per clip. Beyond these, the clip itself may be the cause. On bad networks, connections break more often.
 MAX_OUTAGES, MAX_BREAKS = 3, 10
 RECONNECT_S = (0.1, 0.5)  # until gRPC has reconnected
 
@@ -29,25 +29,24 @@ class Observer:
     """Watches a run. The methods do nothing; override those you need."""
 
     def advance(self, outcome: Any) -> None:
-        """A clip has its outcome."""
+        """Handle the outcome of a clip."""
 
     def skip(self, count: int) -> None:
-        """An earlier run already answered `count` more clips."""
+        """Handle `count` more clips that an earlier run already answered."""
 
     def move(self, video: str, share: float) -> None:
-        """A clip was read this far, 0 to 1."""
+        """Handle the progress of reading a clip, 0 to 1."""
 
     def say(self, sentence: str) -> None:
-        """Something happened that a person waiting for the run wants to know."""
+        """Handle a message for the user."""
 
 
 class ClipWorkers(Generic[AnyClip, Result]):
-    """Calls `recognize` for each clip, `concurrency.limit` at once, and `keep` with each outcome as soon as it is
-    known.
+    """Calls `recognize` for each clip, `concurrency.limit` at a time, and `keep` with each outcome.
 
-    A clip that cannot be read or answered is a `Failure`. A server that is away or has no room is waited for, up to
-    `wait_s`. After `max_failures` failed clips the run is given up. When `stopping` is set, what is under way is
-    finished, unless it waits for the server.
+    If a clip fails, its outcome is a `Failure`. If the server is down or too busy, clips wait for it up to `wait_s`.
+    The run is given up after `max_failures` failed clips. When `stopping` is set, clips in flight are finished, unless
+    they wait for the server.
     """
 
     def __init__(
@@ -77,8 +76,8 @@ class ClipWorkers(Generic[AnyClip, Result]):
         """Recognize clips until there are no more or the run stops.
 
         Raises:
-            AslTritonError: the server or its model cannot be used, was away for too long, or too many clips failed; and
-                whatever `keep` raises.
+            AslTritonError: the server or its model is unusable, the server was down for too long, or too many clips
+                failed; and whatever `keep` raises.
         """
         tasks: set[asyncio.Task[None]] = set()
         await self._outage.start()
@@ -101,7 +100,7 @@ class ClipWorkers(Generic[AnyClip, Result]):
             await asyncio.gather(*tasks, return_exceptions=True)
         if self._gave_up:
             raise self._gave_up
-        with suppress(ServerError):  # it went away, and nothing more is asked of it
+        with suppress(ServerError):  # it went down, but it is no longer needed
             await self._outage.verify_same_model(force=True)
 
     async def _process(self, clip: AnyClip) -> None:
@@ -109,7 +108,7 @@ class ClipWorkers(Generic[AnyClip, Result]):
         tries = Tries()
         outcome: Result | Failure | None = None
         while outcome is None and not tries.are_given_up:
-            # Clips that have lost the server try again one at a time: one of them may be the cause.
+            # Retry clips that lost the server one at a time, because one of them may be the cause.
             async with self._one_by_one if tries.outages else nullcontext():
                 try:
                     result = await self._recognize(clip)
@@ -132,7 +131,7 @@ class ClipWorkers(Generic[AnyClip, Result]):
             self._gave_up = too_many_failures_error(self.failed, outcome)
 
     async def _wait_after(self, error: AslTritonError, clip: AnyClip, tries: "Tries") -> Failure | None:
-        """Wait until the clip may be tried again; a failure if it should not be."""
+        """Wait until the clip may be tried again. Returns a failure if it should not be."""
         is_busy, is_broken = isinstance(error, BusyError), isinstance(error, ConnectionLostError)
         if is_busy and time.monotonic() - tries.began_s < self._wait_s and not self._stopping.is_set():
             self.concurrency.record_overload()
@@ -153,12 +152,12 @@ class ClipWorkers(Generic[AnyClip, Result]):
             return None
         what = "the server went away" if tries.outages else "the connection broke"
         count = tries.outages + tries.breaks
-        return Failure(clip.name, f"{what} each of the {count} times that it was asked about: see its log")
+        return Failure(clip.name, f"{what} each of the {count} times that this clip was sent: see the server's log")
 
 
 @dataclass
 class Tries:
-    """How a clip's earlier tries ended: no room, the server gone, or the connection broken."""
+    """How a clip's earlier tries ended: the server was too busy or down, or the connection broke."""
 
     began_s: float = field(default_factory=time.monotonic)
     refusals: int = 0
@@ -168,7 +167,7 @@ class Tries:
 
 
 def too_many_failures_error(failed: int, last: Failure) -> AslTritonError:
-    """The error that ends a run in which that many clips have failed."""
+    """Return the error that ends a run in which this many clips have failed."""
     return AslTritonError(f"{failed} clips have failed, as many as --max-failures allows. The last: {last.error}")
 
 
@@ -179,10 +178,11 @@ async def recognize_many(
     clips_at_once: int,
     keep: Callable[[AnyClip, Outcome], None],
 ) -> None:
-    """Recognize clips without a journal, `clips_at_once` at a time; `keep` gets each outcome as soon as it is known.
+    """Recognize clips without a journal, `clips_at_once` at a time. `keep` gets each outcome as soon as it is known.
 
     Raises:
-        AslTritonError: the server or its model cannot be used. ServerError: it went away. And whatever `keep` raises.
+        AslTritonError: the server or its model is unusable. ServerError: the server went down. And whatever `keep`
+            raises.
     """
     async with make_recognizer() as recognizer:
         ranking.class_ids((await recognizer.model()).labels)  # reports a wrong vocabulary before any clip is read

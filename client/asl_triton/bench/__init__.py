@@ -1,1 +1,1 @@
-"""Throughput and latency of a served model under load."""
+"""Measures the throughput and latency of a served model under load."""

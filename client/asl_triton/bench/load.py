@@ -13,13 +13,13 @@ from asl_triton.errors import AslTritonError
 
 Arrivals = Literal["constant", "poisson"]
 
-FAILURE_PAUSE_S = 0.1  # in the closed loop, so that a server that refuses at once is not flooded
+FAILURE_PAUSE_S = 0.1  # in the closed loop, so as not to flood a server that refuses at once
 REQUEST_ID = re.compile(r" \(request [0-9a-f]+\)")
 
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Keeps `in_flight` clips under way: the next one starts when one is answered."""
+    """Keeps `in_flight` clips in flight: whenever one is answered, the next one starts."""
 
     in_flight: int
 
@@ -29,11 +29,11 @@ class ClosedLoop:
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """`rate` clips are due per second, evenly spaced or as a Poisson process, however late the earlier ones are.
+    """Makes `rate` clips due per second, evenly spaced or as a Poisson process, however late the earlier ones are.
 
     Independent callers behave like this. Latency counts from when a clip was due, so that a slow answer does not hide
-    the wait of those behind it ("coordinated omission", Gil Tene, "How NOT to Measure Latency", 2013). A clip that is
-    due while `in_flight` are under way is not started, and counted as such.
+    the wait of those behind it ("coordinated omission", Gil Tene, "How NOT to Measure Latency", 2013). If `in_flight`
+    clips are already in flight when a clip is due, it is counted as not started.
     """
 
     rate: float
@@ -41,7 +41,7 @@ class OpenLoop:
     in_flight: int = 32
 
     def __str__(self) -> str:
-        return f"{self.rate:g} a second"
+        return f"{self.rate:g} per second"
 
 
 Loop = ClosedLoop | OpenLoop
@@ -49,7 +49,7 @@ Loop = ClosedLoop | OpenLoop
 
 @dataclass(frozen=True)
 class Request:
-    """One clip that was sent, and why it failed, if it did. Times are the clock's, in seconds."""
+    """One clip that was sent, and why it failed, if it did. Times are in seconds, by the clock of `Load`."""
 
     due_s: float
     started_s: float
@@ -58,15 +58,15 @@ class Request:
 
     @property
     def latency_s(self) -> float:
-        """From when it was due, so that a late start counts as waiting."""
+        """Seconds from when the clip was due, so that a late start counts as waiting."""
         return self.ended_s - self.due_s
 
 
 class Load:
-    """Calls `send` as a loop says, until `stopping` is set, and records what became of each request.
+    """Calls `send` at the pace of a loop until `stopping` is set, and records each request.
 
-    `errors` counts the reasons for failures from the first request to the last; `ended` and `not_started` may be
-    emptied meanwhile.
+    `errors` counts the reasons for failures from the first request to the last. `ended` and `not_started` may be reset
+    during the run.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Load:
         self.stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Send requests until `stopping` is set; returns when the last one has ended."""
+        """Send requests until `stopping` is set. Returns when the last one has ended."""
         tasks: set[asyncio.Task[Any]] = set()
         try:
             if isinstance(self.loop, ClosedLoop):
@@ -115,7 +115,7 @@ class Load:
                 self.not_started += 1
 
     async def _send(self, due_s: float) -> bool:
-        """Send one request; returns whether it was answered."""
+        """Send one request. Returns whether it was answered."""
         started_s, error = self.clock(), None
         try:
             await self.send()
@@ -127,12 +127,12 @@ class Load:
 
 
 async def cancel(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks, and wait until they are gone."""
+    """Cancel tasks and wait until they have ended."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def summarize_error(exc: AslTritonError) -> str:
-    """The first sentence of an error, without what is particular to one request."""
+    """Return the first sentence of an error, without the request ID."""
     return REQUEST_ID.sub("", str(exc)).split(". ")[0]

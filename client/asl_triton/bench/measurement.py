@@ -1,4 +1,4 @@
-"""Measuring loads one after another: a warm-up, then windows until three in a row agree."""
+"""Measures loads one after another: a warm-up, then windows until three in a row agree."""
 
 import asyncio
 import itertools
@@ -22,19 +22,19 @@ from asl_triton.transport.base import Array, Transport
 from asl_triton.video.discovery import Clip
 
 DEFAULT_FRAMES = 64
-NUM_ARRAYS = 4  # of random frames, sent in turn
-AGREEING_WINDOWS = 3  # in a row, as perf_analyzer wants
+NUM_ARRAYS = 4  # of random frames, sent in rotation
+AGREEING_WINDOWS = 3  # in a row, as for perf_analyzer
 MIN_ANSWERS = 10  # in a window
-MIN_ANSWERS_PER_CLIP_IN_FLIGHT = 4  # in a window of a closed loop: answers come a batch at a time
-COUNT_TOLERANCE = 0.1  # of the requests: the server's count may differ from ours by that much
+MIN_ANSWERS_PER_CLIP_IN_FLIGHT = 4  # in a window of a closed loop, because answers arrive in batches
+COUNT_TOLERANCE = 0.1  # of the requests: how much the server's count may differ from ours
 POLL_S = 0.02
 
 
 class Counts(NamedTuple):
-    """What has been counted so far, or within a window.
+    """Counters so far, or within a window.
 
-    The first four are the server's, as in `Statistics`. `answers` and the bytes of their tensors are counted here;
-    gRPC's framing adds some hundred bytes to each. `busy_s` is the processor time of the event loop's thread.
+    The first four are the server's, as in `Statistics`. `answers` and the bytes of their tensors are counted here. gRPC
+    adds a few hundred bytes to each. `busy_s` is the CPU time of the event loop's thread.
     """
 
     requests: int
@@ -50,7 +50,7 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """The requests that ended within some seconds, and what was counted meanwhile."""
+    """The requests that ended within a window of `seconds`, with the counters for it."""
 
     seconds: float
     requests: tuple[Request, ...]
@@ -59,7 +59,7 @@ class Window:
 
     @property
     def latencies_s(self) -> list[float]:
-        """Of the requests that were answered."""
+        """The latencies of the answered requests, in seconds."""
         return [request.latency_s for request in self.requests if request.error is None]
 
     @property
@@ -70,7 +70,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Level:
-    """One load, measured. `windows` are all there were; `errors` counts the reasons for failures in the whole level."""
+    """The measurement of one load. `windows` has every window; `errors` counts the reasons for all failures."""
 
     loop: Loop
     windows: tuple[Window, ...]
@@ -79,16 +79,16 @@ class Level:
 
     @property
     def measured(self) -> tuple[Window, ...]:
-        """The windows that the figures are taken from: the last three."""
+        """The windows behind the figures: the last three."""
         return self.windows[-AGREEING_WINDOWS:]
 
     @property
     def has_answers(self) -> bool:
-        """Whether there are figures."""
+        """Whether any clip was answered."""
         return any(window.latencies_s for window in self.measured)
 
     def summarize(self) -> Figures:
-        """The figures of a level that has answers."""
+        """Compute the figures of a level that has answers."""
         latencies_s = [latency_s for window in self.measured for latency_s in window.latencies_s]
         seconds = sum(window.seconds for window in self.measured)
         counts = Counts(*map(sum, zip(*(window.counts for window in self.measured), strict=True)))
@@ -117,7 +117,7 @@ class Level:
 
 
 class CountingTransport:
-    """Another transport, with its answered inference requests counted."""
+    """Wraps a transport and counts its answered inference requests."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -138,9 +138,9 @@ class CountingTransport:
 
 @dataclass(frozen=True)
 class Source:
-    """What a load consists of: `items` are clips, each decoded and cropped when it is sent, or inputs made beforehand.
+    """What to send: `items` are clips, which are decoded and cropped when sent, or inputs made beforehand.
 
-    `asked` says what is sent, for people.
+    `asked` is a description of what is sent.
     """
 
     model: ServedModel
@@ -150,14 +150,14 @@ class Source:
     recognizer: AsyncRecognizer
 
     async def send(self) -> object:
-        """Send the next clip. Raises `AslTritonError`: it could not be read or answered."""
+        """Send the next clip. Raises `AslTritonError` if it fails."""
         item = next(self.items)
         if isinstance(item, Clip):
             return await self.recognizer.recognize(item.path, top_k=1, name=item.name)
         return await self.transport.infer(self.model.name, {FRAMES: item}, [LOGITS])
 
     async def count(self) -> Counts:
-        """All counters as they are now. Raises `AslTritonError`: the server does not report its own."""
+        """Read all counters. Raises `AslTritonError` if the server does not report its own."""
         ours = self.transport
         now = (ours.answers, ours.sent_bytes, ours.received_bytes, time.perf_counter(), time.thread_time())
         server = await ours.statistics(self.model.name)
@@ -173,28 +173,28 @@ async def open_source(
     num_frames: int = DEFAULT_FRAMES,
     in_flight: int = 1,
 ) -> AsyncIterator[Source]:
-    """Clips, at most `in_flight` at once, or else random frames, for a model, or for the only one that is served.
+    """Open a source of clips, at most `in_flight` at a time, or of random frames, for a model or the only one served.
 
     Raises:
-        ServerError, ContractError, LabelsError: the server is away, or serves nothing that fits.
-        AslTritonError: the model does not take that many frames in one request.
+        ServerError, ContractError, LabelsError: the server is down, or has no suitable model.
+        AslTritonError: the model does not accept this many frames in one request.
     """
     counting = CountingTransport(transport)
     async with AsyncRecognizer(model=model, in_flight=in_flight, transport=cast("Transport", counting)) as recognizer:
         served = await recognizer.model()
         items: Sequence[Clip | Array] = clips or make_random_inputs(served, num_frames)
-        asked = f"{num_frames} random frames a clip, as {served.datatype.lower()}"
+        asked = f"{num_frames} random frames per clip, as {served.datatype.lower()}"
         if clips:
             asked = f"{len(clips)} clip{'' if len(clips) == 1 else 's'}, decoded and cropped here"
         yield Source(served, asked, itertools.cycle(items), counting, recognizer)
 
 
 def make_random_inputs(model: ServedModel, num_frames: int) -> list[Array]:
-    """A few inputs of random frames. Raises `AslTritonError`: the model does not take that many frames at once."""
+    """Make a few inputs of random frames. Raises `AslTritonError` if the model does not accept this many frames."""
     least, most = model.preset.min_frames, model.preset.max_frames
     if not least <= num_frames <= most:
         raise AslTritonError(
-            f"{model.name} takes {least} to {most} frames at once, and not {num_frames}: give another --frames"
+            f"{model.name} accepts {least} to {most} frames per request, not {num_frames}: change --frames"
         )
     draw = np.random.default_rng(0)
     shape = (num_frames, INPUT_SIZE, INPUT_SIZE, 3)
@@ -202,8 +202,8 @@ def make_random_inputs(model: ServedModel, num_frames: int) -> list[Array]:
 
 
 def is_stable(windows: Sequence[Window], stable: float) -> bool:
-    """Whether the last three windows agree: the highest throughput and the highest mean latency are at most `stable`
-    (a fraction) above the lowest, as with perf_analyzer's --stability-percentage."""
+    """Return whether the last three windows agree: the highest throughput and the highest mean latency are at most
+    `stable` (a fraction) above the lowest, as with perf_analyzer's --stability-percentage."""
     last = windows[-AGREEING_WINDOWS:]
     if len(last) < AGREEING_WINDOWS or not all(window.latencies_s for window in last):
         return False
@@ -219,10 +219,10 @@ async def measure(
     on_window: Callable[[Level], None] = lambda level: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Level:
-    """Put one load on a server and measure it; `on_window` gets the level after each window.
+    """Put one load on a server and measure it. `on_window` gets the level after each window.
 
-    Ends early when nothing is answered any more. Waits for all that is under way, so that the next level finds an idle
-    server.
+    Ends early if the server stops answering. Waits for all requests in flight, so that the next level starts with an
+    idle server.
 
     Raises:
         AslTritonError: the server does not report its statistics.
@@ -245,7 +245,7 @@ async def measure(
             ):
                 await asyncio.wait({running}, timeout=POLL_S)
                 if running.done():
-                    running.result()  # raises what nobody expected
+                    running.result()  # raises unexpected errors
             requests, load.ended = tuple(load.ended), []
             not_started, load.not_started = load.not_started, 0
             seconds, began_s = requests[-1].ended_s - began_s, requests[-1].ended_s
@@ -270,12 +270,12 @@ def measure_all(
     rules: Rules,
     on_window: Callable[[Level], None] = lambda level: None,
 ) -> Report:
-    """Put one load after another on a server; `on_window` gets the level under way after each window.
+    """Put one load after another on a server. `on_window` gets the current level after each window.
 
-    When the server goes away, nothing is answered any more, or Ctrl-C comes, what is known so far is returned.
+    If the server goes down or stops answering, or the user presses Ctrl-C, the figures so far are returned.
 
     Raises:
-        AslTritonError: the server or its model cannot be used, or nothing was answered.
+        AslTritonError: the server or its model is unusable, or no clip was answered.
         KeyboardInterrupt: Ctrl-C before the first window ended.
     """
     levels: dict[Loop, Level] = {}

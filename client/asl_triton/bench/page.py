@@ -1,4 +1,4 @@
-"""Measured loads as one HTML page with plots. It needs no network and no script, and shows in light and dark."""
+"""Renders measured loads as a self-contained HTML page with plots, without scripts, for light and dark mode."""
 
 import math
 import re
@@ -13,11 +13,11 @@ from asl_triton.bench.load import OpenLoop
 from asl_triton.bench.report import Report, format_number
 from asl_triton.writers.html import load_templates, render_template
 
-# pygal's hook for its map plugins makes each import that fails a warning: https://github.com/Kozea/pygal/pull/532
+# pygal's hook for its map plugins turns every failed import into a warning: https://github.com/Kozea/pygal/pull/532
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
 LINE = "var(--line)"
-STYLE = Style(  # the page's own colors, which follow light and dark; those of the lines are readable on both
+STYLE = Style(  # the page's colors follow light and dark mode; the lines' colors are readable in both
     background="none",
     plot_background="none",
     foreground="var(--soft)",
@@ -42,13 +42,13 @@ NOT_FOR_A_PAGE = re.compile(r'<!--.*?-->|<script.*?</script>| xmlns\S*="[^"]*"',
 
 
 def render_page(report: Report) -> str:
-    """The page. Model names and errors come from outside: the template escapes all that it is given."""
+    """Render the page. Model names and errors come from outside, so the template escapes all values."""
     load_templates().filters["number"] = format_number
     return render_template("bench.html", report=report, plots=draw_plots(report))
 
 
 def draw_plots(report: Report) -> list[Markup]:
-    """Throughput and latency over clips in flight and over the rate, each if there are two loads or more."""
+    """Plot throughput and latency over clips in flight and over the rate, if there are at least two loads of a kind."""
     plots = []
     opened = [level for level in report.levels if isinstance(level.loop, OpenLoop)]
     for x_title, levels in (("clips in flight", report.closed), ("clips due per second", opened)):
@@ -75,7 +75,7 @@ def draw_plot(
     lines: Mapping[str, Sequence[float]],
     knee: float | None,
 ) -> Markup:
-    """Lines over evenly spaced loads, as SVG; a dashed line marks the knee."""
+    """Draw lines over evenly spaced loads, as SVG. A dashed line marks the knee."""
     chart = pygal.Line(
         style=STYLE,
         width=520,

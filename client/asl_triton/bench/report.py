@@ -1,4 +1,4 @@
-"""What measured loads say: percentiles, the server's own times, the knee. To JSON."""
+"""The figures of measured loads: percentiles, the server's own times and the knee, also as JSON."""
 
 import dataclasses
 from collections import Counter
@@ -12,17 +12,17 @@ from asl_triton.bench.load import ClosedLoop, Loop
 from asl_triton.models.served import ServedModel
 
 KNEE_GAIN = 0.10  # of throughput
-BUSY = 0.9  # of the time: from there on, this process may be the limit
+BUSY = 0.9  # of the time: beyond this, this process may be the bottleneck
 
 
 def format_number(value: float) -> str:
-    """A measurement for people: three digits, or all of them from a hundred on."""
+    """Format a measurement with three significant digits, or as a whole number from 100 on."""
     return f"{value:.3g}" if value < 99.95 else f"{value:,.0f}"
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How long to measure: windows of at least `window_s` seconds, until three agree within `stable` (a fraction).
+    """How long to measure: in windows of at least `window_s` seconds, until three agree within `stable` (a fraction).
 
     The defaults are perf_analyzer's.
     """
@@ -35,7 +35,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds from when a clip was due until it was answered; p99: 99 in 100 waited this long or less."""
+    """Seconds from when a clip was due until it was answered. p99 means that 99 % waited this long or less."""
 
     mean: float
     p50: float
@@ -46,14 +46,14 @@ class Latency:
 
     @classmethod
     def of(cls, latencies_s: Sequence[float]) -> "Latency":
-        """Of one answer or more. A percentile is a latency that was measured, never one between two."""
+        """Compute from at least one latency. Percentiles are measured latencies, never interpolated."""
         quantiles = np.quantile(latencies_s, [0.5, 0.9, 0.95, 0.99, 1], method="inverted_cdf")
         return cls(float(np.mean(latencies_s)), *map(float, quantiles))
 
 
 @dataclass(frozen=True)
 class ServerSide:
-    """What the server counted. Seconds, in the queue and computing, are per request; `batch_size` is per execution."""
+    """The server's own figures. Seconds in the queue and computing are per request; `batch_size` is per execution."""
 
     requests: int
     executions: int
@@ -64,10 +64,10 @@ class ServerSide:
 
 @dataclass(frozen=True)
 class Figures:
-    """One load, over its last three windows; only `failed` counts from the first request of the load to the last.
+    """The figures of one load over its last three windows. Only `failed` counts all requests of the load.
 
-    `throughput` is clips answered per second; `sent_bytes` and `received_bytes` are the tensors of one clip;
-    `client_busy` is the fraction of the time in which this process's event loop was computing.
+    `throughput` is clips answered per second. `sent_bytes` and `received_bytes` are the sizes of one clip's tensors.
+    `client_busy` is the fraction of time that this process's event loop was computing.
     """
 
     loop: Loop
@@ -83,10 +83,10 @@ class Figures:
     sent_bytes: float
     received_bytes: float
     client_busy: float
-    counts_fit: bool  # the server counted about as many requests as were answered here
+    counts_fit: bool  # the server's count of requests roughly matches the answers here
 
     def as_json(self) -> dict[str, Any]:
-        """The figures and, next to them, the load that they are of."""
+        """Return the figures and the load that they belong to, as JSON values."""
         fields = dataclasses.asdict(self)
         load = fields.pop("loop")
         return {"loop": "closed" if isinstance(self.loop, ClosedLoop) else "open", **load, **fields}
@@ -94,7 +94,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Point:
-    """Throughput and p95 latency with a number of clips in flight."""
+    """Throughput and p95 latency at a number of clips in flight."""
 
     load: float
     throughput: float
@@ -102,11 +102,11 @@ class Point:
 
 
 def find_knee(points: Sequence[Point], gain: float = KNEE_GAIN) -> Point | None:
-    """The smallest load beyond which throughput never grows by `gain` (a fraction) or more, while p95 latency does.
+    """Find the smallest load beyond which throughput never grows by `gain` (a fraction) or more, but p95 latency grows.
 
-    None where throughput still grows at the greatest load: the knee, if there is one, lies beyond. The knee is that of
-    Chiu and Jain 1989, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance in Computer
-    Networks": up to it more load gives more throughput, beyond it mostly longer waits.
+    Returns None if throughput still grows at the highest load. The knee is defined as in Chiu and Jain 1989, "Analysis
+    of the Increase and Decrease Algorithms for Congestion Avoidance in Computer Networks": up to it, more load gives
+    more throughput; beyond it, mostly longer waits.
     """
     ordered = sorted(points, key=lambda point: point.load)
     for place, point in enumerate(ordered[:-1], start=1):
@@ -117,10 +117,10 @@ def find_knee(points: Sequence[Point], gain: float = KNEE_GAIN) -> Point | None:
 
 @dataclass(frozen=True)
 class Report:
-    """The loads that were put on a model, as `asl-triton bench` reports them.
+    """The report of `asl-triton bench`.
 
-    `asked` says what was sent; `levels` are the loads under which something was answered, in the order they were put
-    on; `errors` counts failed requests by reason; `stopped` says why it ended early, if it did.
+    `asked` describes what was sent. `levels` are the loads that got any answers, in the order they were run. `errors`
+    counts failed requests by reason. `stopped` says why the run ended early, if it did.
     """
 
     address: str
@@ -143,7 +143,7 @@ class Report:
 
     @property
     def knee_sentence(self) -> str | None:
-        """What to say of the knee, given two closed loops or more."""
+        """Describe the knee. None with fewer than two closed loops."""
         if len(self.closed) < 2:
             return None
         if self.knee is None:
@@ -151,8 +151,8 @@ class Report:
             return f"no knee up to {most} in flight: throughput still grows; try more"
         at, clips, p95 = self.knee.load, format_number(self.knee.throughput), format_number(1000 * self.knee.p95_s)
         return (
-            f"the knee is at {at:g} in flight, {clips} clips a second with a p95 of {p95} ms: "
-            f"beyond it throughput grows by less than {100 * KNEE_GAIN:g} %, and every clip waits longer"
+            f"the knee is at {at:g} in flight, {clips} clips per second with a p95 of {p95} ms: "
+            f"beyond it, throughput grows by less than {100 * KNEE_GAIN:g} % and every clip waits longer"
         )
 
     @property
@@ -166,27 +166,27 @@ class Report:
         if unstable := labels(*(not f.stable for f in self.levels)):
             found.append(
                 f"not stable: no three windows agreed within {100 * self.rules.stable:g} % with {unstable}. "
-                "Keep the machine quiet, or give longer windows (--seconds)"
+                "Keep the machine quiet, or use longer windows (--seconds)"
             )
         if busy := labels(*(f.client_busy > BUSY for f in self.levels)):
             found.append(
-                f"with {busy} this process computed more than {100 * BUSY:g} % of the time: it may be the limit, not "
-                "the server. Send from several processes or machines at once"
+                f"with {busy}, this process was busy more than {100 * BUSY:g} % of the time, so it may be the "
+                "bottleneck instead of the server. Run several processes or machines at once"
             )
         if shared := labels(*(not f.counts_fit for f in self.levels)):
             found.append(
-                f"with {shared} the server counted other requests than these: somebody else asks too, or there are "
-                f"several servers at {self.address}. Its queue, compute and batch are not of these clips alone"
+                f"with {shared}, the server's count of requests does not match: it has other clients, or there are "
+                f"several servers at {self.address}. Its queue, compute and batch are not for these clips alone"
             )
         if refused := labels(*(f.not_started > 0 for f in self.levels)):
             found.append(
-                f"with {refused} some clips were not started, because --in-flight of them were under way already: the "
-                "server cannot keep up, and the latencies leave those clips out"
+                f"with {refused}, some clips were not started because --in-flight clips were already in flight: the "
+                "server cannot keep up, and the latencies do not include those clips"
             )
         return tuple(found)
 
     def as_json(self) -> dict[str, Any]:
-        """The content of `bench.json`."""
+        """Return the content of `bench.json`."""
         model = self.model
         return {
             "server": self.address,

@@ -1,4 +1,4 @@
-"""The command line, `asl-triton`: one file a command in `commands/`; errors become a sentence and an exit code here."""
+"""The `asl-triton` command line. Errors become one sentence and an exit code here."""
 
 import io
 import sys
@@ -26,8 +26,8 @@ from asl_triton.errors import AslTritonError
 
 app = typer.Typer(
     help="Sign-language recognition as a service: clips of a signer in, ranked ASL glosses out.",
-    epilog="Exit codes: 0 all done; 1 nothing could be done, and why; 2 wrong usage; 3 some clips failed, the others "
-    "are written.",
+    epilog="Exit codes: 0 success; 1 error, with the reason; 2 wrong usage; 3 some clips failed and the rest were "
+    "written.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -39,7 +39,7 @@ for command in (fetch, export, serve, recognize, batch, watch, ui, evaluate, tea
 
 
 def show_version(wanted: bool) -> None:
-    """Print the version and leave."""
+    """Print the version and exit."""
     if wanted:
         typer.echo(f"asl-triton {version('asl-triton')}")
         raise typer.Exit
@@ -51,14 +51,14 @@ def options(
         bool | None, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = None,
 ) -> None:
-    """The options before a command."""
+    """Handle the options that come before a command."""
 
 
 def main() -> None:
-    """Run the command line: what a user, a file or a server did wrong ends in a sentence and exit code 1."""
+    """Run the command line. An `AslTritonError` is printed as one sentence, with exit code 1."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no batch
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot encode must not end a batch
     try:
         app()
     except AslTritonError as exc:

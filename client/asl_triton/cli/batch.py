@@ -1,4 +1,4 @@
-"""`asl-triton batch`: a folder of clips becomes tables of glosses."""
+"""`asl-triton batch`: recognize a folder of clips and write tables of glosses."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -62,26 +62,26 @@ def batch(
         str,
         typer.Argument(
             metavar="DIR",
-            help="A folder of clips, searched with its sub-folders (not those that are hidden, or links); or one clip.",
+            help="A folder of clips, searched with its subfolders (except hidden ones and links); or one clip.",
         ),
     ],
-    output: Annotated[str, typer.Option(help="Where the results go; made if it is not there.")] = "results",
+    output: Annotated[str, typer.Option(help="The folder for the results, created if missing.")] = "results",
     format: Annotated[
         str | None,
         typer.Option(
             show_default="csv,jsonl; with --engine ray parquet",
-            help=f"What to write, with commas between: {', '.join(SINKS)}; with --timeline {', '.join(TIMELINES)}.",
+            help=f"What to write, separated by commas: {', '.join(SINKS)}; with --timeline {', '.join(TIMELINES)}.",
         ),
     ] = None,
     glob: Annotated[
         str | None,
-        typer.Option(help="Take the files that match this one pattern, such as '*_front.mp4', instead of all videos."),
+        typer.Option(help="Use the files that match this pattern, such as '*_front.mp4', instead of all videos."),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=1, show_default=str(DEFAULT_TOP_K), help="How many glosses a clip.")
+        int | None, typer.Option(min=1, show_default=str(DEFAULT_TOP_K), help="How many glosses per clip.")
     ] = None,
     vocabulary: Annotated[
-        Path | None, typer.Option(help="Rank only the glosses that this file lists, one a line.")
+        Path | None, typer.Option(help="Rank only the glosses that this file lists, one per line.")
     ] = None,
     min_confidence: Annotated[
         float | None,
@@ -89,17 +89,18 @@ def batch(
             min=0,
             max=1,
             show_default=f"the model's own, if it has one; with --timeline {Segmentation.min_confidence:g}",
-            help="Below it the best gloss is marked as unsure, and a timeline has no segment.",
+            help="Mark answers below this confidence as unsure, and leave them out of timelines.",
         ),
     ] = None,
     timeline: Annotated[
-        bool, typer.Option("--timeline", help="For long videos: when which sign is signed, in a file a video.")
+        bool, typer.Option("--timeline", help="For long videos: write when each sign is signed, in one file per video.")
     ] = False,
     window: Annotated[
-        int | None, typer.Option(min=1, show_default="as the model says", help="Frames of a window of a timeline.")
+        int | None, typer.Option(min=1, show_default="the model's", help="With --timeline: frames per window.")
     ] = None,
     stride: Annotated[
-        int | None, typer.Option(min=1, show_default="as the model says", help="Frames from a window to the next.")
+        int | None,
+        typer.Option(min=1, show_default="the model's", help="With --timeline: frames from one window to the next."),
     ] = None,
     signer: SignerOption = None,
     in_flight: InFlightOption = None,
@@ -120,12 +121,12 @@ def batch(
 ) -> None:
     """Recognize the sign in each clip of a folder, and write tables of ranked glosses.
 
-    Writes OUTPUT/results.FORMAT for each format; OUTPUT/errors.jsonl says which clips could not be read, and why.
-    With --timeline: OUTPUT/CLIP.FORMAT for each clip, a row, cue or annotation for each sign found in it.
-    Exit code 3: some clips failed or are left, the others are written.
+    Writes OUTPUT/results.FORMAT for each format. OUTPUT/errors.jsonl lists the clips that failed, and why.
+    With --timeline, writes OUTPUT/CLIP.FORMAT for each clip, with a row, cue or annotation for each sign found in it.
+    Exit code 3: some clips failed or were not tried; the others were written.
 
-    The same command again does only what is missing or has changed: OUTPUT/journal.jsonl knows the rest. Ctrl-C, or
-    SIGTERM, finishes the clips that are under way and writes the results; a second one stops at once.
+    Run the same command again to do only what is missing or has changed: OUTPUT/journal.jsonl keeps the rest. Ctrl-C or
+    SIGTERM finishes the clips in flight and writes the results; a second one stops at once.
 
         asl-triton batch clips/ --output results --format csv,parquet
         asl-triton batch clips/ --local --top-k 5 --min-confidence 0.3
@@ -135,7 +136,7 @@ def batch(
     """
     for place, named in ((folder, "DIR"), (output, "--output")):
         if not place:
-            raise typer.BadParameter("it is empty: name a folder, such as . for this one", param_hint=named)
+            raise typer.BadParameter("it is empty: name a folder, such as . for the current one", param_hint=named)
     check_engine(engine, (folder, output), timeline, by_content, connection.local, (ray_address, ray_workers))
     on_ray = engine == "ray"
     formats = parse_formats(format or ("parquet" if on_ray else "csv,jsonl"), TIMELINES if timeline else SINKS)
@@ -143,7 +144,7 @@ def batch(
     glosses = read_labels(vocabulary) if vocabulary else None
     timeline_options = parse_timeline_options(timeline, min_confidence, glosses, window, stride, top_k)
     if timeline and connection.send == "video":
-        raise typer.BadParameter("a timeline is made of frames: leave it out", param_hint="--send")
+        raise typer.BadParameter("timelines are made from frames: remove --send", param_hint="--send")
     ranking = Ranking(top_k or DEFAULT_TOP_K, glosses, min_confidence)
     wait_s = (0.0 if connection.local else DEFAULT_WAIT_S) if wait is None else wait
     box = parse_signer(signer)
@@ -173,14 +174,14 @@ def batch(
         try:
             summary = run.run(make_recognizer)
         except KeyboardInterrupt as exc:
-            raise AslTritonError(f"{str(exc) or 'interrupted'}: no clip was done by then") from exc
+            raise AslTritonError(f"{str(exc) or 'interrupted'}: no clip was finished") from exc
     if as_json:
         typer.echo(json.dumps(summary.to_json(), default=str))
     else:
         console = BrokenPipeSafeConsole()
         print_summary(summary, run.observer.shown, f"{output}/{PARTS if '://' in output else JOURNAL}", console)
         if not on_ray and (stale := find_stale_outputs(summary.files, Path(output))):
-            console.print(f"not written, and of an earlier run: {escape(', '.join(stale))}", soft_wrap=True)
+            console.print(f"not written, left from an earlier run: {escape(', '.join(stale))}", soft_wrap=True)
         if not on_ray and glob is None and (skipped := find_skipped(Path(folder))):
             console.print(describe_skipped(skipped), soft_wrap=True)
     if summary.recognized == 0:
@@ -189,16 +190,16 @@ def batch(
 
 
 def describe_skipped(names: Sequence[str]) -> str:
-    """Say which files of a folder are not videos by their names."""
+    """Say which files of a folder were skipped because they do not have a video extension."""
     more = f", and {len(names) - SKIPPED_SHOWN:,} more" if len(names) > SKIPPED_SHOWN else ""
     return escape(
-        f"{len(names):,} {'file' if len(names) == 1 else 'files'} skipped, not videos by name (--glob takes others): "
-        f"{', '.join(names[:SKIPPED_SHOWN])}{more}"
+        f"skipped {len(names):,} {'file' if len(names) == 1 else 'files'} without a video extension (use --glob to "
+        f"include others): {', '.join(names[:SKIPPED_SHOWN])}{more}"
     )
 
 
 def make_recognition_table(recognitions: Sequence[Recognition]) -> Table:
-    """The best glosses of each clip."""
+    """Build a table of the best glosses of each clip."""
     table = make_table("clip", "best gloss", "confidence", "then")
     for recognition in recognitions:
         unsure = " (unsure)" if recognition.unsure else ""
@@ -212,7 +213,7 @@ def make_recognition_table(recognitions: Sequence[Recognition]) -> Table:
 
 
 def make_timeline_table(timelines: Sequence[Timeline]) -> Table:
-    """What is signed in each video."""
+    """Build a table of the signs in each video."""
     table = make_table("clip", "signs", "length", "glosses")
     for timeline in timelines:
         glosses = [segment.gloss for segment in timeline.segments]
@@ -226,7 +227,7 @@ def make_timeline_table(timelines: Sequence[Timeline]) -> Table:
 
 
 def make_table(*columns: str) -> Table:
-    """A plain table whose third column is a figure and whose last one is dimmed."""
+    """Build a plain table whose third column is numeric and whose last column is dimmed."""
     table = Table(box=None, pad_edge=False)
     for place, column in enumerate(columns, start=1):
         table.add_column(
@@ -239,12 +240,12 @@ def make_table(*columns: str) -> Table:
 
 
 def parse_formats(formats: str, known: Collection[str]) -> list[str]:
-    """The formats of `--format`, each once."""
+    """Parse `--format`. Returns the formats without duplicates."""
     names = list(dict.fromkeys(name.strip().lower() for name in formats.split(",") if name.strip()))
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise typer.BadParameter(
-            f"{', '.join(unknown) or 'nothing'} is not among {', '.join(known)}", param_hint="--format"
+            f"{', '.join(unknown) or 'nothing'} is not one of {', '.join(known)}", param_hint="--format"
         )
     return names
 
@@ -257,13 +258,13 @@ def parse_timeline_options(
     stride: int | None,
     top_k: int | None,
 ) -> TimelineOptions | None:
-    """What is wanted of timelines, if they are."""
+    """Build the options for timelines. Returns None without `--timeline`."""
     if not timeline:
         if window is not None or stride is not None:
-            raise typer.BadParameter("only timelines have windows of one's own: add --timeline", param_hint="--window")
+            raise typer.BadParameter("--window and --stride require --timeline", param_hint="--window")
         return None
     if top_k is not None:
-        raise typer.BadParameter("a timeline has one gloss a segment: leave it out", param_hint="--top-k")
+        raise typer.BadParameter("a timeline has one gloss per segment: remove --top-k", param_hint="--top-k")
     if min_confidence is None:
         return TimelineOptions(Segmentation(), glosses, window, stride)
     try:
@@ -273,7 +274,7 @@ def parse_timeline_options(
 
 
 def print_summary(summary: Summary, shown: Sequence[Any], journal: str, console: Console) -> None:
-    """Print the clips that were recognized, those that failed, what was busy, and where the results are."""
+    """Print the recognized clips, the failed clips, the bottleneck, and where the results are."""
     now = summary.recognized - summary.known_before
     if shown:
         is_timeline = isinstance(shown[0], Timeline)
@@ -295,7 +296,7 @@ def print_summary(summary: Summary, shown: Sequence[Any], journal: str, console:
         console.print(f"[red]stopped[/] before the end: {escape(summary.stopped)}", soft_wrap=True)
     parts = [f"{summary.recognized:,} recognized"]
     if summary.known_before:
-        parts[0] += f", {summary.known_before:,} of them by an earlier run (--fresh asks again)"
+        parts[0] += f", {summary.known_before:,} of them in an earlier run (--fresh recognizes them again)"
     rejected = f" ({summary.rejected:,} rejected: the server was too busy)" if summary.rejected else ""
     parts += [f"{len(summary.failures):,} failed{rejected}"] if summary.failures else []
     parts += [f"{summary.not_tried:,} left: run the same command again"] if summary.not_tried else []
@@ -309,14 +310,14 @@ def print_summary(summary: Summary, shown: Sequence[Any], journal: str, console:
 
 
 def find_stale_outputs(files: Sequence[Path | str], output: Path) -> list[str]:
-    """The tables in a folder that were not written now, though others were."""
+    """Return the tables in a folder that this run did not write, if it wrote others."""
     return sorted(str(path) for path in output.glob("results.*") if path not in files) if files else []
 
 
 def format_bottleneck(pace: ConcurrencyReport, rate: float) -> str:
-    """What was busy, as a sentence, at so many clips a second."""
-    waited_for = "the decoding of videos" if pace.bottleneck == "decoding" else "the server"
+    """Describe the bottleneck in a sentence. `rate` is in clips per second."""
+    waited_for = "video decoding" if pace.bottleneck == "decoding" else "the server"
     return (
-        f"{rate:.2f} clips a second. The rest waited for {waited_for}: {pace.clips_under_way:.1f} clips were under way "
-        f"on average, and {pace.decoders} decoders were busy for {pace.decoders_busy:.0%} of the time"
+        f"{rate:.2f} clips per second. The bottleneck was {waited_for}: {pace.clips_under_way:.1f} clips were "
+        f"in flight on average, and {pace.decoders} decoders were busy {pace.decoders_busy:.0%} of the time"
     )

@@ -1,4 +1,4 @@
-"""Options for archives, of `asl-triton batch`: what is done again, what is put up with, and how fast it goes."""
+"""Options of `asl-triton batch` for large archives: what to redo, which faults to tolerate, and how fast to go."""
 
 from typing import Annotated
 
@@ -16,20 +16,23 @@ InFlightOption = Annotated[
         rich_help_panel=PANEL,
         min=1,
         max=256,
-        show_default=f"adapts itself, up to {MAX_IN_FLIGHT}",
-        help="How many clips may be under way at once.",
+        show_default=f"adaptive, up to {MAX_IN_FLIGHT}",
+        help="How many clips may be in flight at once.",
     ),
 ]
 FreshOption = Annotated[
     bool,
-    typer.Option("--fresh", rich_help_panel=PANEL, help="Ask about all clips, also those that OUTPUT already knows."),
+    typer.Option(
+        "--fresh", rich_help_panel=PANEL, help="Recognize all clips again, including those already in OUTPUT."
+    ),
 ]
 RawOption = Annotated[
     bool,
     typer.Option(
         "--raw",
-        help="Leave text in csv as it is. Without it, text that a spreadsheet would compute (=, +, -, @) gets an "
-        "apostrophe before it; names of files and glosses are other people's. For csv that a program reads.",
+        help="Leave text in CSV unchanged, for programs that read it. Without this option, text that a spreadsheet "
+        "would run as a formula (=, +, -, @) gets a leading apostrophe, because file names and glosses may come from "
+        "others.",
     ),
 ]
 HashOption = Annotated[
@@ -37,7 +40,7 @@ HashOption = Annotated[
     typer.Option(
         "--hash",
         rich_help_panel=PANEL,
-        help="Tell by their content whether files have changed, not by size and time.",
+        help="Detect changed files by their content instead of size and time.",
     ),
 ]
 WaitOption = Annotated[
@@ -46,18 +49,19 @@ WaitOption = Annotated[
         rich_help_panel=PANEL,
         min=0,
         show_default=f"{DEFAULT_WAIT_S:g}; 0 with --local",
-        help="Seconds that the server may be away, or have no room for a clip, before the run gives up.",
+        help="Seconds to wait for a server that is down, or too busy for a clip, before giving up.",
     ),
 ]
 MaxFailuresOption = Annotated[
     int | None,
-    typer.Option(rich_help_panel=PANEL, min=1, show_default="any number", help="Stop when so many clips have failed."),
+    typer.Option(rich_help_panel=PANEL, min=1, show_default="any number", help="Stop after this many failed clips."),
 ]
 DecodingOption = Annotated[
     DecodeIn,
     typer.Option(
         rich_help_panel=PANEL,
-        help="Where videos are decoded: in `processes`, each of which one video may crash or hang; or in `threads`.",
+        help="Decode videos in `processes`, where a video that crashes or hangs its decoder affects only itself, or in "
+        "`threads`.",
     ),
 ]
 DecodersOption = Annotated[
@@ -66,8 +70,8 @@ DecodersOption = Annotated[
         rich_help_panel=PANEL,
         min=1,
         max=256,
-        show_default="one a processor",
-        help="How many videos are decoded at once.",
+        show_default="one per CPU",
+        help="How many videos to decode at once.",
     ),
 ]
 DecodeTimeoutOption = Annotated[
@@ -75,6 +79,6 @@ DecodeTimeoutOption = Annotated[
     typer.Option(
         rich_help_panel=PANEL,
         min=0.1,
-        help="Seconds that a process may take to open a video, and for each window of it.",
+        help="Seconds that a process may take to open a video, and to decode each window of it.",
     ),
 ]

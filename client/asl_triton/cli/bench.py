@@ -1,4 +1,4 @@
-"""`asl-triton bench`: how much load a served model bears."""
+"""`asl-triton bench`: measure how much load a served model can take."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from asl_triton.video.discovery import find_clips
 
 DEFAULT_LEVELS = "1,2,4,8"
 ERRORS_SHOWN = 10
-MOST_IN_FLIGHT = 256  # gRPC cancels some where more are
+MOST_IN_FLIGHT = 256  # beyond this, gRPC cancels some
 
 
 @with_connection("model", "local", "server", "transport")
@@ -34,48 +34,54 @@ def bench(
     concurrency: Annotated[
         str | None,
         typer.Option(
-            help="Closed loop: so many clips always in flight; several with commas between.",
+            help="Closed loop: keep this many clips in flight. Separate several numbers with commas.",
             show_default=f"{DEFAULT_LEVELS} without --rate",
         ),
     ] = None,
     rate: Annotated[
         str | None,
         typer.Option(
-            help="Open loop: so many clips due a second, however late the answers; several with commas between."
+            help="Open loop: start this many clips per second, however late the answers. Separate several numbers "
+            "with commas."
         ),
     ] = None,
     arrivals: Annotated[
         Arrivals,
-        typer.Option(help="When the clips of a rate are due: at equal distances, or at random as callers come."),
+        typer.Option(help="With --rate: start clips at equal intervals, or at random like independent callers."),
     ] = "constant",
     in_flight: Annotated[
-        int, typer.Option(min=1, max=MOST_IN_FLIGHT, help="The most under way at a rate; more are not started.")
+        int,
+        typer.Option(
+            min=1, max=MOST_IN_FLIGHT, help="With --rate: the most clips in flight. Further clips are not started."
+        ),
     ] = 32,
     frames: Annotated[
-        int | None, typer.Option(min=1, help="How many random frames a clip.", show_default=str(DEFAULT_FRAMES))
+        int | None, typer.Option(min=1, help="How many random frames per clip.", show_default=str(DEFAULT_FRAMES))
     ] = None,
     clips: Annotated[
         Path | None,
-        typer.Option(help="Instead of random frames, the clips of this folder: decoded and cropped while measured."),
+        typer.Option(
+            help="Use the clips in this folder instead of random frames. Decoding and cropping are measured too."
+        ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long a window lasts, at the least.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Minimum length of each window, in seconds.")] = 5.0,
     stable: Annotated[
-        str, typer.Option(help="How far the last three windows may differ, in throughput and in mean latency.")
+        str, typer.Option(help="How much the last three windows may differ in throughput and in mean latency.")
     ] = "10%",
     max_windows: Annotated[
-        int, typer.Option(min=3, help="After so many windows that do not agree: not stable.")
+        int, typer.Option(min=3, help="Report a load as not stable after this many windows.")
     ] = Rules.max_windows,
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds of each load that are not measured.")] = 1.0,
-    output: Annotated[Path, typer.Option(help="Where the report goes; made if it is not there.")] = Path("results"),
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds of warm-up before each load is measured.")] = 1.0,
+    output: Annotated[Path, typer.Option(help="The folder for the report, created if missing.")] = Path("results"),
     *,
     connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
-    r"""Put load on a served model: throughput and latency, beside the server's queue, compute and batches.
+    r"""Measure a served model under load: throughput and latency, and the server's queue, compute and batches.
 
-    Each load is warmed up, then measured in windows until three in a row agree, as perf_analyzer does. A request that
-    fails is not sent again, but counted. Writes OUTPUT/bench.json and, with asl-triton\[reports], OUTPUT/bench.html,
-    one page that needs nothing else. Exit code 3: some clips failed or were not started, or Ctrl-C ended it early.
+    Each load is warmed up, then measured in windows until three in a row agree, as perf_analyzer does. Failed requests
+    are counted but not retried. Writes OUTPUT/bench.json and, with asl-triton\[reports], OUTPUT/bench.html, a
+    self-contained page. Exit code 3: some clips failed or were not started, or Ctrl-C ended the run early.
 
         asl-triton bench --local
         asl-triton bench --server triton:8001 --concurrency 1,4,16,64
@@ -85,10 +91,12 @@ def bench(
     loops = parse_loops(concurrency, rate, arrivals, in_flight)
     rules = Rules(seconds, warm_up, parse_share(stable), max_windows)
     if clips is not None and frames is not None:
-        raise typer.BadParameter("clips have frames of their own: leave one out.", param_hint="--frames, --clips")
+        raise typer.BadParameter(
+            "clips have their own frames: use only one of these options.", param_hint="--frames, --clips"
+        )
     found = find_clips(clips) if clips is not None else []
     most = max(loop.in_flight for loop in loops)
-    check_writable(output)  # or what is measured could not be kept
+    check_writable(output)  # before measuring, not after
     render_page = load_page_renderer()
     progress = LoadProgress()
     with connection.address() as address, progress.status:
@@ -116,7 +124,7 @@ def bench(
 
 
 def load_page_renderer() -> Callable[[Report], str] | None:
-    """What renders bench.html, if the packages for it are installed; says what to install if they are not."""
+    """Return the function that renders bench.html, or print what to install and return None."""
     try:
         with require_extra("reports", "bench.html"):
             import jinja2  # noqa: F401
@@ -129,18 +137,18 @@ def load_page_renderer() -> Callable[[Report], str] | None:
 
 
 def parse_loops(concurrency: str | None, rate: str | None, arrivals: Arrivals, in_flight: int) -> list[Loop]:
-    """The loads of `--concurrency`, from the least, then those of `--rate`."""
+    """Return the loads of `--concurrency`, lowest first, then those of `--rate`."""
     if concurrency is None and rate is None:
         concurrency = DEFAULT_LEVELS
     levels = parse_numbers(concurrency, "--concurrency")
     if any(level != int(level) or level > MOST_IN_FLIGHT for level in levels):
-        raise typer.BadParameter(f"takes whole numbers up to {MOST_IN_FLIGHT}", param_hint="--concurrency")
+        raise typer.BadParameter(f"use whole numbers up to {MOST_IN_FLIGHT}", param_hint="--concurrency")
     rates = parse_numbers(rate, "--rate")
     return [ClosedLoop(int(level)) for level in levels] + [OpenLoop(each, arrivals, in_flight) for each in rates]
 
 
 def parse_numbers(text: str | None, option: str) -> list[float]:
-    """Positive numbers with commas between, each once, in order."""
+    """Parse comma-separated positive numbers. Returns them sorted and without duplicates."""
     if text is None:
         return []
     try:
@@ -149,24 +157,24 @@ def parse_numbers(text: str | None, option: str) -> list[float]:
         numbers = []
     if not numbers or not all(0 < number < math.inf for number in numbers):
         raise typer.BadParameter(
-            f"{text!r} should be numbers above 0 with commas between, such as 1,2,4", param_hint=option
+            f"{text!r} is not a comma-separated list of positive numbers, such as 1,2,4", param_hint=option
         )
     return numbers
 
 
 def parse_share(text: str) -> float:
-    """A percentage, as a share."""
+    """Parse a percentage. Returns it as a fraction."""
     try:
         percent = float(text.strip().removesuffix("%"))
     except ValueError:
         percent = math.nan
     if not 0 < percent <= 100:
-        raise typer.BadParameter(f"{text!r} should be a percentage, such as 10%", param_hint="--stable")
+        raise typer.BadParameter(f"{text!r} is not a percentage, such as 10%", param_hint="--stable")
     return percent / 100
 
 
 class LoadProgress:
-    """The load under way, on standard error: one line that changes on a terminal, a line now and then elsewhere."""
+    """Shows the current load on standard error: one updating line on a terminal, an occasional line elsewhere."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -174,10 +182,9 @@ class LoadProgress:
         self.status = self._console.status("Warming up")
 
     def show(self, level: Level) -> None:
-        """Show what the newest window says."""
-        said = (
-            f"{level.loop}: {format_number(level.windows[-1].throughput)} clips a second in window {len(level.windows)}"
-        )
+        """Show the figures of the newest window."""
+        throughput = format_number(level.windows[-1].throughput)
+        said = f"{level.loop}: {throughput} clips per second in window {len(level.windows)}"
         said += ", stable" if level.stable else ""
         self.status.update(said)
         if not self._console.is_terminal and time.monotonic() - self._line_s >= LINE_EVERY_S:
@@ -186,11 +193,11 @@ class LoadProgress:
 
 
 def show(report: Report, files: Sequence[Path], console: Console) -> None:
-    """Print the figures, the knee, what failed, and where the files are."""
+    """Print the figures, the knee, the failures and the files."""
     console.print(f"{escape(report.model.name)} on {escape(report.address)}: {report.asked}", highlight=False)
     for table in build_tables(report.levels, console):
         console.print(table)
-    console.print("[dim]milliseconds; queue, compute and batch as the server counts them[/]")
+    console.print("[dim]times in milliseconds; queue, compute and batch are the server's own figures[/]")
     if report.knee_sentence:
         console.print(report.knee_sentence, highlight=False)
     for error, count in report.errors.most_common(ERRORS_SHOWN):
@@ -205,8 +212,8 @@ def show(report: Report, files: Sequence[Path], console: Console) -> None:
 
 
 def build_tables(levels: Sequence[Figures], console: Console) -> list[Table]:
-    """One row per load, without columns for what did not happen. If the console is too narrow for one table, the
-    server's columns become a second one."""
+    """Build a table with one row per load, without columns for failures that did not happen. If the console is too
+    narrow for one table, the server's columns go into a second one."""
     names = {"load": [str(level.loop) for level in levels]}
     client = {"clips/s": [format_number(level.throughput) for level in levels]}
     for name in ("p50", "p90", "p95", "p99"):
@@ -229,7 +236,7 @@ def build_tables(levels: Sequence[Figures], console: Console) -> list[Table]:
 
 
 def build_table(columns: Mapping[str, Sequence[str]]) -> Table:
-    """A table of these columns: the first one is text, the others are numbers."""
+    """Build a table from columns. The first is text, the others are numbers."""
     table = Table(box=None, pad_edge=False)
     for name in columns:
         is_load = name == "load"

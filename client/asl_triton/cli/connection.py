@@ -1,4 +1,4 @@
-"""The options that say which server a command asks, and the connection that they make."""
+"""The connection options of commands, and the connection that they configure."""
 
 import dataclasses
 import functools
@@ -30,31 +30,36 @@ OptionGroup = Literal["server", "local", "send", "transport", "model", "dictiona
 
 @dataclass
 class Connection:
-    """Which server a command asks, and how. Each field is an option of the commands that are `with_connection`.
+    """Which server a command uses, and how. Each field is an option of commands decorated with `with_connection`.
 
     Raises:
-        AslTritonError: as `Security`.
+        AslTritonError: the options for `Security` are invalid, or the dictionary could not be loaded.
     """
 
     server: Annotated[
         str,
-        typer.Option(envvar="ASL_TRITON_SERVER", help="Triton's gRPC address: host:port; several with commas between."),
+        typer.Option(
+            envvar="ASL_TRITON_SERVER", help="Triton's gRPC address, host:port. Separate several with commas."
+        ),
     ] = DEFAULT_SERVER
-    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS, trusting this machine's authorities.")] = False
+    tls: Annotated[bool, typer.Option("--tls", help="Use TLS and trust this machine's certificate authorities.")] = (
+        False
+    )
     tls_ca: Annotated[
-        Path | None, typer.Option(envvar="ASL_TRITON_TLS_CA", help="Speak TLS, trusting this authority (PEM).")
+        Path | None,
+        typer.Option(envvar="ASL_TRITON_TLS_CA", help="Use TLS and trust this certificate authority (PEM)."),
     ] = None
     tls_cert: Annotated[
-        Path | None, typer.Option(envvar="ASL_TRITON_TLS_CERT", help="Our certificate, for mutual TLS (PEM).")
+        Path | None, typer.Option(envvar="ASL_TRITON_TLS_CERT", help="The client certificate, for mutual TLS (PEM).")
     ] = None
     tls_key: Annotated[
-        Path | None, typer.Option(envvar="ASL_TRITON_TLS_KEY", help="The certificate's private key (PEM).")
+        Path | None, typer.Option(envvar="ASL_TRITON_TLS_KEY", help="The client certificate's private key (PEM).")
     ] = None
     tls_server_name: Annotated[
         str | None,
         typer.Option(
             envvar="ASL_TRITON_TLS_SERVER_NAME",
-            help="The name in the servers' certificates, where they are reached by another.",
+            help="The name in the servers' certificates, if it differs from the address.",
         ),
     ] = None
     api_key: Annotated[
@@ -62,29 +67,29 @@ class Connection:
     ] = field(default=None, repr=False)
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one answer.")] = DEFAULT_TIMEOUT_S
     local: Annotated[
-        bool, typer.Option("--local", help="Start a Triton on --repository for the length of this command.")
+        bool, typer.Option("--local", help="Start a Triton on --repository and stop it when this command ends.")
     ] = False
     repository: RepositoryOption = Path("model_repository")
     send: Annotated[
         Send,
         typer.Option(
-            help="What goes to the server: cropped `frames`; the `video` file, which recognize_sign decodes there; or "
-            "`auto`: the file where the server takes it and it is smaller than its frames."
+            help="What to send: cropped `frames`, or the `video` file, which recognize_sign decodes on the server. "
+            "`auto` sends the file if the server accepts it and it is smaller than its frames."
         ),
     ] = "frames"
     transport: Annotated[
         Sharing,
         typer.Option(
-            help="How frames reach a server on this machine: by `shm`, memory that both share; in `grpc` messages; or "
-            "`auto`: shared memory where the server allows it."
+            help="How to send frames to a server on this machine: in shared memory (`shm`) or in `grpc` messages. "
+            "`auto` uses shared memory if the server allows it."
         ),
     ] = "auto"
     model: ModelOption = None
     dictionary: Annotated[
-        Path | None, typer.Option(help="Answer with the signs of this file, which `asl-triton teach` makes.")
+        Path | None, typer.Option(help="Recognize the signs in this file, which `asl-triton teach` creates.")
     ] = None
     with_vocabulary: Annotated[
-        bool, typer.Option("--with-vocabulary", help="With --dictionary: the model's own glosses compete.")
+        bool, typer.Option("--with-vocabulary", help="With --dictionary: rank the model's own glosses as well.")
     ] = False
     security: Security = field(init=False)
     signs: SignDictionary | None = field(init=False, repr=False)
@@ -92,12 +97,12 @@ class Connection:
     def __post_init__(self) -> None:
         self.security = Security(self.tls, self.tls_ca, self.tls_cert, self.tls_key, self.api_key, self.tls_server_name)
         if self.with_vocabulary and self.dictionary is None:
-            raise typer.BadParameter("it needs --dictionary", param_hint="--with-vocabulary")
+            raise typer.BadParameter("it requires --dictionary", param_hint="--with-vocabulary")
         self.signs = SignDictionary.load(self.dictionary) if self.dictionary else None
 
     @contextmanager
     def address(self) -> Iterator[str]:
-        """The server's address, for the length of the block: with `local`, of a Triton that is started for it."""
+        """Yield the server's address. With `local`, start a Triton that runs until the block ends."""
         if not self.local:
             yield self.server
             return
@@ -108,7 +113,7 @@ class Connection:
             yield triton.address
 
     def make_transport(self, address: str, in_flight: int, *, resend: bool = True) -> Transport:
-        """A transport to that address; arguments as in `transport.factory.make_transport`."""
+        """Return a transport to an address. The arguments are those of `transport.factory.make_transport`."""
         return make_transport(
             address,
             security=self.security,
@@ -119,7 +124,7 @@ class Connection:
         )
 
     def make_recognizer(self, address: str, in_flight: int, *, resend: bool = True, **options: Any) -> AsyncRecognizer:
-        """A recognizer that asks the model there; further options as in `AsyncRecognizer`."""
+        """Return a recognizer for the model at an address. Further options are those of `AsyncRecognizer`."""
         transport = self.make_transport(address, in_flight, resend=resend)
         return AsyncRecognizer(
             model=self.model,
@@ -132,17 +137,17 @@ class Connection:
         )
 
     async def read_model(self, address: str) -> ServedModel:
-        """The contract of the model there."""
+        """Read the contract of the model at an address."""
         async with self.make_recognizer(address, in_flight=1) as recognizer:
             return await recognizer.model()
 
 
 def with_connection(*groups: OptionGroup, timeout_s: float = DEFAULT_TIMEOUT_S) -> Callable[[Command], Command]:
-    """Give a command options in place of its parameter `connection`, and pass it the `Connection` that they make.
+    """Replace a command's parameter `connection` with options, and pass it the `Connection` that they configure.
 
-    The options are in the order of `groups`: "server" is the address with TLS, API key and timeout, "local" is --local
-    with --repository, "dictionary" is --dictionary with --with-vocabulary, the others are the option of their name.
-    Typer reads the new signature.
+    The options come in the order of `groups`. "server" adds the address, TLS, API key and timeout; "local" adds --local
+    and --repository; "dictionary" adds --dictionary and --with-vocabulary; any other group adds the option of that
+    name. Typer reads the new signature.
     """
     members = {
         "server": ("server", "tls", "tls_ca", "tls_cert", "tls_key", "tls_server_name", "api_key", "timeout"),

@@ -1,4 +1,4 @@
-"""`asl-triton doctor`: is everything between here and the answer well?"""
+"""`asl-triton doctor`: check a server, its models and their answers."""
 
 import asyncio
 import dataclasses
@@ -26,7 +26,7 @@ def doctor(
     model: ModelOption = None,
     repository: Annotated[
         Path | None,
-        typer.Option(help="Where the model folders lie, for their golden answers; ./model_repository if it is there."),
+        typer.Option(help="The model repository with the golden answers. Default: ./model_repository, if it exists."),
     ] = None,
     *,
     connection: Connection,
@@ -34,15 +34,17 @@ def doctor(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Serve what is found to Prometheus, and look again and again until Ctrl-C. Such as 127.0.0.1:9109.",
+            help="Repeat the checks until Ctrl-C and serve the results to Prometheus here, such as at 127.0.0.1:9109.",
         ),
     ] = None,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two examinations, with --metrics.")] = 60.0,
+    every: Annotated[
+        float, typer.Option(min=0.1, help="With --metrics: seconds from one round of checks to the next.")
+    ] = 60.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the server, each model's contract and labels, and its answer to a clip whose answer is known.
+    """Check the server, each model's contract and labels, and its answer to a clip with a known answer.
 
-    Says what to do about each thing that is not well. Exit code 0: all well, or with warnings; 1: something failed.
+    Each problem comes with a way to fix it. Exit code 0: no check failed, but there may be warnings; 1: a check failed.
 
         asl-triton doctor
         asl-triton doctor --server gpu-box:8001 --json
@@ -83,16 +85,16 @@ def doctor(
 
 
 def is_well(checks: list[Check]) -> bool:
-    """Whether none failed."""
+    """Return whether no check failed."""
     return all(check.state != "failed" for check in checks)
 
 
 def keep_looking(once: Callable[[], list[Check]], address: str, every_s: float) -> NoReturn:
-    """Examine for ever, and serve what the last examination found."""
+    """Repeat the checks until Ctrl-C, and serve the latest results."""
     with require_extra("monitoring"):
         from asl_triton.doctor.metrics import Examinations, serve_metrics
     examinations = Examinations()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # takes the way of Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # handle it like Ctrl-C
     server = serve_metrics(examinations, address)
     try:
         while True:

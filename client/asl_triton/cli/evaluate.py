@@ -1,4 +1,4 @@
-"""`asl-triton evaluate`: how good a served model is on labeled clips."""
+"""`asl-triton evaluate`: measure a served model on labeled clips."""
 
 import asyncio
 import dataclasses
@@ -37,48 +37,49 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="A folder with one sub-folder per gloss; or a data set: WLASL's nslt_2000.json or "
-            "WLASL_v0.3.json, ASL Citizen's splits/test.csv, MS-ASL's MSASL_test.json, or the folder of the last two.",
+            help="A folder with one subfolder per gloss; or a data set: WLASL's nslt_2000.json or WLASL_v0.3.json, "
+            "ASL Citizen's splits/test.csv or its folder, MS-ASL's MSASL_test.json or its folder.",
         ),
     ],
     videos: Annotated[
-        Path | None, typer.Option(help="The videos of a data set; the folder `videos` next to it if not given.")
+        Path | None, typer.Option(help="The folder of a data set's videos. Default: `videos` next to it.")
     ] = None,
     subset: Annotated[
-        str | None, typer.Option(help="Take one part of a data set: train, val or test. All of it if not given.")
+        str | None, typer.Option(help="Use one part of a data set: train, val or test. Default: all of it.")
     ] = None,
     merge: Annotated[
         Path | None,
-        typer.Option(help="Score glosses that look alike as one: a file with a line a group, commas between."),
+        typer.Option(help="Score glosses that look alike as one: a file with one comma-separated group per line."),
     ] = None,
     signer: SignerOption = None,
     write_threshold: Annotated[
         Path | None,
         typer.Option(
             metavar="BUNDLE",
-            help="Write the threshold that comes of these clips into the bundle that the model was exported from. "
-            "Take clips that it was not trained on.",
+            help="Write the recommended threshold into the bundle that the model was exported from. Use clips that it "
+            "was not trained on.",
         ),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Where the report goes; made if it is not there.")] = Path("results"),
+    output: Annotated[Path, typer.Option(help="The folder for the report, created if missing.")] = Path("results"),
     in_flight: Annotated[
-        int, typer.Option(min=1, max=256, help="How many requests may be under way at once.")
+        int, typer.Option(min=1, max=256, help="How many requests may be in flight at once.")
     ] = DEFAULT_IN_FLIGHT,
     *,
     connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a served model on labeled clips: top-1, 5, 10 and 20, what it confuses, how well it is calibrated.
+    """Measure a served model on labeled clips: top-1, 5, 10 and 20 accuracy, confusions and calibration.
 
-    Per instance and per class, with DCG and MRR; where the data set names its signers, for each of them, with the
-    spread and with intervals for other people. A data set's boxes and the parts of its untrimmed videos are used.
+    Accuracy is per instance and per class, with DCG and MRR. If the data set names its signers, the report also has
+    figures for each signer, their spread, and confidence intervals for new signers. Boxes of signers, and the start
+    and end of signs in untrimmed videos, are taken from the data set.
 
-    Writes OUTPUT/evaluation.json and OUTPUT/evaluation.html, one page that needs nothing else. Videos that a split
-    names and that are not there are counted and left out. Exit code 3: some clips could not be read.
+    Writes OUTPUT/evaluation.json and OUTPUT/evaluation.html, a self-contained page. Videos that a split lists but that
+    are missing are counted and left out. Exit code 3: some clips could not be read.
 
-    The recommended threshold is the confidence below which answers should count as unsure: above it, more than 90 % of
-    the answers to these clips are right. With --write-threshold every client of the model takes it as its default, as
-    soon as the bundle is exported again.
+    The recommended threshold is the confidence below which answers should count as unsure. Above it, more than 90 % of
+    the answers to these clips are right. With --write-threshold, it becomes the default of every client of the model
+    once you export the bundle again.
 
         asl-triton evaluate clips/ --local
         asl-triton evaluate ASL_Citizen/splits/test.csv
@@ -89,7 +90,7 @@ def evaluate(
     box = parse_signer(signer)
     groups = read_merge(merge) if merge else []
     began_s = time.perf_counter()
-    check_writable(output)  # these fail now, not when everything is measured
+    check_writable(output)  # these two fail now, not after measuring
     load_templates()
     with connection.address() as address:
         served = asyncio.run(connection.read_model(address))
@@ -108,7 +109,7 @@ def evaluate(
             )
     if not answers.answers:
         first = answers.failures[0]
-        raise AslTritonError(f"not one of the {len(answers.failures)} clips could be read. The first: {first.error}")
+        raise AslTritonError(f"none of the {len(answers.failures)} clips could be read. The first error: {first.error}")
     report = EvaluationReport(data, subset, dataset, served, classes, answers)
     files = write_report(report, output)
     console = Console()
@@ -146,27 +147,27 @@ def save_threshold(folder: Path, report: EvaluationReport) -> Path:
     """Write the recommended threshold into a bundle, and return the path of its card.
 
     Raises:
-        AslTritonError: the clips say too little, or no threshold is good enough; the bundle stays as it was.
+        AslTritonError: there are too few clips, or no threshold is good enough. The bundle is left unchanged.
     """
     with require_extra("export"):
         from asl_triton_export.bundle import write_threshold
     threshold, clips = report.evaluation.threshold, report.evaluation.clips
     if clips < MIN_CALIBRATION_CLIPS:
         raise AslTritonError(
-            f"no threshold was written: {clips:,} clips were scored, and {MIN_CALIBRATION_CLIPS} or more are needed"
+            f"no threshold was written: {clips:,} clips were scored, and at least {MIN_CALIBRATION_CLIPS} are needed"
         )
     if report.answers.stopped:
-        raise AslTritonError("no threshold was written, since the evaluation stopped before its end")
+        raise AslTritonError("no threshold was written because the evaluation stopped early")
     if threshold is None:
         raise AslTritonError(
-            f"no threshold was written: at no confidence are more than 90 % of {report.model.name}'s answers to these "
-            "clips right"
+            f"no threshold was written: no confidence is high enough for more than 90 % of {report.model.name}'s "
+            "answers to these clips to be right"
         )
     return write_threshold(folder, threshold.min_confidence)
 
 
 def show(report: EvaluationReport, seconds: float, files: tuple[Path, ...], console: Console) -> None:
-    """The measures, what could not be scored, and where the report is."""
+    """Print the figures, the clips that were not scored, and where the report is."""
     evaluation = report.evaluation
     table = Table(box=None, pad_edge=False)
     for column in ("", "top-1", "top-5", "top-10", "top-20"):
@@ -205,9 +206,9 @@ def show(report: EvaluationReport, seconds: float, files: tuple[Path, ...], cons
 
 
 def format_threshold(threshold: Threshold | None) -> str:
-    """The recommended threshold as a sentence."""
+    """Describe the recommended threshold in a sentence."""
     if threshold is None:
-        return "no threshold to recommend: at no confidence are more than 90 % of the answers right"
+        return "no recommended threshold: no confidence is high enough for more than 90 % of the answers to be right"
     return (
         f"recommended threshold {threshold.min_confidence:.0%}: {threshold.reached:.1%} of the answers reach it, "
         f"{threshold.accuracy:.1%} of those are right"
@@ -215,7 +216,7 @@ def format_threshold(threshold: Threshold | None) -> str:
 
 
 def format_confusions(report: EvaluationReport) -> Table:
-    """The most confused pairs."""
+    """Build a table of the most confused pairs."""
     pairs = report.evaluation.confused
     table = Table("signed", "most taken for", box=None, pad_edge=False)
     table.add_column("clips", justify="right")
@@ -226,7 +227,7 @@ def format_confusions(report: EvaluationReport) -> Table:
 
 
 def show_left_out(answers: ScoringRun, report: EvaluationReport, console: Console) -> None:
-    """What the figures do not hold, and what is odd about the data."""
+    """Print which clips the figures do not include, and warnings about the data."""
     for failure in answers.failures[:ROWS_SHOWN]:
         console.print(f"[red]failed[/] {escape(failure.video)}: {escape(failure.error)}", soft_wrap=True)
     if len(answers.failures) > ROWS_SHOWN:
@@ -235,7 +236,7 @@ def show_left_out(answers: ScoringRun, report: EvaluationReport, console: Consol
         console.print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True, highlight=False)
     if missing := report.dataset.missing:
         console.print(
-            f"[yellow]missing[/] {len(missing):,} videos that the split names: {escape(format_list(missing))}",
+            f"[yellow]missing[/] {len(missing):,} videos that the split lists: {escape(format_list(missing))}",
             soft_wrap=True,
             highlight=False,
         )

@@ -1,4 +1,4 @@
-"""`asl-triton export`: a checkpoint becomes a folder that Triton serves."""
+"""`asl-triton export`: turn a checkpoint into a model that Triton serves."""
 
 import signal
 from dataclasses import replace
@@ -30,28 +30,28 @@ def export(
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
-            help="A .pt or .safetensors file, a bundle folder (as `asl-triton fetch` and `finetune` leave it), "
-            "or `demo`: the twenty signs of the demo signer.",
+            help="A .pt or .safetensors file, a bundle folder (from `asl-triton fetch` or `finetune`), or `demo` for "
+            "the demo signer's twenty signs.",
             show_default=False,
         ),
     ] = None,
     torchscript: Annotated[
         Path | None,
         typer.Option(
-            help="Instead of a checkpoint, any other network as TorchScript: forward(frames uint8 (N, T, 224, 224, 3) "
-            "RGB) -> (logits (N, C), step_logits (N, S, C), features (N, F)), float32, S = max(ceil(T / 8) - 1, 1). "
-            "Needs --labels and --preset. The file is code of whoever made it: it is checked in a process that can "
-            "only compute (on Linux), and runs with all rights of the server when it is served."
+            help="Export any other network as TorchScript instead of a checkpoint: forward(frames uint8 "
+            "(N, T, 224, 224, 3) RGB) -> (logits (N, C), step_logits (N, S, C), features (N, F)), float32, "
+            "S = max(ceil(T / 8) - 1, 1). Requires --labels and --preset. The file contains code. It is checked in a "
+            "process that can only compute (on Linux), but when served it runs with all of the server's rights."
         ),
     ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Glosses in class order: one a line, or WLASL's class list. Needed unless a bundle has them."
+            help="Glosses in class order: one per line, or WLASL's class list. Required unless the bundle has them."
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="The model's name on the server. Taken from the checkpoint's if not given.")
+        str | None, typer.Option(help="The model's name on the server. Default: from the checkpoint's name.")
     ] = None,
     preset: Annotated[
         str | None,
@@ -68,7 +68,7 @@ def export(
             min=0,
             max=1,
             show_default="the bundle's",
-            help="The confidence below which the model's answers are unsure, for callers that ask for none. "
+            help="Mark answers below this confidence as unsure, unless a caller sets its own threshold. "
             "`asl-triton evaluate --write-threshold` measures it.",
         ),
     ] = None,
@@ -76,57 +76,60 @@ def export(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Put taught signs into the model, which then answers old and new glosses to every client: a file of "
-            "`asl-triton teach`, of this checkpoint in this precision.",
+            help="Add the signs in this file to the model, so that every client gets old and new glosses. The file "
+            "comes from `asl-triton teach`, for this checkpoint in this precision.",
         ),
     ] = None,
     precision: Annotated[
         Precision,
         typer.Option(
-            help="fp32 answers as trained; fp16 and bf16 round, and are several times faster; int8, for OpenVINO, is "
-            "faster still and is quantized with your clips (--calibrate). "
-            "auto: fp16 with an NVIDIA GPU in this machine, bf16 with a CPU that multiplies it, else fp32."
+            help="fp32 answers as trained. fp16 and bf16 round and are several times faster. int8, for OpenVINO, is "
+            "faster still and is quantized with your clips (--calibrate). auto picks fp16 if this machine has an "
+            "NVIDIA GPU, bf16 if its CPU supports it, else fp32."
         ),
     ] = "fp32",
     served_as: Annotated[
         Format,
         typer.Option(
             "--format",
-            help="torchscript: for GPUs and CPUs. openvino: for CPUs alone, and about twice as fast on them.",
+            help="torchscript: for GPUs and CPUs. openvino: for CPUs only, and about twice as fast there.",
         ),
     ] = "torchscript",
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="For int8, a folder of clips such as will come: up to 32 of them tell how far activations "
-            "reach, up to 64 others what int8 cost. With a sub-folder a gloss, the accuracy of both is measured.",
+            help="For int8: a folder of typical clips. Up to 32 of them set the range of activations, and up to 64 "
+            "others show how much int8 changes the answers. With one subfolder per gloss, the accuracy of both "
+            "precisions is measured too.",
         ),
     ] = None,
     input: Annotated[
         Input,
-        typer.Option(help="uint8: the wire carries RGB bytes. fp32: four times that, normalized by the client."),
+        typer.Option(
+            help="uint8: clients send RGB bytes. fp32: clients send normalized values, four times as many bytes."
+        ),
     ] = "uint8",
     instances: Annotated[
         int,
         typer.Option(
             min=1,
             max=64,
-            help="How many copies of the network the server runs, on each of its GPUs or on its CPU: they compute at "
-            "the same time, each with its own memory. `asl-triton bench` shows what that gains.",
+            help="How many copies of the network the server runs on each GPU, or on the CPU. They compute at the same "
+            "time, each with its own memory. `asl-triton bench` shows what you gain.",
         ),
     ] = 1,
     model_version: Annotated[
-        int, typer.Option(min=1, help="Triton's number of this version, which answers and metrics bear.")
+        int, typer.Option(min=1, help="Triton's number for this version, as shown in answers and metrics.")
     ] = 1,
     repository: RepositoryOption = Path("model_repository"),
-    force: Annotated[bool, typer.Option("--force", help="Replace a model of that name.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing model of that name.")] = False,
 ) -> None:
     """Turn a checkpoint into a model that Triton serves.
 
-    The network is folded for speed, saved as TorchScript or for OpenVINO, loaded again, compared with the network as
-    trained, and only then put into the model repository. A network that is not I3D goes in as TorchScript: it is asked
-    for the golden clip, alone, in a batch and at another length, and its answers are held against the signature. No
-    code in a checkpoint is run; a TorchScript file is code, see --torchscript.
+    The network is folded for speed, saved as TorchScript or for OpenVINO, loaded again and compared with the trained
+    network. Only then does it go into the model repository. Export a network other than I3D with --torchscript: it runs
+    on the golden clip, alone, in a batch and at another length, and its outputs are checked against the signature. Code
+    in a checkpoint never runs. A TorchScript file is itself code; see --torchscript.
 
         asl-triton export demo
         asl-triton export weights/asl-citizen --precision auto
@@ -140,7 +143,7 @@ def export(
         raise typer.BadParameter(
             "Missing argument 'CHECKPOINT': name a checkpoint, or another network with --torchscript FILE."
             if checkpoint is None
-            else "A checkpoint and --torchscript are two networks: name one."
+            else "Give either a checkpoint or --torchscript, not both."
         )
     with require_extra("export"):
         from asl_triton_export.bundle import open_bundle
@@ -161,7 +164,7 @@ def export(
         with console.status("Loading the checkpoint"):
             loaded = load_checkpoint(bundle.weights)
             glosses = read_labels_for(loaded, labels or bundle.labels)
-        with console.status("Folding, writing, comparing with the network as trained"):
+        with console.status("Folding, writing and comparing with the trained network"):
             report = export_model(
                 loaded,
                 glosses,
@@ -180,7 +183,7 @@ def export(
             )
         lines = format_report(name, len(glosses), report)
         if signs is not None:
-            lines.append(f"With {len(signs):,} taught signs, which come before its own glosses.")
+            lines.append(f"With {len(signs):,} taught signs, which come before the model's own glosses.")
     else:
         assert torchscript is not None
         not_for_scripts = {
@@ -191,15 +194,15 @@ def export(
             "--dictionary": dictionary is not None,
         }
         if option := next((option for option, is_given in not_for_scripts.items() if is_given), None):
-            raise AslTritonError(f"{option} is for checkpoints: a TorchScript file is served as it is")
+            raise AslTritonError(f"{option} is only for checkpoints: a TorchScript file is served as it is")
         if labels is None or preset is None:
             raise AslTritonError(
-                f"{torchscript} says nothing of its glosses and its clips: give --labels with one gloss a line, in "
-                f"class order, and --preset with how it was trained ({', '.join(PRESETS)}, or a JSON file)"
+                f"{torchscript} does not contain its glosses and preset: give --labels (one gloss per line, in class "
+                f"order) and --preset (how it was trained: {', '.join(PRESETS)}, or a JSON file)"
             )
         glosses, prepared = read_labels(labels), read_preset(preset)
         name = name or choose_name(torchscript)
-        asking = console.status("Asking the network for the golden clip")
+        asking = console.status("Running the network on the golden clip")
         with asking, load_script(torchscript, len(glosses), prepared) as script:
             folder = export_script(
                 script,
@@ -212,10 +215,10 @@ def export(
                 version=model_version,
                 force=force,
             )
-        where = "in a process that can only compute" if can_confine() else "here with your rights, unconfined"
+        where = "in a process that can only compute" if can_confine() else "on this machine with all of your rights"
         console.print(
-            f"[yellow]Note:[/] {escape(str(torchscript))} is code of whoever made it. It was checked {where}; served, "
-            "it runs with all rights of the server: serve it only if you trust its source.",
+            f"[yellow]Note:[/] {escape(str(torchscript))} contains code. It was checked {where}, but when served it "
+            "runs with all of the server's rights. Serve it only if you trust its source.",
             soft_wrap=True,
         )
         lines = [f"[bold]{name}[/]: {len(glosses)} glosses, {script.precision}, in {folder}"]
@@ -225,25 +228,25 @@ def export(
 
 
 def format_report(name: str, num_classes: int, report: "ExportReport") -> list[str]:
-    """What was exported, how it compares with the trained network and, for int8, what it cost: a sentence a line."""
+    """Describe what was exported, how it compares with the trained network and, for int8, how the answers changed."""
     lines = [
         f"[bold]{name}[/]: {num_classes} glosses, {report.precision}, in {report.folder}",
-        f"On the golden clip it differs from the network as trained by {report.max_difference:.2g} at most, where "
-        f"logits spread over {report.spread:.3g}; the best class is {'the same' if report.same_best else 'another'}.",
+        f"On the golden clip, its logits differ from the trained network's by at most {report.max_difference:.2g} in "
+        f"a range of {report.spread:.3g}. The best class is {'the same' if report.same_best else 'different'}.",
     ]
     cost = report.cost
     if cost is not None:
-        where = f"On {cost.clips} others" if cost.apart else "On the same (there are no others)"
+        where = f"On {cost.clips} other clips" if cost.apart else "On the same clips (there are no others)"
         lines.append(
-            f"Quantized to int8 with {cost.quantized_with} clips, {cost.frames:,} frames. {where}, the best gloss is "
-            f"the float32 network's for {cost.same_best} of {cost.clips}, {cost.top5_in_common:.2g} of its best 5 stay "
-            f"among the best 5, and logits differ by {cost.max_difference:.2g} at most, where they spread over "
+            f"Quantized to int8 with {cost.quantized_with} clips, {cost.frames:,} frames. {where}, the best gloss "
+            f"matches the float32 network's for {cost.same_best} of {cost.clips}, {cost.top5_in_common:.2g} of its "
+            f"best 5 stay among the best 5, and logits differ by at most {cost.max_difference:.2g} in a range of "
             f"{cost.spread:.3g}."
         )
     if cost is not None and cost.accuracies is not None:
         exact, quantized = cost.accuracies
         lines.append(
-            f"Top-1 {quantized.top1:.1%} in int8, {exact.top1:.1%} in float32; top-5 {quantized.top5:.1%} and "
-            f"{exact.top5:.1%}. `asl-triton evaluate` measures it on more."
+            f"Top-1 is {quantized.top1:.1%} in int8 and {exact.top1:.1%} in float32; top-5 is {quantized.top5:.1%} and "
+            f"{exact.top5:.1%}. To measure more clips, use `asl-triton evaluate`."
         )
     return lines

@@ -1,4 +1,4 @@
-"""`asl-triton fetch`: published weights become a bundle on this machine."""
+"""`asl-triton fetch`: download published weights as a bundle."""
 
 import json
 from importlib.util import find_spec
@@ -31,31 +31,31 @@ SHORT_LANGUAGES = {"American Sign Language": "ASL", "British Sign Language": "BS
 
 def fetch(
     name: Annotated[
-        str | None, typer.Argument(help="Which weights: a name from the list.", show_default="list them")
+        str | None, typer.Argument(help="The weights to download, by their name in the list.", show_default="list them")
     ] = None,
     to: Annotated[Path | None, typer.Option(help="The bundle's folder.", show_default="weights/NAME")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Download again, and replace a bundle that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Download again and replace an existing bundle.")] = False,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Take the glosses from this file, one a line in class order, instead of downloading them."),
+        typer.Option(help="Read the glosses from this file, one per line in class order, instead of downloading them."),
     ] = None,
     list_them: Annotated[bool, typer.Option("--list", help="Show what can be fetched.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Download published weights, check them, leave a bundle for `asl-triton export`.
+    """Download published weights, check them and create a bundle for `asl-triton export`.
 
     A bundle is a folder of weights.pt, labels.txt, preset.json (how the weights
     were trained) and README.txt (where they come from, their license and their
-    published accuracy). It appears only when it is complete and was checked.
+    published accuracy). It appears only once it is complete and checked.
 
-    Downloads go to .downloads beside it. One that broke off goes on from there
-    when the command runs again; a file that you downloaded with a browser and
-    put there is taken as it is. The weights of WLASL are one archive: a second
-    of them needs no second download.
+    Downloads go to .downloads next to it. If a download breaks off, run the
+    command again to resume it. A file that you downloaded with a browser and put
+    there is used as it is. The WLASL weights share one archive, which is
+    downloaded only once.
 
-    signer-detector is not weights but a network that finds signers whose face
-    is not found. It goes to the user's cache, where it is used if OpenVINO is
-    installed; $ASL_TRITON_SIGNER_DETECTOR names another folder.
+    signer-detector is a network that finds signers when no face is detected. It
+    goes to the user's cache and is used if OpenVINO is installed. To keep it in
+    another folder, set $ASL_TRITON_SIGNER_DETECTOR.
 
         asl-triton fetch --list
         asl-triton fetch asl-citizen
@@ -75,24 +75,24 @@ def fetch(
         else:
             console.print(make_table(listed))
             if len(listed) > 1:
-                console.print(f"Finds signers whose face is not found: asl-triton fetch {DETECTOR}", soft_wrap=True)
+                console.print(f"To find signers when no face is detected: asl-triton fetch {DETECTOR}", soft_wrap=True)
             console.print(f"Next: asl-triton fetch {listed[0].name}", soft_wrap=True)
         return
 
     if name == DETECTOR:
         if labels is not None:
-            raise AslTritonError(f"{DETECTOR} has no glosses: leave --labels out")
+            raise AslTritonError(f"{DETECTOR} has no glosses: remove --labels")
         with DownloadProgress(Console(stderr=True)) as progress:
             folder, is_new = fetch_detector(to, force=force, on_bytes=progress.show_bytes)
         if as_json:
             print(json.dumps({"folder": str(folder), "is_new": is_new, "archive": None}))
             return
-        state = "is ready" if is_new else "was there already (--force downloads it again)"
+        state = "is ready" if is_new else "already exists (--force downloads it again)"
         lines = [f"{name} {state}, in {folder}", f"License: {TERMS}"]
         if to is not None:
             lines.append(f"Next: export {FOLDER_VARIABLE}={folder}")
         if not find_spec("openvino"):
-            lines.append("Next: pip install openvino, which runs it")
+            lines.append("Next: pip install openvino, which it runs on")
         console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
         return
 
@@ -104,19 +104,19 @@ def fetch(
         archive = str(fetched.archive) if fetched.archive else None
         print(json.dumps({"folder": str(fetched.folder), "is_new": fetched.is_new, "archive": archive}))
         return
-    state = "is ready" if fetched.is_new else "was there already (--force downloads it again)"
+    state = "is ready" if fetched.is_new else "already exists (--force downloads it again)"
     lines = [
         f"{name} {state}: {fetched.weights.num_classes} glosses, in {fetched.folder}",
         f"License: {fetched.weights.terms}",
     ]
     if fetched.archive:
-        lines.append(f"The archive is kept for the other weights in it, and may be deleted: {fetched.archive}")
+        lines.append(f"The archive has other weights too, so it was kept. You may delete it: {fetched.archive}")
     lines.append(f"Next: asl-triton export {fetched.folder}")
     console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
 
 def describe_weights(weights: "Weights") -> dict[str, str | int | float | None]:
-    """Published weights as JSON."""
+    """Return published weights as JSON values."""
     return {
         "name": weights.name,
         "language": weights.language,
@@ -136,11 +136,11 @@ def describe_weights(weights: "Weights") -> dict[str, str | int | float | None]:
 
 
 def make_table(listed: list["Weights"]) -> Table:
-    """Published weights, one row each."""
+    """Build a table of published weights, one row each."""
     table = Table(
         title="Published weights",
-        caption="Accuracy: percent of the clips of each one's test set, as published; the figures of different "
-        "vocabularies do not compare",
+        caption="Accuracy in percent, as published for each one's own test set. Do not compare figures for different "
+        "vocabularies.",
     )
     for heading in ("name", "good for", "glosses", "top-1", "top-5", "top-10", "download", "license"):
         table.add_column(
@@ -164,7 +164,7 @@ def make_table(listed: list["Weights"]) -> Table:
 
 
 class DownloadProgress:
-    """Shows how far downloads are: bars on a terminal, elsewhere a line for each tenth."""
+    """Shows the progress of downloads: bars on a terminal, a line every 10 % elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -192,7 +192,7 @@ class DownloadProgress:
         self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def show_bytes(self, filename: str, done: int, total: int | None) -> None:
-        """Show that `done` of `total` bytes of a file are here."""
+        """Show that `done` of `total` bytes of a file have arrived."""
         if filename not in self._tasks:
             self._tasks[filename] = self._bars.add_task(filename, total=total, completed=done)
             self._tenths[filename] = 0

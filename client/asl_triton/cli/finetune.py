@@ -1,4 +1,4 @@
-"""`asl-triton finetune`: a checkpoint learns the glosses of labeled clips."""
+"""`asl-triton finetune`: train a checkpoint on labeled clips."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def finetune(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="A folder with one sub-folder of clips per gloss; or a data set: WLASL's nslt_100.json or "
+            help="A folder with one subfolder of clips per gloss; or a data set: WLASL's nslt_100.json or "
             "WLASL_v0.3.json, or the folder of ASL Citizen (splits/, videos/) or of MS-ASL (MSASL_*.json, videos/).",
             show_default=False,
         ),
@@ -44,13 +44,13 @@ def finetune(
         Path,
         typer.Option(
             "--from",
-            help="The checkpoint to begin with: a .pt or .safetensors file, a bundle folder, or `demo`.",
+            help="The checkpoint to start from: a .pt or .safetensors file, a bundle folder, or `demo`.",
             show_default=False,
         ),
     ],
     to: Annotated[
         Path,
-        typer.Option(help="The folder that the new bundle is written to: it must not be there.", show_default=False),
+        typer.Option(help="The folder for the new bundle. It must not exist yet.", show_default=False),
     ],
     videos: Annotated[
         Path | None, typer.Option(help="The folder of a data set's videos. Default: `videos` next to it.")
@@ -58,21 +58,22 @@ def finetune(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="The glosses to learn, in class order: one a line, or WLASL's class list. Default: a folder's "
-            "sub-folders, and the new model knows nothing else; for a split, the labels of the bundle that it begins "
-            "with. Each gloss needs clips."
+            help="The glosses to learn, in class order: one per line, or WLASL's class list. Each gloss needs clips. "
+            "Default: for a folder, the names of its subfolders, so the new model knows nothing else; for a data set, "
+            "the labels of the --from bundle."
         ),
     ] = None,
     keep_known: Annotated[
         bool,
         typer.Option(
             "--keep-known",
-            help="Add the glosses of your clips to those that the checkpoint knows, which need no clips and keep their "
-            "part of the classifier. Not trained but computed, in one epoch; with --train head.",
+            help="Add the glosses of your clips to those that the checkpoint knows. Known glosses need no clips and "
+            "keep their part of the classifier. The new part is computed in one epoch, not trained. Requires --train "
+            "head.",
         ),
     ] = False,
     drop_empty: Annotated[
-        bool, typer.Option("--drop-empty", help="Leave glosses that have no clip to learn from out of the new model.")
+        bool, typer.Option("--drop-empty", help="Leave out glosses that have no clips to learn from.")
     ] = False,
     preset: Annotated[
         str | None,
@@ -85,69 +86,76 @@ def finetune(
     train: Annotated[
         Train,
         typer.Option(
-            help="head: the classifier alone, minutes on a CPU, for signs that look like those it knows. "
-            "last: the last two blocks too. all: everything, as WLASL was trained; wants a GPU and many clips."
+            help="head: only the classifier, in minutes on a CPU, for signs that look like those it knows. "
+            "last: also the last two blocks. all: everything, as WLASL was trained; needs a GPU and many clips."
         ),
     ] = "all",
-    epochs: Annotated[int, typer.Option(min=1, help="At most so many times through the clips.")] = 100,
+    epochs: Annotated[int, typer.Option(min=1, help="At most this many passes through the clips.")] = 100,
     patience: Annotated[
-        int, typer.Option(min=1, help="Stop when the held-out loss has not fallen for so many epochs.")
+        int, typer.Option(min=1, help="Stop when the held-out loss has not improved for this many epochs.")
     ] = 20,
     lr: Annotated[
         float | None,
         typer.Option(
-            min=0, max=10, help="Adam's learning rate. Default: 0.0001, as WLASL2000; 0.01 for the head alone."
+            min=0, max=10, help="Adam's learning rate. Default: 0.0001, as for WLASL2000; 0.01 with --train head."
         ),
     ] = None,
-    weight_decay: Annotated[float, typer.Option(min=0, help="Adam's, as WLASL2000.")] = 1e-8,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips a batch, on each device.")] = 6,
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches whose gradients make one step.")] = 1,
+    weight_decay: Annotated[float, typer.Option(min=0, help="Adam's weight decay, as for WLASL2000.")] = 1e-8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips per batch, on each device.")] = 6,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
     segment_frames: Annotated[
         int, typer.Option(min=9, max=300, help="Consecutive frames to train on, from anywhere in a clip.")
     ] = 64,
     flip: Annotated[
         bool,
         typer.Option(
-            help="Mirror every other segment, as WLASL does: a left-handed signer's sign is a right-handed one's in a "
-            "mirror. Not for glosses that mean a side (left, right, east, west)."
+            help="Mirror every other segment, as WLASL does, since a left-handed signer mirrors a right-handed one. "
+            "Use --no-flip for glosses that mean a side (left, right, east, west)."
         ),
     ] = True,
     views: Annotated[
         int,
         typer.Option(
             min=1,
-            help="With --train head: so many random segments of each clip take turns; what the rest of the network "
-            "makes of them is computed once.",
+            help="With --train head: how many random segments of each clip to alternate between. Their features are "
+            "computed only once.",
         ),
     ] = 4,
     held_out: Annotated[
         float,
-        typer.Option(min=0.01, max=0.9, help="The share of each gloss's clips that is held out. A split has `val`."),
+        typer.Option(
+            min=0.01,
+            max=0.9,
+            help="The share of each gloss's clips to hold out. Data sets use their `val` part instead.",
+        ),
     ] = 0.2,
     precision: Annotated[
         Precision,
         typer.Option(
-            help="fp32, or mixed: bf16 for CPUs that multiply it, fp16 for NVIDIA GPUs. auto: what is fastest here."
+            help="fp32, or mixed precision: bf16 for CPUs that support it, fp16 for NVIDIA GPUs. auto: the "
+            "fastest on this machine."
         ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of every draw: what is held out, order, segments, crops.")] = 0,
-    accelerator: Annotated[str, typer.Option(help="Lightning's: auto, cpu, gpu, ...")] = "auto",
-    devices: Annotated[str, typer.Option(help='Lightning\'s: how many, or which ("0,2").')] = "auto",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed for the held-out clips, their order, segments and crops.")
+    ] = 0,
+    accelerator: Annotated[str, typer.Option(help="Lightning's accelerator: auto, cpu, gpu, ...")] = "auto",
+    devices: Annotated[str, typer.Option(help='Lightning\'s devices: how many, or which ("0,2").')] = "auto",
     num_nodes: Annotated[
-        int, typer.Option(min=1, help="Lightning's: how many machines run this command, on one shared --to.")
+        int, typer.Option(min=1, help="How many machines run this command with the same shared --to.")
     ] = 1,
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes that decode clips. Default: none on a CPU, else up to eight."),
+        typer.Option(min=0, help="Processes that decode clips. Default: 0 on a CPU, else up to 8."),
     ] = None,
 ) -> None:
-    """Teach a checkpoint the glosses of your clips, and leave a bundle that `asl-triton export` takes.
+    """Train a checkpoint on your clips, and write a bundle for `asl-triton export`.
 
-    The default recipe is WLASL's. The new model knows the glosses of your clips and no others, unless you
-    give --keep-known. Glosses that the checkpoint knows start with their part of the classifier. Part of the clips is
-    held out, copies of a clip never without it; the network that does best on them (least loss) is kept, with
-    `metrics.json` and, in `metrics.csv`, one row per epoch. Stopped or killed, the same command goes on after the last
-    epoch, and ends as if it had not been. Exit code 3: done, without some clips that cannot be read.
+    The default recipe is WLASL's. The new model knows only the glosses of your clips, unless you give --keep-known.
+    Glosses that the checkpoint already knows start with their part of the classifier. Some clips are held out, together
+    with all of their copies, and the network with the lowest held-out loss is kept. The bundle also has `metrics.json`
+    and `metrics.csv` with one row per epoch. If training stops or is killed, run the same command again: it resumes
+    after the last epoch, with the same result. Exit code 3: done, but some clips could not be read.
 
         asl-triton finetune my-signs/ --from demo --to weights/my-signs --train head
         asl-triton finetune my-signs/ --from demo --to weights/demo-and-mine --train head --keep-known
@@ -202,7 +210,7 @@ def finetune(
                 on_epoch=progress.epoch,
             )
     except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted; the same command goes on after the last epoch.")
+        Console(stderr=True).print("Interrupted. Run the same command again to resume after the last epoch.")
         raise
     if tuned.is_main:
         print_summary(tuned, console)
@@ -210,18 +218,18 @@ def finetune(
 
 
 def print_summary(tuned: FineTuneResult, console: Console) -> None:
-    """Say what came of it, and what comes next."""
+    """Print the results and the next command."""
     clips, best = tuned.clips, tuned.best
     for warning in clips.warnings:
         console.print(f"[yellow]Note:[/] {escape(warning)}", soft_wrap=True)
-    for what, names in (("cannot be read", clips.broken), ("of the split are missing", clips.missing)):
+    for what, names in (("could not be read", clips.broken), ("of the split are missing", clips.missing)):
         if names:
-            console.print(f"[yellow]{len(names):,} clips {what}[/], and were left out:", soft_wrap=True)
+            console.print(f"[yellow]{len(names):,} clips {what}[/] and were left out:", soft_wrap=True)
             for name in names[:SHOWN]:
                 console.print(f"  {escape(name)}", soft_wrap=True)
             if len(names) > SHOWN:
                 console.print(f"  and {len(names) - SHOWN:,} more")
-    again = f", going on after epoch {tuned.resumed_after}" if tuned.resumed_after else ""
+    again = f", resumed after epoch {tuned.resumed_after}" if tuned.resumed_after else ""
     console.print(
         f"[bold]{len(clips.glosses)} glosses[/] ({tuned.known} of them known to the checkpoint) from "
         f"{len(clips.train):,} clips in {len(tuned.epochs)} epochs{again}",
@@ -229,7 +237,7 @@ def print_summary(tuned: FineTuneResult, console: Console) -> None:
     )
     top1, top5 = (format_accuracy(share, len(clips.held_out)) for share in (best.held_out_top1, best.held_out_top5))
     console.print(
-        f"Best epoch {best.epoch}: of {len(clips.held_out):,} held-out clips top-1 {top1}, top-5 {top5}, loss "
+        f"Best epoch {best.epoch}, on {len(clips.held_out):,} held-out clips: top-1 {top1}, top-5 {top5}, loss "
         f"{best.held_out_loss:.4f}; in {tuned.folder}",
         soft_wrap=True,
     )
@@ -237,7 +245,7 @@ def print_summary(tuned: FineTuneResult, console: Console) -> None:
 
 
 class TrainingProgress:
-    """What is going on, on standard error: a bar on a terminal, a line an epoch or now and then elsewhere."""
+    """Shows progress on standard error: one line per epoch, and a bar on a terminal or an occasional line elsewhere."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -258,13 +266,13 @@ class TrainingProgress:
         self._num_held_out = 0
 
     def clips(self, clips: Clips) -> None:
-        """The clips are chosen: print what should be known before training."""
+        """Print warnings about the chosen clips before training starts."""
         self._num_held_out = len(clips.held_out)
         for warning in clips.warnings:
             self._console.print(f"[yellow]Note:[/] {escape(warning)}", soft_wrap=True)
 
     def step(self, what: str, done: int, total: int) -> None:
-        """So far with one thing."""
+        """Show that `done` of `total` parts of a task are done."""
         if what != self._what:
             self._what = what
             self._bar.reset(self._task, description=what, total=total)
@@ -274,7 +282,7 @@ class TrainingProgress:
             self._console.print(f"{what}: {done}/{total}")
 
     def epoch(self, row: Epoch) -> None:
-        """An epoch is done."""
+        """Print the figures of a finished epoch."""
         self._line_s = time.monotonic()
         self._console.print(
             f"epoch {row.epoch}: loss {row.train_loss:.4f}, held out {row.held_out_loss:.4f}, top-1 "

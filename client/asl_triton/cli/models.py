@@ -1,4 +1,4 @@
-"""`asl-triton models`: what a server serves."""
+"""`asl-triton models`: list a server's models."""
 
 import asyncio
 import dataclasses
@@ -19,12 +19,12 @@ from asl_triton.models.served import ServedModel, list_models, read_model
 @with_connection("server")
 def models(
     model: ModelOption = None,
-    labels: Annotated[bool, typer.Option("--labels", help="List the glosses of one model, one a line.")] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="List the glosses of one model, one per line.")] = False,
     *,
     connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models that a server serves, with their vocabulary, preset and precision.
+    """List a server's models with their vocabulary, preset and precision.
 
     asl-triton models
     asl-triton models --model i3d_wlasl2000 --labels > glosses.txt
@@ -57,7 +57,7 @@ def models(
 
 
 async def read_all(connection: Connection, model: str | None, only_one: bool) -> list[ServedModel]:
-    """The contracts of all models, or of the one that is named."""
+    """Read the contracts of all models, or only the contract of `model`."""
     transport = connection.make_transport(connection.server, in_flight=1)
     try:
         await transport.server_version()
@@ -65,14 +65,14 @@ async def read_all(connection: Connection, model: str | None, only_one: bool) ->
             return [await read_model(transport, model)]
         names = [description.name for description in await list_models(transport)]
         if not names:
-            raise ContractError(f"{connection.server} serves no asl-triton model: write one with `asl-triton export`")
+            raise ContractError(f"{connection.server} serves no asl-triton model: create one with `asl-triton export`")
         return [await read_model(transport, name) for name in names]
     finally:
         await transport.close()
 
 
 def to_dict(served: ServedModel) -> dict[str, object]:
-    """A contract for `--json`: all but the glosses themselves, with the card's fields among the others."""
+    """Return a contract for `--json`: the number of glosses instead of the glosses, and the card's fields inlined."""
     values = dataclasses.asdict(served)
     card = values.pop("card")
     return {**values, **card, "labels": len(served.labels)}

@@ -1,4 +1,4 @@
-"""How far a batch is: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of a batch: a bar on a terminal, an occasional line elsewhere."""
 
 import bisect
 import os
@@ -26,10 +26,10 @@ LINE_EVERY_S = 10.0
 
 
 class BrokenPipeSafeConsole(Console):
-    """A console whose reader may go before the run ends: a terminal is closed, or the program behind a pipe ends."""
+    """A console that survives when its terminal is closed or the program behind its pipe ends."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print, if somebody is there."""
+        """Print, unless the reader is gone."""
         try:
             super().print(*objects, **options)
         except OSError:
@@ -42,21 +42,21 @@ class BrokenPipeSafeConsole(Console):
             self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
-        """Say nothing more, where Rich would end the program."""
+        """Stop printing. Rich would exit the program here."""
         self.quiet = True
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.file.fileno())  # or Python fails at its end, for what it could not write
+        os.dup2(nowhere, self.file.fileno())  # otherwise Python fails to flush at exit
         os.close(nowhere)
 
 
 class ClipProgress(Observer, Generic[Result]):
-    """Counts outcomes on standard error; `shown` keeps the first of them by name, for a table."""
+    """Counts outcomes on standard error. `shown` keeps the first recognitions by name, for a table."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.done = self.failed = self.skipped = 0
         self.shown: list[Result] = []
-        self._shares: dict[str, float] = {}  # of the clips under way, where it is known how far they are
+        self._shares: dict[str, float] = {}  # 0 to 1, of clips under way that report their progress
         self._console = BrokenPipeSafeConsole(stderr=True)
         self._began_s = self._line_s = time.monotonic()
         self._bar = Progress(
@@ -86,7 +86,7 @@ class ClipProgress(Observer, Generic[Result]):
         self._refresh()
 
     def skip(self, count: int) -> None:
-        """Count clips that a run before answered."""
+        """Count clips that an earlier run answered."""
         self.done += count
         self.skipped += count
         self._refresh()
@@ -96,7 +96,7 @@ class ClipProgress(Observer, Generic[Result]):
         self._console.print(escape(sentence), highlight=False, soft_wrap=True)
 
     def move(self, video: str, share: float) -> None:
-        """Tell how far a clip is, 0 to 1."""
+        """Update how much of a clip was read, 0 to 1."""
         self._shares[video] = share
         self._refresh()
 

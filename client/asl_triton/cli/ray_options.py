@@ -1,4 +1,4 @@
-"""Where `asl-triton batch` works: on this machine, or on a Ray cluster."""
+"""Options that choose where `asl-triton batch` runs: on this machine or on a Ray cluster."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,8 +21,8 @@ EngineOption = Annotated[
     typer.Option(
         "--engine",
         rich_help_panel=PANEL,
-        help="Work on this machine, or spread the clips over a `ray` cluster: DIR and OUTPUT are then folders that all "
-        "its machines share, or addresses such as s3://bucket/clips.",
+        help="Run on this machine, or spread the clips over a `ray` cluster. For a cluster, DIR and OUTPUT are folders "
+        "that all its machines share, or addresses such as s3://bucket/clips.",
     ),
 ]
 RayAddressOption = Annotated[
@@ -30,8 +30,8 @@ RayAddressOption = Annotated[
     typer.Option(
         "--ray-address",
         rich_help_panel=PANEL,
-        show_default="a Ray of its own, on this machine",
-        help="The cluster: `auto` on one of its machines, or host:port.",
+        show_default="start Ray on this machine",
+        help="The cluster: `auto` if this machine is part of it, or host:port.",
     ),
 ]
 RayWorkersOption = Annotated[
@@ -40,8 +40,8 @@ RayWorkersOption = Annotated[
         "--ray-workers",
         rich_help_panel=PANEL,
         min=1,
-        show_default="one a CPU of the cluster",
-        help="How many actors decode and ask; --in-flight and --decoders are for each of them.",
+        show_default="one per CPU of the cluster",
+        help="How many actors to run. --in-flight and --decoders apply to each of them.",
     ),
 ]
 
@@ -49,30 +49,31 @@ RayWorkersOption = Annotated[
 def check_engine(
     engine: EngineName, places: Sequence[str], timeline: bool, by_content: bool, local: bool, ray: Sequence[object]
 ) -> None:
-    """Refuse options that do not go together. `places` are DIR and OUTPUT, `ray` the values of the options for Ray.
+    """Reject options that conflict. `places` are DIR and OUTPUT; `ray` holds the values of the Ray options.
 
     Raises:
-        typer.BadParameter: some do not.
+        typer.BadParameter: two options conflict.
     """
     if engine == "local":
         if any(value is not None for value in ray):
             option = "--ray-address" if ray[0] is not None else "--ray-workers"
-            raise typer.BadParameter("only Ray has a cluster: add --engine ray", param_hint=option)
+            raise typer.BadParameter("it requires --engine ray", param_hint=option)
         for place in places:
             if "://" in place:
                 raise typer.BadParameter(
-                    f"{place} is no folder of this machine: add --engine ray", param_hint="--engine"
+                    f"{place} is not a folder on this machine: add --engine ray", param_hint="--engine"
                 )
         return
     if timeline:
-        raise typer.BadParameter("Ray makes no timelines: leave --timeline or --engine out", param_hint="--engine")
+        raise typer.BadParameter("timelines do not run on Ray: remove --timeline or --engine", param_hint="--engine")
     if by_content:
         raise typer.BadParameter(
-            "a cluster's files are told by their size and time, or by their ETag: leave it out", param_hint="--hash"
+            "with --engine ray, changed files are detected by size and time, or by ETag: remove --hash",
+            param_hint="--hash",
         )
     if local and any(value is not None for value in ray[:1]):
         raise typer.BadParameter(
-            "a Triton of this machine is not reached from a cluster: name servers (--server)", param_hint="--local"
+            "a cluster's machines cannot reach a Triton on this machine: use --server instead", param_hint="--local"
         )
 
 
@@ -86,10 +87,10 @@ def make_ray_batch(
     address: str | None,
     workers: int | None,
 ) -> tuple["RayBatch", int]:
-    """Find the clips of a folder: the run that recognizes them on a cluster, and how many there are.
+    """Find the clips in a folder. Returns the run that recognizes them on a cluster, and the number of clips.
 
     Raises:
-        AslTritonError: Ray, or what an address needs, is not installed; or there is no clip.
+        AslTritonError: Ray or the package for an address is not installed, or there are no clips.
     """
     with require_extra("ray"):
         from asl_triton.batch.ray.cluster import Cluster

@@ -1,4 +1,4 @@
-"""`asl-triton recognize`: the ranked glosses of a few clips, on the terminal."""
+"""`asl-triton recognize`: print the ranked glosses of a few clips."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ IN_FLIGHT = 4
 
 @with_connection("dictionary", "transport", "send", "model", "local", "server")
 def recognize(
-    clips: Annotated[list[str], typer.Argument(metavar="CLIP...", help="Video files, each of one sign.")],
+    clips: Annotated[list[str], typer.Argument(metavar="CLIP...", help="Video files with one sign each.")],
     top_k: Annotated[int, typer.Option(min=1, help="How many glosses per clip.")] = DEFAULT_TOP_K,
     vocabulary: Annotated[
         Path | None, typer.Option(help="Rank only the glosses that this file lists, one per line.")
@@ -37,7 +37,7 @@ def recognize(
             min=0,
             max=1,
             show_default="the model's own, if it has one",
-            help="Mark an answer as unsure below this confidence.",
+            help="Mark answers below this confidence as unsure.",
         ),
     ] = None,
     signer: SignerOption = None,
@@ -47,8 +47,8 @@ def recognize(
 ) -> None:
     """Recognize the sign in one or a few clips, and print the ranked glosses.
 
-    For a folder, and for results in files, use `asl-triton batch`. With --json, each clip is one line: the recognition,
-    or its name and the error. Exit code 3: some clips failed; 1: all of them.
+    For a folder, or for results in files, use `asl-triton batch`. With --json, each clip is one line: the recognition,
+    or the clip's name and the error. Exit code 3: some clips failed; 1: all of them failed.
 
         asl-triton recognize clip.mp4
         asl-triton recognize clip.mp4 --local --repository model_repository
@@ -68,10 +68,10 @@ def recognize(
 async def recognize_and_print(
     make_recognizer: Callable[[], AsyncRecognizer], clips: Sequence[str], ranking: Ranking, as_json: bool
 ) -> int:
-    """Recognize clips, and print each outcome as soon as it and those before it are known: how many failed.
+    """Recognize clips, print each outcome in order as soon as it is known, and return how many failed.
 
     Raises:
-        AslTritonError: the server is away, or serves nothing that fits.
+        AslTritonError: the server is down, or has no suitable model.
     """
     failed = 0
     async for outcome in iter_outcomes(make_recognizer, clips, ranking, print_introduction):
@@ -89,9 +89,9 @@ async def iter_outcomes(
     ranking: Ranking,
     on_model: Callable[[ServedModel], None],
 ) -> AsyncIterator[Outcome]:
-    """The outcomes of clips, in their order; a few clips are under way at once. `on_model` gets the model first."""
+    """Yield the outcomes of clips in order, with a few clips in flight. `on_model` is called first."""
     async with make_recognizer() as recognizer:
-        on_model(await recognizer.model())  # a server that is away is reported once, not for each clip
+        on_model(await recognizer.model())  # so that a server that is down is reported once, not for each clip
 
         async def recognize_one(clip: str) -> Outcome:
             try:
@@ -112,13 +112,13 @@ async def iter_outcomes(
 
 
 def print_introduction(served: ServedModel) -> None:
-    """Say on standard error what the model is good for, if it says so."""
+    """Print the model's purpose on standard error, if its card has one."""
     if served.introduction:
         Console(stderr=True).print(f"[dim]{escape(served.introduction)}[/]", highlight=False, soft_wrap=True)
 
 
 def print_outcome(outcome: Outcome) -> None:
-    """Print the glosses of a clip, best first, and what is wrong with it."""
+    """Print a clip's glosses, best first, and its warnings, or why it failed."""
     if isinstance(outcome, Failure):
         Console(stderr=True).print(f"[red]failed[/] {escape(outcome.error)}", soft_wrap=True)
         return

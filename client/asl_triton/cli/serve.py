@@ -14,10 +14,11 @@ from asl_triton.extras import require_extra
 
 def serve(
     repository: Annotated[
-        Path, typer.Option(help="The model repository to serve: a folder with one folder a model in it.")
+        Path, typer.Option(help="The model repository to serve: a folder with one subfolder per model.")
     ] = Path("model_repository"),
     host: Annotated[
-        str, typer.Option(help="The address to bind to. Anything but 127.0.0.1 lets other machines in, unencrypted.")
+        str,
+        typer.Option(help="The address to bind to. Anything but 127.0.0.1 lets other machines in, without encryption."),
     ] = "127.0.0.1",
     grpc_port: Annotated[int, typer.Option(help="The port for gRPC, which our clients use; 0 for a free one.")] = 8001,
     http_port: Annotated[int, typer.Option(help="The port for HTTP and health checks; 0 for a free one.")] = 8000,
@@ -26,30 +27,32 @@ def serve(
         Path | None, typer.Option(help="The file for Triton's log.", show_default="one in ~/.local/state/asl-triton")
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="Load this model only; may be given several times.", show_default="all")
+        list[str] | None, typer.Option(help="Load only this model; may be given several times.", show_default="all")
     ] = None,
     recognize_sign: Annotated[
-        bool, typer.Option(help="Serve recognize_sign and recognize_sign_stream too, which take whole videos.")
+        bool, typer.Option(help="Also serve recognize_sign and recognize_sign_stream, which take whole videos.")
     ] = True,
     shared_memory: Annotated[
         bool | None,
         typer.Option(
-            show_default="on where this machine has no other users",
-            help="Let clients of this user share memory with Triton. The key for it is on Triton's command line, where "
-            "every user of this machine can read it.",
+            show_default="on if this machine has no other users",
+            help="Let your own clients share memory with Triton. The key for it is on Triton's command line, which "
+            "every user of this machine can read.",
         ),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that loading the models may take.", min=1)] = 120.0,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the models to load.", min=1)] = 120.0,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Leave Triton running and return once it is ready; one at a time.")
+        bool,
+        typer.Option("--detach", help="Return once Triton is ready and leave it running. Only one can run this way."),
     ] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the Triton that --detach started.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON, for programs.")] = False,
 ) -> None:
     r"""Run a real Triton on this machine, without Docker, until Ctrl-C.
 
-    It runs the `tritonserver` on PATH or, where there is none, the one that `pip install 'asl-triton\[serve]'` brings.
-    That one is for development: it predates many security fixes. Production is NVIDIA's container, 26.11 or newer.
+    It runs the `tritonserver` on PATH or, if there is none, the one that `pip install 'asl-triton\[serve]'` installs.
+    Use the installed one for development only, because it predates many security fixes. For production, use NVIDIA's
+    container, 26.11 or newer.
 
     Example: asl-triton serve --repository model_repository --model wlasl --detach
     """
@@ -86,7 +89,7 @@ def serve(
         _show(asdict(running), as_json)
         _warn(messages, server.from_wheel, server.is_open)
         return
-    # SIGTERM takes the way of Ctrl-C.
+    # Handle SIGTERM like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with messages.status("Starting Triton"):
@@ -114,9 +117,9 @@ def _show(running: dict[str, Any], as_json: bool) -> None:
 def _warn(messages: Console, from_wheel: bool, is_open: bool) -> None:
     if from_wheel:
         messages.print(
-            "This Triton is for development: it predates many security fixes. "
-            "Production is NVIDIA's container, 26.11 or newer.",
+            "Use this Triton for development only, because it predates many security fixes. "
+            "For production, use NVIDIA's container, 26.11 or newer.",
             style="dim",
         )
     if is_open:
-        messages.print("Other machines can reach it, and nothing asks them who they are.", style="bold yellow")
+        messages.print("Other machines can use this server without logging in.", style="bold yellow")

@@ -1,4 +1,4 @@
-"""`asl-triton teach`: signs learned from a few clips each, without training."""
+"""`asl-triton teach`: teach signs from a few clips each, without training."""
 
 import asyncio
 import dataclasses
@@ -31,7 +31,7 @@ IN_FLIGHT = 8
 
 @dataclasses.dataclass(frozen=True)
 class ShownClip:
-    """A clip of a sign, and what the model sees in it."""
+    """A clip of a sign and its embedding."""
 
     video: str
     gloss: str
@@ -44,30 +44,30 @@ def teach(
         Path | None,
         typer.Argument(
             metavar="[DIR]",
-            help="A folder with a folder for each sign, named as the sign, with its clips in it: coffee/1.mp4.",
+            help="A folder with one subfolder of clips per sign, named after the sign: coffee/1.mp4.",
         ),
     ] = None,
     dictionary: Annotated[
-        Path, typer.Option(help="The file of taught signs: made if it is not there, else added to.")
+        Path, typer.Option(help="The file of taught signs. It is created if missing; otherwise, signs are added to it.")
     ] = Path("signs.safetensors"),
     forget: Annotated[
         list[str] | None, typer.Option(metavar="SIGN", help="Remove a sign first; may be given several times.")
     ] = None,
     merge: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Add the signs of another dictionary of the same model.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Add the signs in another dictionary of the same model.")
     ] = None,
     signer: SignerOption = None,
     *,
     connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
-    """Teach signs by examples: one to many clips of each, no training.
+    """Teach signs by example, with one or more clips of each and no training.
 
-    The clips' embeddings go to a file, the dictionary, which `recognize`, `batch`, `watch` and `evaluate` take as
+    The clips' embeddings go to a dictionary file, which `recognize`, `batch`, `watch` and `evaluate` accept as
     --dictionary. The table shows how well the model can tell the signs apart: each example is tested as if it had not
-    been taught. Three examples of a sign are advisable, by different people if others are to use it. The same command
-    again adds only clips that are new. Without DIR, it only prints the table. Exit code 3: some clips could not be
-    read.
+    been taught. Use at least three examples per sign, by different people if others will use the dictionary. Running
+    the same command again adds only new clips. Without DIR, it only prints the table. Exit code 3: some clips could not
+    be read.
 
         asl-triton teach my-signs/ --dictionary mine.safetensors
         asl-triton recognize clip.mp4 --dictionary mine.safetensors
@@ -84,7 +84,7 @@ def teach(
     with saving(dictionary, lambda: signs):
         for gloss in forget or ():
             if signs is None:
-                raise DictionaryError(f"{dictionary} does not exist, so {gloss!r} cannot be removed from it")
+                raise DictionaryError(f"{dictionary} does not exist, so it has no {gloss!r} to remove")
             signs.remove(gloss)
         for path in merge or ():
             other = SignDictionary.load(path)
@@ -112,7 +112,7 @@ def teach(
 
 @contextmanager
 def saving(path: Path, get: Callable[[], SignDictionary | None]) -> Iterator[None]:
-    """Save what the dictionary has when the block ends, also if it ends early, by Ctrl-C or when the server goes."""
+    """Save the dictionary when the block ends, even if Ctrl-C or a lost server ends it early."""
     try:
         yield
     finally:
@@ -121,16 +121,16 @@ def saving(path: Path, get: Callable[[], SignDictionary | None]) -> Iterator[Non
 
 
 def find_shown_clips(folder: Path) -> list[tuple[str, Clip]]:
-    """The clips of a folder of folders, with their signs: the names of the folders.
+    """Find the clips in a folder's subfolders, and return each with its sign, which is the subfolder's name.
 
     Raises:
-        AslTritonError: there are none, or clips that are in no folder of a sign.
+        AslTritonError: there are no clips, or some are not in a sign's subfolder.
     """
     clips = find_clips(folder)
     loose = [clip.name for clip in clips if "/" not in clip.name]
     if loose:
         raise DictionaryError(
-            f"{loose[0]} is not in a folder of its sign: put the clips of each sign in a folder of its name, such as "
+            f"{loose[0]} is not in a sign's folder: put the clips of each sign in a folder named after it, such as "
             f"{folder}/coffee/{loose[0]}"
         )
     return [(check_gloss(clip.name.split("/")[0]), clip) for clip in clips]
@@ -142,10 +142,10 @@ async def show_clips(
     signs: SignDictionary,
     progress: ClipProgress[Any],
 ) -> list[Failure]:
-    """Add clips to a dictionary, except those that it has by their names; return those that cannot be added.
+    """Add clips to a dictionary, except those that it already has by name. Returns the clips that failed.
 
     Raises:
-        AslTritonError: the server is away.
+        AslTritonError: the server is down.
     """
     failures: list[Failure] = []
     async with recognizer:
@@ -181,7 +181,7 @@ async def show_clips(
 
 
 def to_json(path: Path, reports: Sequence[SignReport], failures: Sequence[Failure]) -> dict[str, object]:
-    """The values for --json."""
+    """Return the values for --json."""
     return {
         "dictionary": str(path),
         "signs": [{**dataclasses.asdict(report), "advice": report.advice} for report in reports],
@@ -190,7 +190,7 @@ def to_json(path: Path, reports: Sequence[SignReport], failures: Sequence[Failur
 
 
 def print_reports(path: Path, reports: Sequence[SignReport], failures: Sequence[Failure]) -> None:
-    """Print what is known of each sign, the ones that need something first."""
+    """Print what is known about each sign, starting with those that need attention."""
     console = Console()
     table = Table(box=None, pad_edge=False)
     for name, justify in (("sign", "left"), ("examples", "right"), ("recognized", "right"), ("agreement", "right")):
@@ -210,7 +210,7 @@ def print_reports(path: Path, reports: Sequence[SignReport], failures: Sequence[
         console.print(f"... and {len(failures) - ROWS_SHOWN:,} more")
     examples = sum(report.examples for report in reports)
     console.print(
-        escape(f"written: {path}, {len(reports):,} signs by {examples:,} examples. Next: asl-triton recognize CLIP ")
+        escape(f"written: {path}, {len(reports):,} signs with {examples:,} examples. Next: asl-triton recognize CLIP ")
         + escape(f"--dictionary {path}"),
         soft_wrap=True,
         highlight=False,

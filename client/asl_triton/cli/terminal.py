@@ -1,4 +1,4 @@
-"""What commands write to a terminal: text of files, servers and callers cannot steer it.
+"""Terminal output that text from files, servers and callers cannot control.
 
 An escape sequence in a gloss, a file name or a server's message could otherwise move the cursor, hide what was printed,
 set the window's title or, in some terminals, write to the clipboard.
@@ -12,21 +12,21 @@ import rich.console
 import typer
 from rich.segment import Segment
 
-# Control characters but tab and line feed, and what changes the direction of the text around it (Unicode TR36).
+# Control characters except tab and line feed, and characters that change the text direction (Unicode TR36).
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Console(rich.console.Console):
-    """Rich's console, which shows control characters in what it prints instead of sending them."""
+    """A Rich console that prints control characters as escape sequences instead of sending them to the terminal."""
 
     def render(self, renderable: Any, options: rich.console.ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Rich's own control codes come as segments of their own; the text of all others is `show_controls`."""
+        """Render with control characters escaped. Rich's own control codes are separate segments and pass through."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=show_controls(segment.text))
 
 
 def show_controls(text: str) -> str:
-    """Text with its control characters as Python writes them, such as `\\x1b`."""
+    """Return the text with control characters as Python escapes them, such as `\\x1b`."""
     return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

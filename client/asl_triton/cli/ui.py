@@ -1,4 +1,4 @@
-"""`asl-triton ui`: the page, for people with a browser."""
+"""`asl-triton ui`: the web page."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from asl_triton.transport.base import Transport
 @with_connection("model", "local", "server")
 def ui(
     host: Annotated[
-        str, typer.Option(help="The address to bind to. Anything but 127.0.0.1 lets other machines in: give --auth.")
+        str, typer.Option(help="The address to bind to. Anything but 127.0.0.1 lets other machines in; set --auth.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The page's port; 0 for a free one.")] = 7860,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
@@ -28,49 +28,56 @@ def ui(
         typer.Option(
             metavar="USER:PASSWORD",
             envvar="ASL_TRITON_UI_AUTH",
-            help="Ask visitors for this. Others on this machine can see what a command was given: prefer the variable.",
+            help="Require this login. Other users of this machine can see command lines, so prefer the variable.",
         ),
     ] = None,
     auth_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Ask visitors for one of these: a line user:password for each.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Require one of the logins in this file, one user:password per line."),
     ] = None,
     root_path: Annotated[
-        str, typer.Option(metavar="/PREFIX", help="The path that a proxy before the page serves it under.")
+        str, typer.Option(metavar="/PREFIX", help="The path under which a proxy serves the page.")
     ] = "",
     share: Annotated[
         bool,
-        typer.Option("--share", help="Let anyone in over a tunnel of Gradio's: clips then pass through its hosts."),
+        typer.Option(
+            "--share", help="Let anyone in through a Gradio tunnel. Clips then pass through Gradio's servers."
+        ),
     ] = False,
     max_upload_mb: Annotated[int, typer.Option(min=1, help="The largest upload, in MB.")] = 200,
     max_minutes: Annotated[float, typer.Option(min=0.1, help="The longest video, in minutes.")] = 10.0,
-    max_clips: Annotated[int, typer.Option(min=1, help="How many clips one visitor may send together.")] = 200,
-    at_once: Annotated[int, typer.Option(min=1, max=256, help="How many visitors' clips are asked about at once.")] = 4,
+    max_clips: Annotated[int, typer.Option(min=1, help="How many clips one visitor may send at once.")] = 200,
+    at_once: Annotated[int, typer.Option(min=1, max=256, help="How many visitors' clips to recognize at once.")] = 4,
     max_live: Annotated[int, typer.Option(min=1, help="How many visitors may sign live at the same time.")] = 4,
-    queue: Annotated[int, typer.Option(min=0, help="How many more may wait; the others are asked to come back.")] = 32,
+    queue: Annotated[
+        int, typer.Option(min=0, help="How many more may wait. Others are asked to come back later.")
+    ] = 32,
     max_visitor_mb: Annotated[
         int | None,
         typer.Option(
             min=1,
             show_default="5 x --max-upload-mb",
-            help="How much may lie on the page's disk of one visitor's uploads, in MB: of a login, or of an address.",
+            help="The disk space for one visitor's uploads, in MB. A visitor is a login, or an address without logins.",
         ),
     ] = None,
     max_folder_mb: Annotated[
         int | None,
-        typer.Option(min=1, show_default="15 x --max-upload-mb", help="The same for all visitors together, in MB."),
+        typer.Option(
+            min=1, show_default="15 x --max-upload-mb", help="The disk space for all visitors' uploads, in MB."
+        ),
     ] = None,
-    min_free_mb: Annotated[int, typer.Option(min=0, help="How much of that disk stays free, in MB.")] = 500,
+    min_free_mb: Annotated[int, typer.Option(min=0, help="How much disk space to keep free, in MB.")] = 500,
     decode_timeout: Annotated[
         float,
-        typer.Option(min=0.1, help="Seconds that a decoder may take to open a video, and for each window of it."),
+        typer.Option(min=0.1, help="Seconds that a decoder may take to open a video, and to decode each window."),
     ] = 15.0,
     *,
     connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
-    """Open the page over a running server, until Ctrl-C: upload, record or sign, and see the glosses.
+    """Serve a web page for a running server until Ctrl-C: upload, record or sign live, and see the glosses.
 
-    It waits for a server that is away. What visitors upload stays on this machine, and is deleted within the hour.
+    If the server is down, the page waits for it. Uploads stay on this machine and are deleted within the hour.
 
         asl-triton ui --local --open
         asl-triton ui --server gpu-box:8001 --host 0.0.0.0 --auth-file accounts.txt --root-path /signs
@@ -112,14 +119,14 @@ def ui(
             if as_json:
                 typer.echo(json.dumps({"url": url, "server": triton.address}))
             else:
-                typer.echo(f"The page is at {url} and asks {triton.address}. Ctrl-C stops it.")
+                typer.echo(f"The page is at {url} and uses the server at {triton.address}. Press Ctrl-C to stop.")
                 if page.is_open and not page.auth:
-                    warning = "Other machines can reach it, and nothing asks them who they are: see --auth."
+                    warning = "Other machines can use this page without logging in: see --auth."
                     Console(stderr=True).print(warning, style="bold yellow")
             if open_browser:
                 typer.launch(url)
             try:
-                while not stopped.wait(1.0):  # and not for ever: Ctrl-C must come through
+                while not stopped.wait(1.0):  # a wait without a timeout would block Ctrl-C
                     pass
             except KeyboardInterrupt:
                 pass

@@ -1,4 +1,4 @@
-"""`asl-triton watch`: a camera, a stream or a file, and each gloss as it is recognized."""
+"""`asl-triton watch`: print the glosses in a camera's picture, a stream or a file as they are recognized."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ from asl_triton.live.watch import (
 from asl_triton.results import box_to_json
 
 DEFAULT_RULES = LiveRules()
-ANSWER_TIMEOUT_S = 10.0  # an answer that comes later is of no use
+ANSWER_TIMEOUT_S = 10.0  # a later answer is useless
 KINDS: dict[type[Happening], str] = {
     LiveEvent: "sign",
     ModelWarning: "warning",
@@ -51,38 +51,38 @@ def watch(
         str,
         typer.Argument(
             envvar="ASL_TRITON_SOURCE",
-            help="A camera's index (0), an rtsp:// or http:// address, or a video file, played at its own pace.",
+            help="A camera's index (0), an rtsp:// or http:// address, or a video file, which plays in real time.",
         ),
     ],
     min_confidence: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Of a sign that is printed.")
+        float, typer.Option(min=0.01, max=1, help="Print signs with at least this confidence.")
     ] = DEFAULT_RULES.min_confidence,
     window: Annotated[
         int | None,
-        typer.Option(min=1, help="Frames a request, at 25 a second; as the model's preset says if not given."),
+        typer.Option(min=1, help="Frames per request, at 25 frames per second. Default: from the model's preset."),
     ] = None,
     stride: Annotated[
         int, typer.Option(min=1, help="Frames from one request to the next.")
     ] = DEFAULT_RULES.stride_frames,
     repeat: Annotated[
-        float, typer.Option(min=0.1, help="Seconds after which a gloss that goes on without end is printed again.")
+        float, typer.Option(min=0.1, help="Print a gloss again if it goes on for this many seconds.")
     ] = DEFAULT_RULES.repeat_s,
     vocabulary: Annotated[
-        Path | None, typer.Option(help="Print only the glosses that this file lists, one a line.")
+        Path | None, typer.Option(help="Print only the glosses that this file lists, one per line.")
     ] = None,
     signer: SignerOption = None,
     give_up: Annotated[
-        float | None, typer.Option(min=0, help="Seconds to wait for a source that drops out; for ever if not given.")
+        float | None, typer.Option(min=0, help="Seconds to wait for a source that drops out. Default: forever.")
     ] = None,
     *,
     connection: Connection,
     as_json: JsonOption = False,
 ) -> None:
-    """Print each gloss as it is signed, with the time at which it began; Ctrl-C ends it.
+    """Print each gloss as it is signed, with its start time, until Ctrl-C.
 
-    Dropouts of the source and of the server are waited for. Where the server is slower than the source, frames are
-    dropped: the lag, from the newest frame of an answer to the answer, does not grow. --json prints a line an event.
-    Exit code 3: it ended before the source did.
+    If the source or the server drops out, the command waits for it. If the server is slower than the source, frames are
+    dropped so that the lag (from the newest frame of an answer to the answer) does not grow. --json prints one line per
+    event. Exit code 3: it ended before the source did.
 
         asl-triton watch 0 --local
         asl-triton watch rtsp://camera.local/stream --min-confidence 0.7 --json
@@ -99,12 +99,12 @@ def watch(
         watching = Watch(capture, rules, on_happening=screen.tell, on_state=screen.show)
 
         async def run() -> None:
-            # Nothing is sent again: the newest window is worth more.
+            # Do not retry requests, because the newest window is worth more.
             options = {"signer": box, "find_signer": signer != "off"}
             async with connection.make_recognizer(address, in_flight=1, resend=False, **options) as recognizer:
                 await watching.run(recognizer)
 
-        with contextlib.suppress(KeyboardInterrupt):  # how a watching usually ends
+        with contextlib.suppress(KeyboardInterrupt):  # the usual way to end
             asyncio.run(run())
         summary = watching.summary
         screen.conclude(summary)
@@ -113,12 +113,12 @@ def watch(
 
 
 class Screen:
-    """Glosses, or JSON, on standard output; how it goes on standard error, on a terminal in a line that changes."""
+    """Prints glosses or JSON on standard output. Status goes to standard error, on a terminal as one updating line."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._console = Console(stderr=True, highlight=False)
-        # A gloss and the line that changes may share the terminal, and then only that line's keeper may write to it.
+        # If glosses and the status line share a terminal, glosses must be printed by the status line's console.
         self._shares = self._console.is_terminal and sys.stdout.isatty()
         self._line = Live(console=self._console, transient=True, auto_refresh=False, redirect_stdout=False)
 
@@ -131,7 +131,7 @@ class Screen:
         self._line.stop()
 
     def tell(self, happening: Happening) -> None:
-        """Print what happened."""
+        """Print an event."""
         if self._as_json:
             values = dataclasses.asdict(happening)
             if isinstance(happening, SignerChanged):
@@ -145,14 +145,14 @@ class Screen:
             self._console.print(f"[yellow]{escape(format_event(happening))}[/]", soft_wrap=True)
 
     def show(self, state: LiveState) -> None:
-        """Renew the line that changes."""
+        """Update the status line."""
         if self._line.is_started:
             self._line.update(
                 Text(format_status_line(state), style="dim", no_wrap=True, overflow="ellipsis"), refresh=True
             )
 
     def conclude(self, summary: WatchSummary) -> None:
-        """Print what came of it."""
+        """Print the summary."""
         self._line.stop()
         if self._as_json:
             typer.echo(json.dumps({"event": "summary", **dataclasses.asdict(summary)}))
@@ -176,33 +176,33 @@ class Screen:
 def format_event(
     happening: ModelWarning | SourceLost | SourceResumed | ServerLost | ServerRecovered | SignerChanged,
 ) -> str:
-    """What happened to the source, the server or the signer, or what to know of the model."""
+    """Describe an event of the source, the server or the signer, or a warning about the model."""
     match happening:
         case ModelWarning(warning):
             return warning
         case SourceLost(reason):
             return f"{reason}: waiting for it"
         case SourceResumed(away_s):
-            return f"frames come again, after {away_s:.1f} s"
+            return f"frames are back after {away_s:.1f} s"
         case ServerLost(reason):
             return f"no answers: {reason}"
         case ServerRecovered(away_s):
-            return f"answers come again, after {away_s:.1f} s"
+            return f"answers are back after {away_s:.1f} s"
         case SignerChanged(box):
-            whole = "no signer is found in the picture: whole frames are taken (--signer x0,y0,x1,y1 says where)"
+            whole = "no signer found in the picture: using whole frames (or set --signer x0,y0,x1,y1)"
             return whole if box is None else format_box(box)
 
 
 def format_status_line(state: LiveState) -> str:
-    """How it stands, in a line."""
+    """Format the state as one status line."""
     lag = "" if state.lag_s is None else f"lag {state.lag_s * 1000:.0f} ms   "
     gloss = f"{state.gloss or '-'} {state.confidence:.0%}".replace("%", " %")
-    frames = f"{state.frame_rate:.0f} frames a second, {state.dropped_frames} dropped"
+    frames = f"{state.frame_rate:.0f} frames per second, {state.dropped_frames} dropped"
     return f"{gloss}   {lag}{frames}" + ("   no answers" if state.problem else "")
 
 
 def format_clock(seconds: float) -> str:
-    """12.41 as 00:12.4; with hours where there are any."""
+    """Format seconds as minutes and seconds, such as 00:12.4 for 12.41, with hours if there are any."""
     minutes, seconds = divmod(max(round(seconds, 1), 0.0), 60)
     hours, minutes = divmod(int(minutes), 60)
     return (f"{hours}:" if hours else "") + f"{minutes:02}:{seconds:04.1f}"

@@ -1,1 +1,1 @@
-"""Checks that a server and its models are what they should be."""
+"""Checks a server and its models."""

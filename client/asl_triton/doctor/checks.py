@@ -1,4 +1,4 @@
-"""What can be wrong between a client and a served model, checked one after another."""
+"""Checks for everything that can go wrong between a client and a served model."""
 
 import os
 import platform
@@ -20,13 +20,13 @@ from asl_triton.models.served import FRAMES, LOGITS, ServedModel, list_models, r
 from asl_triton.transport.base import Transport
 
 State = Literal["ok", "warning", "failed"]
-# The server in NVIDIA's container 26.07, with the critical fixes of 2025 and 2026 (25.07 is 2.59, and one a month).
+# Triton in NVIDIA's container 26.07, with the critical fixes of 2025 and 2026. (25.07 has 2.59; one release a month.)
 SAFE_VERSION = (2, 71)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: what was found, and what to do where it is not well."""
+    """The result of one check, and what to do if it did not pass."""
 
     name: str
     state: State
@@ -35,9 +35,9 @@ class Check:
 
 
 async def run_checks(transport: Transport, model: str | None, repository: Path | None) -> AsyncIterator[Check]:
-    """Look at the client, the server, and each model (or the one named); stops where going on makes no sense.
+    """Check the client, the server, and each model (or only `model`). Stops if further checks make no sense.
 
-    `repository` is where the model folders lie if this machine can see them: the golden answers are in them.
+    `repository` is the model repository, if this machine can see it. Its folders have the golden answers.
     """
     yield Check(
         "client",
@@ -54,48 +54,55 @@ async def run_checks(transport: Transport, model: str | None, repository: Path |
     try:
         names = [model] if model else [description.name for description in await list_models(transport)]
     except AslTritonError as exc:
-        yield Check("models", "failed", str(exc), "allow the model-repository protocol, or name one with --model")
+        yield Check("models", "failed", str(exc), "allow the model-repository protocol, or name a model with --model")
         return
     if not names:
-        yield Check("models", "failed", "none is served", "write one with `asl-triton export`, then restart")
+        yield Check(
+            "models", "failed", "the server has none", "create one with `asl-triton export`, then restart the server"
+        )
         return
     yield Check("models", "ok", ", ".join(names))
     for name in names:
         async for check in examine_model(transport, name, repository):
             yield check
-    with suppress(AslTritonError):  # whoever names a model may be refused the list of all
+    with suppress(AslTritonError):  # with --model, the server may refuse to list all models
         if RECOGNIZE_SIGN in await transport.model_names():
             yield await check_recognize_sign(transport)
 
 
 async def check_recognize_sign(transport: Transport) -> Check:
-    """Whether the model that takes whole videos is alive: it refuses an empty one with a sentence."""
+    """Check that the model that takes whole videos is alive. It should refuse an empty video with a sentence."""
     try:
         await transport.infer(RECOGNIZE_SIGN, {VIDEO: np.array([b""], np.object_)}, [GLOSS])
     except (ContractError, VideoError) as exc:
         if "VIDEO is empty" in str(exc) or "name one in the request" in str(exc):
-            return Check(RECOGNIZE_SIGN, "ok", "is there, and refuses an empty video")
+            return Check(RECOGNIZE_SIGN, "ok", "works, and refuses an empty video")
         return Check(RECOGNIZE_SIGN, "failed", str(exc), "see the server's log, and restart it")
     except ServerError as exc:
         return Check(RECOGNIZE_SIGN, "failed", str(exc), "see the server's log, and restart it")
-    return Check(RECOGNIZE_SIGN, "failed", "found a sign in an empty video", "it is not ours: see the model repository")
+    return Check(
+        RECOGNIZE_SIGN,
+        "failed",
+        "found a sign in an empty video",
+        "it is not asl-triton's model: check the model repository",
+    )
 
 
 def check_version(address: str, server_version: str) -> Check:
-    """Whether the server is one that may face strangers."""
+    """Check whether the server is recent enough to face strangers."""
     numbers = tuple(int(part) for part in server_version.split(".")[:2] if part.isdigit())
     if numbers and numbers < SAFE_VERSION:
         return Check(
             "server",
             "warning",
-            f"{address} is ready: Triton {server_version}, older than many security fixes",
-            "right for this machine alone; where strangers reach it, run NVIDIA's container 26.11 or newer",
+            f"{address} is ready: Triton {server_version}, which predates many security fixes",
+            "use it on this machine only; where strangers can reach it, run NVIDIA's container 26.11 or newer",
         )
     return Check("server", "ok", f"{address} is ready: Triton {server_version}")
 
 
 async def examine_model(transport: Transport, name: str, repository: Path | None) -> AsyncIterator[Check]:
-    """The contract, the labels and the golden answer of one model."""
+    """Check the contract, the labels and the golden answer of one model."""
     try:
         served = await read_model(transport, name)
     except LabelsError as exc:
@@ -104,7 +111,7 @@ async def examine_model(transport: Transport, name: str, repository: Path | None
     except ContractError as exc:
         trap = "NumPy 2" in str(exc)
         what = "numpy" if trap else "contract"
-        remedy = "pip install 'numpy<2' where the server runs" if trap else "export the model again with this version"
+        remedy = "run pip install 'numpy<2' on the server" if trap else "export the model again with this version"
         yield Check(f"{name}: {what}", "failed", str(exc), remedy)
         return
     except AslTritonError as exc:
@@ -117,7 +124,7 @@ async def examine_model(transport: Transport, name: str, repository: Path | None
         f"{served.checkpoint_sha256[:12]}, exported by {served.exporter}",
     )
     if known := served.card.describe():
-        remedy = "for other clips, serve weights that were made for them: `asl-triton fetch` lists some"
+        remedy = "for other clips, serve weights made for them: `asl-triton fetch` lists some"
         caveat = bool(served.card.caveat)
         yield Check(f"{name}: purpose", "warning" if caveat else "ok", known, remedy if caveat else "")
     yield Check(f"{name}: labels", "ok", f"{len(served.labels)} glosses, {served.labels[0]!r} to {served.labels[-1]!r}")
@@ -125,32 +132,34 @@ async def examine_model(transport: Transport, name: str, repository: Path | None
 
 
 async def check_golden(transport: Transport, served: ServedModel, repository: Path | None) -> Check:
-    """Whether the served model answers the golden clip as its checkpoint does."""
+    """Check that the served model answers the golden clip as its checkpoint does."""
     name = f"{served.name}: golden answer"
     path = None if repository is None else repository / served.name / "golden.npz"
     if path is None or not path.exists():
-        where = "no repository given" if path is None else f"there is no {path}"
+        where = "no repository given" if path is None else f"{path} does not exist"
         return Check(name, "warning", f"not checked: {where}", "name the model repository with --repository")
     try:
         golden = GoldenAnswer.load(path)
         tensor = served.make_input(render_golden(golden.num_frames))
         logits = (await transport.infer(served.name, {FRAMES: tensor}, [LOGITS]))[LOGITS][0]
     except AslTritonError as exc:
-        return Check(name, "failed", str(exc), "see the server's log; export the model again if it goes on")
+        return Check(name, "failed", str(exc), "see the server's log; if the error persists, export the model again")
     if logits.shape != golden.logits.shape:
         return Check(
-            name, "failed", f"{logits.size} logits instead of {golden.logits.size}", f"{path} is of another model"
+            name, "failed", f"{logits.size} logits instead of {golden.logits.size}", f"{path} belongs to another model"
         )
     off = float(np.abs(logits - golden.served_logits).max())
     rounding = float(np.abs(logits - golden.logits).max())
-    found = f"logits differ by {off:.2g} from the export's, by {rounding:.2g} from the network's as trained in float32"
+    found = (
+        f"logits differ by {off:.2g} from the exported model's, by {rounding:.2g} from the trained float32 network's"
+    )
     best = served.labels[int(golden.logits.argmax())]
     if not off <= golden.tolerance:
         return Check(
             name,
             "failed",
-            f"{found}; {golden.tolerance:.2g} was expected at most",
-            "the served weights are not those of this folder, or the server computes wrongly: restart it, export again",
+            f"{found}; expected at most {golden.tolerance:.2g}",
+            "the served weights are not from this folder, or the server computes wrongly: restart it, or export again",
         )
     same = logits.argmax() == golden.logits.argmax()
-    return Check(name, "ok", f"{found}; the best gloss is {'the same' if same else 'another'} ({best!r})")
+    return Check(name, "ok", f"{found}; the best gloss is {'the same' if same else 'different'} ({best!r})")

@@ -1,4 +1,4 @@
-"""What the doctor found, for Prometheus: served anew after each examination."""
+"""Serves the doctor's latest results to Prometheus."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -13,17 +13,17 @@ from asl_triton.errors import AslTritonError
 
 
 class Examinations(Collector):
-    """The last examination as metrics; none before the first has ended.
+    """The latest examination as metrics. There are none until the first has ended.
 
-    `asl_triton_doctor_well` is 1 where no check failed; `asl_triton_doctor_check` is 1 for each check's state, by
-    `model` (empty for those of no model), `check` and `state` (ok, warning, failed).
+    `asl_triton_doctor_well` is 1 if no check failed. `asl_triton_doctor_check` is 1 for each check's state, by `model`
+    (empty for checks without one), `check` and `state` (ok, warning, failed).
     """
 
     def __init__(self) -> None:
         self._metrics: tuple[Metric, ...] = ()
 
     def record(self, checks: Iterable[Check], seconds: float) -> None:
-        """Replace what was found before."""
+        """Replace the previous results."""
         checks = list(checks)
         states = GaugeMetricFamily(
             "asl_triton_doctor_check", "1 for the state that a check found.", labels=["model", "check", "state"]
@@ -33,7 +33,7 @@ class Examinations(Collector):
             states.add_metric([model, name, check.state], 1)
         well = all(check.state != "failed" for check in checks)
         self._metrics = (
-            GaugeMetricFamily("asl_triton_doctor_well", "Whether no check of the last examination failed.", well),
+            GaugeMetricFamily("asl_triton_doctor_well", "1 if no check of the last examination failed.", well),
             states,
             GaugeMetricFamily("asl_triton_doctor_examination_seconds", "How long the last examination took.", seconds),
             GaugeMetricFamily(
@@ -42,23 +42,27 @@ class Examinations(Collector):
         )
 
     def collect(self) -> Iterator[Metric]:
-        """What Prometheus reads."""
+        """Yield the metrics for Prometheus."""
         yield from self._metrics
 
 
 def serve_metrics(examinations: Examinations, address: str) -> WSGIServer:
-    """Serve them at `http://ADDRESS/metrics`, in a thread, until the server is shut down.
+    """Serve the metrics at `http://ADDRESS/metrics`, in a thread, until the server is shut down.
 
     Raises:
-        AslTritonError: the address is none, or taken.
+        AslTritonError: the address is invalid or in use.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise AslTritonError(f"{address!r} is no address to serve metrics at: give host:port, such as 127.0.0.1:9109")
+        raise AslTritonError(
+            f"{address!r} is not an address to serve metrics at: use host:port, such as 127.0.0.1:9109"
+        )
     registry = CollectorRegistry()
     registry.register(examinations)
     try:
         server, _thread = start_http_server(int(port), host.strip("[]"), registry)
     except (OSError, OverflowError) as exc:
-        raise AslTritonError(f"cannot serve metrics at {address}: {exc}. Give another --metrics") from exc
+        raise AslTritonError(
+            f"cannot serve metrics at {address}: {exc}. Choose another address with --metrics"
+        ) from exc
     return server

@@ -1,7 +1,7 @@
-"""Labeled clips on disk: a folder with one sub-folder per gloss, or a data set as its authors publish it.
+"""Finds labeled clips on disk: a folder with one subfolder per gloss, or a data set as its authors publish it.
 
-Of WLASL, `nslt_2000.json` or `WLASL_v0.3.json`; of ASL Citizen, `splits/*.csv`; of MS-ASL, `MSASL_*.json`. Their own
-readers are in `published.py`.
+Data sets are WLASL (`nslt_2000.json` or `WLASL_v0.3.json`), ASL Citizen (`splits/*.csv`) and MS-ASL (`MSASL_*.json`).
+`published.py` has the readers of all these files but `nslt_2000.json`.
 """
 
 import json
@@ -23,15 +23,15 @@ from asl_triton.video.discovery import Clip, find_clips, format_name, is_hidden,
 
 MAX_SPLIT_BYTES = 64 * 2**20  # WLASL's largest is 2 MB
 SHOWN = 5  # names in a message
-BOX_SLACK = 8  # pixels that a box may reach beyond its frame: a few of WLASL's do
+BOX_SLACK = 8  # pixels that a box may extend beyond its frame, as a few of WLASL's do
 
 
 @dataclass(frozen=True)
 class LabeledClip(Clip):
-    """A clip and what is signed in it: `class_id` is the place of `gloss` in `Dataset.glosses`.
+    """A clip and the gloss signed in it. `class_id` is the index of `gloss` in `Dataset.glosses`.
 
-    `name` is `gloss folder/file`, or the data set's own; `subset` is "train", "val" or "test", None in a folder;
-    `signer_id` is the data set's name for who signs.
+    `name` is `gloss folder/file`, or the data set's own name. `subset` is "train", "val" or "test", or None in a
+    folder. `signer_id` is the data set's name for the signer.
     """
 
     gloss: str
@@ -42,20 +42,20 @@ class LabeledClip(Clip):
 
 @dataclass(frozen=True)
 class Dataset:
-    """What was found, and what was not. `clips` are in the order of their names, which are all different.
+    """The clips that were found, and what was missing. `clips` are sorted by name; names are unique.
 
-    `has_subsets` if the data set says what to train on and what to test on.
+    `has_subsets` is set if the data set defines subsets for training and testing.
     """
 
     clips: tuple[LabeledClip, ...]
     glosses: tuple[str, ...]  # in class order: the labels given, or the folders with clips, sorted
-    missing: tuple[str, ...] = ()  # ids of the videos that the split names and the folder of videos has not
-    unknown: tuple[str, ...] = ()  # folders that are no gloss of the labels given: their clips are left out
-    warnings: tuple[str, ...] = ()  # what is odd, one sentence each
+    missing: tuple[str, ...] = ()  # ids of videos that the split lists but the folder of videos lacks
+    unknown: tuple[str, ...] = ()  # folders that match none of the given labels; their clips are left out
+    warnings: tuple[str, ...] = ()  # one sentence each
     has_subsets: bool = False
 
     def with_signer(self, signer: SignerBox | None) -> "Dataset":
-        """The same clips, with this box of the signer where the data set has none."""
+        """Return the same clips, with this signer's box for those without one."""
         clips = tuple(replace(clip, signer=clip.signer or signer) for clip in self.clips)
         return replace(self, clips=clips)
 
@@ -63,38 +63,39 @@ class Dataset:
 def read_dataset(
     data: Path, *, videos: Path | None = None, subset: str | None = None, labels: Sequence[str] | None = None
 ) -> Dataset:
-    """Find labeled clips; they are opened only where boxes are in pixels, to learn the size of their frames.
+    """Find labeled clips. A clip is opened only if its box is in pixels, to learn the size of its frames.
 
-    A folder: the clips below each sub-folder are of the gloss that it is named after. With `labels` a folder is matched
-    to the one of its name, or to the only one that differs by case alone.
+    A folder has one subfolder of clips per gloss, named after the gloss. With `labels`, a subfolder is matched to the
+    label of the same name, or else to the only label that differs by case.
 
-    A data set: its JSON or CSV file, or a folder of several of these files. `videos` is the folder of its videos,
-    `videos` next to the files if not given; `subset` takes one part of it.
+    A data set is a JSON or CSV file, or a folder of several. `videos` is the folder of its videos, by default `videos`
+    next to the files. `subset` selects one part.
 
-    A split JSON of WLASL: `{video id: {"subset": "train", "action": [class, first frame, last frame]}}`. The class
-    counts in `labels`, from 0. The frames count from 1, last -1 is the end, in the video that the clip was cut from:
-    WLASL's preprocessing has cut it already, its test loader reads whole files (`nslt_dataset_all.py`), and so do we.
+    A split JSON of WLASL is `{video id: {"subset": "train", "action": [class, first frame, last frame]}}`. The class is
+    an index into `labels`. Frames count from 1 in the video that the clip was cut from; a last frame of -1 is the end.
+    They are ignored, because WLASL's preprocessing has already cut the clips. WLASL's test loader reads whole files too
+    (`nslt_dataset_all.py`).
 
     Raises:
-        VideoError: there are no such files, a file is not of a known data set, or not one clip is there.
-        LabelsError: `labels` are needed and not given, or are of another vocabulary.
+        VideoError: the files do not exist, a file is not from a known data set, or no clip was found.
+        LabelsError: `labels` are required but not given, or are from another vocabulary.
     """
     if annotations := find_annotations(data):
         return read_published(annotations, videos or find_videos_folder(data), subset, labels)
     if data.is_dir():
         if videos is not None or subset is not None:
             option = "--videos" if videos is not None else "--subset"
-            raise VideoError(f"{data} is a folder of gloss folders, and {option} is for a data set: leave it out")
+            raise VideoError(f"{data} is a folder of gloss folders, but {option} is only for data sets: remove it")
         return read_folder(data, labels)
     if not data.is_file():
-        raise VideoError(f"there is no {data}: name a folder with one sub-folder per gloss, or a data set's file")
+        raise VideoError(f"{data} does not exist: name a folder with one subfolder per gloss, or a data set's file")
     if labels is None:
         raise LabelsError(f"{data} numbers its classes: give their glosses with --labels (wlasl_class_list.txt)")
     return read_split(data, data.parent / "videos" if videos is None else videos, subset, labels)
 
 
 def read_folder(folder: Path, labels: Sequence[str] | None) -> Dataset:
-    """The clips of a folder with one sub-folder a gloss."""
+    """Read a folder with one subfolder of clips per gloss."""
     try:
         entries = sorted((e for e in os.scandir(folder) if not is_hidden(e.name)), key=lambda e: e.name)
     except OSError as exc:
@@ -102,15 +103,15 @@ def read_folder(folder: Path, labels: Sequence[str] | None) -> Dataset:
     found = {entry.name: find_labeled_clips(Path(entry.path)) for entry in entries if entry.is_dir()}
     full = {name: clips for name, clips in found.items() if clips}
     if not full:
-        raise VideoError(f"{folder} has no sub-folder with a video in it: it takes one sub-folder a gloss")
+        raise VideoError(f"{folder} has no subfolder with a video: it needs one subfolder of clips per gloss")
     names = tuple(format_name(name) for name in full)
     glosses = names if labels is None else tuple(labels)
     class_ids = dict(zip(full, assign_classes(names, glosses), strict=True))
     unknown = [name for name in full if class_ids[name] is None]
     if len(unknown) == len(full):
         raise LabelsError(
-            f"not one of the {len(full)} gloss folders in {folder} ({format_list(names)}) is among the {len(glosses)} "
-            f"glosses of the labels (such as {format_list(glosses)}): they are of another vocabulary"
+            f"none of the {len(full)} gloss folders in {folder} ({format_list(names)}) is among the {len(glosses)} "
+            f"glosses of the labels (such as {format_list(glosses)}): the labels are from another vocabulary"
         )
     warnings = []
     if empty := [format_name(name) for name in found if name not in full]:
@@ -118,9 +119,13 @@ def read_folder(folder: Path, labels: Sequence[str] | None) -> Dataset:
             f"{format_count(len(empty), 'gloss folder has', 'gloss folders have')} no video: {format_list(empty)}"
         )
     if outside := [entry.name for entry in entries if is_video(Path(entry.name)) and entry.is_file()]:
-        warnings.append(f"{format_count(len(outside), 'video is', 'videos are')} left out, lying in no gloss folder")
+        warnings.append(
+            f"{format_count(len(outside), 'video is', 'videos are')} outside the gloss folders and left out"
+        )
     for alike in group_by_case(names):
-        warnings.append(f"the gloss folders {format_list(alike)} differ by case alone: rename one if they are one sign")
+        warnings.append(
+            f"the gloss folders {format_list(alike)} differ only by case: rename one if they are the same sign"
+        )
     if unknown:
         lost = format_count(sum(len(full[name]) for name in unknown), "clip is", "clips are")
         warnings.append(
@@ -142,7 +147,7 @@ def read_folder(folder: Path, labels: Sequence[str] | None) -> Dataset:
 
 
 def find_labeled_clips(folder: Path) -> list[Clip]:
-    """The clips in a folder and below, none where it has none."""
+    """Find the clips in a folder and its subfolders. Returns an empty list if there are none."""
     try:
         return find_clips(folder)
     except VideoError:
@@ -150,7 +155,7 @@ def find_labeled_clips(folder: Path) -> list[Clip]:
 
 
 def assign_classes(names: Sequence[str], glosses: Sequence[str]) -> list[int | None]:
-    """The class of each name, or else the only one that differs by case alone, or by how accents are written."""
+    """Find each name's class: an exact match, or else the only one that differs by case or by the form of accents."""
     exact = {gloss: class_id for class_id, gloss in enumerate(glosses)}
     alike: dict[str, list[int]] = defaultdict(list)
     for class_id, gloss in enumerate(glosses):
@@ -160,7 +165,7 @@ def assign_classes(names: Sequence[str], glosses: Sequence[str]) -> list[int | N
 
 
 def group_by_case(names: Sequence[str]) -> list[list[str]]:
-    """The names that differ by case alone, those of each group together."""
+    """Return groups of names that differ only by case."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
         alike[fold_case(name)].append(name)
@@ -168,12 +173,12 @@ def group_by_case(names: Sequence[str]) -> list[list[str]]:
 
 
 def fold_case(name: str) -> str:
-    """A name without case, its accents composed: macOS writes them apart."""
+    """Return a name without case and with composed accents, since macOS decomposes them."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def read_split(path: Path, videos: Path, subset: str | None, labels: Sequence[str]) -> Dataset:
-    """The clips of a split JSON that are in the folder `videos`."""
+    """Read the clips of a split JSON that are in the folder `videos`."""
     entries = [parse_entries(path, video, entry) for video, entry in read_json(path).items()]
     wanted = [entry for entry in entries if subset in (None, entry.subset)]
     if not wanted:
@@ -182,8 +187,9 @@ def read_split(path: Path, videos: Path, subset: str | None, labels: Sequence[st
     beyond = max(wanted, key=lambda entry: entry.class_id)
     if beyond.class_id >= len(labels):
         raise LabelsError(
-            f"{path} has {beyond.name} in class {beyond.class_id}, and there are labels for {len(labels)}: they are of "
-            "another vocabulary. Ask a model with the classes of this split, or give its own split"
+            f"{path} has {beyond.name} in class {beyond.class_id}, but there are labels for only {len(labels)} "
+            "classes: they are from another vocabulary. Use a model with the classes of this split, or give the "
+            "model's split"
         )
     try:
         present: dict[str, Path] = {}
@@ -191,11 +197,13 @@ def read_split(path: Path, videos: Path, subset: str | None, labels: Sequence[st
             if is_video(Path(name)):
                 present[Path(name).stem] = videos / name
     except OSError as exc:
-        raise VideoError(f"cannot read the videos of {path} in {videos}: {exc.strerror}. Name it (--videos)") from exc
+        raise VideoError(
+            f"cannot read the videos of {path} in {videos}: {exc.strerror}. Name their folder with --videos"
+        ) from exc
     missing = sorted(entry.name for entry in wanted if entry.name not in present)
     if len(missing) == len(wanted):
         raise VideoError(
-            f"not one of the {len(wanted):,} videos that {path} names is in {videos} (such as {missing[0]}.mp4): "
+            f"none of the {len(wanted):,} videos that {path} lists is in {videos} (such as {missing[0]}.mp4): "
             "name their folder with --videos"
         )
     clips = (
@@ -209,12 +217,12 @@ def read_split(path: Path, videos: Path, subset: str | None, labels: Sequence[st
 def read_published(
     annotations: Sequence[Path], videos: Path, subset: str | None, labels: Sequence[str] | None
 ) -> Dataset:
-    """The clips of a published data set that are in the folder `videos` or below."""
+    """Read the clips of a published data set that are in the folder `videos` or its subfolders."""
     content = read_annotations(annotations)
     shown = ", ".join(str(path) for path in annotations)
     wanted = [clip for clip in content.clips if subset in (None, clip.subset)]
     if not content.clips:
-        raise VideoError(f"{shown} names no videos: it was cut short, or is something else")
+        raise VideoError(f"{shown} lists no videos: it is truncated, or not a data set's file")
     if not wanted:
         has = ", ".join(f"{name} ({count:,})" for name, count in Counter(c.subset for c in content.clips).items())
         raise VideoError(f"{shown} has no video in the subset {subset!r}: it has {has}")
@@ -224,15 +232,15 @@ def read_published(
     known = [clip for clip in wanted if class_ids[clip.gloss] is not None]
     if not known:
         raise LabelsError(
-            f"not one of the {len(unknown):,} glosses in {shown} ({format_list(unknown)}) is among the "
-            f"{len(glosses):,} glosses of the labels (such as {format_list(glosses)}): they are of another vocabulary"
+            f"none of the {len(unknown):,} glosses in {shown} ({format_list(unknown)}) is among the {len(glosses):,} "
+            f"glosses of the labels (such as {format_list(glosses)}): the labels are from another vocabulary"
         )
     files = index_videos(videos, shown)
     found = {clip.name: next((f for f in clip.files if f[0] in files), None) for clip in known}
     missing = sorted(name for name, file in found.items() if file is None)
     if len(missing) == len(known):
         raise VideoError(
-            f"not one of the {len(known):,} videos that {shown} names is in {videos} (such as "
+            f"none of the {len(known):,} videos that {shown} lists is in {videos} (such as "
             f"{known[0].files[0][0]}.mp4): name their folder with --videos"
         )
     present = [clip for clip in known if found[clip.name] is not None]
@@ -245,11 +253,11 @@ def read_published(
             f"{format_list(unknown)}"
         )
     if without := sum(clip.lacks_box for clip in present):
-        warnings.append(f"{format_count(without, 'clip has', 'clips have')} no box of the signer in {shown}")
+        warnings.append(f"{format_count(without, 'clip has', 'clips have')} no signer's box in {shown}")
     if misfits := sum(clip.box_pixels is not None and box is None for clip, box in zip(present, boxes, strict=True)):
         warnings.append(
-            f"{format_count(misfits, 'box lies', 'boxes lie')} outside the frames, which were scaled: these clips "
-            "get whole frames"
+            f"{format_count(misfits, 'box is', 'boxes are')} outside the frame because the video was scaled: whole "
+            "frames are used instead"
         )
     clips = []
     for clip, box in zip(present, boxes, strict=True):
@@ -272,7 +280,7 @@ def read_published(
 
 
 def index_videos(videos: Path, of: str) -> dict[str, Path]:
-    """The videos in a folder and below, by their names without extension; of several, an .mp4 wins."""
+    """Find the videos in a folder and its subfolders, by name without extension. An .mp4 takes precedence."""
     files: dict[str, Path] = {}
     unread: list[OSError] = []
     for parent, _, names in os.walk(videos, onerror=unread.append):
@@ -280,12 +288,14 @@ def index_videos(videos: Path, of: str) -> dict[str, Path]:
             if is_video(Path(name)) and not is_hidden(name):
                 files[Path(name).stem] = Path(parent, name)
     if unread and not files:
-        raise VideoError(f"cannot read the videos of {of} in {videos}: {unread[0].strerror}. Name it (--videos)")
+        raise VideoError(
+            f"cannot read the videos of {of} in {videos}: {unread[0].strerror}. Name their folder with --videos"
+        )
     return files
 
 
 def find_boxes(clips: Sequence[Annotation], paths: Sequence[Path]) -> list[SignerBox | None]:
-    """The box of each clip's signer, in fractions: where it is in pixels, the first frame says of how many."""
+    """Find the box of each clip's signer, in fractions. For boxes in pixels, this opens the clip's first frame."""
 
     def find_box(clip: Annotation, path: Path) -> SignerBox | None:
         if clip.box_pixels is None:
@@ -296,7 +306,7 @@ def find_boxes(clips: Sequence[Annotation], paths: Sequence[Path]) -> list[Signe
             if clip.box_pixels[2] > width + BOX_SLACK or clip.box_pixels[3] > height + BOX_SLACK:
                 return None
             return SignerBox.from_pixels(clip.box_pixels, width, height, source="dataset")
-        except AslTritonError:  # it will fail when it is asked about, and be reported
+        except AslTritonError:  # recognition will fail too, and report it
             return None
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -305,7 +315,7 @@ def find_boxes(clips: Sequence[Annotation], paths: Sequence[Path]) -> list[Signe
 
 @dataclass(frozen=True)
 class SplitEntry:
-    """What a split says of a video."""
+    """A split's entry for a video."""
 
     name: str
     class_id: int
@@ -313,44 +323,46 @@ class SplitEntry:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, not empty."""
+    """Read the object in a JSON file, which must not be empty."""
     try:
         text = read_at_most(path, MAX_SPLIT_BYTES)
         if text is None:
-            raise VideoError(f"{path} is larger than {MAX_SPLIT_BYTES // 2**20} MiB: no split JSON of WLASL")
+            raise VideoError(
+                f"{path} is larger than {MAX_SPLIT_BYTES // 2**20} MiB, which is too large for a split JSON of WLASL"
+            )
         content = json.loads(text.decode("utf-8-sig"))
     except OSError as exc:
         raise VideoError(f"cannot read {path}: {exc.strerror}") from exc
     except (ValueError, RecursionError) as exc:
         raise VideoError(
-            f"{path} is not JSON: name a folder with one sub-folder per gloss, or a data set's file (nslt_100.json)"
+            f"{path} is not JSON: name a folder with one subfolder per gloss, or a data set's file (nslt_100.json)"
         ) from exc
     if not isinstance(content, dict) or not content:
         raise VideoError(
-            f'{path} is no split of WLASL, {{"video id": {{"subset": "test", "action": [class, first, last]}}}}: '
-            "name one such as nslt_100.json, or WLASL_v0.3.json, MS-ASL's MSASL_test.json, ASL Citizen's test.csv"
+            f'{path} is not a split of WLASL, {{"video id": {{"subset": "test", "action": [class, first, last]}}}}: '
+            "name a file such as nslt_100.json, WLASL_v0.3.json, MS-ASL's MSASL_test.json or ASL Citizen's test.csv"
         )
     return content
 
 
 def parse_entries(path: Path, video: str, entry: object) -> SplitEntry:
-    """One entry of a split, checked."""
+    """Parse and check one entry of a split."""
     subset = entry.get("subset") if isinstance(entry, dict) else None
     action = entry.get("action") if isinstance(entry, dict) else None
     numbers = isinstance(action, list) and len(action) == 3 and all(type(n) is int for n in action)
     if not isinstance(subset, str) or not isinstance(action, list) or not numbers or action[0] < 0:
         raise VideoError(
-            f'{path}: video {video!r} should say {{"subset": "test", "action": [class, first, last]}}, and says '
+            f'{path}: video {video!r} should be {{"subset": "test", "action": [class, first, last]}}, not '
             f"{json.dumps(entry)[:80]}"
         )
     return SplitEntry(format_name(video), action[0], subset)
 
 
 def format_list(names: Sequence[str]) -> str:
-    """The first names, and that there are more."""
+    """Format the first names, with ... if there are more."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def format_count(count: int, one: str, several: str) -> str:
-    """A number and its noun."""
+    """Format a number with its noun."""
     return f"{count:,} {one if count == 1 else several}"

@@ -1,4 +1,4 @@
-"""How good a model is, measured on its answers to labeled clips: pure functions over them."""
+"""Pure functions that compute accuracy, calibration and confusions from a model's answers to labeled clips."""
 
 import math
 import statistics
@@ -17,15 +17,15 @@ WORST_SHOWN = 12
 COLUMNS_SHOWN = 16
 TOPS = (1, 5, 10, 20)
 RESAMPLES = 2_000  # of the bootstrap
-WRONG_COSTS = 9  # right answers: an answer is worth giving where it is right in more than 9 of 10 cases
-FEW_CLIPS = 10  # an accuracy of fewer is not given without its interval
+WRONG_COSTS = 9  # right answers: an answer is worth giving if it is right in more than 9 of 10 cases
+FEW_CLIPS = 10  # below this, an accuracy is shown with its interval
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of clips, or means of classes' shares, whose right gloss is among the best 1, 5, 10 and 20.
+    """Fractions of clips, or means over classes, whose right gloss is among the best 1, 5, 10 and 20.
 
-    For one right gloss per clip, this is the recall at 1, 5, 10 and 20.
+    With one right gloss per clip, these are also the recall at 1, 5, 10 and 20.
     """
 
     top1: float
@@ -36,7 +36,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Means over clips that look at the whole ranking, as ASL Citizen reports them (Desai et al. 2023, section 5).
+    """Means over clips that use the whole ranking, as ASL Citizen reports them (Desai et al. 2023, section 5).
 
     `dcg` is the discounted cumulative gain, 1 / log2(rank + 1); `mrr` the mean reciprocal rank, 1 / rank.
     """
@@ -47,7 +47,7 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class SignerAccuracy:
-    """The measures over the clips of one signer."""
+    """The figures for one signer's clips."""
 
     signer: str
     clips: int
@@ -61,7 +61,7 @@ class SignerAccuracy:
 
 @dataclass(frozen=True)
 class SignerSpread:
-    """How much top-1 differs between signers. `deviation` is the standard deviation over them."""
+    """How much top-1 differs between signers. `deviation` is the standard deviation."""
 
     signers: int
     lowest: float
@@ -72,9 +72,9 @@ class SignerSpread:
 
 @dataclass(frozen=True)
 class SignerIntervals:
-    """95 % confidence intervals of the measures per instance, by a bootstrap that draws signers (Efron 1979).
+    """95 % confidence intervals of the figures per instance, from a bootstrap over signers (Efron 1979).
 
-    The clips of one signer are alike, so an interval that counts clips is too narrow for people who are not in them.
+    The clips of one signer are alike, so an interval based on clips would be too narrow for new signers.
     """
 
     top1: tuple[float, float]
@@ -87,7 +87,7 @@ class SignerIntervals:
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """The accuracy over one class's clips."""
+    """The accuracy on one class's clips."""
 
     gloss: str
     clips: int
@@ -99,7 +99,7 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class Confusion:
-    """So many of the clips of `truth` (of `of` in all) were taken for `taken_for`."""
+    """`clips` of the `of` clips of `truth` were taken for `taken_for`."""
 
     truth: str
     taken_for: str
@@ -109,7 +109,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Bin:
-    """The clips whose confidence is above `low` and up to `high`: how sure, how right; None where it is empty."""
+    """The clips whose confidence is above `low` and up to `high`. The means are None for an empty bin."""
 
     low: float
     high: float
@@ -122,7 +122,7 @@ class Bin:
 class Threshold:
     """A confidence below which answers should count as unsure, in whole percents.
 
-    `reached` is the share of the clips whose answer reaches it, `accuracy` the share of those answers that is right.
+    `reached` is the fraction of clips whose answer reaches it, `accuracy` the fraction of those answers that are right.
     """
 
     min_confidence: float
@@ -132,7 +132,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """Clips of the worst classes (rows) by what they were taken for (columns); the last column is any other gloss."""
+    """Clips of the worst classes (rows) by what they were taken for (columns). The last column is for other glosses."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -141,11 +141,11 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The measures of a model on one set of clips. Classes without clips are left out of all of them.
+    """The figures of a model on one set of clips. Classes without clips are left out.
 
-    `per_instance` counts each clip once, `per_class` each class once. `top1_interval` holds the model's top-1
-    accuracy per instance with 95 % confidence. What is measured by signer is empty or None where the data set does not
-    name them; `signer_intervals` needs two of them.
+    `per_instance` counts each clip once, `per_class` each class once. `top1_interval` is the 95 % confidence interval
+    of top-1 accuracy per instance. Figures by signer are empty or None if the data set does not name its signers.
+    `signer_intervals` needs at least two signers.
     """
 
     clips: int
@@ -167,7 +167,7 @@ class Evaluation:
 
 
 def evaluate(answers: Sequence[ScoredClip], classes: ClassMapping) -> Evaluation:
-    """All measures of one or more answers."""
+    """Compute all figures from one or more answers."""
     by_class = compute_class_accuracies(answers, classes)
     by_signer = compute_signer_accuracies(answers)
     bins = compute_reliability(answers)
@@ -200,17 +200,17 @@ def evaluate(answers: Sequence[ScoredClip], classes: ClassMapping) -> Evaluation
 
 
 def compute_mean(values: Sequence[float]) -> float:
-    """The mean of one or more values."""
+    """Return the mean of one or more values."""
     return math.fsum(values) / len(values)
 
 
 def compute_accuracy(answers: Sequence[ScoredClip], k: int) -> float:
-    """The share of answers whose right class ranks among the best k."""
+    """Return the fraction of answers whose right class is among the best k."""
     return sum(answer.rank <= k for answer in answers) / len(answers)
 
 
 def compute_class_accuracies(answers: Sequence[ScoredClip], classes: ClassMapping) -> tuple[ClassAccuracy, ...]:
-    """The accuracy of each class that has clips: the lowest top-1 first, of equals the one with more clips."""
+    """Return the accuracy of each class that has clips, sorted by lowest top-1 first, then by most clips."""
     of_class: dict[int, list[ScoredClip]] = defaultdict(list)
     for answer in answers:
         of_class[answer.truth].append(answer)
@@ -222,7 +222,7 @@ def compute_class_accuracies(answers: Sequence[ScoredClip], classes: ClassMappin
 
 
 def compute_values(answers: Sequence[ScoredClip]) -> npt.NDArray[np.float64]:
-    """What each answer adds to the means, (answers, 6): being among the best k of `TOPS`, DCG, reciprocal rank."""
+    """Return each answer's part of the means, (answers, 6): a hit at each k of `TOPS`, DCG and reciprocal rank."""
     ranks = np.array([answer.rank for answer in answers], np.float64)
     hits = [ranks <= k for k in TOPS]
     values: npt.NDArray[np.float64] = np.stack([*hits, 1 / np.log2(ranks + 1), 1 / ranks], axis=1).astype(np.float64)
@@ -230,7 +230,7 @@ def compute_values(answers: Sequence[ScoredClip]) -> npt.NDArray[np.float64]:
 
 
 def group_by_signer(answers: Sequence[ScoredClip]) -> dict[str, list[ScoredClip]]:
-    """The answers by signer, of those whose signer is known."""
+    """Group the answers by signer, leaving out those without one."""
     of_signer: dict[str, list[ScoredClip]] = defaultdict(list)
     for answer in answers:
         if answer.signer_id is not None:
@@ -239,7 +239,7 @@ def group_by_signer(answers: Sequence[ScoredClip]) -> dict[str, list[ScoredClip]
 
 
 def compute_signer_accuracies(answers: Sequence[ScoredClip]) -> tuple[SignerAccuracy, ...]:
-    """The measures of each signer: the lowest top-1 first."""
+    """Return the figures of each signer, lowest top-1 first."""
     measured = [
         SignerAccuracy(signer, len(own), *compute_values(own).mean(axis=0).tolist())
         for signer, own in group_by_signer(answers).items()
@@ -248,7 +248,7 @@ def compute_signer_accuracies(answers: Sequence[ScoredClip]) -> tuple[SignerAccu
 
 
 def compute_signer_spread(by_signer: Sequence[SignerAccuracy]) -> SignerSpread | None:
-    """How much top-1 differs between signers; None without signers."""
+    """Compute how much top-1 differs between signers. Returns None without signers."""
     if not by_signer:
         return None
     shares = [signer.top1 for signer in by_signer]
@@ -256,7 +256,7 @@ def compute_signer_spread(by_signer: Sequence[SignerAccuracy]) -> SignerSpread |
 
 
 def compute_signer_intervals(answers: Sequence[ScoredClip], seed: int = 0) -> SignerIntervals | None:
-    """The percentile bootstrap over signers: as many are drawn with replacement, with all of their clips."""
+    """Compute a percentile bootstrap, which draws as many signers with replacement, each with all of their clips."""
     groups = list(group_by_signer(answers).values())
     if len(groups) < 2:
         return None
@@ -271,7 +271,7 @@ def compute_signer_intervals(answers: Sequence[ScoredClip], seed: int = 0) -> Si
 
 
 def find_confusions(answers: Sequence[ScoredClip], classes: ClassMapping) -> tuple[Confusion, ...]:
-    """Each pair of a class and another that its clips were taken for, the most frequent first."""
+    """Return the pairs of a class and another that its clips were taken for, most frequent first."""
     of = Counter(answer.truth for answer in answers)
     pairs = Counter((answer.truth, answer.best[0]) for answer in answers if answer.rank > 1)
     found = (Confusion(classes.names[t], classes.names[p], clips, of[t]) for (t, p), clips in pairs.items())
@@ -281,7 +281,7 @@ def find_confusions(answers: Sequence[ScoredClip], classes: ClassMapping) -> tup
 def build_confusion_matrix(
     answers: Sequence[ScoredClip], classes: ClassMapping, rows: Sequence[str]
 ) -> ConfusionMatrix:
-    """What the clips of some classes were taken for: those classes as columns, then the most frequent others."""
+    """Count what clips of the classes `rows` were taken for. The columns are `rows`, then the most frequent others."""
     counts = {row: Counter[str]() for row in rows}
     for answer in answers:
         if (truth := classes.names[answer.truth]) in counts:
@@ -300,8 +300,8 @@ def build_confusion_matrix(
 
 
 def compute_reliability(answers: Sequence[ScoredClip]) -> tuple[Bin, ...]:
-    """Answers in 15 bins of equal width by their confidence, bin m being ((m - 1) / 15, m / 15], as Guo et al. 2017
-    ("On Calibration of Modern Neural Networks") draw a reliability diagram; the first one holds 0 too."""
+    """Sort answers into 15 bins of equal width by confidence, for a reliability diagram as in Guo et al. 2017 ("On
+    Calibration of Modern Neural Networks"). Bin m is ((m - 1) / 15, m / 15]; the first one includes 0."""
     inside: list[list[ScoredClip]] = [[] for _ in range(BINS)]
     for answer in answers:
         inside[min(max(math.ceil(answer.confidence * BINS) - 1, 0), BINS - 1)].append(answer)
@@ -318,8 +318,8 @@ def compute_reliability(answers: Sequence[ScoredClip]) -> tuple[Bin, ...]:
 
 
 def compute_calibration_error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error, Guo et al. 2017, equation 3: the mean over clips of |accuracy - confidence| of the
-    bin that each is in; 0 is perfect."""
+    """Compute the expected calibration error (Guo et al. 2017, equation 3): the mean over clips of |accuracy -
+    confidence| of each one's bin. 0 is perfect."""
     clips = sum(own.clips for own in bins)
     gaps = (
         own.clips * abs(own.accuracy - own.confidence)
@@ -330,12 +330,12 @@ def compute_calibration_error(bins: Sequence[Bin]) -> float:
 
 
 def choose_threshold(answers: Sequence[ScoredClip]) -> Threshold | None:
-    """The threshold below which answers should count as unsure; None where no answer is worth giving.
+    """Choose the threshold below which answers should count as unsure. Returns None if no answer is worth giving.
 
-    The one from which on the right answers most outweigh the wrong ones, a wrong one counting as nine right ones: the
-    empirical form of the rule of Chow 1970 ("On Optimum Recognition Error and Reject Tradeoff"). So more than 90 % of
-    the answers at or above it are right, and no lower one would add answers of which 90 % are. Of equally good ones it
-    is the highest.
+    At this threshold, right answers outweigh wrong ones the most, with each wrong one counting as nine right ones. This
+    is the empirical form of Chow's rule (1970, "On Optimum Recognition Error and Reject Tradeoff"). More than 90 % of
+    the answers at or above it are right, and any lower threshold would add answers of which at most 90 % are right.
+    Among equally good thresholds, it is the highest.
     """
     confidences = np.array([answer.confidence for answer in answers])
     is_right = np.array([answer.rank == 1 for answer in answers])
@@ -349,7 +349,7 @@ def choose_threshold(answers: Sequence[ScoredClip]) -> Threshold | None:
 
 
 def format_accuracy(share: float, clips: int) -> str:
-    """A share of clips in percent, with its 95 % interval where there are fewer than ten clips."""
+    """Format a fraction of clips in percent, with its 95 % interval if there are fewer than ten clips."""
     if clips >= FEW_CLIPS:
         return f"{share:.1%}"
     low, high = compute_wilson_interval(round(share * clips), clips)
@@ -357,7 +357,7 @@ def format_accuracy(share: float, clips: int) -> str:
 
 
 def compute_wilson_interval(right: int, clips: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a share, 95 % with z = 1.96: it stays in [0, 1], and is fair to few clips."""
+    """Compute Wilson's score interval (1927), 95 % with z = 1.96. It stays in [0, 1] and suits small samples."""
     share = right / clips
     center = (share + z * z / (2 * clips)) / (1 + z * z / clips)
     half = z / (1 + z * z / clips) * math.sqrt(share * (1 - share) / clips + z * z / (4 * clips * clips))

@@ -1,4 +1,4 @@
-"""Reads what WLASL, ASL Citizen and MS-ASL say of their clips, in the files that their authors publish."""
+"""Reads the annotations of WLASL, ASL Citizen and MS-ASL from the files that their authors publish."""
 
 import csv
 import json
@@ -14,17 +14,17 @@ from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.results import SignerBox
 from asl_triton.video.excerpt import Excerpt
 
-MAX_FILE_BYTES = 64 * 2**20  # the largest, WLASL_v0.3.json, has 12 MB
+MAX_FILE_BYTES = 64 * 2**20  # the largest, WLASL_v0.3.json, is 12 MB
 YOUTUBE_ID = re.compile(r"(?:v=|youtu\.be/|/embed/|/v/|/shorts/)([\w-]{11})")
 SUBSETS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What a data set says of a clip.
+    """A data set's annotation of a clip.
 
-    `files` are the names, without extension, that its video may have, and the part of such a file that is the clip.
-    A box is in fractions (`signer`), or in pixels of the original frame, left, top, right, bottom (`box_pixels`).
+    `files` has the possible names of its video, without extension, each with the part of that file that is the clip.
+    A box is in fractions (`signer`), or in pixels of the original frame: left, top, right, bottom (`box_pixels`).
     """
 
     name: str
@@ -34,19 +34,19 @@ class Annotation:
     signer_id: str | None = None
     signer: SignerBox | None = None
     box_pixels: tuple[float, float, float, float] | None = None
-    lacks_box: bool = False  # though its data set has boxes
+    lacks_box: bool = False  # although its data set has boxes
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a data set says of all its clips; `glosses` in its own class order."""
+    """A data set's annotations of all clips. `glosses` are in its own class order."""
 
     glosses: tuple[str, ...]
     clips: tuple[Annotation, ...]
 
 
 def find_annotations(data: Path) -> list[Path]:
-    """The files that describe a data set: `data` itself, or those in the folder `data`; else none."""
+    """Find the files that describe a data set: `data` itself, or those in the folder `data`."""
     if data.is_dir():
         splits = [data / "splits" / f"{subset}.csv" for subset in SUBSETS]
         splits += [data / f"MSASL_{subset}.json" for subset in SUBSETS]
@@ -59,7 +59,7 @@ def find_annotations(data: Path) -> list[Path]:
 
 
 def find_videos_folder(data: Path) -> Path:
-    """Where a data set's videos are if nobody says: `videos` in its folder."""
+    """Return the default folder of a data set's videos: `videos` in its own folder."""
     if data.is_dir():
         return data / "videos"
     parent = data.parent
@@ -70,7 +70,7 @@ def read_annotations(paths: Sequence[Path]) -> Annotations:
     """Read a data set's files.
 
     Raises:
-        VideoError: one is not a file of WLASL, ASL Citizen or MS-ASL, or is broken.
+        VideoError: a file is not from WLASL, ASL Citizen or MS-ASL, or is damaged.
     """
     parts = [read_citizen(path) if path.suffix.lower() == ".csv" else read_json_list(path) for path in paths]
     glosses = dict.fromkeys(gloss for part in parts for gloss in part.glosses)
@@ -82,7 +82,7 @@ def read_annotations(paths: Sequence[Path]) -> Annotations:
 
 
 def read_citizen(path: Path) -> Annotations:
-    """A split of ASL Citizen: columns of participant, video file and gloss. Its classes are the sorted glosses."""
+    """Read a split of ASL Citizen: columns of participant, video file and gloss. Classes are the sorted glosses."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file))
@@ -97,7 +97,7 @@ def read_citizen(path: Path) -> Annotations:
     clips = []
     for number, row in enumerate(rows[1:], start=2):
         if len(row) < 3 or not row[1].strip() or not row[2].strip():
-            raise VideoError(f"{path}, line {number}: participant, video file and gloss are expected, not {row[:3]}")
+            raise VideoError(f"{path}, line {number}: expected participant, video file and gloss, not {row[:3]}")
         participant, file_name, gloss = (value.strip() for value in row[:3])
         stem = file_name.rpartition(".")[0] or file_name
         clips.append(Annotation(file_name, gloss, path.stem, ((stem, None),), signer_id=participant or None))
@@ -105,15 +105,17 @@ def read_citizen(path: Path) -> Annotations:
 
 
 def read_json_list(path: Path) -> Annotations:
-    """WLASL_v0.3.json or a split of MS-ASL, which are both lists."""
+    """Read WLASL_v0.3.json or a split of MS-ASL, which are both lists."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise VideoError(f"{path} is larger than {MAX_FILE_BYTES // 2**20} MiB: not a data set of signs")
+            raise VideoError(
+                f"{path} is larger than {MAX_FILE_BYTES // 2**20} MiB, which is too large for a data set of signs"
+            )
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as exc:
         raise VideoError(f"cannot read {path}: {exc.strerror}") from exc
     except (ValueError, RecursionError) as exc:
-        raise VideoError(f"{path} is not JSON: it is cut off, or something else ({exc})") from exc
+        raise VideoError(f"{path} is not JSON: it is truncated, or not a JSON file at all ({exc})") from exc
     first = entries[0] if isinstance(entries, list) and entries else None
     if isinstance(first, dict) and "instances" in first:
         return parse_wlasl(path, entries)
@@ -125,11 +127,10 @@ def read_json_list(path: Path) -> Annotations:
 
 
 def parse_wlasl(path: Path, entries: list[Any]) -> Annotations:
-    """WLASL_v0.3.json: a list of glosses in class order, each with its instances.
+    """Parse WLASL_v0.3.json: a list of glosses in class order, each with its instances.
 
-    A video that is named by its id was cut already, by WLASL's own preprocessing. One that is named by its YouTube id
-    has the instance from `frame_start` to `frame_end`, which count from 1, and are both in it; -1 is the end
-    (start_kit/preprocess.py).
+    A video named by its id was already cut by WLASL's preprocessing. In a video named by its YouTube id, the instance
+    is from `frame_start` to `frame_end`, counted from 1 and inclusive; -1 is the end (start_kit/preprocess.py).
     """
     glosses, clips = [], []
     for entry in entries:
@@ -144,7 +145,7 @@ def parse_wlasl(path: Path, entries: list[Any]) -> Annotations:
 
 
 def parse_wlasl_instance(gloss: str, instance: dict[str, Any]) -> Annotation:
-    """One instance of a gloss."""
+    """Parse one instance of a gloss."""
     name = str(instance["video_id"])
     files: list[tuple[str, Excerpt | None]] = [(name, None)]
     if found := YOUTUBE_ID.search(str(instance.get("url", ""))):
@@ -167,10 +168,10 @@ def parse_wlasl_instance(gloss: str, instance: dict[str, Any]) -> Annotation:
 
 
 def parse_msasl(path: Path, entries: list[Any]) -> Annotations:
-    """A split of MS-ASL: a list of signs in YouTube's videos, each from `start_time` to `end_time` in seconds.
+    """Parse a split of MS-ASL: a list of signs in YouTube videos, each from `start_time` to `end_time` in seconds.
 
-    Boxes are top, left, bottom and right, as fractions of the frame. A video is named by its YouTube id, or, where it
-    was cut already, as bsl1k's misc/msasl/download_msasl.py names it.
+    Boxes are top, left, bottom and right, as fractions of the frame. A video is named by its YouTube id or, if it was
+    already cut, as in bsl1k's misc/msasl/download_msasl.py.
     """
     glosses: dict[int, str] = {}
     clips = []
@@ -206,7 +207,7 @@ def parse_msasl(path: Path, entries: list[Any]) -> Annotations:
 
 
 def parse_numbers(values: object) -> tuple[float, float, float, float] | None:
-    """Four finite numbers, or None for anything else."""
+    """Parse a list of four finite numbers. Returns None for anything else."""
     if not isinstance(values, list) or len(values) != 4:
         return None
     if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values):
@@ -215,12 +216,12 @@ def parse_numbers(values: object) -> tuple[float, float, float, float] | None:
 
 
 def describe_fault(exc: Exception) -> str:
-    """What is wrong with an entry."""
+    """Describe what is wrong with an entry."""
     return f"{exc} is missing" if isinstance(exc, KeyError) else str(exc)
 
 
 def number_doubles(clips: Iterable[Annotation]) -> Iterable[Annotation]:
-    """The clips with different names: the second of a name gets '#2'."""
+    """Yield the clips with unique names. The second clip of the same name gets '#2'."""
     seen: dict[str, int] = {}
     for clip in clips:
         seen[clip.name] = seen.get(clip.name, 0) + 1

@@ -1,4 +1,4 @@
-"""The report on an evaluation: the measures, what was evaluated, what could not be scored. As JSON and as a page."""
+"""The report on an evaluation, as JSON and as a page: the figures, the data, and the clips that were not scored."""
 
 import dataclasses
 import json
@@ -15,20 +15,20 @@ from asl_triton.files import write_text
 from asl_triton.models.served import ServedModel
 from asl_triton.writers.html import render_template
 
-# What the page shows; `evaluation.json` has all of it.
+# How much the page shows. `evaluation.json` has everything.
 CLASSES_SHOWN = 200
 CONFUSIONS_SHOWN = 20
 NAMES_SHOWN = 200
 PLOT = 300  # pixels of the reliability diagram's sides
-TRAINED_ON = ("train", "val")  # WLASL's training loader takes both, `nslt_dataset.py`
+TRAINED_ON = ("train", "val")  # WLASL's training loader uses both (`nslt_dataset.py`)
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """All that `asl-triton evaluate` has to say. `answers` holds one answer or more."""
+    """Everything that `asl-triton evaluate` reports. `answers` has at least one answer."""
 
     data: Path
-    subset: str | None  # of a split; None is all of it
+    subset: str | None  # of a data set; None for all of it
     dataset: Dataset
     model: ServedModel
     classes: ClassMapping
@@ -36,7 +36,7 @@ class EvaluationReport:
 
     @cached_property
     def evaluation(self) -> Evaluation:
-        """The measures."""
+        """The figures."""
         return evaluate(self.answers.answers, self.classes)
 
     @property
@@ -53,19 +53,19 @@ class EvaluationReport:
         found = [*self.dataset.warnings]
         if trained := [f"{subsets[name]:,} of {name}" for name in TRAINED_ON if subsets[name]]:
             found.append(
-                f"of the clips scored, {' and '.join(trained)} are of subsets that published checkpoints were "
-                "trained on: published figures are those of --subset test"
+                f"of the scored clips, {' and '.join(trained)} are in subsets that published checkpoints were "
+                "trained on; published figures are for --subset test"
             )
         unboxed = sum(clip.signer is None for clip in self.dataset.clips if clip.name in scored)
         if self.model.preset.framing == "signer" and unboxed:
             found.append(
-                f"preset {self.model.preset.name!r} was trained on signers cut out of the frame, and of {unboxed:,} of "
-                f"the {len(scored):,} clips scored no box is known: whole frames were taken (--signer gives a box)"
+                f"preset {self.model.preset.name!r} was trained on frames cropped to the signer, but {unboxed:,} of "
+                f"the {len(scored):,} scored clips have no box, so whole frames were used (use --signer to give a box)"
             )
         return tuple(found)
 
     def as_json(self) -> dict[str, Any]:
-        """The report as JSON takes it: what `evaluation.json` holds."""
+        """Return the report as JSON values, as written to `evaluation.json`."""
         names = self.classes.names
         return {
             "data": str(self.data),
@@ -104,7 +104,7 @@ class EvaluationReport:
 
 
 def render_page(report: EvaluationReport) -> str:
-    """The report as one HTML page, which needs no network and no script, and shows in light and dark."""
+    """Render the report as a self-contained HTML page without scripts, for light and dark mode."""
     return render_template(
         "evaluation.html",
         report=report,
@@ -117,10 +117,10 @@ def render_page(report: EvaluationReport) -> str:
 
 
 def write_report(report: EvaluationReport, output: Path) -> tuple[Path, ...]:
-    """Write `evaluation.json` and `evaluation.html` in a folder; returns their paths.
+    """Write `evaluation.json` and `evaluation.html` to a folder. Returns their paths.
 
     Raises:
-        AslTritonError: they cannot be written, or Jinja2 is not installed.
+        AslTritonError: the files could not be written, or Jinja2 is not installed.
     """
     as_json = json.dumps(report.as_json(), indent=1)
     page = render_page(report)

@@ -1,4 +1,4 @@
-"""What a model answers to labeled clips: where the right gloss ranks, and what ranks before it."""
+"""Scores a model's answers to labeled clips: the rank of the right gloss, and which glosses rank higher."""
 
 import asyncio
 import dataclasses
@@ -15,12 +15,12 @@ from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Failure, Outcome, Recognition
 
-BEST_KEPT = 10  # of a clip's ranking: the whole would be clips x classes
+BEST_KEPT = 10  # of a clip's ranking, since all of it would be clips x classes
 
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """What is told apart: each gloss of a model, or look-alike glosses as one.
+    """The classes to score: each gloss of a model, with look-alike glosses merged into one.
 
     `names[of_gloss[g]]` is the class of gloss g, in the model's class order.
     """
@@ -30,10 +30,10 @@ class ClassMapping:
 
     @classmethod
     def of(cls, labels: Sequence[str], merged: Sequence[Sequence[str]] = ()) -> "ClassMapping":
-        """The classes of a model, each group of `merged` being one, named after its glosses.
+        """Build the classes of a model. Each group in `merged` becomes one class, named after its glosses.
 
         Raises:
-            LabelsError: a group names a gloss that is not among the labels, or that another group has.
+            LabelsError: a gloss in a group is not among the labels, or is in another group too.
         """
         names = dict(zip(labels, labels, strict=True))
         grouped: set[str] = set()
@@ -41,11 +41,11 @@ class ClassMapping:
             for gloss in group:
                 if gloss not in names:
                     raise LabelsError(
-                        f"{gloss!r} is to be merged, and the model does not know it: "
-                        "`asl-triton models --labels` lists what it knows"
+                        f"cannot merge {gloss!r} because the model does not know it: "
+                        "`asl-triton models --labels` lists its glosses"
                     )
                 if gloss in grouped:
-                    raise LabelsError(f"{gloss!r} is merged twice: put all that look alike on one line")
+                    raise LabelsError(f"{gloss!r} is merged twice: put all glosses that look alike on one line")
                 grouped.add(gloss)
                 names[gloss] = " / ".join(group)
         distinct = tuple(dict.fromkeys(names.values()))
@@ -55,10 +55,10 @@ class ClassMapping:
 
 @dataclass(frozen=True)
 class ScoredClip:
-    """What was answered to one clip. `truth` and `best` (best first, up to 10) count in `Classes.names`.
+    """The answer to one clip. `truth` and `best` (best first, up to 10) are indices into `ClassMapping.names`.
 
-    `rank` is that of the truth among all classes, 1 the best; a class ranks as its best gloss does. `confidence` is the
-    best gloss's, as the preset scores it. `signer_id` is the data set's name for who signs.
+    `rank` is the rank of the truth among all classes, 1 being the best. A merged class ranks like its best gloss.
+    `confidence` is that of the best gloss, as the preset scores it. `signer_id` is the data set's name for the signer.
     """
 
     video: str
@@ -71,7 +71,7 @@ class ScoredClip:
 
 @dataclass(frozen=True)
 class ScoringRun:
-    """The answers to labeled clips, by the clips' names. `stopped` says why it ended before the last, if it did."""
+    """The answers to labeled clips, sorted by name. `stopped` says why the run ended early, if it did."""
 
     answers: tuple[ScoredClip, ...]
     failures: tuple[Failure, ...]
@@ -80,35 +80,39 @@ class ScoringRun:
 
 
 def read_merge(path: Path) -> list[list[str]]:
-    """Groups of glosses that look alike: a line each, with commas between. Empty lines are skipped.
+    """Read groups of glosses that look alike: one comma-separated group per line. Empty lines are skipped.
 
     Raises:
-        LabelsError: the file cannot be read, or a line has fewer than two glosses.
+        LabelsError: the file could not be read, or a line has fewer than two glosses.
     """
     try:
         content = read_at_most(path, MAX_LABELS_BYTES)
         if content is None:
-            raise LabelsError(f"{path} (--merge) is larger than {MAX_LABELS_BYTES // 2**20} MiB: not groups of glosses")
+            raise LabelsError(
+                f"{path} (--merge) is larger than {MAX_LABELS_BYTES // 2**20} MiB, too large for groups of glosses"
+            )
         lines = content.decode("utf-8-sig").splitlines()
     except OSError as exc:
         raise LabelsError(f"cannot read {path} (--merge): {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise LabelsError(f"{path} (--merge) is not UTF-8 text: write a line a group, with commas") from exc
+        raise LabelsError(
+            f"{path} (--merge) is not UTF-8 text: write one comma-separated group of glosses per line"
+        ) from exc
     groups = []
     for number, line in enumerate(lines, start=1):
         glosses = list(dict.fromkeys(gloss.strip() for gloss in line.split(",") if gloss.strip()))
         if len(glosses) == 1:
             raise LabelsError(
-                f"{path}, line {number}: {glosses[0]!r} stands alone; put what looks like it behind commas"
+                f"{path}, line {number}: {glosses[0]!r} is alone; add glosses that look like it, separated by commas"
             )
         groups += [glosses] if glosses else []
     if not groups:
-        raise LabelsError(f"{path} (--merge) is empty: write a line a group of glosses, with commas between")
+        raise LabelsError(f"{path} (--merge) is empty: write one comma-separated group of glosses per line")
     return groups
 
 
 def score(clip: LabeledClip, recognition: Recognition, classes: ClassMapping) -> ScoredClip:
-    """A recognition that ranks every gloss, reduced to what measures need."""
+    """Score a recognition that ranks every gloss."""
     ranked = dict.fromkeys(classes.of_gloss[p.class_id] for p in recognition.predictions)
     truth = classes.of_gloss[clip.class_id]
     order = tuple(ranked)
@@ -125,13 +129,13 @@ def score_clips(
     clips_at_once: int,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> ScoringRun:
-    """Ask about labeled clips, `clips_at_once` at a time; `on_outcome` sees each, with its best gloss alone.
+    """Recognize labeled clips, `clips_at_once` at a time. `on_outcome` gets each outcome, with only its best gloss.
 
-    A clip that cannot be read or answered is a `Failure`. Where the server goes away or Ctrl-C comes, what is known is
-    returned.
+    If a clip fails, its outcome is a `Failure`. If the server goes down or the user presses Ctrl-C, the answers so far
+    are returned.
 
     Raises:
-        AslTritonError: the server or its model cannot be used, or the server goes away before the first answer.
+        AslTritonError: the server or its model is unusable, or the server goes down before the first answer.
         KeyboardInterrupt: Ctrl-C before the first answer.
     """
     answers: list[ScoredClip] = []

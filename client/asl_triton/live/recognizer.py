@@ -1,7 +1,8 @@
-"""Signs recognized while they are signed: frames in, as they come from a camera or a browser, glosses out.
+"""Recognizes signs while they are being signed: frames in from a camera or a browser, glosses out.
 
-Every few frames the newest window of frames is sent to the server, with at most one request under way. Frames that
-come meanwhile wait in the window. If the server is slower than the camera, frames are dropped, and the lag stays.
+Every few frames, the newest window of frames is sent to the server, with at most one request in flight. Frames that
+arrive meanwhile wait in the window. If the server is slower than the camera, frames are dropped and the lag does not
+grow.
 
 >>> session = LiveSession(recognizer)  # of a `Recognizer`; one per visitor
 >>> state = session.feed(image_bgr, time_s)  # returns at once
@@ -35,35 +36,35 @@ from asl_triton.video.windows import POSITION_FRAMES
 
 EVENTS_KEPT = 500
 LAGS_KEPT = 1000  # answers: five minutes and more
-RATE_FRAMES = 50  # that the frame rate is measured over
-SILENT_S = 1.0  # without a frame: nobody knows what is being signed now
+RATE_FRAMES = 50  # used to measure the frame rate
+SILENT_S = 1.0  # without a frame: then nothing is known about the current sign
 SLOW_ANSWER_S = 5.0  # a request that takes longer is a problem
-MIN_PAUSE_S, MAX_PAUSE_S = 0.25, 2.0  # before a server that failed is asked again
+MIN_PAUSE_S, MAX_PAUSE_S = 0.25, 2.0  # before retrying a server that failed
 
 
 class LiveRecognizer:
-    """The asyncio face: feed it frames, and read `events()` in another task.
+    """The asyncio client: feed it frames, and read `events()` in another task.
 
-    Server failures do not end it: `state().problem` says what is wrong until answers come again. Use it in an
-    `async with` block; leaving the block cancels the request under way and ends `events()`. `rules` may be replaced at
+    Server failures do not end it. `state().problem` says what is wrong until answers are back. Use it in an
+    `async with` block; leaving the block cancels the request in flight and ends `events()`. `rules` may be replaced at
     any time.
 
-    The signer is where the recognizer says, or is looked for, see `SignerTracker`. If it `guides`, `state().advice`
-    says how to sit before the camera.
+    The signer is where the recognizer's `signer` is, or is searched for (see `SignerTracker`). With `guides`,
+    `state().advice` says how to sit in front of the camera.
     """
 
     def __init__(self, recognizer: AsyncRecognizer, rules: LiveRules | None = None, *, guides: bool = False) -> None:
         self.rules = rules or LiveRules()
         self._recognizer, self._guides = recognizer, guides
-        self._tracker: SignerTracker | None = None  # None until the server said how frames are prepared
-        self._tracking = threading.Lock()  # for the tracker, which takes long
-        self._lock = threading.Lock()  # for all that follows: frames come from any thread
+        self._tracker: SignerTracker | None = None  # None until the preset is known
+        self._tracking = threading.Lock()  # for the tracker, which is slow
+        self._lock = threading.Lock()  # for everything below, since frames come from any thread
         self._served: ServedModel | None = None
-        self._spotter: SignSpotter | None = None  # None until the server said how frames are prepared
-        self._obeyed: LiveRules | None = None  # by window and spotter
+        self._spotter: SignSpotter | None = None  # None until the preset is known
+        self._obeyed: LiveRules | None = None  # the rules that the window and the spotter use
         self._problem: str | None = None
-        self._sent_s: float | None = None  # when the request that is under way was sent
-        self._is_last = False  # no more frames come
+        self._sent_s: float | None = None  # when the request in flight was sent
+        self._is_last = False  # no more frames will come
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._fed, self._answered = asyncio.Event(), asyncio.Event()
@@ -71,11 +72,11 @@ class LiveRecognizer:
         self.clear()
 
     def feed(self, image_bgr: Image, time_s: float) -> None:
-        """Take one frame, uint8 BGR (H, W, 3), shown at `time_s` by any clock that rises. Any thread.
+        """Add one frame, uint8 BGR (H, W, 3), shown at `time_s` on any increasing clock. Call from any thread.
 
-        Never waits for the server; where the signer is looked for, one frame in two seconds takes some 10 to 80 ms.
+        Never waits for the server. When searching for the signer, one frame every two seconds takes about 10 to 80 ms.
 
-        A pause in the clock, a clock that goes back, pictures of another size or a cut begin a new window.
+        A jump of the clock, a different frame size or a cut starts a new window.
 
         Raises:
             VideoError: the image is not uint8 (H, W, 3), or absurdly narrow.
@@ -94,7 +95,7 @@ class LiveRecognizer:
             self._loop.call_soon_threadsafe(self._fed.set)
 
     def state(self) -> LiveState:
-        """How it goes now. Any thread."""
+        """Return the current state. Call from any thread."""
         now_s = time.monotonic()
         with self._lock:
             first_s, newest_s = (self._fed_times_s[0], self._fed_times_s[-1]) if self._fed_times_s else (now_s, 0.0)
@@ -102,7 +103,7 @@ class LiveRecognizer:
             problem = self._problem
             if problem is None and self._sent_s is not None and now_s - self._sent_s >= SLOW_ANSWER_S:
                 address, waited_s = self._recognizer.transport.address, now_s - self._sent_s
-                problem = f"{address} has not answered for {waited_s:.0f} s: it is overloaded, stuck or away"
+                problem = f"{address} has not answered for {waited_s:.0f} s: it is overloaded, stuck or down"
             return LiveState(
                 gloss=self._spotter.gloss if self._spotter and now_s - newest_s < SILENT_S else None,
                 confidence=self._spotter.confidence if self._spotter else 0.0,
@@ -124,9 +125,9 @@ class LiveRecognizer:
             )
 
     async def events(self) -> AsyncIterator[LiveEvent]:
-        """The signs as they are recognized, for one reader; ends after `finish`, or with the block.
+        """Yield signs as they are recognized, for one reader. Ends after `finish`, or with the block.
 
-        A reader that is too slow gets the newest 500.
+        A reader that is too slow gets only the newest 500.
         """
         while True:
             self._answered.clear()
@@ -141,7 +142,7 @@ class LiveRecognizer:
             await self._answered.wait()
 
     def clear(self) -> None:
-        """Forget frames, events and counts, as if it had just begun. Any thread."""
+        """Forget frames, events and counts, as if newly started. Call from any thread."""
         with self._lock:
             self._window = LiveWindow()
             self._fed_times_s: deque[float] = deque(maxlen=RATE_FRAMES)
@@ -152,9 +153,9 @@ class LiveRecognizer:
                 self._prepare(self._served)
 
     async def finish(self) -> None:
-        """No more frames come: ask about those that were not part of a request, and return when all is answered.
+        """End the stream: send the frames that were not part of a request yet, and return once they are answered.
 
-        If the server is away this ends too; `state().problem` says so then.
+        If the server is down, this returns as well, and `state().problem` says so.
         """
         self._is_last = True
         self._fed.set()
@@ -162,13 +163,13 @@ class LiveRecognizer:
             await asyncio.shield(self._task)
 
     async def start(self) -> None:
-        """Begin to ask the server. The `async with` block does it."""
+        """Start sending requests. The `async with` block calls this."""
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(lambda _: self._answered.set())
 
     async def stop(self) -> None:
-        """Cancel what is under way. The `async with` block does it."""
+        """Cancel the request in flight. The `async with` block calls this."""
         self._loop = None
         if self._task is not None:
             self._task.cancel()
@@ -185,7 +186,7 @@ class LiveRecognizer:
         await self.stop()
 
     async def _run(self) -> None:
-        """Ask about one window after another, whatever the server does."""
+        """Send one window after another, no matter what the server does."""
         pause_s = MIN_PAUSE_S
         while True:
             try:
@@ -217,17 +218,17 @@ class LiveRecognizer:
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     def _prepare(self, served: ServedModel) -> None:
-        """Begin with an empty window for that model."""
+        """Start with an empty window for this model."""
         self._served, self._spotter, self._obeyed = served, SignSpotter(served.labels, served.preset), None
         self._window.prepare(served.preset)
         asked = self._recognizer
         self._tracker = SignerTracker(served.preset, asked.signer, finds=asked.find_signer, guides=self._guides)
 
     def _obey(self, rules: LiveRules) -> None:
-        """Follow new rules, or those that the model before did not fit.
+        """Use new rules, or rules that did not fit the previous model.
 
         Raises:
-            LabelsError, AslTritonError: they do not fit the model.
+            LabelsError, AslTritonError: the rules do not fit the model.
         """
         assert self._spotter is not None
         self._spotter.obey(rules)
@@ -235,12 +236,12 @@ class LiveRecognizer:
         self._obeyed = rules
 
     async def _ask(self, served: ServedModel, window: WindowSnapshot) -> None:
-        """Ask about a window, and report the signs that come of it."""
+        """Send a window, and report the resulting signs."""
         spotter = self._spotter
         self._sent_s = time.monotonic()
         if served.datatype == "UINT8":
             tensor = served.make_input(window.frames)
-        else:  # normalizing takes long enough to hold up others
+        else:  # normalizing takes long enough to block other tasks
             tensor = await asyncio.to_thread(served.make_input, window.frames)
         answers = await self._recognizer.transport.infer(
             served.name, {FRAMES: tensor}, [STEP_LOGITS], self._recognizer.priority
@@ -250,7 +251,7 @@ class LiveRecognizer:
         with self._lock:
             self._problem = self._sent_s = None
             if spotter is None or spotter is not self._spotter:
-                return  # cleared meanwhile
+                return  # cleared in the meantime
             signs = spotter.add(window, step_logits)
             lag_s = time.monotonic() - window.fed_s
             self._num_windows += 1
@@ -263,9 +264,9 @@ class LiveRecognizer:
 
 
 class LiveSession:
-    """The sync face of `LiveRecognizer`, for pages: one per visitor. It may be fed from any thread.
+    """The synchronous `LiveRecognizer`, for web pages, with one session per visitor. Feed it from any thread.
 
-    `recognizer` may be shared by many sessions, and is not closed with them. Close a session that is not fed any more.
+    Many sessions may share a `recognizer`, which they do not close. Close a session once it is no longer fed.
     """
 
     def __init__(self, recognizer: Recognizer, rules: LiveRules | None = None, *, guides: bool = False) -> None:
@@ -275,7 +276,7 @@ class LiveSession:
 
     @property
     def rules(self) -> LiveRules:
-        """May be replaced at any time, and hold from the next window on."""
+        """The rules. They may be replaced at any time, and apply from the next window on."""
         return self._live.rules
 
     @rules.setter
@@ -283,21 +284,21 @@ class LiveSession:
         self._live.rules = rules
 
     def feed(self, image_bgr: Image, time_s: float) -> LiveState:
-        """As `LiveRecognizer.feed`; returns the state at once, whatever the server does."""
+        """Feed a frame as `LiveRecognizer.feed` does. Returns the state at once, no matter what the server does."""
         if not self._is_closed:
             self._live.feed(image_bgr, time_s)
         return self._live.state()
 
     def state(self) -> LiveState:
-        """How it goes now."""
+        """Return the current state."""
         return self._live.state()
 
     def clear(self) -> None:
-        """Forget frames, events and counts, as if it had just begun."""
+        """Forget frames, events and counts, as if newly started."""
         self._live.clear()
 
     def close(self) -> None:
-        """Cancel what is under way. Closing twice is fine; frames fed after that are ignored."""
+        """Cancel the request in flight. Closing twice is fine. Frames fed later are ignored."""
         if not self._is_closed:
             self._is_closed = True
             run(self._live.stop())

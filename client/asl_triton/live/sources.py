@@ -1,4 +1,4 @@
-"""Where live frames come from: a camera, an address, or a file; each opened, and opened again."""
+"""Sources of live frames: a camera, an address or a file. Each can be reopened."""
 
 import math
 import os
@@ -23,39 +23,39 @@ from asl_triton.video.decoder import FrameDecoder, limit_pixels
 from asl_triton.video.reader import Frame, Limits, read_frame_rate
 
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
-OPEN_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 5.0  # silence for longer than the second is a dropout
+OPEN_TIMEOUT_S, READ_TIMEOUT_S = 10.0, 5.0  # no frame within READ_TIMEOUT_S is a dropout
 PROBE_TIMEOUT_S = 2.0
-END_MISSING_S = 1.0  # of a video by address: what is missing at its end may be the container's estimate
-NO_LIMITS = Limits(max_bytes=2**62, max_frames=2**62)  # what is played at its own pace is never held
+END_MISSING_S = 1.0  # at the end of a remote video, since the container's duration may be an estimate
+NO_LIMITS = Limits(max_bytes=2**62, max_frames=2**62)  # frames of a paced source are never held in memory
 CAMERA = re.compile(r"(?:/dev/video)?(\d{1,4})")
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class FrameSource(Protocol):
-    """A source of frames. `name` holds no password."""
+    """A source of frames. `name` never contains a password."""
 
     name: str
-    is_paced: bool  # it gives frames as fast as they are read; else they come when they are to be shown
-    has_end: bool  # it is a whole video, whose timestamps count
+    is_paced: bool  # frames arrive as fast as they are read; otherwise they arrive when they should be shown
+    has_end: bool  # it is a whole video, whose timestamps are used
 
     def open(self) -> None:
-        """Open it, again too. Raises `VideoError` with the reason."""
+        """Open or reopen the source. Raises `VideoError` with the reason."""
 
     def read(self) -> tuple[Image, float] | None:
-        """The next frame, BGR, and its timestamp in seconds, which a paced feed has; None where none comes."""
+        """Return the next frame (BGR) and its timestamp in seconds (NaN if not paced), or None if there is none."""
 
     def is_over(self) -> bool:
-        """Whether none came because that was all."""
+        """Return whether frames stopped because the video has ended."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the source."""
 
 
 def make_source(source: str) -> FrameSource:
-    """The feed that a source names: a camera's index, an rtsp:// or http:// address, or a file.
+    """Create the source for a camera's index, an rtsp:// or http:// address, or a file.
 
     Raises:
-        VideoError: an address of another kind, or of no kind.
+        VideoError: the address is invalid or not supported.
     """
     if match := CAMERA.fullmatch(source):
         return CameraSource(int(match[1]))
@@ -65,7 +65,7 @@ def make_source(source: str) -> FrameSource:
 
 
 class FileSource:
-    """A video file, played at its own pace, from its beginning to its end."""
+    """A video file, played at its own pace from start to end."""
 
     is_paced = has_end = True
 
@@ -91,7 +91,7 @@ class FileSource:
 
 
 class CameraSource:
-    """A camera of this machine, by its index."""
+    """A camera of this machine, by index."""
 
     is_paced = has_end = False
 
@@ -101,19 +101,19 @@ class CameraSource:
         self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> None:
-        cv2.setLogLevel(0)  # OpenCV writes to the terminal
+        cv2.setLogLevel(0)  # otherwise OpenCV writes to the terminal
         is_linux = sys.platform == "linux"
         if is_linux and not Path(f"/dev/video{self._index}").exists():
             there = sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*"))
             raise VideoError(
-                f"there is no camera {self._index} on this machine: "
+                f"camera {self._index} does not exist on this machine: "
                 + (f"it has {', '.join(there)}" if there else "it has none; name a file or an address instead")
             )
         self._capture = cv2.VideoCapture(self._index, cv2.CAP_V4L2 if is_linux else cv2.CAP_ANY)
         if not self._capture.isOpened():
             raise VideoError(
-                f"{self.name} cannot be opened: it is no camera that takes pictures, another program has it, or you "
-                "may not use it (on Linux: be in the group `video`)"
+                f"cannot open {self.name}: it does not take pictures, another program is using it, or you lack "
+                "permission (on Linux, join the group `video`)"
             )
 
     def read(self) -> tuple[Image, float] | None:
@@ -129,10 +129,10 @@ class CameraSource:
 
 
 class UrlSource:
-    """A stream or a video by its address. What of it has an end is played at its own pace.
+    """A stream or a video by its address. Anything with an end is played at its own pace.
 
-    User, password and what follows a `?` are in no message. FFmpeg's options may be set in the environment variable
-    `OPENCV_FFMPEG_CAPTURE_OPTIONS`, as `name;value|name;value`; without them RTSP goes over TCP.
+    Messages never contain the user, the password, or anything after a `?`. Options for FFmpeg may be set in the
+    environment variable `OPENCV_FFMPEG_CAPTURE_OPTIONS`, as `name;value|name;value`. Without them, RTSP uses TCP.
     """
 
     def __init__(self, url: str) -> None:
@@ -141,9 +141,9 @@ class UrlSource:
         self.name = f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self.is_paced = self.has_end = False
         self._container: InputContainer | None = None
-        self._frames: deque[av.VideoFrame] = deque()  # decoded and not read yet
+        self._frames: deque[av.VideoFrame] = deque()  # decoded but not read yet
         self._time_s = -math.inf
-        self._seen_s = -math.inf  # shown before it was opened again
+        self._seen_s = -math.inf  # time reached before reopening
 
     def open(self) -> None:
         try:
@@ -163,7 +163,7 @@ class UrlSource:
         self._start_s = (self._container.start_time or 0) / av.time_base
         self._declared_s = max(self._container.duration or 0, 0) / av.time_base
         self.has_end = self._declared_s > 0
-        self.is_paced = self.has_end or urlsplit(self._url).path.endswith(".m3u8")  # whose segments come at once
+        self.is_paced = self.has_end or urlsplit(self._url).path.endswith(".m3u8")  # whose segments arrive in bursts
         self._seen_s, self._time_s = self._time_s, -math.inf
 
     def read(self) -> tuple[Image, float] | None:
@@ -190,44 +190,44 @@ class UrlSource:
             container.close()
 
     def _why_not(self) -> str:
-        """FFmpeg does not say; whether anybody is there, a look tells."""
+        """Explain why the address did not open. FFmpeg does not say, so this tries to connect."""
         host, port = self._place
         try:
             socket.create_connection((host, port), PROBE_TIMEOUT_S).close()
         except socket.gaierror:
-            return f"{self.name} cannot be opened: there is no host {host}; check the address"
+            return f"cannot open {self.name}: cannot resolve host {host}; check the address"
         except OSError:
-            return f"{self.name} cannot be opened: nobody answers at {host}, port {port}; check address and network"
+            return f"cannot open {self.name}: no answer from {host}, port {port}; check the address and the network"
         return (
-            f"{self.name} cannot be opened: {host} answers, but with no video that FFmpeg knows; check path, user and "
-            "password"
+            f"cannot open {self.name}: {host} answers, but not with a video that FFmpeg can read; check the path, user "
+            "and password"
         )
 
 
 def parse_address(url: str) -> tuple[SplitResult, tuple[str, int]]:
-    """An address in its parts, and the host and port that it leads to.
+    """Split an address into its parts, and its host and port.
 
     Raises:
-        VideoError: it is of another kind than can be watched, or cannot be read.
+        VideoError: the address is invalid or not supported.
     """
     user, at, _ = url.partition("://")[2].rpartition("@")
-    if at and any(sign in user for sign in "/?#"):  # the rest of the password would be taken for the path, and shown
-        raise VideoError("the user or password in the source's address holds a /, ? or #: write %2F, %3F or %23")
+    if at and any(sign in user for sign in "/?#"):  # the rest of the password would be mistaken for the path, and shown
+        raise VideoError("the user or password in the source's address contains /, ? or #: write %2F, %3F or %23")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or PORTS.get(parts.scheme, 0)
-    except ValueError as exc:  # whose text may hold what is between // and @
+    except ValueError as exc:  # its text may contain the password
         raise VideoError("the source's address has no readable host and port: write rtsp://host:port/path") from exc
     if parts.scheme not in PORTS:
         kinds = ", ".join(f"{scheme}://" for scheme in PORTS)
-        raise VideoError(f"{parts.scheme}:// cannot be watched: name {kinds}, a camera's index or a file's path")
+        raise VideoError(f"{parts.scheme}:// is not supported: use {kinds}, a camera's index or a file's path")
     if not host:
-        raise VideoError(f"the source's address names no host: write {parts.scheme}://host/path")
+        raise VideoError(f"the source's address has no host: write {parts.scheme}://host/path")
     return parts, (host, port)
 
 
 def read_image(capture: cv2.VideoCapture | None) -> Image | None:
-    """The next picture, BGR; None where none comes."""
+    """Read the next picture (BGR). Returns None if there is none."""
     try:
         more, image = capture.read() if capture is not None else (False, None)
     except cv2.error:
@@ -236,6 +236,6 @@ def read_image(capture: cv2.VideoCapture | None) -> Image | None:
 
 
 def read_stream_options() -> dict[str, str]:
-    """FFmpeg's options for streams, from the environment."""
+    """Read FFmpeg's options for streams from the environment."""
     text = os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
     return dict(option.split(";", 1) for option in text.split("|") if ";" in option)

@@ -1,12 +1,12 @@
-"""Sign spotting in a live stream: from the answers about ever newer windows to signs, each reported once and soon.
+"""Sign spotting in a live stream: turns the answers about successive windows into signs, each reported once and soon.
 
-A gloss is reported while it is still being signed: at once where it is sure, else when a later answer confirms it,
-because the beginning of a sign often looks like another.
+A gloss is reported while it is still being signed: at once if it is sure, otherwise when a later answer confirms it,
+because the start of a sign often looks like another sign.
 
-Measured with the demo checkpoint on 40 signs of rendered signers with pauses between (64 frames, every 8): 39 found, 1
-wrong, none twice, reported 0.16 s before the hands go down (median). The pooled logits of the windows, by the same
-rules, find as many 0.04 s later; with pauses of a second or less they find 29 of 36 against 34, because a pooled window
-holds a gloss for its whole length. Without confirmation 4 are wrong.
+Measured with the demo checkpoint on 40 signs of rendered signers with pauses in between (64 frames, every 8): 39 found,
+1 wrong, none reported twice, 0.16 s before the hands go down (median). The windows' pooled logits, with the same rules,
+find as many, 0.04 s later. With pauses of a second or less, they find 29 of 36 instead of 34, because a gloss fills a
+pooled window for its whole length. Without confirmation, 4 are wrong.
 """
 
 import math
@@ -22,33 +22,33 @@ from asl_triton.postprocessing.stitching import make_steps
 from asl_triton.presets import Preset
 from asl_triton.results import Logits, Segment
 
-SURE = 0.9  # from this confidence on, one answer is enough
-SETTLE_S = 0.3  # between two answers that agree on a gloss that is not sure
-NOW_S = 0.7  # a gloss that ends later than this before the window's end is being signed now
+SURE = 0.9  # at this confidence or above, one answer is enough
+SETTLE_S = 0.3  # between two answers that agree on an unsure gloss
+NOW_S = 0.7  # a gloss that ends within this time of the window's end is being signed now
 
 
 @dataclass
 class Track:
-    """One sign, over all windows that saw it. `reported_s` is where it ended when it was reported, None before."""
+    """One sign, across all windows that saw it. `reported_s` is its end at the time of the report, None before."""
 
     seen: Segment
     first_seen_s: float  # the end of the first window that saw it
     reported_s: float | None = None
 
     def matches(self, segment: Segment, gone_s: float) -> bool:
-        """Whether a segment of another window is the same sign."""
+        """Return whether a segment of another window is the same sign."""
         apart_s = max(segment.start_s, self.seen.start_s) - min(segment.end_s, self.seen.end_s)
         return segment.class_id == self.seen.class_id and apart_s <= gone_s
 
 
 class SignSpotter:
-    """The signs of one stream, from the answers about its windows, in order. Memory is bounded by a window's length.
+    """Finds the signs of a stream from the answers about its windows, in order. Memory is bounded by a window's length.
 
-    A `Segmenter` waits until a sign is over and no window can change it. This cannot wait: it sees each instant in
-    several windows, looks for runs in each of them by the same thresholds and the same overlap rule, and follows each
-    sign through the windows to report it once. A sign that may go on has no peak yet, so it lasts for all of its run.
+    A `Segmenter` waits until a sign is over and no window can change it. A `SignSpotter` does not wait. It sees each
+    instant in several windows, finds runs in each window with the same thresholds and overlap rule, and tracks each
+    sign across windows to report it once. A sign that may go on has no peak yet, so it spans its whole run.
 
-    `gloss` is being signed now, None where none is; `confidence` is its own, or that of the nearest gloss.
+    `gloss` is being signed now, or None. `confidence` is that of `gloss`, or else of the most likely gloss.
     """
 
     def __init__(self, labels: Sequence[str], preset: Preset) -> None:
@@ -62,17 +62,17 @@ class SignSpotter:
         self.obey(LiveRules())
 
     def obey(self, rules: LiveRules) -> None:
-        """Follow these rules from the next window on.
+        """Use these rules from the next window on.
 
         Raises:
-            LabelsError, AslTritonError: they do not fit the model.
+            LabelsError, AslTritonError: the rules do not fit the model.
         """
         self._class_ids = rules.class_ids(self._labels, self._preset)
         self._segmentation = Segmentation(rules.min_confidence, min_length_s=0.0, max_length_s=math.inf)
         self._rules = rules
 
     def add(self, window: WindowSnapshot, step_logits: Logits) -> list[Segment]:
-        """Take the step logits (S, C) of the next window; returns the signs to report."""
+        """Add the step logits (S, C) of the next window. Returns the signs to report."""
         start_s, end_s = float(window.timing.edges_s[0]), float(window.timing.edges_s[-1])
         is_same_run = window.timing.shot == self._run
         signs = self._report_waiting(before_s=start_s if is_same_run else math.inf)
@@ -111,11 +111,11 @@ class SignSpotter:
         return signs + (self._report_waiting() if window.is_last else [])
 
     def pause(self) -> None:
-        """Answers stopped coming: nobody knows what is being signed now."""
+        """Forget what is being signed now, because answers stopped."""
         self.gloss, self.confidence = None, 0.0
 
     def _report_waiting(self, before_s: float = math.inf) -> list[Segment]:
-        """The signs that wait for confirmation and have their middle before that time: no window to come sees them."""
+        """Report unconfirmed signs whose middle is before this time, because no later window will see them."""
         waiting = [
             track
             for track in self._tracks
@@ -126,7 +126,7 @@ class SignSpotter:
         return [track.seen for track in waiting]
 
     def _follow(self, segment: Segment) -> Segment | None:
-        """Add a segment of the newest window to its track; returns the sign if it is to be reported now."""
+        """Add a segment of the newest window to its track. Returns the sign if it should be reported now."""
         track = next((track for track in self._tracks if track.matches(segment, self._rules.gone_s)), None)
         if track is None:
             stronger = [

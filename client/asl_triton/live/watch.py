@@ -1,4 +1,4 @@
-"""Watch a camera, an address or a file to its end: its frames go through a live recognizer, and signs come out."""
+"""Watches a camera, an address or a file until its end, and reports the signs that a live recognizer finds."""
 
 import asyncio
 import time
@@ -14,19 +14,19 @@ from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import SignerBox
 from asl_triton.video.reader import Frame
 
-POLL_EVERY_S = 0.2  # the state
+POLL_EVERY_S = 0.2  # for the state
 
 
 @dataclass(frozen=True)
 class ModelWarning:
-    """A warning that goes with every sign that the model recognizes; it comes before the first."""
+    """A warning about all of the model's signs. It comes before the first one."""
 
     warning: str
 
 
 @dataclass(frozen=True)
 class ServerLost:
-    """From now on the server gives no answers; what is signed meanwhile is lost."""
+    """The server stopped answering. Signs are lost until it recovers."""
 
     reason: str
 
@@ -40,7 +40,7 @@ class ServerRecovered:
 
 @dataclass(frozen=True)
 class SignerChanged:
-    """From now on crops are cut from another box of the signer; None: from whole frames, as no signer is found."""
+    """From now on, frames are cropped to this box. None means whole frames, because no signer was found."""
 
     signer: SignerBox | None
 
@@ -50,7 +50,7 @@ Happening = LiveEvent | ModelWarning | SourceLost | SourceResumed | ServerLost |
 
 @dataclass(frozen=True)
 class WatchSummary:
-    """The result of watching; the lags are those of the last 1,000 answers."""
+    """The result of watching. The lags are over the last 1,000 answers."""
 
     source: str
     seconds: float
@@ -66,11 +66,11 @@ class WatchSummary:
 
 
 class Watch:
-    """One watching of an open capture.
+    """Watches an open capture.
 
-    `on_happening` gets the model's warnings, then signs, dropouts, changes of the signer's box, and when the server
-    goes away and comes back, as they happen; `on_state` gets the state several times per second. `summary` may be read
-    at any time, after Ctrl-C too.
+    `on_happening` gets the model's warnings, then signs, dropouts, changes of the signer's box and outages of the
+    server as they happen. `on_state` gets the state several times per second. `summary` may be read at any time, even
+    after Ctrl-C.
     """
 
     def __init__(
@@ -85,20 +85,20 @@ class Watch:
         self._on_happening, self._on_state = on_happening, on_state
         self._live: LiveRecognizer | None = None
         self._began_s = time.monotonic()
-        self._lost_s: float | None = None  # since when the server is away
+        self._lost_s: float | None = None  # when the server stopped answering
         self._dropouts = 0
         self._stopped: str | None = None
         self._shown: tuple[SignerBox | None, bool] = (None, False)  # the box, and whether one is missing
 
     async def run(self, recognizer: AsyncRecognizer) -> None:
-        """Watch until the source ends, or is given up.
+        """Watch until the source ends or is given up.
 
         Raises:
-            AslTritonError: before it begins, the server is away, serves nothing that fits, or the rules do not fit what
-                it serves.
+            AslTritonError: before watching starts, the server is down, has no suitable model, or the rules do not fit
+                the model.
         """
         served = await recognizer.model()
-        self._rules.class_ids(served.labels, served.preset)  # raises what does not fit before a frame is seen
+        self._rules.class_ids(served.labels, served.preset)  # raises before the first frame if something does not fit
         for warning in served.card.warnings:
             self._on_happening(ModelWarning(warning))
         async with LiveRecognizer(recognizer, self._rules) as live:
@@ -134,7 +134,7 @@ class Watch:
         )
 
     async def _feed(self, live: LiveRecognizer) -> None:
-        """Feed all frames of the source, from a thread."""
+        """Feed all frames of the source from a thread."""
         try:
             await asyncio.to_thread(self._feed_frames, live, asyncio.get_running_loop())
         except VideoError as exc:
@@ -155,7 +155,7 @@ class Watch:
             await asyncio.sleep(POLL_EVERY_S)
 
     def _report(self, state: LiveState) -> None:
-        """Hand over the state, and whether the server went away or came back."""
+        """Report the state, and whether the server went down or came back."""
         if state.problem is not None and self._lost_s is None:
             self._lost_s = time.monotonic()
             self._on_happening(ServerLost(state.problem))

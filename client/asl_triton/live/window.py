@@ -1,4 +1,4 @@
-"""The newest window of a live stream: frames come at any rate, crops leave at a constant one. Memory is bounded."""
+"""The newest window of a live stream. Frames arrive at any rate; crops leave at a constant one. Memory is bounded."""
 
 import math
 from collections import deque
@@ -15,44 +15,44 @@ from asl_triton.video.preprocessing import Crop
 from asl_triton.video.shots import ShotDetector
 from asl_triton.video.windows import WindowTiming
 
-LIVE_FRAME_RATE = 25.0  # frames per second, for presets that take the clip's own rate
-MAX_GAP_S = 1.0  # a clock that jumps by more, either way, begins a new run
-# The share of a window that must be there for a run's first request. A network that takes clips of any length is sound
-# on a short one; one that takes windows of one length sees the last frame repeated.
+LIVE_FRAME_RATE = 25.0  # frames per second, for presets that use the clip's own rate
+MAX_GAP_S = 1.0  # a jump of the clock by more than this, forward or back, starts a new run
+# The fraction of a window that a run's first request needs. Networks for clips of any length work well on a short one;
+# for networks with a fixed window length, the last frame is repeated.
 FIRST_SHARE = {"clip": 1 / 4, "window": 1 / 2, "centered": 1 / 2}
 
 
 @dataclass(frozen=True)
 class WindowSnapshot:
-    """A window to ask about: `frames` is uint8 RGB (T, 224, 224, 3).
+    """A window to send: `frames` is uint8 RGB (T, 224, 224, 3).
 
-    `timing` has the times by the clock that the frames were fed with; its `shot` counts the stream's runs.
+    `timing` has the times in the clock of the frames that were fed. Its `shot` counts the stream's runs.
     """
 
     frames: Image
     timing: WindowTiming
-    fed_s: float  # when the newest frame was fed, by `time.monotonic`
-    is_last: bool  # nothing more comes of this run
+    fed_s: float  # when the newest frame was fed, from `time.monotonic`
+    is_last: bool  # the run is over
 
 
 @dataclass
 class BufferedFrame:
-    """One frame at the constant rate; `is_new` unless it repeats the one before."""
+    """One frame at the constant rate. `is_new` is False if it repeats the previous frame."""
 
-    number: int  # from the beginning of the run
+    number: int  # since the start of the run
     image: Image
     is_new: bool
 
 
 def check_image(image_bgr: Image) -> None:
-    """Check that it is a frame.
+    """Check that an image is a valid frame.
 
     Raises:
         VideoError: the image is not uint8 (H, W, 3).
     """
     if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or not image_bgr.size:
         raise VideoError(
-            f"a frame must be uint8 of height x width x 3, BGR, and this is {image_bgr.dtype} "
+            f"a frame must be uint8 BGR of height x width x 3, but this is {image_bgr.dtype} "
             f"{' x '.join(map(str, image_bgr.shape))}"
         )
 
@@ -60,22 +60,22 @@ def check_image(image_bgr: Image) -> None:
 class LiveWindow:
     """The newest crops of a stream, and the only place where live frames are dropped and counted. Not thread-safe.
 
-    Frames are dropped until `prepare` says which preset they are for. A new run begins at a gap, a cut, when the
-    pictures change their size, or when another part of them is shown. A window is due every `stride_frames`, and the
-    first of a run as soon as a part of it is there.
+    Frames are dropped until `prepare` sets their preset. A new run starts at a gap, at a cut, when the frames change in
+    size, or when they are cropped differently. A window is due every `stride_frames`; the first of a run is due as soon
+    as part of it is available.
     """
 
     def __init__(self) -> None:
         self.frames = 0  # fed
-        self.dropped_frames = 0  # fed, and never part of a request
-        self.dropped_windows = 0  # due, and replaced by the next before anybody asked
+        self.dropped_frames = 0  # fed but never part of a request
+        self.dropped_windows = 0  # due, but replaced by the next before being taken
         self.is_due = False
         self._preset: Preset | None = None
         self._buffer: deque[BufferedFrame] = deque()
         self._run = 0
 
     def prepare(self, preset: Preset) -> None:
-        """Begin with an empty window for a model with that preset."""
+        """Start with an empty window for a model with this preset."""
         self._forget(len(self._buffer))
         self._preset, self._framing = preset, WHOLE
         self._frame_rate = preset.frame_rate or LIVE_FRAME_RATE
@@ -85,23 +85,23 @@ class LiveWindow:
         self._began_s = self._newest_s = -math.inf
         self._fed_s = 0.0
         self._asked = -1  # number of the newest frame that was part of a request
-        self._due = 0  # number of the frame that makes the next window due
+        self._due = 0  # number of the frame at which the next window is due
         self.is_due = False
 
     def obey(self, rules: LiveRules) -> None:
-        """Follow these rules from now on.
+        """Use these rules from now on.
 
         Raises:
-            AslTritonError: the preset does not take windows of that length.
+            AslTritonError: the preset does not accept windows of this length.
         """
         assert self._preset is not None
         self._window_frames, self._stride_frames = rules.window_length(self._preset), rules.stride_frames
 
     def push(self, image_bgr: Image, time_s: float, fed_s: float, framing: Framing = WHOLE) -> None:
-        """Take the next frame, uint8 BGR (H, W, 3), shown at `time_s` and fed at `fed_s`, of which `framing` is shown.
+        """Add the next frame, uint8 BGR (H, W, 3), shown at `time_s` and fed at `fed_s`, cropped to `framing`.
 
         Raises:
-            VideoError: the image cannot be cropped.
+            VideoError: the image is too narrow to crop.
         """
         self.frames += 1
         if self._preset is None:
@@ -137,7 +137,7 @@ class LiveWindow:
             self._due, self.is_due = number + self._stride_frames, True
 
     def take(self, *, flush: bool = False) -> WindowSnapshot | None:
-        """The newest window if one is due, or with `flush` if any frame was not part of a request yet."""
+        """Return the newest window if one is due or, with `flush`, if any frame has not been in a request yet."""
         assert self._preset is not None
         if not self._buffer or not (self.is_due or (flush and self._buffer[-1].number > self._asked)):
             return None
@@ -154,7 +154,7 @@ class LiveWindow:
         return WindowSnapshot(frames, WindowTiming(start, len(frames), edges_s, self._run), self._fed_s, flush)
 
     def _forget(self, count: int) -> None:
-        """Drop the oldest frames; those that were never part of a request count as dropped."""
+        """Remove the oldest frames. Those that were never part of a request count as dropped."""
         for _ in range(count):
             oldest = self._buffer.popleft()
             self.dropped_frames += oldest.is_new and oldest.number > self._asked

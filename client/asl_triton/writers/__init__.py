@@ -1,1 +1,1 @@
-"""Results as files: tables, subtitles, ELAN tiers."""
+"""Writes results to files: tables, subtitles and ELAN tiers."""

@@ -1,4 +1,4 @@
-"""HTML from templates that escape whatever comes from files, servers and visitors."""
+"""HTML from templates, which escape all text from files, servers and visitors."""
 
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @cache
 def load_templates(package: str = "asl_triton") -> "Environment":
-    """The templates in the folder `templates` of a package; their filter `percent` is `format_percent`.
+    """Load the templates in a package's folder `templates`. Their filter `percent` is `format_percent`.
 
     Raises:
         AslTritonError: Jinja2 is not installed.
@@ -39,6 +39,6 @@ def render_template(name: str, **values: Any) -> str:
 
 
 def format_percent(share: float) -> str:
-    """A share for people: one decimal, and 100.0 % only if it is all."""
+    """Format a fraction as a percentage with one decimal. Only 1 is shown as 100.0 %."""
     shown = f"{share:.1%}"
     return "99.9\N{NO-BREAK SPACE}%" if shown == "100.0%" and share < 1 else shown.replace("%", "\N{NO-BREAK SPACE}%")

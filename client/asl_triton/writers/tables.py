@@ -1,4 +1,4 @@
-"""Recognitions as files, one writer per format. A file is complete or not written at all."""
+"""Writes recognitions to files, with one class per format. A file is either complete or not written at all."""
 
 import contextlib
 import csv
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", Recognition, Timeline, Failure)
 
 ROWS_PER_GROUP = 10_000
-COLUMNS = {  # of a recognition, one row per rank, with their types in Arrow
+COLUMNS = {  # of a recognition, with their Arrow types; one row per rank
     "video": "string",
     "rank": "int32",
     "gloss": "string",
@@ -33,7 +33,7 @@ COLUMNS = {  # of a recognition, one row per rank, with their types in Arrow
     "duration_s": "float64",
     "model": "string",
 }
-# A spreadsheet computes a cell that begins so; the last four are the first four as East Asian keyboards write them.
+# Spreadsheets run cells that start with these as formulas. The last four are the full-width forms of the first four.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 PACKAGES = {"parquet": ("pyarrow", "parquet"), "eaf": ("pympi", "elan")}  # the module and the extra of a format
 
@@ -42,7 +42,7 @@ def check_installed(formats: Iterable[str]) -> None:
     """Check that the packages of these formats are installed.
 
     Raises:
-        AslTritonError: one is not.
+        AslTritonError: a package is not installed.
     """
     for module, extra in (PACKAGES[name] for name in formats if name in PACKAGES):
         with require_extra(extra):
@@ -50,7 +50,7 @@ def check_installed(formats: Iterable[str]) -> None:
 
 
 def iter_rows(recognition: Recognition) -> Iterator[dict[str, Any]]:
-    """A recognition as rows of `COLUMNS`, one per rank."""
+    """Yield a recognition as rows of `COLUMNS`, one per rank."""
     for prediction in recognition.predictions:
         yield {
             "video": recognition.video,
@@ -63,10 +63,10 @@ def iter_rows(recognition: Recognition) -> Iterator[dict[str, Any]]:
 
 
 def format_csv_rows(columns: Iterable[str], rows: Iterable[Mapping[str, Any]], *, raw: bool = False) -> str:
-    """Rows as CSV, without a header; a row may have more than these columns.
+    """Format rows as CSV, without a header. Rows may have additional columns, which are left out.
 
-    Text that a spreadsheet would compute gets an apostrophe before it, unless `raw`: names of files and glosses are
-    other people's (https://owasp.org/www-community/attacks/CSV_Injection).
+    Unless `raw`, text that a spreadsheet would run as a formula gets a leading apostrophe, since file names and glosses
+    may come from others (https://owasp.org/www-community/attacks/CSV_Injection).
     """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(columns), extrasaction="ignore")
@@ -75,23 +75,23 @@ def format_csv_rows(columns: Iterable[str], rows: Iterable[Mapping[str, Any]], *
 
 
 def quote_formula(value: Any) -> Any:
-    """A cell's value, with an apostrophe before text that a spreadsheet would compute."""
+    """Add an apostrophe before text that a spreadsheet would run as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
 
 
 def format_csv_header(columns: Iterable[str]) -> str:
-    """The first line of a CSV file."""
+    """Return the header line of a CSV file."""
     columns = list(columns)
     return format_csv_rows(columns, [dict(zip(columns, columns, strict=True))])
 
 
 class Sink(ABC, Generic[T]):
-    """A file that outcomes are written to, one by one: a context manager. `path` appears when its block ends well.
+    """A context manager that writes outcomes to a file, one by one. `path` appears if the block ends without an error.
 
-    `raw` leaves text in CSV as it is, see `format_csv_rows`.
+    `raw` leaves text in CSV unchanged; see `format_csv_rows`.
 
     Raises:
-        AslTritonError: the file cannot be written; the previous file stays.
+        AslTritonError: the file could not be written. The previous file is kept.
     """
 
     def __init__(self, path: Path, *, raw: bool = False) -> None:
@@ -109,7 +109,7 @@ class Sink(ABC, Generic[T]):
             self._opened.__exit__(kind, exc, tb)
 
     def _begin(self, opened: contextlib.ExitStack) -> None:
-        """Write what comes first; what `opened` is given is closed before the file is."""
+        """Write the start of the file. Anything pushed on `opened` is closed before the file."""
 
     @abstractmethod
     def write(self, outcome: T) -> None:
@@ -131,14 +131,14 @@ class LineSink(Sink[T]):
 
     @abstractmethod
     def format(self, outcome: T) -> str:
-        """What the file says about one outcome."""
+        """Format one outcome as text for the file."""
 
 
 class TextSink(LineSink[Recognition]):
-    """The layout of the earlier project, ASL_Inference: its lines end in CR LF, and the last one has no end."""
+    """The layout of the earlier project, ASL_Inference. Lines end in CR LF, except the last one."""
 
     def format(self, recognition: Recognition) -> str:
-        """The video, and a line per rank."""
+        """Format the video's name and one line per rank."""
         lines = [f"Video: {recognition.video}"]
         lines += [f"{p.rank}. {p.gloss:<20} ({p.confidence:.2%})" for p in recognition.predictions]
         return ("\r\n\r\n" if self._file.tell() else "") + "\r\n".join(lines)
@@ -150,7 +150,7 @@ class CsvSink(LineSink[Recognition]):
     header = format_csv_header(COLUMNS)
 
     def format(self, recognition: Recognition) -> str:
-        """The rows of a clip."""
+        """Format the rows of a clip."""
         return format_csv_rows(COLUMNS, iter_rows(recognition), raw=self.raw)
 
 
@@ -158,12 +158,12 @@ class JsonLinesSink(LineSink[T]):
     """One line per clip: the whole `Recognition` or `Failure`."""
 
     def format(self, outcome: T) -> str:
-        """The line of a clip."""
+        """Format the line of a clip."""
         return json.dumps(to_json_values(outcome)) + "\n"
 
 
 class ParquetSink(Sink[Recognition]):
-    """The rows of the CSV, typed."""
+    """The same rows as in CSV, with types."""
 
     def _begin(self, opened: contextlib.ExitStack) -> None:
         opened.enter_context(self._write_row_groups())
@@ -179,7 +179,7 @@ class ParquetSink(Sink[Recognition]):
             self._flush()
             self._writer.close()
         finally:
-            self._writer.is_open = False  # or it writes to a closed file when it is garbage-collected
+            self._writer.is_open = False  # otherwise it writes to a closed file when garbage-collected
 
     def write(self, recognition: Recognition) -> None:
         """Add one recognition."""
@@ -197,7 +197,7 @@ class ParquetSink(Sink[Recognition]):
 
 
 def build_arrow_schema() -> "pa.Schema":
-    """`COLUMNS` as Arrow's schema."""
+    """Return `COLUMNS` as an Arrow schema."""
     import pyarrow as pa
 
     return pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])

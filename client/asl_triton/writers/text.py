@@ -1,4 +1,4 @@
-"""Results as the text of files, for callers that do not write the files themselves: CSV, JSON and WebVTT."""
+"""Formats results as text for callers that do not want files: CSV, JSON and WebVTT."""
 
 import dataclasses
 import json
@@ -18,18 +18,18 @@ COLUMNS = ("word", "confidence", *(name for name in tables.COLUMNS if name not i
 
 
 def format_csv(recognitions: Sequence[Recognition]) -> str:
-    """One row per clip and rank."""
+    """Format recognitions as CSV, one row per clip and rank."""
     rows = ({**row, "word": row["gloss"]} for recognition in recognitions for row in iter_rows(recognition))
     return format_csv_header(COLUMNS) + format_csv_rows(COLUMNS, rows)
 
 
 def format_json(outcomes: Sequence[Outcome]) -> str:
-    """A list of recognitions and failures, each whole."""
+    """Format recognitions and failures as a JSON list, with all of their fields."""
     return json.dumps([to_json_values(outcome) for outcome in outcomes], indent=1)
 
 
 def format_recognition_json(recognition: Recognition, curves: Sequence[Curve]) -> str:
-    """One recognition, whole, with `curves`: the confidence of its best glosses at the seconds of `times_s`."""
+    """Format one recognition with all of its fields, and `curves`: its best glosses' confidences at `times_s`."""
     document = to_json_values(recognition)
     document["curves"] = [
         {
@@ -44,16 +44,16 @@ def format_recognition_json(recognition: Recognition, curves: Sequence[Curve]) -
 
 
 def format_vtt(recognition: Recognition, curves: Sequence[Curve], min_confidence: float) -> str:
-    """WebVTT: a cue wherever one of the curves' glosses is signed, by the rules of `Segmentation`; one at a time.
+    """Format WebVTT with one cue, without overlaps, wherever a curve's gloss is signed according to `Segmentation`.
 
-    `min_confidence` is above 0.
+    `min_confidence` must be above 0.
     """
     segments = segment_curves(curves, Segmentation(min_confidence))
     return format_webvtt(segments, f"{recognition.model}: {recognition.video}")
 
 
 def segment_curves(curves: Sequence[Curve], rules: Segmentation) -> list[Segment]:
-    """The segments of a clip of which only these glosses' curves are kept, in the order of their beginnings."""
+    """Find a clip's segments from the curves of its best glosses only. Returns them in order of their start."""
     if not curves or not len(curves[0].times_s):
         return []
     times_s = curves[0].times_s

@@ -1,4 +1,4 @@
-"""Timelines as files, one per video: tables, subtitles, ELAN."""
+"""Writes timelines to files, one per video: tables, subtitles and ELAN."""
 
 import json
 import os
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 COLUMNS = ("video", "gloss", "class_id", "start_s", "end_s", "confidence", "peak_s", "model")  # of a segment
 GLOSSES, CONFIDENCES = "gloss", "confidence"  # the tiers of an ELAN file
-# As ELAN names them; anything else it looks into.
+# ELAN's names for them. ELAN inspects any other file itself.
 MEDIA_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime"}
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def iter_segment_rows(timeline: Timeline) -> Iterator[dict[str, Any]]:
-    """A timeline as rows of `COLUMNS`, one per segment; times to the millisecond, as in all formats.
+    """Yield a timeline as rows of `COLUMNS`, one per segment. Times are in whole milliseconds, as in all formats.
 
-    A row also has `signer`, the box of its shot, where crops were cut from one.
+    A row also has `signer`, the box of its shot, if frames were cropped to one.
     """
     for segment in timeline.segments:
         start_ms, end_ms = to_milliseconds(segment)
@@ -44,13 +44,13 @@ def iter_segment_rows(timeline: Timeline) -> Iterator[dict[str, Any]]:
 
 
 def to_milliseconds(segment: Segment) -> tuple[int, int]:
-    """Where a segment begins and ends; one at least apart."""
+    """Return a segment's start and end in milliseconds, at least 1 apart."""
     start_ms, end_ms = round(segment.start_s * 1000), round(segment.end_s * 1000)
     return start_ms, max(end_ms, start_ms + 1)
 
 
 class TimelineSink(LineSink[Timeline]):
-    """The file of one timeline; `media` is the video, for formats that link to it."""
+    """The file of one timeline. `media` is the video, for formats that link to it."""
 
     def __init__(self, path: Path, media: Path | None = None, *, raw: bool = False) -> None:
         super().__init__(path, raw=raw)
@@ -63,18 +63,18 @@ class CsvTimelineSink(TimelineSink):
     header = format_csv_header(COLUMNS)
 
     def format(self, timeline: Timeline) -> str:
-        """The rows."""
+        """Format the rows."""
         return format_csv_rows(COLUMNS, iter_segment_rows(timeline), raw=self.raw)
 
 
 class JsonLinesTimelineSink(TimelineSink):
-    """One line per segment, with the columns of the CSV, and the signer's box of its shot where one was used.
+    """One line per segment, with the columns of the CSV and, if one was used, the signer's box.
 
     The files of several videos can be concatenated.
     """
 
     def format(self, timeline: Timeline) -> str:
-        """The lines."""
+        """Format the lines."""
         return "".join(json.dumps(row) + "\n" for row in iter_segment_rows(timeline))
 
 
@@ -82,22 +82,24 @@ class WebVttSink(TimelineSink):
     """One cue per segment: subtitles for players and browsers (https://www.w3.org/TR/webvtt1/)."""
 
     def format(self, timeline: Timeline) -> str:
-        """The whole file."""
+        """Format the whole file."""
         return format_webvtt(timeline.segments, f"{timeline.model}: {timeline.video}")
 
 
 class EafSink(TimelineSink):
-    """ELAN's annotation format 3.0: a tier of glosses, with a dependent tier of their confidences."""
+    """ELAN's annotation format 3.0, with a tier of glosses and a dependent tier of confidences."""
 
     header = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
     def format(self, timeline: Timeline) -> str:
-        """The document."""
+        """Format the document."""
         with require_extra("elan"):
             from pympi import Elan
         document = Elan.Eaf(author="asl-triton")
         document.adocument |= {
-            "DATE": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # pympi's has no valid half-hour zones
+            "DATE": datetime.now(timezone.utc).isoformat(
+                timespec="seconds"
+            ),  # pympi's default is invalid in half-hour time zones
             "FORMAT": "3.0",
             "VERSION": "3.0",
             "xsi:noNamespaceSchemaLocation": "http://www.mpi.nl/tools/elan/EAFv3.0.xsd",
@@ -118,7 +120,7 @@ class EafSink(TimelineSink):
         return str(Elan.to_string(document)) + "\n"
 
     def _link(self, document: "Elan.Eaf", media: Path) -> None:
-        """Name the video by its place from here, so that both may be moved together; ELAN's URLs have no escapes."""
+        """Link to the video by its relative path, so that both can be moved together. ELAN's URLs have no escapes."""
         video, here = media.resolve(), self.path.parent.resolve()
         absolute = strip_invalid_xml(video.as_posix())
         try:
@@ -130,7 +132,7 @@ class EafSink(TimelineSink):
 
 
 def format_webvtt(segments: Sequence[Segment], note: str) -> str:
-    """WebVTT of segments in the order of their beginnings, with a comment at its head."""
+    """Format segments, in order of their start, as WebVTT with a comment at the top."""
     blocks = ["WEBVTT", f"NOTE {escape_cue(note)}"]
     for number, segment in enumerate(segments, start=1):
         start, end = map(format_timestamp, to_milliseconds(segment))
@@ -139,18 +141,18 @@ def format_webvtt(segments: Sequence[Segment], note: str) -> str:
 
 
 def format_timestamp(time_ms: int) -> str:
-    """Milliseconds as WebVTT writes them: `00:01:02.345`."""
+    """Format milliseconds for WebVTT: `00:01:02.345`."""
     seconds, milli = divmod(time_ms, 1000)
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{milli:03}"
 
 
 def escape_cue(text: str) -> str:
-    """Text for a cue: on one line, and none of it markup."""
+    """Put a cue's text on one line and escape markup."""
     return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def strip_invalid_xml(text: str) -> str:
-    """Text without the characters that XML cannot hold."""
+    """Replace characters that are invalid in XML."""
     return NOT_IN_XML.sub("\ufffd", text)
 
 

@@ -110,7 +110,7 @@ def test_what_is_no_journal_of_the_question_is_put_aside(tmp_path: Path, head: b
         assert all_of(journal) == [] and journal.fingerprint("a.mp4") is None
     assert json.loads((tmp_path / JOURNAL).read_bytes()) == {"question": QUESTION}
     (aside,) = set(os.listdir(tmp_path)) - {JOURNAL}
-    assert said is not None and said.endswith(f": it is {aside} now")
+    assert said is not None and said.endswith(f", so it was renamed to {aside}")
     assert (tmp_path / aside).read_bytes() == head + lines[1]
 
 
@@ -125,7 +125,8 @@ def test_question_that_is_asked_again_finds_its_journal(tmp_path: Path) -> None:
         True,
     ] * 2
     assert said[0] is None
-    assert all(f"{tmp_path / JOURNAL} is of another question (top_k): it is journal." in str(one) for one in said[1:])
+    renamed = f"{tmp_path / JOURNAL} was written with other settings (top_k), so it was renamed to journal."
+    assert all(renamed in str(one) for one in said[1:])
     assert len(os.listdir(tmp_path)) == 2
 
 

@@ -259,7 +259,7 @@ def test_torn_parquet_part_is_told_of_and_stays(output: Folder, share: float) ->
     with StoredJournal(output, [clip("a.mp4"), clip("b.mp4")]) as journal:
         said = journal.begin(QUESTION)
         assert list(journal.outcomes({"a.mp4", "b.mp4"})) == [recognized("a.mp4")]
-    assert said is not None and said.endswith(f"{part} is not a whole Parquet file: ignored")
+    assert said is not None and said.endswith(f"{part} is not a complete Parquet file: ignored")
     assert part in files_in(output)
 
 

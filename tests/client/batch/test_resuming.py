@@ -126,7 +126,7 @@ def test_signal_while_results_are_written_lets_them_be_written(clips: list[Clip]
     summary = batch(clips, tmp_path / "out", told=told, while_writing=interrupt)
     assert (summary.recognized, summary.stopped) == (12, None)
     assert summary.files == (tmp_path / "out" / "results.jsonl",)
-    assert told.sentences == ["SIGINT: writing the results; once more stops at once"]
+    assert told.sentences == ["SIGINT: writing the results. Press Ctrl-C again to stop at once"]
 
 
 def test_second_signal_while_results_are_written_leaves_those_of_before(clips: list[Clip], tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ class Balanced(FakeTransport):
 
 def test_answer_of_another_server_behind_a_balancer_is_not_kept(clips: list[Clip], tmp_path: Path) -> None:
     summary = batch(clips, tmp_path / "out", faking(Balanced), wait_s=60)
-    assert summary.stopped is not None and "came back with another signs" in summary.stopped
+    assert summary.stopped is not None and "came back with a different signs" in summary.stopped
     assert (summary.recognized, summary.not_tried) == (3, 9)
 
 
@@ -235,7 +235,7 @@ def test_server_that_was_exchanged_silently_is_told_of_at_the_latest_at_the_end(
     assert isinstance(transport, Balanced)
     transport.moves_silently = True
     summary = batch(clips, tmp_path / "out", transport)
-    assert summary.stopped is not None and "came back with another signs" in summary.stopped
+    assert summary.stopped is not None and "came back with a different signs" in summary.stopped
     assert batch(clips, tmp_path / "out", transport).known_before == 0
 
 

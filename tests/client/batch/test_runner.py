@@ -298,7 +298,7 @@ def test_second_control_c_stops_at_once_and_what_is_known_stays(tmp_path: Path, 
 def test_control_c_while_the_server_is_away_leaves_the_results_of_before(tmp_path: Path, clip: Path) -> None:
     (tmp_path / "results.jsonl").write_text("of an earlier run")
     told = Told()
-    told.say = lambda sentence: interrupt() if "is away" in sentence else None  # type: ignore[method-assign]
+    told.say = lambda sentence: interrupt() if "is down" in sentence else None  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt, match="interrupted"):
         batch(faking(Mortal), named(clip, 100), tmp_path, wait_s=60, told=told)
     assert (tmp_path / "results.jsonl").read_text() == "of an earlier run"
@@ -466,7 +466,7 @@ def test_server_that_comes_back_is_waited_for(tmp_path: Path, clip: Path) -> Non
     told = Told()
     summary = batch(faking(Returning), named(clip, 20), tmp_path, wait_s=60, told=told)
     assert (summary.recognized, summary.failures, summary.stopped) == (20, (), None)
-    assert told.sentences[0].startswith("fake:8001 is away: waiting for it, up to 60 s")
+    assert told.sentences[0].startswith("fake:8001 is down: waiting up to 60 s for it")
     assert told.sentences[-1].startswith("fake:8001 is back after")
 
 
@@ -476,7 +476,7 @@ def test_server_that_comes_back_as_another_stops_the_run(tmp_path: Path, clip: P
     other = described(PRESETS["wlasl"], **{"asl_triton.checkpoint_sha256": "another"})
     told.say = lambda sentence: transport.models.update(signs=other)  # type: ignore[method-assign]
     summary = batch(transport, named(clip, 20), tmp_path, wait_s=60, told=told, clips_at_once=1)
-    assert summary.stopped is not None and "came back with another signs" in summary.stopped
+    assert summary.stopped is not None and "came back with a different signs" in summary.stopped
     assert summary.recognized == 2
 
 

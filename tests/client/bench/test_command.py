@@ -42,7 +42,7 @@ def test_table_folds_rather_than_losing_figures(
     assert done.code == 3
     lines = done.out.split("milliseconds;")[0].splitlines()
     assert max(map(len, lines)) <= columns
-    for label, failed in (("256 in flight", "65,432"), ("1234.5 a second", "0")):
+    for label, failed in (("256 in flight", "65,432"), ("1234.5 per second", "0")):
         rows = [line.removeprefix(label).split() for line in lines if line.startswith(label)]
         figures = ["2", *["65,432"] * 4, *["12,345", "34,565", "2.00", "9,634"], failed, "3,702"]
         assert len(rows) == tables

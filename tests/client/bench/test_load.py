@@ -235,7 +235,7 @@ def test_frames_are_sent_as_the_model_takes_them(datatype: str, shape: tuple[int
 
 @pytest.mark.parametrize("num_frames", [8, 301])
 def test_frames_that_no_client_sends_are_a_sentence(num_frames: int) -> None:
-    with pytest.raises(AslTritonError, match="signs takes 9 to 300 frames at once"):
+    with pytest.raises(AslTritonError, match="signs accepts 9 to 300 frames per request"):
         measure_all(lambda: open_source(fake(), None, num_frames=num_frames), [ClosedLoop(1)], RULES)
 
 

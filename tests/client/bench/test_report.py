@@ -65,7 +65,7 @@ def test_report_names_the_knee_or_that_there_is_none(served: ServedModel) -> Non
     report = report_of(levels(10, 18, 18.5, 19), served)
     assert report.knee == Point(2, 18, pytest.approx(2 / 18))
     assert report.knee_sentence is not None and report.knee_sentence.startswith(
-        "the knee is at 2 in flight, 18 clips a second"
+        "the knee is at 2 in flight, 18 clips per second"
     )
     assert report_of(levels(10, 18, 30), served).knee_sentence == (
         "no knee up to 4 in flight: throughput still grows; try more"
@@ -77,10 +77,10 @@ def test_report_warns_of_what_spoils_its_figures(served: ServedModel) -> None:
     (level,) = levels(10)
     assert report_of([level], served).warnings == ()
     busy = replace(level, windows=(window(10, 0.1, busy_s=9.5),) * 3)
-    assert "this process computed more than 90 % of the time" in " ".join(report_of([busy], served).warnings)
+    assert "this process was busy more than 90 % of the time" in " ".join(report_of([busy], served).warnings)
     for requests in (150, 50, -3):
         others = replace(level, windows=(window(10, 0.1, requests=requests, executions=10),) * 3)
-        assert "somebody else asks too" in " ".join(report_of([others], served).warnings)
+        assert "it has other clients" in " ".join(report_of([others], served).warnings)
 
 
 def made_report(model: ServedModel) -> Report:

@@ -50,13 +50,14 @@ def test_batch_that_ends_well_is_0(triton: Triton, clips: Path, tmp_path: Path, 
     assert done.code == 0, done.told
     assert sorted(path.name for path in output.iterdir()) == ["journal.jsonl", "results.csv", "results.txt"]
     assert done.out.index("a.mp4") < done.out.index("b.mp4")
-    assert "2 recognized. " in done.out and "help" in done.out and "clips were under way on average" in done.told
+    assert "2 recognized. " in done.out and "help" in done.out and "clips were in flight on average" in done.told
     options += HERE
     again = asl_triton(capsys, "batch", clips, *options, "--hash")
     assert again.code == 0 and "2 recognized. " in again.out  # of a file whose content nobody knows, nothing is known
     (clips / "c.mp4").write_bytes((clips / "a.mp4").read_bytes())
     again = asl_triton(capsys, "batch", clips, *options)
-    assert again.code == 0 and "3 recognized, 2 of them by an earlier run (--fresh asks again). " in again.told
+    assert again.code == 0
+    assert "3 recognized, 2 of them in an earlier run (--fresh recognizes them again). " in again.told
     again = asl_triton(capsys, "batch", clips, *options, "--fresh")
     assert again.code == 0 and "3 recognized. " in again.told
 
@@ -70,13 +71,13 @@ def test_batch_gives_the_box_of_the_signer(triton: Triton, clips: Path, tmp_path
     box = {"box": [0.25, 0.0, 0.75, 1.0], "source": "caller", "confidence": 1.0}
     assert [result["signer"] for result in results] == [box, box]
     again = asl_triton(capsys, "batch", clips, *options, "--signer", "0.25,0,0.75,1")
-    assert "2 recognized, 2 of them by an earlier run" in again.told
+    assert "2 recognized, 2 of them in an earlier run" in again.told
     shown = asl_triton(
         capsys, "recognize", clips / "a.mp4", "--server", triton.address, "--signer", "0.25,0,0.75,1", "--json"
     )
     assert shown.code == 0 and json.loads(shown.out)["signer"] == box
     without = asl_triton(capsys, "batch", clips, *options)
-    assert without.code == 0 and "is of another question (signer)" in without.told
+    assert without.code == 0 and "was written with other settings (signer)" in without.told
     assert "whole frames were used: give the signer's box with --signer x0,y0,x1,y1" in without.told
 
 
@@ -87,10 +88,10 @@ def test_batch_says_what_in_its_folder_is_of_another_question(
     options = ["--server", triton.address, "--output", output, *HERE]
     assert asl_triton(capsys, "batch", clips, *options, "--format", "txt,csv").code == 0
     done = asl_triton(capsys, "batch", clips, *options, "--format", "csv,jsonl", "--top-k", 2)
-    assert "journal.jsonl is of another question (top_k): it is journal." in done.told
-    assert f"not written, and of an earlier run: {output / 'results.txt'}" in done.told
+    assert "journal.jsonl was written with other settings (top_k), so it was renamed to journal." in done.told
+    assert f"not written, left from an earlier run: {output / 'results.txt'}" in done.told
     again = asl_triton(capsys, "batch", clips, *options, "--format", "txt,csv,jsonl")
-    assert "2 recognized, 2 of them by an earlier run" in again.told and "not written" not in again.told
+    assert "2 recognized, 2 of them in an earlier run" in again.told and "not written" not in again.told
 
 
 @pytest.mark.parametrize(("words", "says"), [
@@ -226,14 +227,14 @@ def test_batch_that_recognizes_nothing_is_1(triton: Triton, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize(("options", "code", "says"), [
-    (["--format", "xlsx"], 2, "xlsx is not among txt, csv, jsonl, parquet"),
-    (["--format", ","], 2, "nothing is not among"),
-    (["--format", "vtt"], 2, "vtt is not among txt, csv, jsonl, parquet"),
-    (["--timeline", "--format", "txt"], 2, "txt is not among csv, jsonl, vtt, eaf"),
+    (["--format", "xlsx"], 2, "xlsx is not one of txt, csv, jsonl, parquet"),
+    (["--format", ","], 2, "nothing is not one of"),
+    (["--format", "vtt"], 2, "vtt is not one of txt, csv, jsonl, parquet"),
+    (["--timeline", "--format", "txt"], 2, "txt is not one of csv, jsonl, vtt, eaf"),
     (["--timeline", "--min-confidence", "0"], 2, "min_confidence is 0.0: for a timeline"),
-    (["--timeline", "--top-k", "3"], 2, "a timeline has one gloss a segment: leave it out"),
-    (["--window", "32"], 2, "only timelines have windows of one's own"),
-    (["--stride", "32"], 2, "only timelines have windows of one's own"),
+    (["--timeline", "--top-k", "3"], 2, "a timeline has one gloss per segment"),
+    (["--window", "32"], 2, "--window and --stride require --timeline"),
+    (["--stride", "32"], 2, "--window and --stride require --timeline"),
     (["--timeline", "--window", "0"], 2, "window"),
     (["--top-k", "0"], 2, "top-k"),
     (["--min-confidence", "2"], 2, "min-confidence"),

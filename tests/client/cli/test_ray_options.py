@@ -14,12 +14,12 @@ RAY = ("--engine", "ray")
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    (("--ray-address", "auto"), "add --engine ray"),
-    (("--ray-workers", 2), "add --engine ray"),
-    (("--output", "s3://bucket/glosses"), "s3://bucket/glosses is no folder of this machine: add --engine ray"),
-    ((*RAY, "--timeline"), "Ray makes no timelines"),
-    ((*RAY, "--hash"), "told by their size and time"),
-    ((*RAY, "--ray-address", "auto", "--local"), "not reached from a cluster"),
+    (("--ray-address", "auto"), "it requires --engine ray"),
+    (("--ray-workers", 2), "it requires --engine ray"),
+    (("--output", "s3://bucket/glosses"), "s3://bucket/glosses is not a folder on this machine: add --engine ray"),
+    ((*RAY, "--timeline"), "timelines do not run on Ray"),
+    ((*RAY, "--hash"), "detected by size and time"),
+    ((*RAY, "--ray-address", "auto", "--local"), "cannot reach a Triton on this machine"),
     (("--engine", "spark"), "is not one of"),
 ])  # fmt: skip
 def test_options_that_do_not_go_together_are_wrong_usage(
@@ -64,8 +64,8 @@ def test_nothing_to_do_is_a_sentence(
 
 
 @pytest.mark.parametrize(("address", "says"), [
-    ("ray://head:10001", r"does not run through Ray Client.* ray job submit"),
-    ("http://head:8265", "does not run through Ray Client"),
+    ("ray://head:10001", r"Ray Client is not supported.* ray job submit"),
+    ("http://head:8265", "Ray Client is not supported"),
     ("head", "is not a Ray cluster address: use auto or host:port"),
     ("head:port", "is not a Ray cluster address"),
     ("nohost.invalid:6379", "no Ray cluster answers at nohost.invalid:6379"),
@@ -88,5 +88,5 @@ def test_cluster_where_nobody_listens_is_told_at_once() -> None:
 def test_cluster_where_something_else_listens_is_told_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(AslTritonError, match=f"what listens at {address} is not Ray"), Cluster(address).join():
+        with pytest.raises(AslTritonError, match=f"the server at {address} is not Ray"), Cluster(address).join():
             raise AssertionError

@@ -53,7 +53,7 @@ def test_all_is_well(tmp_path: Path) -> None:
     assert list(checks) == names
     assert "6 glosses, 'book' to 'mother'" in checks["signs: labels"].found
     assert "UINT8 frames, preset wlasl, fp32" in checks["signs: contract"].found
-    assert "differ by 0 from the export's" in checks["signs: golden answer"].found
+    assert "differ by 0 from the exported model's" in checks["signs: golden answer"].found
     assert np.array_equal(given[-1], render_golden(32))
 
 
@@ -128,7 +128,7 @@ def test_server_whose_python_has_numpy_2_is_found() -> None:
     empty = ContractError("signs answered with an empty LOGITS__0. ... that Python has NumPy 2, ...")
     checks = examined(failing(empty))
     assert states(checks)["signs: numpy"] == "failed"
-    assert checks["signs: numpy"].remedy == "pip install 'numpy<2' where the server runs"
+    assert checks["signs: numpy"].remedy == "run pip install 'numpy<2' on the server"
 
 
 def test_server_that_does_not_answer_the_first_request_fails() -> None:
@@ -152,10 +152,10 @@ FAR, NEAR, NAN = LOGITS + 0.6, LOGITS + 0.4, LOGITS * np.nan
 
 
 @pytest.mark.parametrize(("logits", "served", "state", "found"), [
-    (LOGITS, NEAR, "ok", "differ by 0.4 from the export's, by 0 from the network's"),
-    (FAR, LOGITS, "ok", "by 0.6 from the network's"),
-    (-LOGITS, LOGITS, "ok", "the best gloss is another ('mother')"),
-    (LOGITS, FAR, "failed", "differ by 0.6 from the export's, by 0 from the network's"),
+    (LOGITS, NEAR, "ok", "differ by 0.4 from the exported model's, by 0 from the trained float32 network's"),
+    (FAR, LOGITS, "ok", "by 0.6 from the trained float32 network's"),
+    (-LOGITS, LOGITS, "ok", "the best gloss is different ('mother')"),
+    (LOGITS, FAR, "failed", "differ by 0.6 from the exported model's, by 0 from the trained float32 network's"),
     (LOGITS, NAN, "failed", "differ by nan"),
     (LOGITS[:5], LOGITS[:5], "failed", "6 logits instead of 5"),
 ], ids=["near", "rounded", "another gloss", "far", "NaN", "of another model"])  # fmt: skip

@@ -72,7 +72,7 @@ def test_address_that_is_taken_is_a_sentence() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(AslTritonError, match=r"cannot serve metrics at .*Give another --metrics"):
+        with pytest.raises(AslTritonError, match=r"cannot serve metrics at .*Choose another address with --metrics"):
             serve_metrics(Examinations(), f"127.0.0.1:{taken.getsockname()[1]}")
 
 

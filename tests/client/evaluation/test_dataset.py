@@ -53,7 +53,7 @@ def test_what_is_odd_in_a_folder_is_told_and_the_rest_goes_on(tmp_path: Path) ->
     assert dataset.unknown == ("nonsense",)
     assert dataset.warnings == (
         "1 gloss folder has no video: drink",
-        "1 video is left out, lying in no gloss folder",
+        "1 video is outside the gloss folders and left out",
         "1 gloss folder is not among the labels, and 2 clips are left out: nonsense",
     )
 
@@ -63,7 +63,7 @@ def test_folders_that_differ_by_case_are_told(tmp_path: Path) -> None:
     alone, known = read_dataset(tmp_path), read_dataset(tmp_path, labels=LABELS)
     assert alone.glosses == ("Book", "book")
     assert [c.gloss for c in known.clips] == ["book", "book"]
-    told = "the gloss folders Book, book differ by case alone: rename one if they are one sign"
+    told = "the gloss folders Book, book differ only by case: rename one if they are the same sign"
     assert alone.warnings == known.warnings == (told,)
 
 
@@ -114,13 +114,13 @@ def test_names_cannot_leave_the_folder_of_videos(tmp_path: Path) -> None:
     ("\x00\x01", "is not JSON"),
     ("[" * 100_000, "is not JSON"),
     ("", "is not JSON"),
-    ("{}", "is no split of WLASL"),
-    ('[{"gloss": "book", "instances": []}]', "names no videos"),
-    ('{"1": {"subset": "test"}}', "video '1' should say"),
-    ('{"1": 7}', "and says 7"),
-    ('{"1": {"subset": "test", "action": [-1, 1, 2]}}', "video '1' should say"),
-    ('{"1": {"subset": "test", "action": [true, 1, 2]}}', "video '1' should say"),
-    ('{"1": {"subset": ["test"], "action": [0, 1, 2]}}', "video '1' should say"),
+    ("{}", "is not a split of WLASL"),
+    ('[{"gloss": "book", "instances": []}]', "lists no videos"),
+    ('{"1": {"subset": "test"}}', "video '1' should be"),
+    ('{"1": 7}', "not 7"),
+    ('{"1": {"subset": "test", "action": [-1, 1, 2]}}', "video '1' should be"),
+    ('{"1": {"subset": "test", "action": [true, 1, 2]}}', "video '1' should be"),
+    ('{"1": {"subset": ["test"], "action": [0, 1, 2]}}', "video '1' should be"),
 ])  # fmt: skip
 def test_json_that_is_no_split_is_a_sentence(tmp_path: Path, content: str, says: str) -> None:
     path = folder_of(tmp_path, "videos/1.mp4") / "split.json"
@@ -131,11 +131,11 @@ def test_json_that_is_no_split_is_a_sentence(tmp_path: Path, content: str, says:
 
 
 @pytest.mark.parametrize(("files", "arguments", "error", "says"), [
-    (["a.mp4"], {}, VideoError, "takes one sub-folder a gloss"),
-    (["book/notes.txt"], {}, VideoError, "takes one sub-folder a gloss"),
-    (["zebra/a.mp4"], {"labels": LABELS}, LabelsError, "of another vocabulary"),
-    (["book/a.mp4"], {"subset": "test"}, VideoError, "--subset is for a data set"),
-    (["book/a.mp4"], {"videos": Path("x")}, VideoError, "--videos is for a data set"),
+    (["a.mp4"], {}, VideoError, "needs one subfolder of clips per gloss"),
+    (["book/notes.txt"], {}, VideoError, "needs one subfolder of clips per gloss"),
+    (["zebra/a.mp4"], {"labels": LABELS}, LabelsError, "from another vocabulary"),
+    (["book/a.mp4"], {"subset": "test"}, VideoError, "--subset is only for data sets"),
+    (["book/a.mp4"], {"videos": Path("x")}, VideoError, "--videos is only for data sets"),
 ])  # fmt: skip
 def test_folder_that_cannot_be_used_is_a_sentence(
     tmp_path: Path, files: list[str], arguments: dict[str, object], error: type[AslTritonError], says: str
@@ -146,10 +146,10 @@ def test_folder_that_cannot_be_used_is_a_sentence(
 
 @pytest.mark.parametrize(("arguments", "error", "says"), [
     ({}, LabelsError, "numbers its classes: give their glosses"),
-    ({"labels": LABELS[:1]}, LabelsError, "has 2 in class 1, and there are labels for 1"),
+    ({"labels": LABELS[:1]}, LabelsError, "has 2 in class 1, but there are labels for only 1"),
     ({"labels": LABELS, "subset": "dev"}, VideoError, r"no video in the subset 'dev': it has test \(2\)"),
-    ({"labels": LABELS, "videos": Path("nowhere")}, VideoError, "No such file or directory. Name it"),
-    ({"labels": LABELS}, VideoError, r"not one of the 2 videos .* \(such as 1.mp4\): name their folder"),
+    ({"labels": LABELS, "videos": Path("nowhere")}, VideoError, "No such file or directory. Name their folder"),
+    ({"labels": LABELS}, VideoError, r"none of the 2 videos .* \(such as 1.mp4\): name their folder"),
 ])  # fmt: skip
 def test_split_that_cannot_be_used_is_a_sentence(
     tmp_path: Path, arguments: dict[str, object], error: type[AslTritonError], says: str
@@ -161,5 +161,5 @@ def test_split_that_cannot_be_used_is_a_sentence(
 
 
 def test_nothing_there_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="name a folder with one sub-folder per gloss, or a data set's file"):
+    with pytest.raises(VideoError, match="name a folder with one subfolder per gloss, or a data set's file"):
         read_dataset(tmp_path / "nowhere")

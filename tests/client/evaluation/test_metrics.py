@@ -152,9 +152,9 @@ def test_ranking_is_kept_to_ten() -> None:
 
 
 @pytest.mark.parametrize(("content", "says"), [
-    ("book, zebra", "'zebra' is to be merged"),
+    ("book, zebra", "cannot merge 'zebra'"),
     ("book, drink\ndrink, home", "'drink' is merged twice"),
-    ("book", "line 1: 'book' stands alone"),
+    ("book", "line 1: 'book' is alone"),
     ("\n \n", "is empty"),
     (b"\xff\xfe", "is not UTF-8"),
     (None, "cannot read"),
@@ -265,7 +265,7 @@ def test_clips_without_a_box_are_told_where_the_model_wants_one(
     dataset = Dataset((LabeledClip(Path("v"), "v", "book", 0),), LABELS).with_signer(box)
     model = replace(report_of([answered(0, 1)], []).model, preset=PRESETS[preset])
     report = replace(report_of([answered(0, 1)], []), dataset=dataset, model=model)
-    assert any("no box is known" in warning for warning in report.warnings) == warns
+    assert any("have no box" in warning for warning in report.warnings) == warns
 
 
 def test_accuracy_of_few_clips_comes_with_its_interval() -> None:

@@ -91,8 +91,8 @@ def test_boxes_that_are_missing_or_do_not_fit_are_told(tmp_path: Path) -> None:
     data = wlasl(tmp_path / "WLASL_v0.3.json", book=[*bad, instance("4", bbox=[10, 20, 250, 258])])
     dataset = read_dataset(data)
     assert [clip.name for clip in dataset.clips if clip.signer] == ["4"]
-    assert any("2 clips have no box of the signer" in warning for warning in dataset.warnings)
-    assert any("2 boxes lie outside the frames" in warning for warning in dataset.warnings)
+    assert any("2 clips have no signer's box" in warning for warning in dataset.warnings)
+    assert any("2 boxes are outside the frame" in warning for warning in dataset.warnings)
 
 
 def citizen(folder: Path) -> Path:
@@ -148,7 +148,7 @@ def test_msasl_has_times_boxes_and_signers(tmp_path: Path) -> None:
     first, second, trimmed, _ = dataset.clips
     assert (first.excerpt, trimmed.excerpt) == (Excerpt(start_s=1.5, end_s=3.25), None)
     assert first.signer == SignerBox(0.2, 0.05, 0.8, 1.0, source="dataset") and second.signer is None
-    assert any("1 clip has no box of the signer" in warning for warning in dataset.warnings)
+    assert any("1 clip has no signer's box" in warning for warning in dataset.warnings)
     assert read_dataset(tmp_path).clips == dataset.clips  # the folder
 
 
@@ -164,8 +164,8 @@ BROKEN: dict[str, tuple[str, str]] = {
     "h.json": ('[{"url": "v=aaaaaaaaaaa", "label": "x", "text": "a", "start_time": 1, "end_time": 2}]', "invalid"),
     "i.csv": ("", "is not a split of ASL Citizen"),
     "j.csv": ("a,b,c\n1,2,3\n", "is not a split of ASL Citizen"),
-    "k.csv": ("Participant ID,Video file,Gloss\nP1,1.mp4\n", "line 2: participant, video file and gloss are expected"),
-    "l.csv": ("Participant ID,Video file,Gloss\nP1,1.mp4,\n", "line 2: participant, video file and gloss are expected"),
+    "k.csv": ("Participant ID,Video file,Gloss\nP1,1.mp4\n", "line 2: expected participant, video file and gloss"),
+    "l.csv": ("Participant ID,Video file,Gloss\nP1,1.mp4,\n", "line 2: expected participant, video file and gloss"),
 }  # fmt: skip
 
 
@@ -180,8 +180,8 @@ def test_file_that_is_not_of_a_data_set_is_a_sentence(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize(("arguments", "error", "says"), [
     ({"subset": "dev"}, VideoError, r"no video in the subset 'dev': it has test \(2\)"),
-    ({"videos": Path("nowhere")}, VideoError, r"No such file or directory. Name it \(--videos\)"),
-    ({"labels": ("zebra",)}, LabelsError, "they are of another vocabulary"),
+    ({"videos": Path("nowhere")}, VideoError, r"No such file or directory. Name their folder with --videos"),
+    ({"labels": ("zebra",)}, LabelsError, "from another vocabulary"),
 ])  # fmt: skip
 def test_data_set_that_cannot_be_used_is_a_sentence(
     tmp_path: Path, arguments: dict[str, object], error: type[AslTritonError], says: str
@@ -193,7 +193,7 @@ def test_data_set_that_cannot_be_used_is_a_sentence(
 def test_no_video_of_a_data_set_is_a_sentence(tmp_path: Path) -> None:
     folder = citizen(tmp_path)
     touch(tmp_path / "other", "x.mp4")
-    with pytest.raises(VideoError, match=r"not one of the 2 videos .* \(such as 4-CAT.mp4\): name their folder"):
+    with pytest.raises(VideoError, match=r"none of the 2 videos .* \(such as 4-CAT.mp4\): name their folder"):
         read_dataset(folder / "splits" / "test.csv", videos=tmp_path / "other")
 
 

@@ -208,7 +208,7 @@ def test_what_is_no_frame_is_a_sentence(image: np.ndarray) -> None:
             await rounds()
             live.feed(image, 0.0)
 
-    with pytest.raises(VideoError, match="a frame must be uint8 of height x width x 3"):
+    with pytest.raises(VideoError, match="a frame must be uint8 BGR of height x width x 3"):
         asyncio.run(feed())
 
 
@@ -323,7 +323,7 @@ def test_rules_that_the_model_does_not_fit_are_a_problem() -> None:
             return live.state().problem or ""
 
     assert "does not know 1 of the 1 glosses" in asyncio.run(problem(LiveRules(vocabulary=["nonsense"])))
-    assert "a window of 8 frames does not fit" in asyncio.run(problem(LiveRules(window_frames=8)))
+    assert "a window of 8 frames is out of range" in asyncio.run(problem(LiveRules(window_frames=8)))
 
 
 @pytest.mark.parametrize("rules", [

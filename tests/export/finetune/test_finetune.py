@@ -161,7 +161,7 @@ def test_interrupted_head_goes_on_without_computing_features_again(here: Path, c
         *(f"held-out-{n}.npy" for n in range(2)), *(f"train-{n}.npy" for n in range(4))
     ]  # fmt: skip
     done = asl_triton(capsys, "finetune", *options, "--to", "cut")
-    assert "going on after epoch 2" in done.told
+    assert "resumed after epoch 2" in done.told
     assert rows(Path("cut")) == rows(Path("whole"))
 
 
@@ -277,7 +277,7 @@ def taken() -> None:
     (no_clip, [], "'mother' has 0"),
     (broken_clips, [], "'home' has 0 (home/0.mp4 cannot be read as a video"),
     (wrong_labels, [], "has 7 classes, but small.pt/labels.txt has 2 glosses"),
-    (other_vocabulary, ["--labels", "words.txt"], "they are of another vocabulary"),
+    (other_vocabulary, ["--labels", "words.txt"], "from another vocabulary"),
     (taken, [], "new already exists and is not an interrupted fine-tuning run"),
     (None, ["--accelerator", "abacus"], "cannot train on accelerator 'abacus'"),
 ])  # fmt: skip

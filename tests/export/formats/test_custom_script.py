@@ -169,8 +169,8 @@ def test_network_traced_at_one_length_is_refused(files: Path, capsys: Capture) -
     (["--torchscript", "labels.txt", "--labels", "labels.txt", "--preset", "wlasl"], "is no TorchScript", 1),
     (["--torchscript", "weights.pt", "--labels", "labels.txt", "--preset", "wlasl"], "is no TorchScript", 1),
     (["--torchscript", "nowhere.pt", "--labels", "labels.txt", "--preset", "wlasl"], "there is no TorchScript", 1),
-    (["--torchscript", "means.pt", "--precision", "fp16"], "--precision is for checkpoints", 1),
-    (["weights.pt", "--torchscript", "means.pt"], "two networks", 2),
+    (["--torchscript", "means.pt", "--precision", "fp16"], "--precision is only for checkpoints", 1),
+    (["weights.pt", "--torchscript", "means.pt"], "not both", 2),
     ([], "Missing argument", 2),
 ])  # fmt: skip
 def test_bad_input_is_a_sentence_and_an_exit_code(

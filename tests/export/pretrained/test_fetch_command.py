@@ -54,7 +54,7 @@ def test_fetch_says_where_the_bundle_is_and_what_is_next(server: FileServer, tmp
     assert "Downloading archive.zip" in result.stderr
     assert "archive.zip: 100 %" in result.stderr
     again = CliRunner().invoke(app, ["wlasl5", "--to", str(tmp_path / "w")], catch_exceptions=False)
-    assert "was there already" in again.stdout
+    assert "already exists" in again.stdout
 
 
 def test_fetch_answers_programs_in_json(server: FileServer, tmp_path: Path) -> None:

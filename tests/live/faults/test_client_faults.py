@@ -54,7 +54,7 @@ def test_client_killed_at_ten_random_moments(
     with BatchRun(archive, output, server.address, *ALL_FORMATS) as run:
         code, told = run.end()
     assert code == 0, told
-    assert f"{len(known)} of them by an earlier run" in told
+    assert f"{len(known)} of them in an earlier run" in told
     whole(output, undisturbed)
     assert doubled(run.known()) == 0
     row(
@@ -79,7 +79,7 @@ def test_signal_finishes_what_is_in_flight(
     assert left > 0 and len(done) + left == FEW and sorted(run.known()) == list(done)
     with BatchRun(few, tmp_path / "out", server.address, *ALL_FORMATS) as run:
         again_code, again = run.end()
-    assert again_code == 0 and f"{len(done)} of them by an earlier run" in again, again
+    assert again_code == 0 and f"{len(done)} of them in an earlier run" in again, again
     whole(tmp_path / "out", undisturbed, FEW)
     row(
         number.name,
@@ -96,7 +96,7 @@ def test_second_signal_stops_at_once(
     with BatchRun(folder, tmp_path / "out", server.address, model="late") as run:
         run.until_known(20)
         run.send(signal.SIGINT)
-        run.until_told("SIGINT: finishing the 1 clips that are under way; once more stops at once")
+        run.until_told("SIGINT: finishing the 1 clips in flight. Press Ctrl-C again to stop at once")
         run.send(signal.SIGINT)
         code, told = run.end()
     assert code == 3, told
@@ -105,7 +105,7 @@ def test_second_signal_stops_at_once(
     assert sorted(os.listdir(tmp_path / "out")) == ["journal.jsonl"]
     with BatchRun(folder, tmp_path / "out", server.address, model="late") as run:
         again_code, again = run.end()
-    assert again_code == 0 and "21 recognized, 20 of them by an earlier run" in again, again
+    assert again_code == 0 and "21 recognized, 20 of them in an earlier run" in again, again
     row(
         "SIGINT twice",
         "while one of 21 clips was taking seconds; then the same command again",
@@ -150,7 +150,7 @@ def test_disk_that_fills_up(
     with BatchRun(few, output, server.address, *options, log=folder.parent) as run:
         again_code, again = run.end()
     assert again_code == 0, again
-    assert f"{len(known)} of them by an earlier run" in again
+    assert f"{len(known)} of them in an earlier run" in again
     row(
         "disk full",
         f"after {len(known)} of {FEW} clips; then the same command again, with free space",

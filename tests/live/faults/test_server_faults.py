@@ -33,7 +33,7 @@ def test_server_killed_and_started_again(
     ):
         run.until_known(60)
         os.kill(triton.pid, signal.SIGKILL)
-        run.until_told("is away: waiting for it, up to 300 s (--wait)")
+        run.until_told("is down: waiting up to 300 s for it (--wait)")
         triton.stop()
         with LocalTriton(repository, grpc_port=port):
             code, told = run.end()
@@ -55,7 +55,7 @@ def test_server_that_stands_still(
         run.until_known(30)
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            run.until_told("is away: waiting for it")
+            run.until_told("is down: waiting up to")
         finally:
             os.kill(server.pid, signal.SIGCONT)
         code, told = run.end()
@@ -81,7 +81,7 @@ def test_answer_that_comes_after_its_deadline(
     whole(tmp_path / "out", undisturbed, 20)
     with BatchRun(folder, tmp_path / "out", server.address, "--timeout", 20, model="late") as run:
         again_code, again = run.end()
-    assert again_code == 0 and "21 recognized, 20 of them by an earlier run" in again, again
+    assert again_code == 0 and "21 recognized, 20 of them in an earlier run" in again, again
     row(
         "answer after its deadline",
         "21 clips, one of which takes the model 4 s, --timeout 2; then --timeout 20",
@@ -119,7 +119,7 @@ def test_network_that_is_cut_slow_and_black(
             time.sleep(moments.uniform(0.1, 0.8))
             network.cut()
         network.black_hole = True
-        run.until_told("is away: waiting for it")
+        run.until_told("is down: waiting up to")
         network.black_hole = False
         code, told = run.end()
     assert code == 0, told
@@ -161,12 +161,12 @@ def test_server_that_comes_back_as_another(
         if how == "after a restart":
             network.target = "127.0.0.1:1"
             network.cut()
-            run.until_told("is away: waiting for it")
+            run.until_told("is down: waiting up to")
         network.target = other_server.address
         network.cut()
         code, told = run.end()
     assert code == 3, told
-    assert "came back with another quick, with other weights, precision or labels" in told
+    assert "came back with a different quick (other weights, precision or labels)" in told
     found = answers(tmp_path / "out")
     assert 30 <= len(found) < FEW
     for name, ranked in found.items():

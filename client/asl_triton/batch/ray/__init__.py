@@ -1,1 +1,1 @@
-"""The batch engine for a Ray cluster."""
+"""The batch engine for Ray clusters."""

@@ -1,4 +1,4 @@
-"""What runs on a cluster's machines: actors that recognize blocks of clips and report each outcome."""
+"""The actors on a cluster's machines, which recognize blocks of clips and report each outcome."""
 
 import asyncio
 import itertools
@@ -19,14 +19,14 @@ from asl_triton.results import Outcome, Recognition
 
 BLOCKS_AT_ONCE = 2  # per actor: one starts while the last clips of the other finish
 REPORT_EVERY_S = 0.5
-FETCHED_MIB = 512  # of remote clips that an actor holds
+FETCHED_MIB = 512  # of remote clips in an actor's memory
 
 
 class ClipActor:
-    """Recognizes blocks of clips, two at once, with one recognizer, whose model must have this `identity`.
+    """Recognizes blocks of clips, two at a time, with one recognizer whose model must have this `identity`.
 
-    At most `in_flight` clips are under way, as many as the recognizer allows by default. Everything runs in the asyncio
-    loop of the actor.
+    At most `in_flight` clips are in flight; the default is the recognizer's limit. Everything runs in the actor's
+    asyncio loop.
     """
 
     def __init__(
@@ -48,19 +48,19 @@ class ClipActor:
         self._fetched = FrameBudget(FETCHED_MIB)
 
     async def start(self) -> None:
-        """Connect, once; waits up to `wait_s` for a server that is away.
+        """Connect, once. Waits up to `wait_s` for a server that is down.
 
         Raises:
-            AslTritonError: this machine does not see the clips, or cannot use the server.
+            AslTritonError: this machine cannot see the clips or use the server.
         """
         async with self._starting:
             if self._recognizer is not None:
                 return
             if self._source.path is None:
-                self._source.open()  # is its package installed?
+                self._source.open()  # raises if its package is not installed
             elif not self._source.path.exists():
                 raise AslTritonError(
-                    f"{socket.gethostname()}, a machine of the cluster, does not see {self._source.address}: name a "
+                    f"{socket.gethostname()}, a machine of the cluster, cannot see {self._source.address}: name a "
                     "folder that all its machines share, or an address such as s3://bucket/clips"
                 )
             recognizer, began_s = self._make_recognizer(), time.monotonic()
@@ -74,20 +74,20 @@ class ClipActor:
                 await asyncio.sleep(backoff_s(attempt))
             if served.identity != self._identity:
                 raise ContractError(
-                    f"{recognizer.transport.address} serves another {served.name} to {socket.gethostname()} than to "
-                    "the machine that started the run: the results would mix both"
+                    f"{recognizer.transport.address} serves a different {served.name} to {socket.gethostname()} than "
+                    "to the machine that started the run, so the results would mix both"
                 )
             most = max((self._in_flight or recognizer.in_flight) // BLOCKS_AT_ONCE, 1)
             self._concurrency = ConcurrencyController(most if self._in_flight else 1, most, recognizer.decoders)
             self._recognizer = recognizer
 
     async def recognize(self, clips: Sequence[StoredClip]) -> AsyncIterator[list[Outcome | str]]:
-        """Yield the outcomes of a block, and sentences to show, twice a second.
+        """Yield a block's outcomes, and sentences to show, twice a second.
 
-        A clip that cannot be read or answered is a `Failure`. After `stop`, clips that are not under way have none.
+        If a clip fails, its outcome is a `Failure`. After `stop`, clips not in flight have no outcome.
 
         Raises:
-            AslTritonError: the server or its model cannot be used, or was away for too long.
+            AslTritonError: the server or its model is unusable, or the server was down for too long.
         """
         assert self._recognizer is not None
         reports: list[Outcome | str] = []
@@ -105,21 +105,21 @@ class ClipActor:
         while not is_done:
             is_done = bool((await asyncio.wait([running], timeout=REPORT_EVERY_S))[0])
             if reports:
-                batch, reports[:] = reports.copy(), []  # before the yield, during which more are added
+                batch, reports[:] = reports.copy(), []  # before the yield, because more are added during it
                 yield batch
         await running
 
     async def stop(self) -> None:
-        """Finish what is under way, and start nothing more."""
+        """Finish the clips in flight and start no more."""
         self._stopping.set()
 
     async def close(self) -> None:
-        """Disconnect, and end the decoders."""
+        """Disconnect and end the decoders."""
         if self._recognizer is not None:
             await self._recognizer.close()
 
     async def _recognize_clip(self, clip: StoredClip) -> Recognition:
-        """Ask about a clip by its path, or by its bytes if it is remote."""
+        """Recognize a clip by its path, or by its bytes if it is remote."""
         assert self._recognizer is not None
         if self._source.path is not None:
             return await self._recognizer.recognize(clip.path, name=clip.name, **vars(self._ranking))

@@ -1,4 +1,4 @@
-"""Ray: the cluster to join, or one started on this machine for the length of a run. It prints nothing itself."""
+"""The Ray cluster to join, or one that is started on this machine for one run. Ray itself prints nothing."""
 
 import contextlib
 import io
@@ -18,27 +18,28 @@ import ray
 
 from asl_triton.errors import AslTritonError
 
-OBJECT_STORE_BYTES = 512 * 2**20  # of our own Ray; only lists of clips and their outcomes go through it
+OBJECT_STORE_BYTES = 512 * 2**20  # for a Ray started here: only lists of clips and outcomes go through it
 CONNECT_TIMEOUT_S = 5.0
-TEMPORARY = "/tmp" if os.name == "posix" else None  # Ray puts sockets below it, whose paths may have 107 characters
+TEMPORARY = "/tmp" if os.name == "posix" else None  # Ray puts sockets in it, whose paths are limited to 107 characters
 
 
 @dataclass(frozen=True)
 class Cluster:
     """Where the work is done. `address` is "auto" for the Ray that runs on this machine, or `host:port` of a cluster
-    that this machine belongs to; without it a Ray is started here. `workers` actors, by default one per CPU."""
+    that this machine belongs to. Without it, Ray is started here. `workers` is the number of actors, by default one per
+    CPU."""
 
     address: str | None = None
     workers: int | None = None
 
     @contextlib.contextmanager
     def join(self) -> Iterator[None]:
-        """Connect this process to Ray for the length of the block; an existing connection is used, and stays.
+        """Connect this process to Ray until the block ends. An existing connection is used and stays open.
 
         Raises:
-            AslTritonError: no Ray answers there, it has another version, or none can be started.
+            AslTritonError: Ray does not answer, has a different version, or does not start.
         """
-        with contextlib.redirect_stdout(io.StringIO()):  # where Ray reports that a process died
+        with contextlib.redirect_stdout(io.StringIO()):  # where Ray reports dead processes
             if ray.is_initialized():
                 yield
                 return
@@ -64,44 +65,44 @@ class Cluster:
             handler = signal.getsignal(signal.SIGTERM)
             try:
                 ray.init(**options)
-            except (Exception, SystemExit) as exc:  # Ray exits if something else listens at the address
+            except (Exception, SystemExit) as exc:  # Ray exits if something else listens there
                 ray.shutdown()
                 raise AslTritonError(self._explain_refusal(exc)) from exc
             finally:
                 with contextlib.suppress(ValueError):  # not the main thread
-                    signal.signal(signal.SIGTERM, handler)  # Ray sets its own, which ends the process
+                    signal.signal(signal.SIGTERM, handler)  # Ray installs its own, which ends the process
             try:
                 yield
             finally:
                 ray.shutdown()
 
     def _explain_refusal(self, exc: BaseException) -> str:
-        reason = " ".join(str(exc).split()) if isinstance(exc, Exception) else "what listens there is not Ray"
+        reason = " ".join(str(exc).split()) if isinstance(exc, Exception) else "the server there is not Ray"
         if self.address is None:
-            return f"Ray cannot be started on this machine: {reason}"
+            return f"cannot start Ray on this machine: {reason}"
         if self.address == "auto" and isinstance(exc, ConnectionError):
             return (
-                "no Ray runs on this machine: start one (ray start), run this on a machine of the cluster, or leave "
-                "--ray-address out, which starts one for the length of this command"
+                "Ray is not running on this machine: start it (ray start), run this on a machine of the cluster, or "
+                "remove --ray-address to start Ray just for this command"
             )
         return (
-            f"the Ray cluster at {self.address} cannot be joined: {reason}. This machine has to belong to it, with the "
-            "same versions of Ray and Python; where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            f"cannot join the Ray cluster at {self.address}: {reason}. This machine must belong to it, with the same "
+            "versions of Ray and Python. If it requires a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         )
 
 
 def check_address(address: str) -> None:
-    """Refuse invalid addresses, and those where no gRPC server listens: Ray itself would try for minutes.
+    """Reject addresses that are invalid or have no gRPC server, because Ray itself would try for minutes.
 
     Raises:
-        AslTritonError: it is one of these.
+        AslTritonError: the address is one of these.
     """
     if address == "auto":
         return
     if "://" in address:
         raise AslTritonError(
-            f"{address}: a batch does not run through Ray Client. Run this command on a machine of the cluster with "
-            "--ray-address auto, or have it run there: ray job submit -- asl-triton batch ... --ray-address auto"
+            f"{address}: Ray Client is not supported. Run this command on a machine of the cluster with --ray-address "
+            "auto, or submit it as a job: ray job submit -- asl-triton batch ... --ray-address auto"
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -116,21 +117,21 @@ def check_address(address: str) -> None:
             try:
                 grpc.channel_ready_future(channel).result(CONNECT_TIMEOUT_S)
             except grpc.FutureTimeoutError as exc:
-                raise AslTritonError(f"what listens at {address} is not Ray: check --ray-address") from exc
+                raise AslTritonError(f"the server at {address} is not Ray: check --ray-address") from exc
 
 
 def count_usable_cpus() -> int:
-    """The CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def count_cpus() -> int:
-    """The CPUs of the cluster that this process has joined; at least one."""
+    """Return the number of CPUs of the cluster that this process has joined; at least 1."""
     return max(int(ray.cluster_resources().get("CPU", 1)), 1)
 
 
 def explain(exc: Exception) -> AslTritonError:
-    """The error that an actor raised, or why Ray itself gave up: of Ray's long report, the last line has the cause."""
+    """Return the error that an actor raised, or why Ray gave up. The last line of Ray's long report has the cause."""
     cause = getattr(exc, "cause", exc)
     if isinstance(cause, AslTritonError):
         return cause
@@ -138,7 +139,7 @@ def explain(exc: Exception) -> AslTritonError:
     reason = lines[-1] if lines else type(exc).__name__
     if missing := re.search(r"No module named '([\w.]+)'", str(exc)):
         reason = (
-            f"a machine of the cluster has no Python module {missing[1]!r}: install this version of 'asl-triton[ray]' "
-            "on all of them, in their image or by a runtime environment"
+            f"a machine of the cluster lacks the Python module {missing[1]!r}: install this version of "
+            "'asl-triton[ray]' on all of them, in their image or in a runtime environment"
         )
     return AslTritonError(f"Ray gave up: {reason}")

@@ -1,4 +1,4 @@
-"""The journal of a batch on a cluster: that of a batch on one machine, also where files cannot be appended to."""
+"""The journal of a batch on a cluster. It also works in buckets, where files only support whole writes."""
 
 import hashlib
 import io
@@ -21,18 +21,18 @@ from asl_triton.files import translate_write_errors
 
 QUESTION_FILE = "question.json"
 PART_NAME = re.compile(r"/\d{6}-\d{6}-\w+\.jsonl$")
-READERS = 32  # parts read at once: each request to a bucket takes a while
+READERS = 32  # parts read at once, because each request to a bucket takes a while
 
 
 class StoredJournal(Journal):
     """The journal of a run whose results go to `output`.
 
-    On this machine it is `OUTPUT/journal.jsonl`, so either engine resumes what the other began. In a bucket nothing can
-    be appended to a file: there, lines are written to a temporary folder, and `flush` uploads the new ones as a part
-    `OUTPUT/journal/<hash of the question>/<run>-<number>-<random>.jsonl`, which never changes.
+    On this machine it is `OUTPUT/journal.jsonl`, so each engine can resume the other's runs. Buckets do not support
+    appending to a file. For a bucket, lines are written to a temporary folder, and `flush` uploads the new ones as a
+    part `OUTPUT/journal/<hash of the question>/<run>-<number>-<random>.jsonl`, which never changes.
 
-    Parquet parts, which earlier versions wrote to such a folder in both cases, are read. No part is deleted unless a
-    fresh start is asked for; those that cannot be parsed are ignored.
+    Parquet parts, which earlier versions wrote to such a folder in both cases, are still read. Parts are only deleted
+    for a fresh start. Damaged parts are ignored.
     """
 
     def __init__(self, output: Folder, clips: Sequence[StoredClip]) -> None:
@@ -56,7 +56,7 @@ class StoredJournal(Journal):
         return str(self.path) if self._temporary is None else self._parts.address
 
     def begin(self, question: Mapping[str, Any], *, fresh: bool = False) -> str | None:
-        """As `Journal.begin`, with the parts. The sentence also names parts that are ignored."""
+        """Open the journal as `Journal.begin` does, with the parts. The sentence also names ignored parts."""
         text = json.dumps(question, sort_keys=True, indent=1)
         self._parts = self._output.join(PARTS, hashlib.sha256(text.encode()).hexdigest()[:16])
         if fresh:
@@ -71,10 +71,10 @@ class StoredJournal(Journal):
         return ". ".join(filter(None, sentences)) or None
 
     def flush(self) -> None:
-        """Upload the lines that were added since, if the journal is in a bucket.
+        """Upload the lines added since the last flush, if the journal is in a bucket.
 
         Raises:
-            AslTritonError: they cannot be uploaded.
+            AslTritonError: the lines could not be uploaded.
         """
         if self._temporary is None or self._file is None:
             return
@@ -87,7 +87,7 @@ class StoredJournal(Journal):
             self._uploaded_bytes += len(data)
 
     def _download(self, parts: Sequence[str], question: Mapping[str, Any]) -> None:
-        """Write the local file from all parts, the oldest first: of several lines about a clip the last counts."""
+        """Write the local file from all parts, oldest first, because a clip's last line counts."""
         parts = sorted(parts, key=lambda part: part.rpartition("/")[2])
         last_run = parts[-1].rpartition("/")[2].partition("-")[0] if parts else "0"
         self._prefix = f"{int(last_run) + 1:06}"
@@ -97,7 +97,7 @@ class StoredJournal(Journal):
                 lines.write(data if data.endswith(b"\n") else data + b"\n")
 
     def _import(self, parts: Sequence[str]) -> list[str]:
-        """Add what Parquet parts know of the clips as they are now, and the journal does not; returns sentences."""
+        """Add outcomes of unchanged clips that are only in Parquet parts. Returns sentences about unreadable parts."""
         unknown = {clip.name: clip.fingerprint for clip in self._clips if clip.name not in self._entries}
         latest: dict[str, dict[str, Any]] = {}
         unreadable = []
@@ -105,7 +105,7 @@ class StoredJournal(Journal):
             try:
                 rows = pq.read_table(io.BytesIO(data)).to_pylist()
             except pa.ArrowInvalid:
-                unreadable.append(f"{part} is not a whole Parquet file: ignored")
+                unreadable.append(f"{part} is not a complete Parquet file: ignored")
                 continue
             for row in rows:
                 if row["video"] in unknown and row["run"] >= latest.get(row["video"], row)["run"]:

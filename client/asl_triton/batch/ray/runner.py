@@ -1,4 +1,4 @@
-"""`RecognitionBatch` on a Ray cluster: actors decode and ask, this process keeps the journal and writes the results."""
+"""`RecognitionBatch` on Ray: actors recognize clips; this process keeps the journal and writes the results."""
 
 import asyncio
 import math
@@ -27,10 +27,10 @@ from asl_triton.results import AnyOutcome, Failure, Outcome
 
 BLOCKS_PER_ACTOR = 16  # at least, if there are enough clips
 MAX_CLIPS_PER_BLOCK = 32
-MAX_DEATHS = 3  # of actors, with the same clip under way
+MAX_DEATHS = 3  # of actors, with the same clip in flight
 FLUSH_EVERY_S = 5.0
-REPEAT_AFTER_S = 30.0  # the same sentence: several actors wait for one server
-STARTS_WITHIN_S = 60.0  # the first actor, before a warning
+REPEAT_AFTER_S = 30.0  # the same sentence, because several actors wait for one server
+STARTS_WITHIN_S = 60.0  # for the first actor, before a warning
 CLOSES_WITHIN_S = 5.0
 
 
@@ -38,7 +38,7 @@ class RayBatch(RecognitionBatch):
     """Recognizes clips on a Ray cluster and writes the same files with the same content as `RecognitionBatch`.
 
     `run` sends `make_recognizer` to each actor. Actors report each outcome to this process, which keeps the journal.
-    Clips under way on an actor that dies are handed out again, one at a time.
+    If an actor dies, its clips in flight are handed out again, one at a time.
     """
 
     _journal: StoredJournal
@@ -94,7 +94,7 @@ class RayBatch(RecognitionBatch):
             raise self._gave_up
 
     def _list_missing(self) -> list[StoredClip]:
-        """The clips that have no answer or have changed since, then those that failed before."""
+        """Return the clips that are new or have changed, then those that failed before."""
         missing: list[StoredClip] = []
         failed: list[StoredClip] = []
         for clip in self._clips_by_name.values():
@@ -112,7 +112,7 @@ class RayBatch(RecognitionBatch):
         return missing
 
     def _forget_changed_clips(self) -> None:
-        """`_list_missing` did, of all clips."""
+        """Do nothing, because `_list_missing` did this for all clips."""
 
     async def _spread(
         self,
@@ -144,7 +144,7 @@ class RayBatch(RecognitionBatch):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _feed(self, actor: Any) -> None:
-        """Give an actor one block after the other, until the task is cancelled or the run is given up."""
+        """Give an actor one block after another, until the task is cancelled or the run is given up."""
         try:
             is_up = False
             while True:
@@ -156,11 +156,11 @@ class RayBatch(RecognitionBatch):
                     is_up = await self._recognize_block(actor, clips)
                 finally:
                     self._blocks.task_done()
-        except Exception as exc:  # not only Ray's: nothing would end the run
+        except Exception as exc:  # any exception, since nothing else would end the run
             self._give_up(explain(exc))
 
     async def _recognize_block(self, actor: Any, clips: Sequence[StoredClip]) -> bool:
-        """Keep what an actor reports of a block. What it leaves unanswered, as it died, is handed out again; returns
+        """Keep what an actor reports about a block. If it dies, its unanswered clips are handed out again. Returns
         whether it is alive."""
         is_alive = False
         with suppress(RayActorError):
@@ -177,7 +177,7 @@ class RayBatch(RecognitionBatch):
                 if self._deaths[clip.name] < MAX_DEATHS:
                     self._blocks.put_nowait([clip])
                 else:
-                    self._keep_once(Failure(clip.name, f"its actor died each of {MAX_DEATHS} times: see Ray's log"))
+                    self._keep_once(Failure(clip.name, f"its actor died all {MAX_DEATHS} times: see Ray's log"))
         return is_alive
 
     def _keep_once(self, outcome: Outcome) -> None:
@@ -194,7 +194,7 @@ class RayBatch(RecognitionBatch):
         self._stop()
 
     def _stop(self) -> None:
-        """Hand out nothing more, and have the actors finish what is under way."""
+        """Hand out no more blocks, and let the actors finish the clips in flight."""
         if not self._is_stopping:
             self._is_stopping = True
             for actor in self._actors:
@@ -204,7 +204,7 @@ class RayBatch(RecognitionBatch):
             self._blocks.task_done()
 
     async def _watch(self, stopping: asyncio.Event) -> None:
-        """Flush the journal now and then, until the run is asked to stop."""
+        """Flush the journal regularly until the run is asked to stop."""
         try:
             while not stopping.is_set():
                 with suppress(asyncio.TimeoutError):
@@ -220,10 +220,10 @@ class RayBatch(RecognitionBatch):
             self._say("no actor has started yet: does the cluster have a free CPU? Check `ray status`")
 
     def _announce_stop(self, signal_name: str) -> None:
-        self.observer.say(f"{signal_name}: finishing the clips that are under way; once more stops at once")
+        self.observer.say(f"{signal_name}: finishing the clips in flight. Press Ctrl-C again to stop at once")
 
     def _say(self, sentence: str) -> None:
-        """Show a sentence, unless it was just shown with other figures."""
+        """Show a sentence, unless it was just shown with different numbers."""
         kind, now_s = re.sub(r"\d+", "", sentence), time.monotonic()
         if now_s - self._said_s.get(kind, -math.inf) > REPEAT_AFTER_S:
             self._said_s[kind] = now_s
