@@ -13,10 +13,11 @@ from asl_triton.cli.connection import Connection, with_connection
 from asl_triton.cli.options import JsonOption
 from asl_triton.cli.terminal import Console
 from asl_triton.extras import require_extra
+from asl_triton.files import check_writable
 from asl_triton.transport.base import Transport
 
 
-@with_connection("model", "local", "server")
+@with_connection("dictionary", "model", "local", "server")
 def ui(
     host: Annotated[
         str, typer.Option(help="The address to bind to. Anything but 127.0.0.1 lets other machines in: give --auth.")
@@ -64,6 +65,14 @@ def ui(
         float,
         typer.Option(min=0.1, help="Seconds that a decoder may take to open a video, and for each window of it."),
     ] = 15.0,
+    visitors_teach: Annotated[
+        bool,
+        typer.Option(
+            "--visitors-teach",
+            help="With --dictionary: visitors may add signs to the file, and remove them, all of them together. "
+            "Without it, they only use its signs. Change the file with nothing else while the page runs.",
+        ),
+    ] = False,
     *,
     connection: Connection,
     as_json: JsonOption = False,
@@ -71,6 +80,8 @@ def ui(
     """Open the page over a running server, until Ctrl-C: upload, record or sign, and see the glosses.
 
     It waits for a server that is away. What visitors upload stays on this machine, and is deleted within the hour.
+    Without --dictionary, each visitor teaches signs that nobody else sees: they are in memory alone, until 50 minutes
+    after they were last used, and can be downloaded.
 
         asl-triton ui --local --open
         asl-triton ui --server gpu-box:8001 --host 0.0.0.0 --auth-file accounts.txt --root-path /signs
@@ -80,6 +91,10 @@ def ui(
         from asl_triton_ui.options import Address, PageOptions, read_auth
         from asl_triton_ui.state.server import ServerConnection
 
+    if visitors_teach and connection.dictionary is None:
+        raise typer.BadParameter("it needs --dictionary", param_hint="--visitors-teach")
+    if visitors_teach and connection.dictionary is not None:
+        check_writable(connection.dictionary.absolute().parent)
     options = PageOptions(
         max_upload_mb,
         max_minutes,
@@ -91,6 +106,9 @@ def ui(
         max_folder_mb=max_folder_mb,
         min_free_mb=min_free_mb,
         decode_timeout_s=decode_timeout,
+        dictionary=connection.dictionary,
+        with_vocabulary=connection.with_vocabulary,
+        visitors_teach=visitors_teach,
     )
     page = Address(host, port, root_path, share, read_auth(auth, auth_file))
     stopped = threading.Event()
