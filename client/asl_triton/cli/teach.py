@@ -63,7 +63,7 @@ def teach(
 ) -> None:
     """Teach signs by examples: one to many clips of each, no training.
 
-    The clips' embeddings go to a file, the dictionary, which `recognize`, `batch`, `watch` and `evaluate` take as
+    The clips' embeddings go to a file, the dictionary, which `recognize`, `batch`, `watch`, `evaluate` and `ui` take as
     --dictionary. The table shows how well the model can tell the signs apart: each example is tested as if it had not
     been taught. Three examples of a sign are advisable, by different people if others are to use it. The same command
     again adds only clips that are new. Without DIR, it only prints the table. Exit code 3: some clips could not be

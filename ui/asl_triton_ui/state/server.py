@@ -89,9 +89,11 @@ class ServerConnection:
         served = self.served(name)
         with self._lock:
             known = self._recognizers.get(served.name)
-            if known is None or known[0] != served:  # another checkpoint may go by the same name
+            if known is None:
                 made = self._make_recognizer(served.name, self._in_flight, self._transport)
                 known = self._recognizers[served.name] = (served, made)
+            elif known[0] != served:  # another checkpoint may go by the same name
+                known = self._recognizers[served.name] = (served, known[1].renew())
         if dictionary is None:
             return known[1]
         return known[1].with_dictionary(dictionary, with_vocabulary=with_vocabulary)
