@@ -69,7 +69,7 @@ class LiveTab:
         outputs = [self.problem, self.now, self.transcript, self.downloads, self.pause, self.timer, self.guide]
         camera.stream(
             self.feed,
-            [camera, context.model, context.signs, *sliders],
+            [camera, context.model, *sliders, context.signs],
             outputs,
             stream_every=FRAME_EVERY_S,
             time_limit=None,
@@ -86,10 +86,10 @@ class LiveTab:
         self,
         picture: str | None,
         model: str | None,
-        signs: str,
         percent: float,
         repeat_s: float,
         stride: float,
+        signs: str,
         request: gr.Request,
     ) -> Updates:
         """Take a frame, a picture as a `data:` URI; the page is updated several times per second, and with each sign.
