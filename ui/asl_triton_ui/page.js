@@ -37,6 +37,7 @@
       try {
         const stream = await ask({ ...wanted, audio: false }); // a recording is of what is seen
         explain("");
+        take.mayReopen = Boolean(one("#teach-clip")?.offsetParent);
         return stream;
       } catch (error) {
         explain(reasons[error.name] ?? `The camera cannot be used (${error.name}). Try again, or upload a clip under Recognize.`);
@@ -296,7 +297,7 @@
   // A recording for the tab Teach begins after a countdown, so that the hands are free, and ends by itself.
   const COUNTDOWN_S = 3;
   const RECORDED_MS = 4000;
-  const take = { counting: 0, ending: 0, isOurs: false };
+  const take = { counting: 0, ending: 0, isOurs: false, mayReopen: false };
   const isRecording = (button) => Boolean(button.querySelector('[title="stop recording"]'));
 
   function showCount(text) {
@@ -341,6 +342,14 @@
       }, RECORDED_MS);
     }, 1000);
   }, true);
+
+  // After each take Gradio asks for the camera again: it was granted for this tab, and the next take is the point.
+  setInterval(() => {
+    const access = one('#teach-clip [title="grant webcam access"] button');
+    if (!access?.offsetParent || !take.mayReopen) return;
+    take.mayReopen = false; // until it is open
+    access.click();
+  }, 300);
 
   // The taught signs, in base64, as a file; returns what the page keeps of them.
   window.aslTriton.saveSigns = (content) => {
