@@ -16,9 +16,10 @@ from asl_triton.transport.base import Array, TensorSpec
 from asl_triton.transport.fake import FakeTransport
 from asl_triton_ui.options import PageOptions
 from asl_triton_ui.page_context import PageContext, Updates
+from asl_triton_ui.state.live_sessions import LiveSessions
 from asl_triton_ui.state.request_queue import RequestQueue
 from asl_triton_ui.state.server import ServerConnection
-from asl_triton_ui.state.taught_signs import OWN, TaughtSigns, Visitor
+from asl_triton_ui.state.taught_signs import OWN, TAUGHT, TaughtSigns, Visitor
 from asl_triton_ui.tabs.teach import CORRECTIONS, TeachTab
 from tests.client import videos
 from tests.client.served import GLOSSES, described
@@ -278,3 +279,19 @@ def test_at_most_a_few_corrections_are_offered_the_taught_ones_first(page: Page)
     _, labels = page.ask(clip, True, page.ada)
     assert len(labels) == CORRECTIONS and labels[0] == "This was sign 0"
     assert all(label.startswith("This was sign ") for label in labels)
+
+
+def test_live_session_answers_with_what_is_taught_now(page: Page) -> None:
+    teach_sign(page, "tea", 1)
+    sessions = LiveSessions(page.server, most=1, keep_s=60)
+    visitor = sessions.get_visitor("ada")
+    own = sessions.open_session(visitor, MODEL)
+    tea, _ = page.taught.choose(TAUGHT, Visitor.of(page.ada))
+    with_tea = sessions.open_session(visitor, MODEL, tea)
+    assert with_tea is not own and sessions.open_session(visitor, MODEL, tea) is with_tea
+    assert sessions.open_session(visitor, MODEL, tea, with_vocabulary=True) is not with_tea
+    teach_sign(page, "coffee", 2, takes=1)
+    both, _ = page.taught.choose(TAUGHT, Visitor.of(page.ada))
+    assert both is not tea and sessions.open_session(visitor, MODEL, both) is visitor.session
+    sessions.leave("ada")
+    assert visitor.session is None and visitor.dictionary is None
