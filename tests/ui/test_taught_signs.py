@@ -116,7 +116,7 @@ def test_every_removable_thing_can_be_removed() -> None:
     assert dictionary is not None
     assert [e.source for e in dictionary.examples] == ["sign0, example 1", "sign0, example 3", "sign1, example 1"]
     assert len(dictionary.vectors()) == 3
-    with pytest.raises(DictionaryError, match="not there any more"):
+    with pytest.raises(DictionaryError, match="was removed already"):
         taught.remove(ADA, names[3])
     add(taught, ADA, 0, 5)  # takes a number that is free
     dictionary = taught.get(ADA)
@@ -162,10 +162,10 @@ def test_hostile_files_are_sentences_without_a_path_of_this_machine(
     monkeypatch.setattr(taught_signs, "MAX_EXAMPLES", 4)
     whole = teach(1, 1).to_bytes()
     for content, says in (
-        (b"", "is no dictionary of signs, or damaged"),
-        (b"\xff" * 100, "is no dictionary"),
-        (whole[:-3], "is no dictionary"),
-        (whole.replace(b"sign0", b"si\\n0"), "is no dictionary|cannot be the name of a sign"),
+        (b"", "is not a dictionary of signs, or is damaged"),
+        (b"\xff" * 100, "is not a dictionary"),
+        (whole[:-3], "is not a dictionary"),
+        (whole.replace(b"sign0", b"si\\n0"), "is not a dictionary|cannot be the name of a sign"),
         (b"\0" * (2**20 + 1), "is larger than 1 MiB"),
         (teach(5, 1).to_bytes(), "up to 4 examples, not 5"),
     ):
@@ -174,7 +174,7 @@ def test_hostile_files_are_sentences_without_a_path_of_this_machine(
             taught.load(ADA, path, served(), ADDRESS)
         assert str(tmp_path) not in str(told.value)
     path.unlink()
-    with pytest.raises(DictionaryError, match=r"mine\.safetensors is no longer here"):
+    with pytest.raises(DictionaryError, match=r"mine\.safetensors was deleted meanwhile"):
         taught.load(ADA, path, served(), ADDRESS)
     assert taught.get(ADA) is None
 
@@ -194,7 +194,7 @@ def test_dictionaries_are_bounded_for_each_visitor_and_together(monkeypatch: pyt
         add(taught, pages[1], 0, 0)
     monkeypatch.setattr(taught_signs, "MAX_BYTES", 4 * one)
     add(taught, BOB, 0, 0)
-    with pytest.raises(DictionaryError, match="all that it has room for"):
+    with pytest.raises(DictionaryError, match="no room for more signs"):
         add(taught, BOB, 0, 1)
     taught.remove(ADA, taught_signs.EVERYTHING)
     add(taught, BOB, 0, 1)  # there is room again
@@ -216,7 +216,7 @@ def test_shared_signs_are_used_by_all_and_changed_by_nobody(shared: Path) -> Non
     taught, before = TaughtSigns(PageOptions(dictionary=shared)), shared.read_bytes()
     for visitor in (ADA, BOB):
         assert glosses(taught, visitor) == ("sign0", "sign1")
-        with pytest.raises(DictionaryError, match="only changed by the one who runs it"):
+        with pytest.raises(DictionaryError, match="visitors of this page cannot change its signs"):
             add(taught, visitor, 2, 0)
         for name in ("sign:sign0", taught_signs.EVERYTHING):
             with pytest.raises(DictionaryError):

@@ -149,11 +149,11 @@ def teach_sign(page: Page, gloss: str, sign: int, takes: int = 3, request: gr.Re
 
 def test_sign_is_taught_by_three_examples(page: Page) -> None:
     shown = teach_sign(page, "tea", 1, takes=1)
-    assert "tea: 1 of 3 examples. Show it again." in shown["said"] and shown["clip"] is None
+    assert "tea: 1 of 3 examples. Record it again." in shown["said"] and shown["clip"] is None
     assert "2 more examples would help" in shown["table"] and shown["signs"].visible is True
     teach_sign(page, "tea", 1)  # the first is there already
     shown = teach_sign(page, "coffee", 2)
-    assert "It is told apart from the other signs." in shown["said"]
+    assert "The model can tell it from the other signs." in shown["said"]
     assert shown["table"].count("3 of 3") == 2 and shown["download"].interactive is True
     assert [label for label, _ in shown["removable"].choices][:2] == ["All signs", "tea: 3\xa0examples"]
 
@@ -168,7 +168,7 @@ def test_clip_is_answered_and_corrected_with_one_press(page: Page) -> None:
     assert labels == ["This was coffee", "This was tea"]
     shown = page.act(page.tab.correct, labels[1], clip, MODEL, page.ada)
     assert "tea: 4\xa0examples" in shown["said"]
-    assert "press What is it?" in shown["answer"] and shown["clip"] is None
+    assert "press “What is it?”" in shown["answer"] and shown["clip"] is None
     dictionary = page.taught.get(Visitor.of(page.ada))
     assert dictionary is not None and len(dictionary.examples) == 7
 
@@ -214,11 +214,11 @@ def test_markup_in_a_name_is_text(page: Page) -> None:
 def test_visitors_are_apart_and_removal_is_real(page: Page) -> None:
     teach_sign(page, "tea", 1)
     shown = page.name(page.tab.show(page.bob))
-    assert "No sign is taught yet." in shown["table"] and shown["signs"].visible is False
+    assert "No signs are taught yet." in shown["table"] and shown["signs"].visible is False
     assert page.tab.save(page.bob) == ""
     assert "tea" in page.name(page.tab.show(page.ada))["table"]
     shown = page.name(page.tab.remove("sign:tea", page.ada))
-    assert "Removed: tea." in shown["said"] and "No sign is taught yet." in shown["table"]
+    assert "Removed: tea." in shown["said"] and "No signs are taught yet." in shown["table"]
     assert (shown["signs"].value, shown["signs"].visible) == (OWN, False)
 
 
@@ -228,10 +228,10 @@ def test_downloaded_file_is_loaded_by_another_visitor(page: Page, tmp_path: Path
     path.write_bytes(base64.b64decode(page.tab.save(page.ada)))
     assert SignDictionary.load(path).glosses == ("tea",)
     shown = page.name(run(page.tab.load(str(path), MODEL, page.bob)))
-    assert "3\xa0examples were loaded." in shown["said"] and "tea" in shown["table"]
+    assert "Loaded 3\xa0examples." in shown["said"] and "tea" in shown["table"]
     path.write_bytes(b"\0" * 100)
     said = page.name(run(page.tab.load(str(path), MODEL, page.bob)))["said"]
-    assert "signs.safetensors is no dictionary of signs, or damaged" in said and str(tmp_path) not in said
+    assert "signs.safetensors is not a dictionary of signs, or is damaged" in said and str(tmp_path) not in said
 
 
 def test_server_with_another_checkpoint_is_a_sentence(camera: Camera) -> None:
@@ -260,14 +260,14 @@ def test_shared_signs_are_used_by_all_and_cannot_be_taught(camera: Camera, tmp_p
     teach(8, 3).save(path)
     page = open_page(camera, PageOptions(dictionary=path))
     shown = page.name(page.tab.show(page.bob))
-    assert "All visitors of this page use these signs." in shown["table"] and shown["signs"].visible is True
+    assert "All visitors of this page share these signs." in shown["table"] and shown["signs"].visible is True
     assert page.tab.save(page.bob) == ""
     clip = camera.show(3, 9)
 
     shown_answer, labels = page.ask(clip, False, page.bob)
     assert 'id="teach-best-gloss">sign3<' in shown_answer and labels == []
     said = page.act(page.tab.add, "tea", clip, MODEL, page.bob)["said"]
-    assert "only changed by the one who runs it" in said
+    assert "visitors of this page cannot change its signs" in said
     run(page.server.close())
 
 

@@ -50,9 +50,9 @@ class Page:
             )
             taught = TaughtSigns(options)
             self.signs = gr.Radio(
-                [("The model's", OWN), ("Taught", TAUGHT), ("Both", BOTH)],
+                [("Model's signs", OWN), ("Taught signs", TAUGHT), ("Both", BOTH)],
                 value=choose_signs(taught),
-                label="Signs",
+                label="Answer with",
                 elem_id="signs",
                 min_width=220,
                 visible=taught.path is not None,
@@ -81,7 +81,7 @@ class Page:
         outputs = [self.seen, self.chip, self.away, self.model, *chosen]
         looked = [self.seen, self.model, self.signs]
         blocks.load(self.look, looked, outputs, queue=False, **UNSEEN)
-        # Others may have taught meanwhile, where all share their signs.
+        # Where all visitors share their signs, others may have changed them.
         teach.select(self.teach_tab.show, None, self.teach_tab.outputs, queue=False, **UNSEEN)
         blocks.load(self.teach_tab.show, None, self.teach_tab.outputs, queue=False, **UNSEEN)
         timer = gr.Timer(ASK_EVERY_S)
@@ -109,7 +109,7 @@ class Page:
         return {**self._show_model(now, model), **self._show_threshold(now.model(model), signs)}
 
     async def choose_signs(self, model: str | None, signs: str) -> Updates:
-        """Show what depends on what clips are answered with."""
+        """Show the threshold of the signs that were chosen."""
         return self._show_threshold((await self._server.state()).model(model), signs) or NOTHING
 
     def _show_model(self, status: ServerStatus, model: str | None) -> Updates:
@@ -130,7 +130,7 @@ class Page:
 
 
 def choose_signs(taught: TaughtSigns) -> Signs:
-    """What clips are answered with, until a visitor chooses."""
+    """The signs that clips are answered with until a visitor chooses."""
     if taught.path is None:
         return OWN
     return BOTH if taught.with_vocabulary else TAUGHT

@@ -24,6 +24,14 @@
     if (event.target.closest?.("#clip, #teach-clip")) explain("");
   }, true);
 
+  // Recordings do not say how long they are: a browser knows once it has looked at their end.
+  document.addEventListener("loadedmetadata", (event) => {
+    const video = event.target;
+    if (!video.closest?.("#clip, #teach-clip") || video.srcObject || video.duration !== Infinity) return;
+    video.addEventListener("durationchange", () => { video.currentTime = 0; }, { once: true });
+    video.currentTime = 1e7;
+  }, true);
+
   // A camera that is refused: Gradio goes back to where it was without a word.
   const cameras = navigator.mediaDevices;
   const reasons = {
@@ -294,7 +302,7 @@
     }
   }, GUIDE_EVERY_MS);
 
-  // A recording for the tab Teach begins after a countdown, so that the hands are free, and ends by itself.
+  // A recording on the Teach tab begins after a countdown, so that the hands are free, and ends by itself.
   const COUNTDOWN_S = 3;
   const RECORDED_MS = 4000;
   const take = { counting: 0, ending: 0, isOurs: false, mayReopen: false };
@@ -343,7 +351,7 @@
     }, 1000);
   }, true);
 
-  // After each take Gradio asks for the camera again: it was granted for this tab, and the next take is the point.
+  // After each take Gradio asks for the camera again. It was allowed on this tab, so open it for the next take.
   setInterval(() => {
     const access = one('#teach-clip [title="grant webcam access"] button');
     if (!access?.offsetParent || !take.mayReopen) return;
@@ -351,9 +359,12 @@
     access.click();
   }, 300);
 
-  // The taught signs, in base64, as a file; returns what the page keeps of them.
+  // The taught signs, in base64, become a file. Returns what the page keeps of them.
+  let savedSigns = "";
+  const findSigns = () => one("#teach-table [data-own] tbody")?.textContent ?? "";
   window.aslTriton.saveSigns = (content) => {
     if (!content) return "";
+    savedSigns = findSigns();
     const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
     const link = Object.assign(document.createElement("a"), {
       href: URL.createObjectURL(new Blob([bytes], { type: "application/octet-stream" })),
@@ -363,6 +374,11 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
     return "";
   };
+
+  // A page that is opened again is another visitor's: the browser asks before signs are lost.
+  window.addEventListener("beforeunload", (event) => {
+    if (findSigns() !== savedSigns && findSigns()) event.preventDefault();
+  });
 
   // What to do is read out when it has been the same for a while, and only when it changes.
   const GUIDE_SETTLES_MS = 2500;

@@ -21,8 +21,8 @@ NOTHING: Updates = gr.skip()
 
 @dataclass(frozen=True)
 class PageContext:
-    """`model` has the name of the model that this visitor chose, None where none is served; `signs` is what they are
-    answered with: the model's own glosses, the signs that they taught, or both."""
+    """`model` has the name of the model that this visitor chose, None where none is served; `signs` is what clips
+    are answered with: the model's own glosses, taught signs, or both."""
 
     server: ServerConnection
     options: PageOptions

@@ -69,8 +69,8 @@ def ui(
         bool,
         typer.Option(
             "--visitors-teach",
-            help="With --dictionary: visitors may add signs to the file, and remove them, all of them together. "
-            "Without it, they only use its signs. Change the file with nothing else while the page runs.",
+            help="With --dictionary: let all visitors add signs to the file and remove them. By default they only use "
+            "them. Do not change the file by other means while the page runs.",
         ),
     ] = False,
     *,
@@ -80,8 +80,8 @@ def ui(
     """Open the page over a running server, until Ctrl-C: upload, record or sign, and see the glosses.
 
     It waits for a server that is away. What visitors upload stays on this machine, and is deleted within the hour.
-    Without --dictionary, each visitor teaches signs that nobody else sees: they are in memory alone, until 50 minutes
-    after they were last used, and can be downloaded.
+    Without --dictionary, each visitor can teach signs that nobody else sees. They stay in memory until 50 minutes after
+    their last use, and can be downloaded.
 
         asl-triton ui --local --open
         asl-triton ui --server gpu-box:8001 --host 0.0.0.0 --auth-file accounts.txt --root-path /signs
@@ -92,7 +92,7 @@ def ui(
         from asl_triton_ui.state.server import ServerConnection
 
     if visitors_teach and connection.dictionary is None:
-        raise typer.BadParameter("it needs --dictionary", param_hint="--visitors-teach")
+        raise typer.BadParameter("needs --dictionary", param_hint="--visitors-teach")
     if visitors_teach and connection.dictionary is not None:
         check_writable(connection.dictionary.absolute().parent)
     options = PageOptions(

@@ -119,7 +119,7 @@ class AsyncRecognizer:
             return self._served
 
     def renew(self) -> "AsyncRecognizer":
-        """A recognizer that reads the model's contract again, over the same connection and decoders: close one."""
+        """A recognizer that reads the model's contract again, on the same connection and decoders; close only one."""
         renewed = copy.copy(self)
         renewed._served, renewed._own_model, renewed._reading = None, None, asyncio.Lock()
         return renewed

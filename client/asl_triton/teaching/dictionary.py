@@ -118,18 +118,18 @@ class SignDictionary:
         return removed
 
     def remove_example(self, example: Example) -> None:
-        """Forget one example, of those that `examples` has.
+        """Remove one of `examples`.
 
         Raises:
-            DictionaryError: it is not there.
+            DictionaryError: it is not in the dictionary.
         """
         kept = [each for each in self._examples if each is not example]
         if len(kept) == len(self._examples):
-            raise DictionaryError(f"the dictionary has no example {example.source!r} of {example.gloss!r} any more")
+            raise DictionaryError(f"the dictionary has no example {example.source!r} of {example.gloss!r}")
         self._replace(kept)
 
     def copy(self) -> "SignDictionary":
-        """A dictionary with the same examples, which can be changed without changing this one."""
+        """A dictionary with the same examples; changes to it do not change this one."""
         copied = SignDictionary(self.model)
         copied._replace(list(self._examples))
         return copied
@@ -203,7 +203,7 @@ class SignDictionary:
             file.write(self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """What `save` writes."""
+        """The content of the file that `save` writes."""
         entries = [{"gloss": e.gloss, "source": e.source, "added": e.added} for e in self._examples]
         metadata = {"format": FORMAT, "model": asdict(self.model), "examples": entries}
         tensors: dict[str, npt.NDArray[Any]] = {VECTORS: self.vectors().astype(np.float16), ENERGIES: self.energies()}
@@ -229,10 +229,10 @@ class SignDictionary:
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str) -> "SignDictionary":
-        """Read what `to_bytes` wrote; `name` is what messages call it.
+        """Read what `to_bytes` wrote; messages call it `name`.
 
         Raises:
-            DictionaryError: it is no dictionary.
+            DictionaryError: it is not a dictionary, or is damaged.
         """
         try:
             tensors = safetensors.numpy.load(content)
@@ -255,7 +255,7 @@ class SignDictionary:
         Preset.from_json(model.preset)
         entries = metadata["examples"]
         if vectors.ndim != 2 or not (len(vectors) == len(energies) == len(entries)):
-            raise ValueError("there is not one embedding for each example")
+            raise ValueError("the file does not have one embedding per example")
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not (np.isfinite(energies).all() and np.isfinite(lengths).all() and (lengths > 0).all()):
             raise ValueError("the embeddings do not fit the examples")

@@ -128,7 +128,7 @@ def compute_logits(dictionary: SignDictionary, embeddings: Sequence[Embedding]) 
     """The logits (N, K) of the taught signs.
 
     Raises:
-        DictionaryError: the dictionary has no signs, or its embeddings have another length: a file may say anything.
+        DictionaryError: the dictionary has no signs, or its embeddings have another length, as in a changed file.
     """
     classifier, vectors = dictionary.classifier(), np.stack([embedding.vector for embedding in embeddings])
     if vectors.shape[1] != dictionary.vectors().shape[1]:

@@ -136,14 +136,14 @@ def test_damaged_embeddings_are_a_sentence(spoil: Callable[[np.ndarray], np.ndar
     tensors = safetensors.numpy.load(content)
     with np.errstate(invalid="ignore"):
         tensors[VECTORS] = spoil(tensors[VECTORS])
-    with pytest.raises(DictionaryError, match=r"^mine is no dictionary of signs, or damaged"):
+    with pytest.raises(DictionaryError, match=r"^mine is not a dictionary of signs, or is damaged"):
         SignDictionary.from_bytes(safetensors.numpy.save(tensors, metadata), "mine")
 
 
 def test_deep_metadata_is_a_sentence() -> None:
     tensors = safetensors.numpy.load(teach(1, 1).to_bytes())
     content = safetensors.numpy.save(tensors, {METADATA: "[" * 100_000})
-    with pytest.raises(DictionaryError, match="is no dictionary of signs, or damaged"):
+    with pytest.raises(DictionaryError, match="is not a dictionary of signs, or is damaged"):
         SignDictionary.from_bytes(content, "mine")
 
 

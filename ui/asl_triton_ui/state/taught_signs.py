@@ -1,4 +1,4 @@
-"""What visitors teach: each one's dictionary in memory, or one file that all share."""
+"""The signs that visitors teach: one dictionary for each visitor in memory, or one file that all share."""
 
 import hashlib
 import threading
@@ -17,28 +17,28 @@ from asl_triton.teaching.embedding import Embedding
 from asl_triton_ui.options import MB, PageOptions
 from asl_triton_ui.rendering import format_count
 
-Signs = Literal["model", "taught", "both"]  # what a visitor is answered with
+Signs = Literal["model", "taught", "both"]  # that clips are answered with
 OWN: Signs = "model"
 TAUGHT: Signs = "taught"
 BOTH: Signs = "both"
 
-MAX_EXAMPLES = 500  # of one visitor's dictionary
-MAX_FILE_BYTES = 8 * 2**20  # that a visitor loads: 500 examples have 2.5 MB
-MAX_WHO_BYTES, MAX_BYTES = 40 * MB, 400 * MB  # of a login's or an address's dictionaries, and of all
-COPIES = 2  # in memory, of an embedding: with its example, and among the rows that are compared
+MAX_EXAMPLES = 500  # in one visitor's dictionary
+MAX_FILE_BYTES = 8 * 2**20  # of a file that a visitor loads; 500 examples take 2.5 MB
+MAX_WHO_BYTES, MAX_BYTES = 40 * MB, 400 * MB  # of the dictionaries of one login or address, and of all together
+COPIES = 2  # of an embedding in memory: in its example, and in the matrix that clips are compared with
 SWEEP_EVERY_S = 60.0
 EVERYTHING = "everything"
 
 
 class Visitor(NamedTuple):
-    """One open page, and whose it is: a login, or an address."""
+    """One open page, and its owner: a login, or an address."""
 
     who: str
     session: str
 
     @classmethod
     def of(cls, request: gr.Request) -> "Visitor":
-        """The visitor who sends a request."""
+        """The visitor who sent a request."""
         host = request.client.host if request.client else ""
         return cls(str(request.username or host), str(request.session_hash))
 
@@ -54,9 +54,9 @@ class Taught:
 class TaughtSigns:
     """The dictionaries of all visitors. Any thread.
 
-    A dictionary that is handed out is never changed: each change makes another in its place, so that an answer that is
-    under way keeps the signs with which it began. A visitor's is forgotten after `options.keep_minutes` without use.
-    With `options.dictionary`, there is one for all visitors: it is read once, and each change is saved.
+    Each change replaces a dictionary by a changed copy, so that an answer under way keeps the signs that it began with.
+    A dictionary is deleted after `options.keep_minutes` without use. With `options.dictionary`, all visitors share one:
+    it is read once, and each change is saved to its file.
 
     Raises:
         DictionaryError: that file cannot be read.
@@ -72,35 +72,37 @@ class TaughtSigns:
         self._sweeper: threading.Thread | None = None
 
     def get(self, visitor: Visitor) -> SignDictionary | None:
-        """A visitor's dictionary; None where there is none."""
+        """A visitor's dictionary, None if there is none."""
         with self._lock:
             return self._get(visitor)
 
     def choose(self, signs: str, visitor: Visitor) -> tuple[SignDictionary | None, bool]:
-        """What to answer a visitor with: the dictionary, if any, and whether the model's own glosses compete.
+        """The dictionary to answer a visitor with, if any, and whether the model's own glosses compete.
 
         Raises:
-            DictionaryError: taught signs are to be recognized, and there are none.
+            DictionaryError: the visitor chose taught signs, and there are none.
         """
         if signs not in (TAUGHT, BOTH):
             return None, False
         dictionary = self.get(visitor)
         if dictionary is None or not len(dictionary):
-            kept = "" if self.path else f" (they are forgotten after {self.keep_minutes:g} minutes without use)"
-            raise DictionaryError(f"no signs are taught here{kept}: teach some, or load your file, on the tab Teach")
+            kept = "" if self.path else f" (unused ones are deleted after {self.keep_minutes:g} minutes)"
+            raise DictionaryError(
+                f"no signs are taught here{kept}: teach some on the Teach tab, or load your file there"
+            )
         return dictionary, signs == BOTH
 
     def add(self, visitor: Visitor, gloss: str, embedding: Embedding, served: ServedModel, address: str) -> Example:
-        """Add an example, that was just seen by `served`.
+        """Add an example that `served` embedded just now.
 
         Raises:
-            DictionaryError: the name is no gloss, the clip is there already, the signs are another model's, there is
-                no room, or visitors may not teach here.
+            DictionaryError: the name is not a gloss, the clip is an example already, the signs were taught with another
+                model, there is no room, or visitors may not teach here.
             AslTritonError: the shared file cannot be written.
         """
         with self._lock:
             before = self._get(visitor)
-            # One without signs may have been another model's.
+            # An empty dictionary may belong to another model.
             dictionary = before.copy() if before is not None and len(before) else SignDictionary(served)
             dictionary.check_model(served, address)
             number = 1 + sum(example.gloss == gloss for example in dictionary.examples)
@@ -112,19 +114,18 @@ class TaughtSigns:
             return example
 
     def load(self, visitor: Visitor, path: Path, served: ServedModel, address: str) -> int:
-        """Add the signs of a file that a visitor sent; returns how many examples were added.
+        """Add the signs of a file that a visitor uploaded; returns how many examples were added.
 
         Raises:
-            DictionaryError, AslTritonError: the file is not a dictionary, or as `add` does.
+            DictionaryError, AslTritonError: the file is not a dictionary; else as `add` does.
         """
         try:
             content = read_at_most(path, MAX_FILE_BYTES)
         except OSError as exc:
-            raise DictionaryError(f"{path.name} is no longer here: choose it again") from exc
+            raise DictionaryError(f"{path.name} was deleted meanwhile: choose it again") from exc
         if content is None:
             raise DictionaryError(
-                f"{path.name} is larger than {MAX_FILE_BYTES // 2**20} MiB, the most that this page takes of a file of "
-                "signs"
+                f"{path.name} is larger than {MAX_FILE_BYTES // 2**20} MiB, the limit of this page for a file of signs"
             )
         loaded = SignDictionary.from_bytes(content, path.name)
         loaded.check_model(served, address)
@@ -137,10 +138,10 @@ class TaughtSigns:
             return added
 
     def remove(self, visitor: Visitor, name: str) -> str:
-        """Forget what `list_removable` calls by this name; returns what it was.
+        """Remove what `list_removable` gave this name; returns its label.
 
         Raises:
-            DictionaryError, AslTritonError: it is not there any more, or as `add` does.
+            DictionaryError, AslTritonError: it was removed before; else as `add` does.
         """
         with self._lock:
             before = self._get(visitor)
@@ -157,14 +158,14 @@ class TaughtSigns:
             else:
                 found = [example for example in before.examples if hash_example(example) == rest]
                 if not found:
-                    raise DictionaryError("this example is not there any more")
+                    raise DictionaryError("this example was removed already")
                 dictionary.remove_example(found[0])
                 what = found[0].source or f"an example of {found[0].gloss}"
             self._keep(visitor, dictionary)
             return what
 
     def forget_unused(self) -> None:
-        """Forget the dictionaries that were not used for as long as they are kept."""
+        """Delete the dictionaries that nobody used for `keep_minutes`."""
         oldest_s = time.monotonic() - 60 * self.keep_minutes
         with self._lock:
             self._taught = {visitor: taught for visitor, taught in self._taught.items() if taught.used_s > oldest_s}
@@ -179,9 +180,11 @@ class TaughtSigns:
         return taught.dictionary
 
     def _keep(self, visitor: Visitor, dictionary: SignDictionary) -> None:
-        """Put a dictionary in the place of a visitor's, or of the one that all share. The lock is held."""
+        """Replace a visitor's dictionary, or the shared one. The caller holds the lock."""
         if not self.may_teach:
-            raise DictionaryError("the signs of this page are only changed by the one who runs it (--dictionary)")
+            raise DictionaryError(
+                "visitors of this page cannot change its signs: the operator does (--dictionary, --visitors-teach)"
+            )
         if self.path is not None:
             with translate_write_errors(self.path):
                 dictionary.save(self.path)
@@ -192,17 +195,17 @@ class TaughtSigns:
         sizes[visitor] = count_bytes(dictionary)
         if sum(size for known, size in sizes.items() if known.who == visitor.who) > MAX_WHO_BYTES:
             raise DictionaryError(
-                "you teach on too many open pages at once: download the signs of one, and remove them there"
+                "you teach on too many open pages at once: download the signs on one of them and remove them there"
             )
         if sum(sizes.values()) > MAX_BYTES:
-            raise DictionaryError("visitors of this page have taught all that it has room for: try again in an hour")
+            raise DictionaryError("this page has no room for more signs: try again in an hour")
         self._taught[visitor] = Taught(dictionary)
         if self._sweeper is None:
             self._sweeper = threading.Thread(target=self._sweep, name="taught-sweep", daemon=True)
             self._sweeper.start()
 
     def _sweep(self) -> None:
-        """As long as there are dictionaries, forget those that are not used."""
+        """As long as there are dictionaries, delete those that nobody uses."""
         while True:
             time.sleep(SWEEP_EVERY_S)
             self.forget_unused()
@@ -220,23 +223,23 @@ def check_size(dictionary: SignDictionary) -> None:
     """
     if len(dictionary.examples) > MAX_EXAMPLES:
         raise DictionaryError(
-            f"this page takes dictionaries of up to {MAX_EXAMPLES} examples, not {len(dictionary.examples):,}: remove "
-            "some, or use `asl-triton teach`"
+            f"this page takes up to {MAX_EXAMPLES} examples, not {len(dictionary.examples):,}: remove some, or use "
+            "`asl-triton teach`"
         )
 
 
 def count_bytes(dictionary: SignDictionary) -> int:
-    """What a dictionary takes in memory, about."""
+    """Roughly what a dictionary takes in memory."""
     return COPIES * dictionary.vectors().nbytes
 
 
 def hash_example(example: Example) -> str:
-    """A name for an example that stays while others come and go."""
+    """A name for an example that does not change when others are added or removed."""
     return hashlib.sha256(example.embedding.vector.tobytes()).hexdigest()[:16]
 
 
 def list_removable(dictionary: SignDictionary | None, *, with_everything: bool) -> list[tuple[str, str]]:
-    """What can be removed: a label, and the name that `TaughtSigns.remove` takes."""
+    """What can be removed, each with its label and the name that `TaughtSigns.remove` takes."""
     if dictionary is None or not dictionary.examples:
         return []
     listed = [("All signs", EVERYTHING)] if with_everything else []

@@ -1,4 +1,4 @@
-"""The tab "Teach": a sign is shown three times, and recognized from then on, without training."""
+"""The tab "Teach": a visitor shows a sign three times, and it is recognized from then on, without training."""
 
 import asyncio
 import base64
@@ -28,12 +28,12 @@ from asl_triton_ui.uploads import check_is_here
 
 CORRECTIONS = 6  # buttons under an answer
 THIS_WAS = "This was "
-MAX_REPORTED = 1_000  # examples: a report on more takes seconds
+MAX_REPORTED = 1_000  # examples; a report on more takes seconds
 SIGNS_SHOWN = 100
-NO_CLIP = "record a clip of the sign, or upload one"
-HINT = "Name a sign and show it three times. It is recognized from the first example on."
-ASK_HINT = "Record or upload a clip, and press What is it?: the answer appears here, and you can correct it."
-USE_HINT = "Record or upload a clip of one of these signs, and press What is it?"
+NO_CLIP = "record a clip of the sign or upload one first"
+HINT = "Name a sign and record it three times."
+ASK_HINT = "To try your signs, record or upload a clip and press “What is it?”. One press corrects a wrong answer."
+USE_HINT = "Record or upload a clip of one of these signs, and press “What is it?”."
 
 
 class TeachTab:
@@ -73,7 +73,7 @@ class TeachTab:
                     ask = gr.Button("What is it?", size="lg", elem_id="teach-ask", scale=1, min_width=110)
                 with_vocabulary = gr.Checkbox(
                     value=self._taught.with_vocabulary,
-                    label="The model's own signs compete",
+                    label="Consider the model's own signs too",
                     elem_id="teach-with-vocabulary",
                 )
                 build_filming_guide()
@@ -88,7 +88,7 @@ class TeachTab:
                 self.table = gr.HTML("", elem_id="teach-table")
                 with gr.Row(elem_id="teach-file"):
                     self.download = gr.Button(
-                        "Download the signs",
+                        "Download signs",
                         size="sm",
                         min_width=140,
                         elem_id="teach-download",
@@ -107,10 +107,15 @@ class TeachTab:
                     )
                 with gr.Row(elem_id="teach-remove-row"):
                     self.removable = gr.Dropdown(
-                        [], label="Remove", elem_id="teach-removable", scale=3, min_width=160, visible=may_teach
+                        [],
+                        label="Sign or example to remove",
+                        elem_id="teach-removable",
+                        scale=3,
+                        min_width=160,
+                        visible=False,
                     )
-                    remove = gr.Button(
-                        "Remove", size="sm", elem_id="teach-remove", scale=1, min_width=90, visible=may_teach
+                    self.remove_button = gr.Button(
+                        "Remove", size="sm", elem_id="teach-remove", scale=1, min_width=90, visible=False
                     )
         file = gr.Textbox(label="File of signs", elem_id="teach-saved", elem_classes="script-only")
         self.outputs = [
@@ -120,6 +125,7 @@ class TeachTab:
             self.table,
             self.download,
             self.removable,
+            self.remove_button,
             self.signs,
             *self.corrections,
         ]
@@ -131,14 +137,14 @@ class TeachTab:
         ask.click(self.ask, asked, self.outputs, concurrency_limit=None, **UNSEEN)
         again.click(self.take_again, None, self.outputs, queue=False, **UNSEEN)
         self.clip.change(self.change_clip, None, self.outputs, queue=False, **UNSEEN)
-        remove.click(self.remove, [self.removable], self.outputs, concurrency_limit=4, **UNSEEN)
+        self.remove_button.click(self.remove, [self.removable], self.outputs, concurrency_limit=4, **UNSEEN)
         load.upload(self.load, [load, context.model], self.outputs, concurrency_limit=4, **UNSEEN)
-        # The page's script makes a file of it: nothing of it is kept on the server, or in the page.
+        # The page's script makes the file, so the server writes none.
         saving = self.download.click(self.save, None, [file], concurrency_limit=4, **UNSEEN)
         saving.then(None, [file], [file], js="(content) => window.aslTriton.saveSigns(content)", **UNSEEN)
 
     async def add(self, name: str, path: str | None, model: str | None, request: gr.Request) -> AsyncIterator[Updates]:
-        """Add a clip as an example of the sign of that name: how the sign fares, or a sentence."""
+        """Add a clip as an example of the sign with that name: how well it is recognized, or what went wrong."""
         yield {self.said: render("progress.html", what="Looking at the clip", detail="", share=None)}
         visitor = Visitor.of(request)
         try:
@@ -152,27 +158,27 @@ class TeachTab:
             yield {self.said: render_problem(str(exc), "Not added.")}
             return
         if gloss in served.labels:
-            said += f" {gloss} is one of the model's own glosses, too."
+            said += f" The model has a gloss named {gloss}, too."
         yield {**shown, **self._show_no_answer(), self.clip: None, self.said: render("hint.html", hint=said)}
 
     async def correct(
         self, label: str, path: str | None, model: str | None, request: gr.Request
     ) -> AsyncIterator[Updates]:
-        """Add the clip that was answered as an example of what it is, as the pressed button says."""
+        """Add the clip as an example of the sign that the pressed button names."""
         async for updates in self.add(label.removeprefix(THIS_WAS), path, model, request):
             yield updates
 
     async def ask(
         self, path: str | None, model: str | None, with_vocabulary: bool, request: gr.Request
     ) -> AsyncIterator[Updates]:
-        """Ask what a clip is by the taught signs: the answer, with buttons that correct it, or a sentence."""
+        """Recognize a clip by the taught signs: the answer with buttons that correct it, or what went wrong."""
         progress = render("progress.html", what="Looking at the clip", detail="", share=None)
         yield {self.answer: progress, **self._show_corrections([])}
         try:
             clip = self._check_clip(path)
             dictionary = self._taught.get(Visitor.of(request))
             if dictionary is None or not len(dictionary):
-                raise DictionaryError("no signs are taught yet: show one, or load your file")
+                raise DictionaryError("no signs are taught yet: record one, or load your file")
             async with self._turns.wait_for_turn(Ticket()):
                 recognizer = self._server.recognizer(model, dictionary, with_vocabulary=bool(with_vocabulary))
                 recognition = await on_background(recognizer.recognize(clip, name=clip.name))
@@ -184,7 +190,7 @@ class TeachTab:
         yield {self.answer: answer, **self._show_corrections(self._list_corrections(recognition, dictionary))}
 
     def save(self, request: gr.Request) -> str:
-        """The visitor's dictionary as a file's content, in base64; empty if there is none."""
+        """The visitor's dictionary as the content of a file, in base64; empty if there is none."""
         dictionary = self._taught.get(Visitor.of(request))
         may_save = self._taught.may_teach and dictionary is not None
         return base64.b64encode(dictionary.to_bytes()).decode() if may_save and dictionary is not None else ""
@@ -201,11 +207,11 @@ class TeachTab:
             shown = await asyncio.to_thread(self._show_signs, visitor)
         except AslTritonError as exc:
             return {self.said: render_problem(str(exc), "Not loaded.")}
-        said = f"{format_count(added, 'example')} were loaded." if added != 1 else "1 example was loaded."
+        said = f"Loaded {format_count(added, 'example')}."
         return {**shown, self.said: render("hint.html", hint=said)}
 
     def remove(self, name: str | None, request: gr.Request) -> Updates:
-        """Forget a sign, an example, or everything."""
+        """Remove a sign, an example, or everything."""
         if not name:
             return {self.said: render_problem("choose a sign or an example first", "Nothing was removed.")}
         visitor = Visitor.of(request)
@@ -229,10 +235,10 @@ class TeachTab:
         return self._show_no_answer()
 
     async def _embed(self, path: str | None, model: str | None) -> tuple[Embedding, ServedModel]:
-        """What the model sees in a clip, and the model, when its turn has come.
+        """Embed a clip when its turn has come; returns the model too.
 
         Raises:
-            AslTritonError: there is no clip, it cannot be read, the server is away, or too many wait.
+            AslTritonError: there is no clip, it cannot be read, the server is away, or too many clips wait.
         """
         clip = self._check_clip(path)
         async with self._turns.wait_for_turn(Ticket()):
@@ -247,14 +253,14 @@ class TeachTab:
         return Path(path)
 
     def _list_corrections(self, recognition: Recognition, dictionary: SignDictionary) -> list[str]:
-        """The signs that a clip may have been: the likeliest first, taught ones before the model's own."""
+        """The signs that a clip may show: the likeliest first, taught ones before the model's own."""
         if not self._taught.may_teach:
             return []
         likely = [prediction.gloss for prediction in recognition.predictions]
         return sorted(likely, key=lambda gloss: gloss not in dictionary)[:CORRECTIONS]
 
     def _show_corrections(self, glosses: list[str]) -> Updates:
-        """A button for each of these signs."""
+        """Show one button for each of these signs."""
         labels = [THIS_WAS + gloss for gloss in glosses] + [None] * (CORRECTIONS - len(glosses))
         return {
             button: gr.Button(visible=False) if label is None else gr.Button(label, visible=True)
@@ -265,40 +271,42 @@ class TeachTab:
         return {self.answer: render("hint.html", hint=ASK_HINT), **self._show_corrections([])}
 
     def _show_signs(self, visitor: Visitor) -> Updates:
-        """The taught signs: how each fares, and what may be done with them."""
+        """Show the taught signs, how well each is recognized, and what can be done with them."""
         dictionary = self._taught.get(visitor)
         has_signs = dictionary is not None and len(dictionary) > 0
         choices = list_removable(dictionary, with_everything=self._taught.path is None)
+        may_remove = has_signs and self._taught.may_teach
         hidden = gr.Radio(value=OWN, visible=False)
         return {
-            self.table: render_signs(dictionary, self._taught.may_teach),
+            self.table: render_signs(dictionary, shared=self._taught.path is not None),
             self.download: gr.Button(interactive=has_signs),
-            self.removable: gr.Dropdown(choices, value=None),
+            self.removable: gr.Dropdown(choices, value=None, visible=may_remove),
+            self.remove_button: gr.Button(visible=may_remove),
             self.signs: gr.Radio(visible=True) if has_signs or self._taught.path is not None else hidden,
         }
 
     def _describe(self, visitor: Visitor, gloss: str) -> str:
-        """How a sign fares now that there is another example of it."""
+        """Say how well a sign is recognized now that it has another example."""
         dictionary = self._taught.get(visitor)
         if dictionary is None or gloss not in dictionary:  # removed meanwhile
             return f"{gloss} was removed."
         count = sum(example.gloss == gloss for example in dictionary.examples)
         if count < ADVISABLE_EXAMPLES:
-            return f"{gloss}: {count} of {ADVISABLE_EXAMPLES} examples. Show it again."
+            return f"{gloss}: {count} of {ADVISABLE_EXAMPLES} examples. Record it again."
         advice = ""
         if len(dictionary.examples) <= MAX_REPORTED:
             advice = next(report.advice for report in report_signs(dictionary) if report.gloss == gloss)
-        apart = "it is told apart from the other signs" if len(dictionary) > 1 else "teach another sign to compare"
+        apart = "the model can tell it from the other signs" if len(dictionary) > 1 else "now teach another sign"
         return f"{gloss}: {format_count(count, 'example')}. {format_sentence(advice or apart)}"
 
     def _render_hint(self) -> str:
         return render("hint.html", hint=HINT if self._taught.may_teach else USE_HINT)
 
 
-def render_signs(dictionary: SignDictionary | None, may_teach: bool) -> str:
-    """The taught signs as a table; of many examples without how they fare."""
+def render_signs(dictionary: SignDictionary | None, *, shared: bool) -> str:
+    """The taught signs as a table; with very many examples, without how well they are recognized."""
     if dictionary is None or not len(dictionary):
-        return render("taught.html", rows=[], more=0, shared=not may_teach)
+        return render("taught.html", rows=[], more=0, shared=shared)
     if len(dictionary.examples) <= MAX_REPORTED:
         reports = report_signs(dictionary)
         rows = [
@@ -317,4 +325,4 @@ def render_signs(dictionary: SignDictionary | None, may_teach: bool) -> str:
             {"gloss": gloss, "examples": glosses.count(gloss), "apart": "", "is_apart": False, "advice": ""}
             for gloss in dictionary.glosses[:SIGNS_SHOWN]
         ]
-    return render("taught.html", rows=rows, more=len(dictionary) - len(rows), shared=not may_teach)
+    return render("taught.html", rows=rows, more=len(dictionary) - len(rows), shared=shared)
