@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.new_signs
     python -m tests.benchmarks.new_signs --from weights/mine --held-out 5 --work new-signs
+    python -m tests.benchmarks.new_signs --only-clips --clips 5 --held-out 3 --work signs
 
 Renders the clips, then types what a user would: `finetune --train head`, `export`, `evaluate --local`, through a real
 Triton, on clips with seeds that no training saw.
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=12, help="to learn from, of each sign, those held out among them")
     parser.add_argument("--held-out", type=int, default=20, help="to evaluate on, of each sign")
     parser.add_argument("--work", type=Path, default=None, help="a folder for all of it; a temporary one if not given")
+    parser.add_argument("--only-clips", action="store_true", help="render the clips and stop")
     parser.add_argument("options", nargs="*", help="further options of `finetune`, after --")
     arguments = parser.parse_args()
     assert not {sign.gloss for sign in NEW_SIGNS} & {sign.gloss for sign in SIGNS}
@@ -169,6 +171,8 @@ def main() -> None:
         render_glosses(work / "clips", NEW_SIGNS, range(FIRST_SEED, FIRST_SEED + arguments.clips))
         held_out = range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + arguments.held_out)
         render_glosses(work / "held-out", NEW_SIGNS, held_out)
+        if arguments.only_clips:
+            return
         options = ("--from", arguments.start, "--train", "head", "--to", work / "bundle", *arguments.options)
         told, minutes = typed("finetune", work / "clips", *options)
         print(told)

@@ -12,7 +12,8 @@ from asl_triton.cli.app import app
 from asl_triton_deploy.local import LocalTriton
 from tests.paths import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "model_repository" / "README.md"]
+TEACHING = ROOT / "docs" / "teaching.md"
+PAGES = [ROOT / "README.md", ROOT / "model_repository" / "README.md", TEACHING]
 README = PAGES[0].read_text(encoding="utf-8")
 
 
@@ -23,7 +24,8 @@ def blocks(text: str, language: str) -> list[str]:
 
 def commands(name: str) -> list[list[str]]:
     """The lines of console blocks that call a program, without their comments."""
-    lines = "\n".join(blocks(README, "console")).replace("\\\n", " ").splitlines()
+    text = README + TEACHING.read_text(encoding="utf-8")
+    lines = "\n".join(blocks(text, "console")).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True)[1:] for line in lines if line.split()[:1] == [name]]
 
 

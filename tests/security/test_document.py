@@ -13,9 +13,11 @@ from asl_triton_export.checkpoint import MAX_FILE_BYTES, MAX_INDEX_BYTES
 from asl_triton_export.formats.custom_script import CHECK_TIMEOUT_S
 from asl_triton_export.triton_config import MAX_QUEUE_SIZE, QUEUE_TIMEOUT_US
 from asl_triton_ui import security
-from asl_triton_ui.event_limits import MAX_EVENTS, MAX_TEXT_CHARS, MAX_UNREAD
+from asl_triton_ui.event_limits import MAX_EVENTS, MAX_GUIDE_CHARS, MAX_TEXT_CHARS, MAX_UNREAD
 from asl_triton_ui.launching import SPARE_EVENTS, SPARE_STREAMS
 from asl_triton_ui.options import MB, PageOptions
+from asl_triton_ui.state.taught_signs import MAX_BYTES, MAX_EXAMPLES, MAX_WHO_BYTES
+from asl_triton_ui.state.taught_signs import MAX_FILE_BYTES as MAX_SIGNS_BYTES
 from asl_triton_ui.upload_components import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS
 
 DOCUMENT = Path(__file__).parents[2] / "SECURITY.md"
@@ -32,9 +34,11 @@ GIB, MIB = 2**30, 2**20
         f"{PAGE.min_free_mb} MB | `--min-free-mb`",
         f"{PAGE.keep_minutes:g} minutes, and at most 5 more",
         f"{security.MAX_BODY_BYTES // MB} MB; {security.MAX_LOGIN_BYTES // 1000} kB",
-        f"{security.MAX_BODY_VALUES:,}; {MAX_TEXT_CHARS:,}",
+        f"{security.MAX_BODY_VALUES:,}; {MAX_TEXT_CHARS:,}; {MAX_GUIDE_CHARS:,}",
         f"{MAX_EVENTS}; {MAX_UNREAD}",
         f"{security.MAX_CONNECTIONS:,}; {security.MAX_ADDRESS_CONNECTIONS}",
+        f"{MAX_EXAMPLES} examples; {MAX_SIGNS_BYTES // MIB} MiB",
+        f"{MAX_WHO_BYTES // MB} MB of memory; {MAX_BYTES // MB} MB; {PAGE.keep_minutes:g} minutes",
         f"Cameras can take {PAGE.max_live + SPARE_STREAMS} of its {PLACES} places",
         f"{security.PATIENCE_S:g} s in all; {security.MIN_BYTES_PER_S // 1000} kB a second",
         f"| {security.HEAD_TIMEOUT_S:g} s | |",

@@ -23,7 +23,7 @@ from asl_triton_ui.upload_components import FETCHES_NOTHING, decode_picture
 from tests.security.visitors import RunningPage, Visitor, running_page
 
 LOGIN, OTHER_LOGIN = ("ada", "lovelace"), ("bob", "marley")
-SLIDERS = [50, 0.4, 8]  # threshold, repeat suppression, stride
+SLIDERS = [50, 0.4, 8, "model"]  # threshold, repeat suppression, stride, signs
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +309,6 @@ def test_upload_without_a_name_is_a_sentence(open_page: RunningPage) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "fifty", None, [1]])
 def test_number_that_is_none_is_a_sentence(open_page: RunningPage, value: object) -> None:
-    said = Visitor(open_page).run_event("stream", [None, None, value, 0.4, 8], f"session-{value}")
+    said = Visitor(open_page).run_event("stream", [None, None, value, 0.4, 8, "model"], f"session-{value}")
     assert "Threshold in percent must be a number." in said
     assert "Traceback" not in open_page.stderr

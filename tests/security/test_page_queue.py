@@ -19,7 +19,7 @@ import pytest
 
 from asl_triton.errors import VideoError
 from asl_triton_ui import security
-from asl_triton_ui.event_limits import MAX_EVENTS, MAX_TEXT_CHARS, find_longest_text
+from asl_triton_ui.event_limits import MAX_EVENTS, MAX_GUIDE_CHARS, MAX_TEXT_CHARS, find_longest_text
 from asl_triton_ui.security import PatientProtocol
 from asl_triton_ui.upload_components import FETCHES_NOTHING, NOT_A_FILE, decode_picture
 from tests.security.test_page import LOGIN, OTHER_LOGIN, SLIDERS, encode
@@ -101,6 +101,17 @@ def test_long_texts_are_not_kept(page: RunningPage, place: str) -> None:
         answer = join(visitor, event, [None, model, 3, 0.0], session)
         assert answer.status == 400 and len(answer.text) < 200
     assert page.peak_mb() < before_mb + 60
+
+
+@pytest.mark.parametrize("field", ["clip-frame", "teach-clip-frame"])
+def test_picture_before_a_recording_is_small(page: RunningPage, field: str) -> None:
+    visitor = Visitor(page, LOGIN)
+    config = visitor.config()
+    component = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == field)
+    event = next(e["id"] for e in config["dependencies"] if [component, "change"] in [[*t] for t in e["targets"]])
+    assert join(visitor, event, ["d" * MAX_GUIDE_CHARS, None], "guided").status == 200
+    answer = join(visitor, event, ["d" * (MAX_GUIDE_CHARS + 1), None], "guided")
+    assert answer.status == 400 and f"more than {MAX_GUIDE_CHARS:,} characters" in answer.text
 
 
 def test_longest_text_is_found_wherever_it_is() -> None:

@@ -33,12 +33,16 @@ def test_wrong_options_are_a_sentence(capsys: Capture, tmp_path: Path) -> None:
         (["--auth", "secret"], "is not user:password"),
         (["--auth-file", tmp_path / "nowhere"], "cannot read"),
         (["--server", "http://host:8001"], "is not a server address"),
+        (["--dictionary", tmp_path / "nowhere"], "cannot read the dictionary"),
         (["--local", "--repository", tmp_path / "nowhere"], "nowhere"),
     ):
         done = asl_triton(capsys, "ui", "--port", 0, *options)
         assert (done.code, says in done.told) == (1, True), done.told
     assert asl_triton(capsys, "ui", "--port", 70000).code == 2
     assert asl_triton(capsys, "ui", "--max-minutes", 0).code == 2
+    for option in ("--visitors-teach", "--with-vocabulary"):
+        done = asl_triton(capsys, "ui", option)
+        assert (done.code, "it needs --dictionary" in done.told) == (2, True), done.told
 
 
 def test_page_loads_neither_torch_nor_our_other_packages() -> None:

@@ -4,16 +4,19 @@ import gradio as gr
 
 from asl_triton.models.served import ServedModel
 from asl_triton.models.status import ServerStatus
+from asl_triton.teaching.transport import KNOWN_FROM
 from asl_triton_ui.api import build_api
 from asl_triton_ui.options import PageOptions
 from asl_triton_ui.page_context import NOTHING, UNSEEN, PageContext, Updates
 from asl_triton_ui.rendering import format_count, render
 from asl_triton_ui.state.request_queue import RequestQueue
 from asl_triton_ui.state.server import ServerConnection
+from asl_triton_ui.state.taught_signs import BOTH, OWN, TAUGHT, Signs, TaughtSigns
 from asl_triton_ui.tabs.batch import BatchTab
 from asl_triton_ui.tabs.live import LiveTab
 from asl_triton_ui.tabs.models import ModelsTab
 from asl_triton_ui.tabs.recognize import RecognizeTab
+from asl_triton_ui.tabs.teach import TeachTab
 from asl_triton_ui.upload_components import refuse_foreign_inputs
 
 TITLE = "asl-triton"
@@ -45,9 +48,19 @@ class Page:
                 min_width=220,
                 visible=False,
             )
+            taught = TaughtSigns(options)
+            self.signs = gr.Radio(
+                [("Model's signs", OWN), ("Taught signs", TAUGHT), ("Both", BOTH)],
+                value=choose_signs(taught),
+                label="Answer with",
+                elem_id="signs",
+                min_width=220,
+                visible=taught.path is not None,
+            )
         self.card = gr.HTML("", elem_id="card", visible=False)
         self.away = gr.HTML("", elem_id="away", visible=False)
-        context = PageContext(server, options, self.model, RequestQueue(options.at_once, options.queue_limit))
+        turns = RequestQueue(options.at_once, options.queue_limit)
+        context = PageContext(server, options, self.model, self.signs, taught, turns)
         build_api(context)  # first: Gradio gives endpoints that share a name a suffix, all but the first
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             with gr.Tab("Recognize", id="Recognize"):
@@ -56,6 +69,8 @@ class Page:
                 self.batch_tab = BatchTab(context)
             with gr.Tab("Live", id="Live"):
                 LiveTab(context)
+            with gr.Tab("Teach", id="Teach") as teach:
+                self.teach_tab = TeachTab(context)
             with gr.Tab("Models", id="Models"):
                 self.models_tab = ModelsTab(context)
         self.seen = gr.State(None)  # the status that this visitor's page shows
@@ -64,12 +79,17 @@ class Page:
         shown = [self.card, self.recognize_tab.samples, models.cards, models.vocabulary, models.search]
         chosen = [*shown, *self.thresholds]
         outputs = [self.seen, self.chip, self.away, self.model, *chosen]
-        blocks.load(self.look, [self.seen, self.model], outputs, queue=False, **UNSEEN)
+        looked = [self.seen, self.model, self.signs]
+        blocks.load(self.look, looked, outputs, queue=False, **UNSEEN)
+        # Where all visitors share their signs, others may have changed them.
+        teach.select(self.teach_tab.show, None, self.teach_tab.outputs, queue=False, **UNSEEN)
+        blocks.load(self.teach_tab.show, None, self.teach_tab.outputs, queue=False, **UNSEEN)
         timer = gr.Timer(ASK_EVERY_S)
-        timer.tick(self.look, [self.seen, self.model], outputs, queue=False, trigger_mode="once", **UNSEEN)
-        self.model.input(self.choose, [self.model], chosen, queue=False, **UNSEEN)
+        timer.tick(self.look, looked, outputs, queue=False, trigger_mode="once", **UNSEEN)
+        self.model.input(self.choose, [self.model, self.signs], chosen, queue=False, **UNSEEN)
+        self.signs.change(self.choose_signs, [self.model, self.signs], [*self.thresholds], queue=False, **UNSEEN)
 
-    async def look(self, before: ServerStatus | None, model: str | None) -> Updates:
+    async def look(self, before: ServerStatus | None, model: str | None, signs: str) -> Updates:
         """Ask how the server is, and show what changed."""
         now = await self._server.state()
         if now == before:
@@ -80,14 +100,17 @@ class Page:
             return updates
         known = before.model(model) if before else None
         is_other = served.name != model or (known is not None and known.card != served.card)
-        updates |= self._show_threshold(served) if is_other else {}
+        updates |= self._show_threshold(served, signs) if is_other else {}
         return {**updates, self.model: make_picker(now, served.name), **self._show_model(now, served.name)}
 
-    async def choose(self, model: str | None) -> Updates:
+    async def choose(self, model: str | None, signs: str) -> Updates:
         """Show what depends on the model."""
         now = await self._server.state()
-        served = now.model(model)
-        return {**self._show_model(now, model), **(self._show_threshold(served) if served else {})}
+        return {**self._show_model(now, model), **self._show_threshold(now.model(model), signs)}
+
+    async def choose_signs(self, model: str | None, signs: str) -> Updates:
+        """Show the threshold of the signs that were chosen."""
+        return self._show_threshold((await self._server.state()).model(model), signs) or NOTHING
 
     def _show_model(self, status: ServerStatus, model: str | None) -> Updates:
         return {
@@ -96,10 +119,21 @@ class Page:
             **self.models_tab.show_server(status, model),
         }
 
-    def _show_threshold(self, served: ServedModel) -> Updates:
-        """Set the sliders to the model's own threshold; a visitor's choice stays until there is another model."""
-        percent = round(100 * (served.card.min_confidence or 0.0))
+    def _show_threshold(self, served: ServedModel | None, signs: str) -> Updates:
+        """Set the sliders to the model's own threshold, or to that of taught signs; a visitor's choice stays until
+        there is another model, or other signs."""
+        if served is None:
+            return {}
+        least = (served.card.min_confidence or 0.0) if signs == OWN else KNOWN_FROM
+        percent = round(100 * least)
         return dict.fromkeys(self.thresholds, percent)
+
+
+def choose_signs(taught: TaughtSigns) -> Signs:
+    """The signs that clips are answered with until a visitor chooses."""
+    if taught.path is None:
+        return OWN
+    return BOTH if taught.with_vocabulary else TAUGHT
 
 
 def render_chip(state: ServerStatus) -> str:

@@ -10,10 +10,12 @@ from typing import Any, cast
 
 import gradio as gr
 
+from asl_triton_ui.guide import guide_recording
 from asl_triton_ui.state.request_queue import find_visitor
 
 MAX_SESSION_CHARS = 100  # in the name that a page gives itself
 MAX_TEXT_CHARS = 5_000  # in a string of an event, such as a path; a live picture has its own limit
+MAX_GUIDE_CHARS = 100_000  # in a small picture before a recording, in base64; a browser sends about 15,000
 MAX_EVENTS = 128  # of one visitor, that wait, run, or have an answer that was not fetched
 MAX_UNREAD = 200  # parts of one answer
 KEEP_ANSWERS_S = 600.0
@@ -50,8 +52,9 @@ class EventLimits:
         visitor = find_visitor(request, username)
         if fn is None or len(body.session_hash or "") > MAX_SESSION_CHARS:
             return False, "this page sends no such request", "error"
-        if find_longest_text(body.data[1:] if is_stream else body.data) > MAX_TEXT_CHARS:
-            return False, f"a text in this request has more than {MAX_TEXT_CHARS:,} characters", "error"
+        most_chars = MAX_GUIDE_CHARS if fn.name == guide_recording.__name__ else MAX_TEXT_CHARS
+        if find_longest_text(body.data[1:] if is_stream else body.data) > most_chars:
+            return False, f"a text in this request has more than {most_chars:,} characters", "error"
         self._forget()
         if is_stream and sum(event.is_stream for event in self._events if self._is_open(event)) >= self._max_streams:
             return False, "too many cameras are on: try again in a minute", "queue_full"

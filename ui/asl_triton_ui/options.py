@@ -25,6 +25,9 @@ class PageOptions:
     max_folder_mb: int | None = None  # of all visitors' uploads; None: fifteen of the largest
     min_free_mb: int = 500  # of the disk that uploads are on
     decode_timeout_s: float = 15.0  # to open a video, and for each window of it
+    dictionary: Path | None = None  # the file of taught signs that all visitors share; None: each has their own
+    with_vocabulary: bool = False  # with it, the model's own glosses compete, until a visitor chooses
+    visitors_teach: bool = False  # whether visitors may change that file
 
     @property
     def limits(self) -> Limits:

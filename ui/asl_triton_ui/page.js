@@ -15,13 +15,21 @@
   // Browsers play fewer codecs than are recognized.
   document.addEventListener("error", (event) => {
     const video = event.target;
-    if (!(video instanceof HTMLVideoElement) || !video.closest("#clip") || !video.getAttribute("src")) return;
+    if (!(video instanceof HTMLVideoElement) || !video.closest("#clip, #teach-clip") || !video.getAttribute("src")) return;
     event.stopPropagation(); // Gradio would only say "Video not playable"
-    explain("This browser cannot show this file. It may be recognized all the same: press Recognize.");
+    explain("This browser cannot show this file. It may be recognized all the same.");
   }, true);
 
   document.addEventListener("loadeddata", (event) => {
-    if (event.target.closest?.("#clip")) explain("");
+    if (event.target.closest?.("#clip, #teach-clip")) explain("");
+  }, true);
+
+  // Recordings do not say how long they are: a browser knows once it has looked at their end.
+  document.addEventListener("loadedmetadata", (event) => {
+    const video = event.target;
+    if (!video.closest?.("#clip, #teach-clip") || video.srcObject || video.duration !== Infinity) return;
+    video.addEventListener("durationchange", () => { video.currentTime = 0; }, { once: true });
+    video.currentTime = 1e7;
   }, true);
 
   // A camera that is refused: Gradio goes back to where it was without a word.
@@ -37,6 +45,7 @@
       try {
         const stream = await ask({ ...wanted, audio: false }); // a recording is of what is seen
         explain("");
+        take.mayReopen = Boolean(one("#teach-clip")?.offsetParent);
         return stream;
       } catch (error) {
         explain(reasons[error.name] ?? `The camera cannot be used (${error.name}). Try again, or upload a clip under Recognize.`);
@@ -198,14 +207,14 @@
   }
 
   function draw() {
-    for (const [id, seen] of [["#clip", "#box-said [data-seen]"], ["#live-camera", "#live-now [data-seen]"]]) {
+    for (const [id, seen] of [["#clip", "#box-said [data-seen]"], ["#teach-clip", "#teach-none"], ["#live-camera", "#live-now [data-seen]"]]) {
       const host = one(id);
       const video = host?.querySelector("video");
       if (!host?.offsetParent) continue;
       const area = video?.offsetParent ? findContent(video) : null;
       const isCamera = Boolean(video?.srcObject);
       const isMirrored = Boolean(video) && getComputedStyle(video).transform.startsWith("matrix(-1");
-      const isOver = Boolean(area) && (isCamera || id === "#clip");
+      const isOver = Boolean(area) && (isCamera || id !== "#live-camera");
       if (isOver || host.querySelector(":scope > .overlay")) {
         place(overlay(host, "outline", OUTLINE), host, isCamera ? area : null);
         place(overlay(host, "seen"), host, isCamera === (id === "#live-camera") ? area : null, parse(seen), isMirrored);
@@ -276,20 +285,100 @@
   const GUIDE_EVERY_MS = 1500;
   const canvas = document.createElement("canvas");
   setInterval(() => {
-    const video = one("#clip video");
-    const field = one("#clip-frame textarea, #clip-frame input");
-    const isCamera = Boolean(video?.srcObject && video.offsetParent && video.videoWidth);
-    if (!field || (!isCamera && !field.value)) return;
-    let picture = "";
-    if (isCamera) {
-      const scale = Math.min(320 / Math.max(video.videoWidth, video.videoHeight), 1);
-      [canvas.width, canvas.height] = [video.videoWidth * scale, video.videoHeight * scale].map(Math.round);
-      canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
-      picture = canvas.toDataURL("image/jpeg", 0.7);
+    for (const clip of ["#clip", "#teach-clip"]) {
+      const video = one(`${clip} video`);
+      const field = one(`${clip}-frame textarea, ${clip}-frame input`);
+      const isCamera = Boolean(video?.srcObject && video.offsetParent && video.videoWidth);
+      if (!field || (!isCamera && !field.value)) continue;
+      let picture = "";
+      if (isCamera) {
+        const scale = Math.min(320 / Math.max(video.videoWidth, video.videoHeight), 1);
+        [canvas.width, canvas.height] = [video.videoWidth * scale, video.videoHeight * scale].map(Math.round);
+        canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
+        picture = canvas.toDataURL("image/jpeg", 0.7);
+      }
+      field.value = picture;
+      field.dispatchEvent(new Event("input", { bubbles: true }));
     }
-    field.value = picture;
-    field.dispatchEvent(new Event("input", { bubbles: true }));
   }, GUIDE_EVERY_MS);
+
+  // A recording on the Teach tab begins after a countdown, so that the hands are free, and ends by itself.
+  const COUNTDOWN_S = 3;
+  const RECORDED_MS = 4000;
+  const take = { counting: 0, ending: 0, isOurs: false, mayReopen: false };
+  const isRecording = (button) => Boolean(button.querySelector('[title="stop recording"]'));
+
+  function showCount(text) {
+    const host = one("#teach-clip");
+    const layer = overlay(host, "countdown");
+    layer.hidden = !text;
+    layer.textContent = text;
+    if (text) announcement.textContent = text;
+  }
+
+  function press(button) {
+    take.isOurs = true;
+    button.click();
+    take.isOurs = false;
+  }
+
+  function endTake() {
+    clearInterval(take.counting);
+    clearTimeout(take.ending);
+    [take.counting, take.ending] = [0, 0];
+    if (one("#teach-clip")) showCount("");
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("#teach-clip .capture-button");
+    if (!button || take.isOurs) return;
+    if (isRecording(button)) return endTake(); // stopped early
+    event.stopImmediatePropagation();
+    if (take.counting) return endTake(); // pressed again: no recording
+    let left = COUNTDOWN_S;
+    showCount(String(left));
+    take.counting = setInterval(() => {
+      left -= 1;
+      if (!button.isConnected || !button.offsetParent) return endTake();
+      if (left > 0) return showCount(String(left));
+      endTake();
+      press(button);
+      announcement.textContent = "Sign now";
+      take.ending = setTimeout(() => {
+        take.ending = 0;
+        if (button.isConnected && isRecording(button)) press(button);
+      }, RECORDED_MS);
+    }, 1000);
+  }, true);
+
+  // After each take Gradio asks for the camera again. It was allowed on this tab, so open it for the next take.
+  setInterval(() => {
+    const access = one('#teach-clip [title="grant webcam access"] button');
+    if (!access?.offsetParent || !take.mayReopen) return;
+    take.mayReopen = false; // until it is open
+    access.click();
+  }, 300);
+
+  // The taught signs, in base64, become a file. Returns what the page keeps of them.
+  let savedSigns = "";
+  const findSigns = () => one("#teach-table [data-own] tbody")?.textContent ?? "";
+  window.aslTriton.saveSigns = (content) => {
+    if (!content) return "";
+    savedSigns = findSigns();
+    const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+    const link = Object.assign(document.createElement("a"), {
+      href: URL.createObjectURL(new Blob([bytes], { type: "application/octet-stream" })),
+      download: "signs.safetensors",
+    });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    return "";
+  };
+
+  // A page that is opened again is another visitor's: the browser asks before signs are lost.
+  window.addEventListener("beforeunload", (event) => {
+    if (findSigns() !== savedSigns && findSigns()) event.preventDefault();
+  });
 
   // What to do is read out when it has been the same for a while, and only when it changes.
   const GUIDE_SETTLES_MS = 2500;
@@ -313,6 +402,15 @@
     const texts = [".progress p", ".gloss", ".confidence", ".best .badge"].map((part) => answer.querySelector(part));
     const text = texts.filter(Boolean).map((element) => element.textContent.trim()).join(", ");
     if (announcement.textContent !== text) announcement.textContent = text;
+  }
+
+  function announceHint(place) {
+    const text = place.querySelector(".hint, .progress p")?.textContent.trim() ?? ""; // problems are alerts
+    if (text && announcement.textContent !== text) announcement.textContent = text;
+  }
+
+  function announceAnswer(place) {
+    if (place.querySelector(".gloss, .progress")) announce(place);
   }
 
   function announceSign(transcript) {
@@ -359,7 +457,7 @@
     sort(one("#table"));
   });
 
-  const watched = new Map([["#answer", announce], ["#film", showPeak], ["#table", sort], ["#live-transcript", announceSign], ["#live-camera", nameButton], ["#live-guide", announceGuide], ["#clip-guide", announceGuide]]);
+  const watched = new Map([["#answer", announce], ["#film", showPeak], ["#table", sort], ["#live-transcript", announceSign], ["#live-camera", nameButton], ["#live-guide", announceGuide], ["#clip-guide", announceGuide], ["#teach-clip-guide", announceGuide], ["#teach-said", announceHint], ["#teach-answer", announceAnswer]]);
   const waiting = setInterval(() => {
     if (!document.body) return;
     if (!announcement.isConnected) document.body.append(announcement);

@@ -9,6 +9,7 @@ from gradio.blocks import Block
 from asl_triton_ui.options import PageOptions
 from asl_triton_ui.state.request_queue import RequestQueue
 from asl_triton_ui.state.server import ServerConnection
+from asl_triton_ui.state.taught_signs import TaughtSigns
 
 # Of an event: no veil over the components it fills, and no endpoint of its own in Gradio's API.
 UNSEEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -20,9 +21,12 @@ NOTHING: Updates = gr.skip()
 
 @dataclass(frozen=True)
 class PageContext:
-    """`model` has the name of the model that this visitor chose, None where none is served."""
+    """`model` has the name of the model that this visitor chose, None where none is served; `signs` is what clips
+    are answered with: the model's own glosses, taught signs, or both."""
 
     server: ServerConnection
     options: PageOptions
     model: gr.Dropdown
+    signs: gr.Radio
+    taught: TaughtSigns
     turns: RequestQueue

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from asl_triton.errors import VideoError
 from asl_triton_ui.options import MB
 
 SWEEP_EVERY_S = 60.0
@@ -60,6 +61,18 @@ def sweep(folder: Path, keep_s: float) -> None:
                 # One that was made just now waits for its file.
                 if os.lstat(path := os.path.join(parent, name)).st_mtime < oldest:
                     os.rmdir(path)
+
+
+def check_is_here(path: Path, keep_minutes: float) -> None:
+    """Check that an upload was not deleted yet.
+
+    Raises:
+        VideoError: it was.
+    """
+    if not path.is_file():
+        raise VideoError(
+            f"{path.name} is no longer here: uploads are deleted after {keep_minutes:g} minutes. Choose it again"
+        )
 
 
 class UploadError(Exception):

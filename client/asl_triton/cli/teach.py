@@ -63,7 +63,7 @@ def teach(
 ) -> None:
     """Teach signs by example, with one or more clips of each and no training.
 
-    The clips' embeddings go to a dictionary file, which `recognize`, `batch`, `watch` and `evaluate` accept as
+    The clips' embeddings go to a dictionary file, which `recognize`, `batch`, `watch`, `evaluate` and `ui` accept as
     --dictionary. The table shows how well the model can tell the signs apart: each example is tested as if it had not
     been taught. Use at least three examples per sign, by different people if others will use the dictionary. Running
     the same command again adds only new clips. Without DIR, it only prints the table. Exit code 3: some clips could not

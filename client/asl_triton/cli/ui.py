@@ -13,10 +13,11 @@ from asl_triton.cli.connection import Connection, with_connection
 from asl_triton.cli.options import JsonOption
 from asl_triton.cli.terminal import Console
 from asl_triton.extras import require_extra
+from asl_triton.files import check_writable
 from asl_triton.transport.base import Transport
 
 
-@with_connection("model", "local", "server")
+@with_connection("dictionary", "model", "local", "server")
 def ui(
     host: Annotated[
         str, typer.Option(help="The address to bind to. Anything but 127.0.0.1 lets other machines in; set --auth.")
@@ -71,6 +72,14 @@ def ui(
         float,
         typer.Option(min=0.1, help="Seconds that a decoder may take to open a video, and to decode each window."),
     ] = 15.0,
+    visitors_teach: Annotated[
+        bool,
+        typer.Option(
+            "--visitors-teach",
+            help="With --dictionary: let all visitors add signs to the file and remove them. By default they only use "
+            "them. Do not change the file by other means while the page runs.",
+        ),
+    ] = False,
     *,
     connection: Connection,
     as_json: JsonOption = False,
@@ -78,6 +87,8 @@ def ui(
     """Serve a web page for a running server until Ctrl-C: upload, record or sign live, and see the glosses.
 
     If the server is down, the page waits for it. Uploads stay on this machine and are deleted within the hour.
+    Without --dictionary, each visitor can teach signs that nobody else sees. They stay in memory until 50 minutes after
+    their last use, and can be downloaded.
 
         asl-triton ui --local --open
         asl-triton ui --server gpu-box:8001 --host 0.0.0.0 --auth-file accounts.txt --root-path /signs
@@ -87,6 +98,10 @@ def ui(
         from asl_triton_ui.options import Address, PageOptions, read_auth
         from asl_triton_ui.state.server import ServerConnection
 
+    if visitors_teach and connection.dictionary is None:
+        raise typer.BadParameter("needs --dictionary", param_hint="--visitors-teach")
+    if visitors_teach and connection.dictionary is not None:
+        check_writable(connection.dictionary.absolute().parent)
     options = PageOptions(
         max_upload_mb,
         max_minutes,
@@ -98,6 +113,9 @@ def ui(
         max_folder_mb=max_folder_mb,
         min_free_mb=min_free_mb,
         decode_timeout_s=decode_timeout,
+        dictionary=connection.dictionary,
+        with_vocabulary=connection.with_vocabulary,
+        visitors_teach=visitors_teach,
     )
     page = Address(host, port, root_path, share, read_auth(auth, auth_file))
     stopped = threading.Event()

@@ -118,17 +118,22 @@ class AsyncRecognizer:
                 self._served, self._own_model = await read_model(self.transport, self._name), None
             return self._served
 
+    def renew(self) -> "AsyncRecognizer":
+        """A recognizer that reads the model's contract again, on the same connection and decoders; close only one."""
+        renewed = copy.copy(self)
+        renewed._served, renewed._own_model, renewed._reading = None, None, asyncio.Lock()
+        return renewed
+
     def with_dictionary(self, dictionary: SignDictionary, *, with_vocabulary: bool = False) -> "AsyncRecognizer":
         """Return a recognizer of taught signs that shares this one's connection and decoders. Close only this one.
 
         Raises:
             AslTritonError: this one sends video files.
         """
-        taught = copy.copy(self)
+        taught = self.renew()
         taught.transport = DictionaryTransport(self._model_transport, dictionary, with_vocabulary=with_vocabulary)
         send = check_sends_frames(self._uploader.send)
         taught._uploader = VideoUploader(send, taught.transport, self._admission, self.limits, priority=self.priority)
-        taught._served, taught._own_model, taught._reading = None, None, asyncio.Lock()
         return taught
 
     async def embed(self, video: Source, *, name: str | None = None, signer: SignerBox | None = None) -> Embedding:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from asl_triton.errors import ContractError, DictionaryError
 from asl_triton.files import atomic_write, read_at_most
@@ -25,6 +25,7 @@ FORMAT = 1
 METADATA, VECTORS, ENERGIES = "asl_triton.dictionary", "vectors", "energies"
 MAX_BYTES = 2**30
 MAX_NAME = 100  # characters of a gloss
+MAX_SOURCE = 1_000  # characters, of an example in a file
 SAME = 1 - 1e-5  # cosine similarity from which on two examples are the same clip
 
 
@@ -116,6 +117,23 @@ class SignDictionary:
         self._replace(kept)
         return removed
 
+    def remove_example(self, example: Example) -> None:
+        """Remove one of `examples`.
+
+        Raises:
+            DictionaryError: it is not in the dictionary.
+        """
+        kept = [each for each in self._examples if each is not example]
+        if len(kept) == len(self._examples):
+            raise DictionaryError(f"the dictionary has no example {example.source!r} of {example.gloss!r}")
+        self._replace(kept)
+
+    def copy(self) -> "SignDictionary":
+        """A dictionary with the same examples; changes to it do not change this one."""
+        copied = SignDictionary(self.model)
+        copied._replace(list(self._examples))
+        return copied
+
     def merge(self, other: "SignDictionary") -> int:
         """Add the examples of another dictionary; those that are here already are skipped. Returns how many were added.
 
@@ -179,14 +197,17 @@ class SignDictionary:
         """Write the dictionary to a file, replacing it.
 
         Raises:
-            AslTritonError: it cannot be written.
+            OSError: it cannot be written.
         """
+        with atomic_write(Path(path)) as file:
+            file.write(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The content of the file that `save` writes."""
         entries = [{"gloss": e.gloss, "source": e.source, "added": e.added} for e in self._examples]
         metadata = {"format": FORMAT, "model": asdict(self.model), "examples": entries}
         tensors: dict[str, npt.NDArray[Any]] = {VECTORS: self.vectors().astype(np.float16), ENERGIES: self.energies()}
-        content = safetensors.numpy.save(tensors, {METADATA: json.dumps(metadata)})
-        with atomic_write(Path(path)) as file:
-            file.write(content)
+        return safetensors.numpy.save(tensors, {METADATA: json.dumps(metadata)})
 
     @classmethod
     def load(cls, path: str | Path) -> "SignDictionary":
@@ -204,14 +225,23 @@ class SignDictionary:
             ) from exc
         if content is None:
             raise DictionaryError(f"the dictionary {path} is larger than {MAX_BYTES // 2**20} MiB")
+        return cls.from_bytes(content, str(path))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str) -> "SignDictionary":
+        """Read what `to_bytes` wrote; messages call it `name`.
+
+        Raises:
+            DictionaryError: it is not a dictionary, or is damaged.
+        """
         try:
-            with safe_open(path, "numpy") as file:
-                metadata = json.loads((file.metadata() or {})[METADATA])
             tensors = safetensors.numpy.load(content)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            metadata = json.loads(header["__metadata__"][METADATA])
             return cls._parse(metadata, tensors[VECTORS].astype(np.float32), tensors[ENERGIES])
-        except (SafetensorError, ContractError, KeyError, TypeError, ValueError, OSError) as exc:
+        except (SafetensorError, ContractError, LookupError, TypeError, ValueError, RecursionError) as exc:
             raise DictionaryError(
-                f"{path} is not a dictionary of signs, or is damaged: make one with `asl-triton teach`"
+                f"{name} is not a dictionary of signs, or is damaged: make one with `asl-triton teach`"
             ) from exc
 
     @classmethod
@@ -224,8 +254,10 @@ class SignDictionary:
         model = TaughtModel(*(str(metadata["model"][field.name]) for field in fields(TaughtModel)))
         Preset.from_json(model.preset)
         entries = metadata["examples"]
+        if vectors.ndim != 2 or not (len(vectors) == len(energies) == len(entries)):
+            raise ValueError("the file does not have one embedding per example")
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        if not (len(vectors) == len(energies) == len(entries) and np.isfinite(energies).all() and (lengths > 0).all()):
+        if not (np.isfinite(energies).all() and np.isfinite(lengths).all() and (lengths > 0).all()):
             raise ValueError("the embeddings do not fit the examples")
         dictionary = cls(model)
         dictionary._replace(
@@ -233,7 +265,7 @@ class SignDictionary:
                 Example(
                     check_gloss(str(entry["gloss"])),
                     Embedding(vector, float(energy)),
-                    str(entry["source"]),
+                    str(entry["source"])[:MAX_SOURCE],
                     str(entry["added"]),
                 )
                 for entry, vector, energy in zip(entries, vectors / lengths, energies, strict=True)

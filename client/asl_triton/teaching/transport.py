@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from asl_triton.errors import DictionaryError
 from asl_triton.models.card import ModelCard
 from asl_triton.models.served import FEATURES, LOGITS, PRESET_PARAMETER, STEP_LOGITS, ServedModel, read_model
 from asl_triton.teaching.dictionary import SignDictionary
@@ -124,8 +125,18 @@ def combine_glosses(dictionary: SignDictionary, own_labels: Sequence[str]) -> tu
 
 
 def compute_logits(dictionary: SignDictionary, embeddings: Sequence[Embedding]) -> npt.NDArray[np.float64]:
-    """The logits (N, K) of the taught signs."""
-    return dictionary.classifier().logits(np.stack([embedding.vector for embedding in embeddings]))
+    """The logits (N, K) of the taught signs.
+
+    Raises:
+        DictionaryError: the dictionary has no signs, or its embeddings have another length, as in a changed file.
+    """
+    classifier, vectors = dictionary.classifier(), np.stack([embedding.vector for embedding in embeddings])
+    if vectors.shape[1] != dictionary.vectors().shape[1]:
+        raise DictionaryError(
+            f"the dictionary's embeddings have {dictionary.vectors().shape[1]:,} values, and this model's "
+            f"{vectors.shape[1]:,}: the file was changed; teach its clips again"
+        )
+    return classifier.logits(vectors)
 
 
 def combine_logits(

@@ -1,6 +1,7 @@
 """The file of taught signs."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import safetensors.numpy
 
 from asl_triton.errors import DictionaryError
 from asl_triton.presets import PRESETS
-from asl_triton.teaching.dictionary import METADATA, SignDictionary, TaughtModel
+from asl_triton.teaching.dictionary import METADATA, VECTORS, SignDictionary, TaughtModel
 from tests.client.teaching.taught import MODEL, show, teach
 
 
@@ -120,6 +121,42 @@ def test_file_that_is_no_dictionary_is_a_sentence(tmp_path: Path, content: bytes
     path.write_bytes(content)
     with pytest.raises(DictionaryError, match="is not a dictionary of signs, or is damaged"):
         SignDictionary.load(path)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda vectors: vectors * np.float32(np.inf),
+    lambda vectors: vectors * 0,
+    lambda vectors: vectors[0],
+    lambda vectors: vectors[:, None],
+    lambda vectors: vectors[:-1],
+])  # fmt: skip
+def test_damaged_embeddings_are_a_sentence(spoil: Callable[[np.ndarray], np.ndarray]) -> None:
+    content = teach(2, 2).to_bytes()
+    metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    tensors = safetensors.numpy.load(content)
+    with np.errstate(invalid="ignore"):
+        tensors[VECTORS] = spoil(tensors[VECTORS])
+    with pytest.raises(DictionaryError, match=r"^mine is not a dictionary of signs, or is damaged"):
+        SignDictionary.from_bytes(safetensors.numpy.save(tensors, metadata), "mine")
+
+
+def test_deep_metadata_is_a_sentence() -> None:
+    tensors = safetensors.numpy.load(teach(1, 1).to_bytes())
+    content = safetensors.numpy.save(tensors, {METADATA: "[" * 100_000})
+    with pytest.raises(DictionaryError, match="is not a dictionary of signs, or is damaged"):
+        SignDictionary.from_bytes(content, "mine")
+
+
+def test_copy_changes_alone() -> None:
+    taught = teach(2, 2)
+    copied = taught.copy()
+    copied.add("sign9", show(9, 0))
+    copied.remove_example(copied.examples[0])
+    assert len(taught.examples) == 4 and "sign9" not in taught
+    assert [example.source for example in copied.examples] == ["sign0/1.mp4", "sign1/0.mp4", "sign1/1.mp4", ""]
+    np.testing.assert_array_equal(copied.vectors()[:3], taught.vectors()[1:])
+    with pytest.raises(DictionaryError, match=r"has no example 'sign0/0\.mp4' of 'sign0' any more"):
+        copied.remove_example(taught.examples[0])
 
 
 def test_every_cut_of_a_dictionary_is_a_sentence(tmp_path: Path) -> None:

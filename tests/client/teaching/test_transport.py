@@ -49,6 +49,18 @@ def test_sign_that_nobody_taught_is_unsure(clip: str) -> None:
         assert (recognizer.recognize(clip)).unsure is True
 
 
+def test_dictionary_whose_embeddings_have_another_length_is_a_sentence(clip: str) -> None:
+    forged = SignDictionary(MODEL)
+    for sign in range(2):
+        shown = show(sign, 0)
+        forged.add(f"sign{sign}", type(shown)(shown.vector[:-1], shown.energy))
+    with (
+        Recognizer(transport=serve([0]), dictionary=forged) as recognizer,
+        pytest.raises(DictionaryError, match=r"the dictionary's embeddings have \d+ values, and this model's \d+"),
+    ):
+        recognizer.recognize(clip)
+
+
 def test_own_glosses_compete(clip: str) -> None:
     taught = teach(5, 4)
     with Recognizer(transport=serve([3]), dictionary=taught, with_vocabulary=True) as recognizer:

@@ -8,6 +8,7 @@ from asl_triton.errors import ServerError
 from asl_triton.live.recognizer import LiveSession
 from asl_triton.live.state import LiveEvent, LiveState
 from asl_triton.signer.guide import Advice
+from asl_triton.teaching.dictionary import SignDictionary
 from asl_triton_ui.rendering import format_count
 from asl_triton_ui.state.server import ServerConnection
 
@@ -22,6 +23,8 @@ class LiveVisitor:
 
     session: LiveSession | None = None  # None while this page has no place among those that are live
     model: str | None = None  # that the session asks
+    dictionary: SignDictionary | None = None  # whose signs the session answers with
+    with_vocabulary: bool = False
     sliders: tuple[float, ...] = ()  # that the session's rules were made from
     state: LiveState = field(default_factory=LiveState)  # of the session, when the newest frame was fed
     earlier_signs: tuple[LiveEvent, ...] = ()  # of this visitor's sessions before
@@ -66,13 +69,23 @@ class LiveSessions:
                 self._sweeper.start()
             return self._visitors.setdefault(name, LiveVisitor())
 
-    def open_session(self, visitor: LiveVisitor, model: str | None) -> LiveSession:
-        """The visitor's session with that model, a new one if there is none.
+    def open_session(
+        self,
+        visitor: LiveVisitor,
+        model: str | None,
+        dictionary: SignDictionary | None = None,
+        *,
+        with_vocabulary: bool = False,
+    ) -> LiveSession:
+        """The visitor's session with that model and those signs, a new one if there is none.
 
         Raises:
             ServerError, ContractError: too many are live already, the server is away, or it serves no such model.
         """
-        if visitor.session is not None and visitor.model == model:
+        is_same = (
+            visitor.model == model and visitor.dictionary is dictionary and visitor.with_vocabulary == with_vocabulary
+        )
+        if visitor.session is not None and is_same:
             return visitor.session
         self._close_session(visitor)
         with self._lock:
@@ -81,8 +94,10 @@ class LiveSessions:
                     f"this page takes {format_count(self._most, 'visitor')} live at once, and all are taken: it goes "
                     "on by itself when one of them stops"
                 )
-            visitor.session = LiveSession(self._server.live_recognizer(model), guides=True)
+            recognizer = self._server.live_recognizer(model, dictionary, with_vocabulary=with_vocabulary)
+            visitor.session = LiveSession(recognizer, guides=True)
             visitor.model, visitor.sliders = model, ()
+            visitor.dictionary, visitor.with_vocabulary = dictionary, with_vocabulary
             return visitor.session
 
     def leave(self, name: str) -> None:
@@ -95,7 +110,7 @@ class LiveSessions:
     def _close_session(self, visitor: LiveVisitor) -> None:
         """Close a visitor's session if there is one; the transcript stays."""
         with self._lock:
-            session, visitor.session = visitor.session, None
+            session, visitor.session, visitor.dictionary = visitor.session, None, None
             visitor.earlier_signs = visitor.transcript
             visitor.state = replace(visitor.state, num_events=0, events=())
         if session is not None:

@@ -13,6 +13,7 @@ from asl_triton.models.status import ServerStatus, read_status
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.recognizer.event_loop import background_loop
 from asl_triton.recognizer.sync_client import Recognizer
+from asl_triton.teaching.dictionary import SignDictionary
 from asl_triton.transport.base import Transport
 from asl_triton.video.reader import Limits
 
@@ -75,19 +76,27 @@ class ServerConnection:
         self._asked_s = time.monotonic()
         return self._state
 
-    def recognizer(self, name: str | None) -> AsyncRecognizer:
+    def recognizer(
+        self, name: str | None, dictionary: SignDictionary | None = None, *, with_vocabulary: bool = False
+    ) -> AsyncRecognizer:
         """The recognizer for a model that is served now. It belongs on the library's loop: see `on_background`.
+
+        With a `dictionary`, it answers with its signs.
 
         Raises:
             ServerError, ContractError: the server is away, or serves no such model.
         """
-        served = self._served(name)
+        served = self.served(name)
         with self._lock:
             known = self._recognizers.get(served.name)
-            if known is None or known[0] != served:  # another checkpoint may go by the same name
+            if known is None:
                 made = self._make_recognizer(served.name, self._in_flight, self._transport)
                 known = self._recognizers[served.name] = (served, made)
+            elif known[0] != served:  # another checkpoint may go by the same name
+                known = self._recognizers[served.name] = (served, known[1].renew())
+        if dictionary is None:
             return known[1]
+        return known[1].with_dictionary(dictionary, with_vocabulary=with_vocabulary)
 
     def only_model(self) -> str | None:
         """The name of the one model that is served, None where there is none.
@@ -100,39 +109,68 @@ class ServerConnection:
             raise ContractError(f"{self.address} serves {len(names)} models: choose one ({', '.join(names)})")
         return names[0] if names else None
 
-    def factory(self, name: str | None, clips_at_once: int) -> Callable[[], AsyncRecognizer]:
+    def factory(
+        self,
+        name: str | None,
+        clips_at_once: int,
+        dictionary: SignDictionary | None = None,
+        *,
+        with_vocabulary: bool = False,
+    ) -> Callable[[], AsyncRecognizer]:
         """What makes a recognizer with a connection of its own, for `asl_triton.batch.runner`, which closes it.
 
         Raises:
             ServerError, ContractError: as `recognizer` does.
         """
-        model, in_flight = self._served(name).name, clips_at_once * REQUESTS_A_CLIP
+        model, in_flight = self.served(name).name, clips_at_once * REQUESTS_A_CLIP
 
         def make() -> AsyncRecognizer:
             transport = self._connect(in_flight, self._timeout_s)
-            return self._make_recognizer(model, in_flight, transport)
+            return self._make_recognizer(model, in_flight, transport, dictionary, with_vocabulary)
 
         return make
 
-    def _make_recognizer(self, model: str, in_flight: int, transport: Transport) -> AsyncRecognizer:
+    def _make_recognizer(
+        self,
+        model: str,
+        in_flight: int,
+        transport: Transport,
+        dictionary: SignDictionary | None = None,
+        with_vocabulary: bool = False,
+    ) -> AsyncRecognizer:
         return AsyncRecognizer(
             model=model,
             in_flight=in_flight,
             limits=self.limits,
             decoding=SAFEST,
             decode_timeout_s=self._decode_timeout_s,
+            dictionary=dictionary,
+            with_vocabulary=with_vocabulary,
             transport=transport,
         )
 
-    def live_recognizer(self, name: str | None) -> Recognizer:
+    def live_recognizer(
+        self, name: str | None, dictionary: SignDictionary | None = None, *, with_vocabulary: bool = False
+    ) -> Recognizer:
         """A sync recognizer of its own for one live session: it shares the connection, so do not close it.
 
         Raises:
             ServerError, ContractError: as `recognizer` does.
         """
-        return Recognizer(model=self._served(name).name, limits=self.limits, transport=self._transport)
+        return Recognizer(
+            model=self.served(name).name,
+            limits=self.limits,
+            dictionary=dictionary,
+            with_vocabulary=with_vocabulary,
+            transport=self._transport,
+        )
 
-    def _served(self, name: str | None) -> ServedModel:
+    def served(self, name: str | None) -> ServedModel:
+        """A model as it was served when the server was last asked.
+
+        Raises:
+            ServerError, ContractError: as `recognizer` does.
+        """
         state = self._state
         served = state.model(name)
         if served is not None:

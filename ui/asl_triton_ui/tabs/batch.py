@@ -19,6 +19,7 @@ from asl_triton_ui.rendering import format_count, render, render_problem
 from asl_triton_ui.result_view import apply_threshold
 from asl_triton_ui.state.request_queue import Ticket
 from asl_triton_ui.state.server import on_background
+from asl_triton_ui.state.taught_signs import Visitor
 from asl_triton_ui.upload_components import numbers_only, uploads_only
 
 CLIPS_AT_ONCE = 2  # of one visitor's
@@ -88,7 +89,8 @@ class BatchTab:
     """The tab's components, and what happens when."""
 
     def __init__(self, context: PageContext) -> None:
-        self._server, self._turns, self._max_clips = context.server, context.turns, context.options.max_clips
+        self._server, self._turns, self._taught = context.server, context.turns, context.taught
+        self._max_clips = context.options.max_clips
         with gr.Row(elem_classes="two"):
             with gr.Column(scale=5, min_width=300):
                 files = uploads_only(
@@ -116,11 +118,14 @@ class BatchTab:
         self.downloads = gr.HTML("", elem_id="many-downloads")
         self.batch = gr.State(None, time_to_live=60 * context.options.keep_minutes)
         outputs = [self.status, self.table, self.downloads, self.stop, self.batch]
-        asking = start.click(self.ask, [files, context.model, threshold], outputs, concurrency_limit=None, **UNSEEN)
+        asked = [files, context.model, context.signs, threshold]
+        asking = start.click(self.ask, asked, outputs, concurrency_limit=None, **UNSEEN)
         # Only then, so that no row which is still on its way comes last.
         self.stop.click(None, cancels=[asking]).then(self.show_stopped, [self.batch], outputs, queue=False, **UNSEEN)
 
-    async def ask(self, paths: list[str] | None, model: str | None, percent: float) -> AsyncIterator[Updates]:
+    async def ask(
+        self, paths: list[str] | None, model: str | None, signs: str, percent: float, request: gr.Request
+    ) -> AsyncIterator[Updates]:
         """Ask about clips; the table as it stands, whenever more of it is known."""
         if not paths or len(paths) > self._max_clips:
             wrong = "choose several video files first"
@@ -132,7 +137,7 @@ class BatchTab:
             return
         clips = tuple(Numbered(Path(path), Path(path).name, number) for number, path in enumerate(paths))
         batch = BatchState(clips, percent / 100)
-        asking = asyncio.create_task(self._recognize(batch, model))
+        asking = asyncio.create_task(self._recognize(batch, model, signs, Visitor.of(request)))
         try:
             known = -1
             while not (await asyncio.wait([asking], timeout=UPDATE_EVERY_S))[0]:
@@ -147,14 +152,15 @@ class BatchTab:
         finally:
             asking.cancel()
 
-    async def _recognize(self, batch: BatchState, model: str | None) -> None:
+    async def _recognize(self, batch: BatchState, model: str | None, signs: str, visitor: Visitor) -> None:
         """Ask about all clips of a batch, when its turn has come.
 
         Raises:
-            AslTritonError: the server cannot be used or went away, or too many wait.
+            AslTritonError: the server cannot be used or went away, too many wait, or no signs are taught.
         """
+        dictionary, with_vocabulary = self._taught.choose(signs, visitor)
         async with self._turns.wait_for_turn(Ticket()):
-            make = self._server.factory(model, CLIPS_AT_ONCE)
+            make = self._server.factory(model, CLIPS_AT_ONCE, dictionary, with_vocabulary=with_vocabulary)
             await on_background(recognize_many(make, batch.clips, Ranking(), CLIPS_AT_ONCE, batch.keep))
 
     def show_stopped(self, batch: BatchState | None) -> Updates:

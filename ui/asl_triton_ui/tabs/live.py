@@ -21,6 +21,7 @@ from asl_triton_ui.page_context import NOTHING, UNSEEN, PageContext, Updates
 from asl_triton_ui.rendering import render, render_problem
 from asl_triton_ui.signer_box import format_corners
 from asl_triton_ui.state.live_sessions import LiveSessions, LiveVisitor
+from asl_triton_ui.state.taught_signs import Visitor
 from asl_triton_ui.upload_components import decode_picture, encoded_pictures, numbers_only
 
 FRAME_EVERY_S = 0.04  # Presets without a rate of their own take 25 frames a second.
@@ -37,6 +38,7 @@ class LiveTab:
     """The tab's components, and what happens when."""
 
     def __init__(self, context: PageContext) -> None:
+        self._taught = context.taught
         self._sessions = LiveSessions(context.server, context.options.max_live, 60 * context.options.keep_minutes)
         with gr.Row(elem_classes="two", elem_id="live-tab"):
             with gr.Column(scale=5, min_width=300):
@@ -67,7 +69,7 @@ class LiveTab:
         outputs = [self.problem, self.now, self.transcript, self.downloads, self.pause, self.timer, self.guide]
         camera.stream(
             self.feed,
-            [camera, context.model, *sliders],
+            [camera, context.model, *sliders, context.signs],
             outputs,
             stream_every=FRAME_EVERY_S,
             time_limit=None,
@@ -87,6 +89,7 @@ class LiveTab:
         percent: float,
         repeat_s: float,
         stride: float,
+        signs: str,
         request: gr.Request,
     ) -> Updates:
         """Take a frame, a picture as a `data:` URI; the page is updated several times per second, and with each sign.
@@ -99,7 +102,8 @@ class LiveTab:
         now_s = visitor.fed_s = time.monotonic()
         num_events = visitor.state.num_events
         try:
-            session = self._sessions.open_session(visitor, model)
+            dictionary, with_vocabulary = self._taught.choose(signs, Visitor.of(request))
+            session = self._sessions.open_session(visitor, model, dictionary, with_vocabulary=with_vocabulary)
             if visitor.sliders != (percent, repeat_s, stride):
                 session.rules = make_rules(percent, repeat_s, stride)
                 visitor.sliders = (percent, repeat_s, stride)

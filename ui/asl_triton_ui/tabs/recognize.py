@@ -1,7 +1,7 @@
 """The tab "Recognize": one clip, ten ranked glosses, and when the best of them was signed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import gradio as gr
 
 from asl_triton.errors import AslTritonError, VideoError
 from asl_triton.models.status import ServerStatus
+from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import SignerBox
 from asl_triton.signer.guide import AdviceFilter
 from asl_triton_ui import samples
@@ -30,7 +31,9 @@ from asl_triton_ui.signer_box import (
     to_percents,
 )
 from asl_triton_ui.state.server import on_background
+from asl_triton_ui.state.taught_signs import Visitor
 from asl_triton_ui.upload_components import numbers_only, uploads_only
+from asl_triton_ui.uploads import check_is_here
 
 FIRST_PROGRESS_S, PROGRESS_EVERY_S = 0.5, 0.3  # an answer that is quicker is not announced
 DRAWN_WITHIN_S = 0.1  # the glosses, by a browser: what is less urgent waits for it
@@ -42,7 +45,7 @@ class RecognizeTab:
     """The tab's components, and what happens when."""
 
     def __init__(self, context: PageContext) -> None:
-        self._server, self._turns = context.server, context.turns
+        self._server, self._turns, self._taught = context.server, context.turns, context.taught
         self._keep_minutes = context.options.keep_minutes
         with gr.Row(elem_classes="two", elem_id="recognize-tab"):
             with gr.Column(scale=5, min_width=300):
@@ -95,7 +98,7 @@ class RecognizeTab:
             self.film = gr.HTML("", elem_id="film")
         self.shown = gr.State(None, time_to_live=60 * self._keep_minutes)
         outputs = [self.answer, self.downloads, self.plot, self.film, self.stop, self.shown, self.said]
-        asked = [clip, context.model, threshold, *self.sides]
+        asked = [clip, context.model, context.signs, threshold, *self.sides]
         asking = start.click(self.ask, asked, outputs, concurrency_limit=None, **UNSEEN)
         # Only then, so that no progress which is still on its way comes last.
         self.stop.click(None, cancels=[asking]).then(self.show_stopped, None, outputs, queue=False, **UNSEEN)
@@ -119,7 +122,13 @@ class RecognizeTab:
         return {self.samples: gr.Column(visible=samples.fits_model(status.model(model)))}
 
     async def ask(
-        self, path: str | None, model: str | None, percent: float, *sides: float | None
+        self,
+        path: str | None,
+        model: str | None,
+        signs: str,
+        percent: float,
+        request: gr.Request,
+        *sides: float | None,
     ) -> AsyncIterator[Updates]:
         """Ask about a clip: how far it is now and then; the answer, or a sentence; and its frames."""
         if path is None:
@@ -129,17 +138,19 @@ class RecognizeTab:
         progress = Progress(self._turns)
         try:
             box, finds = parse_box(sides)
+            dictionary, with_vocabulary = self._taught.choose(signs, Visitor.of(request))
         except AslTritonError as exc:
             yield self._show_problem(str(exc), "Not recognized.")
             return
-        asking = asyncio.create_task(self._recognize(Path(path), model, progress, box, finds))
+        ask = partial(self._server.recognizer, model, dictionary, with_vocabulary=with_vocabulary)
+        asking = asyncio.create_task(self._recognize(Path(path), ask, progress, box, finds))
         try:
             pause_s = FIRST_PROGRESS_S
             while not (await asyncio.wait([asking], timeout=pause_s))[0]:
                 yield self._show_nothing(HINT, progress.html(), under_way=True)
                 pause_s = PROGRESS_EVERY_S
             shown = asking.result()
-            recognizer = self._server.recognizer(model)
+            recognizer = ask()
             served = await on_background(recognizer.model())
             seen = render_seen(shown.recognition.signer, served.preset)
             yield {**self._show_answer(shown, threshold), self.said: seen}
@@ -157,21 +168,21 @@ class RecognizeTab:
             asking.cancel()
 
     async def _recognize(
-        self, path: Path, model: str | None, progress: Progress, box: SignerBox | None, finds: bool
+        self,
+        path: Path,
+        ask: Callable[[], AsyncRecognizer],
+        progress: Progress,
+        box: SignerBox | None,
+        finds: bool,
     ) -> DisplayedResult:
         """One clip's answer, when its turn has come; the signer is in the `box`, or is looked for if it `finds`.
 
         Raises:
             AslTritonError: it cannot be read or answered, or too many wait.
         """
-        if not path.is_file():
-            raise VideoError(
-                f"{path.name} is no longer here: uploads are deleted after {self._keep_minutes:g} minutes. "
-                "Choose it again"
-            )
+        check_is_here(path, self._keep_minutes)
         async with self._turns.wait_for_turn(progress.ticket):
-            recognizer = self._server.recognizer(model)
-            asking = recognizer.recognize_with_curves(
+            asking = ask().recognize_with_curves(
                 path, name=path.name, signer=box, find_signer=finds, on_start=progress.started
             )
             return DisplayedResult(path, *await on_background(asking))
