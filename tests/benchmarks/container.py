@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.container
 
-The wheel's Triton with the production flags. First one clip of 64 frames after another next to a process that keeps
-one core busy: with the `GOMP_SPINCOUNT` that the entry point sets, and with GNU OpenMP's own 300,000, by two Tritons that
-answer in turns. Then 9 clips of 300 frames at once: how many are answered, when, and the peak memory of all
-processes of Triton (PSS, so that shared pages count once). Weights are random and full-width, unless `--demo`.
+The wheel's Triton with the production flags. First clips of 64 frames next to a process that keeps one core busy, by
+two Tritons in turns: one with the `GOMP_SPINCOUNT` that the entry point sets, and one with GNU OpenMP's own 300,000.
+Then 9 clips of 300 frames at once: how many are answered, when, and the peak memory of all processes of Triton (PSS, so
+that shared pages count once). Weights are random and full-width, unless `--demo`.
 """
 
 import argparse
