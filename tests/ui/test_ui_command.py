@@ -42,7 +42,7 @@ def test_wrong_options_are_a_sentence(capsys: Capture, tmp_path: Path) -> None:
     assert asl_triton(capsys, "ui", "--max-minutes", 0).code == 2
     for option in ("--visitors-teach", "--with-vocabulary"):
         done = asl_triton(capsys, "ui", option)
-        assert (done.code, "it needs --dictionary" in done.told) == (2, True), done.told
+        assert (done.code, "needs --dictionary" in done.told) == (2, True), done.told
 
 
 def test_page_loads_neither_torch_nor_our_other_packages() -> None:
