@@ -184,9 +184,7 @@ def test_a_port_that_is_lost_while_starting_is_told(repository: Path, tmp_path: 
     """Ports are looked at first, but somebody, here a model, may take one while the models load."""
     port = claim_ports("127.0.0.1", {"HTTP": None})["HTTP"]
     write_model(repository, "thief", f"import socket\nsocket = socket.create_server(('127.0.0.1', {port}))\n{SUMMING}")
-    told = (
-        rf"exited during startup, with exit code 1: failed to start HTTP service: .*127.0.0.1:{port}' already in use"
-    )
+    told = rf"exited during startup, with exit code 1: failed to start HTTP service: .*127.0.0.1:{port}' already in use"
     with pytest.raises(ServerError, match=told):
         LocalTriton(repository, http_port=port, log_path=tmp_path / "triton.log").start()
 
