@@ -75,12 +75,7 @@ class CallTrace:
             self._is_on = True
         if function and self._is_on:
             self.functions.add(function)
-        if (
-            self._is_on
-            and not self.way_to_grpc
-            and frame.f_code.co_name == "infer"
-            and "tritonclient" in frame.f_code.co_filename
-        ):
+        if self._is_on and not self.way_to_grpc and function and function[1] == "GrpcTransport._send":
             self.way_to_grpc = self._read_way(frame)
 
     def _read_way(self, frame: FrameType | None) -> list[Function]:

@@ -12,8 +12,10 @@ from typing import Any
 # gRPC writes to the terminal, and reads this when it is imported; what it has to say becomes our error.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
+import numpy as np
 import tritonclient.grpc.aio as grpc_client
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype, serialize_byte_tensor
 
 from asl_triton.errors import AslTritonError, ContractError
 from asl_triton.transport.base import Array, ModelDescription, SharedArray, Statistics, TensorSpec
@@ -27,6 +29,8 @@ DEFAULT_TIMEOUT_S = 60.0
 DEFAULT_IN_FLIGHT = 8  # requests; gRPC cancels some when there are hundreds
 BULK_PRIORITY = 2  # behind the requests that somebody waits for
 MAX_MESSAGE_BYTES = 2**31 - 1
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+RAW_INPUT_TAG = bytes([service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])  # 2: bytes, by length
 KEEPALIVE_MS = 60_000
 ANSWERS_WITHIN_S = 3.0  # a server that is there
 
@@ -68,6 +72,7 @@ class GrpcTransport:
             self._tls_name = self.addresses.hosts[0].strip("[]")
         self._slots = asyncio.Semaphore(in_flight)
         self._client: Any = None
+        self._model_infer: Any = None  # the client's call for inference
         self._watching: asyncio.Task[None] | None = None
         self._state_changes = 0
 
@@ -101,12 +106,11 @@ class GrpcTransport:
         priority: int = 0,
         parameters: Mapping[str, str] | None = None,
     ) -> dict[str, Array]:
-        wanted = [grpc_client.InferRequestedOutput(name) for name in outputs]
-        result = await self._infer(model, inputs, wanted, priority, parameters)
+        result = await self._infer(model, inputs, dict.fromkeys(outputs, 0), priority, parameters)
         return {name: self._read_output(result, model, name) for name in outputs}
 
     async def classify(self, model: str, inputs: Mapping[str, Array], output: str, count: int) -> list[tuple[int, str]]:
-        result = await self._infer(model, inputs, [grpc_client.InferRequestedOutput(output, class_count=count)])
+        result = await self._infer(model, inputs, {output: count})
         ranked = []
         for row in self._read_output(result, model, output).reshape(-1):
             _score, index, *label = row.decode("utf-8", "replace").split(":", 2)
@@ -190,6 +194,10 @@ class GrpcTransport:
                     private_key=str(tls.tls_key) if tls.tls_key else None,
                     channel_args=self._channel_args(),
                 )
+                # Its own `infer` copies a large input three times before gRPC does; the channel has no public name.
+                self._model_infer = self._client._channel.unary_unary(
+                    MODEL_INFER, response_deserializer=service_pb2.ModelInferResponse.FromString
+                )
         return self._client
 
     def _channel_args(self) -> list[tuple[str, int | str]]:
@@ -229,25 +237,24 @@ class GrpcTransport:
         self,
         model: str,
         inputs: Mapping[str, Array | SharedArray],
-        outputs: list[Any],
+        outputs: Mapping[str, int],
         priority: int = 0,
         parameters: Mapping[str, str] | None = None,
     ) -> Any:
         request_id = uuid.uuid4().hex
         async with self._slots, self._map_errors(model, request_id):
-            client = await self.connect()
+            await self.connect()
             with request_span(model, self.address, request_id) as headers:
-                send = partial(
-                    client.infer,
-                    model,
-                    build_inputs(inputs),
-                    outputs=outputs,
-                    request_id=request_id,
-                    priority=priority,
-                    parameters=dict(parameters) if parameters else None,
-                    **self._call_options(headers),
-                )
+                message = build_message(model, inputs, outputs, request_id, priority, parameters or {})
+                send = partial(self._send, message, {**self.security.headers, **headers})
                 return await self.retries.run(send, again=self.resend)
+
+    async def _send(self, message: bytes, headers: Mapping[str, str]) -> Any:
+        try:
+            answer = await self._model_infer(message, timeout=self.timeout_s, metadata=tuple(headers.items()))
+        except grpc.RpcError as exc:
+            raise InferenceServerException(exc.details(), str(exc.code()), exc.debug_error_string()) from exc
+        return grpc_client.InferResult(answer)
 
     def _read_output(self, result: Any, model: str, name: str) -> Array:
         array: Array | None = result.as_numpy(name)
@@ -271,14 +278,46 @@ class GrpcTransport:
             ) from exc
 
 
-def build_inputs(inputs: Mapping[str, Array | SharedArray]) -> list[Any]:
-    """The inputs as tritonclient takes them."""
-    tensors = []
+def build_message(
+    model: str,
+    inputs: Mapping[str, Array | SharedArray],
+    outputs: Mapping[str, int],
+    request_id: str,
+    priority: int,
+    parameters: Mapping[str, str],
+) -> bytes:
+    """A serialized `ModelInferRequest`: its fields, then each array as `raw_input_contents`, copied once.
+
+    `outputs` are the wanted ones, each with how many classes to name; 0 is the tensor itself.
+    """
+    request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
+    if priority:
+        request.parameters["priority"].uint64_param = priority
+    for key, value in parameters.items():
+        request.parameters[key].string_param = value
+    for name, num_classes in outputs.items():
+        output = request.outputs.add(name=name)
+        if num_classes:
+            output.parameters["classification"].int64_param = num_classes
+    parts: list[Any] = []
     for name, array in inputs.items():
-        tensor = grpc_client.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        tensor = request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
         if isinstance(array, SharedArray):
-            tensor.set_shared_memory(array.region, array.nbytes, array.offset)
+            tensor.parameters["shared_memory_region"].string_param = array.region
+            tensor.parameters["shared_memory_byte_size"].int64_param = array.nbytes
+            tensor.parameters["shared_memory_offset"].int64_param = array.offset
         else:
-            tensor.set_data_from_numpy(array)
-        tensors.append(tensor)
-    return tensors
+            content: Any = np.ascontiguousarray(array)
+            if array.dtype == np.object_:
+                content = serialize_byte_tensor(array).item()
+            parts += [RAW_INPUT_TAG, encode_varint(memoryview(content).nbytes), content]
+    return b"".join([request.SerializeToString(), *parts])
+
+
+def encode_varint(number: int) -> bytes:
+    """A length as protobuf writes it: seven bits to a byte, the lowest first."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])

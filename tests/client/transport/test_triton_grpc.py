@@ -12,14 +12,16 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from tritonclient.utils import InferenceServerException
+import tritonclient.grpc as grpc_client
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from asl_triton.errors import AslTritonError, BusyError, ContractError, ServerError
 from asl_triton.presets import PRESETS
 from asl_triton.recognizer.sync_client import Recognizer
-from asl_triton.transport.base import TensorSpec
+from asl_triton.transport.base import SharedArray, TensorSpec
 from asl_triton.transport.error_mapping import is_retryable, translate_error
-from asl_triton.transport.triton_grpc import GrpcTransport
+from asl_triton.transport.triton_grpc import GrpcTransport, build_message, encode_varint
 from tests.client import videos
 from tests.client.asking import FRAMES, asked, inferred, version
 from tests.client.grpc_server import GLOSSES, Triton, serving
@@ -63,6 +65,33 @@ def test_server_tells_what_it_serves(triton: Triton) -> None:
     assert described.labeled == {"LOGITS__0"}
     assert (statistics.requests, statistics.executions, statistics.failures) == (3, 2, 0)
     assert (statistics.queue_s, statistics.compute_s) == (0.5, 1.5)
+
+
+def test_message_is_what_tritonclient_would_send() -> None:
+    draw = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {
+        "FRAMES": draw.integers(0, 256, (1, 3, 40, 50, 3), np.uint8)[:, :, ::2],  # not contiguous
+        "FLOATS": draw.random((2, 3), np.float32),
+        "VIDEO": np.array([b"\0video" * 50], np.object_),
+    }
+    given = [grpc_client.InferInput(name, list(a.shape), np_to_triton_dtype(a.dtype)) for name, a in arrays.items()]
+    for tensor, array in zip(given, arrays.values(), strict=True):
+        tensor.set_data_from_numpy(array)
+    shared = SharedArray("region", 64, 9, (1, 9), np.dtype(np.uint8))
+    given.append(grpc_client.InferInput("SHARED", [1, 9], "UINT8").set_shared_memory("region", 9, 64))
+    expected = grpc_client._utils._get_inference_request(
+        model_name="signs", model_version="", inputs=given, request_id="1", priority=2, timeout=None,
+        outputs=[grpc_client.InferRequestedOutput("A"), grpc_client.InferRequestedOutput("B", class_count=5)],
+        sequence_id=0, sequence_start=False, sequence_end=False, parameters={"model": "demo"},
+    )  # fmt: skip
+    message = build_message("signs", {**arrays, "SHARED": shared}, {"A": 0, "B": 5}, "1", 2, {"model": "demo"})
+    assert service_pb2.ModelInferRequest.FromString(message) == expected
+
+
+@pytest.mark.parametrize("number", [0, 1, 127, 128, 300, 2**31 - 1])
+def test_lengths_are_varints(number: int) -> None:
+    message = b"\x10" + encode_varint(number)  # field 2, a varint
+    assert service_pb2.ModelRepositoryParameter.FromString(message).int64_param == number
 
 
 def test_classes_come_best_first_with_their_labels(triton: Triton) -> None:
