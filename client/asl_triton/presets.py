@@ -82,6 +82,11 @@ class Preset:
             raise ContractError(f"preset {self.name!r}: value_range must be ascending, not {self.value_range}")
 
     @property
+    def longest_window(self) -> int:
+        """How many frames a window has at most."""
+        return self.max_frames if self.frames == "clip" else self.window_frames
+
+    @property
     def max_centered_frames(self) -> int:
         """The number of frames at the start of a clip that can be among its centered frames."""
         return self.latest_start + self.window_frames * (len(self.step_from) + 1)

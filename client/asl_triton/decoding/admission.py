@@ -16,7 +16,7 @@ from asl_triton.video.reader import Source
 if TYPE_CHECKING:
     from asl_triton.decoding.pool import DecoderPool
 
-# A crop is 150 kB, and gRPC holds four more copies of it during a request: eight requests of 48 crops are 290 MB.
+# A crop is 150 kB, and a request holds two more copies of it: the message, and gRPC's own.
 CROPS_PER_REQUEST = 48
 CROP_VALUES = INPUT_SIZE * INPUT_SIZE * 3  # of one crop, one byte each where the input is UINT8
 FILES_PER_VIDEO = 3  # its own and FFmpeg's; or the sockets to its decoder, and the crops

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+import numpy as np
+
 from asl_triton.decoding.base import (
     DecodeSession,
     VideoInfo,
@@ -15,7 +17,7 @@ from asl_triton.errors import VideoError
 from asl_triton.signer.search import FilmFramer, frame_signer
 from asl_triton.video.colors import Image
 from asl_triton.video.excerpt import cut_excerpt
-from asl_triton.video.preprocessing import choose_frame_step, crop_frames, pace_frames
+from asl_triton.video.preprocessing import CROP_SHAPE, choose_frame_step, crop_frames, pace_frames
 from asl_triton.video.reader import DECLARED_EXCESS, Frame, Video, open_video
 from asl_triton.video.windows import Window, WindowTiming, cut_timed_windows, cut_windows_by_shot
 
@@ -88,8 +90,13 @@ def cut_video(
         yield from cut_windows_by_shot(film.crop_shots(paced), options.preset, video.frame_rate / step)
         video.warnings += film.list_warnings()
         return
-    framed = frame_signer(frames, options.preset, options.signer, finds=options.finds_signer)
+    preset = options.preset
+    framed = frame_signer(frames, preset, options.signer, finds=options.finds_signer)
     video.signer = framed.signer
     video.warnings += framed.warnings
-    crops = crop_frames(framed.frames, options.preset, options.limits.max_frames, framed.signer)
-    yield from cut_timed_windows(crops, options.preset, video.frame_rate / step, memory)
+    if memory is None:
+        memory = np.empty((preset.longest_window, *CROP_SHAPE), np.uint8)  # pages are allocated when written to
+    # Crops go straight into the window, except centered ones, which are chosen once all frames are known.
+    places = None if preset.frames == "centered" else memory[: preset.longest_window]
+    crops = crop_frames(framed.frames, preset, options.limits.max_frames, framed.signer, places)
+    yield from cut_timed_windows(crops, preset, video.frame_rate / step, memory)

@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 
 from asl_triton.decoding.base import DecodeSession, VideoInfo, WindowingOptions, closed_error, format_source
-from asl_triton.decoding.worker import CHANNELS, CROP_SHAPE, EXIT_CODE, GO_ON, DecoderLimits, view_crops
+from asl_triton.decoding.worker import CHANNELS, EXIT_CODE, GO_ON, DecoderLimits, view_crops
 from asl_triton.errors import AslTritonError, ServerError, VideoError
 from asl_triton.results import ShotBox, SignerBox
 from asl_triton.video.colors import Image
+from asl_triton.video.preprocessing import CROP_SHAPE
 from asl_triton.video.reader import Frame, Limits, Source
 from asl_triton.video.windows import Window, WindowTiming
 

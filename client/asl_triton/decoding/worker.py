@@ -41,17 +41,17 @@ import numpy.typing as npt
 from asl_triton.decoding.base import WindowingOptions
 from asl_triton.decoding.in_process import cut_video, read_video_info
 from asl_triton.errors import AslTritonError
-from asl_triton.presets import INPUT_SIZE, Preset
+from asl_triton.presets import Preset
 from asl_triton.results import SignerBox
 from asl_triton.video.colors import Image
 from asl_triton.video.excerpt import Excerpt
+from asl_triton.video.preprocessing import CROP_SHAPE
 from asl_triton.video.reader import Limits, Source, Video, open_video
 from asl_triton.video.windows import WindowTiming
 
 GO_ON = b"go on"
 NUM_FILES = 2  # that the server gets for each worker
 CHANNELS = 3
-CROP_SHAPE = (INPUT_SIZE, INPUT_SIZE, CHANNELS)
 EXIT_CODE = struct.Struct("i")  # of a worker, or minus the number of the signal that ended it
 MAX_KEPT_BYTES = 256 * 2**20  # of memory that a worker may have kept from earlier videos when it takes the next one
 

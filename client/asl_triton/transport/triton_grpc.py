@@ -30,7 +30,9 @@ DEFAULT_IN_FLIGHT = 8  # requests; gRPC cancels some when there are hundreds
 BULK_PRIORITY = 2  # behind the requests that somebody waits for
 MAX_MESSAGE_BYTES = 2**31 - 1
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
-RAW_INPUT_TAG = bytes([service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])  # 2: bytes, by length
+RAW_INPUT_TAG = bytes(
+    [service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2]
+)  # wire type 2: length-delimited
 KEEPALIVE_MS = 60_000
 ANSWERS_WITHIN_S = 3.0  # a server that is there
 
@@ -194,7 +196,7 @@ class GrpcTransport:
                     private_key=str(tls.tls_key) if tls.tls_key else None,
                     channel_args=self._channel_args(),
                 )
-                # Its own `infer` copies a large input three times before gRPC does; the channel has no public name.
+                # tritonclient's own `infer` copies a large input three times. Its channel is not public.
                 self._model_infer = self._client._channel.unary_unary(
                     MODEL_INFER, response_deserializer=service_pb2.ModelInferResponse.FromString
                 )
@@ -286,9 +288,9 @@ def build_message(
     priority: int,
     parameters: Mapping[str, str],
 ) -> bytes:
-    """A serialized `ModelInferRequest`: its fields, then each array as `raw_input_contents`, copied once.
+    """Serialize a `ModelInferRequest`: its fields, then each array as `raw_input_contents`, copied only once.
 
-    `outputs` are the wanted ones, each with how many classes to name; 0 is the tensor itself.
+    `outputs` maps each output to the number of classes to name, or to 0 for the tensor itself.
     """
     request = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     if priority:
@@ -315,7 +317,8 @@ def build_message(
 
 
 def encode_varint(number: int) -> bytes:
-    """A length as protobuf writes it: seven bits to a byte, the lowest first."""
+    """Encode a length as protobuf does: seven bits per byte, lowest first
+    (https://protobuf.dev/programming-guides/encoding/#varints)."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)

@@ -50,23 +50,24 @@ def cut_windows(images: Iterator[Image], preset: Preset, memory: Image | None = 
 
     A clip shorter than the network or the preset's windows need repeats its last frame. A clip of more than
     `max_frames` is windowed even if the preset takes whole clips. Of a preset with centered frames, the only window has
-    those. If `memory` is given, with room for `max_frames` crops, an only window is a view of it.
+    those. If `memory` is given, with room for the preset's `longest_window`, an only window is a view of it; crops that
+    were written there are not copied.
     """
     if preset.frames == "centered":
         start, chosen = choose_centered(images, preset)
         if chosen:
             yield pad_window(start, chosen, preset.window_frames, memory)
         return
-    windowed = preset.frames == "window"
-    most = preset.window_frames if windowed else preset.max_frames
-    least = preset.window_frames if windowed else preset.min_frames
+    most = preset.longest_window
+    least = preset.window_frames if preset.frames == "window" else preset.min_frames
     first = next(images, None)
     if first is None:
         return
     held = np.empty((most, *first.shape), np.uint8) if memory is None else memory  # takes memory as it is written to
     count = 0
     for image in islice(chain([first], images), most):
-        held[count] = image
+        if not np.may_share_memory(image, held[count]):
+            held[count] = image
         count += 1
     after = next(images, None)
     if after is not None:

@@ -229,6 +229,20 @@ def test_memory_of_centered_frames_is_bounded() -> None:
     assert most <= CITIZEN.max_centered_frames + 2
 
 
+@pytest.mark.parametrize("count", [3, 70, 300, 310])
+@pytest.mark.parametrize("name", ["wlasl", "bsl1k", "bsl1k-person"])
+def test_crops_written_to_the_windows_memory_are_the_same(name: str, count: int) -> None:
+    preset = PRESETS[name]
+    frames = [Frame(picture(256, 250 + number % 13), number / 25) for number in range(count)]
+    memory = np.full((preset.longest_window, 224, 224, 3), 99, np.uint8)
+    written = (crop.image for crop in crop_frames(frames, preset, 1000, memory=memory))
+    apart = [crop.image for crop in crop_frames(frames, preset, 1000)]
+    found = [(window.start, window.frames.copy()) for window in cut_windows(written, preset, memory)]
+    expected = [(window.start, window.frames) for window in cut_windows(iter(apart), preset)]
+    assert [start for start, _ in found] == [start for start, _ in expected]
+    assert all(np.array_equal(ours, theirs) for (_, ours), (_, theirs) in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 def test_no_frames_are_no_window(preset: Preset) -> None:
     assert list(cut_windows(iter([]), preset)) == []
