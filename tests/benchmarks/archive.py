@@ -5,6 +5,10 @@
 Short clips of the demo signer, a few of them under many names (hard links), the demo model in a real Triton on this
 machine, and the command as users run it, watched from outside: clips a second by its journal, the memory and the open
 files of its process, and of all processes below it. Then the same command again, which has nothing to do.
+
+    python -m tests.benchmarks.archive --clips 300 --against ../other-checkout --rounds 5
+
+The same archive by this checkout and by another one, in turns, with one server.
 """
 
 import argparse
@@ -29,6 +33,7 @@ from asl_triton_demo.signer import render, write_video
 from asl_triton_demo.signs import SIGNS
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.exporter import fastest_precision
+from tests.benchmarks.decoding import children_s
 from tests.benchmarks.sending import export
 
 DIFFERENT = 20  # clips that are rendered
@@ -55,6 +60,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=10_000)
     parser.add_argument("options", nargs="*", help="options of `asl-triton batch`, behind --")
+    parser.add_argument("--against", type=Path, help="another checkout, to compare this one with")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each checkout has its turn")
     arguments = parser.parse_args()
     console = Console(width=110)
     with tempfile.TemporaryDirectory() as name:
@@ -65,6 +72,10 @@ def main() -> None:
         with LocalTriton(folder / "models", shared_memory=True) as triton:
             command = [sys.executable, "-m", "asl_triton", "batch", str(folder / "clips")]
             command += ["--server", triton.address, "--output", str(folder / "out"), "--json", *arguments.options]
+            if arguments.against:
+                checkouts = {"this": Path.cwd(), "other": arguments.against.absolute()}
+                console.print(compare(command, checkouts, arguments.rounds, triton))
+                return
             samples, summary = watch(command, folder / "out" / JOURNAL)
             again_s, again = watch(command, folder / "out" / JOURNAL)
         doubled = arguments.clips - len(set(names(folder / "out" / "results.jsonl")))
@@ -113,6 +124,33 @@ def watch(command: list[str], journal: Path) -> tuple[list[Sample], dict[str, ob
         assert running.stdout is not None
         summary = json.loads(running.stdout.read())
     return samples, summary
+
+
+def compare(command: list[str], checkouts: dict[str, Path], rounds: int, triton: LocalTriton) -> Table:
+    """Medians of both checkouts, in turns: clips a second, and a processor's milliseconds per clip."""
+    turns: dict[str, list[tuple[float, float, float]]] = {which: [] for which in checkouts}
+    for number in range(rounds):
+        for which, folder in list(checkouts.items())[:: 1 if number % 2 else -1]:
+            environment = {**os.environ, "PYTHONPATH": str(folder / "client")}
+            began_s, before_s, server_s = time.perf_counter(), children_s(), read_server_s(triton)
+            done = subprocess.run(
+                [*command, "--fresh"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+            )
+            seconds, clips = time.perf_counter() - began_s, json.loads(done.stdout)["recognized"]
+            each_ms = (1000 * (children_s() - before_s) / clips, 1000 * (read_server_s(triton) - server_s) / clips)
+            turns[which].append((clips / seconds, *each_ms))
+    table = Table("checkout", "clips a second", "client and decoders, ms", "server, ms", "both, ms", box=None)
+    for which, found in turns.items():
+        rate, client_ms, server_ms, both_ms = np.median([(*each, each[1] + each[2]) for each in found], axis=0)
+        table.add_row(which, f"{rate:.1f}", f"{client_ms:.1f}", f"{server_ms:.1f}", f"{both_ms:.1f}")
+    return table
+
+
+def read_server_s(triton: LocalTriton) -> float:
+    """Processor seconds so far of Triton and its models."""
+    server = psutil.Process(triton.pid)
+    times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
 
 
 def names(results: Path) -> Iterator[str]:
