@@ -139,6 +139,7 @@ def compare(command: list[str], checkouts: dict[str, Path], rounds: int, triton:
             seconds, clips = time.perf_counter() - began_s, json.loads(done.stdout)["recognized"]
             each_ms = (1000 * (children_s() - before_s) / clips, 1000 * (read_server_s(triton) - server_s) / clips)
             turns[which].append((clips / seconds, *each_ms))
+            print(f"{which}: {clips / seconds:.1f} a second, {each_ms[0]:.1f} and {each_ms[1]:.1f} ms", flush=True)
     table = Table("checkout", "clips a second", "client and decoders, ms", "server, ms", "both, ms", box=None)
     for which, found in turns.items():
         rate, client_ms, server_ms, both_ms = np.median([(*each, each[1] + each[2]) for each in found], axis=0)

@@ -165,6 +165,7 @@ async def compare(
             if number:
                 elapsed[way].append(1000 * (time.perf_counter() - began_s) / clips)
                 processor[way].append(1000 * (read_processor_s(without) - before_s) / clips)
+                print(f"{way}: {processor[way][-1]:.1f} ms of a processor", flush=True)
     first = statistics.median(next(iter(processor.values())))
     return [
         Row(way, statistics.median(times), statistics.median(elapsed[way]), statistics.median(times) / first)
