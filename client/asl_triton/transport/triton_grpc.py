@@ -32,7 +32,7 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 RAW_INPUT_TAG = bytes(
     [service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2]
-)  # wire type 2: length-delimited
+)  # 2: length-delimited
 KEEPALIVE_MS = 60_000
 ANSWERS_WITHIN_S = 3.0  # a server that is there
 
