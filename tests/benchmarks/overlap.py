@@ -239,7 +239,7 @@ def measure_film(
     apart, length_s = with_window(PRESET), 0.0
     ways = {
         f"apart ({WINDOW} every {STRIDE})": FilmReader(network, labels, apart, WINDOW),
-        f"shared, up to {LONGEST} frames a request": FilmReader(network, labels, apart, LONGEST),
+        f"shared (up to {LONGEST} frames)": FilmReader(network, labels, apart, LONGEST),
     }
     for length in lengths:
         preset = with_window(PRESET, length, length - STRIDE)

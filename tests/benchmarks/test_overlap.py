@@ -1,30 +1,24 @@
 """The ways that `tests.benchmarks.overlap` compares compute what they claim to."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from asl_triton.labels import read_labels
 from asl_triton.video.preprocessing import Crop
 from asl_triton.video.windows import cut_windows_by_shot
 from tests.benchmarks import overlap
 from tests.benchmarks.film import FPS
 from tests.benchmarks.overlap import LiveNetwork, SplitNetwork, join_windows, run_request
 from tests.networks import small_network
-from tests.paths import DEMO_BUNDLE
-
-Capture = pytest.CaptureFixture[str]
-MonkeyPatch = pytest.MonkeyPatch
 
 BEFORE, AFTER = 4, 5  # positions of a window that see zeros in place of frames before and after it
 
 
 @pytest.fixture(scope="module")
 def network() -> SplitNetwork:
-    return SplitNetwork(small_network(len(read_labels(DEMO_BUNDLE / "labels.txt"))), "fp32")
+    return SplitNetwork(small_network(), "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -71,29 +65,3 @@ def test_windows_of_a_shot_are_joined(network: SplitNetwork, frames: Tensor, cou
     assert [window for request in requests for window in request] == windows
     answers = [answer for request in requests for answer in run_request(network, request)]
     assert len(answers) == len(windows)
-
-
-def test_tables_are_printed(tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture, network: SplitNetwork) -> None:
-    options = ["--rounds", "1", "--windows", "2", "--width", "0.0625", "--precision", "fp32", "--lengths", "128"]
-    options += ["--films", str(tmp_path), "--seconds", "7", "--signs", "1", "--until", "3"]
-    monkeypatch.setattr("sys.argv", ["overlap", *options])
-    monkeypatch.setattr(overlap, "load_demo", lambda precision: network)
-    monkeypatch.setattr(overlap, "KINDS", {"one signer": 10})
-    threads = torch.get_num_threads()
-    try:
-        overlap.main()
-    finally:
-        torch.set_num_threads(threads)
-    printed = capsys.readouterr().out
-    for row in (
-        "apart ",
-        "shared, 2 windows a request",
-        "long, 2 windows a request",
-        "live, one window a request",
-        "shared, median",
-        "live, largest",
-        "shared, up to 288 frames a request",
-        "long (128 every 96)",
-    ):
-        assert row in printed
-    assert "1 signs in" in printed
