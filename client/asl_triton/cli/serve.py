@@ -46,9 +46,9 @@ def serve(
     stop: Annotated[bool, typer.Option("--stop", help="Stop the Triton that --detach started.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON, for programs.")] = False,
 ) -> None:
-    r"""Run a real Triton on this machine, without Docker, until Ctrl-C.
+    """Run a real Triton on this machine, without Docker, until Ctrl-C.
 
-    It runs the `tritonserver` on PATH or, where there is none, the one that `pip install 'asl-triton\[serve]'` brings.
+    It runs the `tritonserver` on PATH or, where there is none, the one that the extra `serve` installs.
     That one is for development: it predates many security fixes. Production is NVIDIA's container, 26.11 or newer.
 
     Example: asl-triton serve --repository model_repository --model wlasl --detach
