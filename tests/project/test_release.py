@@ -26,7 +26,7 @@ def test_newest_release_in_the_changelog_is_the_version() -> None:
     assert unreleased == "[Unreleased]"
     parsed = [re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)", release) for release in releases]
     assert all(parsed), releases
-    assert [match[1] for match in parsed if match][0] == VERSION
+    assert next(match[1] for match in parsed if match) == VERSION
     dates = [date.fromisoformat(match[2]) for match in parsed if match]
     assert dates == sorted(dates, reverse=True)
 
