@@ -139,7 +139,7 @@ def test_zip_that_cannot_be_read_in_parts_is_a_sentence(
 
 def test_connection_that_breaks_in_the_zip_is_a_sentence(catalog: Catalog, server: FileServer, tmp_path: Path) -> None:
     server.files["/citizen"].cuts = [10]
-    with pytest.raises(AslTritonError, match="^cannot download"):  # nothing of the member came
+    with pytest.raises(AslTritonError, match="cannot download"):  # nothing of the member came
         fetch("citizen", tmp_path / "c", catalog=catalog)
     assert names(tmp_path) == {".downloads"}
 
