@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 LIGHT := .venv/.installed-light
+DOCS := .venv/.installed-docs
+DEMO := .venv/.installed-demo
 HAS_ALL = $(wildcard $(STAMP))
 
 # `make demo` shows the demo signer; with your own: make demo CHECKPOINT=... LABELS=... VIDEOS=...
@@ -17,7 +19,8 @@ PRECISION ?= auto
 JOBS ?= 3
 FAST_JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help setup setup-light demo test test-fast lint format demo-checkpoint bench bench-gpu image-requirements audit clean
+.PHONY: help setup setup-light demo test test-fast lint types format docs wheel next-commands demo-checkpoint bench \
+	bench-gpu image-requirements audit clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -30,9 +33,10 @@ setup: $(STAMP) ## Make .venv and install everything into it
 	$(PYTHON) -m venv .venv
 
 $(STAMP): pyproject.toml | .venv
+	@echo 'Installing everything into .venv: about 4 GB, or 10 GB with the CUDA build of PyTorch. This takes minutes.'
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $(LIGHT) $(STAMP)
+	$(BIN)/python -m pip install --editable '.[dev]'
+	touch $(LIGHT) $(DOCS) $(DEMO) $(STAMP)
 
 setup-light: $(LIGHT) ## Make .venv for `make lint` and `make test-fast` alone: no torch, no Triton, no Gradio, no Ray
 
@@ -41,12 +45,40 @@ $(LIGHT): pyproject.toml | .venv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev-light]'
 	touch $(LIGHT)
 
-demo: $(STAMP) ## Clips -> model -> Triton -> glosses, in one go
+$(DOCS): pyproject.toml | .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[docs]'
+	touch $(DOCS)
+
+$(DEMO): pyproject.toml | .venv
+	@echo 'Installing what the demo needs into .venv: about 2 GB, or 8 GB with the CUDA build of PyTorch. This takes minutes.'
+	@echo 'To choose the CPU build, see docs/getting-started.md.'
+	$(BIN)/python -m pip install --editable '.[demo]'
+	touch $(DEMO)
+
+demo: $(DEMO) ## Clips -> model -> Triton -> glosses, in one go
 	@test '$(VIDEOS)' != build/demo/clips || $(BIN)/python -m asl_triton_demo.signer build/demo/clips
 	$(BIN)/asl-triton export '$(CHECKPOINT)' $(if $(LABELS),--labels '$(LABELS)') --name demo \
 		--precision $(PRECISION) --repository build/demo/model_repository --force
 	$(BIN)/asl-triton batch '$(VIDEOS)' --local --repository build/demo/model_repository \
 		--output build/demo/results --format txt,csv,jsonl,parquet
+	@$(MAKE) --silent next-commands
+
+# What to try after the demo: tests/live/test_demo.py runs these lines.
+DEMO_MODELS := --repository build/demo/model_repository
+next-commands:
+	@echo
+	@echo 'Next, from this folder:'
+	@echo
+	@echo '# a clip of yours instead of the demo clip'
+	@echo '$(BIN)/asl-triton recognize build/demo/clips/book_2000000.mp4 --local $(DEMO_MODELS)'
+	@echo
+	@echo '# the page in your browser; Ctrl-C stops it'
+	@echo '$(BIN)/asl-triton ui --local $(DEMO_MODELS) --open'
+	@echo
+	@echo '# Python, with a server that keeps running; asl-triton serve --stop stops it'
+	@echo '$(BIN)/asl-triton serve --detach $(DEMO_MODELS)'
+	@echo '$(BIN)/python -c "from asl_triton import Recognizer; print(Recognizer().recognize('"'build/demo/clips/book_2000000.mp4'"').gloss)"'
 
 test: $(STAMP) ## Every test; live ones start a real Triton
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
@@ -57,13 +89,24 @@ test-fast: $(LIGHT) ## What needs neither torch nor Triton nor a browser, in a m
 lint: $(LIGHT) ## ruff, mypy, import-linter, codespell; mypy reads the client alone after `make setup-light`
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(if $(HAS_ALL),,--package asl_triton)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell
+	$(MAKE) --no-print-directory types
+
+types: $(LIGHT)
+	$(BIN)/mypy $(if $(HAS_ALL),,--package asl_triton)
 
 format: $(LIGHT) ## Let ruff rewrite
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(DOCS) ## Build the documentation into build/docs: strictly, so that a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo build/docs/index.html
+
+wheel: | .venv ## Build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 demo-checkpoint: $(STAMP) ## Train the demo checkpoint from nothing: an hour or two on two cores
 	$(BIN)/python -m asl_triton_demo.training --to export/asl_triton_export/demo_checkpoint --held-out 20

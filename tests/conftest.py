@@ -28,6 +28,7 @@ MARKERS = {
         "deploy/test_prometheus.py",
         "deploy/test_rolling.py",
         "deploy/test_serve.py",
+        "deploy/test_wheel.py",
         "security/test_production.py",
         "security/test_service.py",
     ),
@@ -85,7 +86,7 @@ NEEDED = {
         "security/test_service.py",
     ),
     "playwright": ("browser",),
-    "gradio": ("ui/test_ui_command.py", "ui/test_uploads.py", "security/test_page.py"),
+    "gradio": ("ui/test_signer_box.py", "ui/test_ui_command.py", "ui/test_uploads.py", "security/test_page.py"),
     "ray": ("client/cli/test_ray_options.py",),
     "s3fs": ("client/batch/test_ray_storage.py",),
 }

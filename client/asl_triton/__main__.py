@@ -2,4 +2,5 @@
 
 from asl_triton.cli.app import main
 
-main()
+if __name__ == "__main__":
+    main()

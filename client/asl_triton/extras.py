@@ -1,7 +1,13 @@
-"""Packages that only some installs have: imported where they are used."""
+"""Packages that only some installs have: imported where they are used, and how to install them."""
 
+import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from asl_triton.errors import AslTritonError
 
@@ -17,5 +23,35 @@ def require_extra(name: str, what: str = "this command") -> Iterator[None]:
         yield
     except ModuleNotFoundError as exc:
         raise AslTritonError(
-            f"{what} needs the Python module {exc.name!r}, which is not installed: pip install 'asl-triton[{name}]'"
+            f"{what} needs the Python module {exc.name!r}, which is not installed: {format_install_command(name)}"
         ) from exc
+
+
+def format_install_command(extra: str) -> str:
+    """The `pip install` command that adds an extra to this installation of asl-triton.
+
+    It names the clone, the wheel or the repository that asl-triton was installed from, which pip records in
+    `direct_url.json` (https://packaging.python.org/en/latest/specifications/direct-url/). An installation without that
+    record came from a package index by name.
+    """
+    origin = _read_direct_url()
+    url = origin.get("url", "")
+    if url.startswith("file:"):
+        requirement = f"{url2pathname(urlsplit(url).path)}[{extra}]"
+    elif vcs := origin.get("vcs_info"):
+        requirement = f"asl-triton[{extra}] @ {vcs['vcs']}+{url}@{vcs['commit_id']}"
+    elif url:
+        requirement = f"asl-triton[{extra}] @ {url}"
+    else:
+        requirement = f"asl-triton[{extra}]"
+    editable = "--editable " if origin.get("dir_info", {}).get("editable") else ""
+    return f"pip install {editable}{shlex.quote(requirement)}"
+
+
+def _read_direct_url() -> dict[str, Any]:
+    """Where pip installed asl-triton from; empty if it was installed by name, or runs without being installed."""
+    try:
+        recorded = distribution("asl-triton").read_text("direct_url.json")
+    except PackageNotFoundError:
+        recorded = None
+    return json.loads(recorded) if recorded else {}

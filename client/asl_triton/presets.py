@@ -119,7 +119,7 @@ class Preset:
             if field not in known:
                 raise ContractError(
                     f"preset {values['name']!r} has the field {field!r}, which this asl-triton does not know: "
-                    "upgrade it (pip install -U asl-triton), or export the model again with this version"
+                    "upgrade asl-triton, or export the model again with this version"
                 )
             _check_type(values["name"], field, value)
         if "value_range" in values:

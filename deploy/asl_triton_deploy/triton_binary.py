@@ -13,6 +13,7 @@ from pathlib import Path
 
 import asl_triton
 from asl_triton.errors import AslTritonError
+from asl_triton.extras import format_install_command
 
 # NVIDIA's images keep their backends here wherever `tritonserver` is linked to.
 IMAGE_BACKENDS = Path("/opt/tritonserver/backends")
@@ -125,7 +126,7 @@ def _installed_binary(path: Path, machine: Machine) -> TritonBinary:
 
 def _wheel_binary(machine: Machine) -> TritonBinary:
     if machine.wheel is None or not (machine.wheel / "bin" / "tritonserver").is_file():
-        raise AslTritonError("this machine has no `tritonserver`: pip install 'asl-triton[serve]'")
+        raise AslTritonError(f"this machine has no `tritonserver`: {format_install_command('serve')}")
     if machine.numpy is not None and int(machine.numpy.split(".")[0]) >= 2:
         raise AslTritonError(
             f"NumPy {machine.numpy} is installed, with which the wheel's Triton answers empty tensors and no error: "

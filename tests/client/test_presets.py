@@ -67,7 +67,7 @@ def test_text_that_is_no_preset_is_a_sentence(text: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(("fields", "says"), [
-    ('"future": 1', "'future', which this asl-triton does not know: upgrade it"),
+    ('"future": 1', "'future', which this asl-triton does not know: upgrade asl-triton"),
     ('"colour": "CMYK"', "colour is 'CMYK', not one of"),
     ('"colour": 5', "invalid colour 5"),
     ('"score": null', "invalid score None"),

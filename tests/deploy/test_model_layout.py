@@ -1,9 +1,6 @@
 """What is wrong with a repository is said before Triton starts."""
 
 import shutil
-import subprocess
-import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,22 +127,3 @@ def test_models_for_whole_videos_alone_are_no_repository(tmp_path: Path, recogni
     write_model(tmp_path, "recognize_sign")
     with pytest.raises(AslTritonError, match="has no asl-triton model: export one with `asl-triton export`"):
         choose_models(tmp_path, None, recognize_sign=recognize_sign)
-
-
-def test_wheel_has_the_demo_checkpoint_and_the_models_for_whole_videos_but_not_the_demo_signer(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=root, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    held = {name for name in names if "/model_repository/" in name}
-    files = ("1/model.py", "config.pbtxt")
-    assert held == {f"asl_triton_deploy/model_repository/{name}/{file}" for name in SIGN_MODELS for file in files}
-    packages = {name.partition("/")[0] for name in names}
-    assert {name for name in packages if not name.endswith(".dist-info")} == {
-        "asl_triton", "asl_triton_deploy", "asl_triton_export", "asl_triton_ui"
-    }  # fmt: skip
-    demo = {name for name in names if name.startswith("asl_triton_export/demo_checkpoint/")}
-    assert {Path(name).name for name in demo} == {
-        "README.md", "card.json", "labels.txt", "preset.json", "weights.safetensors"
-    }  # fmt: skip

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -116,6 +118,14 @@ def test_example_without_a_file_says_so(demo_triton: LocalTriton, tmp_path: Path
     done = example(demo_triton, tmp_path / "nowhere.mp4")
     assert (done.returncode, done.stdout) == (1, "")
     assert "nowhere.mp4" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_example_without_a_server_says_so_in_one_line(clip: Path, example: Example) -> None:
+    nobody = SimpleNamespace(address="127.0.0.1:9", http_address="127.0.0.1:9")
+    done = example(cast(LocalTriton, nobody), clip)
+    assert (done.returncode, done.stdout) == (1, "")
+    said = done.stderr.strip()
+    assert said and "\n" not in said and not said.endswith(":") and "Traceback" not in said
 
 
 @pytest.fixture(scope="module")

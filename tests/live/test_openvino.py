@@ -140,5 +140,5 @@ def test_server_without_openvino_says_what_to_install(quantized: Quantized, tmp_
     for name in ("config.pbtxt", "configs/wheel.pbtxt", "labels.txt", "1/model.xml", "1/model.bin"):
         (folder / name).symlink_to(quantized.repository / "small" / name)
     (folder / "1" / "model.py").write_text(f"import sys\nsys.modules['openvino'] = None\n{code.read_text()}")
-    with pytest.raises(ServerError, match=r"pip install 'asl-triton\[openvino\]'"):
+    with pytest.raises(ServerError, match="pip install openvino"):
         LocalTriton(tmp_path / "models").start()

@@ -1,8 +1,9 @@
-"""What the READMEs show is there and runs."""
+"""What the README and the documentation show is there and runs."""
 
 import re
 import shlex
 import shutil
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from asl_triton.cli.app import app
 from asl_triton_deploy.local import LocalTriton
 from tests.paths import ROOT
 
-TEACHING = ROOT / "docs" / "teaching.md"
-PAGES = [ROOT / "README.md", ROOT / "model_repository" / "README.md", TEACHING]
-README = PAGES[0].read_text(encoding="utf-8")
+OWN_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md")
+PAGES = [*(ROOT / page for page in OWN_PAGES), ROOT / "model_repository" / "README.md", *(ROOT / "docs").glob("*.md")]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+README = TEXTS["README.md"]
+EXTRAS = metadata("asl-triton").get_all("Provides-Extra") or []
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -22,18 +25,26 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def commands(name: str) -> list[list[str]]:
-    """The lines of console blocks that call a program, without their comments."""
-    text = README + TEACHING.read_text(encoding="utf-8")
-    lines = "\n".join(blocks(text, "console")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.split()[:1] == [name]]
+def commands(name: str) -> list[tuple[str, list[str]]]:
+    """The page and the words of each line in a console block that calls a program, without its comment."""
+    found = []
+    for page, text in TEXTS.items():
+        lines = "\n".join(blocks(text, "console")).replace("\\\n", " ").splitlines()
+        parts = [part.strip() for line in lines for part in re.split(r" && | \| ", line)]
+        found += [(page, shlex.split(part, comments=True)[1:]) for part in parts if part.split()[:1] == [name]]
+    return found
 
 
-@pytest.mark.parametrize("words", commands("asl-triton"), ids=" ".join)
-def test_commands_and_their_options_exist(words: list[str]) -> None:
+def show(value: object) -> str:
+    """The name of a case."""
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+@pytest.mark.parametrize(("page", "words"), commands("asl-triton"), ids=show)
+def test_commands_and_their_options_exist(page: str, words: list[str]) -> None:
     command = typer.main.get_group(app).commands[words[0]]
     known = {option for parameter in command.params for option in parameter.opts}
-    assert {word for word in words[1:] if word.startswith("-")} <= known
+    assert {word.partition("=")[0] for word in words[1:] if word.startswith("-")} <= known
 
 
 def test_every_command_is_in_the_readme() -> None:
@@ -41,38 +52,70 @@ def test_every_command_is_in_the_readme() -> None:
     assert told == set(typer.main.get_group(app).commands)
 
 
-@pytest.mark.parametrize("words", commands("make"), ids=" ".join)
-def test_make_targets_exist(words: list[str]) -> None:
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize(("page", "words"), commands("make"), ids=show)
+def test_make_targets_exist(page: str, words: list[str]) -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert f"\n{words[0]}:" in makefile
     for variable in words[1:]:
         assert f"\n{variable.split('=')[0]} ?=" in makefile
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
-def test_links_into_the_project_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
+@pytest.mark.parametrize(("page", "words"), commands("pip"), ids=show)
+def test_extras_exist_and_no_package_index_is_asked_for_them(page: str, words: list[str]) -> None:
+    for word in words:
+        if found := re.search(r"(.*)\[([\w,-]+)\]$", word):
+            assert found[1] in (".", "tritonclient") or found[1].endswith(".whl"), word
+            assert found[1] == "tritonclient" or set(found[2].split(",")) <= set(EXTRAS)
+    assert "asl-triton" not in words
 
 
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_into_the_project_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", TEXTS[page]):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+def find_example(page: str, word: str) -> str:
+    """A page's Python example that has a word in it."""
+    (example,) = (block for block in blocks(TEXTS[page], "python") if word in block)
+    return example
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
 def test_python_example_prints_ranks(
-    small_triton: LocalTriton, clips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str,
+    small_triton: LocalTriton,
+    clips: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    example = next(block for block in blocks(README, "python") if "SignDictionary" not in block)
     (clips / "a.mp4").rename(clips / "clip.mp4")
     monkeypatch.chdir(clips)
-    exec(example.replace("localhost:8001", small_triton.address), {})
+    exec(find_example(page, "top_k=10").replace("localhost:8001", small_triton.address), {})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [str(rank) for rank in range(1, 8)]  # of seven glosses
     assert all(line.endswith("%") for line in lines)
 
 
+def test_grpc_example_prints_a_gloss(
+    demo_triton: LocalTriton, clips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (clips / "a.mp4").rename(clips / "clip.mp4")
+    monkeypatch.chdir(clips)
+    exec(find_example("README.md", "recognize_sign").replace("localhost:8001", demo_triton.address), {})
+    gloss, _, confidence = capsys.readouterr().out.strip().rpartition(" ")
+    assert gloss and 0 <= float(confidence) <= 1
+
+
 def test_python_example_teaches_a_sign(
     small_triton: LocalTriton, clips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (example,) = (block for block in blocks(README, "python") if "SignDictionary" in block)
     shutil.copy(clips / "a.mp4", clips / "coffee-1.mp4")
     (clips / "a.mp4").rename(clips / "clip.mp4")
     monkeypatch.chdir(clips)
-    exec(example.replace("localhost:8001", small_triton.address), {})
+    exec(find_example("docs/python.md", "SignDictionary").replace("localhost:8001", small_triton.address), {})
     assert capsys.readouterr().out == "coffee\n"

@@ -139,27 +139,21 @@ def make_table(listed: list["Weights"]) -> Table:
     """Build a table of published weights, one row each."""
     table = Table(
         title="Published weights",
-        caption="Accuracy in percent, as published for each one's own test set. Do not compare figures for different "
-        "vocabularies.",
+        caption="Accuracy: percent of the test set's clips, as published. Only compare rows with the same test set.",
+        show_lines=True,
     )
-    for heading in ("name", "good for", "glosses", "top-1", "top-5", "top-10", "download", "license"):
-        table.add_column(
-            heading,
-            justify="left" if heading in ("name", "good for", "license") else "right",
-            no_wrap=heading == "name",
-        )
+    table.add_column("name", no_wrap=True)
+    table.add_column("what they are")
     for number, weights in enumerate(listed):
         accuracy, size = weights.accuracy, weights.checkpoint.num_bytes
-        table.add_row(
-            f"[bold]{weights.name}[/]\n(recommended)" if number == 0 and len(listed) > 1 else weights.name,
-            weights.good_for,
-            f"{weights.num_classes} {SHORT_LANGUAGES[weights.language]}",
-            f"{accuracy.top1:.2f}",
-            f"{accuracy.top5:.2f}",
-            "" if accuracy.top10 is None else f"{accuracy.top10:.2f}",
-            "" if size is None else f"{size / 1e6:.0f} MB",
-            weights.license,
+        top10 = "" if accuracy.top10 is None else f", top-10 {accuracy.top10:.2f}"
+        lines = (
+            f"{weights.num_classes:,} glosses of {SHORT_LANGUAGES[weights.language]}; {weights.good_for}",
+            f"top-1 {accuracy.top1:.2f}, top-5 {accuracy.top5:.2f}{top10} on {weights.test_set}",
+            f"license: {weights.license}" + ("" if size is None else f"; download: {size / 1e6:.0f} MB"),
         )
+        recommended = "\n(recommended)" if number == 0 and len(listed) > 1 else ""
+        table.add_row(f"[bold]{weights.name}[/]{recommended}", "\n".join(lines))
     return table
 
 

@@ -36,7 +36,7 @@ def models(
         typer.echo(json.dumps([to_dict(m) for m in served]))
     else:
         table = Table(title=escape(f"Models on {connection.server}"), title_justify="left")
-        for column in ("model", "version", "glosses", "preset", "precision", "input", "exported by", "checkpoint"):
+        for column in ("model", "version", "glosses", "preset", "precision", "input"):
             table.add_column(column, justify="right" if column == "glosses" else "left", overflow="fold")
         for m in served:
             table.add_row(
@@ -46,14 +46,13 @@ def models(
                 escape(m.preset.name),
                 escape(m.precision),
                 escape(m.datatype.lower()),
-                escape(m.exporter),
-                escape(m.checkpoint_sha256[:12]),
             )
         console = Console()
         console.print(table)
         for m in served:
-            if known := m.card.describe():
-                console.print(f"[bold]{escape(m.name)}[/]: {escape(known)}", highlight=False, soft_wrap=True)
+            origin = f"exported by {m.exporter} from checkpoint {m.checkpoint_sha256[:12]}"
+            for line in filter(None, (m.card.describe(), origin)):
+                console.print(f"[bold]{escape(m.name)}[/]: {escape(line)}", highlight=False, soft_wrap=True)
 
 
 async def read_all(connection: Connection, model: str | None, only_one: bool) -> list[ServedModel]:

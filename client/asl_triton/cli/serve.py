@@ -48,11 +48,10 @@ def serve(
     stop: Annotated[bool, typer.Option("--stop", help="Stop the Triton that --detach started.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as JSON, for programs.")] = False,
 ) -> None:
-    r"""Run a real Triton on this machine, without Docker, until Ctrl-C.
+    """Run a real Triton on this machine, without Docker, until Ctrl-C.
 
-    It runs the `tritonserver` on PATH or, if there is none, the one that `pip install 'asl-triton\[serve]'` installs.
-    Use the installed one for development only, because it predates many security fixes. For production, use NVIDIA's
-    container, 26.11 or newer.
+    It runs the `tritonserver` on PATH or, if there is none, the one that the extra `serve` installs. Use the latter for
+    development only, because it predates many security fixes. For production, use NVIDIA's container, 26.11 or newer.
 
     Example: asl-triton serve --repository model_repository --model wlasl --detach
     """

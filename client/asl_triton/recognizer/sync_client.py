@@ -47,8 +47,9 @@ class Recognizer:
     decoding. `asynchronous` is the underlying recognizer. Its coroutines must run on `background_loop`, so pass them to
     `run`.
 
-    >>> with Recognizer("localhost:8001") as recognizer:
-    ...     recognition = recognizer.recognize("clip.mp4", top_k=10)
+    Examples:
+        >>> with Recognizer("localhost:8001") as recognizer:
+        ...     recognition = recognizer.recognize("clip.mp4", top_k=10)
     """
 
     @_with_arguments_of(AsyncRecognizer)
@@ -65,7 +66,11 @@ class Recognizer:
     close = _run_sync(AsyncRecognizer.close)
 
     def with_dictionary(self, dictionary: SignDictionary, *, with_vocabulary: bool = False) -> "Recognizer":
-        """Return a recognizer of taught signs, see `AsyncRecognizer.with_dictionary`."""
+        """Return a recognizer of taught signs over the same connection and decoders: close this one, not that one.
+
+        Raises:
+            AslTritonError: this recognizer sends video files.
+        """
         taught = Recognizer.__new__(Recognizer)
         taught.asynchronous = self.asynchronous.with_dictionary(dictionary, with_vocabulary=with_vocabulary)
         return taught

@@ -65,11 +65,12 @@ class Example:
 class SignDictionary:
     """Signs that were taught by examples, in the order in which they were first added.
 
-    >>> with Recognizer("localhost:8001") as recognizer:
-    ...     dictionary = SignDictionary(recognizer.model())
-    ...     for clip in ("coffee-1.mp4", "coffee-2.mp4", "coffee-3.mp4"):
-    ...         dictionary.add("coffee", recognizer.embed(clip), source=clip)
-    >>> dictionary.save("mine.safetensors")
+    Examples:
+        >>> with Recognizer("localhost:8001") as recognizer:
+        ...     dictionary = SignDictionary(recognizer.model())
+        ...     for clip in ("coffee-1.mp4", "coffee-2.mp4", "coffee-3.mp4"):
+        ...         dictionary.add("coffee", recognizer.embed(clip), source=clip)
+        >>> dictionary.save("mine.safetensors")
     """
 
     def __init__(self, model: ServedModel | TaughtModel) -> None:

@@ -1,6 +1,6 @@
 """Tracing: an OpenTelemetry span for each request, and the header that passes it on to the server.
 
-Does nothing without `opentelemetry-api` (`pip install 'asl-triton[tracing]'`). Spans are recorded if the calling
+Does nothing without `opentelemetry-api` (the extra `tracing`). Spans are recorded if the calling
 program has set up a tracer, or under `opentelemetry-instrument asl-triton ...`.
 """
 

@@ -4,6 +4,7 @@ import fnmatch
 import os
 import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from asl_triton.files import sha256
 from asl_triton.results import SignerBox
 from asl_triton.video.excerpt import Excerpt
 from asl_triton.video.reader import EXTENSIONS
+
+SHOWN_SKIPPED = 5  # names in the error for a folder without videos
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,12 @@ def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
     sub-folder that cannot be read is returned as a clip, so that it is reported and costs nothing else.
 
     Raises:
-        VideoError: there is no such folder, or no video in it.
+        VideoError: there is no such folder or file, or no video in it.
     """
     if folder.is_file():
         return [Clip(folder, format_name(folder.name))]
     if not folder.is_dir():
-        raise VideoError(f"there is no folder {folder}")
+        raise VideoError(f"there is no {'file' if is_video(folder) else 'folder'} {folder}")
     clips: list[Clip] = []
     unread: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=unread.append):
@@ -89,7 +92,7 @@ def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
             raise VideoError(f"cannot read {folder}: {error.strerror}") from error
         clips.append(Clip(path, format_name(path.relative_to(folder).as_posix())))
     if not clips:
-        raise no_clips_error(str(folder), glob)
+        raise no_clips_error(str(folder), glob, find_skipped(folder, glob))
     return sorted(clips, key=lambda clip: clip.name)
 
 
@@ -116,10 +119,12 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def no_clips_error(folder: str, glob: str | None) -> VideoError:
-    """The error for a folder without clips."""
+def no_clips_error(folder: str, glob: str | None, skipped: Sequence[str]) -> VideoError:
+    """The error for a folder whose files were all skipped."""
     what = f"file that matches {glob!r}" if glob else f"video ({', '.join(EXTENSIONS)})"
-    return VideoError(f"there is no {what} in {folder} or its sub-folders")
+    others = f" and {len(skipped) - SHOWN_SKIPPED} more" if len(skipped) > SHOWN_SKIPPED else ""
+    found = f": found only {', '.join(skipped[:SHOWN_SKIPPED])}{others}" if skipped else ""
+    return VideoError(f"there is no {what} in {folder} or its subfolders{found}")
 
 
 def is_video(path: Path) -> bool:

@@ -27,7 +27,8 @@ function recognizeSign(server, video) {
   return new Promise((resolve, reject) => {
     client.ModelInfer(request, { deadline: Date.now() + 60_000 }, (error, response) => {
       client.close();
-      if (error) reject(new Error(error.details));
+      // grpc-js ends some messages with an empty note.
+      if (error) reject(new Error(error.details.replace(/\s*Resolution note:\s*$/, "")));
       else resolve(response);
     });
   });

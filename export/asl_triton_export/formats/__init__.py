@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from asl_triton.errors import AslTritonError
+from asl_triton.extras import require_extra
 from asl_triton.results import Logits
 from asl_triton.transport.base import Array
 from asl_triton_export.i3d import I3D
@@ -56,16 +57,11 @@ def get_format(served_as: Format, precision: str = "fp32") -> ModelFormat:
         from asl_triton_export.formats.torchscript import open_torchscript, save_torchscript
 
         return ModelFormat("torchscript_model.py", save_torchscript, open_torchscript)
-    try:
+    with require_extra("openvino", "--format openvino"):
         from asl_triton_export.formats.openvino import open_openvino, save_openvino
 
         if precision == "int8":
             importlib.import_module("nncf")
-    except ModuleNotFoundError as exc:
-        raise AslTritonError(
-            f"--format openvino needs the Python module {exc.name!r}, which is not installed: "
-            "pip install 'asl-triton[openvino]'"
-        ) from exc
     return ModelFormat("openvino_model.py", save_openvino, open_openvino)
 
 

@@ -61,7 +61,7 @@ def download(remote: RemoteFile, folder: Path, *, force: bool = False, on_bytes:
     if target.exists() and not force:
         return target
     part = target.with_name(f"{target.name}.part")
-    with _translate_errors(remote, target):
+    with _translate_errors(remote, target, part):
         folder.mkdir(parents=True, exist_ok=True)
         if force:
             _forget(part)
@@ -187,12 +187,11 @@ def _gdown(url: str, target: Path, on_bytes: Callable[[int, int | None], None]) 
 
 
 @contextmanager
-def _translate_errors(remote: RemoteFile, target: Path) -> Iterator[None]:
+def _translate_errors(remote: RemoteFile, target: Path, part: Path) -> Iterator[None]:
     """Turn errors of httpx, of gdown and its requests, and of the disk into a sentence."""
     by_hand = f"open it in a browser, save the file as {target} and run this again"
     if remote.zip_member is not None:
         by_hand = f"unpack {remote.zip_member} of that zip, save it as {target} and run this again"
-    kept = "what came so far is kept: run this again to go on from there"
     try:
         yield
     except RangesError as exc:
@@ -218,15 +217,26 @@ def _translate_errors(remote: RemoteFile, target: Path) -> Iterator[None]:
         raise AslTritonError(f"{_refusal(remote.url, status)}, or {by_hand}") from exc
     except (httpx.HTTPError, httpx.InvalidURL, requests.RequestException, DownloadError) as exc:
         raise AslTritonError(
-            f"the download of {remote.url} broke off ({_reason(exc)}); {kept}. "
-            f"Is there a way to the internet? If not from here, {by_hand}"
+            f"{_describe_break(remote, part)} ({_reason(exc)}). Check the internet connection and run this again, or "
+            f"{by_hand}"
         ) from exc
     except OSError as exc:
         if exc.errno == errno.ENOSPC:
-            raise AslTritonError(f"the disk is full: {target} needs room. {kept.capitalize()}") from exc
+            raise AslTritonError(
+                f"the disk is full: make room for {target} and run this again, which continues the download"
+            ) from exc
         raise AslTritonError(f"cannot write {target}: {exc.strerror or exc}. Name another folder") from exc
     except (KeyError, AssertionError) as exc:  # how gdown answers a page that it does not know
         raise AslTritonError(f"gdown cannot make out what {remote.url} answered: {by_hand}") from exc
+
+
+def _describe_break(remote: RemoteFile, part: Path) -> str:
+    """What is left of a download whose connection failed."""
+    unfinished = part.with_suffix(".drive")
+    received = _size(part) + sum(map(_size, part.parent.glob(f"{unfinished.name}????????.part")))
+    if not received:
+        return f"cannot download {remote.url}"
+    return f"the download of {remote.url} broke off after {received / 1e6:.1f} MB, which are kept"
 
 
 def _reason(exc: BaseException) -> str:

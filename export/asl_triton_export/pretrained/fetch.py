@@ -67,6 +67,7 @@ def fetch(
         if _is_there(folder, weights, force):
             return FetchResult(folder, weights, is_new=False)
         with download_lock(downloads):
+            on_step(_describe_download(weights))
             source = download(weights.checkpoint, downloads, force=force, on_bytes=on_bytes)
             glosses = labels or download(weights.glosses, downloads, force=force, on_bytes=on_bytes)
             on_step(f"Checking {name}")
@@ -82,6 +83,13 @@ def fetch(
         raise AslTritonError(
             f"cannot write {folder}: {exc.strerror or exc}. What was downloaded is kept in {downloads}"
         ) from exc
+
+
+def _describe_download(weights: Weights) -> str:
+    """How much will be downloaded, and on which terms."""
+    size = weights.checkpoint.num_bytes
+    amount = "" if size is None else f", {size / 1e6:.0f} MB"
+    return f"{weights.name}: {weights.num_classes:,} glosses{amount}. {weights.terms}"
 
 
 def _is_there(folder: Path, weights: Weights, force: bool) -> bool:

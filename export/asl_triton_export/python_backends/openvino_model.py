@@ -25,7 +25,7 @@ class TritonPythonModel:
         try:
             import openvino
         except ModuleNotFoundError as exc:
-            message = "OpenVINO is not installed where the server runs: pip install 'asl-triton[openvino]'"
+            message = "OpenVINO is not installed where the server runs: pip install openvino"
             raise pb_utils.TritonModelException(message) from exc
         precision = config["parameters"]["asl_triton.precision"]["string_value"]
         instances = config["instance_group"][0]["count"]

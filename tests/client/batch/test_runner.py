@@ -116,10 +116,22 @@ def test_one_file_is_a_batch_too(tmp_path: Path) -> None:
     assert find_clips(tmp_path / "clip.whatever") == [Clip(tmp_path / "clip.whatever", "clip.whatever")]
 
 
-@pytest.mark.parametrize(("name", "says"), [("", "there is no video"), ("nowhere", "there is no folder")])
+@pytest.mark.parametrize(("name", "says"), [
+    ("", "there is no video"), ("nowhere", "there is no folder"), ("nope.mp4", "there is no file"),
+])  # fmt: skip
 def test_nothing_to_do_is_a_sentence(tmp_path: Path, name: str, says: str) -> None:
     with pytest.raises(VideoError, match=says):
         find_clips(tmp_path / name)
+
+
+def test_folder_without_videos_names_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(VideoError, match=r"there is no video .* found only photo\.jpg$"):
+        find_clips(tmp_path)
+    for number in range(6):
+        (tmp_path / f"{number}.txt").touch()
+    with pytest.raises(VideoError, match=r"found only 0\.txt, 1\.txt, 2\.txt, 3\.txt, 4\.txt and 2 more$"):
+        find_clips(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "shown"), [

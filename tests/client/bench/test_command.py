@@ -11,6 +11,7 @@ import pytest
 from asl_triton.bench.load import ClosedLoop, OpenLoop
 from asl_triton.bench.measurement import Level
 from asl_triton.bench.report import Report
+from asl_triton.extras import format_install_command
 from asl_triton.models.served import read_model
 from tests.client.loads import levels, report_of, window
 from tests.client.served import fake
@@ -70,5 +71,5 @@ def test_without_the_extra_only_the_page_is_missing(
     (line,) = done.err.splitlines()
     assert line == (
         f"warning bench.html needs the Python module '{module}', which is not installed: "
-        "pip install 'asl-triton[reports]'"
+        f"{format_install_command('reports')}"
     )

@@ -282,6 +282,17 @@ def test_models_lists_what_is_served(triton: Triton, capsys: Capture) -> None:
     assert asl_triton(capsys, "models", "--server", triton.address, "--model", "nobody").code == 1
 
 
+def test_models_fit_a_terminal_of_80_columns(triton: Triton, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    (model,) = json.loads(asl_triton(capsys, "models", "--server", triton.address, "--json").out)
+    shown = asl_triton(capsys, "models", "--server", triton.address).out
+    (row,) = (line for line in shown.splitlines() if line.startswith("│"))
+    assert len(row) <= 80
+    for value in (model["name"], model["version"], model["preset"]["name"], model["precision"]):
+        assert f" {value} " in row
+    assert f"from checkpoint {model['checkpoint_sha256'][:12]}" in shown
+
+
 def test_models_card_is_shown_by_every_command(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
     triton.card = ModelCard(purpose="four [signs]", caveat="an example", min_confidence=0.99)
     server = ("--server", triton.address)

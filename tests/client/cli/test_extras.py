@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from asl_triton.extras import format_install_command
 from asl_triton.writers.html import load_templates
 from tests.client import videos
 from tests.client.grpc_server import Triton, serving
@@ -38,7 +39,7 @@ def test_missing_package_is_told_before_any_clip_is_asked_about(
         assert triton.asked == []
     assert done.code == 1 and not output.exists()
     assert (
-        f"this command needs the Python module '{module}', which is not installed: pip install 'asl-triton[{extra}]'"
+        f"this command needs the Python module '{module}', which is not installed: {format_install_command(extra)}"
     ) in done.told
 
 

@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from asl_triton.errors import AslTritonError
+from asl_triton.extras import format_install_command
 from asl_triton.models.golden import GoldenAnswer, render_golden
 from asl_triton.models.served import FEATURES, LOGITS, STEP_LOGITS
 from asl_triton.presets import PRESETS, Preset
@@ -179,7 +180,7 @@ def test_missing_package_is_a_sentence(
     done = asl_triton(capsys, "export", "demo", "--repository", tmp_path / "models", *options)
     assert done.code == 1
     assert (
-        f"needs the Python module '{module}', which is not installed: pip install 'asl-triton[openvino]'" in done.told
+        f"needs the Python module '{module}', which is not installed: {format_install_command('openvino')}" in done.told
     )
     assert not (tmp_path / "models").exists()
 

@@ -35,6 +35,9 @@ def test_without_a_name_all_weights_are_listed(arguments: list[str], monkeypatch
     assert result.exit_code == 0
     for part in (*PUBLISHED, "46.82", "66.31", "C-UDA", "recommended", "asl-triton fetch asl-citizen"):
         assert part in result.stdout
+    shown = " ".join(result.stdout.replace("│", " ").split())
+    for weights in PUBLISHED.values():
+        assert f"on {weights.test_set} license: {weights.license}" in shown
 
 
 def test_list_is_json_for_programs() -> None:
@@ -51,7 +54,8 @@ def test_fetch_says_where_the_bundle_is_and_what_is_next(server: FileServer, tmp
     assert f"Next: asl-triton export {tmp_path / 'w'}" in result.stdout
     assert f"{tmp_path / '.downloads' / 'archive.zip'}" in result.stdout
     assert "C-UDA" in result.stdout
-    assert "Downloading archive.zip" in result.stderr
+    terms, downloading = (result.stderr.index(part) for part in ("C-UDA", "Downloading archive.zip"))
+    assert terms < downloading
     assert "archive.zip: 100 %" in result.stderr
     again = CliRunner().invoke(app, ["wlasl5", "--to", str(tmp_path / "w")], catch_exceptions=False)
     assert "already exists" in again.stdout

@@ -10,7 +10,16 @@ from typing import Any
 import fsspec
 
 from asl_triton.errors import AslTritonError, VideoError
-from asl_triton.video.discovery import Clip, FileFingerprint, find_clips, format_name, is_wanted, no_clips_error
+from asl_triton.video.discovery import (
+    Clip,
+    FileFingerprint,
+    find_clips,
+    format_name,
+    is_hidden,
+    is_video,
+    is_wanted,
+    no_clips_error,
+)
 
 PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 LOCAL = ("file", "local")
@@ -167,7 +176,8 @@ def find_stored_clips(folder: Folder, glob: str | None = None) -> list[StoredCli
         try:
             found: Mapping[str, Mapping[str, Any]] = file_system.find(root, detail=True)
         except FileNotFoundError as exc:
-            raise VideoError(f"{folder.address} does not exist") from exc
+            kind = "file" if is_video(Path(folder.address)) else "folder"
+            raise VideoError(f"there is no {kind} {folder.address}") from exc
         if list(found) == [root]:
             return [make_remote_clip(root, root.rpartition("/")[2], file_system.info(root))]
     clips = [
@@ -176,7 +186,9 @@ def find_stored_clips(folder: Folder, glob: str | None = None) -> list[StoredCli
         if is_wanted(name := key.removeprefix(f"{root}/"), glob) and info.get("type", "file") == "file"
     ]
     if not clips:
-        raise no_clips_error(folder.address, glob)
+        names = sorted(key.removeprefix(f"{root}/") for key in found)
+        skipped = [format_name(name) for name in names if not any(map(is_hidden, name.split("/")))]
+        raise no_clips_error(folder.address, glob, skipped)
     return sorted(clips, key=lambda clip: clip.name)
 
 
