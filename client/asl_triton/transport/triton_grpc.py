@@ -30,9 +30,7 @@ DEFAULT_IN_FLIGHT = 8  # requests; gRPC cancels some when there are hundreds
 BULK_PRIORITY = 2  # behind the requests that somebody waits for
 MAX_MESSAGE_BYTES = 2**31 - 1
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
-RAW_INPUT_TAG = bytes(
-    [service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2]
-)  # 2: length-delimited
+RAW_INPUT_TAG = bytes([service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])  # 2: length-delimited
 KEEPALIVE_MS = 60_000
 ANSWERS_WITHIN_S = 3.0  # a server that is there
 
