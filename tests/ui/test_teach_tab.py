@@ -186,7 +186,7 @@ def test_own_signs_compete_where_they_are_to(page: Page) -> None:
 
 def test_gloss_that_the_model_knows_is_pointed_out(page: Page) -> None:
     shown = teach_sign(page, GLOSSES[0], 4, takes=1)
-    assert f"{GLOSSES[0]} is one of the model&#39;s own glosses, too." in shown["said"]
+    assert f"The model has a gloss named {GLOSSES[0]}, too." in shown["said"]
 
 
 def test_what_is_wrong_is_a_sentence(page: Page, tmp_path: Path) -> None:

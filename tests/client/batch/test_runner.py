@@ -269,7 +269,7 @@ def test_control_c_finishes_what_is_under_way_and_writes_it(tmp_path: Path, clip
     assert summary.not_tried == 100 - summary.recognized
     assert len(lines(tmp_path / "results.jsonl")) == summary.recognized
     assert left(tmp_path) == ["results.jsonl"]
-    assert any("SIGINT: finishing the" in sentence and "once more" in sentence for sentence in told.sentences)
+    assert any("SIGINT: finishing the" in sentence and "Press Ctrl-C again" in sentence for sentence in told.sentences)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
