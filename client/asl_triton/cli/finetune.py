@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from asl_triton.cli.options import CaveatOption, PurposeOption
 from asl_triton.cli.terminal import Console
+from asl_triton.evaluation.dataset import format_count
 from asl_triton.evaluation.metrics import format_accuracy
 from asl_triton.extras import require_extra
 from asl_triton.labels import read_labels
@@ -222,9 +223,10 @@ def print_summary(tuned: FineTuneResult, console: Console) -> None:
     clips, best = tuned.clips, tuned.best
     for warning in clips.warnings:
         console.print(f"[yellow]Note:[/] {escape(warning)}", soft_wrap=True)
-    for what, names in (("could not be read", clips.broken), ("of the split are missing", clips.missing)):
+    for what, names in (("unreadable", clips.broken), ("missing", clips.missing)):
         if names:
-            console.print(f"[yellow]{len(names):,} clips {what}[/] and were left out:", soft_wrap=True)
+            count = format_count(len(names), f"{what} clip was", f"{what} clips were")
+            console.print(f"[yellow]{count} left out:[/]", soft_wrap=True)
             for name in names[:SHOWN]:
                 console.print(f"  {escape(name)}", soft_wrap=True)
             if len(names) > SHOWN:

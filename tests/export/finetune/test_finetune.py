@@ -296,7 +296,7 @@ def test_some_broken_clips_are_named_and_the_rest_is_learnt(here: Path, capsys: 
     Path("signs/home/broken.mp4").write_text("no video")
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head", "--epochs", 1)
     assert done.code == 3
-    assert "1 clips cannot be read, and were left out: home/broken.mp4 cannot be read as a video" in done.told
+    assert "1 unreadable clip was left out: home/broken.mp4 cannot be read as a video" in done.told
     assert {path.name for path in Path("new").iterdir()} == BUNDLE
 
 
@@ -313,7 +313,7 @@ def test_split_is_learnt_by_its_subsets_and_missing_videos_are_counted(here: Pat
     options = [*QUICK, "--labels", "two.txt", "--to", "new", "--train", "head", "--epochs", 1]
     done = asl_triton(capsys, "finetune", "split.json", *options)
     assert done.code == 0, done.told
-    assert "3 clips of the split are missing, and were left out: 00090 00091 00092" in done.told
+    assert "3 missing clips were left out: 00090 00091 00092" in done.told
     assert "from 4 clips" in done.told and "of 2 held-out clips" in done.told
 
 
