@@ -1,4 +1,4 @@
-"""Who may see the page, and what visitors may send."""
+"""The page's accounts, and the limits on what visitors send."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The box of the signer on the page, and what the camera guide says."""
+"""The signer's box on the page, and the camera guide."""
 
 from typing import get_args
 

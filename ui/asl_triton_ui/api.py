@@ -29,7 +29,7 @@ def build_api(context: PageContext) -> None:
         `min_confidence` (0 to 1, by default the model's own threshold) is unsure. Returns the recognition, with the
         best `predictions` first and the time it took."""
         if video is None:
-            raise gr.Error("no clip was sent: send a video file", print_exception=False)
+            raise gr.Error("there is no clip: send a video file", print_exception=False)
         try:
             async with context.turns.wait_for_turn(Ticket()):
                 await context.server.state()

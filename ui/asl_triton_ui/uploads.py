@@ -76,7 +76,7 @@ def check_is_here(path: Path, keep_minutes: float) -> None:
 
 
 class UploadError(Exception):
-    """There is no room for an upload."""
+    """Raised if there is no room for an upload."""
 
 
 class UploadQuota:

@@ -49,7 +49,7 @@ class RequestQueue:
         if self._free.locked():
             if len(self._waiting) >= self._most:
                 raise ServerError(
-                    f"the page is busy, with {len(self._waiting)} clips waiting already: try again in a minute"
+                    f"the page is busy, with {len(self._waiting)} requests waiting already: try again in a minute"
                 )
             if sum(other.visitor == ticket.visitor for other in self._waiting) >= self._most_per_visitor:
                 raise ServerError(
