@@ -77,7 +77,7 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
             prevent_thread_lock=True,
             app_kwargs={"middleware": [Middleware(SecurityMiddleware, uploads, origins, head)]},
         )
-        page.server.config.http_protocol_class = PatientProtocol  # Gradio passes uvicorn no options
+        page.server.config.http_protocol_class = PatientProtocol  # Gradio passes no options to uvicorn
         origins.add((share_url or local_url).rstrip("/"))
         try:
             yield share_url or local_url

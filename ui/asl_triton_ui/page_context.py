@@ -14,7 +14,7 @@ from asl_triton_ui.state.taught_signs import TaughtSigns
 # Options of an event: no loading overlay on its outputs, and no endpoint in Gradio's API.
 UNSEEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
-# What an event's handler returns: the new value of each component that changes, or its changed properties.
+# The return value of an event handler: each changed component with its new value or properties.
 Updates = dict[Block, Any]
 NOTHING: Updates = gr.skip()
 

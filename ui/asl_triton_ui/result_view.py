@@ -56,7 +56,7 @@ class Progress:
         """Render the progress."""
         if self._inquiry is None:
             ahead = self._turns.ahead(self.ticket)
-            detail = "" if not ahead else f"{format_count(ahead, 'clip')} before yours"
+            detail = "" if not ahead else f"{format_count(ahead, 'clip')} ahead of yours"
             what = "Waiting for its turn" if ahead is not None else "Opening the clip"
             return render("progress.html", what=what, detail=detail, share=None)
         video = self._inquiry.video

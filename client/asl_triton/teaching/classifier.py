@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 SHRINKAGE = 0.5  # of the covariance toward a multiple of the identity
 MAX_FOLDS = 5
-MAX_RESIDUALS = 1_000  # examples that the covariance is estimated from
+MAX_RESIDUALS = 1_000  # examples used to estimate the covariance
 MAX_HELD_OUT = 1_000  # examples per fold
 # The share of examples below the threshold, each compared with prototypes made without it. Fewer new clips are
 # rejected, because they are compared with prototypes of all examples.

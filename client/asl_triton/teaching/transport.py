@@ -133,7 +133,7 @@ def compute_logits(dictionary: SignDictionary, embeddings: Sequence[Embedding]) 
     classifier, vectors = dictionary.classifier(), np.stack([embedding.vector for embedding in embeddings])
     if vectors.shape[1] != dictionary.vectors().shape[1]:
         raise DictionaryError(
-            f"the dictionary's embeddings have {dictionary.vectors().shape[1]:,} values, and this model's "
+            f"the dictionary's embeddings have {dictionary.vectors().shape[1]:,} values, but this model's have "
             f"{vectors.shape[1]:,}: the file was modified, so teach its clips again"
         )
     return classifier.logits(vectors)

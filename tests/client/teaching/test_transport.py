@@ -56,7 +56,7 @@ def test_dictionary_whose_embeddings_have_another_length_is_a_sentence(clip: str
         forged.add(f"sign{sign}", type(shown)(shown.vector[:-1], shown.energy))
     with (
         Recognizer(transport=serve([0]), dictionary=forged) as recognizer,
-        pytest.raises(DictionaryError, match=r"the dictionary's embeddings have \d+ values, and this model's \d+"),
+        pytest.raises(DictionaryError, match=r"the dictionary's embeddings have \d+ values, but this model's have \d+"),
     ):
         recognizer.recognize(clip)
 

@@ -24,9 +24,9 @@ class Ticket:
 
 
 class RequestQueue:
-    """Run at most `at_once` clips together, with at most `waiting` more in the queue. Use it in one event loop.
+    """Runs up to `at_once` clips together, with up to `waiting` more in the queue. Use it in one event loop.
 
-    One visitor can take half of the places in the queue, so that nobody can lock out the others.
+    One visitor can take at most half of the places in the queue, so nobody can lock out the others.
     """
 
     def __init__(self, at_once: int, waiting: int) -> None:

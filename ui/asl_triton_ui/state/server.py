@@ -52,7 +52,7 @@ class ServerConnection:
         # A separate connection, so that status requests do not wait behind clips and a dead host times out sooner.
         self._watching = connect(1, min(timeout_s, STATE_TIMEOUT_S))
         self.address = self._watching.address
-        self._state = ServerStatus(self.address, problem="the server has not been asked yet")
+        self._state = ServerStatus(self.address, problem="the server has not been contacted yet")
         self._asked_s = -STATE_AGE_S
         self._asking: asyncio.Task[ServerStatus] | None = None
         self._recognizers: dict[str, tuple[ServedModel, AsyncRecognizer]] = {}
