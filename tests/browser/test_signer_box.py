@@ -178,7 +178,7 @@ def test_signer_is_found_on_request_and_the_fields_are_emptied(
     assert 5 < left < 35 < right < 62 and 38 < top < 50 and 85 < bottom <= 100
     page.locator("#box-empty").click()
     expect(page.get_by_label("Left, %")).to_have_value("")
-    ask_again(page, "The network saw the picture cropped to the signer (found by the face")
+    ask_again(page, "The network saw the picture cropped to the signer (found by the face detector")
 
 
 @pytest.mark.parametrize(

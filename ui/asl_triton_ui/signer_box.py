@@ -19,7 +19,7 @@ from asl_triton_ui.upload_components import finite_numbers_only
 PICTURE_HEIGHT = 320  # pixels
 SIDES = ("Left", "Top", "Right", "Bottom")
 WHOLE = (0.0, 0.0, 100.0, 100.0)  # percent: the whole frame
-SOURCES = {"face": "found by the face", "caller": "your box", "person": "found by the person detector"}
+SOURCES = {"face": "found by the face detector", "caller": "your box", "person": "found by the person detector"}
 
 
 def make_side_fields() -> list[gr.Number]:
