@@ -121,7 +121,7 @@ def test_what_is_no_picture_is_a_sentence(data_uri: str) -> None:
 
 
 def test_picture_of_many_bytes_is_not_even_unpacked() -> None:
-    with pytest.raises(VideoError, match="has more than 2 MB"):
+    with pytest.raises(VideoError, match="is larger than 2 MB"):
         decode_picture("data:image/png;base64," + "A" * 3_000_000)
 
 
@@ -185,7 +185,7 @@ def test_body_of_a_visitor_is_bounded(closed_page: RunningPage) -> None:
             with suppress(OSError):
                 while part := connection.recv(10_000):
                     answer += part
-        assert answer.startswith(b"HTTP/1.1 413") and b"at most 4,000,000 bytes" in answer
+        assert answer.startswith(b"HTTP/1.1 413") and b"up to 4,000,000 bytes" in answer
     assert closed_page.peak_mb() < before_mb + 50
 
 

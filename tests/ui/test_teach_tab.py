@@ -267,7 +267,7 @@ def test_shared_signs_are_used_by_all_and_cannot_be_taught(camera: Camera, tmp_p
     shown_answer, labels = page.ask(clip, False, page.bob)
     assert 'id="teach-best-gloss">sign3<' in shown_answer and labels == []
     said = page.act(page.tab.add, "tea", clip, MODEL, page.bob)["said"]
-    assert "visitors of this page cannot change its signs" in said
+    assert "Visitors of this page cannot change its signs" in said
     run(page.server.close())
 
 

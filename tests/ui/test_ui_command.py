@@ -30,7 +30,7 @@ def test_wrong_options_are_a_sentence(capsys: Capture, tmp_path: Path) -> None:
     for options, says in (
         (["--host", "192.0.2.1"], "not an address of this machine"),
         (["--host", "no.such.host.invalid"], "not an address of this machine"),
-        (["--auth", "secret"], "is not user:password"),
+        (["--auth", "secret"], "is not of the form user:password"),
         (["--auth-file", tmp_path / "nowhere"], "cannot read"),
         (["--server", "http://host:8001"], "is not a server address"),
         (["--dictionary", tmp_path / "nowhere"], "cannot read the dictionary"),
@@ -40,9 +40,9 @@ def test_wrong_options_are_a_sentence(capsys: Capture, tmp_path: Path) -> None:
         assert (done.code, says in done.told) == (1, True), done.told
     assert asl_triton(capsys, "ui", "--port", 70000).code == 2
     assert asl_triton(capsys, "ui", "--max-minutes", 0).code == 2
-    for option in ("--visitors-teach", "--with-vocabulary"):
+    for option, says in (("--visitors-teach", "needs --dictionary"), ("--with-vocabulary", "requires --dictionary")):
         done = asl_triton(capsys, "ui", option)
-        assert (done.code, "needs --dictionary" in done.told) == (2, True), done.told
+        assert (done.code, says in done.told) == (2, True), done.told
 
 
 def test_page_loads_neither_torch_nor_our_other_packages() -> None:
