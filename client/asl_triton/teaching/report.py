@@ -34,7 +34,7 @@ class SignReport:
     def advice(self) -> str:
         """What would help, as a sentence; empty if nothing is needed."""
         if self.outliers:
-            return f"check {', '.join(self.outliers)}: not like the other examples"
+            return f"look at {', '.join(self.outliers)}: not like the other examples"
         if self.examples < ADVISABLE_EXAMPLES:
             missing = ADVISABLE_EXAMPLES - self.examples
             return f"{missing} more {'example' if missing == 1 else 'examples'} would help"

@@ -22,7 +22,7 @@ def test_clip_of_another_sign_among_five_is_told() -> None:
     taught.add("sign0", show(2, 77), source="sign0/wrong.mp4")
     reports = {report.gloss: report for report in report_signs(taught)}
     assert reports["sign0"].outliers == ("sign0/wrong.mp4",)
-    assert reports["sign0"].advice == "check sign0/wrong.mp4: not like the other examples"
+    assert reports["sign0"].advice == "look at sign0/wrong.mp4: not like the other examples"
     assert not reports["sign1"].outliers and not reports["sign2"].outliers
 
 
