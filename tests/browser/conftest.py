@@ -1,8 +1,8 @@
-"""One browser, one page and one Triton for all of these tests: a real Chromium, `asl-triton ui` as a process, the demo
-checkpoint.
+"""One browser, one page and one Triton for all of these tests: a real Chromium, `asl-triton ui` as a process, and the
+demo checkpoint.
 
-Of the package and not of the session: the browser's driver keeps an event loop in this thread, which no test elsewhere
-may find there.
+The fixtures have package scope, not session scope, because the browser's driver keeps an event loop in this thread,
+which would break tests elsewhere.
 """
 
 import json
@@ -33,7 +33,7 @@ from tests.networks import GLOSSES, save_checkpoint
 from tests.paths import DEMO_BUNDLE
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
-SEED = 3_000_000  # of the rendered clips: far from those that the demo checkpoint is trained on
+SEED = 3_000_000  # for rendered clips, far from the seeds of the demo checkpoint's training clips
 CAMERA_GLOSS = "hello"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 MAX_UPLOAD_MB, MAX_CLIPS, MAX_LIVE = 20, 6, 2
@@ -43,13 +43,13 @@ ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-background-networking",
-    "--use-fake-device-for-media-stream",  # and a page that was not granted it is refused it
+    "--use-fake-device-for-media-stream",  # pages without permission are still refused
 )
 
 
 @pytest.fixture(scope="package")
 def chromium() -> str:
-    """The Chromium of this machine."""
+    """Return the path of this machine's Chromium."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         if os.environ.get("CI"):
@@ -60,7 +60,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="package")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A clip of the demo signer for each of some glosses."""
+    """Return a clip of the demo signer for each of several glosses."""
     folder = tmp_path_factory.mktemp("signs")
     paths = {gloss: folder / f"{gloss}.mp4" for gloss in ("book", "drink", "thank you")}
     for gloss, path in paths.items():
@@ -70,14 +70,14 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="package")
 def camera(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the browser's camera shows, over and over: the demo signer signs `CAMERA_GLOSS`, and rests."""
+    """Write the camera's looping video: the demo signer signs `CAMERA_GLOSS`, then rests."""
     path = tmp_path_factory.mktemp("camera") / "camera.y4m"
     clip = render(CAMERA_GLOSS, SEED, size=(240, 320), fps=25.0)
     return write_camera(path, [*clip.frames, *[clip.frames[-1]] * 25])
 
 
 def write_camera(path: Path, frames: Sequence[Image]) -> Path:
-    """Frames, RGB (H, W, 3) at 25 a second, as a file (YUV4MPEG2) that Chromium's camera shows over and over."""
+    """Write RGB frames (H, W, 3) at 25 per second as a YUV4MPEG2 file, which Chromium's camera shows in a loop."""
     height, width = frames[0].shape[:2]
     with path.open("wb") as file:
         file.write(b"YUV4MPEG2 W%d H%d F25:1 Ip A1:1 C420jpeg\n" % (width, height))
@@ -98,8 +98,10 @@ def browser(chromium: str, camera: Path) -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def triton(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """The demo checkpoint as `demo`, with its card, and a small untrained network as `small`, without one; its ports
-    stay when it is restarted."""
+    """Serve the demo checkpoint as `demo`, with its card, and a small untrained network as `small`, without one.
+
+    The server keeps its ports when it is restarted.
+    """
     folder = tmp_path_factory.mktemp("models")
     options = {"precision": fastest_precision(), "card": open_bundle(DEMO_BUNDLE).card}
     export_shared(tmp_path_factory, *load_demo(), PRESETS["wlasl"], folder, "demo", **options)
@@ -112,7 +114,7 @@ def triton(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @contextmanager
 def running_page(triton: LocalTriton, *options: object) -> Iterator[str]:
-    """`asl-triton ui` as a process on a free port, for the length of the block: its address."""
+    """Run `asl-triton ui` as a process on a free port during the block; yield its address."""
     command = [sys.executable, "-m", "asl_triton", "ui", "--server", triton.address, "--port", "0", "--json"]
     command += ["--max-upload-mb", str(MAX_UPLOAD_MB), "--max-clips", str(MAX_CLIPS)]
     command += ["--max-live", str(MAX_LIVE), *map(str, options)]
@@ -135,7 +137,7 @@ def page_url(triton: LocalTriton) -> Iterator[str]:
 
 @pytest.fixture(scope="package")
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """Shared by visitors that need nothing special: what Gradio's page loads is in its cache after the first."""
+    """Yield the context of visitors that need nothing special. They share a cache of Gradio's files."""
     with browser.new_context(viewport=WIDE) as context:  # type: ignore[arg-type]
         yield context
 
@@ -145,7 +147,7 @@ Visit = Callable[..., Page]
 
 @pytest.fixture
 def visit(browser: Browser, context: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Visit]:
-    """Opens the page for a new visitor; no page of theirs may ask another machine for anything, or throw.
+    """Yield a function that opens the page for a new visitor, whose page may not contact another machine or throw.
 
     A visitor with an `own_context`, or with `options` for one, shares neither cache nor cookies with the others.
     """
@@ -164,7 +166,7 @@ def visit(browser: Browser, context: BrowserContext, request: pytest.FixtureRequ
         opened.append(entered if is_own else page)
         page.set_default_timeout(PATIENCE_MS)
         page.on("request", look)
-        # What Gradio does not catch when the camera is refused is not ours.
+        # Gradio does not catch the error of a refused camera.
         page.on("pageerror", lambda error: thrown.append(str(error)) if "Permission denied" not in str(error) else None)
         page.goto(url or request.getfixturevalue("page_url"))
         return page
@@ -178,36 +180,36 @@ def visit(browser: Browser, context: BrowserContext, request: pytest.FixtureRequ
 
 @pytest.fixture
 def page(visit: Visit) -> Page:
-    """The page as one new visitor sees it, with the server's state on it."""
+    """Return the page of a new visitor, with the server's status on it."""
     return ready(visit())
 
 
 def ready(page: Page) -> Page:
-    """The page, when it has said that the server is there and offers the samples."""
+    """Wait until the page reports the server as ready and offers the samples. Returns the page."""
     page.get_by_text("Ready", exact=True).wait_for()
     page.locator("#samples button").first.wait_for()
     return page
 
 
 def choose(page: Page, path: Path) -> None:
-    """Upload a file to the tab Recognize, and wait for the preview."""
+    """Upload a file to the tab "Recognize" and wait for the preview."""
     page.locator("#clip input[type=file]").set_input_files(path)
     page.locator("#clip video[src]").wait_for()
 
 
 def answer_to(page: Page) -> str:
-    """Press Recognize: the gloss that is shown."""
+    """Press Recognize and return the best gloss."""
     page.locator("#recognize").click()
     return page.locator("#best-gloss").inner_text()
 
 
 def sentence_after(page: Page) -> str:
-    """Press Recognize: the sentence that is shown where an answer would be."""
+    """Press Recognize and return the problem shown in place of an answer."""
     page.locator("#recognize").click()
     return page.locator("#answer .problem").inner_text()
 
 
 def shoot(page: Page, name: str) -> None:
-    """A picture of the whole page, to look at."""
+    """Take a screenshot of the whole page."""
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)

@@ -1,4 +1,4 @@
-"""What visitors do wrong, and what goes wrong around them: a sentence each, and a page that can be used after it."""
+"""Bad input and other failures: each is reported in a sentence, and the page remains usable."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.client.videos import PDF, written_by_opencv
 
 @pytest.fixture(scope="module")
 def shared(context: BrowserContext, page_url: str) -> Iterator[Page]:
-    """One page for all that goes wrong: each test begins on what the one before left."""
+    """Yield one page for all failures. Each test starts from the state that the previous one left."""
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     page.goto(page_url)
@@ -23,12 +23,12 @@ def shared(context: BrowserContext, page_url: str) -> Iterator[Page]:
 
 @pytest.fixture
 def usable_after(shared: Page, clips: dict[str, Path]) -> Iterator[Page]:
-    """The page without a clip; when the test is done, a good clip is recognized on it."""
+    """Yield the page without a clip. After the test, check that it recognizes a good clip."""
     yield shared
     remove_clip(shared)
     choose(shared, clips["book"])
     assert answer_to(shared) == "book"
-    shared.locator(".film img").first.wait_for()  # until then the next click on Recognize counts for nothing
+    shared.locator(".film img").first.wait_for()  # an earlier click on Recognize would be ignored
     remove_clip(shared)
 
 
@@ -41,7 +41,7 @@ def remove_clip(page: Page) -> None:
 def test_pdf_named_mp4(usable_after: Page, tmp_path: Path) -> None:
     (tmp_path / "paper.mp4").write_bytes(PDF)
     choose(usable_after, tmp_path / "paper.mp4")
-    expect(usable_after.get_by_text("This browser cannot show this file")).to_be_visible()
+    expect(usable_after.get_by_text("This browser cannot play this file")).to_be_visible()
     said = sentence_after(usable_after)
     assert "paper.mp4 cannot be read as a video: it is something else" in said.replace("Paper", "paper")
 
@@ -49,7 +49,7 @@ def test_pdf_named_mp4(usable_after: Page, tmp_path: Path) -> None:
 def test_empty_file(usable_after: Page, tmp_path: Path) -> None:
     (tmp_path / "nothing.mp4").touch()
     choose(usable_after, tmp_path / "nothing.mp4")
-    expect(usable_after.get_by_text("This browser cannot show this file")).to_be_visible()
+    expect(usable_after.get_by_text("This browser cannot play this file")).to_be_visible()
     assert "is empty (0 bytes)" in sentence_after(usable_after)
 
 
@@ -62,7 +62,7 @@ def test_two_gigabytes_are_refused_before_they_are_sent(usable_after: Page, tmp_
     usable_after.locator("#clip input[type=file]").set_input_files(large)
     note = usable_after.locator(".page-note")
     expect(note).to_have_text(
-        f"large.mp4: larger than {MAX_UPLOAD_MB} MB, the limit of this page. Cut or compress it first."
+        f"large.mp4: larger than this page's limit of {MAX_UPLOAD_MB} MB. Cut or compress it first."
     )
     assert sent == []
 
@@ -92,13 +92,13 @@ def test_three_frames_are_answered(usable_after: Page, tmp_path: Path) -> None:
 
 
 def test_no_clip(usable_after: Page) -> None:
-    assert "Choose a video file, record one, or take a sample" in sentence_after(usable_after)
+    assert "Choose a video file, record one, or pick a sample" in sentence_after(usable_after)
 
 
 def test_refused_camera(usable_after: Page) -> None:
     usable_after.get_by_label("Capture from camera").click()
     usable_after.get_by_text("Click to Access Webcam").click()
-    expect(usable_after.locator(".page-note")).to_contain_text("The browser refuses the camera. Allow it for this page")
+    expect(usable_after.locator(".page-note")).to_contain_text("The browser blocked the camera. Allow it for this page")
     usable_after.get_by_label("Upload file").first.click()
 
 

@@ -1,4 +1,4 @@
-"""The tab "Many clips": a table that fills, is sorted, and is downloaded."""
+"""The tab "Many clips": the table fills, can be sorted, and can be downloaded."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from tests.browser.conftest import MAX_CLIPS, PATIENCE_MS, ready
 from tests.client.videos import TEXT, written_by_opencv
 from tests.paths import DEMO_BUNDLE
 
-# A row's state, with the warning that goes with each answer of the demo model.
+# A row's state, with the warning that comes with each answer of the demo model.
 RECOGNIZED = f"recognized; {open_bundle(DEMO_BUNDLE).card.caveat}"
 
 
@@ -22,7 +22,7 @@ RECOGNIZED = f"recognized; {open_bundle(DEMO_BUNDLE).card.caveat}"
 def filled(
     browser: Browser, page_url: str, clips: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Page]:
-    """Three clips and a file that is none, asked about."""
+    """Yield the page after recognizing three clips and a file that is not a video."""
     broken = tmp_path_factory.mktemp("broken") / "notes.mp4"
     broken.write_bytes(TEXT)
     with browser.new_context() as context:
@@ -40,7 +40,7 @@ def filled(
 
 
 def column(page: Page, place: int) -> list[str]:
-    """The texts of a column of the table, from the top."""
+    """Return the texts of a table column, from the top."""
     return [text.strip() for text in page.locator(f"#table tbody tr > :nth-child({place})").all_inner_texts()]
 
 
@@ -72,13 +72,13 @@ def test_table_is_sorted_by_a_column(filled: Page) -> None:
     assert column(filled, 1) == ["book.mp4", "drink.mp4", "notes.mp4", "thank you.mp4"]
     assert column(filled, 2) == ["book", "drink", "", "thank you"]
     assert head.nth(0).get_attribute("aria-sort") == "ascending"
-    filled.keyboard.press("Enter")  # on the head that was pressed
+    filled.keyboard.press("Enter")  # on the header that was pressed
     assert column(filled, 1) == ["thank you.mp4", "notes.mp4", "drink.mp4", "book.mp4"]
     assert head.nth(0).get_attribute("aria-sort") == "descending"
     head.nth(2).get_by_role("button").click()
     shown = [float(text.split()[0]) for text in column(filled, 3) if text]
     assert len(shown) == 3 and shown == sorted(shown)
-    assert column(filled, 3)[-1] == ""  # what has no confidence comes last
+    assert column(filled, 3)[-1] == ""  # a row without a confidence comes last
 
 
 def test_stopped_batch_keeps_what_is_known(page: Page, clips: dict[str, Path], tmp_path: Path) -> None:
@@ -105,4 +105,4 @@ def test_too_many_or_none_is_a_sentence(page: Page, clips: dict[str, Path], tmp_
     page.locator("#clips input[type=file]").set_input_files(many)
     expect(page.locator("#clips .file")).to_have_count(len(many))
     page.locator("#recognize-all").click()
-    expect(page.locator("#many-status .problem")).to_contain_text(f"more than the {MAX_CLIPS} that this page takes")
+    expect(page.locator("#many-status .problem")).to_contain_text(f"more than this page's limit of {MAX_CLIPS}")

@@ -1,4 +1,4 @@
-"""What a model is good for, and how sure it has to be, on the page: as every other face says it."""
+"""The page shows a model's purpose, caveat and threshold just like the other interfaces."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ CAVEAT = "demo model: knows an animated signer, not people"
 
 @pytest.fixture
 def person(shared_folder: Path) -> Path:
-    """A person who signs `book`."""
+    """Return a clip of a person who signs `book`."""
     return shared_folder / "wlasl" / "videos" / "07068.mp4"
 
 
@@ -57,7 +57,7 @@ def test_page_says_what_the_model_is_good_for_and_starts_at_its_threshold(page: 
     expect(page.locator("#card")).to_contain_text(CARD.purpose[1:])
     expect(threshold).to_have_value(f"{100 * (CARD.min_confidence or 0):.0f}")
     threshold.fill("30")
-    page.wait_for_timeout(3000)  # the page has asked how the server is
+    page.wait_for_timeout(3000)  # until the page has polled the server's status
     expect(threshold).to_have_value("30")
     page.locator("#model input").click()
     page.get_by_role("option", name="small: 7 glosses, bsl1k, fp32").click()

@@ -30,14 +30,14 @@ from tests.browser.conftest import (
 from tests.browser.test_looks import grave_findings, scrolls_sideways
 
 GLOSS, REST_S = "book", 2.0
-LOOP_S = 3.0  # at least, from one beginning of the sign to the next
-THRESHOLD, STRIDE = 70, 16  # of these tests: a browser on a busy machine sends few frames
-LOW_THRESHOLD = 40  # where two browsers share it
+LOOP_S = 3.0  # minimum time from one start of the sign to the next
+THRESHOLD, STRIDE = 70, 16  # for these tests, because a browser on a busy machine sends few frames
+LOW_THRESHOLD = 40  # when two browsers share the machine
 
 
 @pytest.fixture(scope="module")
 def signer(chromium: str, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Another browser than `browser`, with another sign before its camera: sign and pause, over and over."""
+    """Yield a second browser, whose camera shows another sign and a pause in a loop."""
     seed = SEED + 2
     frames = list(paint_scene([perform_sign(find_sign(GLOSS), seed), rest(REST_S, seed)], seed))
     assert len(frames) / FPS > LOOP_S
@@ -50,7 +50,7 @@ def signer(chromium: str, browser: Browser, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def signing(signer: Browser, page_url: str) -> Iterator[Page]:
-    """A visitor who signs `GLOSS`, for as long as these tests go on."""
+    """Yield the page of a visitor who signs `GLOSS` during all of these tests."""
     with signer.new_context(viewport=WIDE) as context:  # type: ignore[arg-type]
         context.grant_permissions(["camera", "clipboard-read", "clipboard-write"])
         yield opened(context, page_url, THRESHOLD)
@@ -58,7 +58,7 @@ def signing(signer: Browser, page_url: str) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def other(browser: Browser, page_url: str) -> Iterator[Page]:
-    """One who signs `CAMERA_GLOSS`, and prefers the dark."""
+    """Yield the page of a visitor who signs `CAMERA_GLOSS` and prefers dark mode."""
     with browser.new_context(viewport=WIDE, color_scheme="dark", permissions=["camera"]) as context:  # type: ignore[arg-type]
         yield opened(context, page_url, LOW_THRESHOLD)
 
@@ -71,7 +71,7 @@ def opened(context: BrowserContext, url: str, threshold: float) -> Page:
 
 
 def go_live(page: Page, threshold: float = THRESHOLD) -> Page:
-    """Open the tab, allow the camera, and start."""
+    """Open the tab, allow the camera and start."""
     page.get_by_role("tab", name="Live").click()
     page.locator("#live-camera").get_by_text("Click to Access Webcam").click()
     adjust(page, "threshold", threshold)
@@ -85,7 +85,7 @@ def adjust(page: Page, slider: str, value: float) -> None:
 
 
 def transcript(page: Page) -> list[tuple[float, str]]:
-    """Seconds and glosses, the oldest first."""
+    """Return the transcript's times in seconds and glosses, oldest first."""
     lines = page.locator("#live-transcript li").all_inner_texts()
     times = [re.match(r"(\d+):([\d.]+)\s+(.+?)\s+[\d.]+\s%", line) for line in reversed(lines)]
     return [(60 * int(m[1]) + float(m[2]), m[3]) for m in times if m]
@@ -98,7 +98,7 @@ def fact(page: Page, name: str) -> str:
 def test_each_sign_is_told_once_and_no_pause_is_a_sign(signing: Page) -> None:
     expect(signing.locator("#live-gloss")).to_have_text(GLOSS)
     expect(signing.locator("#live-transcript li")).to_have_count(3)
-    expect(signing.locator("#live-now .none")).to_have_text("No sign")  # and so it is between two
+    expect(signing.locator("#live-now .none")).to_have_text("No sign")  # also between two signs
     told = transcript(signing)
     assert {gloss for _, gloss in told} == {GLOSS}
     assert all(later - earlier > LOOP_S / 2 for (earlier, _), (later, _) in pairwise(told)), told
@@ -106,7 +106,7 @@ def test_each_sign_is_told_once_and_no_pause_is_a_sign(signing: Page) -> None:
 
 def test_how_it_goes_is_shown(signing: Page) -> None:
     assert re.fullmatch(r"[\d,]+\sms", fact(signing, "Lag"))
-    assert float(fact(signing, "Frames a second")) > 0
+    assert float(fact(signing, "Frames per second")) > 0
     assert re.fullmatch(r"[\d,]+\sframes?, [\d,]+\swindows?", fact(signing, "Dropped"))
     assert fact(signing, "Model") == "demo"
     expect(signing.locator("#live-way")).to_contain_text(re.compile(r"Frames take \d+ ms from this browser"))
@@ -143,9 +143,10 @@ def test_it_is_for_everybody(request: pytest.FixtureRequest, look: str) -> None:
 def test_visitors_see_their_own_alone_and_no_more_than_the_limit(signing: Page, other: Page, visit: Visit) -> None:
     assert MAX_LIVE == 2
     third = go_live(ready(visit(permissions=["camera"])))
-    expect(third.locator("#live-problem")).to_contain_text(re.compile(r"This page takes 2\svisitors live at once"))
+    expect(third.locator("#live-problem")).to_contain_text(re.compile(r"Only 2\svisitors can be live on this page"))
     expect(other.locator("#live-transcript").get_by_text(CAMERA_GLOSS).first).to_be_visible(timeout=2 * PATIENCE_MS)
-    # With so few frames a sign may be taken for another's; but never at the same time, by the same confidence.
+    # With few frames a sign may be mistaken for the other visitor's, but never at the same time with the same
+    # confidence.
     theirs = {page: set(page.locator("#live-transcript li").all_inner_texts()) for page in (signing, other)}
     assert any(GLOSS in line for line in theirs[signing]) and not any(CAMERA_GLOSS in line for line in theirs[signing])
     assert theirs[signing].isdisjoint(theirs[other])
@@ -159,7 +160,7 @@ def test_rules_are_obeyed_while_it_runs(signing: Page) -> None:
     expect(signing.locator("#live-now .none")).to_have_text("No sign")
     signing.get_by_role("button", name="Clear", exact=True).click()
     expect(signing.locator("#live-transcript")).to_contain_text("No sign yet.")
-    # A whole loop is answered: the sign among it.
+    # A whole loop was answered, including the sign.
     expect(signing.locator("#live-now .facts")).to_contain_text(re.compile(r"Answers\s*([6-9]|\d\d)\s"))
     assert transcript(signing) == []
     adjust(signing, "threshold", THRESHOLD)
@@ -170,7 +171,7 @@ def test_pause_and_go_on(signing: Page) -> None:
     signing.locator("#live-pause").click()
     expect(signing.locator("#live-now")).to_contain_text("Paused")
     answers = fact(signing, "Answers")
-    signing.locator("#live-pause", has_text="Go on").click()
+    signing.locator("#live-pause", has_text="Resume").click()
     expect(signing.locator("#live-now")).not_to_contain_text("Paused")
     expect(signing.locator("#live-now .facts div").filter(has_text="Answers")).not_to_contain_text(answers)
 
@@ -187,16 +188,16 @@ def test_server_killed_and_back_in_mid_stream_and_between_upload_and_answer(
         expect(signing.locator("#live-now")).to_contain_text("No answers")
         said = sentence_after(page)
         assert "Not recognized." in said and "no server answers at" in said.lower()
-        expect(page.locator("#away")).to_contain_text("This page asks again every few seconds")
+        expect(page.locator("#away")).to_contain_text("This page checks again every few seconds")
         expect(page.locator(".state")).to_contain_text("Server away")
     finally:
         triton.start()
     expect(signing.locator("#live-problem .note")).to_have_count(0)
     signing.get_by_role("button", name="Clear", exact=True).click()
-    expect(signing.locator("#live-transcript li .name").first).to_have_text(GLOSS)  # on the same page, untouched
+    expect(signing.locator("#live-transcript li .name").first).to_have_text(GLOSS)  # on the same page
     expect(page.locator(".state")).to_contain_text("Ready")
     expect(page.locator("#away")).to_have_count(0)
-    answer_to(page)  # the same clip, on the same page, of the model that was chosen
+    answer_to(page)  # the same clip on the same page, with the chosen model
     assert "small" in page.locator("#answer .facts").inner_text()
 
 
@@ -223,11 +224,11 @@ def test_frames_are_dropped_where_the_way_is_slow(signing: Page) -> None:
     slow = {"offline": False, "latency": 1000, "downloadThroughput": -1, "uploadThroughput": 50_000}
     network.send("Network.enable")
     network.send("Network.emulateNetworkConditions", slow)
-    expect(signing.locator("#live-way")).to_contain_text("were dropped here because the way was full")
+    expect(signing.locator("#live-way")).to_contain_text("were dropped while earlier ones were still in flight")
     signing.wait_for_timeout(2000)
     unlimited = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     network.send("Network.emulateNetworkConditions", unlimited)
-    assert 0 < most <= 6  # four at once, and the news of those that are done comes a little late
+    assert 0 < most <= 6  # four at once; completions are reported a little late
 
 
 def test_camera_that_is_stopped_is_off(signing: Page) -> None:
@@ -240,6 +241,6 @@ def test_camera_that_is_stopped_is_off(signing: Page) -> None:
 def test_refused_camera(page: Page) -> None:
     page.get_by_role("tab", name="Live").click()
     page.locator("#live-camera").get_by_text("Click to Access Webcam").click()
-    expect(page.locator(".page-note")).to_contain_text("The browser refuses the camera. Allow it for this page")
+    expect(page.locator(".page-note")).to_contain_text("The browser blocked the camera. Allow it for this page")
     page.get_by_role("tab", name="Models").click()
     expect(page.locator(".model").first).to_be_visible()

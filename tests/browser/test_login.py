@@ -1,4 +1,4 @@
-"""The login form: what Gradio's own does not explain."""
+"""The login form explains errors that Gradio's own form does not."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every tab, light and dark, wide and on a phone: pictures of it, and an audit by axe-core."""
+"""Screenshots and an axe-core audit of every tab, light and dark, on a wide screen and a phone."""
 
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ TABS = {"start": "Recognize", "recognize": "Recognize", "many-clips": "Many clip
 
 
 def grave_findings(page: Page) -> list[str]:
-    """What axe-core finds on the page as it is, of what keeps people out."""
+    """Return the serious accessibility violations that axe-core finds on the page."""
     found = Axe().run(page).response["violations"]
     return [
         f"{violation['id']}: {node['target']} {node['html'][:200]}"
@@ -33,7 +33,7 @@ def grave_findings(page: Page) -> list[str]:
 
 
 def scrolls_sideways(page: Page) -> bool:
-    """Whether something is wider than the window. Gradio cuts off what is, so the document's width does not say it."""
+    """Return whether an element is wider than the window. Gradio clips it, so the document's width does not show it."""
     return bool(page.evaluate(SCROLLS_SIDEWAYS))
 
 
@@ -49,7 +49,7 @@ def test_each_tab_is_for_everybody(visit: Visit, size: dict[str, int], clips: di
             expect(page.locator("body.dark")).to_have_count(int(scheme == "dark"))
             shoot(page, f"{name}-{scheme}-{size['width']}")
             assert not scrolls_sideways(page), name
-            if size is WIDE:  # on a phone the same elements stand below one another
+            if size is WIDE:  # on a phone, the same elements are stacked
                 findings[f"{name} {scheme}"] = grave_findings(page)
 
     look("start")

@@ -1,4 +1,4 @@
-"""The page around its tabs: models, keyboard, programs, accounts, a proxy before it, and what it leaves behind."""
+"""The page around its tabs: models, keyboard, programs, accounts, a reverse proxy, and cleanup."""
 
 import http.client
 import re
@@ -28,19 +28,19 @@ def test_models_are_shown_and_their_vocabularies_searched(page: Page) -> None:
     page.get_by_role("tab", name="Models").click()
     cards = page.locator(".model").all_inner_texts()
     assert [card.split()[0] for card in cards] == ["demo", "small"]
-    assert "asked now" in cards[0] and "20 glosses" in cards[0] and "wlasl" in cards[0]
+    assert "selected" in cards[0] and "20 glosses" in cards[0] and "wlasl" in cards[0]
     assert "7 glosses" in cards[1] and "bsl1k" in cards[1] and "fp32" in cards[1]
     assert page.locator(".vocabulary li").count() == 20
     page.get_by_label("Search the vocabulary").press_sequentially("HE")
     expect(page.locator(".vocabulary li")).to_have_text(["father", "hello", "help", "mother", "where"])
     page.get_by_label("Search the vocabulary").press_sequentially("zzz")
-    expect(page.locator("#vocabulary")).to_contain_text("demo does not know a gloss with that in it")
+    expect(page.locator("#vocabulary")).to_contain_text("no gloss of demo contains this text")
 
 
 def test_model_that_is_picked_is_asked(page: Page, clips: dict[str, Path]) -> None:
     page.get_by_label("Model", exact=True).click()
     page.get_by_role("option", name="small: 7 glosses, bsl1k, fp32").click()
-    expect(page.locator("#samples")).to_have_count(0)  # they are nothing to it
+    expect(page.locator("#samples")).to_have_count(0)  # the model does not know them
     choose(page, clips["book"])
     assert answer_to(page) in GLOSSES
     assert page.locator(".ranking li").count() == 7
@@ -61,7 +61,7 @@ def test_keyboard_alone_is_enough(page: Page, clips: dict[str, Path]) -> None:
         raise AssertionError(f"Tab does not reach {name}")
 
     page.locator("body").press("Tab")
-    with page.expect_file_chooser() as chooser:  # around the whole way there: a browser is told of it in its own time
+    with page.expect_file_chooser() as chooser:  # started early, because the browser reports it with a delay
         tab_to("Drop a video file here to upload")
         page.keyboard.press("Enter")
     chooser.value.set_files(clips["drink"])
@@ -92,9 +92,9 @@ def test_programs_call_recognize(page_url: str, clips: dict[str, Path], tmp_path
     assert answer["predictions"][0]["gloss"] == "book"
     assert (answer["video"], answer["model"], answer["unsure"]) == ("book.mp4", "demo", False)
     answer = client.predict(video=video, model="small", api_name="/recognize")
-    assert (answer["unsure"], answer["warnings"]) == (None, [])  # no threshold was asked for, and it has none
+    assert (answer["unsure"], answer["warnings"]) == (None, [])  # no threshold was given, and the model has none
     described = client.view_api(return_format="dict")["named_endpoints"]
-    assert list(described) == ["/recognize"]  # and nothing of the page's insides
+    assert list(described) == ["/recognize"]  # and no internal endpoint
     (told,) = described["/recognize"]["returns"]
     assert set(told["type"]["properties"]) == set(answer)
     (tmp_path / "text.mp4").write_text("no video")
@@ -102,9 +102,9 @@ def test_programs_call_recognize(page_url: str, clips: dict[str, Path], tmp_path
         client.predict(video=gradio_client.handle_file(tmp_path / "text.mp4"), model="demo", api_name="/recognize")
     with pytest.raises(Exception, match=r"serves 2 models: choose one \(demo, small\)"):
         client.predict(video=video, api_name="/recognize")
-    with pytest.raises(Exception, match="serves no model 'nobody' any more"):
+    with pytest.raises(Exception, match="no longer serves model 'nobody'"):
         client.predict(video=video, model="nobody", api_name="/recognize")
-    with pytest.raises(Exception, match="fetches nothing from other hosts"):
+    with pytest.raises(Exception, match="does not fetch files from other hosts"):
         there = gradio_client.handle_file("http://127.0.0.1:9/clip.mp4")
         client.predict(video=there, model="demo", api_name="/recognize")
     client.close()
@@ -128,7 +128,7 @@ def test_page_connects_to_nobody_but_its_server(page: Page, clips: dict[str, Pat
 
 
 class Proxy(BaseHTTPRequestHandler):
-    """Passes on what comes under a prefix, without it, to `page`; answers as they come, for events are streams."""
+    """Forwards requests under a prefix to `page` without the prefix, and streams the answers, as events need."""
 
     page = ("", 0)
     protocol_version = "HTTP/1.0"
@@ -157,17 +157,17 @@ class Proxy(BaseHTTPRequestHandler):
                 self.wfile.write(chunk)
                 self.wfile.flush()
         except OSError:
-            pass  # the browser has what it wants
+            pass  # the browser closed the connection
         finally:
             connection.close()
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def proxied(url: str) -> Iterator[str]:
-    """The page under a prefix of another port."""
+    """Serve the page under a prefix on another port."""
     target = urlsplit(url)
     handler = type("ProxyHere", (Proxy,), {"page": (target.hostname, target.port)})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

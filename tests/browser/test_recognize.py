@@ -1,4 +1,4 @@
-"""The tab "Recognize", in a real browser, over a real Triton."""
+"""The tab "Recognize" in a real browser with a real Triton."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from tests.client.videos import ffmpeg, rotated
 
 @pytest.fixture(scope="module")
 def answered(browser: Browser, page_url: str, clips: dict[str, Path]) -> Iterator[Page]:
-    """The answer to a clip of `book`, for the tests that only look at it."""
+    """Yield the page with the answer to a clip of `book`, for tests that only look at it."""
     with browser.new_context() as context:
         context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
@@ -29,7 +29,7 @@ def answered(browser: Browser, page_url: str, clips: dict[str, Path]) -> Iterato
 
 
 def download(page: Page, label: str, folder: Path, inside: str = "#downloads") -> bytes:
-    """What a link gives, and its name."""
+    """Download a link's file and return its content."""
     with page.expect_download() as waited:
         page.locator(inside).get_by_role("link", name=label, exact=True).click()
     path = folder / waited.value.suggested_filename
@@ -111,7 +111,7 @@ def test_webvtt_is_byte_for_byte_what_its_segments_say(answered: Page, tmp_path:
     start_s, end_s = (float(time[-6:]) for time in cue)
     curve = content["curves"][0]
     inside = [start_s <= time_s <= end_s for time_s in curve["times_s"]]
-    half = max(curve["confidences"]) / 2  # where a segment's borders are
+    half = max(curve["confidences"]) / 2  # the confidence at a segment's borders
     assert inside == [confidence >= half for confidence in curve["confidences"]]
 
 
@@ -135,7 +135,7 @@ def test_clip_recorded_from_the_camera_is_recognized(visit: Visit) -> None:
     page.get_by_text("Click to Access Webcam").click()
     page.get_by_label("start recording").click()
     page.wait_for_timeout(3500)
-    page.get_by_label("start recording").click()  # by which name Gradio stops too
+    page.get_by_label("start recording").click()  # Gradio's stop button has the same label
     page.locator("#clip video[src*='gradio_api/file=']").wait_for()
     assert answer_to(page) == CAMERA_GLOSS
 
@@ -152,7 +152,7 @@ def test_portrait_video_of_a_phone_is_upright(page: Page, tmp_path: Path, clips:
 
 
 def test_another_clip_takes_the_answer_away(answered: Page, clips: dict[str, Path]) -> None:
-    """And so it is the last of those that look at the answer."""
+    """Run after the other tests that look at the answer."""
     answered.locator('#clip [aria-label="Clear"]').click()
     expect(answered.locator("#best-gloss")).to_have_count(0)
     expect(answered.locator("#when")).to_be_hidden()

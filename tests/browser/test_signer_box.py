@@ -1,4 +1,4 @@
-"""What the network saw, the box that a visitor corrects, and the camera guide, in a real browser over a real Triton."""
+"""The signer's box and the camera guide in a real browser with a real Triton."""
 
 import re
 from collections.abc import Iterator
@@ -27,14 +27,14 @@ from tests.browser.conftest import (
 from tests.browser.test_live import go_live
 from tests.browser.test_looks import SCHEMES, grave_findings, scrolls_sideways
 
-SIZE, SIDE, LEFT, TOP = (720, 1280), 180, 896, 432  # pixels: the frame, and the signer's picture in it
+SIZE, SIDE, LEFT, TOP = (720, 1280), 180, 896, 432  # pixels: the frame, and the picture of the signer in it
 BOX = (70, 60, 84, 85)  # percent: that picture
 NARROW = {"width": 360, "height": 740}
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The demo signer, so small in the frame that the network does not see the sign in whole frames."""
+    """Return clips of the demo signer, too small for the network to recognize in whole frames."""
     folder = tmp_path_factory.mktemp("small")
     for gloss in ("book", "drink"):
         clip = render(gloss, SEED, size=(256, 256), num_frames=64, fps=25.0)
@@ -48,7 +48,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def person(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
-    """Frames of a person who fills them, RGB."""
+    """Return RGB frames filled by a person."""
     with open_video(shared_folder / "wlasl" / "videos" / "07069.mp4") as video:
         return [np.ascontiguousarray(frame.image[..., ::-1]) for frame in video]
 
@@ -57,7 +57,7 @@ def person(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
 def far_away(
     chromium: str, browser: Browser, person: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Browser]:
-    """A browser whose camera shows a person who sits too far away."""
+    """Yield a browser whose camera shows a person who sits too far away."""
     frames = []
     for image in person[:50]:
         frame = np.full((480, 640, 3), (150, 160, 155), np.uint8)
@@ -82,7 +82,7 @@ def sides(page: Page) -> list[str]:
 
 
 def ask_again(page: Page, said: str) -> str:
-    """Press Recognize, and wait for what the network saw this time: the gloss."""
+    """Press Recognize, wait for the sentence about the new answer, and return the gloss."""
     page.locator("#recognize").click()
     expect(page.locator("#box-said")).to_contain_text(said)
     page.locator(".film img").first.wait_for()
@@ -103,7 +103,7 @@ def test_box_that_is_typed_changes_the_answer_to_the_right_one(page: Page, small
     for label, percent in zip(("Left", "Top", "Right", "Bottom"), BOX, strict=True):
         page.get_by_label(f"{label}, %").press("Control+a")
         page.keyboard.type(str(percent))
-    assert ask_again(page, "The network saw the framed part of the picture, by your box.") == "book"
+    assert ask_again(page, "The network saw the picture cropped to the signer (your box).") == "book"
     expect(page.locator("#answer")).not_to_contain_text("box was not used")
 
 
@@ -125,13 +125,13 @@ def test_box_is_drawn_moved_and_pulled_at_a_corner(page: Page, small: dict[str, 
 
     assert drag((20, 20), (40, 60)) == pytest.approx([20, 20, 40, 60], abs=1)  # drawn
     assert drag((30, 40), (70, 60)) == pytest.approx([60, 40, 80, 80], abs=1)  # moved
-    assert drag((60, 40), (BOX[0], BOX[1])) == pytest.approx([BOX[0], BOX[1], 80, 80], abs=1)  # pulled
+    assert drag((60, 40), (BOX[0], BOX[1])) == pytest.approx([BOX[0], BOX[1], 80, 80], abs=1)  # resized
     assert drag((80, 80), (BOX[2], BOX[3])) == pytest.approx(BOX, abs=1)
-    assert drag((75, 70), (140, 70))[2] == 100  # and stays in the picture
+    assert drag((75, 70), (140, 70))[2] == 100  # it stays within the picture
     assert drag((93, 70), (93 - (100 - BOX[2]), 70)) == pytest.approx(BOX, abs=2)
     drawn = page.locator("#box .overlay.drawn").bounding_box()
     assert drawn is not None and drawn["width"] / area["width"] == pytest.approx((BOX[2] - BOX[0]) / 100, abs=0.03)
-    assert ask_again(page, "by your box") == "drink"
+    assert ask_again(page, "(your box)") == "drink"
     seen, video = page.locator("#clip .overlay.seen").bounding_box(), page.locator("#clip video").bounding_box()
     assert seen is not None and video is not None
     middle = (seen["x"] + seen["width"] / 2 - video["x"]) / video["width"]
@@ -141,18 +141,18 @@ def test_box_is_drawn_moved_and_pulled_at_a_corner(page: Page, small: dict[str, 
 def test_film_strip_shows_the_crops_of_the_network(page: Page, small: dict[str, Path]) -> None:
     choose(page, small["book"])
     fill_in(page, BOX)
-    ask_again(page, "by your box")
+    ask_again(page, "(your box)")
     frames = page.locator(".film img")
     sizes = frames.evaluate_all("images => images.map(i => [i.naturalWidth, i.naturalHeight])")
     assert sizes and all(width == height == 108 for width, height in sizes)
-    expect(page.locator("#film")).to_contain_text("What the network saw: the frames cut to 224 x 224 pixels.")
+    expect(page.locator("#film")).to_contain_text("What the network saw: frames cropped to 224 x 224 pixels.")
     assert "What the network saw around the peak of book" in (page.locator(".film").get_attribute("aria-label") or "")
     colors = frames.first.evaluate(
         "image => { const c = new OffscreenCanvas(108, 108).getContext('2d'); c.drawImage(image, 0, 0);"
         "return [[54, 54], [2, 2]].map(([x, y]) => [...c.getImageData(x, y, 1, 1).data].slice(0, 3)) }"
     )
     wall = np.array((205, 200, 190))
-    assert np.abs(np.array(colors[0]) - wall).max() > 30  # the signer is in the middle, and not the wall
+    assert np.abs(np.array(colors[0]) - wall).max() > 30  # the signer, not the wall, is in the middle
 
 
 def test_signer_is_found_on_request_and_the_fields_are_emptied(
@@ -178,7 +178,7 @@ def test_signer_is_found_on_request_and_the_fields_are_emptied(
     assert 5 < left < 35 < right < 62 and 38 < top < 50 and 85 < bottom <= 100
     page.locator("#box-empty").click()
     expect(page.get_by_label("Left, %")).to_have_value("")
-    ask_again(page, "The network saw the framed part of the picture, found by the face")
+    ask_again(page, "The network saw the picture cropped to the signer (found by the face detector")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_guide_before_a_recording(far_away: Browser, page_url: str) -> None:
         page.get_by_label("Capture from camera").click()
         page.get_by_text("Click to Access Webcam").click()
         expect(page.locator("#clip-guide .guide")).to_contain_text("Move closer.")
-        expect(page.locator("#clip-guide")).to_contain_text("A small picture of the camera goes to this page's server")
+        expect(page.locator("#clip-guide")).to_contain_text("small camera pictures go to this page's server")
         expect(page.locator("#clip .overlay.outline")).to_be_visible()
         expect(page.locator(".announcement[role=status]")).to_have_text("Move closer.")
         look(page, "record-guide")
@@ -226,7 +226,7 @@ def test_guide_on_the_live_tab(far_away: Browser, page_url: str) -> None:
         expect(page.locator("#live-guide")).to_contain_text("Head to waist in the outline, hands inside the picture.")
         go_live(page)
         expect(page.locator("#live-guide .guide.move")).to_contain_text("Move closer. You are small in the picture.")
-        expect(page.locator("#live-now .facts")).to_contain_text(re.compile(r"Picture\s*whole"))
+        expect(page.locator("#live-now .facts")).to_contain_text(re.compile(r"Picture\s*whole frame"))
         outline = page.locator("#live-camera .overlay.outline").bounding_box()
         video = page.locator("#live-camera video").bounding_box()
         assert outline is not None and video is not None
@@ -236,14 +236,14 @@ def test_guide_on_the_live_tab(far_away: Browser, page_url: str) -> None:
 
 
 def look(page: Page, name: str) -> None:
-    """Pictures in each size and color, and what keeps people out."""
+    """Take screenshots in each size and color scheme, and audit the page."""
     findings = []
     for size in (WIDE, PHONE, NARROW):
         page.set_viewport_size(size)  # type: ignore[arg-type]
         for scheme in SCHEMES:
             page.emulate_media(color_scheme=scheme)
             expect(page.locator("body.dark")).to_have_count(int(scheme == "dark"))
-            page.wait_for_timeout(400)  # overlays follow
+            page.wait_for_timeout(400)  # until the overlays are redrawn
             shoot(page, f"{name}-{scheme}-{size['width']}")
             assert not scrolls_sideways(page), (name, size)
             findings += grave_findings(page) if size is WIDE else []
@@ -255,7 +255,7 @@ def test_box_is_for_everybody(visit: Visit, small: dict[str, Path]) -> None:
     choose(page, small["book"])
     page.locator("#box .stage img").wait_for()
     fill_in(page, BOX)
-    ask_again(page, "by your box")
+    ask_again(page, "(your box)")
     expect(page.locator("#timeline .legendtext").first).to_be_visible()
     look(page, "box")
     page.set_viewport_size(WIDE)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The tab "Teach" in a real browser whose camera shows the demo signer, over a real Triton."""
+"""The tab "Teach" in a real browser whose camera shows the demo signer, with a real Triton."""
 
 import contextlib
 import re
@@ -31,14 +31,14 @@ from tests.browser.test_looks import SCHEMES, grave_findings, scrolls_sideways
 from tests.local_triton import serve
 from tests.networks import GLOSSES, save_checkpoint
 
-SIGN, OTHER = "my wave", "my book"  # what the visitor calls the camera's sign, and that of the clips
+SIGN, OTHER = "my wave", "my book"  # the visitor's names for the camera's sign and for the clips' sign
 TAKES = 3
-MOST_TABS = 60  # from one control to another of the tab
+MOST_TABS = 60  # from one of the tab's controls to another
 
 
 @pytest.fixture(scope="module")
 def takes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Clips of another sign than the camera's, and one more for asking."""
+    """Return clips of a sign other than the camera's, and one more to recognize."""
     folder = tmp_path_factory.mktemp("takes")
     paths = [folder / f"book{take}.mp4" for take in range(TAKES + 1)]
     for take, path in enumerate(paths):
@@ -48,7 +48,7 @@ def takes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def teacher(browser: Browser, page_url: str, takes: list[Path]) -> Iterator[Page]:
-    """A visitor who taught two signs: one with the camera, one by uploads."""
+    """Yield the page of a visitor who taught two signs, one with the camera and one with uploads."""
     with browser.new_context(viewport=WIDE, permissions=["camera"], reduced_motion="reduce") as context:  # type: ignore[arg-type]
         context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
@@ -75,11 +75,11 @@ def open_tab(page: Page) -> Page:
 
 
 def record(page: Page, *, first: bool) -> None:
-    """Record a clip: the countdown, and the end by itself."""
+    """Record a clip: wait for the countdown and for the recording to end by itself."""
     clip = page.locator("#teach-clip")
     if clip.get_by_label("Capture from camera").is_visible():
         clip.get_by_label("Capture from camera").click()
-    if first:  # later it opens by itself
+    if first:  # afterwards it opens by itself
         clip.get_by_text("Click to Access Webcam").click()
         expect(page.locator("#teach-clip-guide .guide")).to_contain_text("Good.")
         look(page, "teach-camera")
@@ -90,7 +90,7 @@ def record(page: Page, *, first: bool) -> None:
 
 
 def take_again(page: Page) -> None:
-    """Replay a recording, put it away, and record another."""
+    """Replay a recording, discard it and record another."""
     video = page.locator("#teach-clip video")
     page.wait_for_function("video => Number.isFinite(video.duration)", arg=video.element_handle())
     assert 2 < video.evaluate("async (video) => { await video.play(); return video.duration; }") < 6
@@ -100,7 +100,7 @@ def take_again(page: Page) -> None:
 
 
 def look(page: Page, name: str) -> None:
-    """Pictures and an audit of the tab, light and dark; nothing went wrong on the way here."""
+    """Take screenshots of the tab in light and dark and audit it. Fails if the page reported a problem."""
     width = page.viewport_size["width"] if page.viewport_size else 0
     for scheme in SCHEMES:
         page.emulate_media(color_scheme=scheme)
@@ -142,7 +142,7 @@ def ask(page: Page) -> str:
 
 
 def rows(page: Page) -> dict[str, str]:
-    """Count the examples of each taught sign; remarks below a gloss are left out."""
+    """Return the number of examples of each taught sign, without the remarks below a gloss."""
     found = page.locator("#teach-table tbody tr")
     cells = [row.locator("th, td").all_inner_texts() for row in found.all()]
     return {re.split(r"\n|Look at", gloss)[0].strip(): examples for gloss, examples, *_ in cells}
@@ -259,7 +259,7 @@ def test_sign_is_taught_with_the_keyboard_alone(visit: Visit) -> None:
 
 
 def press_next(page: Page, control: Locator, key: str = "Enter") -> None:
-    """Go on with the tab key until a control has the focus, and press a key."""
+    """Press Tab until a control has the focus, then press a key."""
     for _ in range(MOST_TABS):
         if control.count() and control.evaluate("element => element === document.activeElement"):
             return page.keyboard.press(key)
@@ -311,7 +311,7 @@ def test_page_asks_before_signs_are_lost(teacher: Page) -> None:
 
 
 def test_removed_sign_is_gone(teacher: Page) -> None:
-    """Comes last: it removes what the other tests look at."""
+    """Run last, because this removes the signs that the other tests use."""
     field = teacher.locator("#teach-removable input")
     field.click()
     teacher.get_by_role("option", name=f"{OTHER}: 4").click()

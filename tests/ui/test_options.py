@@ -1,4 +1,4 @@
-"""Who may see the page, and what visitors may send."""
+"""The page's accounts, and the limits on what visitors send."""
 
 from pathlib import Path
 
@@ -19,9 +19,9 @@ def test_wrong_accounts_are_a_sentence_without_the_secret(tmp_path: Path) -> Non
     (tmp_path / "empty").touch()
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xfa")
     for pair, path, says in (
-        ("hunter2", None, "account 1 of --auth or --auth-file is not user:password"),
-        (":hunter2", None, "is not user:password"),
-        ("ada:", None, "is not user:password"),
+        ("hunter2", None, "account 1 of --auth or --auth-file is not of the form user:password"),
+        (":hunter2", None, "is not of the form user:password"),
+        ("ada:", None, "is not of the form user:password"),
         (None, tmp_path / "nowhere", "No such file"),
         (None, tmp_path / "empty", "is empty"),
         (None, tmp_path / "bytes", "is not UTF-8 text"),

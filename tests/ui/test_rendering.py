@@ -1,4 +1,4 @@
-"""What visitors and servers send is shown as text, whatever it is."""
+"""Everything that visitors and servers send is escaped and shown as text."""
 
 from asl_triton.results import Prediction, Recognition
 from asl_triton_ui.rendering import format_count, format_seconds, render, render_problem

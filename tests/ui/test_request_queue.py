@@ -1,4 +1,4 @@
-"""The queue before the server: so many at once, so many behind them, and no more."""
+"""The request queue: a limited number of clips run at once, a limited number wait, and further ones are refused."""
 
 import asyncio
 
@@ -30,10 +30,10 @@ def test_visitors_have_their_turns_in_order_and_know_their_place() -> None:
         tasks = [asyncio.create_task(take(number)) for number in range(3)]
         await asyncio.sleep(0)
         assert [turns.ahead(ticket) for ticket in tickets] == [None, 0, 1]
-        with pytest.raises(ServerError, match="the page is busy, and 2 others wait already: try again in a minute"):
+        with pytest.raises(ServerError, match="the page is busy, with 2 requests waiting already: try again in"):
             async with turns.wait_for_turn(make_tickets("dan")[0]):
                 pass
-        tasks[1].cancel()  # one who leaves makes room
+        tasks[1].cancel()  # a visitor who leaves makes room
         await asyncio.sleep(0)
         assert [turns.ahead(ticket) for ticket in tickets] == [None, None, 0]
         done.set()
@@ -57,7 +57,7 @@ def test_one_visitor_takes_half_of_the_queue() -> None:
             await take(make_tickets("ada")[0])
         tasks += [asyncio.create_task(take(ticket)) for ticket in make_tickets("bob", "eve")]
         await asyncio.sleep(0)
-        with pytest.raises(ServerError, match="the page is busy, and 4 others wait already"):
+        with pytest.raises(ServerError, match="the page is busy, with 4 requests waiting already"):
             await take(make_tickets("dan")[0])
         done.set()
         await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""The sample clips are those of the demo signer, and for the demo checkpoint alone."""
+"""The sample clips show the demo signer and are offered only for the demo checkpoint."""
 
 from asl_triton.models.served import ServedModel
 from asl_triton.presets import PRESETS

@@ -1,4 +1,4 @@
-"""The box of the signer on the page, and what the camera guide says."""
+"""The signer's box on the page, and the camera guide."""
 
 from typing import get_args
 
@@ -36,7 +36,7 @@ def test_fields_that_are_no_box_are_a_sentence(sides: tuple[float | None, ...]) 
 def test_what_the_network_saw_is_said() -> None:
     face = SignerBox(0.1, 0.2, 0.5, 1, "face", 0.667)
     shown = render_seen(face, PRESETS["wlasl"])
-    assert "found by the face, 67% sure" in shown and 'data-seen="10.00 20.00 50.00 100.00"' in shown
+    assert "found by the face detector, 67% sure" in shown and 'data-seen="10.00 20.00 50.00 100.00"' in shown
     whole = render_seen(None, PRESETS["bsl1k-person"])
     assert "The network saw the whole frame." in whole and "draw the box" in whole and 'data-seen=""' in whole
     assert "draw the box" not in render_seen(None, PRESETS["wlasl"])

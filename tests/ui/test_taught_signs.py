@@ -1,4 +1,4 @@
-"""What visitors teach: bounded, apart from one another, and gone when it is removed."""
+"""Taught signs are limited in size, separate for each visitor, and gone once removed."""
 
 import threading
 import time
@@ -77,7 +77,7 @@ def test_same_clip_and_bad_names_are_sentences() -> None:
     with pytest.raises(DictionaryError, match="is an example of 'sign0' already"):
         add(taught, ADA, 0, 0)
     for name in ("", "  ", "a\nb", "x" * 101):
-        with pytest.raises(DictionaryError, match="cannot be the name of a sign"):
+        with pytest.raises(DictionaryError, match="is not a valid name for a sign"):
             taught.add(ADA, name, show(3, 0), served(), ADDRESS)
     assert glosses(taught, ADA) == ("sign0",)
 
@@ -91,7 +91,7 @@ def test_another_checkpoint_in_between_is_a_sentence_and_changes_nothing(tmp_pat
     with pytest.raises(DictionaryError, match="another checkpoint"):
         taught.load(BOB, tmp_path / "mine.safetensors", served("b" * 64), ADDRESS)
     assert glosses(taught, ADA) == ("sign0",) and taught.get(BOB) is None
-    taught.remove(ADA, "sign:sign0")  # one without signs is nobody's
+    taught.remove(ADA, "sign:sign0")  # an empty dictionary belongs to no model
     taught.add(ADA, "sign1", show(1, 0), served("b" * 64), ADDRESS)
     assert glosses(taught, ADA) == ("sign1",)
 
@@ -116,9 +116,9 @@ def test_every_removable_thing_can_be_removed() -> None:
     assert dictionary is not None
     assert [e.source for e in dictionary.examples] == ["sign0, example 1", "sign0, example 3", "sign1, example 1"]
     assert len(dictionary.vectors()) == 3
-    with pytest.raises(DictionaryError, match="was removed already"):
+    with pytest.raises(DictionaryError, match="was already removed"):
         taught.remove(ADA, names[3])
-    add(taught, ADA, 0, 5)  # takes a number that is free
+    add(taught, ADA, 0, 5)  # takes the next free number
     dictionary = taught.get(ADA)
     assert dictionary is not None and dictionary.examples[-1].source == "sign0, example 4"
     assert taught.remove(ADA, names[1]) == "sign0"
@@ -137,7 +137,7 @@ def test_what_is_downloaded_can_be_loaded_on_another_page(tmp_path: Path) -> Non
     path.write_bytes(dictionary.to_bytes())
     assert taught.load(BOB, path, served(), ADDRESS) == 3
     add(taught, BOB, 1, 0)
-    assert taught.load(BOB, path, served(), ADDRESS) == 0  # they are there already
+    assert taught.load(BOB, path, served(), ADDRESS) == 0  # they were already there
     assert glosses(taught, BOB) == ("sign0", "sign1") and glosses(taught, ADA) == ("sign0",)
 
 
@@ -165,7 +165,7 @@ def test_hostile_files_are_sentences_without_a_path_of_this_machine(
         (b"", "is not a dictionary of signs, or is damaged"),
         (b"\xff" * 100, "is not a dictionary"),
         (whole[:-3], "is not a dictionary"),
-        (whole.replace(b"sign0", b"si\\n0"), "is not a dictionary|cannot be the name of a sign"),
+        (whole.replace(b"sign0", b"si\\n0"), "is not a dictionary|is not a valid name for a sign"),
         (b"\0" * (2**20 + 1), "is larger than 1 MiB"),
         (teach(5, 1).to_bytes(), "up to 4 examples, not 5"),
     ):
@@ -174,7 +174,7 @@ def test_hostile_files_are_sentences_without_a_path_of_this_machine(
             taught.load(ADA, path, served(), ADDRESS)
         assert str(tmp_path) not in str(told.value)
     path.unlink()
-    with pytest.raises(DictionaryError, match=r"mine\.safetensors was deleted meanwhile"):
+    with pytest.raises(DictionaryError, match=r"mine\.safetensors was deleted in the meantime"):
         taught.load(ADA, path, served(), ADDRESS)
     assert taught.get(ADA) is None
 
@@ -194,7 +194,7 @@ def test_dictionaries_are_bounded_for_each_visitor_and_together(monkeypatch: pyt
         add(taught, pages[1], 0, 0)
     monkeypatch.setattr(taught_signs, "MAX_BYTES", 4 * one)
     add(taught, BOB, 0, 0)
-    with pytest.raises(DictionaryError, match="no room for more signs"):
+    with pytest.raises(DictionaryError, match="out of room for signs"):
         add(taught, BOB, 0, 1)
     taught.remove(ADA, taught_signs.EVERYTHING)
     add(taught, BOB, 0, 1)  # there is room again
@@ -242,7 +242,7 @@ def test_visitors_who_teach_at_once_lose_nothing_of_the_shared_file(shared: Path
     assert set(glosses(taught, ADA)) == set(SignDictionary.load(shared).glosses) == expected
     taught.remove(BOB, "sign:sign0")
     assert "sign0" not in SignDictionary.load(shared)
-    with pytest.raises(DictionaryError):  # one press must not remove what all have taught
+    with pytest.raises(DictionaryError):  # one press must not remove everybody's signs
         taught.remove(BOB, taught_signs.EVERYTHING)
 
 

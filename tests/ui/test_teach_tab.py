@@ -1,4 +1,4 @@
-"""What the tab "Teach" does with a clip, over a server whose answers are made up."""
+"""The tab "Teach", with a fake server whose answers are made up."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @pytest.fixture(scope="module", autouse=True)
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """One loop for the whole page, as in life."""
+    """Yield one event loop for the whole page, as in production."""
     made = asyncio.new_event_loop()
     asyncio.set_event_loop(made)
     yield made
@@ -46,7 +46,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class Camera:
-    """What is signed into it next: `show` makes the clip of it."""
+    """A camera whose next recording `show` chooses."""
 
     def __init__(self, clip: Path) -> None:
         self.clip, self.sign, self.take, self.checkpoint = clip, 0, 0, "a" * 64
@@ -68,7 +68,7 @@ class Camera:
 
 
 class Page:
-    """One page; `ada` and `bob` visit it."""
+    """One page with two visitors, `ada` and `bob`."""
 
     def __init__(self, camera: Camera, options: PageOptions) -> None:
         self.camera = camera
@@ -80,7 +80,7 @@ class Page:
         self.ada, self.bob = make_request("ada"), make_request("bob")
 
     def act(self, steps: Callable[..., AsyncIterator[Updates]], *arguments: Any) -> dict[str, Any]:
-        """What the page shows at the end of an event."""
+        """Return what the page shows after an event."""
 
         async def last() -> Updates:
             await self.server.state(now=True)
@@ -89,7 +89,7 @@ class Page:
         return self.name(run(last()))
 
     def ask(self, clip: str, with_vocabulary: bool, request: gr.Request) -> tuple[str, list[str]]:
-        """The answer to a clip, and the buttons that correct it."""
+        """Return the answer to a clip and the labels of the correction buttons."""
 
         async def last() -> Updates:
             await self.server.state(now=True)
@@ -99,13 +99,13 @@ class Page:
         return updates[self.tab.answer], [updates[b].value for b in self.tab.corrections if updates[b].visible]
 
     def name(self, updates: Updates) -> dict[str, Any]:
-        """Updates by the names that the tab has for its components."""
+        """Return the updates by the tab's names for its components."""
         known = {value: name for name, value in vars(self.tab).items() if isinstance(value, gr.blocks.Block)}
         return {known[component]: value for component, value in updates.items() if component in known}
 
 
 def open_page(camera: Camera, options: PageOptions) -> Page:
-    """A page, made while the loop runs: else Gradio makes a loop of its own, and leaves it open."""
+    """Build a page while the loop runs. Otherwise Gradio makes its own loop and leaves it open."""
 
     async def build() -> Page:
         return Page(camera, options)
@@ -151,7 +151,7 @@ def test_sign_is_taught_by_three_examples(page: Page) -> None:
     shown = teach_sign(page, "tea", 1, takes=1)
     assert "tea: 1 of 3 examples. Record it again." in shown["said"] and shown["clip"] is None
     assert "2 more examples would help" in shown["table"] and shown["signs"].visible is True
-    teach_sign(page, "tea", 1)  # the first is there already
+    teach_sign(page, "tea", 1)  # the first example is already there
     shown = teach_sign(page, "coffee", 2)
     assert "The model can tell it from the other signs." in shown["said"]
     assert shown["table"].count("3 of 3") == 2 and shown["download"].interactive is True
@@ -193,8 +193,8 @@ def test_what_is_wrong_is_a_sentence(page: Page, tmp_path: Path) -> None:
     clip = page.camera.show(1, 0)
     (tmp_path / "notes.mp4").write_text("no video")
     for name, path, says in (
-        ("", clip, "cannot be the name of a sign"),
-        ("tea", None, "Record a clip of the sign, or upload one."),
+        ("", clip, "is not a valid name for a sign"),
+        ("tea", None, "Record a clip of the sign or upload one first."),
         ("tea", str(tmp_path / "gone.mp4"), "gone.mp4 is no longer here"),
         ("tea", str(tmp_path / "notes.mp4"), "notes.mp4"),
     ):
@@ -267,7 +267,7 @@ def test_shared_signs_are_used_by_all_and_cannot_be_taught(camera: Camera, tmp_p
     shown_answer, labels = page.ask(clip, False, page.bob)
     assert 'id="teach-best-gloss">sign3<' in shown_answer and labels == []
     said = page.act(page.tab.add, "tea", clip, MODEL, page.bob)["said"]
-    assert "visitors of this page cannot change its signs" in said
+    assert "Visitors of this page cannot change its signs" in said
     run(page.server.close())
 
 

@@ -1,4 +1,4 @@
-"""`asl-triton ui` as it is typed: what is wrong with it is one sentence."""
+"""`asl-triton ui` on the command line. Each error is one sentence."""
 
 import json
 import os
@@ -23,14 +23,14 @@ def test_port_that_is_taken_is_a_sentence(capsys: Capture) -> None:
         port = taken.getsockname()[1]
         done = asl_triton(capsys, "ui", "--port", port, "--server", "127.0.0.1:9")
     assert done.code == 1
-    assert f"port {port} on 127.0.0.1 is in use, perhaps by another page: stop that, or give another" in done.told
+    assert f"port {port} on 127.0.0.1 is in use, perhaps by another page: stop it, or choose another" in done.told
 
 
 def test_wrong_options_are_a_sentence(capsys: Capture, tmp_path: Path) -> None:
     for options, says in (
         (["--host", "192.0.2.1"], "not an address of this machine"),
         (["--host", "no.such.host.invalid"], "not an address of this machine"),
-        (["--auth", "secret"], "is not user:password"),
+        (["--auth", "secret"], "is not of the form user:password"),
         (["--auth-file", tmp_path / "nowhere"], "cannot read"),
         (["--server", "http://host:8001"], "is not a server address"),
         (["--dictionary", tmp_path / "nowhere"], "cannot read the dictionary"),
@@ -40,9 +40,9 @@ def test_wrong_options_are_a_sentence(capsys: Capture, tmp_path: Path) -> None:
         assert (done.code, says in done.told) == (1, True), done.told
     assert asl_triton(capsys, "ui", "--port", 70000).code == 2
     assert asl_triton(capsys, "ui", "--max-minutes", 0).code == 2
-    for option in ("--visitors-teach", "--with-vocabulary"):
+    for option, says in (("--visitors-teach", "needs --dictionary"), ("--with-vocabulary", "requires --dictionary")):
         done = asl_triton(capsys, "ui", option)
-        assert (done.code, "needs --dictionary" in done.told) == (2, True), done.told
+        assert (done.code, says in done.told) == (2, True), done.told
 
 
 def test_page_loads_neither_torch_nor_our_other_packages() -> None:
@@ -94,6 +94,6 @@ def test_page_tells_nobody_that_it_runs_and_leaves_nothing_behind(tmp_path: Path
         assert process.wait(60) == 0
     assert "asl-triton" in page and "default-src 'self'" in policy
     hosts = {host.decode() if isinstance(host, bytes) else host for host in json.loads(told.read_text())}
-    assert "127.0.0.1" in hosts  # or nothing was heard
+    assert "127.0.0.1" in hosts  # otherwise nothing was recorded
     assert hosts <= {"127.0.0.1", "localhost", "0.0.0.0", "::1", None}
     assert list(left.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What is kept of visitors' files: nothing, in time."""
+"""Visitors' files are deleted after a while."""
 
 import os
 import stat
@@ -24,14 +24,14 @@ def test_old_files_are_swept_whatever_their_own_time_says(tmp_path: Path) -> Non
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-        os.utime(path, (0, 0))  # as a copied file may have it
+        os.utime(path, (0, 0))  # as a copied file may have
     sweep(tmp_path, keep_s=60)
     assert (tmp_path / "hash" / "clip.mp4").exists() and (tmp_path / "broken-off").exists()
     time.sleep(0.3)
     sweep(tmp_path, keep_s=0.1)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
     time.sleep(0.3)
-    sweep(tmp_path, keep_s=0.1)  # a folder that lost its file was changed then, and goes the next time
+    sweep(tmp_path, keep_s=0.1)  # losing its file changed the folder, so it goes on the next sweep
     assert list(tmp_path.iterdir()) == []
 
 

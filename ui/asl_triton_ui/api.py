@@ -1,4 +1,4 @@
-"""The endpoint `/recognize`, for programs: a clip in, its recognition out, with the page's limits and queue."""
+"""The endpoint `/recognize` for programs: it takes a clip and returns its recognition, under the page's limits."""
 
 import dataclasses
 from pathlib import Path
@@ -17,7 +17,7 @@ from asl_triton_ui.upload_components import numbers_only, uploads_only
 
 
 def build_api(context: PageContext) -> None:
-    """The endpoint, and the components that its types are read from; nothing of it is visible."""
+    """Build the endpoint and the hidden components that Gradio reads its types from."""
 
     async def recognize(
         video: str | None,
@@ -25,11 +25,11 @@ def build_api(context: PageContext) -> None:
         top_k: float = DEFAULT_TOP_K,
         min_confidence: float | None = None,
     ) -> dict[str, Any]:
-        """Recognize the sign in a clip. `model` may be left out where only one is served; below `min_confidence` (0 to
-        1), the model's own threshold if left out, the answer is unsure. Returns the recognition: `predictions` best
-        first, and what it took."""
+        """Recognize the sign in a clip. `model` may be omitted if the server has only one. An answer below
+        `min_confidence` (0 to 1, by default the model's own threshold) is unsure. Returns the recognition, with the
+        best `predictions` first and the time it took."""
         if video is None:
-            raise gr.Error("there is no clip: give a video file", print_exception=False)
+            raise gr.Error("there is no clip: send a video file", print_exception=False)
         try:
             async with context.turns.wait_for_turn(Ticket()):
                 await context.server.state()
@@ -49,7 +49,7 @@ def build_api(context: PageContext) -> None:
             gr.Number(label="Min confidence", value=None, minimum=0, maximum=1), may_be_empty=True
         )
         recognition = gr.JSON(label="Recognition")
-        # What the endpoint's documentation says is in it; Gradio's own is "any".
+        # The schema in the endpoint's documentation; Gradio would say "any".
         recognition.api_info = TypeAdapter(Recognition).json_schema  # type: ignore[method-assign]
         gr.Button("recognize").click(
             recognize, [video, model, top_k, min_confidence], recognition, api_name="recognize", concurrency_limit=None

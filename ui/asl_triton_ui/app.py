@@ -1,4 +1,4 @@
-"""The page: its head, the state of the server, the tabs; and starting it."""
+"""The page: its header, the server's status, and the tabs."""
 
 import gradio as gr
 
@@ -20,11 +20,11 @@ from asl_triton_ui.tabs.teach import TeachTab
 from asl_triton_ui.upload_components import refuse_foreign_inputs
 
 TITLE = "asl-triton"
-ASK_EVERY_S = 2.5  # how often a page that is open asks how the server is
+ASK_EVERY_S = 2.5  # how often an open page asks for the server's status
 
 
 def build(server: ServerConnection, options: PageOptions) -> gr.Blocks:
-    """The whole page."""
+    """Build the whole page."""
     blocks = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True)
     with blocks:
         Page(blocks, server, options)
@@ -32,13 +32,13 @@ def build(server: ServerConnection, options: PageOptions) -> gr.Blocks:
 
 
 class Page:
-    """The components around the tabs, and how every open page is kept informed about the server."""
+    """The components around the tabs, and the updates that keep every open page current about the server."""
 
     def __init__(self, blocks: gr.Blocks, server: ServerConnection, options: PageOptions) -> None:
         self._server = server
         with gr.Row(elem_id="head"):
             gr.HTML(render("head.html"), elem_id="title")
-            self.chip = gr.HTML(render("state.html", kind="asking", word="Asking the server", detail=server.address))
+            self.chip = gr.HTML(render("state.html", kind="asking", word="Checking the server", detail=server.address))
             self.model = gr.Dropdown(
                 [],
                 label="Model",
@@ -61,7 +61,7 @@ class Page:
         self.away = gr.HTML("", elem_id="away", visible=False)
         turns = RequestQueue(options.at_once, options.queue_limit)
         context = PageContext(server, options, self.model, self.signs, taught, turns)
-        build_api(context)  # first: Gradio gives endpoints that share a name a suffix, all but the first
+        build_api(context)  # first, because Gradio adds a suffix to any later endpoint of the same name
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
             with gr.Tab("Recognize", id="Recognize"):
                 self.recognize_tab = RecognizeTab(context)
@@ -73,7 +73,7 @@ class Page:
                 self.teach_tab = TeachTab(context)
             with gr.Tab("Models", id="Models"):
                 self.models_tab = ModelsTab(context)
-        self.seen = gr.State(None)  # the status that this visitor's page shows
+        self.seen = gr.State(None)  # the status shown on this visitor's page
         models = self.models_tab
         self.thresholds = (self.recognize_tab.threshold, self.batch_tab.threshold)
         shown = [self.card, self.recognize_tab.samples, models.cards, models.vocabulary, models.search]
@@ -81,7 +81,7 @@ class Page:
         outputs = [self.seen, self.chip, self.away, self.model, *chosen]
         looked = [self.seen, self.model, self.signs]
         blocks.load(self.look, looked, outputs, queue=False, **UNSEEN)
-        # Where all visitors share their signs, others may have changed them.
+        # If visitors share their signs, somebody else may have changed them.
         teach.select(self.teach_tab.show, None, self.teach_tab.outputs, queue=False, **UNSEEN)
         blocks.load(self.teach_tab.show, None, self.teach_tab.outputs, queue=False, **UNSEEN)
         timer = gr.Timer(ASK_EVERY_S)
@@ -90,13 +90,13 @@ class Page:
         self.signs.change(self.choose_signs, [self.model, self.signs], [*self.thresholds], queue=False, **UNSEEN)
 
     async def look(self, before: ServerStatus | None, model: str | None, signs: str) -> Updates:
-        """Ask how the server is, and show what changed."""
+        """Get the server's status and show what changed."""
         now = await self._server.state()
         if now == before:
             return NOTHING
         updates: Updates = {self.seen: now, self.chip: render_chip(now), self.away: render_away(now)}
         served = now.model(model) or now.model(None)
-        if served is None:  # what was chosen stays for when the server is back
+        if served is None:  # the choice stays for when the server is back
             return updates
         known = before.model(model) if before else None
         is_other = served.name != model or (known is not None and known.card != served.card)
@@ -104,12 +104,12 @@ class Page:
         return {**updates, self.model: make_picker(now, served.name), **self._show_model(now, served.name)}
 
     async def choose(self, model: str | None, signs: str) -> Updates:
-        """Show what depends on the model."""
+        """Show everything that depends on the model."""
         now = await self._server.state()
         return {**self._show_model(now, model), **self._show_threshold(now.model(model), signs)}
 
     async def choose_signs(self, model: str | None, signs: str) -> Updates:
-        """Show the threshold of the signs that were chosen."""
+        """Show the threshold of the chosen signs."""
         return self._show_threshold((await self._server.state()).model(model), signs) or NOTHING
 
     def _show_model(self, status: ServerStatus, model: str | None) -> Updates:
@@ -120,8 +120,8 @@ class Page:
         }
 
     def _show_threshold(self, served: ServedModel | None, signs: str) -> Updates:
-        """Set the sliders to the model's own threshold, or to that of taught signs; a visitor's choice stays until
-        there is another model, or other signs."""
+        """Set the sliders to the model's own threshold or to that of taught signs. A visitor's setting stays until
+        the model or the choice of signs changes."""
         if served is None:
             return {}
         least = (served.card.min_confidence or 0.0) if signs == OWN else KNOWN_FROM
@@ -130,14 +130,14 @@ class Page:
 
 
 def choose_signs(taught: TaughtSigns) -> Signs:
-    """The signs that clips are answered with until a visitor chooses."""
+    """Return the signs to answer with until a visitor chooses."""
     if taught.path is None:
         return OWN
     return BOTH if taught.with_vocabulary else TAUGHT
 
 
 def render_chip(state: ServerStatus) -> str:
-    """The server in a line: there, away, or without a model."""
+    """Render the server's status on one line: ready, away, or without a model."""
     if state.version is None:
         return render("state.html", kind="away", word="Server away", detail=state.address)
     if not state.is_ready:
@@ -147,24 +147,24 @@ def render_chip(state: ServerStatus) -> str:
 
 
 def render_card(served: ServedModel | None) -> gr.HTML:
-    """What the model is good for, and its caveat."""
+    """Render the model's purpose and its caveat."""
     if served is None or not (served.card.purpose or served.card.caveat):
         return gr.HTML("", visible=False)
     return gr.HTML(render("card.html", served=served), visible=True)
 
 
 def render_away(state: ServerStatus) -> gr.HTML:
-    """What to do about a server that cannot be asked."""
+    """Render what to do if the server is away or serves no model."""
     if state.is_ready:
         return gr.HTML("", visible=False)
     is_away = state.version is None
-    title = f"No server answers at {state.address}" if is_away else f"{state.address} has nothing to ask"
+    title = f"No server answers at {state.address}" if is_away else f"{state.address} serves no model"
     text = render("away.html", title=title, problem=state.problem or "", is_away=is_away, address=state.address)
     return gr.HTML(text, visible=True)
 
 
 def make_picker(state: ServerStatus, chosen: str) -> gr.Dropdown:
-    """The models that are served, each with what tells them apart."""
+    """List the served models, each with its vocabulary, preset and precision."""
     choices = [
         (f"{m.name}: {format_count(len(m.labels), 'gloss')}, {m.preset.name}, {m.precision}", m.name)
         for m in state.models

@@ -1,4 +1,4 @@
-"""Answers as files to download. A link holds its file's content itself: nothing of it is kept on the server."""
+"""Answers as files to download. Each link contains its file, so nothing is kept on the server."""
 
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -16,11 +16,11 @@ TYPES = {
     "txt": ("Text", "text/plain"),
     "vtt": ("WebVTT", "text/vtt"),
 }
-LEAST_CONFIDENCE = 0.01  # of a cue, where the threshold is 0
+LEAST_CONFIDENCE = 0.01  # of a cue, if the threshold is 0
 
 
 def write_downloads(shown: DisplayedResult, threshold: float) -> str:
-    """Links to one clip's answer."""
+    """Return links to one clip's answer as HTML."""
     recognition = apply_threshold(shown.recognition, threshold)
     stem = PurePath(recognition.video).stem
     return render_links(
@@ -33,7 +33,7 @@ def write_downloads(shown: DisplayedResult, threshold: float) -> str:
 
 
 def write_batch_downloads(outcomes: Sequence[Outcome]) -> str:
-    """Links to the answers to several clips, failures among them in the JSON."""
+    """Return links to the answers for several clips as HTML. The JSON file includes failures."""
     recognized = [outcome for outcome in outcomes if isinstance(outcome, Recognition)]
     return (
         render_links("Download all", "results", csv=format_csv(recognized), json=format_json(outcomes))
@@ -43,7 +43,7 @@ def write_batch_downloads(outcomes: Sequence[Outcome]) -> str:
 
 
 def write_live_downloads(signs: Sequence[LiveEvent], model: str) -> str:
-    """Links to what was signed live; the text may be copied too."""
+    """Return links to the live transcript as HTML, with a button that copies its text."""
     if not signs:
         return ""
     text = "".join(f"{format_clock(sign.start_s)} {sign.gloss}\n" for sign in signs)
@@ -58,7 +58,7 @@ def write_live_downloads(signs: Sequence[LiveEvent], model: str) -> str:
 
 
 def render_links(title: str, stem: str, **texts: str) -> str:
-    """A link a format."""
+    """Render one link per format."""
     files = [
         {
             "name": f"{stem}.{suffix}",

@@ -1,4 +1,4 @@
-"""How to film a sign so that it is recognized: a few lines on the page; docs/filming.md says more."""
+"""Short advice on the page about how to film a sign; docs/filming.md has more."""
 
 import gradio as gr
 
@@ -6,5 +6,5 @@ from asl_triton_ui.rendering import render
 
 
 def build_filming_guide() -> gr.HTML:
-    """The guide, folded up until a visitor opens it."""
+    """Build the guide, collapsed until a visitor opens it."""
     return gr.HTML(render("filming.html"), elem_classes="filming")

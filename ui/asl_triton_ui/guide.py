@@ -1,4 +1,4 @@
-"""The camera guide: how to sit, in words and a sign, next to the outline that the page's script draws."""
+"""The camera guide: advice on where to sit, next to the outline that the page's script draws."""
 
 import numpy as np
 
@@ -9,11 +9,11 @@ from asl_triton_ui.rendering import render
 from asl_triton_ui.upload_components import decode_picture
 
 OUTLINE = "Head to waist in the outline, hands inside the picture."
-MAX_SIDE = 640  # pixels, of a picture before a recording: the page's script sends 320
-SENT = "A small picture of the camera goes to this page's server for this advice now and then, and is not kept."
-WORDS: dict[Advice, tuple[str, str, str]] = {  # the sign, the word, and why
-    "more light": ("☀", "More light", "You can hardly be seen. Turn a lamp on, or face the window."),
-    "no face": ("?", "No face is seen", "Face the camera, come closer, and take your hands off your face."),
+MAX_SIDE = 640  # pixels of a camera picture; the page's script sends 320
+SENT = "For this advice, small camera pictures go to this page's server. They are not kept."
+WORDS: dict[Advice, tuple[str, str, str]] = {  # symbol, advice, explanation
+    "more light": ("☀", "More light", "You are hard to see. Turn on a lamp, or face the window."),
+    "no face": ("?", "No face in view", "Face the camera, come closer, and take your hands off your face."),
     "move closer": ("+", "Move closer", "You are small in the picture."),
     "move back": ("\N{MINUS SIGN}", "Move back", "Your hands would leave the picture."),
     "move left": ("←", "Move left", "Or turn the camera to your right."),
@@ -25,7 +25,7 @@ WORDS: dict[Advice, tuple[str, str, str]] = {  # the sign, the word, and why
 
 
 def render_guide(advice: Advice | None) -> str:
-    """What to do, or how to sit while nothing is known."""
+    """Render the advice, or how to sit if there is none yet."""
     if advice is None:
         return render("guide.html", kind="none", sign="◻", word="", detail=OUTLINE)
     sign, word, detail = WORDS[advice]
@@ -34,7 +34,10 @@ def render_guide(advice: Advice | None) -> str:
 
 
 def guide_recording(picture: str | None, filtered: AdviceFilter) -> tuple[str, AdviceFilter]:
-    """What to do before a recording, by a picture of the camera, a `data:` URI, and those before it."""
+    """Advise a visitor before a recording, from a camera picture (a `data:` URI) and the pictures before it.
+
+    Returns the advice as HTML, empty without a picture, and the filter for the next call.
+    """
     if not picture:
         return "", AdviceFilter()
     try:

@@ -1,4 +1,4 @@
-"""Starting the page: its port, its folder, its server of the web; and stopping it."""
+"""Starts and stops the page: its port, its upload folder, and its web server."""
 
 import errno
 import socket
@@ -18,13 +18,13 @@ from asl_triton_ui.state.server import ServerConnection
 from asl_triton_ui.uploads import UploadQuota, make_upload_folder
 
 HERE = Path(__file__).parent
-SPARE_STREAMS = 16  # cameras of visitors who wait for a place among those that are live
-SPARE_EVENTS = 16  # that Gradio runs at once besides clips and cameras
+SPARE_STREAMS = 16  # cameras of visitors who wait for a live place
+SPARE_EVENTS = 16  # events that Gradio runs at once in addition to clips and cameras
 
 
 @contextmanager
 def run_page(server: ServerConnection, options: PageOptions, address: Address) -> Iterator[str]:
-    """The page, for the length of the block: its address, which ends in "/".
+    """Serve the page for the duration of the block; yield its address, which ends in "/".
 
     Raises:
         AslTritonError: the port is taken or not allowed, or the address is not this machine's.
@@ -32,7 +32,7 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
     port = find_free_port(address)
     with make_upload_folder(60 * options.keep_minutes) as folder:
         warm_up()
-        from asl_triton_ui.app import build  # only now: Gradio reads when it is imported where files go
+        from asl_triton_ui.app import build  # only now, because Gradio reads its file folder on import
         from asl_triton_ui.event_limits import EventLimits
         from asl_triton_ui.theme import theme
         from asl_triton_ui.upload_components import refuse_form_fields
@@ -46,7 +46,7 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
             max_folder_bytes=options.max_folder_bytes,
             min_free_bytes=options.min_free_mb * MB,
         )
-        # Addresses of the page that a request's own head may not show: behind a proxy, or over a tunnel.
+        # Behind a proxy or a tunnel, a request's headers may not contain the page's public address.
         proxy = urlsplit(address.root_path)
         origins = {f"{proxy.scheme}://{proxy.netloc}"} if proxy.netloc else set()
         page = build(server, options)
@@ -77,7 +77,7 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
             prevent_thread_lock=True,
             app_kwargs={"middleware": [Middleware(SecurityMiddleware, uploads, origins, head)]},
         )
-        page.server.config.http_protocol_class = PatientProtocol  # Gradio passes uvicorn no options
+        page.server.config.http_protocol_class = PatientProtocol  # Gradio passes no options to uvicorn
         origins.add((share_url or local_url).rstrip("/"))
         try:
             yield share_url or local_url
@@ -87,13 +87,17 @@ def run_page(server: ServerConnection, options: PageOptions, address: Address) -
 
 
 def build_head(options: PageOptions) -> str:
-    """What the page's head holds besides Gradio's: our script, and the limit that it checks before an upload."""
+    """Return our part of the page's head: the script, and the size limit that it checks before an upload."""
     script = (HERE / "page.js").read_text(encoding="utf-8")
     return f"<script>window.aslTriton = {{ maxUploadMb: {options.max_upload_mb} }};\n{script}</script>"
 
 
 def find_free_port(address: Address) -> int:
-    """The port to listen on, checked before anything is built."""
+    """Return the port to listen on. Checked before anything is built.
+
+    Raises:
+        AslTritonError: the port or the host cannot be used.
+    """
     with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -104,14 +108,14 @@ def find_free_port(address: Address) -> int:
 
 
 def explain_start_failure(exc: OSError | OverflowError, address: Address) -> str:
-    """The sentence for a port that cannot be had."""
+    """Explain why the port cannot be used."""
     place = f"port {address.port} on {address.host}"
     if isinstance(exc, OverflowError):
-        return f"{address.port} is not a port: give one between 0 and 65535 (--port), 0 for a free one"
+        return f"{address.port} is not a port: pass --port 0 to 65535 (0 takes a free one)"
     if exc.errno == errno.EADDRINUSE:
-        return f"{place} is in use, perhaps by another page: stop that, or give another (--port, 0 for a free one)"
+        return f"{place} is in use, perhaps by another page: stop it, or choose another port (--port; 0 takes any)"
     if exc.errno == errno.EACCES:
-        return f"{place} is for administrators only: give one above 1023 (--port)"
+        return f"{place} is for administrators only: choose a port above 1023 (--port)"
     if isinstance(exc, socket.gaierror) or exc.errno == errno.EADDRNOTAVAIL:
         return f"cannot bind to {address.host}: not an address of this machine (--host)"
     return f"cannot bind to {place}: {exc.strerror}"

@@ -1,5 +1,4 @@
-// What HTML alone cannot do: show a moment of the preview, speak to screen readers, explain a black preview or a login
-// that is refused.
+// What HTML alone cannot do: seek the preview, announce to screen readers, explain a black preview or a refused login.
 (() => {
   const one = (selector) => document.querySelector(selector);
 
@@ -12,19 +11,19 @@
     video.currentTime = Number(button.dataset.seek);
   });
 
-  // Browsers play fewer codecs than are recognized.
+  // Browsers play fewer codecs than the page can recognize.
   document.addEventListener("error", (event) => {
     const video = event.target;
     if (!(video instanceof HTMLVideoElement) || !video.closest("#clip, #teach-clip") || !video.getAttribute("src")) return;
     event.stopPropagation(); // Gradio would only say "Video not playable"
-    explain("This browser cannot show this file. It may be recognized all the same.");
+    explain("This browser cannot play this file, but it may still be recognized.");
   }, true);
 
   document.addEventListener("loadeddata", (event) => {
     if (event.target.closest?.("#clip, #teach-clip")) explain("");
   }, true);
 
-  // Recordings do not say how long they are: a browser knows once it has looked at their end.
+  // Recordings do not declare their length; a browser learns it by seeking to the end.
   document.addEventListener("loadedmetadata", (event) => {
     const video = event.target;
     if (!video.closest?.("#clip, #teach-clip") || video.srcObject || video.duration !== Infinity) return;
@@ -32,18 +31,18 @@
     video.currentTime = 1e7;
   }, true);
 
-  // A camera that is refused: Gradio goes back to where it was without a word.
+  // Gradio does not explain why the camera was refused.
   const cameras = navigator.mediaDevices;
   const reasons = {
-    NotAllowedError: "The browser refuses the camera. Allow it for this page, by the sign beside its address, and try again; or upload a clip under Recognize.",
-    NotFoundError: "There is no camera. Connect one and try again, or upload a clip under Recognize.",
-    NotReadableError: "Another program uses the camera. Close that and try again, or upload a clip under Recognize.",
+    NotAllowedError: "The browser blocked the camera. Allow it for this page with the icon next to the address, and try again, or upload a clip under Recognize.",
+    NotFoundError: "No camera was found. Connect one and try again, or upload a clip under Recognize.",
+    NotReadableError: "Another program is using the camera. Close it and try again, or upload a clip under Recognize.",
   };
   if (cameras) {
     const ask = cameras.getUserMedia.bind(cameras);
     cameras.getUserMedia = async (wanted) => {
       try {
-        const stream = await ask({ ...wanted, audio: false }); // a recording is of what is seen
+        const stream = await ask({ ...wanted, audio: false }); // record the picture only
         explain("");
         take.mayReopen = Boolean(one("#teach-clip")?.offsetParent);
         return stream;
@@ -55,11 +54,11 @@
   } else {
     document.addEventListener("click", (event) => {
       if (!event.target.closest('[aria-label="Capture from camera"], [title="grant webcam access"]')) return;
-      explain("Browsers give a camera to pages of https and of this machine alone. Upload a clip under Recognize, or have the page served over https.");
+      explain("Browsers allow the camera only on https pages and on this machine. Upload a clip under Recognize, or ask the page's operator for https.");
     });
   }
 
-  // Frames of the live camera: while several are on their way, the next are dropped; queued, they would come ever later.
+  // Drop live frames while several are in flight. Queued frames would arrive later and later.
   const MOST_UNDER_WAY = 4;
   const way = { underWay: 0, dropped: 0, tookMs: [], toldMs: 0 };
   const send = window.fetch.bind(window);
@@ -82,17 +81,17 @@
     }
   };
 
-  // Gradio's login form explains a wrong password and nothing else, such as that one has to wait.
+  // Gradio's login form explains only a wrong password. Show other errors too, such as a required wait.
   async function logIn(resource, options) {
     const response = await send(resource, options);
     for (const old of document.querySelectorAll(".login-note")) old.remove();
     if (response.ok || response.status === 400) return response;
     const { detail } = await response.clone().json().catch(() => ({}));
-    const sentence = `${detail ?? `the page answers with an error (${response.status})`}.`;
+    const sentence = `${detail ?? `the page returned an error (${response.status})`}.`;
     const note = Object.assign(document.createElement("p"), { className: "login-note" });
     note.textContent = sentence[0].toUpperCase() + sentence.slice(1);
     note.setAttribute("role", "alert");
-    note.style.color = "var(--error-text-color)"; // the page's style sheet comes after the login
+    note.style.color = "var(--error-text-color)"; // the page's style sheet is loaded only after the login
     document.querySelector("h2")?.after(note);
     return response;
   }
@@ -102,11 +101,11 @@
     if (!place || performance.now() - way.toldMs < 1000) return;
     way.toldMs = performance.now();
     const middleMs = [...way.tookMs].sort((a, b) => a - b)[way.tookMs.length >> 1];
-    const dropped = way.dropped ? `; ${way.dropped} were dropped here because the way was full` : "";
+    const dropped = way.dropped ? `; ${way.dropped} were dropped while earlier ones were still in flight` : "";
     place.textContent = `Frames take ${Math.round(middleMs)} ms from this browser to the page's server${dropped}.`;
   }
 
-  // Gradio's words for the camera's button are of recordings, and its name for screen readers of photos.
+  // Gradio labels the camera's button for recordings, and names it for screen readers as if it took photos.
   const words = { Record: "Start", Stop: "Stop", Waiting: "Waiting" };
   function nameButton(camera) {
     const button = camera.querySelector('.button-wrap button:has(.icon-with-text)');
@@ -125,11 +124,11 @@
     button.textContent = "Copied";
   });
 
-  // A file beyond the limit is not even sent.
+  // Do not send files beyond the limit.
   const { maxUploadMb } = window.aslTriton;
   const isTooLarge = (file) => file.size > maxUploadMb * 1e6;
   const tooLarge = (files) =>
-    `${files.map((file) => file.name).join(", ")}: larger than ${maxUploadMb} MB, the limit of this page. Cut or compress it first.`;
+    `${files.map((file) => file.name).join(", ")}: larger than this page's limit of ${maxUploadMb} MB. Cut or compress it first.`;
 
   document.addEventListener("change", (event) => {
     const input = event.target;
@@ -151,7 +150,7 @@
     explain(tooLarge(large));
   }, true);
 
-  // In the tab that is seen, at its top.
+  // Show a sentence at the top of the visible tab.
   function explain(sentence) {
     for (const old of document.querySelectorAll(".page-note")) old.remove();
     const panel = [...document.querySelectorAll('[role="tabpanel"]')].find((one) => one.offsetParent);
@@ -161,7 +160,7 @@
     panel.prepend(note);
   }
 
-  // What is drawn over a picture or a video: the box that the network saw, the outline of a signer before a camera.
+  // Overlays on a picture or video: the box that the network saw, and the outline to sit in.
   const OUTLINE = `<svg viewBox="0 0 400 300" preserveAspectRatio="xMidYMid meet"><g id="outline-shape">
     <rect x="14" y="12" width="372" height="278" rx="14" stroke-width="1.5" stroke-dasharray="6 7"/>
     <ellipse cx="200" cy="88" rx="36" ry="47"/>
@@ -172,7 +171,7 @@
   const parse = (place) => (one(place)?.dataset.seen ?? "").split(" ").map(number);
   const isBox = (box) => box.length === 4 && box.every(Number.isFinite) && box[0] < box[2] && box[1] < box[3];
 
-  function findContent(video) { // where a video's picture is, in the element that it is shown in
+  function findContent(video) { // the area of the picture within the video element
     const [width, height] = [video.videoWidth, video.videoHeight];
     const space = video.getBoundingClientRect();
     if (!width || !height || !space.width) return null;
@@ -229,7 +228,7 @@
   setInterval(draw, 200);
   document.addEventListener("input", draw);
 
-  // The box is drawn, moved, and pulled at its corners on the picture; the fields do the same for a keyboard.
+  // Draw, move and resize the box on the picture. With a keyboard, use the fields.
   const LEAST = 4; // percent of a side
   const near = (a, b, pixels, length) => Math.abs(a - b) * length < pixels * 100;
   const clamp = (value) => Math.min(Math.max(value, 0), 100);
@@ -281,7 +280,7 @@
 
   for (const name of ["pointerup", "pointercancel"]) document.addEventListener(name, () => { drag = null; });
 
-  // Before a recording, the camera's picture is looked at by the page's server now and then: it says how to sit.
+  // Before a recording, send the camera's picture to the page's server regularly, for advice on how to sit.
   const GUIDE_EVERY_MS = 1500;
   const canvas = document.createElement("canvas");
   setInterval(() => {
@@ -302,7 +301,7 @@
     }
   }, GUIDE_EVERY_MS);
 
-  // A recording on the Teach tab begins after a countdown, so that the hands are free, and ends by itself.
+  // On the Teach tab, a recording starts after a countdown, so that the hands are free, and stops by itself.
   const COUNTDOWN_S = 3;
   const RECORDED_MS = 4000;
   const take = { counting: 0, ending: 0, isOurs: false, mayReopen: false };
@@ -359,7 +358,7 @@
     access.click();
   }, 300);
 
-  // The taught signs, in base64, become a file. Returns what the page keeps of them.
+  // Save the taught signs, in base64, as a file. Returns "", the new value of the hidden field.
   let savedSigns = "";
   const findSigns = () => one("#teach-table [data-own] tbody")?.textContent ?? "";
   window.aslTriton.saveSigns = (content) => {
@@ -375,12 +374,12 @@
     return "";
   };
 
-  // A page that is opened again is another visitor's: the browser asks before signs are lost.
+  // A reloaded page is a new visitor's and loses the signs, so have the browser ask first.
   window.addEventListener("beforeunload", (event) => {
     if (findSigns() !== savedSigns && findSigns()) event.preventDefault();
   });
 
-  // What to do is read out when it has been the same for a while, and only when it changes.
+  // Announce advice only when it has changed and has been stable for a while.
   const GUIDE_SETTLES_MS = 2500;
   const guided = { said: "", word: "", timer: 0 };
   function announceGuide(place) {
@@ -394,7 +393,7 @@
     }, GUIDE_SETTLES_MS);
   }
 
-  // One live region that stays: what is put into it is read out, whatever else is drawn anew.
+  // One permanent live region for screen readers, which survives when the rest of the page is redrawn.
   const announcement = Object.assign(document.createElement("div"), { className: "announcement" });
   announcement.setAttribute("role", "status");
 
@@ -424,7 +423,7 @@
     if (strip && peak) strip.scrollLeft = peak.offsetLeft - strip.offsetLeft - (strip.clientWidth - peak.clientWidth) / 2;
   }
 
-  // A table is sorted by the column whose head is pressed, and stays so while it fills.
+  // Sort a table by the column whose header is pressed, and keep it sorted while it fills.
   const order = { column: null, descending: false };
   const valueOf = (row) => {
     const { dataset, textContent } = row.cells[order.column];
@@ -433,7 +432,7 @@
 
   function compare(one, other) {
     const [a, b] = [valueOf(one), valueOf(other)];
-    if ((a === "") !== (b === "")) return a === "" ? 1 : -1; // what is not known comes last
+    if ((a === "") !== (b === "")) return a === "" ? 1 : -1; // empty cells come last
     const rises = typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true });
     return order.descending ? -rises : rises;
   }

@@ -1,4 +1,4 @@
-"""What the tabs share."""
+"""The objects that the tabs share."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,18 +11,21 @@ from asl_triton_ui.state.request_queue import RequestQueue
 from asl_triton_ui.state.server import ServerConnection
 from asl_triton_ui.state.taught_signs import TaughtSigns
 
-# Of an event: no veil over the components it fills, and no endpoint of its own in Gradio's API.
+# Options of an event: no loading overlay on its outputs, and no endpoint in Gradio's API.
 UNSEEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
-# What an event's handler returns: the new value of each component that changes, or its changed properties.
+# The return value of an event handler: each changed component with its new value or properties.
 Updates = dict[Block, Any]
 NOTHING: Updates = gr.skip()
 
 
 @dataclass(frozen=True)
 class PageContext:
-    """`model` has the name of the model that this visitor chose, None where none is served; `signs` is what clips
-    are answered with: the model's own glosses, taught signs, or both."""
+    """The server, the options, and the components and state that all tabs use.
+
+    `model` has the name of the visitor's model, None if none is served. `signs` chooses what clips are answered with:
+    the model's own glosses, taught signs, or both.
+    """
 
     server: ServerConnection
     options: PageOptions

@@ -1,7 +1,7 @@
-"""The strongest glosses over a clip's seconds, as a figure of Plotly, which Gradio draws.
+"""The best glosses' confidence over a clip's seconds, as a Plotly figure that Gradio draws.
 
-The figure is written as Plotly's JSON (https://plotly.com/javascript/reference/) and not by its Python package, whose
-checks take longer than the answer may. Its texts take their color from the style sheet.
+The figure is built as Plotly JSON (https://plotly.com/javascript/reference/) because the validation in Plotly's Python
+package takes longer than the answer may. The style sheet sets the color of its text.
 """
 
 import json
@@ -12,7 +12,8 @@ from gradio.components.plot import PlotData
 
 from asl_triton.results import Curve
 
-# Apart in lightness and hue, 3 : 1 on white and on black; each line has a dash and a mark of its own besides.
+# The colors differ in lightness and hue, with a contrast of 3 : 1 on white and on black. Each line also has its own
+# dash and marker.
 LOOKS = (
     ("#1f8a94", "solid", "circle"),
     ("#c2631a", "dash", "square"),
@@ -26,7 +27,7 @@ HEIGHT = 300  # pixels
 
 
 def plot_timeline(curves: Sequence[Curve], duration_s: float, threshold: float) -> PlotData:
-    """A line a gloss: its confidence at the middles of the steps; and the threshold, where it is above 0."""
+    """Plot one line per gloss, its confidence at the middle of each step, and the threshold if it is above 0."""
     figure = {
         "data": [make_line(curve, *look) for curve, look in zip(curves, LOOKS, strict=False)],
         "layout": make_layout(duration_s, threshold),
@@ -36,7 +37,7 @@ def plot_timeline(curves: Sequence[Curve], duration_s: float, threshold: float) 
 
 
 def make_line(curve: Curve, color: str, dash: str, mark: str) -> dict[str, Any]:
-    """One gloss."""
+    """Return one gloss's line."""
     return {
         "type": "scatter",
         "x": [round(float(time_s), 3) for time_s in curve.times_s],
@@ -50,7 +51,7 @@ def make_line(curve: Curve, color: str, dash: str, mark: str) -> dict[str, Any]:
 
 
 def make_layout(duration_s: float, threshold: float) -> dict[str, Any]:
-    """Axes, legend and the line of the threshold."""
+    """Return the axes, the legend, and the threshold's line."""
     across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": threshold, "y1": threshold}
     line = {**across, "line": {"color": THRESHOLD_COLOR, "width": 1.5, "dash": "4px,4px"}}
     clear = "rgba(0,0,0,0)"

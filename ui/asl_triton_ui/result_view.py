@@ -1,4 +1,4 @@
-"""The parts of an answer that a visitor looks at: how far it is, curves, frames about the peak, downloads."""
+"""What the page shows for a clip: its progress, then its curves and the frames around the peak."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ FILM_SPACING_S = 0.16
 
 @dataclass(frozen=True)
 class DisplayedResult:
-    """The answer that a visitor looks at: kept for the session, to be shown anew with another threshold."""
+    """The answer on a visitor's page, kept for the session so that it can be shown again with another threshold."""
 
     path: Path
     recognition: Recognition
@@ -30,18 +30,18 @@ class DisplayedResult:
 
     @property
     def peak_s(self) -> float:
-        """When the best gloss is strongest."""
+        """When the best gloss has its highest confidence, in seconds."""
         best = self.curves[0]
         return float(best.times_s[int(np.argmax(best.confidences))])
 
     @property
     def film_times_s(self) -> list[float]:
-        """The moments of the film strip."""
+        """The times of the filmstrip's frames, in seconds."""
         return choose_film_times(self.peak_s, self.recognition.duration_s)
 
 
 class Progress:
-    """How far a clip is, for as long as its answer is waited for."""
+    """A clip's progress while its visitor waits for the answer."""
 
     def __init__(self, turns: RequestQueue) -> None:
         self.ticket = Ticket()
@@ -49,14 +49,14 @@ class Progress:
         self._inquiry: ClipPipeline | None = None
 
     def started(self, inquiry: ClipPipeline) -> None:
-        """Its turn has come."""
+        """Follow the clip's pipeline from now on; called when decoding starts."""
         self._inquiry = inquiry
 
     def html(self) -> str:
-        """What to say of it now."""
+        """Render the progress."""
         if self._inquiry is None:
             ahead = self._turns.ahead(self.ticket)
-            detail = "" if not ahead else f"{format_count(ahead, 'clip')} before yours"
+            detail = "" if not ahead else f"{format_count(ahead, 'clip')} ahead of yours"
             what = "Waiting for its turn" if ahead is not None else "Opening the clip"
             return render("progress.html", what=what, detail=detail, share=None)
         video = self._inquiry.video
@@ -73,28 +73,31 @@ class Progress:
 
 
 def apply_threshold(recognition: Recognition, threshold: float) -> Recognition:
-    """The same, judged by the threshold of the page; a threshold of 0 gives no verdict where the model gives none."""
+    """Return the recognition with `unsure` set by the page's threshold.
+
+    With a threshold of 0, `unsure` stays None if the model has no threshold of its own.
+    """
     if not threshold and recognition.unsure is None:
         return recognition
     return dataclasses.replace(recognition, unsure=recognition.confidence < threshold)
 
 
 def make_plot(shown: DisplayedResult, threshold: float) -> PlotData:
-    """The curves over the clip's seconds."""
+    """Plot the curves over the clip's seconds."""
     return plots.plot_timeline(shown.curves, shown.recognition.duration_s, threshold)
 
 
 def choose_film_times(peak_s: float, duration_s: float) -> list[float]:
-    """Seconds about a peak, within a clip, rising; the peak is one of them."""
+    """Return ascending times in seconds around a peak, within the clip; the peak is one of them."""
     half = FILM_FRAMES // 2
     times_s = [peak_s + FILM_SPACING_S * place for place in range(-half, half + 1)]
     return [time_s for time_s in times_s if 0 <= time_s < duration_s]
 
 
 def render_film(shown: DisplayedResult, crops: Sequence[Crop]) -> str:
-    """What the network saw about the peak, and the peaks of all curves as a table.
+    """Render what the network saw around the peak, and a table of the peaks of all curves.
 
-    The crops are those at `film_times_s`, or none if the clip is gone.
+    `crops` are those at `film_times_s`, or empty if the clip was deleted.
     """
     pictures = [encode_picture(crop.image[..., ::-1], FILM_HEIGHT) for crop in crops]
     return render(
@@ -110,6 +113,6 @@ def render_film(shown: DisplayedResult, crops: Sequence[Crop]) -> str:
 
 
 def find_peak(curve: Curve) -> dict[str, Any]:
-    """Where a gloss is strongest."""
+    """Return a gloss's highest confidence and its time in seconds."""
     at = int(np.argmax(curve.confidences))
     return {"gloss": curve.gloss, "confidence": float(curve.confidences[at]), "time_s": float(curve.times_s[at])}

@@ -1,4 +1,4 @@
-"""The sample clips: the demo signer, which only the demo checkpoint knows."""
+"""The sample clips of the demo signer, whom only the demo checkpoint knows."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,8 @@ SAMPLES = tuple(Sample(gloss, FOLDER / f"{gloss}.mp4") for gloss in ("book", "he
 
 
 def fits_model(served: ServedModel | None) -> bool:
-    """Whether a model knows the demo signer.
+    """Return whether a model knows the demo signer.
 
-    One whose vocabulary only happens to contain the samples' glosses learned them from people.
+    The vocabulary must be exactly the demo's: a larger one that contains its glosses was learned from people.
     """
     return served is not None and frozenset(served.labels) == frozenset(read_labels(FOLDER / "labels.txt"))

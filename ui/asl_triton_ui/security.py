@@ -1,7 +1,7 @@
-"""The page's door: which requests are let in, and how much of each is read, in how long.
+"""Access control for the page: which requests are accepted, and limits on their size and duration.
 
-Gradio reads a request's body before it asks who sent it, answers pages of any origin, and waits for the rest of a
-request for ever. So this comes first.
+Gradio reads a request's body before it checks who sent it, answers pages of any origin, and waits forever for the rest
+of a request. This middleware runs first and prevents that.
 """
 
 import asyncio
@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 API = "/gradio_api"
 UPLOAD = f"{API}/upload"
 LOGIN = "/login"
-# What a visitor needs in order to log in, beside pages.
+# What a visitor needs in order to log in, in addition to the pages.
 PUBLIC = tuple(f"{API}/{name}" for name in ("app_id", "login_check", "startup-events", "theme.css", "token", "user"))
-# What Gradio offers and a page needs not: fetching any address of the net, a session as a link, and its own tools.
+# What Gradio offers but the page does not need: fetching any URL, sharing a session as a link, and its own tools.
 CLOSED = (
     f"{API}/file=http",
     f"{API}/file/http",
@@ -48,16 +48,16 @@ CLOSED = (
     "/monitoring",
     "/openapi.json",
 )
-MAX_BODY_BYTES = 4_000_000  # a live picture, in base64, and what else an event of the page holds
-MAX_BODY_VALUES = 50_000  # that JSON in it may hold: each costs far more than its bytes
+MAX_BODY_BYTES = 4_000_000  # a live picture in base64, and the rest of its event
+MAX_BODY_VALUES = 50_000  # in a JSON body; each value takes far more memory than its bytes
 MAX_LOGIN_BYTES = 4_096
-FILE_BYTES = 8_192  # that an upload takes beside its content: a folder and a block
-# A sender may pause for the first, and otherwise sends at least the second.
+FILE_BYTES = 8_192  # that an upload takes in addition to its content: a folder and a block
+# A sender may pause for PATIENCE_S in total, and must otherwise send at MIN_BYTES_PER_S or faster.
 PATIENCE_S, MIN_BYTES_PER_S = 20.0, 10_000
 MAX_CONNECTIONS = 2_000  # open at once
-MAX_ADDRESS_CONNECTIONS = 500  # of one address, unless a proxy's
-HEAD_TIMEOUT_S = 20.0  # from a request's first byte, or a new connection, to the end of its head
-FREE_LOGINS = 3  # wrong ones in a row, of one address, before it has to wait
+MAX_ADDRESS_CONNECTIONS = 500  # from one address, unless it may be a proxy
+HEAD_TIMEOUT_S = 20.0  # from a request's first byte, or a new connection, to the end of its headers
+FREE_LOGINS = 3  # wrong ones in a row from one address before it has to wait
 MAX_LOGIN_WAIT_S = 30.0
 FORGET_LOGINS_S = 900.0
 # The page loads nothing from elsewhere, and no other page may show it in a frame.
@@ -74,10 +74,10 @@ HEADERS = (
 
 
 class SecurityMiddleware:
-    """ASGI middleware around Gradio: refuses what no visitor of the page sends, and bounds the rest.
+    """ASGI middleware around Gradio: refuses requests that the page never sends, and limits the rest.
 
-    `origins` are addresses of the page (scheme, host, port) beside the one that a request names as its host. `head` is
-    HTML for the head of the login form, where Gradio leaves out the page's own.
+    `origins` are addresses of the page (scheme, host, port) in addition to the host that a request names. `head` is
+    HTML for the head of the login form, where Gradio omits the page's own.
     """
 
     def __init__(self, app: ASGIApp, uploads: UploadQuota, origins: Collection[str] = (), head: str = "") -> None:
@@ -86,7 +86,7 @@ class SecurityMiddleware:
         self._logins = LoginThrottle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":  # which Gradio does not use
+        if scope["type"] == "websocket":  # Gradio does not use them
             await send({"type": "websocket.close", "code": 1008})
             return
         if scope["type"] != "http":
@@ -100,7 +100,7 @@ class SecurityMiddleware:
             return
         try:
             await self.app(scope, exchange.receive, exchange.send)
-        except Exception as exc:  # of Gradio's, for a request that no page sends
+        except Exception as exc:  # raised by Gradio for a request that the page never sends
             if exchange.status is not None:
                 raise
             logger.error("%s %.200s failed: %.500s", scope["method"], ascii(scope["path"]), ascii(exc))
@@ -110,17 +110,17 @@ class SecurityMiddleware:
                 self._logins.clear(exchange.address)
 
     def _admit(self, exchange: "Exchange") -> None:
-        """Decide about a request by its head alone.
+        """Accept or refuse a request by its headers alone, and set the limits for its body.
 
         Raises:
-            HTTPException: it is refused.
+            HTTPException: the request is refused.
         """
         scope = exchange.scope
         if scope["path"].startswith(CLOSED):
             raise HTTPException(404, "not found")
         origin = exchange.headers.get("origin")
         if origin is not None and not self._is_own(origin, exchange.headers):
-            raise HTTPException(403, "this page takes no requests from other pages")
+            raise HTTPException(403, "this page does not accept requests from other pages")
         exchange.is_login = scope["method"] == "POST" and scope["path"].rstrip("/") == LOGIN
         is_reading = scope["method"] in ("GET", "HEAD", "OPTIONS")
         user = find_user(scope, exchange.headers)
@@ -147,12 +147,12 @@ class SecurityMiddleware:
 
 
 def is_public(path: str) -> bool:
-    """Whether Gradio may be asked for it without a login; it still asks for one where it wants to."""
+    """Return whether a path is passed to Gradio without a login. Gradio may still require one."""
     return not path.startswith(API) or path.startswith(PUBLIC)
 
 
 def find_user(scope: Scope, headers: Headers) -> str | None:
-    """Who is logged in, as Gradio's app knows them; "" where the page asks nobody; None for a stranger."""
+    """Return the user that Gradio's app knows, "" if the page has no login, or None if nobody is logged in."""
     app: Any = scope["app"]
     if app.auth is None:
         return ""
@@ -164,23 +164,23 @@ def find_user(scope: Scope, headers: Headers) -> str | None:
 
 
 def describe_failure(exchange: "Exchange") -> HTTPException:
-    """What to say where Gradio only raises."""
+    """Return the response for a request on which Gradio raised an exception."""
     if exchange.body.upload is not None:
         return HTTPException(400, "the upload cannot be read: send files in the form's field `files`, each with a name")
     return HTTPException(500, "the page cannot answer this request")
 
 
 class LoginThrottle:
-    """Slows those who guess passwords: after three wrong ones, each further one doubles the wait, up to half a minute.
+    """Slows down password guessing: after three wrong passwords, each further one doubles the wait, up to 30 seconds.
 
-    By address: behind a proxy that does not say whose requests it passes on, all visitors wait together.
+    Counts by address. Behind a proxy that does not pass on its clients' addresses, all visitors share one count.
     """
 
     def __init__(self) -> None:
-        self._tries: dict[str, tuple[int, float]] = {}  # by address: how many in a row, and when the next may come
+        self._tries: dict[str, tuple[int, float]] = {}  # by address: wrong tries in a row, and when the next may come
 
     def try_now(self, address: str) -> int:
-        """Whole seconds that an address has to wait; with 0 of them it counts as one wrong try, until `clear`."""
+        """Return the whole seconds that an address has to wait. If 0, count a wrong try; `clear` undoes it."""
         now_s = time.monotonic()
         for known in [known for known, (_, next_s) in self._tries.items() if now_s - next_s > FORGET_LOGINS_S]:
             del self._tries[known]
@@ -192,29 +192,29 @@ class LoginThrottle:
         return 0
 
     def clear(self, address: str) -> None:
-        """The password was right."""
+        """Reset an address after a correct password."""
         self._tries.pop(address, None)
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One upload, counted for a visitor as it comes."""
+    """One upload, counted toward its visitor's quota as it arrives."""
 
     quota: UploadQuota
     visitor: str
 
     def count_files(self, answer: bytes) -> None:
-        """Count what each file takes beside its content, by Gradio's answer: a list of paths."""
+        """Count the overhead of each file, from Gradio's answer: a JSON list of paths."""
         try:
             num_files = len(json.loads(answer))
         except (ValueError, TypeError):
             return
-        with suppress(UploadError):  # the next one is refused
+        with suppress(UploadError):  # the next upload is refused
             self.quota.add(self.visitor, FILE_BYTES * num_files)
 
 
 class Body:
-    """A request's body as it is received: bounded in bytes, and in the time that its sender takes."""
+    """A request's body as it arrives, limited in size and in the time that its sender takes."""
 
     def __init__(self, receive: Receive) -> None:
         self.max_bytes = MAX_BODY_BYTES
@@ -226,10 +226,10 @@ class Body:
         self._is_whole = False
 
     def check_declared(self, length: str | None) -> None:
-        """Check what the head says.
+        """Check the length that the headers declare, or for an upload that the visitor has quota left.
 
         Raises:
-            HTTPException: there is no room for it.
+            HTTPException: the body is too large, or there is no room for it.
         """
         if self.upload is not None:
             try:
@@ -240,10 +240,11 @@ class Body:
             raise self._too_large()
 
     async def receive(self) -> Message:
-        """The next part, as ASGI has it.
+        """Receive the next part as an ASGI message.
 
         Raises:
-            HTTPException: it is too large, or too slow. Of an upload, which Gradio then deletes, MultiPartException.
+            HTTPException: the body is too large or too slow.
+            MultiPartException: the same for an upload; Gradio then deletes it.
         """
         if self._is_whole:
             return await self._receive()
@@ -252,7 +253,7 @@ class Body:
         try:
             message = await asyncio.wait_for(self._receive(), max(most_s, 0.001))
         except asyncio.TimeoutError:
-            raise self._refuse(HTTPException(408, "the rest of the request did not come in time")) from None
+            raise self._refuse(HTTPException(408, "the rest of the request did not arrive in time")) from None
         self._waited_s += time.monotonic() - began_s
         size = len(message.get("body", b""))
         self._num_bytes += size
@@ -262,7 +263,9 @@ class Body:
                 raise self._refuse(self._too_large())
             self._num_values += sum(map(message.get("body", b"").count, (b",", b"[", b"{")))
             if self._num_values > MAX_BODY_VALUES:
-                raise self._refuse(HTTPException(413, f"a request to this page has at most {MAX_BODY_VALUES:,} values"))
+                raise self._refuse(
+                    HTTPException(413, f"a request to this page may have up to {MAX_BODY_VALUES:,} values")
+                )
         else:
             try:
                 self.upload.quota.add(self.upload.visitor, size)
@@ -271,13 +274,13 @@ class Body:
         return message
 
     def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"a request to this page has at most {self.max_bytes:,} bytes")
+        return HTTPException(413, f"a request to this page may have up to {self.max_bytes:,} bytes")
 
     def _refuse(self, exc: HTTPException) -> HTTPException | MultiPartException:
         self.is_refused = True
         if self.upload is None:
             return exc
-        # Gradio answers 413 to this phrase.
+        # Gradio responds with 413 if the message has this phrase.
         detail = f"{exc.detail} (beyond the maximum allowed size)" if exc.status_code == 413 else exc.detail
         return MultiPartException(detail)
 
@@ -292,18 +295,19 @@ class Exchange:
         self.is_login = False
         self.body = Body(receive)
         self.status: int | None = None  # once the response has begun
-        self.head = ""  # to put into the head of the HTML that is answered
+        self.head = ""  # to insert into the head of an HTML response
         self._send = send
 
     async def receive(self) -> Message:
-        """The next part of the request."""
+        """Receive the next part of the request."""
         return await self.body.receive()
 
     async def send(self, message: Message) -> None:
-        """Send a part of the response, with our headers."""
+        """Send a part of the response, adding our headers."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            # The rest is not read; but a browser shows why only once it has sent all, so a visitor's upload is let run.
+            # A refused body is not read to its end, except for an upload that is too large: a browser shows the reason
+            # only after it has sent everything.
             is_closing = self.body.is_refused and not (self.body.upload is not None and self.status == 413)
             closing = [(b"connection", b"close")] if is_closing else []
             message["headers"] = [*message.get("headers", ()), *HEADERS, *closing]
@@ -316,14 +320,14 @@ class Exchange:
         await self._send(message)
 
     async def refuse(self, exc: HTTPException) -> None:
-        """Answer without reading any more of the request."""
+        """Respond without reading the rest of the request."""
         self.body.is_refused = True
         response = JSONResponse({"detail": exc.detail}, exc.status_code, headers=dict(exc.headers or {}))
         await response(self.scope, self.body.receive, self.send)
 
 
 def allow_open_files() -> None:
-    """Let this process have as many connections as its limits allow: many systems begin with 1,024 open files."""
+    """Raise the limit on open files for `MAX_CONNECTIONS`, as far as the system allows; the usual default is 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * MAX_CONNECTIONS
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -332,9 +336,9 @@ def allow_open_files() -> None:
 
 
 class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, which closes a connection whose next request does not get past its head in time.
+    """uvicorn's HTTP/1.1, which closes a connection if the headers of its next request do not arrive in time.
 
-    It takes no more connections than there is room for.
+    It also closes new connections beyond the limits for all addresses together and for each address.
     """
 
     _head_due: asyncio.TimerHandle | None = None
@@ -352,7 +356,7 @@ class PatientProtocol(H11Protocol):
         if len(self.connections) > most:
             return True
         own = self.client[0] if self.client else ""
-        if own in ("127.0.0.1", "::1", "") or "FORWARDED_ALLOW_IPS" in os.environ:  # a proxy, perhaps
+        if own in ("127.0.0.1", "::1", "") or "FORWARDED_ALLOW_IPS" in os.environ:  # perhaps a proxy
             return False
         others: Any = self.connections
         num_own = sum(bool(other.client) and other.client[0] == own for other in others)

@@ -1,4 +1,4 @@
-"""Where the signer is, on the page: a picture of the clip, the box on it, and the numbers that say the box."""
+"""The signer's box on the page: a picture of the clip, the box drawn on it, and a field for each of its sides."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -19,11 +19,11 @@ from asl_triton_ui.upload_components import finite_numbers_only
 PICTURE_HEIGHT = 320  # pixels
 SIDES = ("Left", "Top", "Right", "Bottom")
 WHOLE = (0.0, 0.0, 100.0, 100.0)  # percent: the whole frame
-SOURCES = {"face": "found by the face", "caller": "by your box", "person": "found by the person detector"}
+SOURCES = {"face": "found by the face detector", "caller": "your box", "person": "found by the person detector"}
 
 
 def make_side_fields() -> list[gr.Number]:
-    """A field for each side of the box, in percent of the picture; all are empty if the page looks for the signer."""
+    """Make a field for each side of the box, in percent of the picture. If all are empty, the page finds the signer."""
     fields = [
         gr.Number(
             label=f"{side}, %",
@@ -41,13 +41,13 @@ def make_side_fields() -> list[gr.Number]:
 
 
 def parse_box(percents: Sequence[float | None]) -> tuple[SignerBox | None, bool]:
-    """The box that the four fields say, if they say one, and whether the signer is to be looked for.
+    """Return the box in the four fields, None without one, and whether to look for the signer.
 
     Raises:
-        AslTritonError: some of the fields are empty, or they are not a box.
+        AslTritonError: only some of the fields are filled in, or they are not a box.
     """
     values = [percent for percent in percents if percent is not None]
-    if not any(values):  # until its first change, Gradio sends an empty field as 0
+    if not any(values):  # Gradio sends an empty field as 0 until its first change
         return None, True
     if len(values) < len(SIDES):
         raise AslTritonError("the signer's box has four sides: fill in all of them, or leave all empty")
@@ -58,7 +58,7 @@ def parse_box(percents: Sequence[float | None]) -> tuple[SignerBox | None, bool]
 
 
 def read_first_frames(path: Path, limits: Limits) -> list[Image]:
-    """The frames of a clip that are searched for the signer, BGR (H, W, 3); the first is the one that is shown.
+    """Read the frames to search for the signer, BGR (H, W, 3). The first one is also shown on the page.
 
     Raises:
         VideoError: the clip cannot be read.
@@ -68,7 +68,7 @@ def read_first_frames(path: Path, limits: Limits) -> list[Image]:
 
 
 def render_picture(path: Path, limits: Limits) -> str:
-    """The first frame of a clip, to draw the box on; nothing if it cannot be read, which recognizing it will say."""
+    """Render the first frame of a clip, to draw the box on. Empty if it cannot be read; recognizing it reports why."""
     try:
         images = read_first_frames(path, limits)
     except AslTritonError:
@@ -77,7 +77,7 @@ def render_picture(path: Path, limits: Limits) -> str:
 
 
 def find_box(path: Path, limits: Limits) -> tuple[SignerBox | None, str]:
-    """Look for the signer in the first frames of a clip: the box, and a sentence about it.
+    """Look for the signer in the first frames of a clip. Returns the box, None without one, and a sentence about it.
 
     Raises:
         VideoError: the clip cannot be read.
@@ -91,28 +91,28 @@ def find_box(path: Path, limits: Limits) -> tuple[SignerBox | None, str]:
 
 
 def to_percents(box: SignerBox) -> list[float]:
-    """The sides of a box as the fields have them: whole percents, as a decimal point is hard to type into them."""
+    """Return the sides of a box in whole percents, because decimals are hard to type into the fields."""
     return [float(round(100 * side)) for side in (box.x0, box.y0, box.x1, box.y1)]
 
 
 def render_seen(box: SignerBox | None, preset: Preset | None) -> str:
-    """What the network saw of the picture."""
+    """Render a sentence about the part of the picture that the network saw."""
     if box is None:
         text = "The network saw the whole frame."
         if preset is not None and preset.framing == "signer":
-            text += " It was trained on signers cut out of theirs: draw the box, and press Recognize."
+            text += " It was trained on frames cropped to the signer: draw the box, and press Recognize."
     else:
         how = SOURCES.get(box.source, box.source)
         sure = "" if box.source == "caller" else f", {box.confidence:.0%} sure"
-        text = f"The network saw the framed part of the picture, {how}{sure}."
+        text = f"The network saw the picture cropped to the signer ({how}{sure})."
     return render("box_said.html", text=text, corners=format_corners(box))
 
 
 def format_corners(box: SignerBox | None) -> str:
-    """The sides of a box for the page's script; empty for the whole frame."""
+    """Format the sides of a box, in percent, for the page's script; empty for the whole frame."""
     return "" if box is None else " ".join(f"{100 * side:.2f}" for side in (box.x0, box.y0, box.x1, box.y1))
 
 
 def render_said(text: str) -> str:
-    """A sentence about the box."""
+    """Render a sentence about the box."""
     return render("box_said.html", text=text, corners="")

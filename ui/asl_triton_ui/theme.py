@@ -1,4 +1,4 @@
-"""The page's colors and type, as a Gradio theme: fonts of the system alone, so that nothing foreign is loaded."""
+"""The page's colors and fonts as a Gradio theme. It uses only system fonts, so nothing is loaded from elsewhere."""
 
 import gradio as gr
 from gradio.themes.utils.colors import Color
@@ -6,7 +6,7 @@ from gradio.themes.utils.colors import Color
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 MONO = ("ui-monospace", "Cascadia Mono", "Menlo", "Noto Sans Mono", "monospace")
 
-# Lightest to darkest. Text and controls in 600 on 50, and 300 on 950, pass 4.5 : 1.
+# From lightest to darkest. Text and controls in 600 on 50 and in 300 on 950 have a contrast of at least 4.5 : 1.
 TEAL = Color(
     "#f0f8f8", "#d9eeef", "#b3dcdf", "#82c4c9", "#4ea6ad", "#2f8a92",
     "#1f6f77", "#1b5960", "#18474d", "#153a3f", "#0b2427",
@@ -20,7 +20,7 @@ GRAY = Color(
 
 
 def theme() -> gr.themes.Base:
-    """Light and dark; a browser takes the one its user prefers."""
+    """Build the theme, light and dark; a browser uses the one its user prefers."""
     return gr.themes.Base(
         primary_hue=TEAL, secondary_hue=TEAL, neutral_hue=GRAY, font=FONT, font_mono=MONO, radius_size="lg"
     ).set(

@@ -1,7 +1,7 @@
-"""Gradio's components, held to what the page itself sends: whatever else comes is refused with a sentence.
+"""Restricts Gradio's components to the inputs that the page itself sends, and refuses everything else with a message.
 
-Methods are replaced on the component and not in a subclass: Gradio writes a file beside the source of every class made
-of its own.
+Methods are replaced on each component, not in a subclass, because Gradio writes a file next to the source of every
+subclass of its components.
 """
 
 import base64
@@ -25,23 +25,23 @@ from asl_triton.video.colors import Image
 C = TypeVar("C", bound=Component)
 
 NOT_A_FILE = "the upload cannot be read: send files in the form's field `files`, each with a name"
-FETCHES_NOTHING = "This page fetches nothing from other hosts: send the file itself."
-PICTURE_PREFIX = "data:image/"  # of a live picture, as a browser's canvas makes it
+FETCHES_NOTHING = "This page does not fetch files from other hosts: send the file itself."
+PICTURE_PREFIX = "data:image/"  # of a live picture from a browser's canvas
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PICTURE_BYTES = 2_000_000
-MAX_JPEG_SCANS = 100  # a browser makes one, and progressive files have ten; each is decoded over the whole picture
-MAX_PICTURE_PIXELS = 4_000_000  # a camera's 2560 x 1440; the page asks for 320 x 240
+MAX_JPEG_SCANS = 100  # a browser writes one, progressive files ten; decoding each one covers the whole picture
+MAX_PICTURE_PIXELS = 4_000_000  # enough for a camera's 2560 x 1440; the page asks for 320 x 240
 
 
 def uploads_only(component: C) -> C:
-    """The component, which now refuses an address where Gradio would have the server download what is there."""
+    """Make a component refuse URLs, which Gradio would download on the server. Returns the component."""
     for name in ("move_resource_to_block_cache", "async_move_resource_to_block_cache"):
         setattr(component, name, refuse_urls(getattr(component, name)))
     return component
 
 
 def refuse_urls(move: Any) -> Any:
-    """A method of Gradio's, which raises its own error, that a visitor sees as a sentence, for anything but a file."""
+    """Wrap a Gradio method so that it refuses a URL with a message that the visitor sees."""
 
     def moved(place: str | Path | None) -> Any:
         if isinstance(place, str) and is_http_url_like(place):
@@ -52,7 +52,7 @@ def refuse_urls(move: Any) -> Any:
 
 
 def refuse_foreign_inputs(blocks: gr.Blocks) -> gr.Blocks:
-    """The page, which now answers inputs that it does not send with a sentence, and without a path of this machine."""
+    """Make the page answer unexpected inputs with a message that contains no path of this machine. Returns the page."""
     preprocess = blocks.preprocess_data
 
     async def preprocess_data(*arguments: Any, **options: Any) -> Any:
@@ -61,14 +61,14 @@ def refuse_foreign_inputs(blocks: gr.Blocks) -> gr.Blocks:
         except gr.Error:
             raise
         except Exception as exc:  # whatever Gradio raises
-            raise gr.Error("The page cannot read this: reload it and try again.", print_exception=False) from exc
+            raise gr.Error("The page cannot read this input. Reload and try again.", print_exception=False) from exc
 
     blocks.preprocess_data = preprocess_data  # type: ignore[method-assign]
     return blocks
 
 
 def refuse_form_fields() -> None:
-    """Have Gradio refuse a field in an upload that is not a file: it would keep all of it in memory."""
+    """Make Gradio refuse upload fields that are not files, which it would keep in memory."""
     begin_part = GradioMultiPartParser.on_headers_finished
 
     def begin_file(self: GradioMultiPartParser) -> None:
@@ -80,7 +80,10 @@ def refuse_form_fields() -> None:
 
 
 def numbers_only(component: C, *, may_be_empty: bool = False) -> C:
-    """The slider or number field, which now refuses anything but a finite number, or nothing if it `may_be_empty`."""
+    """Make a slider or number field refuse anything but a finite number, or nothing if it `may_be_empty`.
+
+    Returns the component.
+    """
     preprocess = component.preprocess
 
     def read_number(payload: Any) -> Any:
@@ -96,7 +99,7 @@ def numbers_only(component: C, *, may_be_empty: bool = False) -> C:
 
 
 def finite_numbers_only(component: C) -> C:
-    """The number field, which may be empty, and now refuses anything else but a finite number."""
+    """Make a number field refuse anything but a finite number or nothing. Returns the component."""
     read_number = numbers_only(component).preprocess
 
     def read_optional(payload: Any) -> Any:
@@ -107,7 +110,7 @@ def finite_numbers_only(component: C) -> C:
 
 
 def encoded_pictures(component: gr.Image) -> gr.Image:
-    """The camera, which now hands over each picture as it came: `decode_picture` is for the one who has room for it."""
+    """Make a camera component pass each picture on undecoded, for `decode_picture`. Returns the component."""
     uploads_only(component)
 
     def read_picture(payload: ImageData | None) -> str | None:
@@ -122,28 +125,32 @@ def encoded_pictures(component: gr.Image) -> gr.Image:
 
 
 def decode_picture(data_uri: str) -> Image:
-    """Decode a live picture, a `data:` URI, into RGB (H, W, 3). Its size is read from its header first.
+    """Decode a live picture, a `data:` URI, into RGB (H, W, 3). Its header is checked for size before it is decoded.
 
     Raises:
-        VideoError: it is not a picture, is damaged, or is larger than a camera's.
+        VideoError: it is not a picture, is damaged, or is too large.
     """
     encoded = data_uri.partition(",")[2]
     if len(encoded) > MAX_PICTURE_BYTES * 4 // 3 + 4:
         raise VideoError(
-            f"the camera's picture has more than {MAX_PICTURE_BYTES // 10**6} MB: choose a lower resolution"
+            f"the camera's picture is larger than {MAX_PICTURE_BYTES // 10**6} MB: choose a lower resolution"
         )
     try:
         content = base64.b64decode(encoded, validate=True)
         if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MAX_JPEG_SCANS:
-            raise VideoError(f"the camera's picture has more than {MAX_JPEG_SCANS} scans: it is no browser's")
+            raise VideoError(f"the camera's picture has more than {MAX_JPEG_SCANS} scans, which no browser writes")
         with PIL.Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
             width, height = picture.size
             if width * height > MAX_PICTURE_PIXELS:
-                raise VideoError(f"the camera's picture has more than {MAX_PICTURE_PIXELS:,} pixels: choose fewer")
+                raise VideoError(
+                    f"the camera's picture has more than {MAX_PICTURE_PIXELS:,} pixels: choose a lower resolution"
+                )
             return np.asarray(picture.convert("RGB"))
     except VideoError:
         raise
     except PIL.Image.DecompressionBombError as exc:
-        raise VideoError(f"the camera's picture has more than {MAX_PICTURE_PIXELS:,} pixels: choose fewer") from exc
-    except Exception as exc:  # Pillow documents no list of what a damaged picture raises
+        raise VideoError(
+            f"the camera's picture has more than {MAX_PICTURE_PIXELS:,} pixels: choose a lower resolution"
+        ) from exc
+    except Exception as exc:  # Pillow does not document what a damaged picture raises
         raise VideoError("the camera's picture cannot be read: it is damaged, or not JPEG, PNG or WebP") from exc

@@ -1,4 +1,4 @@
-"""What visitors upload: in a private folder of this process, deleted in time, and served to nobody else."""
+"""Visitors' uploads: kept in a private folder of this process, deleted after a while, and never shown to others."""
 
 import os
 import shutil
@@ -18,10 +18,10 @@ SWEEP_EVERY_S = 60.0
 
 @contextmanager
 def make_upload_folder(keep_s: float) -> Iterator[Path]:
-    """A folder that only this user can read, where Gradio keeps all files of the page for the length of the block.
+    """Yield a folder that only this user can read, where Gradio keeps all of the page's files during the block.
 
-    What is older than `keep_s` is deleted, uploads that were broken off among it. Build the page inside the block:
-    Gradio reads where its files go when a component is made.
+    Files older than `keep_s` are deleted, including aborted uploads. Build the page inside the block, because Gradio
+    reads its file folder when a component is made.
     """
     names = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE")
     before = {name: os.environ.get(name) for name in names}
@@ -42,32 +42,32 @@ def make_upload_folder(keep_s: float) -> Iterator[Path]:
 
 
 def sweep_periodically(folder: Path, keep_s: float, over: threading.Event) -> None:
-    """Sweep now and then until `over`."""
+    """Sweep periodically until `over` is set."""
     while not over.wait(min(SWEEP_EVERY_S, keep_s / 2)):
         sweep(folder, keep_s)
 
 
 def sweep(folder: Path, keep_s: float) -> None:
-    """Delete the files that came longer than `keep_s` ago, and the folders that are empty then."""
+    """Delete files that arrived more than `keep_s` ago, and folders that have been empty for as long."""
     oldest = time.time() - keep_s
     for parent, folders, files in os.walk(folder, topdown=False):
         for file in files:
             with suppress(OSError):
-                # When the file came here, whatever its own time says.
+                # The time of arrival; a file's modification time may be anything.
                 if os.lstat(path := os.path.join(parent, file)).st_ctime < oldest:
                     os.unlink(path)
         for name in folders:
             with suppress(OSError):
-                # One that was made just now waits for its file.
+                # A new folder may still be waiting for its file.
                 if os.lstat(path := os.path.join(parent, name)).st_mtime < oldest:
                     os.rmdir(path)
 
 
 def check_is_here(path: Path, keep_minutes: float) -> None:
-    """Check that an upload was not deleted yet.
+    """Check that an upload still exists.
 
     Raises:
-        VideoError: it was.
+        VideoError: it was deleted.
     """
     if not path.is_file():
         raise VideoError(
@@ -76,13 +76,13 @@ def check_is_here(path: Path, keep_minutes: float) -> None:
 
 
 class UploadError(Exception):
-    """There is no room for an upload."""
+    """Raised if there is no room for an upload."""
 
 
 class UploadQuota:
-    """How much of visitors' uploads may lie in `folder`: of each visitor, of all together, and what must stay free.
+    """Limits the uploads in `folder`: bytes per visitor, bytes in total, and the space that must stay free.
 
-    What came longer than `keep_s` ago is deleted by then, and no longer counts. Of one event loop.
+    Uploads older than `keep_s` no longer count, because they have been deleted by then. Use it in one event loop.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class UploadQuota:
         """Count bytes that a visitor sent.
 
         Raises:
-            UploadError: they are too many, or the disk is full.
+            UploadError: a limit is exceeded, or the disk is nearly full.
         """
         minute = int(time.monotonic() // SWEEP_EVERY_S)
         oldest = minute - int(self._keep_s // SWEEP_EVERY_S) - 1
@@ -106,20 +106,20 @@ class UploadQuota:
         self.check(visitor)
 
     def check(self, visitor: str) -> None:
-        """Check that there is room for more of a visitor's.
+        """Check that there is room for more uploads by a visitor.
 
         Raises:
-            UploadError: there is not.
+            UploadError: a limit is exceeded, or the disk is nearly full.
         """
         if sum(sent for (who, _), sent in self._received.items() if who == visitor) > self._max_visitor:
             raise UploadError(
-                f"this page keeps at most {self._max_visitor // MB:,} MB of one visitor's uploads, and yours are used "
-                f"up: each is deleted {self._keep_s / 60:g} minutes after it came"
+                f"this page keeps up to {self._max_visitor // MB:,} MB of uploads per visitor, and yours are used up: "
+                f"each upload is deleted {self._keep_s / 60:g} minutes after it arrives"
             )
         if self._received.total() > self._max_folder:
             raise UploadError(
-                f"this page keeps at most {self._max_folder // MB:,} MB of all visitors' uploads, and they are used "
-                "up: try again in some minutes"
+                f"this page keeps up to {self._max_folder // MB:,} MB of uploads for all visitors, and they are used "
+                "up: try again in a few minutes"
             )
         if shutil.disk_usage(self._folder).free < self._min_free:
-            raise UploadError("this page's disk is nearly full: try again later, or tell the one who runs the page")
+            raise UploadError("this page's disk is nearly full: try again later, or contact its operator")

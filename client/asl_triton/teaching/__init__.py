@@ -1,1 +1,1 @@
-"""Signs learned from a few examples each, without training: by the embeddings that every model returns."""
+"""Recognizes new signs from a few examples each, without training, by the embeddings that every model returns."""

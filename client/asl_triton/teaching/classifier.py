@@ -1,8 +1,8 @@
-"""Tells taught signs apart, and knows when a clip shows none of them.
+"""Classifies clips by taught signs, and detects clips that show none of them.
 
 A clip's embedding is compared with each sign's prototype, the mean of its examples, by cosine similarity (Snell et al.
-2017). Before that, directions in which examples of the same sign differ are shrunk, by a linear discriminant analysis
-with a regularized covariance. A threshold and a scale, found by leaving examples out, make confidences of similarities.
+2017). A linear discriminant analysis with a regularized covariance first shrinks the directions in which examples of
+the same sign differ. A threshold and a scale, found by leaving examples out, turn similarities into confidences.
 """
 
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ Floats = npt.NDArray[np.float64]
 
 SHRINKAGE = 0.5  # of the covariance toward a multiple of the identity
 MAX_FOLDS = 5
-MAX_RESIDUALS = 1_000  # examples that the covariance is estimated from
+MAX_RESIDUALS = 1_000  # examples used to estimate the covariance
 MAX_HELD_OUT = 1_000  # examples per fold
-# Of the examples, each compared with prototypes made without it. Of other clips it rejects fewer: they are compared
-# with prototypes of all examples.
+# The share of examples below the threshold, each compared with prototypes made without it. Fewer new clips are
+# rejected, because they are compared with prototypes of all examples.
 REJECTED = 0.1
-MIN_EXAMPLES = 2  # of a sign, to leave one out
-# Where no sign has two examples, and where there is but one sign.
+MIN_EXAMPLES = 2  # per sign, to leave one out
+# Used if there is only one sign and it has only one example.
 LONE_THRESHOLD, LONE_SCALE = 0.9, 80.0
 SCALES = np.geomspace(5.0, 2_000.0, 60)
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """Shrinks the directions `axes` (R, D) by `gains` (R,), and all others by `rest`."""
+    """A linear map that scales the directions `axes` (R, D) by `rest` plus `gains` (R,), and all others by `rest`."""
 
     axes: Floats
     gains: Floats
@@ -38,7 +38,7 @@ class Whitening:
 
     @classmethod
     def fit(cls, embeddings: Floats, sign_ids: npt.NDArray[np.intp]) -> "Whitening | None":
-        """From embeddings (N, D) and their signs (N,); None where no sign has two examples."""
+        """Fit to embeddings (N, D) and their signs (N,). Returns None if no sign has two different examples."""
         counts = np.bincount(sign_ids)
         several = np.flatnonzero(counts[sign_ids] >= MIN_EXAMPLES)
         if not len(several):
@@ -46,10 +46,10 @@ class Whitening:
         several = several[:: -(-len(several) // MAX_RESIDUALS)]
         means = average_by_sign(embeddings, sign_ids)
         residuals = embeddings[several] - means[sign_ids[several]]
-        # The principal axes by the smaller of two products: there are fewer residuals than dimensions.
+        # Compute the principal axes from the smaller product, since there are fewer residuals than dimensions.
         squares, sides = np.linalg.eigh(residuals @ residuals.T)
         present = squares > 1e-12
-        if not present.any():  # the same clip over and over
+        if not present.any():  # all examples of a sign are the same
             return None
         axes = (sides[:, present] / np.sqrt(squares[present])).T @ residuals
         num_signs = len(np.unique(sign_ids[several]))
@@ -59,7 +59,7 @@ class Whitening:
         return cls(axes, 1 / np.sqrt(floor + (1 - SHRINKAGE) * variances) - rest, rest)
 
     def apply(self, embeddings: Floats) -> Floats:
-        """Embeddings (N, D), whitened."""
+        """Whiten embeddings (N, D)."""
         whitened: Floats = self.rest * embeddings + (embeddings @ self.axes.T * self.gains) @ self.axes
         return whitened
 
@@ -73,13 +73,13 @@ class Prototypes:
 
     @classmethod
     def fit(cls, embeddings: Floats, sign_ids: npt.NDArray[np.intp]) -> "Prototypes":
-        """From embeddings (N, D) and their signs (N,), from 0 to K - 1."""
+        """Compute the prototypes from embeddings (N, D) and their signs (N,), from 0 to K - 1."""
         whitening = Whitening.fit(embeddings, sign_ids)
         whitened = scale_to_unit(whitening.apply(embeddings) if whitening else embeddings)
         return cls(scale_to_unit(average_by_sign(whitened, sign_ids)), whitening)
 
     def compare(self, embeddings: npt.NDArray[np.floating[Any]]) -> Floats:
-        """The cosine similarities (N, K) of embeddings (N, D)."""
+        """Return the cosine similarities (N, K) of embeddings (N, D) to the prototypes."""
         wide = embeddings.astype(np.float64)
         similarities: Floats = scale_to_unit(self.whitening.apply(wide) if self.whitening else wide) @ self.vectors.T
         return similarities
@@ -87,9 +87,9 @@ class Prototypes:
 
 @dataclass(frozen=True)
 class SignClassifier:
-    """How likely a clip shows each taught sign: the sigmoid of `scale` times what its similarity has over `threshold`.
+    """Computes the confidence of each taught sign: sigmoid(`scale` * (similarity - `threshold`)).
 
-    A clip that is below one half for all signs shows none of them.
+    A clip with a confidence below one half for every sign shows none of them.
     """
 
     prototypes: Prototypes
@@ -98,11 +98,12 @@ class SignClassifier:
 
     @classmethod
     def fit(cls, embeddings: npt.NDArray[np.floating[Any]], sign_ids: npt.NDArray[np.intp]) -> "SignClassifier":
-        """From the examples' embeddings (N, D) and their signs (N,), from 0 to K - 1.
+        """Fit to the examples' embeddings (N, D) and their signs (N,), from 0 to K - 1.
 
-        Each example is compared with prototypes that were made without it. The threshold lets `REJECTED` of them fall
-        below it; of signs of one example each, it is the median similarity to the nearest other sign. The scale is the
-        most likely one, given that the example is of its sign and not of the nearest other.
+        Each example is compared with prototypes made without it. The threshold is the `REJECTED` quantile of the
+        similarities to the examples' own signs; if every sign has only one example, it is the median similarity to the
+        nearest other sign. The scale maximizes the likelihood that each example shows its own sign and not the nearest
+        other one.
         """
         wide = embeddings.astype(np.float64)
         prototypes = Prototypes.fit(wide, sign_ids)
@@ -117,12 +118,12 @@ class SignClassifier:
         return cls(prototypes, threshold, choose_scale(own - threshold, others - threshold))
 
     def logits(self, embeddings: npt.NDArray[np.floating[Any]]) -> Floats:
-        """The logits (N, K) of embeddings (N, D); their sigmoid is the confidence."""
+        """Return the logits (N, K) of embeddings (N, D); their sigmoid is the confidence."""
         return self.scale * (self.prototypes.compare(embeddings) - self.threshold)
 
 
 def average_by_sign(vectors: Floats, sign_ids: npt.NDArray[np.intp]) -> Floats:
-    """The means (K, D) of the vectors (N, D) of each sign."""
+    """Return the mean (K, D) of each sign's vectors (N, D)."""
     sums = np.zeros((int(sign_ids.max()) + 1, vectors.shape[1]))
     np.add.at(sums, sign_ids, vectors)
     means: Floats = sums / np.bincount(sign_ids)[:, None]
@@ -131,10 +132,10 @@ def average_by_sign(vectors: Floats, sign_ids: npt.NDArray[np.intp]) -> Floats:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Examples, compared with prototypes that were made without them.
+    """Examples compared with prototypes made without them.
 
-    `examples` (M,) are their places; `own` (M,) the similarities to their own sign, NaN for a sign's only example;
-    `nearest` (M,) the nearest other sign, and `others` (M,) the similarities to it, NaN where there is no other.
+    `examples` (M,) are their indices. `own` (M,) are the similarities to their own sign, NaN for a sign's only example.
+    `nearest` (M,) is the nearest other sign, and `others` (M,) the similarity to it, NaN if there is no other sign.
     """
 
     examples: npt.NDArray[np.intp]
@@ -144,10 +145,10 @@ class HeldOut:
 
 
 def compare_held_out(embeddings: Floats, sign_ids: npt.NDArray[np.intp]) -> HeldOut:
-    """Compare examples (N, D) of signs (N,) in up to `MAX_FOLDS` parts, each with prototypes of the other parts."""
+    """Compare examples (N, D) of signs (N,) in up to `MAX_FOLDS` folds, each with prototypes of the other folds."""
     counts = np.bincount(sign_ids)
     is_lone = counts[sign_ids] < MIN_EXAMPLES
-    order = np.zeros(len(sign_ids), np.intp)  # an example's place among those of its sign
+    order = np.zeros(len(sign_ids), np.intp)  # an example's index within its sign
     by_sign = np.argsort(sign_ids, kind="stable")
     order[by_sign] = np.arange(len(sign_ids)) - np.repeat(np.cumsum(counts) - counts, counts)
     folds = []
@@ -166,8 +167,8 @@ def compare_held_out(embeddings: Floats, sign_ids: npt.NDArray[np.intp]) -> Held
 
 
 def choose_scale(own: Floats, others: Floats) -> float:
-    """The scale of what similarities have over the threshold that makes those to the own sign (M,), and those to the
-    nearest other sign (N,), most likely."""
+    """Return the most likely scale for similarities minus the threshold: `own` (M,) to the examples' own signs and
+    `others` (N,) to the nearest other signs."""
     likelihoods = [
         sum(-np.logaddexp(0, sign * scale * values).mean() for sign, values in ((-1, own), (1, others)) if len(values))
         for scale in SCALES

@@ -1,4 +1,4 @@
-"""`SignDictionary`: the examples of taught signs, in one file, for one model."""
+"""`SignDictionary`: the examples of taught signs for one model, stored in one file."""
 
 import hashlib
 import json
@@ -24,14 +24,14 @@ SUFFIX = ".safetensors"
 FORMAT = 1
 METADATA, VECTORS, ENERGIES = "asl_triton.dictionary", "vectors", "energies"
 MAX_BYTES = 2**30
-MAX_NAME = 100  # characters of a gloss
-MAX_SOURCE = 1_000  # characters, of an example in a file
-SAME = 1 - 1e-5  # cosine similarity from which on two examples are the same clip
+MAX_NAME = 100  # characters in a gloss
+MAX_SOURCE = 1_000  # characters of an example's source in a file
+SAME = 1 - 1e-5  # two examples with a higher cosine similarity are the same clip
 
 
 @dataclass(frozen=True)
 class TaughtModel:
-    """What embeddings depend on: those of different models cannot be compared."""
+    """The properties of a model that embeddings depend on. Embeddings of different models are not comparable."""
 
     checkpoint_sha256: str
     precision: str
@@ -39,11 +39,11 @@ class TaughtModel:
 
     @classmethod
     def of(cls, served: ServedModel) -> "TaughtModel":
-        """Of a model as it is served."""
+        """Return the properties of a served model."""
         return cls(served.checkpoint_sha256, served.precision, served.preset.to_json())
 
     def describe_difference(self, other: "TaughtModel") -> str | None:
-        """What differs, in words; None where nothing does."""
+        """Describe the first difference from another model; None if there is none."""
         if self.checkpoint_sha256 != other.checkpoint_sha256:
             return f"another checkpoint ({self.checkpoint_sha256[:12]}, not {other.checkpoint_sha256[:12]})"
         if self.precision != other.precision:
@@ -54,7 +54,7 @@ class TaughtModel:
 
 @dataclass(frozen=True)
 class Example:
-    """One clip of a taught sign: its embedding, where it came from, and when it was added (UTC)."""
+    """One clip of a taught sign: its embedding, its source, and when it was added (UTC)."""
 
     gloss: str
     embedding: Embedding
@@ -63,7 +63,7 @@ class Example:
 
 
 class SignDictionary:
-    """Signs that were taught by examples, in the order in which they were first added.
+    """Signs taught by examples, in the order in which they were first added.
 
     Examples:
         >>> with Recognizer("localhost:8001") as recognizer:
@@ -76,12 +76,12 @@ class SignDictionary:
     def __init__(self, model: ServedModel | TaughtModel) -> None:
         self.model = TaughtModel.of(model) if isinstance(model, ServedModel) else model
         self._examples: list[Example] = []
-        self._rows = np.zeros((0, 0), np.float32)  # their embeddings, and room for more
+        self._rows = np.zeros((0, 0), np.float32)  # their embeddings, with room for more
         self._classifier: SignClassifier | None = None
 
     @property
     def examples(self) -> tuple[Example, ...]:
-        """All examples, in the order in which they were added."""
+        """All examples, in the order they were added."""
         return tuple(self._examples)
 
     @property
@@ -97,18 +97,19 @@ class SignDictionary:
         return any(example.gloss == gloss for example in self._examples)
 
     def add(self, gloss: str, embedding: Embedding, *, source: str = "") -> Example:
-        """Add an example of a sign; `source` is what reports call it.
+        """Add an example of a sign. Reports refer to it by its `source`.
 
         Raises:
-            DictionaryError: the name is no gloss, the embedding is another model's, or the same clip is there already.
+            DictionaryError: the name is not a gloss, the embedding does not fit this model, or the same clip is already
+                an example.
         """
         return self._append(Example(check_gloss(gloss), embedding, source))
 
     def remove(self, gloss: str, source: str | None = None) -> int:
-        """Forget a sign, or the examples of it that came from `source`; returns how many examples.
+        """Remove a sign, or only its examples from `source`. Returns how many examples were removed.
 
         Raises:
-            DictionaryError: there are none.
+            DictionaryError: there is no such sign or example.
         """
         kept = [e for e in self._examples if e.gloss != gloss or (source is not None and e.source != source)]
         removed = len(self._examples) - len(kept)
@@ -130,16 +131,16 @@ class SignDictionary:
         self._replace(kept)
 
     def copy(self) -> "SignDictionary":
-        """A dictionary with the same examples; changes to it do not change this one."""
+        """Return an independent copy with the same examples."""
         copied = SignDictionary(self.model)
         copied._replace(list(self._examples))
         return copied
 
     def merge(self, other: "SignDictionary") -> int:
-        """Add the examples of another dictionary; those that are here already are skipped. Returns how many were added.
+        """Add the examples of another dictionary, skipping duplicates. Returns how many were added.
 
         Raises:
-            DictionaryError: it is another model's, or has a clip of this one under another gloss.
+            DictionaryError: it was taught with another model, or has a clip of this dictionary under another gloss.
         """
         if difference := other.model.describe_difference(self.model):
             raise DictionaryError(f"the dictionaries cannot be merged: one was taught with {difference}")
@@ -152,22 +153,22 @@ class SignDictionary:
         return added
 
     def check_model(self, served: ServedModel, address: str) -> None:
-        """Check that a served model is the one that the signs were taught with.
+        """Check that the signs were taught with this served model.
 
         Raises:
-            DictionaryError: it is another.
+            DictionaryError: they were taught with another one.
         """
         if difference := self.model.describe_difference(TaughtModel.of(served)):
             raise DictionaryError(
-                f"the dictionary was taught with {difference} than {served.name} on {address} has: teach its clips "
-                "again with this model (asl-triton teach), or serve the model that it was taught with"
+                f"the dictionary was taught with {difference} than {served.name} on {address}: teach its clips again "
+                "with this model (asl-triton teach), or serve the model that it was taught with"
             )
 
     def classifier(self) -> SignClassifier:
-        """What tells the signs apart, classes in the order of `glosses`; made when first asked for.
+        """Return the classifier of the signs, with classes in the order of `glosses`. It is fitted on first use.
 
         Raises:
-            DictionaryError: there is no sign yet.
+            DictionaryError: there are no signs yet.
         """
         if not self._examples:
             raise DictionaryError("the dictionary has no signs yet: add examples with `asl-triton teach`")
@@ -176,35 +177,35 @@ class SignDictionary:
         return self._classifier
 
     def vectors(self) -> Vector:
-        """The embeddings' vectors of all examples, (N, D)."""
+        """Return the embedding vectors of all examples, (N, D)."""
         return self._rows[: len(self._examples)]
 
     def energies(self) -> npt.NDArray[np.float32]:
-        """The embeddings' energies of all examples, (N,)."""
+        """Return the embedding energies of all examples, (N,)."""
         return np.array([example.embedding.energy for example in self._examples], np.float32)
 
     def sign_ids(self) -> npt.NDArray[np.intp]:
-        """The places of the examples' glosses in `glosses`, (N,)."""
+        """Return the index in `glosses` of each example's gloss, (N,)."""
         place = {gloss: number for number, gloss in enumerate(self.glosses)}
         return np.array([place[example.gloss] for example in self._examples], np.intp)
 
     def hash(self) -> str:
-        """What answers depend on besides the model: the same for the same examples."""
+        """Return a hash of the examples, which determine the answers together with the model."""
         told = hashlib.sha256(self.vectors().astype(np.float16).tobytes())
         told.update("\n".join(example.gloss for example in self._examples).encode())
         return told.hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
-        """Write the dictionary to a file, replacing it.
+        """Write the dictionary to a file, replacing an existing one.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         with atomic_write(Path(path)) as file:
             file.write(self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """The content of the file that `save` writes."""
+        """Return the content of the file that `save` writes."""
         entries = [{"gloss": e.gloss, "source": e.source, "added": e.added} for e in self._examples]
         metadata = {"format": FORMAT, "model": asdict(self.model), "examples": entries}
         tensors: dict[str, npt.NDArray[Any]] = {VECTORS: self.vectors().astype(np.float16), ENERGIES: self.energies()}
@@ -212,17 +213,17 @@ class SignDictionary:
 
     @classmethod
     def load(cls, path: str | Path) -> "SignDictionary":
-        """Read a dictionary.
+        """Read a dictionary from a file.
 
         Raises:
-            DictionaryError: the file cannot be read, or is no dictionary.
+            DictionaryError: the file cannot be read or is not a dictionary.
         """
         path = Path(path)
         try:
             content = read_at_most(path, MAX_BYTES)
         except OSError as exc:
             raise DictionaryError(
-                f"cannot read the dictionary {path}: {exc.strerror or exc}. `asl-triton teach` makes one"
+                f"cannot read the dictionary {path}: {exc.strerror or exc}. Create one with `asl-triton teach`"
             ) from exc
         if content is None:
             raise DictionaryError(f"the dictionary {path} is larger than {MAX_BYTES // 2**20} MiB")
@@ -230,10 +231,10 @@ class SignDictionary:
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str) -> "SignDictionary":
-        """Read what `to_bytes` wrote; messages call it `name`.
+        """Parse the output of `to_bytes`. Error messages refer to it by `name`.
 
         Raises:
-            DictionaryError: it is not a dictionary, or is damaged.
+            DictionaryError: it is damaged or not a dictionary.
         """
         try:
             tensors = safetensors.numpy.load(content)
@@ -242,24 +243,24 @@ class SignDictionary:
             return cls._parse(metadata, tensors[VECTORS].astype(np.float32), tensors[ENERGIES])
         except (SafetensorError, ContractError, LookupError, TypeError, ValueError, RecursionError) as exc:
             raise DictionaryError(
-                f"{name} is not a dictionary of signs, or is damaged: make one with `asl-triton teach`"
+                f"{name} is not a dictionary of signs, or is damaged: create one with `asl-triton teach`"
             ) from exc
 
     @classmethod
     def _parse(
         cls, metadata: Mapping[str, Any], vectors: Vector, energies: npt.NDArray[np.float32]
     ) -> "SignDictionary":
-        """Build a dictionary from what a file says, which may be anything."""
+        """Build a dictionary from a file's untrusted content."""
         if metadata["format"] != FORMAT:
-            raise DictionaryError(f"a dictionary of format {metadata['format']!r:.20}: this version reads {FORMAT}")
+            raise DictionaryError(f"dictionary format {metadata['format']!r:.20} is unsupported: expected {FORMAT}")
         model = TaughtModel(*(str(metadata["model"][field.name]) for field in fields(TaughtModel)))
         Preset.from_json(model.preset)
         entries = metadata["examples"]
         if vectors.ndim != 2 or not (len(vectors) == len(energies) == len(entries)):
-            raise ValueError("the file does not have one embedding per example")
+            raise ValueError("the file does not have exactly one embedding per example")
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not (np.isfinite(energies).all() and np.isfinite(lengths).all() and (lengths > 0).all()):
-            raise ValueError("the embeddings do not fit the examples")
+            raise ValueError("an embedding is zero or not finite")
         dictionary = cls(model)
         dictionary._replace(
             [
@@ -282,7 +283,7 @@ class SignDictionary:
         if known := self._find_same(example.embedding):
             clip = example.source or "the clip"
             if known.gloss == example.gloss:
-                raise DictionaryError(f"{clip} is an example of {known.gloss!r} already: show the sign once more")
+                raise DictionaryError(f"{clip} is an example of {known.gloss!r} already: record the sign again")
             raise DictionaryError(
                 f"{clip} is an example of {known.gloss!r} already, so it cannot be one of {example.gloss!r}: remove it "
                 "there first"
@@ -302,7 +303,7 @@ class SignDictionary:
         self._rows = np.array(vectors, np.float32).reshape(len(vectors), -1 if vectors else 0)
 
     def _find_same(self, embedding: Embedding) -> Example | None:
-        """The example of the same clip."""
+        """Return the example of the same clip, None if there is none."""
         if not self._examples:
             return None
         similarities = self.vectors() @ embedding.vector
@@ -315,14 +316,14 @@ class SignDictionary:
 
 
 def check_gloss(gloss: str) -> str:
-    """The gloss without spaces around it.
+    """Return the gloss without leading and trailing spaces.
 
     Raises:
-        DictionaryError: it is empty, longer than `MAX_NAME`, or has characters that cannot be shown on a line.
+        DictionaryError: it is empty, longer than `MAX_NAME`, or has unprintable characters.
     """
     name = gloss.strip()
     if not name or len(name) > MAX_NAME or not name.isprintable():
         raise DictionaryError(
-            f"{name[:MAX_NAME]!r} cannot be the name of a sign: give 1 to {MAX_NAME} letters, digits, spaces or marks"
+            f"{name[:MAX_NAME]!r} is not a valid name for a sign: use 1 to {MAX_NAME} printable characters"
         )
     return name

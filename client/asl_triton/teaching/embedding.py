@@ -1,4 +1,4 @@
-"""What a model says of a clip as one vector, in which clips of the same sign are close."""
+"""Turns a model's outputs for a clip into one vector. Clips of the same sign have similar vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,26 +10,29 @@ import numpy.typing as npt
 Vector = npt.NDArray[np.float32]
 
 THIRDS = 3
-# Step logits of more classes are folded to so many values, by feature hashing (Weinberger et al. 2009): 2,731 glosses
-# would make 14,679 values of a clip.
+# Step logits of more classes are folded to this size by feature hashing (Weinberger et al. 2009). Otherwise, 2,731
+# glosses would give 14,679 values per clip.
 MAX_FOLDED = 256
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """A clip as the model sees it: a unit `vector` (D,), and the `energy` of the model's own glosses, the logarithm of
-    the sum of their exponentials: high where it knows the sign (Liu et al. 2020)."""
+    """A clip's representation: a unit `vector` (D,) and the `energy` of the model's own glosses.
+
+    The energy is the log-sum-exp of their logits, and is high if the model knows the sign (Liu et al. 2020).
+    """
 
     vector: Vector
     energy: float
 
 
 def embed_clip(features: npt.NDArray[np.float32], step_logits: npt.NDArray[np.float32]) -> Embedding:
-    """The embedding of one clip, of a model's features (F,) and step logits (S, C).
+    """Compute a clip's embedding from the model's features (F,) and step logits (S, C).
 
-    Its parts count alike: the features; the mean step logits of the clip's first, second and last third; their maximum;
-    and their standard deviation, which says how much the hands do. Chosen by measurement (`python -m
-    tests.benchmarks.teaching --embeddings`): features alone do not know what comes first.
+    Four parts have equal weight: the features; the mean step logits of the clip's first, middle and last third; the
+    maximum of the step logits; and their standard deviation, a measure of how much the hands do. The parts were
+    chosen by measurement (`python -m tests.benchmarks.teaching --embeddings`). Features alone do not capture the order
+    of movements.
     """
     steps = fold_classes(step_logits)
     thirds = np.array_split(steps, THIRDS) if len(steps) >= THIRDS else [steps] * THIRDS
@@ -44,7 +47,7 @@ def embed_clip(features: npt.NDArray[np.float32], step_logits: npt.NDArray[np.fl
 
 
 def average_embeddings(embeddings: Sequence[Embedding]) -> Embedding:
-    """The embedding of a clip of several windows."""
+    """Average the embeddings of a clip's windows."""
     if len(embeddings) == 1:
         return embeddings[0]
     vector = scale_to_unit(np.mean([embedding.vector for embedding in embeddings], axis=0)).astype(np.float32)
@@ -52,14 +55,14 @@ def average_embeddings(embeddings: Sequence[Embedding]) -> Embedding:
 
 
 def scale_to_unit(vectors: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-    """Vectors (..., D) at length 1; those of length 0 stay."""
+    """Scale vectors (..., D) to length 1. Zero vectors stay zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     scaled: npt.NDArray[np.floating[Any]] = vectors / np.where(lengths > 0, lengths, 1)
     return scaled
 
 
 def fold_classes(step_logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Step logits (S, C) with `MAX_FOLDED` values at most: each class is added to one of them, or subtracted."""
+    """Fold step logits (S, C) to at most `MAX_FOLDED` values per step; each class is added to one or subtracted."""
     num_classes = step_logits.shape[1]
     if num_classes <= MAX_FOLDED:
         return step_logits

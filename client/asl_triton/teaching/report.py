@@ -1,4 +1,4 @@
-"""How well taught signs are told apart, and what would help."""
+"""Reports how well taught signs can be distinguished, and what would help."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ import numpy as np
 from asl_triton.teaching.classifier import compare_held_out
 from asl_triton.teaching.dictionary import SignDictionary
 
-ADVISABLE_EXAMPLES = 3  # from which on most examples are recognized without themselves
-GOOD_EXAMPLES = 5  # from which on more help little
-UNSURE = 0.5  # below it, an example does not look like its sign
+ADVISABLE_EXAMPLES = 3  # with this many, most examples are recognized from the others
+GOOD_EXAMPLES = 5  # beyond this, more examples help little
+UNSURE = 0.5  # an example with a lower confidence does not look like its sign
 
 
 @dataclass(frozen=True)
 class SignReport:
-    """One taught sign.
+    """A report on one taught sign.
 
-    Each of its examples is asked about as if it had not been shown: `recognized` counts those that are nearest to
-    their own sign, and `agreement`, 0 to 1, is their mean confidence in it; None for a sign's only example. `alike` is
-    the sign that examples are nearer to than to their own, or that the only example comes close to; `outliers` are the
+    Each example is tested as if it had not been taught. `recognized` counts the examples that are nearest to their own
+    sign, and `agreement` is the examples' mean confidence in it, 0 to 1; both are None for a sign with one example.
+    `alike` is the other sign that examples are confused with, or that the only example is close to. `outliers` are the
     sources of examples that do not look like the others.
     """
 
@@ -32,14 +32,14 @@ class SignReport:
 
     @property
     def advice(self) -> str:
-        """What would help, as a sentence; empty where nothing is needed."""
+        """What would help, as a sentence; empty if nothing is needed."""
         if self.outliers:
             return f"look at {', '.join(self.outliers)}: not like the other examples"
         if self.examples < ADVISABLE_EXAMPLES:
             missing = ADVISABLE_EXAMPLES - self.examples
             return f"{missing} more {'example' if missing == 1 else 'examples'} would help"
         if self.alike:
-            return f"looks like {self.alike}: show both again, and make the difference clear"
+            return f"looks like {self.alike}: record both again and make the difference clear"
         if self.recognized is not None and self.recognized < self.examples:
             more = max(GOOD_EXAMPLES - self.examples, 2)
             return f"{more} more examples would help"
@@ -47,7 +47,7 @@ class SignReport:
 
 
 def report_signs(dictionary: SignDictionary) -> tuple[SignReport, ...]:
-    """A report on each sign of a dictionary, in its order.
+    """Report on each sign of a dictionary, in the dictionary's order.
 
     Raises:
         DictionaryError: it has no signs.
@@ -69,7 +69,7 @@ def _iter_reports(dictionary: SignDictionary) -> Iterator[SignReport]:
         is_lone = counts[sign_id] == 1
         suspect = held_out.nearest[members & (is_confused | is_close)]
         doubtful = members & is_confused & (confidences < UNSURE)
-        # With two, nobody knows which is the odd one; where most are, it is the sign.
+        # Of two examples, either may be the outlier. If most are doubtful, the sign is the problem.
         is_outlying = counts[sign_id] >= ADVISABLE_EXAMPLES and 2 * doubtful.sum() < members.sum()
         places = held_out.examples[doubtful] if is_outlying else []
         yield SignReport(

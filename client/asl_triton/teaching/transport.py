@@ -1,4 +1,4 @@
-"""A server whose model answers with taught signs."""
+"""A transport that answers with taught signs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,29 +14,29 @@ from asl_triton.teaching.embedding import Embedding, embed_clip
 from asl_triton.transport.base import Array, ModelDescription, TensorSpec, Transport, TransportDecorator
 
 CHECKPOINT_PARAMETER = "asl_triton.checkpoint_sha256"
-CONTEXT_STEPS = 3  # on either side of a step: what is signed there is judged by so many
-# Quantile of the examples' energies: above it, a clip looks more like one of the model's own signs. A higher one gives
-# more to the taught signs and less to the model's own (`python -m tests.benchmarks.teaching --together`).
+CONTEXT_STEPS = 3  # on each side of a step, used to recognize what is signed there
+# A quantile of the examples' energies. A clip with a higher energy looks more like one of the model's own signs. A
+# higher quantile favors the taught signs over the model's own (`python -m tests.benchmarks.teaching --together`).
 USUAL = 0.5
 KNOWN_FROM = 0.5  # confidence; below it for all signs, "none of them" is more likely
 MAX_LOG_CONFIDENCE = -1e-7
 
 
 class DictionaryTransport(TransportDecorator):
-    """Answers for a served model with the signs of a dictionary, computed from its features and step logits.
+    """Makes a served model answer with a dictionary's signs, computed from the model's features and step logits.
 
-    All above it see a model of those glosses: recognitions, timelines and live spotting work as with any other. The
-    sigmoid of a logit is the confidence, by `SignClassifier`: where all are below one half, the clip shows none of the
-    signs, and the answer is unsure. With `with_vocabulary`, what is none of them is one of the model's own glosses.
+    Its callers see a model with those glosses, so recognition, timelines and live spotting work as with any model. The
+    sigmoid of a logit is the confidence of `SignClassifier`. If all are below one half, the clip shows none of the
+    signs and the answer is unsure. With `with_vocabulary`, such a clip gets one of the model's own glosses instead.
     """
 
     def __init__(self, transport: Transport, dictionary: SignDictionary, *, with_vocabulary: bool = False) -> None:
         super().__init__(transport)
         self._dictionary, self._with_vocabulary = dictionary, with_vocabulary
-        self._own_labels: dict[str, tuple[str, ...]] = {}  # by model, where they compete
+        self._own_labels: dict[str, tuple[str, ...]] = {}  # by model, if they compete
 
     async def describe(self, model: str) -> ModelDescription:
-        """The model as one of the dictionary's glosses.
+        """Describe the model as if it had the dictionary's glosses.
 
         Raises:
             DictionaryError: the signs were taught with another model.
@@ -53,7 +53,7 @@ class DictionaryTransport(TransportDecorator):
         parameters = {
             **description.parameters,
             PRESET_PARAMETER: replace(served.preset, score="sigmoid").to_json(),
-            # Answers of another dictionary are another model's: what a journal knows is asked again.
+            # A changed dictionary counts as another model, so that journaled clips are recognized again.
             CHECKPOINT_PARAMETER: f"{served.checkpoint_sha256}+{self._dictionary.hash()}",
             **ModelCard(
                 purpose=f"{len(self._dictionary):,} taught signs", caveat=served.card.caveat, min_confidence=KNOWN_FROM
@@ -91,13 +91,13 @@ class DictionaryTransport(TransportDecorator):
         return [(int(index), labels[index]) for index in np.argsort(-logits, kind="stable")[:count]]
 
     async def _classify(self, model: str, embeddings: Sequence[Embedding], own_logits: Array) -> Array:
-        """The logits (N, K) of embeddings; `own_logits` (N, C) are the model's, where its glosses compete."""
+        """Return the logits (N, K) of embeddings. `own_logits` (N, C) are the model's, used if its glosses compete."""
         if self._with_vocabulary:
             return combine_logits(self._dictionary, embeddings, own_logits, await self._read_own_labels(model))
         return compute_logits(self._dictionary, embeddings).astype(np.float32)
 
     async def _labels(self, model: str) -> tuple[str, ...]:
-        """The taught glosses, then the model's own that are not among them, if they compete."""
+        """Return the taught glosses, followed by the model's other glosses if they compete."""
         own = await self._read_own_labels(model) if self._with_vocabulary else ()
         return combine_glosses(self._dictionary, own)
 
@@ -108,10 +108,10 @@ class DictionaryTransport(TransportDecorator):
 
 
 def embed_steps(features: Array, step_logits: Array) -> list[Embedding]:
-    """The embeddings of the S steps of one window, with its features (F,) and step logits (S, C).
+    """Compute the embeddings of the S steps of one window from its features (F,) and step logits (S, C).
 
-    A step is judged by those up to `CONTEXT_STEPS` before and after it, as if they were a clip. With fewer, more signs
-    of a film are missed, and more are found that are not there.
+    Each step is embedded with up to `CONTEXT_STEPS` steps before and after it, as if they were a clip. With fewer, more
+    signs of a film are missed, and more are reported that are not there.
     """
     places = range(len(step_logits))
     return [
@@ -120,21 +120,21 @@ def embed_steps(features: Array, step_logits: Array) -> list[Embedding]:
 
 
 def combine_glosses(dictionary: SignDictionary, own_labels: Sequence[str]) -> tuple[str, ...]:
-    """The taught glosses, then the model's own that are not among them."""
+    """Return the taught glosses, followed by the model's other glosses."""
     return tuple(dict.fromkeys((*dictionary.glosses, *own_labels)))
 
 
 def compute_logits(dictionary: SignDictionary, embeddings: Sequence[Embedding]) -> npt.NDArray[np.float64]:
-    """The logits (N, K) of the taught signs.
+    """Compute the logits (N, K) of the taught signs.
 
     Raises:
-        DictionaryError: the dictionary has no signs, or its embeddings have another length, as in a changed file.
+        DictionaryError: the dictionary has no signs, or its embeddings have another length, as in a modified file.
     """
     classifier, vectors = dictionary.classifier(), np.stack([embedding.vector for embedding in embeddings])
     if vectors.shape[1] != dictionary.vectors().shape[1]:
         raise DictionaryError(
-            f"the dictionary's embeddings have {dictionary.vectors().shape[1]:,} values, and this model's "
-            f"{vectors.shape[1]:,}: the file was changed; teach its clips again"
+            f"the dictionary's embeddings have {dictionary.vectors().shape[1]:,} values, but this model's have "
+            f"{vectors.shape[1]:,}: the file was modified, so teach its clips again"
         )
     return classifier.logits(vectors)
 
@@ -142,10 +142,10 @@ def compute_logits(dictionary: SignDictionary, embeddings: Sequence[Embedding]) 
 def combine_logits(
     dictionary: SignDictionary, embeddings: Sequence[Embedding], own_logits: Array, own_labels: Sequence[str]
 ) -> Array:
-    """The logits (N, K) of `combine_glosses`, where the model's own logits are (N, C).
+    """Compute the logits (N, K) of the glosses of `combine_glosses` from the model's own logits (N, C).
 
-    A clip that the model knows better than the examples is less likely one of the taught signs. Where it is none of
-    them, it is one of the model's own glosses, by their softmax.
+    A clip with a higher energy than usual for the examples is less likely to show a taught sign. The probability that
+    it shows none of them is shared among the model's own glosses by their softmax.
     """
     place = {gloss: number for number, gloss in enumerate(combine_glosses(dictionary, own_labels))}
     usual = np.quantile(dictionary.energies(), USUAL)

@@ -1,4 +1,4 @@
-"""Made-up models and clips: what a network would say of signs, without one."""
+"""Made-up outputs of a network for clips of signs."""
 
 import numpy as np
 
@@ -11,12 +11,12 @@ MODEL = TaughtModel("a" * 64, "fp32", PRESETS["wlasl"].to_json())
 
 
 def show(sign: int, take: int, spread: float = 0.3) -> Embedding:
-    """The embedding of a clip of a sign; takes of one sign are alike, the more so the smaller the spread."""
+    """Return the embedding of a clip of a sign. The smaller the spread, the more alike are a sign's takes."""
     return embed_clip(*answer(sign, take, spread))
 
 
 def answer(sign: int, take: int, spread: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
-    """Features (F,) and step logits (S, C) of such a clip."""
+    """Return the features (F,) and step logits (S, C) of such a clip."""
     typical, odd = np.random.default_rng(sign), np.random.default_rng((sign, take))
     features = typical.random(NUM_FEATURES) + spread * odd.random(NUM_FEATURES)
     steps = typical.normal(size=(NUM_STEPS, NUM_CLASSES)) + spread * odd.normal(size=(NUM_STEPS, NUM_CLASSES))
@@ -24,7 +24,7 @@ def answer(sign: int, take: int, spread: float = 0.3) -> tuple[np.ndarray, np.nd
 
 
 def teach(signs: int, takes: int, spread: float = 0.3) -> SignDictionary:
-    """A dictionary of `sign0`, `sign1`, ... by so many examples each."""
+    """Build a dictionary of `sign0`, `sign1`, ... with the given number of examples each."""
     dictionary = SignDictionary(MODEL)
     for sign in range(signs):
         for take in range(takes):

@@ -1,4 +1,4 @@
-"""Signs told apart, and those that nobody taught."""
+"""The classifier separates taught signs and rejects signs that nobody taught."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ SIGNS = 8
 
 
 def ask(classifier: SignClassifier, sign: int, take: int, spread: float = 0.3) -> np.ndarray:
-    """The logits (K,) of a clip."""
+    """Return the logits (K,) of a clip."""
     return classifier.logits(show(sign, take, spread).vector[None])[0]
 
 
@@ -46,8 +46,8 @@ def test_directions_in_which_examples_differ_count_less() -> None:
     rng = np.random.default_rng(0)
     sign_ids = np.repeat([0, 1], 20)
     embeddings = np.zeros((40, 8))
-    embeddings[:, 0] = np.where(sign_ids == 0, 0.3, -0.3)  # tells them apart
-    embeddings[:, 1:4] = rng.normal(size=(40, 3))  # says nothing
+    embeddings[:, 0] = np.where(sign_ids == 0, 0.3, -0.3)  # separates them
+    embeddings[:, 1:4] = rng.normal(size=(40, 3))  # noise
     embeddings[:, 7] = 1
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     half = np.arange(40) % 2 == 0

@@ -38,7 +38,7 @@ def test_empty_dictionary_is_saved_too_and_says_that_it_is_empty(tmp_path: Path)
 
 def test_same_clip_twice_is_refused() -> None:
     taught = teach(2, 2)
-    with pytest.raises(DictionaryError, match=r"again.mp4 is an example of 'sign0' already: show the sign once more"):
+    with pytest.raises(DictionaryError, match=r"again.mp4 is an example of 'sign0' already: record the sign again"):
         taught.add("sign0", show(0, 1), source="again.mp4")
     with pytest.raises(DictionaryError, match=r"already, so it cannot be one of 'sign1': remove it there first"):
         taught.add("sign1", show(0, 1), source="again.mp4")
@@ -47,7 +47,7 @@ def test_same_clip_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("gloss", ["", "  ", "a\nb", "\x1b[31mred", "x" * 101, "\u202eevil"])
 def test_hostile_names_are_refused(gloss: str) -> None:
-    with pytest.raises(DictionaryError, match="cannot be the name of a sign"):
+    with pytest.raises(DictionaryError, match="is not a valid name for a sign"):
         SignDictionary(MODEL).add(gloss, show(0, 0))
 
 

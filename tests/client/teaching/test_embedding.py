@@ -1,4 +1,4 @@
-"""Clips as vectors."""
+"""Clips become vectors."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_many_classes_are_folded_and_stay_apart() -> None:
         return float((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b))
 
     assert compare(folded[0], folded[1]) > 0.95 and abs(compare(folded[0], folded[2])) < 0.15
-    np.testing.assert_array_equal(fold_classes(one), fold_classes(one))  # by no generator's state
+    np.testing.assert_array_equal(fold_classes(one), fold_classes(one))  # does not depend on a random state
 
 
 def test_clip_of_several_windows_has_the_mean() -> None:

@@ -1,4 +1,4 @@
-"""What the examples of taught signs are worth."""
+"""Reports on taught signs."""
 
 from asl_triton.teaching.report import report_signs
 from tests.client.teaching.taught import show, teach

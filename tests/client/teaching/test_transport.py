@@ -1,4 +1,4 @@
-"""A server that answers with taught signs."""
+"""A transport that answers with taught signs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ from tests.client.teaching.taught import MODEL, NUM_CLASSES, NUM_FEATURES, answe
 
 
 def serve(asked: Sequence[int] = (0,), **parameters: str) -> FakeTransport:
-    """A server whose answers are those to a clip of the first of these signs, then of the next, and so on."""
+    """Return a server that answers with a clip of the first of these signs, then of the next, and so on."""
     signs = iter(asked)
 
     def outputs(_model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -56,7 +56,7 @@ def test_dictionary_whose_embeddings_have_another_length_is_a_sentence(clip: str
         forged.add(f"sign{sign}", type(shown)(shown.vector[:-1], shown.energy))
     with (
         Recognizer(transport=serve([0]), dictionary=forged) as recognizer,
-        pytest.raises(DictionaryError, match=r"the dictionary's embeddings have \d+ values, and this model's \d+"),
+        pytest.raises(DictionaryError, match=r"the dictionary's embeddings have \d+ values, but this model's have \d+"),
     ):
         recognizer.recognize(clip)
 
@@ -118,7 +118,7 @@ def test_clip_is_embedded_and_taught_while_a_dictionary_answers(clip: str) -> No
 def test_other_model_is_refused(clip: str, parameters: dict[str, str], says: str) -> None:
     with (
         Recognizer(transport=serve(**parameters), dictionary=teach(2, 2)) as recognizer,
-        pytest.raises(DictionaryError, match=f"{says}.*than signs on fake:8001 has"),
+        pytest.raises(DictionaryError, match=f"{says}.*than signs on fake:8001: teach"),
     ):
         recognizer.recognize(clip)
 

@@ -1,1 +1,1 @@
-"""What the page keeps: the server's status, the queue of requests, live sessions."""
+"""The page's state: the server's status, the request queue, live sessions and taught signs."""

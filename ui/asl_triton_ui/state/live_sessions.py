@@ -1,4 +1,4 @@
-"""Visitors of the tab "Live": each one's live session and transcript, and how many may be live at once."""
+"""Visitors of the tab "Live": their sessions and transcripts, and the limit on how many are live at once."""
 
 import threading
 import time
@@ -13,27 +13,27 @@ from asl_triton_ui.rendering import format_count
 from asl_triton_ui.state.server import ServerConnection
 
 SIGNS_KEPT = 500  # in one visitor's transcript
-IDLE_S = 15.0  # without a frame: others may have the place
+IDLE_S = 15.0  # without a frame before others may take the place
 SWEEP_EVERY_S = 5.0
 
 
 @dataclass
 class LiveVisitor:
-    """One open page that signs, or did. Times are by `time.monotonic`."""
+    """One open page that has used the camera. Times are from `time.monotonic`."""
 
-    session: LiveSession | None = None  # None while this page has no place among those that are live
-    model: str | None = None  # that the session asks
-    dictionary: SignDictionary | None = None  # whose signs the session answers with
+    session: LiveSession | None = None  # None while this page has no live place
+    model: str | None = None  # used by the session
+    dictionary: SignDictionary | None = None  # of taught signs, used by the session
     with_vocabulary: bool = False
-    sliders: tuple[float, ...] = ()  # that the session's rules were made from
-    state: LiveState = field(default_factory=LiveState)  # of the session, when the newest frame was fed
-    earlier_signs: tuple[LiveEvent, ...] = ()  # of this visitor's sessions before
+    sliders: tuple[float, ...] = ()  # the values behind the session's rules
+    state: LiveState = field(default_factory=LiveState)  # the session's, when the newest frame was fed
+    earlier_signs: tuple[LiveEvent, ...] = ()  # from this visitor's previous sessions
     began_s: float = field(default_factory=time.monotonic)
     fed_s: float = field(default_factory=time.monotonic)  # when the newest frame came
     drawn_s: float = 0.0  # when the page was last updated
-    drawn_problem: str = ""  # the sentence that the page shows
-    drawn_advice: Advice | None = None  # that the page shows
-    is_streaming: bool = False  # as the page shows it
+    drawn_problem: str = ""  # the sentence on the page
+    drawn_advice: Advice | None = None  # the advice on the page
+    is_streaming: bool = False  # as shown on the page
     is_paused: bool = False
 
     @property
@@ -42,17 +42,17 @@ class LiveVisitor:
         return (*self.earlier_signs, *self.state.events)[-SIGNS_KEPT:]
 
     def clear(self) -> None:
-        """Begin again."""
+        """Clear the transcript and start over."""
         if self.session is not None:
             self.session.clear()
         self.earlier_signs, self.state, self.began_s = (), LiveState(), time.monotonic()
 
 
 class LiveSessions:
-    """All visitors that sign, by the names of their sessions on the page. At most `most` are live at once. Any thread.
+    """All visitors of the tab, by the name of their Gradio session. Up to `most` are live at once. Thread-safe.
 
-    A visitor that sends no frames for 15 seconds gives up its place, and takes one again with the next frame; after
-    `keep_s` it is forgotten, and its transcript with it.
+    A visitor who sends no frames for 15 seconds gives up the place and takes one again with the next frame. After
+    `keep_s` without frames, the visitor and the transcript are deleted.
     """
 
     def __init__(self, server: ServerConnection, most: int, keep_s: float) -> None:
@@ -62,7 +62,7 @@ class LiveSessions:
         self._sweeper: threading.Thread | None = None
 
     def get_visitor(self, name: str) -> LiveVisitor:
-        """The visitor of that name, a new one if there is none."""
+        """Return the visitor of that name, or a new one."""
         with self._lock:
             if self._sweeper is None:
                 self._sweeper = threading.Thread(target=self._sweep, name="live-sweep", daemon=True)
@@ -77,10 +77,11 @@ class LiveSessions:
         *,
         with_vocabulary: bool = False,
     ) -> LiveSession:
-        """The visitor's session with that model and those signs, a new one if there is none.
+        """Return the visitor's session with this model and these signs, opening one if needed.
 
         Raises:
-            ServerError, ContractError: too many are live already, the server is away, or it serves no such model.
+            ServerError: too many visitors are live already, or the server is away.
+            ContractError: the server does not serve this model.
         """
         is_same = (
             visitor.model == model and visitor.dictionary is dictionary and visitor.with_vocabulary == with_vocabulary
@@ -91,8 +92,8 @@ class LiveSessions:
         with self._lock:
             if sum(other.session is not None for other in self._visitors.values()) >= self._most:
                 raise ServerError(
-                    f"this page takes {format_count(self._most, 'visitor')} live at once, and all are taken: it goes "
-                    "on by itself when one of them stops"
+                    f"only {format_count(self._most, 'visitor')} can be live on this page at once: your session starts "
+                    "by itself when a place is free"
                 )
             recognizer = self._server.live_recognizer(model, dictionary, with_vocabulary=with_vocabulary)
             visitor.session = LiveSession(recognizer, guides=True)
@@ -117,7 +118,7 @@ class LiveSessions:
             session.close()
 
     def _sweep(self) -> None:
-        """As long as there are visitors, close the sessions of those that send no frames."""
+        """Close the sessions of visitors who send no frames, until there are no visitors left."""
         while True:
             time.sleep(SWEEP_EVERY_S)
             now_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""Which clips are being recognized and which are waiting: one bounded queue for all visitors and tabs."""
+"""The clips that are being recognized or are waiting: one bounded queue for all visitors and tabs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from asl_triton.errors import ServerError
 
 
 def find_visitor(request: Any, username: str | None) -> str:
-    """The login of whoever sent a request, or else the address it came from."""
+    """Return the login that sent a request, or else the address it came from."""
     return username or (request.client.host if request is not None and request.client else "")
 
 
@@ -24,9 +24,9 @@ class Ticket:
 
 
 class RequestQueue:
-    """Run at most `at_once` clips together, with at most `waiting` more in the queue. Use it in one event loop.
+    """Runs up to `at_once` clips together, with up to `waiting` more in the queue. Use it in one event loop.
 
-    One visitor can take half of the places in the queue, so that nobody can lock out the others.
+    One visitor can take at most half of the places in the queue, so nobody can lock out the others.
     """
 
     def __init__(self, at_once: int, waiting: int) -> None:
@@ -41,7 +41,7 @@ class RequestQueue:
 
     @asynccontextmanager
     async def wait_for_turn(self, ticket: Ticket) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it for the block.
+        """Wait for a turn and hold it for the duration of the block.
 
         Raises:
             ServerError: the queue is full, or this visitor's share of it is.
@@ -49,7 +49,7 @@ class RequestQueue:
         if self._free.locked():
             if len(self._waiting) >= self._most:
                 raise ServerError(
-                    f"the page is busy, and {len(self._waiting)} others wait already: try again in a minute"
+                    f"the page is busy, with {len(self._waiting)} requests waiting already: try again in a minute"
                 )
             if sum(other.visitor == ticket.visitor for other in self._waiting) >= self._most_per_visitor:
                 raise ServerError(

@@ -1,4 +1,4 @@
-"""The Triton behind the page: how it is, and a recognizer for each model that it serves, for all visitors."""
+"""The Triton behind the page: its status, and one recognizer per served model for all visitors."""
 
 import asyncio
 import threading
@@ -19,19 +19,19 @@ from asl_triton.video.reader import Limits
 
 T = TypeVar("T")
 
-STATE_AGE_S = 2.0  # a state that is older is asked for again
+STATE_AGE_S = 2.0  # an older state is read again
 STATE_TIMEOUT_S = 10.0
-# A long clip holds 300 crops, and a recognizer 48 for each request that it may have under way: with so many for each
-# clip, a visitor with a long one keeps nobody waiting.
+# A long clip needs 300 crops, and a recognizer holds 48 for each request that may be in flight. With 7 requests per
+# clip, one visitor's long clip does not hold up the others.
 REQUESTS_A_CLIP = 7
 
 
 class ServerConnection:
-    """Shared by all visitors. Nothing here raises because the server is away: `state` says so.
+    """The connection that all visitors share. If the server is away, `state` says so instead of raising.
 
-    `connect` makes a connection to it: for so many requests at once, that wait for an answer so many seconds. `at_once`
-    clips are asked about together. `only` is the one model to offer; all that are served if it is None. A video may
-    take its decoder `decode_timeout_s` to open, and as long for each window, where decoding has processes of its own.
+    `connect` opens a connection, given the requests in flight and the timeout in seconds. Up to `at_once` clips are
+    recognized together. `only` is the one model to offer; None offers all served models. Opening a video, and decoding
+    each of its windows, may take `decode_timeout_s` where decoding runs in its own processes.
     """
 
     def __init__(
@@ -49,17 +49,17 @@ class ServerConnection:
         self._connect, self._timeout_s, self._in_flight = connect, timeout_s, at_once * REQUESTS_A_CLIP
         self._decode_timeout_s = decode_timeout_s
         self._transport = connect(self._in_flight, timeout_s)
-        # Of its own: it must not wait behind clips, nor a visitor as long for a dead host as for an answer.
+        # A separate connection, so that status requests do not wait behind clips and a dead host times out sooner.
         self._watching = connect(1, min(timeout_s, STATE_TIMEOUT_S))
         self.address = self._watching.address
-        self._state = ServerStatus(self.address, problem="the server has not been asked yet")
+        self._state = ServerStatus(self.address, problem="the server has not been contacted yet")
         self._asked_s = -STATE_AGE_S
         self._asking: asyncio.Task[ServerStatus] | None = None
         self._recognizers: dict[str, tuple[ServedModel, AsyncRecognizer]] = {}
         self._lock = threading.Lock()
 
     async def state(self, *, now: bool = False) -> ServerStatus:
-        """How the server is; asked at most every two seconds, however many visitors there are, unless `now`."""
+        """Return the server's status. It is read at most every two seconds for all visitors together, unless `now`."""
         if now or time.monotonic() - self._asked_s >= STATE_AGE_S:
             return await on_background(self._refresh())
         return self._state
@@ -71,7 +71,7 @@ class ServerConnection:
 
     async def _read(self) -> ServerStatus:
         state = await read_status(self._watching, self._state, self.only)
-        if state != self._state:  # the same one as long as nothing changes: a page is told by identity
+        if state != self._state:  # keep the same object while nothing changes: pages compare by identity
             self._state = state
         self._asked_s = time.monotonic()
         return self._state
@@ -79,12 +79,13 @@ class ServerConnection:
     def recognizer(
         self, name: str | None, dictionary: SignDictionary | None = None, *, with_vocabulary: bool = False
     ) -> AsyncRecognizer:
-        """The recognizer for a model that is served now. It belongs on the library's loop: see `on_background`.
+        """Return the recognizer for a served model. Use it on the library's event loop: see `on_background`.
 
-        With a `dictionary`, it answers with its signs.
+        With a `dictionary`, it answers with the dictionary's signs.
 
         Raises:
-            ServerError, ContractError: the server is away, or serves no such model.
+            ServerError: the server is away.
+            ContractError: it does not serve this model.
         """
         served = self.served(name)
         with self._lock:
@@ -92,17 +93,17 @@ class ServerConnection:
             if known is None:
                 made = self._make_recognizer(served.name, self._in_flight, self._transport)
                 known = self._recognizers[served.name] = (served, made)
-            elif known[0] != served:  # another checkpoint may go by the same name
+            elif known[0] != served:  # another checkpoint may have the same name
                 known = self._recognizers[served.name] = (served, known[1].renew())
         if dictionary is None:
             return known[1]
         return known[1].with_dictionary(dictionary, with_vocabulary=with_vocabulary)
 
     def only_model(self) -> str | None:
-        """The name of the one model that is served, None where there is none.
+        """Return the name of the only served model, None if there is none.
 
         Raises:
-            ContractError: several are served.
+            ContractError: the server has several models.
         """
         names = [model.name for model in self._state.models]
         if len(names) > 1:
@@ -117,7 +118,7 @@ class ServerConnection:
         *,
         with_vocabulary: bool = False,
     ) -> Callable[[], AsyncRecognizer]:
-        """What makes a recognizer with a connection of its own, for `asl_triton.batch.runner`, which closes it.
+        """Return a function that makes a recognizer with its own connection, for `asl_triton.batch.workers` to close.
 
         Raises:
             ServerError, ContractError: as `recognizer` does.
@@ -152,7 +153,7 @@ class ServerConnection:
     def live_recognizer(
         self, name: str | None, dictionary: SignDictionary | None = None, *, with_vocabulary: bool = False
     ) -> Recognizer:
-        """A sync recognizer of its own for one live session: it shares the connection, so do not close it.
+        """Return a sync recognizer for one live session. It shares the page's connection, so do not close it.
 
         Raises:
             ServerError, ContractError: as `recognizer` does.
@@ -166,7 +167,7 @@ class ServerConnection:
         )
 
     def served(self, name: str | None) -> ServedModel:
-        """A model as it was served when the server was last asked.
+        """Return a model as of the last status.
 
         Raises:
             ServerError, ContractError: as `recognizer` does.
@@ -178,10 +179,10 @@ class ServerConnection:
         if state.version is None or not state.is_ready:
             raise ServerError(state.problem or f"no server answers at {state.address}")
         names = ", ".join(model.name for model in state.models)
-        raise ContractError(f"{state.address} serves no model {name!r} any more: choose another ({names})")
+        raise ContractError(f"{state.address} no longer serves model {name!r}: choose another ({names})")
 
     async def close(self) -> None:
-        """Let go of the connections and the decoders."""
+        """Close the connections and the decoders."""
         for _, recognizer in self._recognizers.values():
             await on_background(recognizer.close())
         await on_background(self._transport.close())
@@ -189,5 +190,5 @@ class ServerConnection:
 
 
 async def on_background(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await a coroutine that runs on the library's background loop: gRPC's asyncio does not bear several loops."""
+    """Run a coroutine on the library's background loop and await it; gRPC's asyncio does not support several loops."""
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, background_loop()))

@@ -1,4 +1,4 @@
-"""The signs that visitors teach: one dictionary for each visitor in memory, or one file that all share."""
+"""The signs that visitors teach: one dictionary in memory per visitor, or one file that all visitors share."""
 
 import hashlib
 import threading
@@ -17,49 +17,49 @@ from asl_triton.teaching.embedding import Embedding
 from asl_triton_ui.options import MB, PageOptions
 from asl_triton_ui.rendering import format_count
 
-Signs = Literal["model", "taught", "both"]  # that clips are answered with
+Signs = Literal["model", "taught", "both"]  # the signs to answer with
 OWN: Signs = "model"
 TAUGHT: Signs = "taught"
 BOTH: Signs = "both"
 
 MAX_EXAMPLES = 500  # in one visitor's dictionary
-MAX_FILE_BYTES = 8 * 2**20  # of a file that a visitor loads; 500 examples take 2.5 MB
-MAX_WHO_BYTES, MAX_BYTES = 40 * MB, 400 * MB  # of the dictionaries of one login or address, and of all together
-COPIES = 2  # of an embedding in memory: in its example, and in the matrix that clips are compared with
+MAX_FILE_BYTES = 8 * 2**20  # in a file that a visitor loads; 500 examples take 2.5 MB
+MAX_WHO_BYTES, MAX_BYTES = 40 * MB, 400 * MB  # for the dictionaries of one login or address, and of all together
+COPIES = 2  # of an embedding in memory: in its example, and in the matrix of all vectors
 SWEEP_EVERY_S = 60.0
 EVERYTHING = "everything"
 
 
 class Visitor(NamedTuple):
-    """One open page, and its owner: a login, or an address."""
+    """One open page and its owner, a login or an address."""
 
     who: str
     session: str
 
     @classmethod
     def of(cls, request: gr.Request) -> "Visitor":
-        """The visitor who sent a request."""
+        """Return the visitor who sent a request."""
         host = request.client.host if request.client else ""
         return cls(str(request.username or host), str(request.session_hash))
 
 
 @dataclass
 class Taught:
-    """One visitor's dictionary, and when it was last used, by `time.monotonic`."""
+    """One visitor's dictionary, and the `time.monotonic` of its last use."""
 
     dictionary: SignDictionary
     used_s: float = field(default_factory=time.monotonic)
 
 
 class TaughtSigns:
-    """The dictionaries of all visitors. Any thread.
+    """The dictionaries of all visitors. Thread-safe.
 
-    Each change replaces a dictionary by a changed copy, so that an answer under way keeps the signs that it began with.
-    A dictionary is deleted after `options.keep_minutes` without use. With `options.dictionary`, all visitors share one:
-    it is read once, and each change is saved to its file.
+    Each change replaces a dictionary with a changed copy, so a running recognition keeps the signs it started with. A
+    dictionary is deleted after `options.keep_minutes` without use. With `options.dictionary`, all visitors share one
+    dictionary, which is read once and saved to its file on each change.
 
     Raises:
-        DictionaryError: that file cannot be read.
+        DictionaryError: the shared file cannot be read.
     """
 
     def __init__(self, options: PageOptions) -> None:
@@ -72,15 +72,15 @@ class TaughtSigns:
         self._sweeper: threading.Thread | None = None
 
     def get(self, visitor: Visitor) -> SignDictionary | None:
-        """A visitor's dictionary, None if there is none."""
+        """Return a visitor's dictionary, None if there is none."""
         with self._lock:
             return self._get(visitor)
 
     def choose(self, signs: str, visitor: Visitor) -> tuple[SignDictionary | None, bool]:
-        """The dictionary to answer a visitor with, if any, and whether the model's own glosses compete.
+        """Return the dictionary to answer a visitor with, if any, and whether the model's own glosses compete.
 
         Raises:
-            DictionaryError: the visitor chose taught signs, and there are none.
+            DictionaryError: the visitor chose taught signs but has none.
         """
         if signs not in (TAUGHT, BOTH):
             return None, False
@@ -93,10 +93,10 @@ class TaughtSigns:
         return dictionary, signs == BOTH
 
     def add(self, visitor: Visitor, gloss: str, embedding: Embedding, served: ServedModel, address: str) -> Example:
-        """Add an example that `served` embedded just now.
+        """Add an example that the model `served` embedded.
 
         Raises:
-            DictionaryError: the name is not a gloss, the clip is an example already, the signs were taught with another
+            DictionaryError: the name is not a gloss, the clip is already an example, the signs were taught with another
                 model, there is no room, or visitors may not teach here.
             AslTritonError: the shared file cannot be written.
         """
@@ -114,18 +114,18 @@ class TaughtSigns:
             return example
 
     def load(self, visitor: Visitor, path: Path, served: ServedModel, address: str) -> int:
-        """Add the signs of a file that a visitor uploaded; returns how many examples were added.
+        """Add the signs from a file that a visitor uploaded, and return how many examples were added.
 
         Raises:
-            DictionaryError, AslTritonError: the file is not a dictionary; else as `add` does.
+            DictionaryError, AslTritonError: the file is not a dictionary, or for the reasons given in `add`.
         """
         try:
             content = read_at_most(path, MAX_FILE_BYTES)
         except OSError as exc:
-            raise DictionaryError(f"{path.name} was deleted meanwhile: choose it again") from exc
+            raise DictionaryError(f"{path.name} was deleted in the meantime: choose it again") from exc
         if content is None:
             raise DictionaryError(
-                f"{path.name} is larger than {MAX_FILE_BYTES // 2**20} MiB, the limit of this page for a file of signs"
+                f"{path.name} is larger than {MAX_FILE_BYTES // 2**20} MiB, this page's limit for a file of signs"
             )
         loaded = SignDictionary.from_bytes(content, path.name)
         loaded.check_model(served, address)
@@ -138,15 +138,15 @@ class TaughtSigns:
             return added
 
     def remove(self, visitor: Visitor, name: str) -> str:
-        """Remove what `list_removable` gave this name; returns its label.
+        """Remove the item that `list_removable` gave this name, and return its label.
 
         Raises:
-            DictionaryError, AslTritonError: it was removed before; else as `add` does.
+            DictionaryError, AslTritonError: it was already removed, or for the reasons given in `add`.
         """
         with self._lock:
             before = self._get(visitor)
             if before is None:
-                raise DictionaryError("there is nothing to remove: no signs are taught here")
+                raise DictionaryError("nothing to remove: no signs are taught here")
             if name == EVERYTHING and self.path is None:
                 del self._taught[visitor]
                 return "all signs"
@@ -158,14 +158,14 @@ class TaughtSigns:
             else:
                 found = [example for example in before.examples if hash_example(example) == rest]
                 if not found:
-                    raise DictionaryError("this example was removed already")
+                    raise DictionaryError("this example was already removed")
                 dictionary.remove_example(found[0])
                 what = found[0].source or f"an example of {found[0].gloss}"
             self._keep(visitor, dictionary)
             return what
 
     def forget_unused(self) -> None:
-        """Delete the dictionaries that nobody used for `keep_minutes`."""
+        """Delete the dictionaries that were not used for `keep_minutes`."""
         oldest_s = time.monotonic() - 60 * self.keep_minutes
         with self._lock:
             self._taught = {visitor: taught for visitor, taught in self._taught.items() if taught.used_s > oldest_s}
@@ -180,10 +180,10 @@ class TaughtSigns:
         return taught.dictionary
 
     def _keep(self, visitor: Visitor, dictionary: SignDictionary) -> None:
-        """Replace a visitor's dictionary, or the shared one. The caller holds the lock."""
+        """Replace a visitor's dictionary or the shared one. The caller holds the lock."""
         if not self.may_teach:
             raise DictionaryError(
-                "visitors of this page cannot change its signs: the operator does (--dictionary, --visitors-teach)"
+                "visitors of this page cannot change its signs; its operator can allow it (--visitors-teach)"
             )
         if self.path is not None:
             with translate_write_errors(self.path):
@@ -195,17 +195,17 @@ class TaughtSigns:
         sizes[visitor] = count_bytes(dictionary)
         if sum(size for known, size in sizes.items() if known.who == visitor.who) > MAX_WHO_BYTES:
             raise DictionaryError(
-                "you teach on too many open pages at once: download the signs on one of them and remove them there"
+                "you are teaching on too many open pages: download the signs on one of them and remove them there"
             )
         if sum(sizes.values()) > MAX_BYTES:
-            raise DictionaryError("this page has no room for more signs: try again in an hour")
+            raise DictionaryError("this page is out of room for signs: try again in an hour")
         self._taught[visitor] = Taught(dictionary)
         if self._sweeper is None:
             self._sweeper = threading.Thread(target=self._sweep, name="taught-sweep", daemon=True)
             self._sweeper.start()
 
     def _sweep(self) -> None:
-        """As long as there are dictionaries, delete those that nobody uses."""
+        """Delete unused dictionaries until none are left."""
         while True:
             time.sleep(SWEEP_EVERY_S)
             self.forget_unused()
@@ -216,30 +216,30 @@ class TaughtSigns:
 
 
 def check_size(dictionary: SignDictionary) -> None:
-    """Check that a visitor's dictionary is not too large.
+    """Check the size of a visitor's dictionary.
 
     Raises:
-        DictionaryError: it is.
+        DictionaryError: it has more than `MAX_EXAMPLES` examples.
     """
     if len(dictionary.examples) > MAX_EXAMPLES:
         raise DictionaryError(
-            f"this page takes up to {MAX_EXAMPLES} examples, not {len(dictionary.examples):,}: remove some, or use "
+            f"this page allows up to {MAX_EXAMPLES} examples, not {len(dictionary.examples):,}: remove some, or use "
             "`asl-triton teach`"
         )
 
 
 def count_bytes(dictionary: SignDictionary) -> int:
-    """Roughly what a dictionary takes in memory."""
+    """Estimate the bytes that a dictionary takes in memory."""
     return COPIES * dictionary.vectors().nbytes
 
 
 def hash_example(example: Example) -> str:
-    """A name for an example that does not change when others are added or removed."""
+    """Return a name for an example that stays the same when others are added or removed."""
     return hashlib.sha256(example.embedding.vector.tobytes()).hexdigest()[:16]
 
 
 def list_removable(dictionary: SignDictionary | None, *, with_everything: bool) -> list[tuple[str, str]]:
-    """What can be removed, each with its label and the name that `TaughtSigns.remove` takes."""
+    """List everything that can be removed, each as its label and its name for `TaughtSigns.remove`."""
     if dictionary is None or not dictionary.examples:
         return []
     listed = [("All signs", EVERYTHING)] if with_everything else []

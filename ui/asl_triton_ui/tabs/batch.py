@@ -1,4 +1,4 @@
-"""The tab "Many clips": several files at once, a table that fills as their answers come, all of it as files."""
+"""The tab "Many clips": recognizes several files, in a table that fills as answers arrive and can be downloaded."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,10 +22,10 @@ from asl_triton_ui.state.server import on_background
 from asl_triton_ui.state.taught_signs import Visitor
 from asl_triton_ui.upload_components import numbers_only, uploads_only
 
-CLIPS_AT_ONCE = 2  # of one visitor's
+CLIPS_AT_ONCE = 2  # per visitor
 UPDATE_EVERY_S = 0.25
-HINT = "Choose several files, and press Recognize all. A file that cannot be read does not stop the others."
-# Of the table, and whether they hold numbers.
+HINT = "Choose several files and press Recognize all. A file that cannot be read does not stop the others."
+# Each column of the table, and whether it contains numbers.
 COLUMNS = (
     ("Clip", False),
     ("Best gloss", False),
@@ -38,38 +38,38 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Numbered(Clip):
-    """A clip with its row in the table: two may go by one name."""
+    """A clip with its row in the table, because two clips may have the same name."""
 
     number: int
 
 
 @dataclass
 class BatchState:
-    """A visitor's clips and what is known of each, by number; `threshold` is the visitor's."""
+    """A visitor's clips, their outcomes by row number, and the visitor's threshold."""
 
     clips: tuple[Numbered, ...]
     threshold: float
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
     def keep(self, clip: Numbered, outcome: Outcome) -> None:
-        """What `recognize_clips` hands over."""
+        """Record a clip's outcome."""
         if isinstance(outcome, Recognition):
             outcome = apply_threshold(outcome, self.threshold)
         self.outcomes[clip.number] = outcome
 
     @property
     def known(self) -> list[Outcome]:
-        """In the order of the table."""
+        """The outcomes so far, in the order of the table."""
         return [self.outcomes[number] for number in sorted(self.outcomes)]
 
     def render_table(self, otherwise: str) -> str:
-        """All clips; `otherwise` is the state of those of which nothing is known."""
+        """Render all clips. Those without an outcome get the state `otherwise`."""
         rows = [make_row(clip, self.outcomes.get(clip.number), otherwise) for clip in self.clips]
         return render("table.html", columns=COLUMNS, rows=rows)
 
 
 def make_row(clip: Numbered, outcome: Outcome | None, otherwise: str) -> dict[str, Any]:
-    """One line of the table."""
+    """Return one row of the table."""
     if not isinstance(outcome, Recognition):
         is_failure = isinstance(outcome, Failure)
         state = f"failed: {outcome.error}" if isinstance(outcome, Failure) else otherwise
@@ -86,7 +86,7 @@ def make_row(clip: Numbered, outcome: Outcome | None, otherwise: str) -> dict[st
 
 
 class BatchTab:
-    """The tab's components, and what happens when."""
+    """The tab's components and event handlers."""
 
     def __init__(self, context: PageContext) -> None:
         self._server, self._turns, self._taught = context.server, context.turns, context.taught
@@ -104,7 +104,7 @@ class BatchTab:
                         value=0,
                         step=1,
                         label="Threshold in percent",
-                        info="Clips where nothing reaches it are marked as unsure. It begins at the model's own.",
+                        info="Answers below it are marked as unsure. It starts at the model's own threshold.",
                         elem_id="many-threshold",
                     )
                 )
@@ -120,19 +120,19 @@ class BatchTab:
         outputs = [self.status, self.table, self.downloads, self.stop, self.batch]
         asked = [files, context.model, context.signs, threshold]
         asking = start.click(self.ask, asked, outputs, concurrency_limit=None, **UNSEEN)
-        # Only then, so that no row which is still on its way comes last.
+        # Draw the summary only after the cancellation, so that no late update overwrites it.
         self.stop.click(None, cancels=[asking]).then(self.show_stopped, [self.batch], outputs, queue=False, **UNSEEN)
 
     async def ask(
         self, paths: list[str] | None, model: str | None, signs: str, percent: float, request: gr.Request
     ) -> AsyncIterator[Updates]:
-        """Ask about clips; the table as it stands, whenever more of it is known."""
+        """Recognize clips; yield the table whenever more outcomes are known."""
         if not paths or len(paths) > self._max_clips:
             wrong = "choose several video files first"
             if paths:
-                most = f"{format_count(len(paths), 'clip')} are more than the {self._max_clips} that this page takes"
+                most = f"{format_count(len(paths), 'clip')} are more than this page's limit of {self._max_clips}"
                 wrong = f"{most}: choose fewer, or use `asl-triton batch`"
-            problem = render_problem(wrong, "Nothing was asked.")
+            problem = render_problem(wrong, "Nothing to recognize.")
             yield {self.status: problem, self.table: "", self.downloads: "", self.batch: None}
             return
         clips = tuple(Numbered(Path(path), Path(path).name, number) for number, path in enumerate(paths))
@@ -153,10 +153,10 @@ class BatchTab:
             asking.cancel()
 
     async def _recognize(self, batch: BatchState, model: str | None, signs: str, visitor: Visitor) -> None:
-        """Ask about all clips of a batch, when its turn has come.
+        """Wait for a turn and recognize all clips of a batch.
 
         Raises:
-            AslTritonError: the server cannot be used or went away, too many wait, or no signs are taught.
+            AslTritonError: the server is away or cannot be used, too many clips are waiting, or no signs are taught.
         """
         dictionary, with_vocabulary = self._taught.choose(signs, visitor)
         async with self._turns.wait_for_turn(Ticket()):
@@ -164,11 +164,11 @@ class BatchTab:
             await on_background(recognize_many(make, batch.clips, Ranking(), CLIPS_AT_ONCE, batch.keep))
 
     def show_stopped(self, batch: BatchState | None) -> Updates:
-        """What was known when the visitor pressed Stop."""
+        """Show the outcomes at the time the visitor pressed Stop."""
         return NOTHING if batch is None else self._show_summary(batch, "Stopped.")
 
     def _show_progress(self, batch: BatchState) -> Updates:
-        """How far it is."""
+        """Show the progress and the table so far."""
         share = len(batch.outcomes) / len(batch.clips)
         detail = f"{len(batch.outcomes)} of {format_count(len(batch.clips), 'clip')}"
         return {
@@ -180,7 +180,7 @@ class BatchTab:
         }
 
     def _show_summary(self, batch: BatchState, how: str, why: str | None = None) -> Updates:
-        """All that is known, as a table and as files."""
+        """Show all outcomes so far as a table and as files to download."""
         known = batch.known
         recognized = [outcome for outcome in known if isinstance(outcome, Recognition)]
         summary = render(

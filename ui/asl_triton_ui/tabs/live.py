@@ -1,7 +1,7 @@
-"""The tab "Live": the camera streams, and each sign appears while it is signed.
+"""The tab "Live": the camera streams, and each sign appears while it is being signed.
 
-Frames come by Gradio's own stream, which keeps only the newest one while a handler is at work; the page's script sends
-none while several are still on their way. So nothing is queued, however slow browser, network or server are.
+Frames arrive through Gradio's stream, which keeps only the newest one while a handler is busy. The page's script drops
+frames while several are in flight. So no frames pile up, however slow the browser, network or server.
 """
 
 import re
@@ -24,25 +24,25 @@ from asl_triton_ui.state.live_sessions import LiveSessions, LiveVisitor
 from asl_triton_ui.state.taught_signs import Visitor
 from asl_triton_ui.upload_components import decode_picture, encoded_pictures, numbers_only
 
-FRAME_EVERY_S = 0.04  # Presets without a rate of their own take 25 frames a second.
+FRAME_EVERY_S = 0.04  # presets without their own frame rate use 25 per second
 DRAW_EVERY_S = 0.2
-SILENT_S = 1.5  # without a frame: the camera is off
+SILENT_S = 1.5  # without a frame before the camera counts as off
 CAMERA = {"width": {"ideal": 320}, "height": {"ideal": 240}, "frameRate": {"ideal": 30}}  # networks see 224 x 224
 RULES = LiveRules()
 SIGNS_SHOWN = 50
-HINT = "Allow the camera, press Start, and sign: each gloss appears here while it is signed."
+HINT = "Allow the camera, press Start, and sign. Each gloss appears here while you sign it."
 FIGURES = re.compile(r"\d+")
 
 
 class LiveTab:
-    """The tab's components, and what happens when."""
+    """The tab's components and event handlers."""
 
     def __init__(self, context: PageContext) -> None:
         self._taught = context.taught
         self._sessions = LiveSessions(context.server, context.options.max_live, 60 * context.options.keep_minutes)
         with gr.Row(elem_classes="two", elem_id="live-tab"):
             with gr.Column(scale=5, min_width=300):
-                # Mirrored by the style sheet: Gradio would mirror what is sent too, and so each sign.
+                # The style sheet mirrors the video. Gradio would also mirror the frames it sends, and so the signs.
                 camera = encoded_pictures(
                     gr.Image(
                         label="Camera",
@@ -62,7 +62,7 @@ class LiveTab:
             with gr.Column(scale=6, min_width=300):
                 self.problem = gr.HTML("", elem_id="live-problem")
                 self.now = gr.HTML(render_now(LiveVisitor()), elem_id="live-now")
-                gr.HTML(render("hint.html", hint=""), elem_id="live-way")  # the page's script fills it
+                gr.HTML(render("hint.html", hint=""), elem_id="live-way")  # filled by the page's script
                 self.transcript = gr.HTML(render_transcript(LiveVisitor()), elem_id="live-transcript")
                 self.downloads = gr.HTML("", elem_id="live-downloads")
         self.timer = gr.Timer(1.0, active=False)
@@ -92,9 +92,9 @@ class LiveTab:
         signs: str,
         request: gr.Request,
     ) -> Updates:
-        """Take a frame, a picture as a `data:` URI; the page is updated several times per second, and with each sign.
+        """Take a frame as a `data:` URI; update the page several times per second and at each new sign.
 
-        It is decoded for a visitor who has a place among those that are live, and for nobody else.
+        The frame is decoded only if the visitor has a live place.
         """
         visitor = self._sessions.get_visitor(str(request.session_hash))
         if picture is None or visitor.is_paused:
@@ -109,7 +109,7 @@ class LiveTab:
                 visitor.sliders = (percent, repeat_s, stride)
             frame_bgr = np.ascontiguousarray(decode_picture(picture)[..., ::-1])
             state = session.feed(frame_bgr, now_s - visitor.began_s)
-            if session is visitor.session:  # else it was closed meanwhile
+            if session is visitor.session:  # otherwise it was closed in the meantime
                 visitor.state = state
         except AslTritonError as exc:
             visitor.state = LiveState(problem=str(exc), num_events=num_events, events=visitor.state.events)
@@ -119,13 +119,13 @@ class LiveTab:
         return self._draw(visitor, is_new=is_new)
 
     def _draw(self, visitor: LiveVisitor, *, is_new: bool) -> Updates:
-        """How it goes with a visitor whose frames come, and the transcript if there is anything new in it."""
+        """Update the page of a streaming visitor, including the transcript if there are new signs."""
         updates: Updates = {}
         if not visitor.is_streaming:
             updates = {self.pause: gr.Button(interactive=True), self.timer: gr.Timer(active=True)}
         visitor.is_streaming, visitor.drawn_s = True, time.monotonic()
         problem = visitor.state.problem or ""
-        if FIGURES.sub("", visitor.drawn_problem) != FIGURES.sub("", problem):  # or it would be read out every second
+        if FIGURES.sub("", visitor.drawn_problem) != FIGURES.sub("", problem):  # or its counts are read out each time
             visitor.drawn_problem = problem
             updates[self.problem] = render_problem(problem, "No answers now.") if problem else ""
         if is_new:
@@ -138,7 +138,7 @@ class LiveTab:
         return updates
 
     def poll(self, request: gr.Request) -> Updates:
-        """Show that frames stopped coming: more than once, as the last frame's update may be late."""
+        """Show that the frames have stopped, more than once because the last frame's update may arrive late."""
         visitor = self._sessions.get_visitor(str(request.session_hash))
         if not SILENT_S <= time.monotonic() - visitor.fed_s < 4 * SILENT_S:
             return NOTHING
@@ -146,24 +146,24 @@ class LiveTab:
         return {self.problem: "", self.now: render_now(visitor), self.guide: render_guide(None)}
 
     def toggle_pause(self, request: gr.Request) -> Updates:
-        """Pause, or go on."""
+        """Pause or resume."""
         visitor = self._sessions.get_visitor(str(request.session_hash))
         visitor.is_paused = not visitor.is_paused
-        return {self.now: render_now(visitor), self.pause: gr.Button("Go on" if visitor.is_paused else "Pause")}
+        return {self.now: render_now(visitor), self.pause: gr.Button("Resume" if visitor.is_paused else "Pause")}
 
     def clear(self, request: gr.Request) -> Updates:
-        """Forget the signs so far."""
+        """Clear the transcript."""
         visitor = self._sessions.get_visitor(str(request.session_hash))
         visitor.clear()
         return {self.now: render_now(visitor), self.transcript: render_transcript(visitor), self.downloads: ""}
 
     def leave(self, request: gr.Request) -> None:
-        """The visitor closed the page."""
+        """Forget a visitor who closed the page."""
         self._sessions.leave(str(request.session_hash))
 
 
 def make_sliders() -> list[gr.Slider]:
-    """What may be adjusted while it runs: threshold, repeat suppression, stride."""
+    """Make the sliders that may be moved while the camera runs: threshold, repeat suppression, stride."""
     sliders = [
         gr.Slider(
             1,
@@ -189,7 +189,7 @@ def make_sliders() -> list[gr.Slider]:
             value=RULES.stride_frames,
             step=1,
             label="Stride in frames",
-            info="How often the server is asked, at 25 frames per second: fewer frames, less lag, more work for it.",
+            info="Frames between answers, at 25 frames per second. A smaller stride means less lag, more server load.",
             elem_id="live-stride",
         ),
     ]
@@ -197,17 +197,17 @@ def make_sliders() -> list[gr.Slider]:
 
 
 def make_rules(percent: float, repeat_s: float, stride: float) -> LiveRules:
-    """The rules that the sliders say."""
+    """Build the live rules from the sliders' values."""
     return LiveRules(
         stride_frames=int(stride),
         min_confidence=percent / 100,
         gone_s=repeat_s,
-        repeat_s=max(RULES.repeat_s, repeat_s),  # else a gloss that is suppressed for longer would count as held
+        repeat_s=max(RULES.repeat_s, repeat_s),  # otherwise a gloss suppressed for longer would count as held
     )
 
 
 def render_now(visitor: LiveVisitor) -> str:
-    """What is being signed, and how it goes."""
+    """Render the current sign and the session's status."""
     is_on = visitor.is_streaming and not visitor.is_paused
     if visitor.is_paused:
         word = "Paused"
@@ -223,7 +223,7 @@ def render_now(visitor: LiveVisitor) -> str:
 
 
 def render_transcript(visitor: LiveVisitor) -> str:
-    """The signs so far, newest first."""
+    """Render the signs so far, newest first."""
     signs = visitor.transcript
     shown = signs[: -SIGNS_SHOWN - 1 : -1]
     return render("transcript.html", signs=shown, more=len(signs) - len(shown))

@@ -1,4 +1,4 @@
-"""The tab "Models": the models that are served, and the glosses that each knows."""
+"""The tab "Models": the served models and the vocabulary of each."""
 
 import gradio as gr
 
@@ -8,11 +8,11 @@ from asl_triton_ui.rendering import render
 
 
 class ModelsTab:
-    """The tab's components, and what happens when."""
+    """The tab's components and event handlers."""
 
     def __init__(self, context: PageContext) -> None:
         self._server = context.server
-        gr.HTML('<p class="hint">The picker at the top of the page says which of these is asked.</p>')
+        gr.HTML('<p class="hint">Choose a model with the picker at the top of the page.</p>')
         self.cards = gr.HTML("", elem_id="models")
         self.search = gr.Textbox(
             label="Search the vocabulary", placeholder="part of a gloss", elem_id="search", max_lines=1, autofocus=False
@@ -23,7 +23,7 @@ class ModelsTab:
         )
 
     def show_server(self, status: ServerStatus, model: str | None) -> Updates:
-        """All models, and the vocabulary of the one that is asked."""
+        """Show all models and the vocabulary of the chosen one."""
         served = status.model(model)
         chosen = served.name if served else None
         return {
@@ -33,12 +33,12 @@ class ModelsTab:
         }
 
     async def find(self, model: str | None, part: str) -> str:
-        """The vocabulary, as it is searched."""
+        """Search the vocabulary."""
         return render_vocabulary(await self._server.state(), model, part)
 
 
 def render_vocabulary(status: ServerStatus, model: str | None, part: str) -> str:
-    """The glosses with that part in them, in alphabetical order."""
+    """Render the glosses that contain `part`, in alphabetical order."""
     served = status.model(model)
     if served is None:
         return ""

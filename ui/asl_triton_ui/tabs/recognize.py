@@ -1,4 +1,4 @@
-"""The tab "Recognize": one clip, ten ranked glosses, and when the best of them was signed."""
+"""The tab "Recognize": one clip, its ten best glosses, and when each was signed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -35,14 +35,14 @@ from asl_triton_ui.state.taught_signs import Visitor
 from asl_triton_ui.upload_components import numbers_only, uploads_only
 from asl_triton_ui.uploads import check_is_here
 
-FIRST_PROGRESS_S, PROGRESS_EVERY_S = 0.5, 0.3  # an answer that is quicker is not announced
-DRAWN_WITHIN_S = 0.1  # the glosses, by a browser: what is less urgent waits for it
-HINT = "Choose or record a clip of one sign, and press Recognize: its ten best glosses appear here."
-NO_CLIP = "choose a video file, record one, or take a sample; then press Recognize"
+FIRST_PROGRESS_S, PROGRESS_EVERY_S = 0.5, 0.3  # a faster answer shows no progress
+DRAWN_WITHIN_S = 0.1  # time for a browser to draw the glosses before the plot and frames are sent
+HINT = "Choose or record a clip of one sign, and press Recognize. The ten best glosses appear here."
+NO_CLIP = "choose a video file, record one, or pick a sample; then press Recognize"
 
 
 class RecognizeTab:
-    """The tab's components, and what happens when."""
+    """The tab's components and event handlers."""
 
     def __init__(self, context: PageContext) -> None:
         self._server, self._turns, self._taught = context.server, context.turns, context.taught
@@ -57,7 +57,7 @@ class RecognizeTab:
                 advice = gr.State(AdviceFilter())
                 picture.change(guide_recording, [picture, advice], [guide, advice], concurrency_limit=2, **UNSEEN)
                 with gr.Column(visible=False, elem_classes="samples", elem_id="samples") as self.samples:
-                    gr.HTML('<p class="soft" id="samples-title">No clip at hand? Take one of the demo signer:</p>')
+                    gr.HTML('<p class="soft" id="samples-title">No clip at hand? Try one of the demo signer:</p>')
                     with gr.Row():
                         for sample in samples.SAMPLES:
                             button = gr.Button(sample.gloss, size="sm", min_width=60)
@@ -74,12 +74,12 @@ class RecognizeTab:
                         value=0,
                         step=1,
                         label="Threshold in percent",
-                        info="If nothing reaches it, the answer is marked as unsure. It begins at the model's own.",
+                        info="An answer below it is marked as unsure. It starts at the model's own threshold.",
                         elem_id="threshold",
                     )
                 )
                 build_filming_guide()
-                with gr.Column(elem_id="box"):  # the style sheet hides it while there is no picture
+                with gr.Column(elem_id="box"):  # hidden by the style sheet while there is no picture
                     gr.HTML(render("box_hint.html"))
                     self.picture = gr.HTML("", elem_id="box-picture")
                     with gr.Row(elem_id="box-sides"):
@@ -92,7 +92,7 @@ class RecognizeTab:
             with gr.Column(scale=6, min_width=300):
                 self.answer = gr.HTML(render("empty.html", hint=HINT, content=""), elem_id="answer")
                 self.downloads = gr.HTML("", elem_id="downloads")
-        with gr.Column(elem_id="when"):  # the style sheet hides it while there is no answer
+        with gr.Column(elem_id="when"):  # hidden by the style sheet while there is no answer
             gr.HTML(render("when.html"))
             self.plot = gr.Plot(show_label=False, container=False, elem_id="timeline")
             self.film = gr.HTML("", elem_id="film")
@@ -100,7 +100,7 @@ class RecognizeTab:
         outputs = [self.answer, self.downloads, self.plot, self.film, self.stop, self.shown, self.said]
         asked = [clip, context.model, context.signs, threshold, *self.sides]
         asking = start.click(self.ask, asked, outputs, concurrency_limit=None, **UNSEEN)
-        # Only then, so that no progress which is still on its way comes last.
+        # Clear the answer only after the cancellation, so that no late progress update overwrites it.
         self.stop.click(None, cancels=[asking]).then(self.show_stopped, None, outputs, queue=False, **UNSEEN)
         clip.change(self.change_clip, [clip, self.shown], outputs, queue=False, **UNSEEN)
         boxed = [self.picture, self.said, *self.sides]
@@ -118,7 +118,7 @@ class RecognizeTab:
         )
 
     def show_server(self, status: ServerStatus, model: str | None) -> Updates:
-        """The samples, if they fit the model."""
+        """Show the samples if they fit the model."""
         return {self.samples: gr.Column(visible=samples.fits_model(status.model(model)))}
 
     async def ask(
@@ -130,7 +130,7 @@ class RecognizeTab:
         request: gr.Request,
         *sides: float | None,
     ) -> AsyncIterator[Updates]:
-        """Ask about a clip: how far it is now and then; the answer, or a sentence; and its frames."""
+        """Recognize a clip; yield its progress, then the answer or a problem, then the plot and the frames."""
         if path is None:
             yield self._show_problem(NO_CLIP, "There is no clip yet.")
             return
@@ -158,7 +158,7 @@ class RecognizeTab:
             try:
                 reading = recognizer.crops(shown.path, shown.film_times_s, signer=box, find_signer=finds)
                 crops = await on_background(reading)
-            except VideoError:  # deleted meanwhile
+            except VideoError:  # deleted in the meantime
                 crops = []
             yield {self.plot: make_plot(shown, threshold), self.film: render_film(shown, crops)}
         except AslTritonError as exc:
@@ -175,10 +175,10 @@ class RecognizeTab:
         box: SignerBox | None,
         finds: bool,
     ) -> DisplayedResult:
-        """One clip's answer, when its turn has come; the signer is in the `box`, or is looked for if it `finds`.
+        """Wait for a turn and recognize one clip. The signer is in the `box`, or is searched for if `finds`.
 
         Raises:
-            AslTritonError: it cannot be read or answered, or too many wait.
+            AslTritonError: the clip cannot be read or recognized, or too many clips are waiting.
         """
         check_is_here(path, self._keep_minutes)
         async with self._turns.wait_for_turn(progress.ticket):
@@ -195,7 +195,7 @@ class RecognizeTab:
 
     def change_clip(self, path: str | None, shown: DisplayedResult | None) -> Updates:
         """Remove the answer to another clip."""
-        # The answer may be quicker than the news that there is a clip.
+        # The answer may arrive before the event that reports the new clip.
         is_its_answer = shown is not None and path is not None and Path(path) == shown.path
         return NOTHING if is_its_answer else self._show_nothing(HINT)
 
@@ -205,7 +205,7 @@ class RecognizeTab:
         return {self.picture: picture, **self.empty_box()}
 
     def find_signer(self, path: str | None) -> Updates:
-        """Look for the signer in the clip, and fill in the box."""
+        """Look for the signer in the clip and fill in the box."""
         if path is None:
             return self.empty_box()
         try:
@@ -216,21 +216,21 @@ class RecognizeTab:
 
     def take_whole_frame(self) -> Updates:
         """Fill in the whole frame."""
-        return {self.said: render_said("The whole frame will be taken: press Recognize."), **self._fill_in(WHOLE)}
+        return {self.said: render_said("The whole frame will be used: press Recognize."), **self._fill_in(WHOLE)}
 
     def empty_box(self) -> Updates:
-        """Leave the box to the page."""
+        """Empty the box, so that the page looks for the signer."""
         return {self.said: "", **self._fill_in([None] * len(SIDES))}
 
     def _fill_in(self, percents: Sequence[float | None]) -> Updates:
         return dict(zip(self.sides, percents, strict=True))
 
     def show_stopped(self) -> Updates:
-        """Nothing is asked any more."""
+        """Show that recognition was stopped."""
         return self._show_nothing("Stopped. " + HINT)
 
     def _show_answer(self, shown: DisplayedResult, threshold: float) -> Updates:
-        """The answer, all but its curves and frames."""
+        """Show the answer without its curves and frames."""
         recognition = apply_threshold(shown.recognition, threshold)
         return {
             self.answer: render("answer.html", recognition=recognition, threshold=threshold),
@@ -240,7 +240,7 @@ class RecognizeTab:
         }
 
     def _show_nothing(self, hint: str, content: str = "", *, under_way: bool = False) -> Updates:
-        """No answer yet, or none any more."""
+        """Show that there is no answer, or not yet."""
         return {
             self.answer: render("empty.html", hint=hint, content=content),
             self.downloads: "",
@@ -252,5 +252,5 @@ class RecognizeTab:
         }
 
     def _show_problem(self, sentence: str, title: str) -> Updates:
-        """A sentence where the answer would be."""
+        """Show a problem in place of the answer."""
         return self._show_nothing(HINT, render_problem(sentence, title))

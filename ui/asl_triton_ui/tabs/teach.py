@@ -1,4 +1,4 @@
-"""The tab "Teach": a visitor shows a sign three times, and it is recognized from then on, without training."""
+"""The tab "Teach": a visitor shows a sign three times, and the page recognizes it from then on, without training."""
 
 import asyncio
 import base64
@@ -37,7 +37,7 @@ USE_HINT = "Record or upload a clip of one of these signs, and press “What is 
 
 
 class TeachTab:
-    """The tab's components, and what happens when."""
+    """The tab's components and event handlers."""
 
     def __init__(self, context: PageContext) -> None:
         self._server, self._turns, self._taught = context.server, context.turns, context.taught
@@ -139,12 +139,12 @@ class TeachTab:
         self.clip.change(self.change_clip, None, self.outputs, queue=False, **UNSEEN)
         self.remove_button.click(self.remove, [self.removable], self.outputs, concurrency_limit=4, **UNSEEN)
         load.upload(self.load, [load, context.model], self.outputs, concurrency_limit=4, **UNSEEN)
-        # The page's script makes the file, so the server writes none.
+        # The page's script makes the file, so the server does not write one.
         saving = self.download.click(self.save, None, [file], concurrency_limit=4, **UNSEEN)
         saving.then(None, [file], [file], js="(content) => window.aslTriton.saveSigns(content)", **UNSEEN)
 
     async def add(self, name: str, path: str | None, model: str | None, request: gr.Request) -> AsyncIterator[Updates]:
-        """Add a clip as an example of the sign with that name: how well it is recognized, or what went wrong."""
+        """Add a clip as an example of a sign; yield progress, then how well the sign is recognized, or a problem."""
         yield {self.said: render("progress.html", what="Looking at the clip", detail="", share=None)}
         visitor = Visitor.of(request)
         try:
@@ -164,14 +164,14 @@ class TeachTab:
     async def correct(
         self, label: str, path: str | None, model: str | None, request: gr.Request
     ) -> AsyncIterator[Updates]:
-        """Add the clip as an example of the sign that the pressed button names."""
+        """Add the clip as an example of the sign named on the pressed button."""
         async for updates in self.add(label.removeprefix(THIS_WAS), path, model, request):
             yield updates
 
     async def ask(
         self, path: str | None, model: str | None, with_vocabulary: bool, request: gr.Request
     ) -> AsyncIterator[Updates]:
-        """Recognize a clip by the taught signs: the answer with buttons that correct it, or what went wrong."""
+        """Recognize a clip by the taught signs; yield progress, then the answer and its corrections, or a problem."""
         progress = render("progress.html", what="Looking at the clip", detail="", share=None)
         yield {self.answer: progress, **self._show_corrections([])}
         try:
@@ -190,13 +190,13 @@ class TeachTab:
         yield {self.answer: answer, **self._show_corrections(self._list_corrections(recognition, dictionary))}
 
     def save(self, request: gr.Request) -> str:
-        """The visitor's dictionary as the content of a file, in base64; empty if there is none."""
+        """Return the visitor's dictionary as a file in base64; empty if there is none or visitors may not teach."""
         dictionary = self._taught.get(Visitor.of(request))
         may_save = self._taught.may_teach and dictionary is not None
         return base64.b64encode(dictionary.to_bytes()).decode() if may_save and dictionary is not None else ""
 
     async def load(self, path: str | None, model: str | None, request: gr.Request) -> Updates:
-        """Add the signs of a file."""
+        """Add the signs from a file."""
         if path is None:
             return NOTHING
         visitor = Visitor.of(request)
@@ -223,11 +223,11 @@ class TeachTab:
         return {**self._show_signs(visitor), **self._show_no_answer(), self.said: said}
 
     def show(self, request: gr.Request) -> Updates:
-        """What is taught now."""
+        """Show the taught signs."""
         return self._show_signs(Visitor.of(request))
 
     def take_again(self) -> Updates:
-        """Put the clip away."""
+        """Discard the clip."""
         return {self.clip: None, **self._show_no_answer()}
 
     def change_clip(self) -> Updates:
@@ -235,15 +235,15 @@ class TeachTab:
         return self._show_no_answer()
 
     async def _embed(self, path: str | None, model: str | None) -> tuple[Embedding, ServedModel]:
-        """Embed a clip when its turn has come; returns the model too.
+        """Wait for a turn and embed a clip. Returns the embedding and the model that made it.
 
         Raises:
-            AslTritonError: there is no clip, it cannot be read, the server is away, or too many clips wait.
+            AslTritonError: there is no clip, it cannot be read, the server is away, or too many clips are waiting.
         """
         clip = self._check_clip(path)
         async with self._turns.wait_for_turn(Ticket()):
             embedding = await on_background(self._server.recognizer(model).embed(clip, name=clip.name))
-        await self._server.state(now=True)  # it may have been restarted with another checkpoint
+        await self._server.state(now=True)  # the server may have been restarted with another checkpoint
         return embedding, self._server.served(model)
 
     def _check_clip(self, path: str | None) -> Path:
@@ -253,14 +253,14 @@ class TeachTab:
         return Path(path)
 
     def _list_corrections(self, recognition: Recognition, dictionary: SignDictionary) -> list[str]:
-        """The signs that a clip may show: the likeliest first, taught ones before the model's own."""
+        """List the signs that a clip may show, the likeliest first and taught ones before the model's own."""
         if not self._taught.may_teach:
             return []
         likely = [prediction.gloss for prediction in recognition.predictions]
         return sorted(likely, key=lambda gloss: gloss not in dictionary)[:CORRECTIONS]
 
     def _show_corrections(self, glosses: list[str]) -> Updates:
-        """Show one button for each of these signs."""
+        """Show a button for each of these signs."""
         labels = [THIS_WAS + gloss for gloss in glosses] + [None] * (CORRECTIONS - len(glosses))
         return {
             button: gr.Button(visible=False) if label is None else gr.Button(label, visible=True)
@@ -271,7 +271,7 @@ class TeachTab:
         return {self.answer: render("hint.html", hint=ASK_HINT), **self._show_corrections([])}
 
     def _show_signs(self, visitor: Visitor) -> Updates:
-        """Show the taught signs, how well each is recognized, and what can be done with them."""
+        """Show the taught signs, how well each is recognized, and the controls for them."""
         dictionary = self._taught.get(visitor)
         has_signs = dictionary is not None and len(dictionary) > 0
         choices = list_removable(dictionary, with_everything=self._taught.path is None)
@@ -288,7 +288,7 @@ class TeachTab:
     def _describe(self, visitor: Visitor, gloss: str) -> str:
         """Say how well a sign is recognized now that it has another example."""
         dictionary = self._taught.get(visitor)
-        if dictionary is None or gloss not in dictionary:  # removed meanwhile
+        if dictionary is None or gloss not in dictionary:  # removed in the meantime
             return f"{gloss} was removed."
         count = sum(example.gloss == gloss for example in dictionary.examples)
         if count < ADVISABLE_EXAMPLES:
@@ -304,7 +304,7 @@ class TeachTab:
 
 
 def render_signs(dictionary: SignDictionary | None, *, shared: bool) -> str:
-    """The taught signs as a table; with very many examples, without how well they are recognized."""
+    """Render the taught signs as a table. Beyond `MAX_REPORTED` examples, it omits how well each is recognized."""
     if dictionary is None or not len(dictionary):
         return render("taught.html", rows=[], more=0, shared=shared)
     if len(dictionary.examples) <= MAX_REPORTED:
