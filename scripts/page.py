@@ -1,6 +1,6 @@
 """Make the pictures of the page from what its tests photographed: fewer colors, so that they are small.
 
-.venv/bin/python -m pytest tests/browser/test_looks.py && .venv/bin/python scripts/page.py
+.venv/bin/python -m pytest tests/browser/test_looks.py tests/browser/test_teach.py && .venv/bin/python scripts/page.py
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ PICTURES = {
     "page-recognize": "recognize-light-1280",
     "page-many-clips": "many-clips-dark-1280",
     "page-phone": "recognize-dark-390",
+    "page-teach": "teach-light-1280",
 }
 
 
