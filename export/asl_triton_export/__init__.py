@@ -1,1 +1,1 @@
-"""From a checkpoint to a model that Triton serves: I3D, its files, TorchScript, the model folder."""
+"""Turns a checkpoint into a model that Triton serves: I3D, checkpoints, export formats, the model folder."""

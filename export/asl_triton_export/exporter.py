@@ -27,8 +27,8 @@ from asl_triton_export.triton_config import Format, ServedNetwork, build_config,
 
 Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 Input = Literal["uint8", "fp32"]
-# How far the exported network may be from the trained one, in parts of the spread of its logits: rounding of weights
-# and activations through 57 layers gives 1e-5, 0.5 %, 3 % and 5 % with the reference checkpoint.
+# How much the logits of the exported and the trained network may differ, as a share of the spread of the logits.
+# With the reference checkpoint, rounding through 57 layers gives 1e-5, 0.5 %, 3 % and 5 %.
 MAX_DEVIATION = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1, "int8": 0.25}
 
 PYTHON_BACKENDS = Path(__file__).parent / "python_backends"
@@ -42,9 +42,9 @@ class ExportReport:
     folder: Path
     precision: str  # what "auto" chose
     max_difference: float  # logits
-    spread: float  # logits, from the least to the greatest of the trained network's
+    spread: float  # logits, between the trained network's smallest and largest
     same_best: bool
-    cost: QuantizationCost | None = None  # of int8, on the clips that it was not quantized with
+    cost: QuantizationCost | None = None  # of int8, on clips that were not used to quantize
 
 
 def export_model(
@@ -64,31 +64,33 @@ def export_model(
     version: int = 1,
     force: bool = False,
 ) -> ExportReport:
-    """Write `repository/name`: to a temporary folder, compared with the trained network, then renamed.
+    """Write `repository/name` and return a report.
 
-    `calibrate` is a folder of clips. int8 is quantized with some of them, and its cost is measured on others. The signs
-    of a `dictionary` become glosses of the model, before its own.
+    The model is written to a temporary folder, compared with the trained network, and then renamed.
+
+    `calibrate` is a folder of clips: some are used to quantize to int8, others to measure what that costs. The signs of
+    a `dictionary` become glosses of the model and come before its own.
 
     Raises:
         AslTritonError: the name is invalid; the folder exists and `force` is not given, or it cannot be written; the
-            format has no such precision, or its packages are not installed.
-        CheckpointError: not an RGB network, or the exported network answers differently from the trained one.
+            format does not support the precision, or its packages are not installed.
+        CheckpointError: the network does not take RGB, or the exported network's output differs from the trained one's.
         DictionaryError: the signs were taught with another model.
         VideoError: no clip of `calibrate` can be read.
     """
     check_name(name)
     if checkpoint.channels != 3:
         raise CheckpointError(
-            f"{checkpoint.path} takes {checkpoint.channels} input channels (optical flow?): only RGB is served"
+            f"{checkpoint.path} takes {checkpoint.channels} input channels (optical flow?): only RGB is supported"
         )
     if precision == "auto":
         precision = fastest_precision(served_as)
     model_format = get_format(served_as, precision)
     if (precision == "int8") != (calibrate is not None):
         raise AslTritonError(
-            "--precision int8 is quantized with clips of yours: name a folder of them with --calibrate"
+            "--precision int8 needs clips to quantize with: name a folder of your clips with --calibrate"
             if calibrate is None
-            else f"--calibrate is for --precision int8: {precision} needs no clips"
+            else f"--calibrate is for --precision int8: {precision} does not need clips"
         )
     if dictionary is not None:
         check_dictionary(dictionary, TaughtModel(checkpoint.sha256, precision, preset.to_json()), served_as)
@@ -113,7 +115,7 @@ def export_model(
         if calibration is None:
             model_format.save(net, network, version_folder)
         else:
-            from asl_triton_export.quantization.nncf import save_quantized  # here, because NNCF takes seconds to import
+            from asl_triton_export.quantization.nncf import save_quantized  # imported late: NNCF takes seconds
 
             save_quantized(net, network, version_folder, calibration.clips)
         forward = model_format.open(version_folder, precision)
@@ -143,18 +145,18 @@ def export_model(
 
 
 def check_dictionary(dictionary: SignDictionary, model: TaughtModel, served_as: Format) -> None:
-    """Check that a dictionary's signs can be put into an export.
+    """Check that a dictionary's signs can be added to an export.
 
     Raises:
-        DictionaryError: they were taught with another model. AslTritonError: the format cannot carry them.
+        DictionaryError: they were taught with another model. AslTritonError: the format does not support them.
     """
     if served_as != "torchscript":
-        raise AslTritonError(f"--dictionary is for --format torchscript: {served_as} cannot carry taught signs")
+        raise AslTritonError(f"--dictionary is for --format torchscript: {served_as} does not support taught signs")
     dictionary.classifier()
     if difference := dictionary.model.describe_difference(model):
         raise DictionaryError(
-            f"the dictionary was taught with {difference} than this export has: export with the options of the model "
-            "that it was taught with, or teach the clips again"
+            f"the dictionary was taught with {difference} than this export has: export with the same options as the "
+            "model that it was taught with, or teach the clips again"
         )
 
 
@@ -170,7 +172,7 @@ def export_script(
     version: int = 1,
     force: bool = False,
 ) -> Path:
-    """Write `repository/name` for a network that is TorchScript already, and return that folder.
+    """Write `repository/name` for a network that is already TorchScript, and return that folder.
 
     Raises:
         AslTritonError: the name is invalid; the folder exists and `force` is not given, or it cannot be written.
@@ -198,20 +200,21 @@ def export_script(
 
 
 def choose_name(path: Path) -> str:
-    """A model name made of a checkpoint's file name: what cannot be in one becomes '_'."""
+    """Derive a model name from a checkpoint's file name: characters that a name may not have become '_'."""
     stem = path.name.split(".")[0]
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in stem).lstrip("-_") or "model"
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that Triton or a file system cannot take.
+    """Check that Triton and file systems accept a model name.
 
     Raises:
-        AslTritonError: it is one.
+        AslTritonError: they do not.
     """
     if not MODEL_NAME.fullmatch(name):
         raise AslTritonError(
-            f"{name!r} cannot name a model: use letters, digits, '_', '-' and '.', beginning with a letter or digit"
+            f"{name!r} is not a valid model name: use letters, digits, '_', '-' and '.', and start with a letter or "
+            "digit"
         )
 
 
@@ -223,7 +226,7 @@ def write_model_files(
     labels: tuple[str, ...],
     answer: GoldenAnswer,
 ) -> None:
-    """Write everything in a model folder but the network."""
+    """Write everything in a model folder except the network."""
     answer.save(folder / "golden.npz")
     (folder / "labels.txt").write_text("".join(f"{gloss}\n" for gloss in labels), encoding="utf-8")
     shutil.copyfile(PYTHON_BACKENDS / model_format.wheel_model, folder / str(version) / "model.py")
@@ -234,10 +237,10 @@ def write_model_files(
 
 
 def compare(net: I3D, network: ServedNetwork, exported: Forward) -> GoldenAnswer:
-    """Ask the trained network and the exported one for the golden clip.
+    """Run the trained network and the exported one on the golden clip.
 
     Raises:
-        CheckpointError: they differ by more than rounding explains.
+        CheckpointError: their logits differ by more than rounding explains.
     """
     pixels = render_golden(choose_golden_frames(network.preset))
     with torch.inference_mode():
@@ -248,24 +251,24 @@ def compare(net: I3D, network: ServedNetwork, exported: Forward) -> GoldenAnswer
     spread = float(np.ptp(trained))
     if not difference <= MAX_DEVIATION[network.precision] * max(spread, 1.0):
         raise CheckpointError(
-            f"the exported network answers differently from the trained one: by {difference:.3g} where logits spread "
-            f"over {spread:.3g}; nothing was written. Try --precision fp32"
+            f"the exported network's logits differ from the trained one's by {difference:.3g}, and span {spread:.3g}: "
+            "nothing was written. Try --precision fp32"
         )
     return GoldenAnswer(trained, answer, len(pixels), tolerance=max(2 * difference, 1e-3 * max(spread, 1.0)))
 
 
 @contextmanager
 def create_model_folder(target: Path, force: bool) -> Iterator[Path]:
-    """A folder to fill that becomes `target` at the end of the block, or vanishes if the block raises.
+    """Yield a folder to fill. It becomes `target` at the end of the block, or is deleted if the block raises.
 
     Raises:
         AslTritonError: `target` exists and `force` is not given, or it cannot be written.
     """
     if target.exists() and not force:
-        raise AslTritonError(f"{target} exists: give --force to replace it, or another --name")
+        raise AslTritonError(f"{target} already exists: replace it with --force, or choose another --name")
     try:
-        # Triton takes every folder of a repository for a model, hidden ones too, and refuses to start without one's
-        # config: until the rename, the model is outside.
+        # Triton takes every folder in a repository for a model, even hidden ones, and does not start if one has no
+        # config. So the temporary folder is outside the repository.
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(target, find_scratch_folder(target.parent)) as folder:
             yield folder

@@ -1,10 +1,10 @@
-"""I3D, the inflated Inception network, as it is trained.
+"""I3D, the inflated Inception network, in the form that is trained.
 
 Carreira & Zisserman, "Quo Vadis, Action Recognition? A New Model and the Kinetics Dataset", CVPR 2017
 (arXiv:1705.07750), figure 3. Module names are those of the PyTorch port that WLASL's and bsl1k's checkpoints were
-trained with (`Conv3d_1a_7x7.conv3d.weight`, `Mixed_3b.b1a.bn.running_mean`, ...), so their state dicts load as they
-are. Padding is TensorFlow's 'same': how much, and on which side, depends on each axis's length at every stride-2
-stage, so the answer is exact for any number of frames from 9 on.
+trained with (`Conv3d_1a_7x7.conv3d.weight`, `Mixed_3b.b1a.bn.running_mean`, ...), so their state dicts load unchanged.
+Padding is TensorFlow's 'same', whose amount and side depend on the length of each axis at every stride-2 stage, so
+results are exact for any number of frames from 9 on.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from asl_triton.presets import Preset
 
-MIN_FRAMES = 9  # the least that leaves the two time positions one step averages
+MIN_FRAMES = 9  # the smallest number that leaves two time positions, which one step averages
 FEATURE_CHANNELS = 1024  # at width 1
 STEM_CHANNELS = 64  # at width 1; read back from a checkpoint's shapes to learn its width
 
@@ -38,25 +38,25 @@ Triple = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Output:
-    """What the network answers: `step_logits` (N, S, C) and `features`, the last block's activations, (N, F, T/8)."""
+    """The network's output: `step_logits` (N, S, C) and `features` (N, F, T/8), the last block's activations."""
 
     step_logits: Tensor
     features: Tensor
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels of a layer at a width multiplier: at least one."""
+    """Return the number of channels of a layer at a width multiplier, at least one."""
     return max(1, round(channels * width))
 
 
 def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's 'same' padding of one axis: (before, after)."""
+    """Return TensorFlow's 'same' padding of one axis: (before, after)."""
     total = max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
     return total // 2, total - total // 2
 
 
 def pad_same(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
-    """Zero-pad the last three axes of (N, C, T, H, W) as 'same' asks for."""
+    """Zero-pad the last three axes of (N, C, T, H, W) with 'same' padding."""
     pads: list[int] = []
     for axis in (4, 3, 2):  # F.pad counts from the last axis
         pads += same_padding(x.shape[axis], kernel[axis - 2], stride[axis - 2])
@@ -77,7 +77,7 @@ class Unit3D(nn.Module):
 
 
 class MaxPool3dSame(nn.Module):
-    """Max pooling with 'same' padding by zeros (its inputs come out of a ReLU)."""
+    """Max pooling with 'same' padding by zeros, since its inputs come from a ReLU."""
 
     def __init__(self, kernel: Triple, stride: Triple) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class MaxPool3dSame(nn.Module):
 
 
 class Mixed(nn.Module):
-    """An inflated Inception block: four branches side by side, concatenated over channels."""
+    """An inflated Inception block: four parallel branches, concatenated over channels."""
 
     def __init__(self, channels_in: int, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class I3D(nn.Module):
     """I3D for clips of 9 frames or more.
 
     `width` multiplies every layer's channels; 1.0 is the published network. `forward` takes normalized clips,
-    float (N, channels, T, H, W), and answers with an `Output`: S = max(ceil(T / 8) - 1, 1) steps.
+    float (N, channels, T, H, W), and returns an `Output` with S = max(ceil(T / 8) - 1, 1) steps.
     """
 
     def __init__(self, num_classes: int, channels: int = 3, width: float = 1.0, dropout: float = 0.5) -> None:
@@ -161,21 +161,21 @@ class I3D(nn.Module):
         return Output(step_logits[..., 0, 0].transpose(1, 2), features)
 
     def mixed(self, x: Tensor, *blocks: str) -> Tensor:
-        """Some Mixed blocks, one after another."""
+        """Run some Mixed blocks, one after another."""
         for block in blocks:
             x = self.get_submodule(f"Mixed_{block}")(x)
         return x
 
 
 def average_neighbors(features: Tensor) -> Tensor:
-    """(N, F, T/8) -> (N, F, S): each step is the mean of two neighbors in time; a single position stays."""
+    """Average neighbors in time: (N, F, T/8) -> (N, F, S). A single position is returned unchanged."""
     return (features[..., 1:] + features[..., :-1]) / 2 if features.shape[-1] > 1 else features
 
 
 def normalize(frames_nthwc: Tensor, preset: Preset) -> Tensor:
-    """uint8 RGB (N, T, H, W, 3) in the preset's color order and range: float32 (N, 3, T, H, W), strided channels last.
+    """Convert uint8 RGB (N, T, H, W, 3) to the preset's color order and range: float32 (N, 3, T, H, W), strided.
 
-    `asl_triton.video.preprocessing.normalize` is the same in NumPy; the exported networks have it in their first layer.
+    `asl_triton.video.preprocessing.normalize` does the same in NumPy. Exported networks have it in their first layer.
     """
     low, high = preset.value_range
     ordered = frames_nthwc.flip(-1) if preset.colour == "BGR" else frames_nthwc
@@ -183,7 +183,7 @@ def normalize(frames_nthwc: Tensor, preset: Preset) -> Tensor:
 
 
 def pool_steps(net: I3D, step_logits: Tensor, features: Tensor, preset: Preset) -> Tensor:
-    """Logits (N, C) of whole clips from a network's step logits (N, S, C) and features (N, F, T/8)."""
+    """Compute the logits (N, C) of whole clips from a network's step logits (N, S, C) and features (N, F, T/8)."""
     if preset.step_pooling == "max":
         return step_logits.amax(dim=1)
     if preset.step_pooling == "max-interpolated":

@@ -1,4 +1,4 @@
-"""A model's Triton config: tensors, queue, warm-up, and which checkpoint it is."""
+"""Builds a model's Triton config: tensors, queue, warm-up, and what identifies its checkpoint."""
 
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,19 +17,19 @@ from asl_triton.video.preprocessing import normalize
 
 Format = Literal["torchscript", "openvino"]
 
-# Triton's OpenVINO backend takes batches of one size only, and a CPU gains nothing by a batch.
+# Triton's OpenVINO backend accepts only one batch size, and batches are not faster on a CPU.
 MAX_BATCH_SIZE = {"torchscript": 8, "openvino": 1}
 WARMUP_FRAMES = 64
-MAX_QUEUE_SIZE = 256  # requests; further ones are refused
+MAX_QUEUE_SIZE = 256  # requests; Triton rejects more
 QUEUE_TIMEOUT_US = 60_000_000
 QUEUE_DELAY_US = 1_000
-PRIORITY_LEVELS = 2  # 1: somebody waits for the answer; 2: bulk work, as `asl-triton batch` asks
+PRIORITY_LEVELS = 2  # 1: somebody is waiting for the answer; 2: bulk work, such as `asl-triton batch`
 DEFAULT_PRIORITY = 1
 
 
 @dataclass(frozen=True)
 class ServedNetwork:
-    """What a config says about its network."""
+    """The facts about a network that go into its config."""
 
     name: str
     num_classes: int
@@ -38,27 +38,27 @@ class ServedNetwork:
     precision: str
     input_type: str  # "uint8": RGB bytes (T, 224, 224, 3); "fp32": normalized (3, T, 224, 224)
     checkpoint_sha256: str
-    instances: int = 1  # how many forwards may run at once; on GPUs, on each of them
+    instances: int = 1  # how many forwards may run at once, on each GPU or on the CPU
     served_as: Format = "torchscript"
     card: ModelCard = EMPTY_CARD
 
     @property
     def container_backend(self) -> str:
-        """The Triton backend that serves it in NVIDIA's container."""
+        """The Triton backend that serves the network in NVIDIA's container."""
         if self.served_as == "torchscript":
             return "pytorch"
-        # The OpenVINO backend rounds to bfloat16 where the processor multiplies it, and cannot be told not to.
+        # The OpenVINO backend computes in bfloat16 if the processor supports it, and has no option against that.
         return "python" if self.precision == "fp32" else "openvino"
 
     def tensor(self, frames_thwc: Image) -> Array:
-        """uint8 RGB crops (T, 224, 224, 3) in the form that its input takes, with a batch axis."""
+        """Convert uint8 RGB crops (T, 224, 224, 3) to the network's input, with a batch axis."""
         return (frames_thwc if self.input_type == "uint8" else normalize(frames_thwc, self.preset))[None]
 
 
 def build_config(network: ServedNetwork, backend: str, *, on_gpus: bool = True) -> pb.ModelConfig:
-    """Build the config for a backend: `network.container_backend`, or "python" for the Triton that comes as a wheel.
+    """Build the config for a backend: `network.container_backend`, or "python" for Triton's wheel.
 
-    Without `on_gpus`, the PyTorch backend's config is for machines that have none.
+    Without `on_gpus`, the config of the PyTorch backend is for machines that have no GPU.
     """
     size = INPUT_SIZE
     is_uint8 = network.input_type == "uint8"
@@ -97,7 +97,7 @@ def build_config(network: ServedNetwork, backend: str, *, on_gpus: bool = True) 
                 batch_size=batch_size,
                 inputs={"FRAMES__0": pb.ModelWarmup.Input(data_type=data_type, dims=warmup_dims, zero_data=True)},
             )
-            # On a GPU each batch size has its own plans and memory; on a CPU only the first call is slow.
+            # On a GPU each batch size has its own plans and memory. On a CPU only the first call is slow.
             for batch_size in range(1, max_batch_size + 1 if backend == "pytorch" and on_gpus else 2)
         ],
     )
@@ -107,12 +107,12 @@ def build_config(network: ServedNetwork, backend: str, *, on_gpus: bool = True) 
 
 
 def choose_instance_kind(network: ServedNetwork) -> pb.ModelInstanceGroup.Kind:
-    """GPUs where there are any, except for OpenVINO, which runs on CPUs only."""
+    """Return KIND_AUTO, which uses GPUs if there are any, or KIND_CPU for OpenVINO, which runs on CPUs only."""
     return pb.ModelInstanceGroup.KIND_CPU if network.served_as == "openvino" else pb.ModelInstanceGroup.KIND_AUTO
 
 
 def describe_network(network: ServedNetwork) -> dict[str, str]:
-    """The parameters that clients and people read."""
+    """Return the parameters that clients and people read."""
     exporter = f"asl-triton {version('asl-triton')}, torch {torch.__version__}"
     if network.served_as == "openvino":
         exporter += f", openvino {version('openvino')}"
@@ -126,18 +126,18 @@ def describe_network(network: ServedNetwork) -> dict[str, str]:
 
 
 def choose_backend_parameters(network: ServedNetwork, backend: str) -> dict[str, str]:
-    """The parameters that a backend reads, named as in its documentation."""
+    """Return the parameters that a backend reads, named as in its documentation."""
     if backend == "pytorch":
-        # Optimized execution would compile again for each length of clip.
+        # Optimized execution would compile again for each clip length.
         return {"INFERENCE_MODE": "true", "DISABLE_OPTIMIZED_EXECUTION": "true"}
     if backend == "openvino":
-        # Each stream serves one instance, with its share of the cores.
+        # Each stream serves one instance with its share of the cores.
         streams = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(network.instances)}
         return streams | ({"HINT_BF16": "YES"} if network.precision == "bf16" else {})
     return {}
 
 
 def write_config(config: pb.ModelConfig, path: Path) -> None:
-    """Write a config in protobuf's text format, as Triton reads it."""
+    """Write a config in protobuf's text format, which Triton reads."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(text_format.MessageToString(config, as_utf8=True), encoding="utf-8")

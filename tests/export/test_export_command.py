@@ -64,7 +64,7 @@ def test_export_takes_the_card_of_the_bundle_and_what_is_given_instead(
     (["nowhere.pt", "--labels", "labels.txt"], "there is no checkpoint", 1),
     (["labels.txt", "--labels", "labels.txt"], "not a PyTorch checkpoint", 1),
     (["weights.pt", "--labels", "labels.txt", "--preset", "wlasI"], "neither a preset", 1),
-    (["weights.pt", "--labels", "labels.txt", "--name", "a b"], "cannot name a model", 1),
+    (["weights.pt", "--labels", "labels.txt", "--name", "a b"], "is not a valid model name", 1),
     (["weights.pt", "--labels", "labels.txt", "--precision", "int3"], "Invalid value", 2),
     ([], "Missing argument", 2),
 ])  # fmt: skip

@@ -1,6 +1,6 @@
-"""The formats that a network can be served in: how each is written, and opened again on this machine.
+"""The formats that a network can be served in: how each is written, and read back on this machine.
 
-What a format needs is imported when it is asked for: OpenVINO is an extra.
+A format's packages are imported when it is used, because OpenVINO is an optional extra.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from asl_triton.results import Logits
 from asl_triton.transport.base import Array
 from asl_triton_export.i3d import I3D
 
-if TYPE_CHECKING:  # imports tritonclient, which `make bench-gpu` does without
+if TYPE_CHECKING:  # imports tritonclient, which `make bench-gpu` does not install
     from asl_triton_export.triton_config import Format, ServedNetwork
 
-Forward = Callable[[Array], Logits]  # the frames of one clip, as the input takes them, to its logits (C,)
+Forward = Callable[[Array], Logits]  # from the frames of one clip, in the form of the input, to its logits (C,)
 
 PRECISIONS: dict[Format, tuple[str, ...]] = {
     "torchscript": ("fp32", "fp16", "bf16"),
@@ -33,25 +33,24 @@ PRECISIONS: dict[Format, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class ModelFormat:
     """One format. `save` writes a network into a version folder of a model, and `open` reads it back; both get the
-    precision. int8 is not saved by `save`, but by `quantization.nncf.save_quantized`."""
+    precision. `quantization.nncf.save_quantized` saves int8 instead of `save`."""
 
-    wheel_model: str  # the file in `python_backends` that serves it on Triton's Python backend
+    wheel_model: str  # the file in `python_backends` that serves this format on Triton's Python backend
     save: Callable[[I3D, ServedNetwork, Path], None]
     open: Callable[[Path, str], Forward]
 
 
 def get_format(served_as: Format, precision: str = "fp32") -> ModelFormat:
-    """Look up a format, and check that it can be had in `precision` on this machine.
+    """Return a format after checking that it supports `precision` and that its packages are installed.
 
     Raises:
-        AslTritonError: the format has no such precision, or its packages are not installed.
+        AslTritonError: the format does not support the precision, or its packages are not installed.
     """
     precisions = PRECISIONS[served_as]
     if precision not in precisions:
         other = next(name for name in PRECISIONS if precision in PRECISIONS[name])
         raise AslTritonError(
-            f"--format {served_as} is served in {', '.join(precisions)}, not in {precision}: that is for "
-            f"--format {other}"
+            f"--format {served_as} supports {', '.join(precisions)}, not {precision}: use --format {other} for that"
         )
     if served_as == "torchscript":
         from asl_triton_export.formats.torchscript import open_torchscript, save_torchscript
@@ -66,7 +65,7 @@ def get_format(served_as: Format, precision: str = "fp32") -> ModelFormat:
 
 
 def fastest_precision(served_as: Format = "torchscript") -> Literal["fp32", "fp16", "bf16"]:
-    """fp16 with an NVIDIA GPU, bf16 with a processor that multiplies it natively, else fp32."""
+    """Return fp16 if there is an NVIDIA GPU, bf16 if the processor multiplies it natively, else fp32."""
     if served_as == "torchscript" and torch.cuda.is_available():
         return "fp16"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"

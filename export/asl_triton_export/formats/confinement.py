@@ -1,14 +1,15 @@
-"""A process in which a stranger's code may compute, and nothing else.
+"""Runs untrusted code in a process that can compute and do little else.
 
     python -I confinement.py '{"call": "MODULE:FUNCTION", "arguments": [...], "scratch": FOLDER, "read": [...], ...}'
 
-On Linux: no file is written outside `scratch` or read outside `read` and Python's own (Landlock, since 5.13); no socket
-is opened, no program started, and no process looked into or killed (seccomp, on x86-64). Computing, writing and waiting
-are bounded everywhere. It is confined before anything large is imported, so that every thread is. The file is run by
-its path, and so imports the standard library only.
+On Linux, the process can write only below `scratch`, and read only there, below `read`, and Python's own files
+(Landlock, Linux 5.13 or later). On x86-64 it cannot open a socket, start a program, or inspect or kill a process
+(seccomp). On every system, CPU time, file sizes and running time are limited. The process confines itself before it
+imports anything large, so every later thread is confined too. This file is run by its path, so it imports only the
+standard library.
 
-It bounds what a network's own code does by PyTorch's operators, and what code does that takes PyTorch over. Kernel
-faults, and the time that computing takes (a side channel), it does not bound.
+This limits what a network can do through PyTorch's operators, and what code can do that exploits a flaw in PyTorch. It
+does not protect against kernel bugs or timing side channels.
 """
 
 import ctypes
@@ -26,7 +27,7 @@ from pathlib import Path
 
 MAX_COMPUTING_S = 1800
 MAX_WRITTEN_BYTES = 8 * 2**30
-# From <linux/landlock.h>: the rights over files that each version of the interface knows, by their number.
+# From <linux/landlock.h>: how many file access rights each version of the interface defines.
 READ_RIGHTS, FILE_RIGHTS = 1 << 0 | 1 << 2 | 1 << 3, 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14
 NUM_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
@@ -36,7 +37,7 @@ VERSION_FLAG, PATH_BENEATH = 1, 1
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, MODE_FILTER = 22, 38, 2
 AUDIT_ARCH_X86_64, X32_CALLS = 0xC000003E, 0x40000000
 LOAD, IF_EQUAL, IF_AT_LEAST, IF_SET, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-CALL, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16  # offsets in what a filter sees
+CALL, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16  # offsets in the data that a filter reads
 ENDS = {"allow": 0x7FFF0000, "refuse": 0x00050000 | 1, "missing": 0x00050000 | 38}  # EPERM, ENOSYS
 CLONE, CLONE3, CLONE_THREAD = 56, 435, 0x10000
 REFUSED_CALLS = {
@@ -51,12 +52,12 @@ REFUSED_CALLS = {
 def run_confined(
     call: str, arguments: Sequence[object], scratch: Path, read: Iterable[Path], timeout_s: float
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Call `MODULE:FUNCTION` with these arguments, which JSON can hold, in a process of its own.
+    """Call `MODULE:FUNCTION` with JSON-serializable arguments in a confined process.
 
-    What it prints is not shown. Of the environment it gets what libraries need.
+    Its output is discarded. It gets only the environment variables that libraries need.
 
     Raises:
-        subprocess.TimeoutExpired: it took longer; it is killed.
+        subprocess.TimeoutExpired: it ran for more than `timeout_s` and was killed.
     """
     order = {
         "call": call,
@@ -80,17 +81,17 @@ def run_confined(
 
 
 def can_confine() -> bool:
-    """Whether this system's kernel keeps a process from files; elsewhere it is bounded only."""
+    """Whether this system can restrict file access. Other systems only limit time and file sizes."""
     return sys.platform == "linux" and read_landlock_version() > 0
 
 
 def read_landlock_version() -> int:
-    """The version of the kernel's interface; below 1 where it has none."""
+    """Return the version of the kernel's Landlock interface, or a number below 1 if it has none."""
     return int(ctypes.CDLL(None).syscall(CREATE_RULESET, None, 0, VERSION_FLAG))
 
 
 def confine(scratch: str, read: Iterable[str]) -> None:
-    """Confine this process and its later threads, as far as the system can."""
+    """Confine this process and its future threads as far as the system supports it."""
     for which, most in ((resource.RLIMIT_CPU, MAX_COMPUTING_S), (resource.RLIMIT_FSIZE, MAX_WRITTEN_BYTES)):
         resource.setrlimit(which, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -98,7 +99,7 @@ def confine(scratch: str, read: Iterable[str]) -> None:
         return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "cannot give up new rights")
+        raise OSError(ctypes.get_errno(), "cannot disable new privileges")
     version = read_landlock_version()
     if version > 0:
         restrict_files(libc, version, scratch, read)
@@ -107,12 +108,12 @@ def confine(scratch: str, read: Iterable[str]) -> None:
 
 
 def restrict_files(libc: ctypes.CDLL, version: int, scratch: str, read: Iterable[str]) -> None:
-    """Let this process write below `scratch`, and read there and below `read`."""
+    """Restrict this process to writing below `scratch`, and to reading there and below `read`."""
     rights = (1 << NUM_RIGHTS[min(version, max(NUM_RIGHTS))]) - 1
     handled = ctypes.create_string_buffer(struct.pack("=Q", rights), 8)
     ruleset = libc.syscall(CREATE_RULESET, handled, 8, 0)
     if ruleset < 0:
-        raise OSError(ctypes.get_errno(), "cannot make a Landlock ruleset")
+        raise OSError(ctypes.get_errno(), "cannot create a Landlock ruleset")
     for place, allowed in ((scratch, rights), *((place, READ_RIGHTS & rights) for place in read)):
         try:
             file = os.open(place, os.O_PATH | os.O_CLOEXEC)
@@ -130,14 +131,14 @@ def restrict_files(libc: ctypes.CDLL, version: int, scratch: str, read: Iterable
 
 
 def refuse_calls(libc: ctypes.CDLL) -> None:
-    """Have the kernel refuse `REFUSED_CALLS` to this process, and new processes, but not new threads."""
-    # Each: what to do, with which number, and where to go on if it is so and if not; None is the next step.
+    """Make the kernel refuse `REFUSED_CALLS` and new processes, but not new threads."""
+    # Each step is an operation, its operand, and where to jump if the test is true and if it is false (None: go on).
     steps: list[tuple[int, int, str | None, str | None]] = [
         (LOAD, ARCHITECTURE, None, None),
         (IF_EQUAL, AUDIT_ARCH_X86_64, None, "refuse"),
         (LOAD, CALL, None, None),
-        (IF_AT_LEAST, X32_CALLS, "refuse", None),  # the same calls by other numbers
-        (IF_EQUAL, CLONE3, "missing", None),  # its flags are in memory; glibc then takes the older one
+        (IF_AT_LEAST, X32_CALLS, "refuse", None),  # the same calls with other numbers
+        (IF_EQUAL, CLONE3, "missing", None),  # a filter cannot read its flags; glibc falls back to clone
         *((IF_EQUAL, call, "refuse", None) for call in REFUSED_CALLS.values()),
         (IF_EQUAL, CLONE, None, "allow"),
         (LOAD, FIRST_ARGUMENT, None, None),
@@ -156,14 +157,14 @@ def refuse_calls(libc: ctypes.CDLL) -> None:
 
 
 def find_own_files(modules: Iterable[str]) -> list[str]:
-    """What Python, its packages and their libraries are read from."""
+    """Return the paths that Python, its packages and their libraries are loaded from."""
     own = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *modules]
     system = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/sys/devices", "/sys/fs/cgroup", "/proc/self"]
     return [*own, *system, "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/dev/null", "/dev/urandom"]
 
 
 def main(order_json: str) -> None:
-    """Confine this process, then call what the order says."""
+    """Confine this process, then make the call that the order describes."""
     order = json.loads(order_json)
     confine(order["scratch"], [*order["read"], *find_own_files(order["modules"])])
     sys.path[:] = order["modules"]

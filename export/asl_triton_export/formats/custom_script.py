@@ -1,9 +1,9 @@
 """Any other network, as a TorchScript file with the documented signature, which is checked before it is served.
 
-Such a file is code: PyTorch runs what its author wrote. So it is checked in a confined process, and never loaded here.
+A TorchScript file is code that PyTorch runs, so it is checked in a confined process and never loaded in this one.
 
-`forward(frames: uint8 (N, T, 224, 224, 3) RGB) -> (logits (N, C), step_logits (N, S, C), features (N, F))`, all
-float32, for every N and T, with S = max(ceil(T / 8) - 1, 1): as `torchscript.ServedI3D`.
+The signature is that of `torchscript.ServedI3D`: `forward(frames: uint8 (N, T, 224, 224, 3) RGB) -> (logits (N, C),
+step_logits (N, S, C), features (N, F))`, all float32, for every N and T, with S = max(ceil(T / 8) - 1, 1).
 """
 
 import json
@@ -34,17 +34,17 @@ from asl_triton_export.formats.script_file import BoundedNetwork, save_script
 NAMES = ("logits", "step_logits", "features")
 PRECISIONS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 FRAMES_PER_STEP = 8
-MAX_ROW_DIFFERENCE = 0.05  # between a clip alone and in a batch, as a share of the spread of its logits
+MAX_ROW_DIFFERENCE = 0.05  # between a clip by itself and in a batch, as a share of the spread of its logits
 CHECK_TIMEOUT_S = 900.0
 MAX_RESULT_BYTES = 16 * 2**20
-RESULT, SAVED = "result.json", "model.pt"  # what the confined process leaves
+RESULT, SAVED = "result.json", "model.pt"  # files that the confined process writes
 
 
 @dataclass(frozen=True)
 class CustomScript:
     """A TorchScript network with the right signature, and its logits (C,) for the golden clip.
 
-    `path` is the network as PyTorch saved it again, ready to infer; `sha256` is that of the file that it came from.
+    `path` is the network as PyTorch saved it again, ready for inference. `sha256` is that of the original file.
     """
 
     path: Path
@@ -56,14 +56,14 @@ class CustomScript:
 
 @contextmanager
 def load_script(path: Path, num_labels: int, preset: Preset) -> Iterator[CustomScript]:
-    """Check a TorchScript file in a confined process; what comes of it is there for the length of the block.
+    """Check a TorchScript file in a confined process, and yield the result. Its file is deleted after the block.
 
     Raises:
-        CheckpointError: not TorchScript, or it breaks the signature or its confinement; the message says how.
-        LabelsError: it has another number of classes than there are labels.
+        CheckpointError: it is not TorchScript, or it violates the signature or its confinement; the message says how.
+        LabelsError: its number of classes differs from the number of labels.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no TorchScript file {path}: write one with torch.jit.script(net.eval()).save")
+        raise CheckpointError(f"cannot find TorchScript file {path}: write one with torch.jit.script(net.eval()).save")
     checksum = sha256(path)
     with tempfile.TemporaryDirectory(prefix="asl-triton-check-") as name:
         scratch = Path(name).resolve()
@@ -71,7 +71,7 @@ def load_script(path: Path, num_labels: int, preset: Preset) -> Iterator[CustomS
         try:
             done = run_confined(f"{__name__}:check_and_save", arguments, scratch, [path], CHECK_TIMEOUT_S)
         except subprocess.TimeoutExpired as exc:
-            raise CheckpointError(f"{path} takes longer than {CHECK_TIMEOUT_S:g} s to answer four clips") from exc
+            raise CheckpointError(f"{path} takes more than {CHECK_TIMEOUT_S:g} s for four clips") from exc
         result = _read_result(scratch / RESULT)
         if "error" in result:
             kind = LabelsError if result.get("kind") == LabelsError.__name__ else CheckpointError
@@ -82,7 +82,7 @@ def load_script(path: Path, num_labels: int, preset: Preset) -> Iterator[CustomS
                 scratch / SAVED, checksum, int(result["num_features"]), str(result["precision"]), logits
             )
         except (LookupError, TypeError, ValueError) as exc:
-            how = f"killed by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "it ended too early"
+            how = f"killed by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else "it exited early"
             raise CheckpointError(
                 f"{path} ended the process that checked it ({how}): it does more than compute, or is too large"
             ) from exc
@@ -92,7 +92,7 @@ def load_script(path: Path, num_labels: int, preset: Preset) -> Iterator[CustomS
 
 
 def _read_result(path: Path) -> dict[str, Any]:
-    """What the process left: by a stranger's code, perhaps, and so believed in nothing but its own network."""
+    """Read the result of the confined process. Untrusted code may have written it, so the caller checks its values."""
     try:
         content = read_at_most(path, MAX_RESULT_BYTES)
         result = {} if content is None or path.is_symlink() else json.loads(content)
@@ -102,15 +102,15 @@ def _read_result(path: Path) -> dict[str, Any]:
 
 
 def check_and_save(file: str, name: str, num_labels: int, preset: str, scratch: str) -> None:
-    """`check_script`, in a confined process: leaves `RESULT` and, if all is well, `SAVED` in `scratch`."""
+    """Run `check_script` in a confined process: write `RESULT` and, if the check passes, `SAVED` into `scratch`."""
     try:
         prepared = Preset.from_json(preset)
         module, result = check_script(Path(file), name, num_labels, prepared)
         try:
             save_script(BoundedNetwork(module, prepared), Path(scratch) / SAVED)
-        except RuntimeError as exc:  # its answer has no type that TorchScript knows
+        except RuntimeError as exc:  # TorchScript cannot infer the type of its result
             raise CheckpointError(
-                f"{name} cannot be served: declare its answer as tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
+                f"{name} does not declare its return type: use tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
             ) from exc
     except (CheckpointError, LabelsError) as exc:
         result = {"error": str(exc), "kind": type(exc).__name__}
@@ -118,13 +118,13 @@ def check_and_save(file: str, name: str, num_labels: int, preset: str, scratch: 
 
 
 def check_script(file: Path, path: str, num_labels: int, preset: Preset) -> tuple[Any, dict[str, Any]]:
-    """Run a TorchScript file on the golden clip, alone and in a batch, and on a clip of another length.
+    """Run a TorchScript file on the golden clip, by itself and in a batch, and on a clip of another length.
 
-    Returns the network, and what is to be known of it; messages call the file `path`.
+    Returns the network and the content of `RESULT`. Messages call the file `path`.
 
     Raises:
-        CheckpointError: not TorchScript, or it breaks the signature; the message says how.
-        LabelsError: it has another number of classes than there are labels.
+        CheckpointError: it is not TorchScript, or it violates the signature; the message says how.
+        LabelsError: its number of classes differs from the number of labels.
     """
     module = _read(file, path)
     num_frames = choose_golden_frames(preset)
@@ -132,7 +132,7 @@ def check_script(file: Path, path: str, num_labels: int, preset: Preset) -> tupl
     logits, _, features = run_script(module, golden, path)
     if logits.shape[1] != num_labels:
         raise LabelsError(
-            f"{path} has {logits.shape[1]} classes, and there are {num_labels} labels: give the list that it was "
+            f"{path} has {logits.shape[1]} classes, but there are {num_labels} labels: use the list that it was "
             "trained with"
         )
     spread = float(logits.max() - logits.min())
@@ -140,8 +140,8 @@ def check_script(file: Path, path: str, num_labels: int, preset: Preset) -> tupl
     difference = float((together[0] - logits[0]).abs().max())
     if not difference <= MAX_ROW_DIFFERENCE * max(spread, 1.0):
         raise CheckpointError(
-            f"{path} answers the same clip differently alone and beside another (logits by {difference:.3g}): call "
-            "eval() before scripting it, and let no clip of a batch see the others"
+            f"{path} gives different logits for the same clip by itself and in a batch (by {difference:.3g}): call "
+            "eval() before scripting it, and keep the clips of a batch independent of each other"
         )
     other = preset.min_frames if preset.min_frames != num_frames else min(num_frames + 1, preset.max_frames)
     run_script(module, torch.from_numpy(render_golden(other))[None], path)
@@ -157,20 +157,20 @@ def run_script(module: Any, frames: Tensor, path: str) -> tuple[Tensor, Tensor, 
     """Run a network on clips (N, T, 224, 224, 3).
 
     Raises:
-        CheckpointError: it fails, or its outputs differ in number, shape or type from the signature.
+        CheckpointError: it fails, or the number, shapes or types of its outputs differ from the signature.
     """
     count, length = frames.shape[:2]
-    asked = f"{path}, given uint8 {list(frames.shape)},"
+    asked = f"{path}, with input uint8 {list(frames.shape)},"
     try:
         with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             answers = module(frames)
     except Exception as exc:  # whatever the network's own code raises
         lines = [line for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
         reason = re.sub(r"^[\w.]+(Error|Exception): ", "", lines[-1].strip())
-        raise CheckpointError(f"{asked} fails ({reason}): it must take clips of any number and length") from exc
+        raise CheckpointError(f"{asked} fails ({reason}): it must accept any number of clips of any length") from exc
     if not isinstance(answers, tuple) or len(answers) != 3 or not all(isinstance(a, Tensor) for a in answers):
         kind = f"{len(answers)} values" if isinstance(answers, tuple | list | dict) else f"a {type(answers).__name__}"
-        raise CheckpointError(f"{asked} answers with {kind}, not with the tuple ({', '.join(NAMES)})")
+        raise CheckpointError(f"{asked} returns {kind} instead of the tuple ({', '.join(NAMES)})")
     num_classes = answers[0].shape[-1] if answers[0].ndim else 0
     num_features = answers[2].shape[-1] if answers[2].ndim else 0
     steps = max(math.ceil(length / FRAMES_PER_STEP) - 1, 1)
@@ -178,21 +178,21 @@ def run_script(module: Any, frames: Tensor, path: str) -> tuple[Tensor, Tensor, 
     for name, answer, shape in zip(NAMES, answers, shapes, strict=True):
         if answer.dtype != torch.float32 or list(answer.shape) != shape or 0 in shape:
             raise CheckpointError(
-                f"{asked} answers {name} as {str(answer.dtype).removeprefix('torch.')} {list(answer.shape)}, not as "
-                f"float32 {shape}" + (" (one step for 8 frames, less one)" if name == "step_logits" else "")
+                f"{asked} returns {name} as {str(answer.dtype).removeprefix('torch.')} {list(answer.shape)} instead of "
+                f"float32 {shape}" + (" (one step per 8 frames, minus one)" if name == "step_logits" else "")
             )
         if not bool(torch.isfinite(answer).all()):
-            raise CheckpointError(f"{asked} answers {name} that are not finite: its weights or its arithmetic broke")
+            raise CheckpointError(f"{asked} returns {name} that are not finite: check its weights and arithmetic")
     return answers
 
 
 def _read(file: Path, path: str) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch speaks of its own file formats
+            warnings.simplefilter("ignore")  # PyTorch warns about its own file formats
             return torch.jit.load(file, map_location="cpu").eval()
-    except Exception as exc:  # what a file of any other kind makes the readers of zips and code raise
+    except Exception as exc:  # other files make the zip and code readers raise anything
         raise CheckpointError(
-            f"{path} is no TorchScript, or a broken one: write it with torch.jit.script(net.eval()).save(...). "
-            "A checkpoint of I3D is given without --torchscript"
+            f"{path} is not a TorchScript file, or is damaged: write it with torch.jit.script(net.eval()).save(...). "
+            "If it is an I3D checkpoint, leave out --torchscript"
         ) from exc

@@ -1,9 +1,10 @@
 """The format `openvino`, for CPUs: I3D as a graph of OpenVINO's operations, in `model.xml` and `model.bin`.
 
-The graph is written down, not converted: OpenVINO's convolution and pooling know TensorFlow's 'same' padding
-(`same_upper`), so one graph is exact for clips of every length, where a converted trace is exact for one parity of it.
-BatchNorm, the preset's value range and its color order (`i3d.normalize`) are folded into the convolutions, and the
-first one gets a fourth channel of zeros, all as in `torchscript`. OpenVINO does the rest when it compiles the graph.
+The graph is built operation by operation instead of converted from PyTorch. OpenVINO's convolution and pooling support
+TensorFlow's 'same' padding (`same_upper`), so one graph is exact for clips of every length; a converted trace would be
+exact only for even or only for odd lengths. As in `torchscript`, BatchNorm and the preset's value range and color order
+(`i3d.normalize`) are folded into the convolutions, and the first one gets a fourth channel of zeros. OpenVINO
+optimizes the rest when it compiles the graph.
 """
 
 import sys
@@ -24,22 +25,22 @@ from asl_triton_export.formats.torchscript import fold_batch_norm
 from asl_triton_export.i3d import I3D, MIXED, Triple
 from asl_triton_export.triton_config import ServedNetwork
 
-# Importing OpenVINO or NNCF reports to their maker over the network, unless this module of theirs cannot be imported.
+# Importing OpenVINO or NNCF sends telemetry to their maker, unless this module of theirs cannot be imported.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino  # noqa: E402
-from openvino import opset8 as ops  # noqa: E402 - of 2022, so that older servers read it too
-from openvino.opset11 import interpolate  # noqa: E402 - of 2023: the first with this signature
+from openvino import opset8 as ops  # noqa: E402 - from 2022, so that older servers can read it too
+from openvino.opset11 import interpolate  # noqa: E402 - from 2023, the first one with this signature
 
 MODEL_FILE = "model.xml"
 CLASSIFIER = "classifier"  # the prefix of its operations' names
-STEM_CHANNELS = 4  # RGB and one of zeros: the first convolution is twice as fast with it
+STEM_CHANNELS = 4  # RGB and one of zeros, which makes the first convolution twice as fast
 ANY = -1  # clips, frames
 LAST = np.iinfo(np.int64).max
 
 
 def save_openvino(net: I3D, network: ServedNetwork, folder: Path) -> None:
-    """Write `model.xml` and `model.bin` into a version folder, in float32: bf16 is chosen when it is compiled."""
+    """Write `model.xml` and `model.bin` into a version folder in float32. Compiling chooses bf16."""
     save_graph(build_served_graph(net, network), folder)
 
 
@@ -49,12 +50,12 @@ def open_openvino(folder: Path, precision: str) -> Forward:
 
 
 def compile_float32(net: I3D, network: ServedNetwork) -> Forward:
-    """The network in float32, for this machine: what a quantized one is compared with."""
+    """Compile the network in float32 for this machine, to compare a quantized one with."""
     return make_forward(compile_model(build_served_graph(net, network), "fp32"))
 
 
 def build_served_graph(net: I3D, network: ServedNetwork) -> openvino.Model:
-    """The graph, in float32, with the input that `network` has."""
+    """Build the graph in float32, with the input type of `network`."""
     return build_graph(net, network.preset, normalized_input=network.input_type == "fp32")
 
 
@@ -64,10 +65,10 @@ def save_graph(graph: openvino.Model, folder: Path) -> None:
 
 
 def compile_model(model: openvino.Model | Path, precision: str) -> openvino.CompiledModel:
-    """Compile a graph, or the file of one, for this machine's CPU: for one clip at a time, on all cores.
+    """Compile a graph, or a file with one, for this machine's CPU, to run one clip at a time on all cores.
 
-    `precision` is that of `asl-triton export`. bf16 computes in bfloat16 where the processor can; OpenVINO would do so
-    unasked, so everything else asks for float32.
+    `precision` is that of `asl-triton export`. bf16 computes in bfloat16 if the processor supports it. OpenVINO would
+    do so by default, so every other precision requests float32.
     """
     hint = "bf16" if precision == "bf16" else "f32"
     return get_core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint})
@@ -75,16 +76,17 @@ def compile_model(model: openvino.Model | Path, precision: str) -> openvino.Comp
 
 @cache
 def get_core() -> openvino.Core:
-    """The one Core of this process, which is never let go.
+    """Return the only Core of this process, which is never destroyed.
 
-    The CPU plugin gives signal handlers a stack of their own, and takes it away with the Core; of two Cores, the second
-    to go leaves the first one's. The next Ctrl-C would then end Python with a segmentation fault (OpenVINO 2026.4).
+    The CPU plugin installs a stack for signal handlers and removes it with the Core. With two Cores, destroying the
+    second one restores the stack of the first, which is gone, and the next Ctrl-C ends Python with a segmentation fault
+    (OpenVINO 2026.4).
     """
     return openvino.Core()
 
 
 def make_forward(compiled: openvino.CompiledModel) -> Forward:
-    """A compiled graph as a function from frames to logits."""
+    """Wrap a compiled graph as a function from frames to logits."""
 
     def forward(frames: Array) -> Logits:
         logits: Logits = compiled(frames)[LOGITS][0]
@@ -94,9 +96,10 @@ def make_forward(compiled: openvino.CompiledModel) -> Forward:
 
 
 def build_graph(net: I3D, preset: Preset, *, normalized_input: bool = False) -> openvino.Model:
-    """The served network: FRAMES__0 in, LOGITS__0, STEP_LOGITS__1 and FEATURES__2 out, with the shapes of the contract.
+    """Build the served network: FRAMES__0 to LOGITS__0, STEP_LOGITS__1 and FEATURES__2, with the contract's shapes.
 
-    `normalized_input` is as in `torchscript.ServedI3D`. Weights are float32; compiling decides what it computes in.
+    `normalized_input` is as in `torchscript.ServedI3D`. Weights are float32; the computing precision is chosen when the
+    graph is compiled.
     """
     frames, x = add_input(preset, normalized_input)
     x = pool(convolution(x, *add_stem(net, preset, normalized_input), stride=2), (1, 3, 3), (1, 2, 2))
@@ -117,7 +120,7 @@ def build_graph(net: I3D, preset: Preset, *, normalized_input: bool = False) -> 
 
 
 def add_input(preset: Preset, normalized_input: bool) -> tuple[openvino.Node, openvino.Node]:
-    """The input, and what the stem gets: (N, 4, T, H, W), 0 where a pixel normalizes to zero."""
+    """Build the input, and the stem's input (N, 4, T, H, W), which is 0 for a pixel that normalizes to zero."""
     size = INPUT_SIZE
     if normalized_input:
         frames = x = ops.parameter([ANY, 3, ANY, size, size], openvino.Type.f32, name=FRAMES)
@@ -132,7 +135,7 @@ def add_input(preset: Preset, normalized_input: bool) -> tuple[openvino.Node, op
 
 
 def add_stem(net: I3D, preset: Preset, normalized_input: bool) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the first convolution, for what `add_input` gives it."""
+    """Return weight and bias of the first convolution, for the output of `add_input`."""
     weight, bias = fold_batch_norm(net.Conv3d_1a_7x7)
     if not normalized_input:  # i3d.normalize, folded into the weights
         low, high = preset.value_range
@@ -143,7 +146,7 @@ def add_stem(net: I3D, preset: Preset, normalized_input: bool) -> tuple[Tensor, 
 
 
 def mixed(x: openvino.Node, block: nn.Module) -> openvino.Node:
-    """A Mixed block: four branches side by side, concatenated over channels."""
+    """Add a Mixed block: four parallel branches, concatenated over channels."""
 
     def unit(x: openvino.Node, name: str) -> openvino.Node:
         return convolution(x, *fold_batch_norm(block.get_submodule(name)))
@@ -158,23 +161,23 @@ def mixed(x: openvino.Node, block: nn.Module) -> openvino.Node:
 
 
 def convolution(x: openvino.Node, weight: Tensor, bias: Tensor, stride: int = 1) -> openvino.Node:
-    """Convolution with a bias and 'same' padding, then ReLU."""
+    """Add a convolution with a bias and 'same' padding, then ReLU."""
     none, ones = [0, 0, 0], [1, 1, 1]
     x = ops.convolution(x, constant(weight), [stride] * 3, none, none, ones, auto_pad="same_upper")
     return ops.relu(ops.add(x, constant(bias.reshape(1, -1, 1, 1, 1))))
 
 
 def pool(x: openvino.Node, kernel: Triple, stride: Triple) -> openvino.Node:
-    """Max pooling with 'same' padding: by minus infinity, which is the same as by zeros after a ReLU."""
+    """Add max pooling with 'same' padding by minus infinity, which equals padding by zeros after a ReLU."""
     none, ones = [0, 0, 0], [1, 1, 1]
     return ops.max_pool(x, list(stride), ones, none, none, list(kernel), auto_pad="same_upper").output(0)
 
 
 def head(x: openvino.Node, net: I3D, preset: Preset) -> dict[str, openvino.Node]:
-    """The outputs by name, from the last block's activations (N, F, T/8, 7, 7)."""
+    """Add the outputs, from the last block's activations (N, F, T/8, 7, 7), and return them by name."""
     positions = ops.transpose(ops.reduce_mean(x, shape(3, 4)), shape(0, 2, 1))  # (N, T/8, F)
     count = ops.gather(ops.shape_of(positions), shape(1), np.int64(0))
-    # Each step is the mean of two neighbors; a single position is its own.
+    # Each step is the mean of two neighboring positions. A single position is a step by itself.
     one, last = shape(1), ops.subtract(count, shape(1))
     before = ops.slice(positions, shape(0), ops.maximum(last, one), one, axes=one)
     behind = ops.slice(positions, ops.minimum(last, one), shape(LAST), one, axes=one)
@@ -193,7 +196,7 @@ def head(x: openvino.Node, net: I3D, preset: Preset) -> dict[str, openvino.Node]
 
 
 def interpolate_steps(steps: openvino.Node, length: int) -> openvino.Node:
-    """Step logits (N, S, C), interpolated linearly to (N, length, C): PyTorch's `F.interpolate(..., mode="linear")`."""
+    """Interpolate step logits (N, S, C) to (N, length, C), as PyTorch's `F.interpolate(..., mode="linear")` does."""
     return interpolate(
         steps,
         shape(length),
@@ -205,17 +208,17 @@ def interpolate_steps(steps: openvino.Node, length: int) -> openvino.Node:
 
 
 def add_classifier(features: openvino.Node, net: I3D, of: str) -> openvino.Node:
-    """The logits of features (..., F)."""
+    """Add the classifier, from features (..., F) to logits (..., C)."""
     state = net.logits.conv3d.state_dict()
     product = ops.matmul(features, constant(state["weight"].flatten(1)), False, True, name=f"{CLASSIFIER} of {of}")
     return ops.add(product, constant(state["bias"]))
 
 
 def constant(tensor: Tensor) -> openvino.Node:
-    """Weights, in float32."""
+    """Add weights as a float32 constant."""
     return ops.constant(tensor.detach().to(torch.float32).contiguous().numpy())
 
 
 def shape(*lengths: int) -> npt.NDArray[np.int64]:
-    """Axes or lengths, as OpenVINO's operations take them."""
+    """Return axes or lengths in the form that OpenVINO's operations take."""
     return np.array(lengths, np.int64)

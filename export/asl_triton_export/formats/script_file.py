@@ -1,4 +1,4 @@
-"""TorchScript files as they are served: within the preset's clip lengths, in bounded memory, without local paths."""
+"""Writes TorchScript files for serving: they check clip lengths, bound their memory and contain no local paths."""
 
 import io
 import warnings
@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from asl_triton.models.served import FRAMES
 from asl_triton.presets import Preset
 
-# Frames in one forward, unless a single clip has more: they fill the caches of a CPU and the memory of a GPU.
+# The most frames in one forward, unless a single clip has more, so that they fit a CPU's caches and a GPU's memory.
 CPU_FRAMES, GPU_FRAMES = 64, 512
-# Where each line of code came from: file names of the machine that scripted it.
+# Members that name the source file of each line of code, on the machine that scripted it.
 DEBUG_SUFFIX = ".debug_pkl"
 
 
 class BoundedNetwork(nn.Module):
-    """A network that refuses clips of other lengths than its preset's and computes large batches in parts.
+    """A network that rejects clips outside its preset's range of lengths and computes large batches in parts.
 
-    Whoever runs `model.pt` has both bounds: Triton's PyTorch backend, our Python backend, and any other caller. Clips
-    are independent, so the answers are those of the whole batch.
+    `model.pt` enforces both limits itself, so they hold for Triton's PyTorch backend, our Python backend and any other
+    caller. Clips are independent of each other, so computing a batch in parts does not change the results.
     """
 
     input_name: Final[str] = FRAMES
@@ -41,7 +41,7 @@ class BoundedNetwork(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         num_frames = frames.size(self.time_axis)
         if num_frames < self.min_frames or num_frames > self.max_frames:
-            # TorchScript keeps the class and the sentence; Triton's PyTorch backend ends its message with them.
+            # TorchScript keeps the class and the message; Triton's PyTorch backend ends its own message with them.
             raise ValueError(
                 f"{self.input_name} has {num_frames} frames: this model takes {self.min_frames} to {self.max_frames}"
             )
@@ -61,9 +61,9 @@ class BoundedNetwork(nn.Module):
 
 
 def save_script(network: nn.Module, path: Path) -> None:
-    """Write a network as a TorchScript file without debug information, which names files of this machine.
+    """Write a network as a TorchScript file without debug information, which would name files on this machine.
 
-    Errors still show the code that failed, as the file has it.
+    Errors still quote the code that failed, because the file contains it.
     """
     buffer = io.BytesIO()
     with warnings.catch_warnings():

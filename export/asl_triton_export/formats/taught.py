@@ -1,8 +1,7 @@
-"""Taught signs inside an exported network: it answers as `DictionaryTransport` does with the model's own glosses.
+"""Adds taught signs to an exported network, which then gives the same answers as `DictionaryTransport`.
 
-Rows of the classifier that are computed from examples ("imprinted", Qi et al. 2018) were tried first: without examples
-of the old glosses they cost more of them than they should. So the network carries the dictionary: prototypes,
-threshold and scale.
+Classifier rows computed from examples ("imprinting", Qi et al. 2018) were tried first, but without examples of the old
+glosses they cost too much accuracy on those. So the network contains the dictionary: prototypes, threshold and scale.
 """
 
 import warnings
@@ -23,10 +22,10 @@ from asl_triton_export.triton_config import ServedNetwork
 
 
 class TaughtNetwork(nn.Module):
-    """A served network and the signs of a dictionary: `forward(frames) -> (logits, step_logits, features)`.
+    """A served network plus the signs of a dictionary: `forward(frames) -> (logits, step_logits, features)`.
 
-    `logits` (N, K) and `step_logits` (N, S, K) are those of the taught glosses, then of the network's own that are not
-    among them; their sigmoid is the confidence.
+    `logits` (N, K) and `step_logits` (N, S, K) have the taught glosses first, then the network's own glosses that were
+    not taught. Their sigmoid is the confidence.
     """
 
     context_steps: Final[int] = CONTEXT_STEPS
@@ -39,11 +38,11 @@ class TaughtNetwork(nn.Module):
     scale: Final[float]
     usual_energy: Final[float]
     max_log_confidence: Final[float] = MAX_LOG_CONFIDENCE
-    prototypes: Tensor  # (K', D) of the taught signs
+    prototypes: Tensor  # (K', D), of the taught signs
     axes: Tensor  # (R, D), as in `Whitening`
     gains: Tensor  # (R,)
-    columns: Tensor  # (C,) the places of the network's own glosses
-    folding: Tensor  # (C, MAX_FOLDED) as `fold_classes` does it
+    columns: Tensor  # (C,), the indices of the network's own glosses in the logits
+    folding: Tensor  # (C, MAX_FOLDED), `fold_classes` as a matrix
 
     def __init__(self, network: nn.Module, dictionary: SignDictionary, own_labels: tuple[str, ...]) -> None:
         super().__init__()
@@ -70,13 +69,13 @@ class TaughtNetwork(nn.Module):
         self.requires_grad_(False)
 
     def embed(self, features: Tensor, step_logits: Tensor) -> Tensor:
-        """`teaching.embedding.embed_clip` of a batch: (N, F) and (N, S, C) to unit vectors (N, D)."""
+        """Embed a batch as `teaching.embedding.embed_clip` does: (N, F) and (N, S, C) to unit vectors (N, D)."""
         steps = step_logits @ self.folding if self.folds else step_logits
         num_steps = steps.size(1)
         thirds: list[Tensor] = []
         start = 0
         for third in range(self.thirds):
-            length = num_steps  # of the whole clip, if it is that short
+            length = num_steps  # of the whole clip, if it has fewer steps than thirds
             if num_steps >= self.thirds:
                 length = num_steps // self.thirds + (1 if third < num_steps % self.thirds else 0)
             thirds.append(F.normalize(steps[:, start : start + length].mean(dim=1), dim=1))
@@ -86,7 +85,7 @@ class TaughtNetwork(nn.Module):
         return F.normalize(torch.cat([F.normalize(part, dim=1) for part in parts], dim=1), dim=1)
 
     def classify(self, vectors: Tensor, step_logits: Tensor, own_logits: Tensor) -> Tensor:
-        """`DictionaryTransport`'s logits (N, K) of vectors (N, D), with step logits (N, S, C) and logits (N, C)."""
+        """Return `DictionaryTransport`'s logits (N, K) for vectors (N, D), step logits (N, S, C) and logits (N, C)."""
         whitened = self.rest * vectors + ((vectors @ self.axes.t()) * self.gains) @ self.axes
         taught = self.scale * (F.normalize(whitened, dim=1) @ self.prototypes.t() - self.threshold)
         energy = torch.logsumexp(step_logits.mean(dim=1), dim=1, keepdim=True)
@@ -112,7 +111,7 @@ class TaughtNetwork(nn.Module):
 def add_taught_signs(
     folder: Path, dictionary: SignDictionary, network: ServedNetwork, own_labels: tuple[str, ...]
 ) -> tuple[ServedNetwork, tuple[str, ...]]:
-    """Put a dictionary into `model.pt` of a version folder; returns the network that it is now, and its labels."""
+    """Add a dictionary to `model.pt` in a version folder; return the description and the labels of the new network."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is what Triton's backend loads
         served = torch.jit.load(folder / "model.pt")

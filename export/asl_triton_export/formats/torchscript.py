@@ -1,13 +1,13 @@
-"""The format `torchscript`: I3D rebuilt for speed, in `model.pt`. It computes what `i3d.I3D` computes.
+"""The format `torchscript`: I3D rebuilt for speed, in `model.pt`. It computes the same function as `i3d.I3D`.
 
-What differs from the trained network, none of which changes the answer beyond rounding:
+It differs from the trained network as follows, without changing the results beyond rounding:
 
 - BatchNorm is folded into the convolutions. The preset's value range and color order (`i3d.normalize`) are folded into
-  the first one, so that the input is uint8 RGB. That convolution's 'same' padding is the pixel that normalizes to zero.
-- The first convolution has a fourth input channel of zeros: matrix units want multiples of four.
-- The three 1x1x1 convolutions of a Mixed block that read the same input are one.
-- After a ReLU, padding by zeros equals max pooling's own padding by minus infinity, so only the input is ever padded.
-- Max pooling goes axis by axis with element-wise maxima: PyTorch's own also writes an int64 index for each element.
+  the first one, so the input is uint8 RGB. That convolution's 'same' padding is the pixel that normalizes to zero.
+- The first convolution has a fourth input channel of zeros, because matrix units work in multiples of four.
+- The three 1x1x1 convolutions of a Mixed block that read the same input are merged into one.
+- After a ReLU, padding by zeros equals max pooling's own padding by minus infinity, so only the input is padded.
+- Max pooling uses element-wise maxima, axis by axis. PyTorch's own also writes an int64 index for each element.
 - Memory is channels-last. The mean over space, the classifier and the pooling over time stay in float32.
 """
 
@@ -26,7 +26,7 @@ from asl_triton_export.formats import Forward
 from asl_triton_export.formats.script_file import BoundedNetwork, save_script
 from asl_triton_export.i3d import I3D, MIXED, Unit3D
 
-if TYPE_CHECKING:  # imports tritonclient, which `make bench-gpu` does without
+if TYPE_CHECKING:  # imports tritonclient, which `make bench-gpu` does not install
     from asl_triton_export.triton_config import ServedNetwork
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -41,7 +41,7 @@ def save_torchscript(net: I3D, network: "ServedNetwork", folder: Path) -> None:
 
 
 def open_torchscript(folder: Path, precision: str) -> Forward:
-    """Load `model.pt` of a version folder. Its weights have their precision, so `precision` is not used."""
+    """Load `model.pt` from a version folder. `precision` is unused, because the weights already have theirs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         module = torch.jit.load(folder / "model.pt")
@@ -55,7 +55,7 @@ def open_torchscript(folder: Path, precision: str) -> Forward:
 
 
 def max_of_three(x: Tensor, axis: int) -> Tensor:
-    """Max pooling of kernel 3, stride 1 and 'same' padding along one axis of non-negative (N, C, T, H, W)."""
+    """Max-pool non-negative (N, C, T, H, W) along one axis with kernel 3, stride 1 and 'same' padding."""
     length = x.size(axis)
     out = x.clone()
     if length > 1:
@@ -66,7 +66,7 @@ def max_of_three(x: Tensor, axis: int) -> Tensor:
 
 
 def halve_by_three(x: Tensor, axis: int) -> Tensor:
-    """Max pooling of kernel 3, stride 2 and 'same' padding along one axis: the padding's side depends on parity."""
+    """Max-pool along one axis with kernel 3, stride 2 and 'same' padding, whose side depends on the length's parity."""
     x = x.transpose(axis, 4)
     even, odd = x[..., 0::2], x[..., 1::2]
     pairs = odd.size(4)
@@ -83,7 +83,7 @@ def halve_by_three(x: Tensor, axis: int) -> Tensor:
 
 
 class Conv(nn.Module):
-    """Convolution of stride 1 and odd kernel with a bias, 'same' padding inside the operator, and ReLU."""
+    """Convolution with stride 1, an odd kernel, a bias and the operator's own 'same' padding, then ReLU."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Conv(nn.Module):
 
 
 class Mixed(nn.Module):
-    """A Mixed block whose three entry convolutions are one."""
+    """A Mixed block whose three entry convolutions are merged into one."""
 
     def __init__(self, entry: Conv, b1b: Conv, b2b: Conv, b3b: Conv) -> None:
         super().__init__()
@@ -115,12 +115,12 @@ class ServedI3D(nn.Module):
 
     `frames` is uint8 RGB (N, T, 224, 224, 3); with `normalized_input`, float32 (N, 3, T, 224, 224) in the preset's
     color order and range. `logits` (N, C), `step_logits` (N, S, C) with S = max(ceil(T / 8) - 1, 1), `features`
-    (N, F): the last block's activations, mean over time and space.
+    (N, F): the mean of the last block's activations over time and space.
     """
 
     stem_kernel: Final[int] = 7
     stem_channels: Final[int] = 4  # RGB and one of zeros
-    pixel_scale: Final[float] = 128.0  # pixels are divided by it: a power of two, so exact, and right for float16
+    pixel_scale: Final[float] = 128.0  # divides the pixels; a power of two is exact, and this one suits float16
     normalized_input: Final[bool]
     step_pooling: Final[str]
     interpolated_steps: Final[int]
@@ -153,7 +153,7 @@ class ServedI3D(nn.Module):
         self.requires_grad_(False)
 
     def pad_clip(self, frames: Tensor) -> Tensor:
-        """Frames as the stem takes them: channels-last (N, 4, T', H', W'), with the stem's 'same' padding."""
+        """Convert frames to the stem's input: channels-last (N, 4, T', H', W') with the stem's 'same' padding."""
         if self.normalized_input:
             x = frames.permute(0, 2, 3, 4, 1).to(self.stem.weight.dtype)  # (N, C, T, H, W) -> (N, T, H, W, C)
         else:
@@ -170,7 +170,7 @@ class ServedI3D(nn.Module):
         x = self.conv_2c(self.conv_2b(x))
         x = halve_by_three(halve_by_three(x, 3), 4)
         x = self.mixed_3(x)
-        odd = [x.size(2) % 2, x.size(3) % 2, x.size(4) % 2]  # an odd axis is padded on both sides, an even one after
+        odd = [x.size(2) % 2, x.size(3) % 2, x.size(4) % 2]  # odd axes are padded on both sides, even ones at the end
         x = F.max_pool3d(x, 3, 2, odd, 1, True)
         x = self.mixed_4(x)
         x = F.max_pool3d(x, 2, 2, 0, 1, True)
@@ -194,7 +194,7 @@ class ServedI3D(nn.Module):
 
 
 def fold_batch_norm(unit: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that equals a unit's convolution and BatchNorm, in float64."""
+    """Fold a unit's convolution and BatchNorm into one convolution; return its weight and bias in float64."""
     assert isinstance(unit, Unit3D)
     assert unit.bn.running_mean is not None and unit.bn.running_var is not None
     scale = unit.bn.weight.double() / torch.sqrt(unit.bn.running_var.double() + unit.bn.eps)
@@ -204,12 +204,12 @@ def fold_batch_norm(unit: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def fold_conv(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Conv:
-    """A served convolution with this weight and bias, channels-last."""
+    """Build a served convolution with this weight and bias, channels-last."""
     return Conv(weight.to(dtype).contiguous(memory_format=torch.channels_last_3d), bias.to(dtype))
 
 
 def fold_mixed(block: nn.Module, dtype: torch.dtype) -> Mixed:
-    """The served form of a trained Mixed block."""
+    """Build the served form of a trained Mixed block."""
     folded = {name: fold_batch_norm(block.get_submodule(name)) for name in ("b0", "b1a", "b2a", "b1b", "b2b", "b3b")}
     entry = [folded[name] for name in ("b0", "b1a", "b2a")]
     return Mixed(

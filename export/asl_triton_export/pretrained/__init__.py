@@ -1,1 +1,1 @@
-"""Published weights: where they are and how they become bundles."""
+"""Published weights: where to get them, and how to turn them into bundles."""

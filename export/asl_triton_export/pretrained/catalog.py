@@ -1,4 +1,4 @@
-"""The sign-language weights that others publish for I3D: where they are, how accurate, and on which terms."""
+"""The published I3D weights for sign languages: where to get them, how accurate they are, and their terms of use."""
 
 from dataclasses import dataclass
 
@@ -21,18 +21,18 @@ BSL1K_PAPER = (
     "Albanie, Varol et al., BSL-1K: Scaling up co-articulated sign language recognition using mouthing cues, ECCV "
     "2020, arXiv:2007.12131"
 )
-BSL1K_BYTES = 115_000_000  # the weights and the optimizer's momentum: twice 57 MB
+BSL1K_BYTES = 115_000_000  # twice 57 MB: the weights, and the optimizer's momentum
 MICROSOFT = "https://download.microsoft.com/download"
 ASL = "American Sign Language"
 C_UDA = (
-    "WLASL and its weights are under the Computational Use of Data Agreement (C-UDA 1.0, in the repository of WLASL), "
-    "for academic and computational use only; commercial use is not allowed."
+    "WLASL and its weights are under the Computational Use of Data Agreement (C-UDA 1.0, in WLASL's repository), for "
+    "academic and computational use only; commercial use is not allowed."
 )
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Published top-k accuracies on a test set, in percent of the clips."""
+    """Published top-k accuracies on a test set, in percent of its clips."""
 
     top1: float
     top5: float
@@ -41,13 +41,13 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A published checkpoint: where its files are, how it was trained, its published accuracy and its terms."""
+    """A published checkpoint: where to get it, how it was trained, its published accuracy and its terms of use."""
 
     name: str
     language: str
     num_classes: int
     preset: str
-    test_set: str  # that `accuracy` was published for
+    test_set: str  # the one that `accuracy` was published for
     good_for: str  # a few words, for a table
     checkpoint: RemoteFile
     glosses: RemoteFile
@@ -56,13 +56,13 @@ class Weights:
     terms: str
     homepage: str
     paper: str
-    member: str | None = None  # the checkpoint's file name in the zip that `checkpoint` then is
+    member: str | None = None  # the checkpoint's file name, if `checkpoint` is a zip
     gloss_format: GlossFormat = "class-list"
     sha256: str | None = None  # of weights.pt
 
     @property
     def card(self) -> ModelCard:
-        """What the bundle and the served model say of themselves."""
+        """The card of the bundle and of the served model."""
         return ModelCard(
             purpose=f"{self.num_classes:,} signs of {self.language}; {self.good_for}; published top-1 "
             f"{self.accuracy.top1:.2f} % on {self.test_set}"
@@ -93,7 +93,7 @@ def _bsl1k(experiment: str, filename: str) -> RemoteFile:
     return RemoteFile(f"{BSL1K}/data/experiments/{experiment}/model.pth.tar", filename, num_bytes=BSL1K_BYTES)
 
 
-# The recommended one first. The sums are those that independent users of the files give; we have not had the files.
+# The recommended one comes first. The checksums come from independent users of the files; we have not seen the files.
 PUBLISHED: dict[str, Weights] = {
     weights.name: weights
     for weights in (
@@ -111,7 +111,7 @@ PUBLISHED: dict[str, Weights] = {
             ),
             member="ASL_citizen_I3D_weights.pt",
             sha256="3538319620331d5ba731e0f9ac79161deeb37a895b7680d215864fc00a14477d",
-            # One member of a zip of 46 GB.
+            # One member of a 46 GB zip.
             glosses=RemoteFile(
                 f"{MICROSOFT}/b/8/8/b88c0bae-e6c1-43e1-8726-98cf5af36ca4/ASL_Citizen.zip",
                 "asl-citizen-train.csv",
@@ -183,7 +183,7 @@ PUBLISHED: dict[str, Weights] = {
             good_for="British Sign Language: continuous signing on television",
             license="none stated: ask the authors",
             terms="The authors state no license for these weights. They were trained on BSL-1K, from the BBC's "
-            "broadcasts, whose data is handed out for academic research only.",
+            "broadcasts, whose data is available for academic research only.",
             homepage="https://github.com/gulvarol/bsl1k",
             paper=BSL1K_PAPER,
         ),

@@ -1,4 +1,4 @@
-"""Downloads that resume where they broke off, and that say how to get a file by hand."""
+"""Downloads files, resumes interrupted downloads, and says how to get a file by hand."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -16,30 +16,30 @@ from asl_triton.errors import AslTritonError
 from asl_triton.files import FolderLock, ensure_folder
 from asl_triton_export.pretrained.zip_member import TIMEOUT_S, NoSuchMemberError, RangesError, receive_member
 
-ATTEMPTS = 5  # in one call, each only if the previous one brought something
-DRIVE_RETRIES = 2  # by gdown, which waits some seconds before each
+ATTEMPTS = 5  # in one call; each follows only if the previous one received something
+DRIVE_RETRIES = 2  # by gdown, which waits a few seconds before each
 
-OnBytes = Callable[[str, int, int | None], None]  # file name, bytes so far, bytes in all where the server says
+OnBytes = Callable[[str, int, int | None], None]  # file name, bytes so far, total bytes if the server says
 
 
 @dataclass(frozen=True)
 class RemoteFile:
     """A file on the web, and its name on this machine.
 
-    With `zip_member`, the file is that member of the zip at `url`, and only that member is downloaded: a path in the
-    zip, or a file name that one path ends with.
+    With `zip_member`, the file is that member of the zip at `url`, and only that member is downloaded. It is a path in
+    the zip, or the file name at the end of one.
     """
 
     url: str
     filename: str
-    num_bytes: int | None = None  # about, to show before the download
-    on_drive: bool = False  # Google Drive hands files out behind a page of its own, which gdown gets past
+    num_bytes: int | None = None  # approximate, to show before the download
+    on_drive: bool = False  # Google Drive shows a page before the file, which gdown gets past
     zip_member: str | None = None
     sha256: str | None = None  # of the file on this machine
 
     @property
     def address(self) -> str:
-        """Where it is, for people."""
+        """Where the file is, for messages."""
         return self.url if self.zip_member is None else f"{self.zip_member} in {self.url}"
 
 
@@ -48,11 +48,11 @@ def ignore(*_: object) -> None:
 
 
 def download(remote: RemoteFile, folder: Path, *, force: bool = False, on_bytes: OnBytes = ignore) -> Path:
-    """Download a file into `folder` and return its path. A file that is there already is taken as it is.
+    """Download a file into `folder` and return its path. An existing file is used as it is.
 
-    What came before a connection broke is kept in a `.part` file and not asked for again. Two versions of a file are
-    never mixed where the server says which version it sends. gdown checks that within one call only, so a file from
-    Google Drive must be of a kind that shows it, such as a zip with its checksums.
+    If the connection breaks, the bytes received so far are kept in a `.part` file, and the next download resumes there.
+    Two versions of a file are never mixed if the server says which version it sends. gdown checks this only within one
+    call, so a file from Google Drive must have checksums of its own, as a zip does.
 
     Raises:
         AslTritonError: the file cannot be downloaded or written; the message says how to get it by hand.
@@ -82,10 +82,10 @@ def download(remote: RemoteFile, folder: Path, *, force: bool = False, on_bytes:
 
 
 def download_lock(folder: Path) -> FolderLock:
-    """Keep other processes from downloading into `folder` meanwhile: a lock to use in a `with` block.
+    """Return a lock for a `with` block that keeps other processes from downloading into `folder`.
 
     Raises:
-        AslTritonError: another one already does, or the folder cannot be made.
+        AslTritonError: another process holds it, or the folder cannot be created.
     """
     return FolderLock(ensure_folder(folder, "--to") / ".lock", holder="asl-triton fetch", option="--to")
 
@@ -107,7 +107,7 @@ def _from_web(url: str, part: Path, on_bytes: Callable[[int, int | None], None])
 
 
 def _receive(client: httpx.Client, url: str, part: Path, on_bytes: Callable[[int, int | None], None]) -> None:
-    """Make one request, into `part`; `part.tag` keeps the server's name for this version of the file, for If-Range."""
+    """Make one request, and append to `part`. `part.tag` keeps the server's tag of the file's version, for If-Range."""
     tag = part.with_name(f"{part.name}.tag")
     done = _size(part) if tag.exists() else 0
     headers = {"Range": f"bytes={done}-", "If-Range": tag.read_text(encoding="latin-1")} if done else {}
@@ -115,7 +115,7 @@ def _receive(client: httpx.Client, url: str, part: Path, on_bytes: Callable[[int
         content_range = response.headers.get("content-range", "")
         if done and response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             if content_range == f"bytes */{done}":
-                return  # the last byte had come, and the program ended before it could say so
+                return  # it was complete, but the program ended before it could rename the file
             _forget(part)
             return _receive(client, url, part, on_bytes)
         response.raise_for_status()
@@ -126,7 +126,7 @@ def _receive(client: httpx.Client, url: str, part: Path, on_bytes: Callable[[int
         resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
         if resumed and not content_range.startswith(f"bytes {done}-"):
             _forget(part)
-            raise httpx.RemoteProtocolError(f"another part of the file came than asked for ({content_range})")
+            raise httpx.RemoteProtocolError(f"the server sent another part of the file ({content_range})")
         if not resumed:
             _forget(part)
             done = 0
@@ -139,11 +139,11 @@ def _receive(client: httpx.Client, url: str, part: Path, on_bytes: Callable[[int
                 done += len(block)
                 on_bytes(done, total)
         if total is not None and done < total:
-            raise httpx.RemoteProtocolError(f"the connection ended at {done:,} of {total:,} bytes")
+            raise httpx.RemoteProtocolError(f"the connection ended after {done:,} of {total:,} bytes")
 
 
 def _version(response: httpx.Response) -> str:
-    """The name of this version of the file, where it is one that If-Range takes: a strong ETag, or a date."""
+    """Return the tag of this version of the file for If-Range, a strong ETag or a date; "" if there is none."""
     etag: str = response.headers.get("etag", "")
     return etag if etag.startswith('"') else response.headers.get("last-modified", "")
 
@@ -156,7 +156,7 @@ def _total(response: httpx.Response, offset: int) -> int | None:
 
 
 def _from_drive(url: str, part: Path, on_bytes: Callable[[int, int | None], None]) -> None:
-    """Download with gdown, whose unfinished files are called `NAME????????.part`; `part` appears once it is whole."""
+    """Download with gdown, whose unfinished files are called `NAME????????.part`. `part` appears when complete."""
     received = part.with_suffix(".drive")
     unfinished = f"{received.name}????????.part"
     had = sum(_size(path) for path in part.parent.glob(unfinished))
@@ -167,7 +167,7 @@ def _from_drive(url: str, part: Path, on_bytes: Callable[[int, int | None], None
     except DownloadError:
         if not had or sum(_size(path) for path in part.parent.glob(unfinished)) > had:
             raise
-        # It cannot be resumed: the file changed, the server refuses, or two runs left one file each.
+        # It cannot be resumed: the file changed, the server refuses, or two runs each left a file.
         _forget(part)
         _gdown(url, received, on_bytes)
     received.replace(part)
@@ -188,7 +188,7 @@ def _gdown(url: str, target: Path, on_bytes: Callable[[int, int | None], None]) 
 
 @contextmanager
 def _translate_errors(remote: RemoteFile, target: Path, part: Path) -> Iterator[None]:
-    """Turn errors of httpx, of gdown and its requests, and of the disk into a sentence."""
+    """Translate errors of httpx, gdown, requests and the disk into `AslTritonError`."""
     by_hand = f"open it in a browser, save the file as {target} and run this again"
     if remote.zip_member is not None:
         by_hand = f"unpack {remote.zip_member} of that zip, save it as {target} and run this again"
@@ -196,12 +196,12 @@ def _translate_errors(remote: RemoteFile, target: Path, part: Path) -> Iterator[
         yield
     except RangesError as exc:
         raise AslTritonError(
-            f"{remote.zip_member} cannot be read out of {remote.url}: {exc}, and the zip is too large to download for "
-            f"one file. If you have it, {by_hand}"
+            f"cannot read {remote.zip_member} from {remote.url}: {exc}, and the zip is too large to download for one "
+            f"file. If you have it, {by_hand}"
         ) from exc
     except NoSuchMemberError as exc:
         raise AslTritonError(
-            f"{remote.url} has {exc}: see whether a newer asl-triton knows what it is called now, or {by_hand}"
+            f"{remote.url} has {exc}: check whether a newer asl-triton has its new name, or {by_hand}"
         ) from exc
     except _WebPageError as exc:
         raise AslTritonError(
@@ -209,8 +209,8 @@ def _translate_errors(remote: RemoteFile, target: Path, part: Path) -> Iterator[
         ) from exc
     except FileURLRetrievalError as exc:
         raise AslTritonError(
-            f"Google Drive does not hand out {remote.url} to programs now (too many people took it lately, or it is "
-            f"no longer shared): try again in a day, or {by_hand}"
+            f"Google Drive does not let programs download {remote.url} right now (its quota is used up, or it is no "
+            f"longer shared): try again tomorrow, or {by_hand}"
         ) from exc
     except (httpx.HTTPStatusError, requests.HTTPError) as exc:
         status = 0 if exc.response is None else exc.response.status_code
@@ -226,21 +226,21 @@ def _translate_errors(remote: RemoteFile, target: Path, part: Path) -> Iterator[
                 f"the disk is full: make room for {target} and run this again, which continues the download"
             ) from exc
         raise AslTritonError(f"cannot write {target}: {exc.strerror or exc}. Name another folder") from exc
-    except (KeyError, AssertionError) as exc:  # how gdown answers a page that it does not know
-        raise AslTritonError(f"gdown cannot make out what {remote.url} answered: {by_hand}") from exc
+    except (KeyError, AssertionError) as exc:  # raised by gdown for a page that it does not know
+        raise AslTritonError(f"gdown does not understand the response of {remote.url}: {by_hand}") from exc
 
 
 def _describe_break(remote: RemoteFile, part: Path) -> str:
-    """What is left of a download whose connection failed."""
+    """Describe a download whose connection failed, and how much of it was received."""
     unfinished = part.with_suffix(".drive")
     received = _size(part) + sum(map(_size, part.parent.glob(f"{unfinished.name}????????.part")))
     if not received:
         return f"cannot download {remote.url}"
-    return f"the download of {remote.url} broke off after {received / 1e6:.1f} MB, which are kept"
+    return f"the download of {remote.url} was interrupted after {received / 1e6:.1f} MB, which are kept"
 
 
 def _reason(exc: BaseException) -> str:
-    """The root cause in a few words: the exceptions around it repeat the URL."""
+    """Return the root cause in a few words, because the exceptions around it repeat the URL."""
     while (inner := exc.__cause__ or exc.__context__) is not None:
         exc = inner
     reason = getattr(exc, "strerror", None) or next(iter(str(exc).splitlines()), "") or type(exc).__name__
@@ -249,10 +249,10 @@ def _reason(exc: BaseException) -> str:
 
 def _refusal(url: str, status: int) -> str:
     if status in (404, 410):
-        return f"{url} is no longer there ({status}): see whether a newer asl-triton knows where it went"
+        return f"{url} no longer exists ({status}): check whether a newer asl-triton has its new address"
     if status in (401, 403, 407, 451):
         return f"{url} was refused ({status}): try from another network"
-    return f"{url} is not being handed out now ({status}): try again later"
+    return f"{url} is not available right now ({status}): try again later"
 
 
 def _size(path: Path) -> int:
@@ -260,7 +260,7 @@ def _size(path: Path) -> int:
 
 
 def _forget(part: Path) -> None:
-    """Remove an unfinished file, whichever way it came."""
+    """Delete an unfinished download, from the web or from Google Drive."""
     drive = part.with_suffix(".drive")
     for path in (part, part.with_name(f"{part.name}.tag"), drive, *part.parent.glob(f"{drive.name}????????.part")):
         path.unlink(missing_ok=True)

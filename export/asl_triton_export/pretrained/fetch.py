@@ -1,4 +1,4 @@
-"""Fetches published weights, and makes a bundle of them that `asl-triton export` takes.
+"""Fetches published weights and turns them into a bundle for `asl-triton export`.
 
 The bundle also has a `README.txt` that says where the weights come from and what they may be used for.
 """
@@ -21,7 +21,7 @@ from asl_triton_export.pretrained.glosses import read_glosses
 from asl_triton_export.pretrained.zip_extract import extract_member
 
 BUNDLE_FILES = ("weights.pt", LABELS, PRESET, CARD, "README.txt")
-LATER_FILES = (CARD,)  # which bundles of earlier versions lack
+LATER_FILES = (CARD,)  # missing in bundles of earlier versions
 DOWNLOADS = ".downloads"  # next to the bundles
 FETCHED_BY = ", fetched by asl-triton"  # how README.txt's first line ends: --force may replace such a folder
 
@@ -32,8 +32,8 @@ class FetchResult:
 
     folder: Path
     weights: Weights
-    is_new: bool  # False: it was there before, and nothing was done
-    archive: Path | None = None  # kept for the other weights in it
+    is_new: bool  # False if it was already there and nothing was done
+    archive: Path | None = None  # kept because it also contains other weights
 
 
 def fetch(
@@ -46,19 +46,20 @@ def fetch(
     on_bytes: OnBytes = ignore,
     on_step: Callable[[str], None] = ignore,
 ) -> FetchResult:
-    """Download published weights and leave a bundle in `folder`, by default `weights/<name>`.
+    """Download published weights and write a bundle to `folder`, by default `weights/<name>`.
 
     The folder appears complete and checked, or not at all. Downloads are kept in `.downloads` next to it: a later call
-    resumes them, and a file that somebody put there is taken as it is. An existing bundle is left alone unless `force`
-    is given, which downloads everything again. `labels` is a file of the glosses, which are then not downloaded.
+    resumes them, and uses a file that somebody put there. An existing bundle is kept unless `force` is given, which
+    downloads everything again. With `labels`, a file of glosses, the glosses are not downloaded.
 
     Raises:
-        AslTritonError: no such weights; the folder is something else; a file cannot be downloaded or written.
-        CheckpointError: a file is not what was published.
+        AslTritonError: there are no such weights; the folder contains something else; a file cannot be downloaded or
+            written.
+        CheckpointError: a file differs from the published one.
     """
     weights = catalog.get(name)
     if weights is None:
-        raise AslTritonError(f"there are no published weights called {name!r}: choose one of {', '.join(catalog)}")
+        raise AslTritonError(f"unknown weights {name!r}: choose one of {', '.join(catalog)}")
     folder = Path("weights") / name if folder is None else folder
     if folder.name in ("", "..") or folder.is_symlink():
         folder = folder.resolve()
@@ -81,7 +82,7 @@ def fetch(
             return FetchResult(folder, weights, is_new=True)
     except OSError as exc:
         raise AslTritonError(
-            f"cannot write {folder}: {exc.strerror or exc}. What was downloaded is kept in {downloads}"
+            f"cannot write {folder}: {exc.strerror or exc}. The downloaded files are kept in {downloads}"
         ) from exc
 
 
@@ -93,10 +94,10 @@ def _describe_download(weights: Weights) -> str:
 
 
 def _is_there(folder: Path, weights: Weights, force: bool) -> bool:
-    """Whether `folder` is this bundle already.
+    """Whether `folder` already contains this bundle.
 
     Raises:
-        AslTritonError: it is something else; `force` replaces it if it is another fetched bundle.
+        AslTritonError: it contains something else. `force` allows another fetched bundle, to replace it.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
@@ -106,8 +107,8 @@ def _is_there(folder: Path, weights: Weights, force: bool) -> bool:
     first_line = text.partition("\n")[0]
     if strangers or not first_line.endswith(FETCHED_BY):
         raise AslTritonError(
-            f"{folder} is there and was not fetched by asl-triton ({(strangers or ['another README.txt'])[0]}): "
-            "move it away, or name another folder with --to"
+            f"{folder} exists and was not fetched by asl-triton (it has {(strangers or ['another README.txt'])[0]}): "
+            "move it away, or choose another folder with --to"
         )
     if force:
         return False
@@ -115,12 +116,13 @@ def _is_there(folder: Path, weights: Weights, force: bool) -> bool:
     if first_line == _title(weights) and all((folder / file).is_file() for file in needed):
         return True
     raise AslTritonError(
-        f"{folder} holds {first_line[:60]!r}, or not all of it: replace it with --force, or name another with --to"
+        f"{folder} contains other or incomplete weights ({first_line[:60]!r}): replace them with --force, or choose "
+        "another folder with --to"
     )
 
 
 def _fill(bundle: Path, weights: Weights, source: Path, glosses: Path, *, is_own: bool) -> None:
-    """Write a bundle's files, and check them. `is_own`: the glosses are a list of the user's."""
+    """Write a bundle's files, and check them. `is_own` says that the user supplied the glosses."""
     path = bundle / "weights.pt"
     with _published(weights, weights.checkpoint, source, bundle):
         _check_sum(source, weights.checkpoint)
@@ -138,37 +140,37 @@ def _fill(bundle: Path, weights: Weights, source: Path, glosses: Path, *, is_own
         read_labels_for(checkpoint, bundle / LABELS)
     if weights.member is None:
         try:
-            os.link(source.resolve(), path)  # the download is removed when the bundle is in its place
+            os.link(source.resolve(), path)  # the download is deleted once the bundle is in place
         except OSError:
             shutil.copyfile(source, path)
-    origin = f"{glosses.name}, a list of your own" if is_own else weights.glosses.address
+    origin = f"{glosses.name}, your own list" if is_own else weights.glosses.address
     (bundle / "README.txt").write_text(_readme(weights, checkpoint.sha256, origin), encoding="utf-8")
 
 
 def _check_sum(path: Path, remote: RemoteFile) -> None:
     if remote.sha256 is not None and (found := sha256(path)) != remote.sha256:
-        raise CheckpointError(f"its SHA-256 is {found}, and {remote.sha256} was expected")
+        raise CheckpointError(f"its SHA-256 is {found} instead of {remote.sha256}")
 
 
 def _check(checkpoint: Checkpoint, weights: Weights) -> None:
     if checkpoint.num_classes != weights.num_classes:
-        raise CheckpointError(f"it has {checkpoint.num_classes} classes, and {weights.num_classes} were expected")
+        raise CheckpointError(f"it has {checkpoint.num_classes} classes instead of {weights.num_classes}")
     if weights.sha256 not in (None, checkpoint.sha256):
-        raise CheckpointError(f"its SHA-256 is {checkpoint.sha256}, and {weights.sha256} was expected")
+        raise CheckpointError(f"its SHA-256 is {checkpoint.sha256} instead of {weights.sha256}")
 
 
 @contextmanager
 def _published(weights: Weights, remote: RemoteFile, path: Path, bundle: Path) -> Iterator[None]:
-    """Rename a file that turns out not to be what was published, so that the next call downloads it again."""
+    """Rename a file that differs from the published one, so that the next call downloads it again."""
     try:
         yield
     except (CheckpointError, LabelsError) as exc:
         refused = path.with_name(f"{path.name}.refused")
         path.replace(refused)
-        reason = str(exc).replace(f"{bundle}{os.sep}", "")  # a folder that is gone when this is read
+        reason = str(exc).replace(f"{bundle}{os.sep}", "")  # a temporary folder, which is deleted by now
         raise CheckpointError(
-            f"{remote.address} did not give what {weights.name} was published as: {reason}. The file is now {refused}; "
-            f"run this again to download it again, and if that gives the same, the authors may have changed it: see "
+            f"{remote.address} is not {weights.name} as published: {reason}. The file was renamed to {refused}. Run "
+            f"this again to download it again; if the result is the same, the authors may have changed the file: see "
             f"{weights.homepage}"
         ) from exc
 
@@ -192,7 +194,7 @@ Glosses: {glosses}
 SHA-256 of weights.pt: {weights_sha256}
 
 License: {weights.terms}
-Read the authors' terms before you use or pass on these files: fetching them is between you and the authors.
+Read the authors' terms before you use or share these files: downloading them is between you and the authors.
 
 Next: asl-triton export THIS_FOLDER
 """

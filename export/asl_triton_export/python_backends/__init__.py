@@ -1,1 +1,1 @@
-"""The `model.py` files that are copied into model folders."""
+"""`model.py` files for Triton's Python backend, which the exporter copies into model folders."""

@@ -1,7 +1,7 @@
-"""A model on Triton's Python backend: OpenVINO, on the cores of this machine.
+"""Serves a model on Triton's Python backend with OpenVINO, on the CPU.
 
-`asl-triton export --format openvino` copies this file into the model folder; it runs inside Triton and needs nothing of
-asl-triton, nor PyTorch. NumPy carries the tensors: the Python backend of Triton's wheel does not bear NumPy's DLPack.
+`asl-triton export --format openvino` copies this file into the model folder. It runs inside Triton and needs neither
+asl-triton nor PyTorch. Tensors are NumPy arrays, because the Python backend of Triton's wheel fails on NumPy's DLPack.
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 
 import triton_python_backend_utils as pb_utils
 
-# Importing OpenVINO reports to its maker over the network, unless this module of its cannot be imported.
+# Importing OpenVINO sends telemetry to its maker, unless this module cannot be imported.
 sys.modules.setdefault("openvino_telemetry", None)
 
 
@@ -21,7 +21,7 @@ class TritonPythonModel:
         self.outputs = [output["name"] for output in config["output"]]
         path = os.path.join(args["model_repository"], args["model_version"], "model.xml")
         if not os.path.exists(path):
-            raise pb_utils.TritonModelException(f"there is no {path}: export the model again")
+            raise pb_utils.TritonModelException(f"{path} is missing: export the model again")
         try:
             import openvino
         except ModuleNotFoundError as exc:
@@ -32,7 +32,7 @@ class TritonPythonModel:
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            # Instances are processes, and each would take all cores, and the same first ones for its own.
+            # Each instance is a process that would use all cores, and pin its threads to the same first ones.
             "INFERENCE_NUM_THREADS": max(1, len(os.sched_getaffinity(0)) // instances),
             "ENABLE_CPU_PINNING": False,
         }

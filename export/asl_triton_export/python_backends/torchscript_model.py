@@ -1,7 +1,7 @@
-"""A model on Triton's Python backend: one TorchScript forward for all requests of equal length.
+"""Serves a model on Triton's Python backend, with one TorchScript forward for all requests of equal length.
 
-`asl-triton export` copies this file into the model folder; it runs inside Triton and needs nothing of asl-triton.
-Tensors travel by DLPack, which is right under every NumPy.
+`asl-triton export` copies this file into the model folder. It runs inside Triton and does not need asl-triton. Tensors
+are passed by DLPack, which works with every version of NumPy.
 """
 
 import json
@@ -20,11 +20,11 @@ class TritonPythonModel:
         gpu = args["model_instance_kind"] == "GPU"
         self.device = torch.device("cuda", int(args["model_instance_device_id"])) if gpu else torch.device("cpu")
         instances = sum(group["count"] for group in config["instance_group"])
-        if not gpu and instances > 1:  # each is a process, and their threads would push each other off the cores
+        if not gpu and instances > 1:  # each is a process, and their threads would compete for the cores
             torch.set_num_threads(max(torch.get_num_threads() // instances, 1))
         path = os.path.join(args["model_repository"], args["model_version"], "model.pt")
         if not os.path.exists(path):
-            raise pb_utils.TritonModelException(f"there is no {path}: export the model again")
+            raise pb_utils.TritonModelException(f"{path} is missing: export the model again")
         self.model = torch.jit.load(path, map_location=self.device).eval()
         preset = json.loads(config["parameters"]["asl_triton.preset"]["string_value"])
         self.lengths = preset["min_frames"], preset["max_frames"]
@@ -45,7 +45,7 @@ class TritonPythonModel:
         for indices in alike.values():
             sizes = [frames[i].shape[0] for i in indices]
             try:
-                # Optimized execution would specialize, and so compile, for each new length.
+                # Optimized execution would specialize and compile for each new length.
                 with torch.inference_mode(), torch.jit.optimized_execution(False):
                     batch = frames[indices[0]] if len(indices) == 1 else torch.cat([frames[i] for i in indices])
                     answers = [output.cpu().split(sizes) for output in self.model(batch.to(self.device))]

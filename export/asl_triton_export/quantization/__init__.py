@@ -1,1 +1,1 @@
-"""Quantization to int8, and what it costs in accuracy."""
+"""Quantizes networks to int8, and measures what that costs in accuracy."""

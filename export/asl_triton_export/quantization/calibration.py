@@ -1,4 +1,4 @@
-"""Chooses clips to quantize a network with, and others to measure what that costs."""
+"""Chooses clips to quantize a network with, and others to measure the cost."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from asl_triton.video.preprocessing import choose_frame_step, crop_frames
 from asl_triton.video.reader import Limits
 from asl_triton.video.windows import cut_windows
 
-MAX_CLIPS = 32  # to quantize with; more change the ranges of activations little
+MAX_CLIPS = 32  # to quantize with; more hardly change the ranges of the activations
 MAX_FRAMES = 64  # of each clip: a forward takes 30 MB per frame
 MAX_HELD_OUT = 64  # to measure with
 
@@ -27,9 +27,9 @@ Item = TypeVar("Item")
 class Calibration:
     """Clips of `folder`.
 
-    `clips` quantize the network, cropped as the client does: uint8 RGB (T, 224, 224, 3). `held_out` measure the cost;
-    they are `LabeledClip` where the folder has one sub-folder per gloss. `apart` says that they are other files than
-    `clips`, which a folder with a single clip does not have.
+    `clips` are used to quantize the network; they are uint8 RGB (T, 224, 224, 3), cropped as the client does.
+    `held_out` are used to measure the cost; they are `LabeledClip` if the folder has one sub-folder per gloss. `apart`
+    says whether these are different files from `clips`, which is impossible in a folder with a single clip.
     """
 
     folder: Path
@@ -39,12 +39,13 @@ class Calibration:
 
 
 def read_calibration(folder: Path, preset: Preset, labels: Sequence[str]) -> Calibration:
-    """Choose clips of a folder and its sub-folders, spread over their names, and decode those to quantize with.
+    """Choose clips from a folder and its sub-folders, evenly by name, and decode those to quantize with.
 
-    Half of the clips quantize, 32 at most; of the others up to 64 measure. Clips that cannot be read are skipped.
+    Half of the clips, up to 32, are used to quantize, and up to 64 of the others to measure the cost. Clips that cannot
+    be read are skipped.
 
     Raises:
-        VideoError: there is no such folder, no video in it, or none that can be read.
+        VideoError: there is no such folder, it has no video, or none that can be read.
     """
     found = find_labeled(folder, labels)
     chosen = sample_evenly(found, min(MAX_CLIPS, (len(found) + 1) // 2))
@@ -58,18 +59,18 @@ def read_calibration(folder: Path, preset: Preset, labels: Sequence[str]) -> Cal
             failure = exc
     if not decoded:
         raise VideoError(
-            f"not one of {len(chosen)} clips in {folder} can be read, the last of them because {failure}"
+            f"none of {len(chosen)} clips in {folder} can be read. The last error: {failure}"
         ) from failure
     return Calibration(folder, tuple(decoded), tuple(sample_evenly(others or chosen, MAX_HELD_OUT)), apart=bool(others))
 
 
 def find_labeled(folder: Path, labels: Sequence[str]) -> Sequence[Clip]:
-    """The clips of a folder, with their glosses where its sub-folders are named after some of `labels`."""
+    """Find the clips of a folder, with their glosses if its sub-folders are named after some of `labels`."""
     if not folder.is_dir():
-        raise VideoError(f"there is no folder {folder} to calibrate with: name one with clips of yours")
+        raise VideoError(f"there is no folder {folder} to calibrate with: name a folder of your clips")
     try:
         return read_dataset(folder, labels=labels).clips
-    except (VideoError, LabelsError):  # no sub-folders, or of other names
+    except (VideoError, LabelsError):  # there are no sub-folders, or they have other names
         return find_clips(folder)
 
 
@@ -88,6 +89,6 @@ def read_windows(clip: Clip, preset: Preset) -> Iterator[Image]:
 
 
 def sample_evenly(items: Sequence[Item], most: int) -> list[Item]:
-    """Up to `most` items, evenly spread."""
+    """Return up to `most` items, evenly spaced."""
     count = min(most, len(items))
     return [items[place * len(items) // count] for place in range(count)]

@@ -1,4 +1,4 @@
-"""int8 by NNCF's post-training quantization."""
+"""Quantizes networks to int8 with NNCF's post-training quantization."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,8 @@ import nncf  # isort: skip - after formats.openvino, which turns telemetry off
 def save_quantized(net: I3D, network: ServedNetwork, folder: Path, clips: Sequence[Image]) -> None:
     """Write a network's OpenVINO graph into a version folder with int8 weights and activations.
 
-    The ranges of the activations are those that `clips`, uint8 RGB (T, 224, 224, 3) each, cause. The classifier stays
-    in float32: it costs nothing, and its rounding would go straight into the logits.
+    The ranges of the activations are measured on `clips`, each uint8 RGB (T, 224, 224, 3). The classifier stays in
+    float32, because it takes almost no time, and its rounding would show directly in the logits.
     """
     graph = build_served_graph(net, network)
     with _silence():
@@ -36,7 +36,7 @@ def save_quantized(net: I3D, network: ServedNetwork, folder: Path, clips: Sequen
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep NNCF quiet: it draws progress on rich's own console, and logs to standard output."""
+    """Keep NNCF quiet: it draws progress bars on rich's global console and logs to standard output."""
     console = rich.get_console()
     loud, console.quiet = console.quiet, True
     nncf.set_log_level(logging.ERROR)

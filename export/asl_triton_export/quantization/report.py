@@ -1,4 +1,4 @@
-"""What quantization cost: the answers of the int8 network compared with the float32 one's, on held-out clips."""
+"""Measures the cost of quantization: compares the int8 network with the float32 one on held-out clips."""
 
 import statistics
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ TOP = 5
 class QuantizationCost:
     """The quantized network compared with the float32 one on `clips` clips; logits are those of whole clips.
 
-    `accuracies` are those of the float32 network and of the quantized one, where the clips have labels.
+    `accuracies` are those of the float32 and the quantized network, if the clips have labels.
     """
 
     quantized_with: int  # clips
-    frames: int  # of those
-    apart: bool  # whether what follows was measured on others
+    frames: int  # of those clips
+    apart: bool  # whether the rest was measured on other clips
     clips: int
-    same_best: int  # clips whose best gloss is the same
-    top5_in_common: float  # glosses that are among both best five, the mean over clips
+    same_best: int  # clips with the same best gloss
+    top5_in_common: float  # glosses that both top fives share, mean over clips
     max_difference: float  # logits
-    spread: float  # logits, from the least to the greatest of a clip, the mean over clips
+    spread: float  # logits, between a clip's smallest and largest, mean over clips
     accuracies: tuple[Accuracy, Accuracy] | None
 
 
@@ -57,7 +57,7 @@ def measure_cost(
         pairs.append((exact_logits, quantized_logits))
         labeled += [clip] if isinstance(clip, LabeledClip) else []
     if not pairs:
-        raise VideoError(f"not one of {len(calibration.held_out)} clips in {calibration.folder} can be read")
+        raise VideoError(f"none of {len(calibration.held_out)} clips in {calibration.folder} can be read")
     return QuantizationCost(
         quantized_with=len(calibration.clips),
         frames=sum(len(clip) for clip in calibration.clips),
@@ -72,7 +72,7 @@ def measure_cost(
 
 
 def find_best(logits: Logits) -> set[int]:
-    """The best five classes."""
+    """Return the best five classes."""
     return set(np.argsort(-logits, kind="stable")[:TOP].tolist())
 
 
@@ -82,7 +82,7 @@ def compute_accuracies(
     network: ServedNetwork,
     labels: Sequence[str],
 ) -> tuple[Accuracy, Accuracy]:
-    """The accuracy of both networks, measured as `asl-triton evaluate` does."""
+    """Compute the accuracy of both networks as `asl-triton evaluate` does."""
     classes = ClassMapping.of(labels)
     both = []
     for answers in zip(*pairs, strict=True):
@@ -92,7 +92,7 @@ def compute_accuracies(
 
 
 def score_clip(clip: LabeledClip, logits: Logits, labels: Sequence[str], network: ServedNetwork) -> ScoredClip:
-    """Where the right gloss of a clip ranks."""
+    """Rank the classes of a clip, and find the rank of the right one."""
     ranked = rank(logits, labels, network.preset, np.arange(len(labels)), len(labels))
     order = [prediction.class_id for prediction in ranked]
     return ScoredClip(

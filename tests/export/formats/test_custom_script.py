@@ -125,15 +125,15 @@ def test_script_becomes_a_whole_model_folder(files: Path, capsys: Capture) -> No
 
 
 @pytest.mark.parametrize(("net", "says"), [
-    (OneAnswer, "answers with a Tensor, not with the tuple (logits, step_logits, features)"),
-    (TwoAnswers, "answers with 2 values"),
-    (Half, "logits as float16 [1, 7], not as float32 [1, 7]"),
-    (StepsLast, "step_logits as float32 [1, 7, 3], not as float32 [1, 3, 7]"),
+    (OneAnswer, "returns a Tensor instead of the tuple (logits, step_logits, features)"),
+    (TwoAnswers, "returns 2 values"),
+    (Half, "logits as float16 [1, 7] instead of float32 [1, 7]"),
+    (StepsLast, "step_logits as float32 [1, 7, 3] instead of float32 [1, 3, 7]"),
     (Infinite, "logits that are not finite"),
-    (LongClips, "given uint8 [1, 9, 224, 224, 3], fails (I want 16 frames)"),
-    (Untyped, "declare its answer as tuple[torch.Tensor, torch.Tensor, torch.Tensor]"),
-    (SeesTheOthers, "answers the same clip differently alone and beside another"),
-    (lambda: Means(5), "5 classes, and there are 7 labels"),
+    (LongClips, "with input uint8 [1, 9, 224, 224, 3], fails (I want 16 frames)"),
+    (Untyped, "does not declare its return type: use tuple[torch.Tensor, torch.Tensor, torch.Tensor]"),
+    (SeesTheOthers, "gives different logits for the same clip by itself and in a batch"),
+    (lambda: Means(5), "5 classes, but there are 7 labels"),
 ])  # fmt: skip
 def test_script_that_breaks_the_signature_is_refused_in_a_sentence(
     files: Path, capsys: Capture, net: Callable[[], nn.Module], says: str
@@ -160,15 +160,15 @@ def test_network_traced_at_one_length_is_refused(files: Path, capsys: Capture) -
     traced.save(files / "net.pt")
     done = asl_triton(capsys, "export", "--torchscript", "net.pt", "--labels", "labels.txt", "--preset", "wlasl")
     assert done.code == 1
-    assert "step_logits as float32 [1, 3, 7], not as float32 [1, 1, 7]" in done.told
+    assert "step_logits as float32 [1, 3, 7] instead of float32 [1, 1, 7]" in done.told
 
 
 @pytest.mark.parametrize(("arguments", "says", "code"), [
     (["--torchscript", "means.pt"], "give --labels", 1),
     (["--torchscript", "means.pt", "--labels", "labels.txt"], "and --preset", 1),
-    (["--torchscript", "labels.txt", "--labels", "labels.txt", "--preset", "wlasl"], "is no TorchScript", 1),
-    (["--torchscript", "weights.pt", "--labels", "labels.txt", "--preset", "wlasl"], "is no TorchScript", 1),
-    (["--torchscript", "nowhere.pt", "--labels", "labels.txt", "--preset", "wlasl"], "there is no TorchScript", 1),
+    (["--torchscript", "labels.txt", "--labels", "labels.txt", "--preset", "wlasl"], "is not a TorchScript file", 1),
+    (["--torchscript", "weights.pt", "--labels", "labels.txt", "--preset", "wlasl"], "is not a TorchScript file", 1),
+    (["--torchscript", "nowhere.pt", "--labels", "labels.txt", "--preset", "wlasl"], "cannot find TorchScript file", 1),
     (["--torchscript", "means.pt", "--precision", "fp16"], "--precision is only for checkpoints", 1),
     (["weights.pt", "--torchscript", "means.pt"], "not both", 2),
     ([], "Missing argument", 2),

@@ -148,10 +148,10 @@ def test_tritons_openvino_backend_can_load_it(checkpoint: Checkpoint, tmp_path: 
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    ({"served_as": "openvino", "precision": "fp16"}, "served in fp32, bf16, int8, not in fp16"),
-    ({"served_as": "torchscript", "precision": "int8"}, "served in fp32, fp16, bf16, not in int8.*--format openvino"),
+    ({"served_as": "openvino", "precision": "fp16"}, "supports fp32, bf16, int8, not fp16"),
+    ({"served_as": "torchscript", "precision": "int8"}, "supports fp32, fp16, bf16, not int8.*--format openvino"),
     ({"served_as": "openvino", "precision": "int8"}, "--calibrate"),
-    ({"served_as": "openvino", "precision": "bf16", "calibrate": Path("clips")}, "bf16 needs no clips"),
+    ({"served_as": "openvino", "precision": "bf16", "calibrate": Path("clips")}, "bf16 does not need clips"),
     ({"served_as": "openvino", "precision": "int8", "calibrate": Path("nowhere")}, "there is no folder nowhere"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_a_sentence(

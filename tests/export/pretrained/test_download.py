@@ -57,7 +57,7 @@ def test_broken_download_is_kept_and_goes_on_in_the_next_call(
     remote: RemoteFile, server: FileServer, tmp_path: Path
 ) -> None:
     server.files["/model.bin"].cuts = [HALF, 0, 0]
-    with pytest.raises(AslTritonError, match=r"broke off after .* MB, which are kept .* run this again") as raised:
+    with pytest.raises(AslTritonError, match=r"was interrupted after .* MB, which are kept .* run this again") as raised:
         download(remote, tmp_path)
     assert remote.url in str(raised.value)
     assert str(tmp_path / "model.bin") in str(raised.value)
@@ -101,7 +101,7 @@ def test_server_without_ranges_is_asked_for_all_of_it_again(
     server.files["/model.bin"] = Served(CONTENT, takes_ranges=False, cuts=[HALF])
     if not remote.on_drive:
         server.files["/model.bin"].cuts = [HALF, 10]
-    with pytest.raises(AslTritonError, match="broke off"):
+    with pytest.raises(AslTritonError, match="was interrupted"):
         download(remote, tmp_path)
     assert download(remote, tmp_path).read_bytes() == CONTENT
 
@@ -158,7 +158,7 @@ def test_web_page_instead_of_the_file_is_refused(
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(404, "no longer there"), (403, "was refused"), (429, "try again later"), (503, "try again later")],
+    [(404, "no longer exists"), (403, "was refused"), (429, "try again later"), (503, "try again later")],
 )
 def test_refusal_is_a_sentence_that_says_what_to_do(
     remote: RemoteFile, server: FileServer, tmp_path: Path, status: int, words: str
@@ -188,7 +188,7 @@ def test_quota_of_google_drive_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tm
 
     monkeypatch.setattr(module, "_gdown", refuse)
     remote = RemoteFile("https://drive.google.com/uc?id=x", "archive.zip", on_drive=True)
-    with pytest.raises(AslTritonError, match=r"does not hand out .*uc\?id=x") as raised:
+    with pytest.raises(AslTritonError, match=r"does not let programs download .*uc\?id=x") as raised:
         download(remote, tmp_path)
     assert f"save the file as {tmp_path / 'archive.zip'}" in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -61,7 +61,7 @@ def test_a_damaged_clip_is_passed_over_and_nothing_but_damage_is_a_sentence(tmp_
     assert len(read_calibration(tmp_path, PRESET, LABELS).clips) == 1
     for name in ("a.mp4", "c.mp4"):
         (tmp_path / name).write_bytes(b"no video")
-    with pytest.raises(VideoError, match=r"not one of 2 clips in .* can be read"):
+    with pytest.raises(VideoError, match=r"none of 2 clips in .* can be read"):
         read_calibration(tmp_path, PRESET, LABELS)
 
 
