@@ -160,9 +160,9 @@ def test_our_certificate_and_key_are_answered(
 
 
 @pytest.mark.parametrize(("own", "says"), [
-    (None, "closed the connection .*: it wants a certificate of ours .--tls-cert"),
-    ("late", "our certificate .*late.pem .--tls-cert. has expired"),
-    ("foreign", "it trusts no authority that signed our certificate .*foreign.pem"),
+    (None, "closed the connection .*: it requires a client certificate .--tls-cert"),
+    ("late", "the client certificate .*late.pem .--tls-cert. has expired"),
+    ("foreign", "it does not trust the authority that signed the client certificate .*foreign.pem"),
 ], ids=["none", "expired", "of another authority"])  # fmt: skip
 def test_certificate_that_does_not_fit_is_refused(
     triton: ProductionTriton, certificates: Certificates, own: str | None, says: str
@@ -172,8 +172,8 @@ def test_certificate_that_does_not_fit_is_refused(
 
 
 @pytest.mark.parametrize(("security", "says"), [
-    (Security(), "closed the connection .*: it speaks TLS: give its authority"),
-    (Security(tls=True), "no authority that we trust has signed its certificate"),
+    (Security(), "closed the connection .*: it uses TLS: give its authority"),
+    (Security(tls=True), "its certificate is not signed by a trusted authority"),
 ], ids=["no TLS", "nobody trusted"])  # fmt: skip
 def test_caller_without_our_authority_is_told_so(triton: ProductionTriton, security: Security, says: str) -> None:
     with pytest.raises(ServerError, match=says):
@@ -181,7 +181,7 @@ def test_caller_without_our_authority_is_told_so(triton: ProductionTriton, secur
 
 
 @pytest.mark.parametrize(("key", "says"), [
-    (None, "refused the call: it wants an API key .--api-key"), ("wrong", "refused the call: give the right --api-key"),
+    (None, "refused the call: it requires an API key .--api-key"), ("wrong", "refused .*: the --api-key is wrong"),
 ])  # fmt: skip
 def test_contract_is_not_read_without_the_key(
     triton: ProductionTriton, certificates: Certificates, key: str | None, says: str
@@ -227,7 +227,7 @@ def test_command_line_reads_key_and_server_from_the_environment(
 ) -> None:
     monkeypatch.setenv("ASL_TRITON_SERVER", keyed.address)
     refused = asl_triton(capsys, "models")
-    assert refused.code == 1 and "it wants an API key (--api-key)" in refused.told
+    assert refused.code == 1 and "it requires an API key (--api-key)" in refused.told
     monkeypatch.setenv("ASL_TRITON_API_KEY", API_KEY)
     assert asl_triton(capsys, "models", "--json").out.count('"name": ') >= 2
 

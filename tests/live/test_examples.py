@@ -108,9 +108,7 @@ def test_example_ends_with_tritons_sentence(demo_triton: LocalTriton, tmp_path: 
     (tmp_path / "letter.mp4").write_text("Dear Sir or Madam")
     done = example(demo_triton, tmp_path / "letter.mp4")
     assert (done.returncode, done.stdout) == (1, "")
-    says = (
-        "VIDEO cannot be read as a video: it is something else, or its beginning is damaged. Containers that are read: "
-    )
+    says = "VIDEO cannot be read as a video: it is something else, or its beginning is damaged. Supported containers: "
     assert done.stderr.startswith(f"{says}mp4, mov, avi, mkv, webm")
 
 

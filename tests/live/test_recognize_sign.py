@@ -163,7 +163,7 @@ def test_requests_at_once_join_in_the_models_batches(preset_triton: LocalTriton,
 def bad_inputs(folder: Path) -> dict[str, tuple[bytes, str]]:
     """Videos that are refused, and what is said of each."""
     plain = clip(folder / "plain.mp4", 30)
-    other = "VIDEO cannot be read as a video: it is something else, or its beginning is damaged. Containers"
+    other = "VIDEO cannot be read as a video: it is something else, or its beginning is damaged. Supported"
     return {
         "zero bytes": (b"", "VIDEO is empty (0 bytes)"),
         "100 random bytes": (
@@ -172,7 +172,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[bytes, str]]:
         ),
         "a JPEG": (
             still(folder / "still.jpg").read_bytes(),
-            "it is something else, or its beginning is damaged. Containers that are read: mp4, mov",
+            "it is something else, or its beginning is damaged. Supported containers: mp4, mov",
         ),
         "a PDF": (PDF, other),
         "a cut mp4": (cut(folder / "cut.mp4", plain).read_bytes(), "the file is cut off"),

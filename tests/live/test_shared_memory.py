@@ -165,7 +165,7 @@ def test_region_of_a_request_that_is_too_late_is_given_up(small_triton: LocalTri
             wanted = await answer(transport, frames_of(1))
             first = set(status()) - set(before)
             transport.transport.timeout_s = 0.05
-            with pytest.raises(ServerError, match=r"gave no answer within 0.05 s"):
+            with pytest.raises(ServerError, match=r"did not answer within 0.05 s"):
                 await answer(transport, frames_of(2, 100))
             transport.transport.timeout_s = 60.0
             late = set(status()) - set(before) - first
@@ -247,7 +247,7 @@ def test_server_that_allows_none_is_asked_in_messages(
     request.getfixturevalue("without_key")
     with Recognizer(small_triton.address) as recognizer:
         assert recognizer.recognize(clip).predictions == sharing.predictions
-    assert "takes no requests through shared memory (This protocol is restricted" in caplog.text
+    assert "does not accept requests through shared memory (This protocol is restricted" in caplog.text
 
 
 def test_server_that_allows_none_is_a_sentence_where_it_must(
@@ -260,7 +260,7 @@ def test_server_that_allows_none_is_a_sentence_where_it_must(
         output = [] if command[0] == "watch" else ["--output", tmp_path / "out"]
         done = asl_triton(capsys, *command, *output, "--server", small_triton.address, "--transport", "shm")
         assert done.code == 1, done.told
-        assert "takes no requests through shared memory" in done.told
+        assert "does not accept requests through shared memory" in done.told
         assert "leave out --transport shm" in done.told
     assert not (tmp_path / "out").exists()
 

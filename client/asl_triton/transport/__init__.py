@@ -1,1 +1,1 @@
-"""Requests to Triton: gRPC, shared memory, retries, TLS, and what its errors mean."""
+"""Sends requests to Triton: gRPC, shared memory, retries, TLS, and translation of its errors."""

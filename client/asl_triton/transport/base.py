@@ -1,4 +1,4 @@
-"""Asking a server: the `Transport` that all others use, and what a server says about a model."""
+"""The `Transport` interface to a server, and the data types for what a server says about a model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a served model: Triton's datatype ("UINT8", "FP32") and shape, -1 where any goes."""
+    """One input or output of a served model: Triton's datatype ("UINT8", "FP32") and shape, with -1 for any length."""
 
     datatype: str
     shape: tuple[int, ...]
@@ -20,7 +20,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What a server says of one model; `labeled` names the outputs that have labels."""
+    """What a server says about one model. `labeled` has the names of the outputs with labels."""
 
     name: str
     version: str
@@ -33,7 +33,7 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class Statistics:
-    """A model's counters since the server started; times in seconds, summed over requests."""
+    """A model's counters since the server started. Times are in seconds, summed over all requests."""
 
     requests: int
     failures: int
@@ -44,7 +44,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class SharedArray:
-    """An input that the server reads from shared memory: where it lies in a region that was registered there."""
+    """An input that the server reads from shared memory, and its place in a region registered with the server."""
 
     region: str
     offset: int
@@ -54,24 +54,24 @@ class SharedArray:
 
 
 class Transport(Protocol):
-    """What the rest of the client needs from a server. Every call has a deadline and raises `ServerError` when there
-    is no answer, `ContractError` when the model or a tensor is missing, `VideoError` when a model that takes whole
-    videos cannot read one."""
+    """What the rest of the client needs from a server. Every call has a deadline. It raises `ServerError` if there is
+    no answer, `ContractError` if the model or a tensor is missing, and `VideoError` if a model that takes whole videos
+    cannot read one."""
 
     address: str
 
     @property
     def connection_epoch(self) -> int:
-        """Grows whenever a different server may answer than before, once `watch` was called."""
+        """A counter that grows whenever another server may be answering than before. It starts with `watch`."""
 
     async def server_version(self) -> str:
-        """The server's version, once it is ready for inference."""
+        """Return the server's version. Raises `ServerError` if the server is not ready for inference."""
 
     async def model_names(self) -> list[str]:
-        """The names of the models that are ready, sorted."""
+        """Return the names of the models that are ready, sorted."""
 
     async def describe(self, model: str) -> ModelDescription:
-        """What the server says about a model."""
+        """Return what the server says about a model."""
 
     async def infer(
         self,
@@ -81,26 +81,26 @@ class Transport(Protocol):
         priority: int = 0,
         parameters: Mapping[str, str] | None = None,
     ) -> dict[str, Array]:
-        """Ask a model for some of its outputs. Priority 0 is the model's default; `parameters` are the request's."""
+        """Run a model and return some of its outputs. Priority 0 is its default; `parameters` go into the request."""
 
     async def classify(self, model: str, inputs: Mapping[str, Array], output: str, count: int) -> list[tuple[int, str]]:
-        """The `count` best of a labeled output, best first: (class, label)."""
+        """Return the `count` best classes of a labeled output, best first: (class, label)."""
 
     async def statistics(self, model: str) -> Statistics:
-        """A model's counters."""
+        """Return a model's counters."""
 
     async def watch(self) -> None:
-        """Begin to count `connection_epoch`."""
+        """Start counting `connection_epoch`."""
 
     async def find_unreachable(self) -> tuple[str, ...]:
-        """The listed servers that do not answer; none where only one was named."""
+        """Return the listed servers that do not answer, or none if only one was named."""
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
 
 
 class TransportDecorator:
-    """Does everything as `transport` does. For transports that change a part of it."""
+    """Forwards every call to `transport`. The base class of transports that change some of the calls."""
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport

@@ -1,4 +1,4 @@
-"""Where the servers are: `host:port`, several of them separated by commas, or one name that resolves to all of them."""
+"""Server addresses: one `host:port`, several separated by commas, or one name that resolves to several servers."""
 
 import logging
 import re
@@ -10,7 +10,7 @@ from asl_triton.errors import ServerError
 DEFAULT_SERVER = "localhost:8001"
 ONE = re.compile(r"(?!https?:)[^\s,]+:\d+|unix:[^\s,]+")
 ONE_OF_SEVERAL = re.compile(r"(\[[\da-fA-F:.]+\]|[^\s,:/\[\]]+):(\d+)")
-LITERAL = re.compile(r"[\d.]+|localhost")  # one address only
+LITERAL = re.compile(r"[\d.]+|localhost")  # always a single address
 THIS_MACHINE = re.compile(r"(localhost|127\.[\d.]+|\[::1\]):\d+|unix:.+")
 
 log = logging.getLogger(__name__)
@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Endpoints:
-    """The servers that `text` names, in one of three ways. gRPC asks several in turn and skips those that are away.
+    """The servers that `text` names, in one of three forms. gRPC sends to several in turn and skips unreachable ones.
 
-    - `host:port`: every address of the host, as of a headless Service or of Compose's replicas. gRPC resolves it again
-      when a connection ends. `dns://server/host:port` asks that name server.
-    - `host:port,host:port`: each of these. Their names are resolved once, when connecting.
+    - `host:port`: all addresses of the host, for example those of a headless Service or of Compose's replicas. gRPC
+      resolves the name again when a connection ends. `dns://server/host:port` uses that name server.
+    - `host:port,host:port`: each of these servers. Their names are resolved once, when connecting.
     - `unix:PATH`: a socket.
 
     Raises:
@@ -40,18 +40,18 @@ class Endpoints:
         for part in parts if len(parts) > 1 else ():
             if not ONE_OF_SEVERAL.fullmatch(part):
                 raise ServerError(
-                    f"{part!r} is not a server address: separate several by commas without spaces, each as host:port, "
-                    f"such as gpu1:8001,gpu2:8001 (--server)"
+                    f"{part!r} is not a server address: write several as host:port, separated by commas without "
+                    f"spaces, such as gpu1:8001,gpu2:8001 (--server)"
                 )
 
     @property
     def are_listed(self) -> bool:
-        """Whether several are named one by one."""
+        """Whether several servers are listed."""
         return "," in self.text
 
     @property
     def may_be_several(self) -> bool:
-        """Whether another server may answer what one refuses: a name may resolve to many."""
+        """Whether another server may answer a request that one refuses, since a name may resolve to several."""
         if self.are_listed or self.text.startswith("dns:"):
             return True
         named = ONE_OF_SEVERAL.fullmatch(self.text)
@@ -59,19 +59,19 @@ class Endpoints:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The hosts of a list, each once."""
+        """The hosts of a list, without duplicates."""
         return tuple(dict.fromkeys(host for host, _ in self._listed()))
 
     @property
     def are_on_this_machine(self) -> bool:
-        """Whether their address is this machine's. What listens there may still be a tunnel or a container."""
+        """Whether all addresses are this machine's. A tunnel or a container may still be listening there."""
         return all(THIS_MACHINE.fullmatch(part) for part in self.text.split(","))
 
     def target(self) -> str:
-        """What gRPC connects to. Resolves the names of a list, which may take seconds.
+        """Return the target for gRPC. Resolves the names of a list, which may take seconds.
 
         Raises:
-            ServerError: no name can be resolved, or they mix IPv4 with IPv6.
+            ServerError: no name can be resolved, or the addresses mix IPv4 and IPv6.
         """
         if not self.are_listed:
             return self.text
@@ -99,7 +99,7 @@ class Endpoints:
 
 
 def resolve(host: str, port: int) -> tuple[str, list[str]] | None:
-    """The family and addresses of a host, as gRPC writes them: IPv4 if it has one; None if it cannot be resolved."""
+    """Resolve a host to a family and addresses in gRPC's notation, IPv4 if it has any. Returns None on failure."""
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     except OSError:

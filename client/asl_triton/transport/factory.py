@@ -1,4 +1,4 @@
-"""Which way requests take to a server, chosen once."""
+"""Chooses how requests are sent to a server."""
 
 from asl_triton.errors import ServerError
 from asl_triton.transport.endpoints import DEFAULT_SERVER
@@ -16,15 +16,15 @@ def make_transport(
     resend: bool = True,
     shared_memory: Sharing = "auto",
 ) -> GrpcTransport | SharedMemoryTransport:
-    """A transport to one Triton or several, with the arguments of `GrpcTransport`.
+    """Create a transport to one or several Tritons, with the arguments of `GrpcTransport`.
 
-    `shared_memory` says how large inputs reach a server on this machine: "shm", through memory that both share; "grpc",
-    in the message, as they reach all others; "auto", through memory where the server allows it. Answers, errors and
-    retries are the same.
+    `shared_memory` says how large inputs are sent to a server on this machine: "shm" uses shared memory, "grpc" puts
+    them into the message, as for all other servers, and "auto" uses shared memory if the server allows it. Answers,
+    errors and retries are the same.
 
     Raises:
-        ServerError: the address is invalid, or cannot be asked through shared memory with "shm". AslTritonError: the
-            servers have several names and TLS needs one.
+        ServerError: the address is invalid, or does not support shared memory with "shm". AslTritonError: the servers
+            have several names and TLS needs one.
     """
     transport = GrpcTransport(address, security=security, timeout_s=timeout_s, in_flight=in_flight, resend=resend)
     if shared_memory == "grpc":

@@ -12,9 +12,9 @@ from asl_triton.transport.base import Array, ModelDescription, Statistics
 
 @dataclass
 class FakeTransport:
-    """Serves `models`, by name, without a server.
+    """Serves `models` by name without a server.
 
-    `answer(model, inputs)` returns all outputs; an exception it raises reaches the caller. `calls` records the model
+    `answer(model, inputs)` returns all outputs. Exceptions that it raises reach the caller. `calls` records the model
     and the input shapes of each request.
     """
 
@@ -60,7 +60,7 @@ class FakeTransport:
         return ()
 
     async def watch(self) -> None:
-        """Does nothing: a test sets `connection_epoch`."""
+        """Do nothing. Tests set `connection_epoch` themselves."""
 
     async def close(self) -> None:
-        """Does nothing."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""When a request is sent again."""
+"""Decides when to send a request again."""
 
 import asyncio
 import random
@@ -10,27 +10,27 @@ from asl_triton.transport.error_mapping import is_rejected, is_retryable, is_sto
 T = TypeVar("T")
 
 TRIES = 4
-# Of two servers, one that is stopping refuses every second try until it has answered what it had.
+# If one of two servers is stopping, it refuses every second try until it has answered its remaining requests.
 TRIES_OF_SEVERAL = 24
 MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 2.0
 MOST_TOKENS, TOKENS_PER_ANSWER = 100.0, 0.1
 
 
 class RetryPolicy:
-    """Sends a request again when the server was away or stopping, or its queue full: four tries in all.
+    """Sends a request again if the server was down or stopping, or its queue was full, up to four tries in total.
 
-    The pauses are random and grow. All requests together are throttled as in gRPC (proposal A6): of 100 tokens a lost
-    try costs one, an answer returns a tenth, and with half of them gone nothing is sent again, so that a server in
-    trouble is not asked four times as often. With `several` servers, one that is stopping costs nothing: the next try
-    soon meets another.
+    The pauses are random and grow. All requests together are throttled as in gRPC (proposal A6): there are 100 tokens,
+    a failed try costs one, and an answer returns a tenth. When half of them are gone, nothing is sent again, so that a
+    server in trouble does not get four times the load. With `several` servers, one that is stopping costs no tokens,
+    because the next try soon reaches another one.
 
-    gRPC's own `retryPolicy`, with `grpc.per_rpc_retry_buffer_size` raised, does resend a 10 MB request, but it knows
-    only the status and stops at five tries: it sent a refused API key four times, gave up half of the requests beside
-    a server whose model was unloaded (NOT_FOUND), and a fifth beside one that was stopping. It also hides its tries,
-    which shared memory and `connection_epoch` must know about.
+    gRPC's own `retryPolicy`, with `grpc.per_rpc_retry_buffer_size` raised, can resend a 10 MB request, but it sees only
+    the status and stops after five tries. It sent a wrong API key four times. With two servers, it gave up on half of
+    the requests while one had unloaded its model (NOT_FOUND), and on a fifth while one was stopping. It also hides its
+    tries, which shared memory and `connection_epoch` depend on.
 
-    `resent` counts what was sent again; `abandoned` the tries that a server may still be reading, since it neither
-    answered nor refused them.
+    `resent` counts the requests that were sent again. `abandoned` counts the tries that a server may still be reading,
+    because it neither answered nor rejected them.
     """
 
     def __init__(self, several: bool = False) -> None:
@@ -40,7 +40,7 @@ class RetryPolicy:
         self._tokens = MOST_TOKENS
 
     async def run(self, send: Callable[[], Awaitable[T]], *, again: bool = True) -> T:
-        """Return what `send` answers at its first or, with `again`, a later try.
+        """Return the result of `send`, from its first try or, with `again`, from a later one.
 
         Raises:
             InferenceServerException: the last try failed.

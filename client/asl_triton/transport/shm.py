@@ -1,6 +1,6 @@
-"""Large inputs through memory that a Triton on this machine shares: registered with it once, lent to one request each.
+"""Sends large inputs through memory shared with a Triton on this machine. Regions are registered once and reused.
 
-Triton's extension for that: docs/protocol/extension_shared_memory.md of triton-inference-server/server.
+Triton's extension: docs/protocol/extension_shared_memory.md of triton-inference-server/server.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from asl_triton.transport.triton_grpc import GrpcTransport
 
 Sharing = Literal["auto", "grpc", "shm"]
 
-LEAST_BYTES = 64 * 1024  # of an array; a smaller one is as fast in the message
-MOST_LOSSES = 3  # of one request: a server that was restarted loses its region once
-MAX_REFUSALS = 3  # by a server that answers requests: before that, it may have been starting
+LEAST_BYTES = 64 * 1024  # of an array; smaller ones are as fast in the message
+MOST_LOSSES = 3  # per request; a restarted server loses a request's region once
+MAX_REFUSALS = 3  # by a server that answers requests; one that does not may still be starting
 REGISTER_TIMEOUT_S = 5.0
-CLOSE_TIMEOUT_S = 2.0  # for giving all regions back
-REPLACE_TIMEOUT_S = 0.5  # for giving one back before a larger one is made: there may be room for no more
+CLOSE_TIMEOUT_S = 2.0  # to unregister all regions
+REPLACE_TIMEOUT_S = 0.5  # to unregister one before creating a larger one, as there may not be room for both
 UNREGISTER_TIMEOUT_S = 120.0  # longer than a request waits in the queue
-# The first version in which unregistering waits for the requests that read the region (its pull requests 7567, 7743).
+# The first version in which unregistering waits for requests that read the region (its pull requests 7567 and 7743).
 OLDEST = (2, 51)
 INSTEAD = "or leave out --transport shm"
 
@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 class SharedMemoryTransport(TransportDecorator):
     """Sends large inputs through shared memory, and everything else as `transport` does.
 
-    An input that cannot go this way goes in the message, unless shared memory is `required`. A region whose request was
-    abandoned is unregistered rather than used again, since the server may still read it. The first request unregisters
-    what clients that were killed have left.
+    Without shared memory, inputs are sent in the message, unless shared memory is `required`. A region whose request
+    was abandoned is unregistered instead of reused, since the server may still be reading it. The first request
+    unregisters the regions of killed clients.
     """
 
     transport: GrpcTransport
@@ -51,17 +51,17 @@ class SharedMemoryTransport(TransportDecorator):
     def __init__(self, transport: GrpcTransport, *, required: bool = False) -> None:
         super().__init__(transport)
         self._required = required
-        self._slots = asyncio.Semaphore(transport.in_flight)  # so that there are no more regions than requests
+        self._slots = asyncio.Semaphore(transport.in_flight)  # limits the number of regions to that of requests
         self._free: list[Region] = []
         self._registering = asyncio.Lock()
         self._is_checked = self._is_open = False
         self._is_disabled = False
-        self._last_refusal = ""  # of a region, for a reason that may pass
+        self._last_refusal = ""  # why a region was refused, if the reason may be temporary
         self._refusals = 0
         self._unregistering: dict[str, asyncio.Task[None]] = {}
 
     async def describe(self, model: str) -> ModelDescription:
-        """What the server says about a model. Where regions are required, a server that takes none is an error here."""
+        """Return what the server says about a model. Raises `ServerError` if it refuses regions that are required."""
         description = await self.transport.describe(model)
         if self._required and not self._free and (region := await self._acquire(1)):
             self._free.append(region)
@@ -94,13 +94,13 @@ class SharedMemoryTransport(TransportDecorator):
                 finally:
                     self._release(region, is_lost=is_lost, may_be_read=self.transport.retries.abandoned != abandoned)
             else:
-                self._disable("it forgets them")
+                self._disable("it keeps losing the regions")
             answer = await self.transport.infer(model, inputs, outputs, priority, parameters)
             self._count_answer_without_region()
             return answer
 
     async def close(self) -> None:
-        """Give all regions back, for up to `CLOSE_TIMEOUT_S`: the server may be gone. Then close the connection."""
+        """Unregister all regions, for up to `CLOSE_TIMEOUT_S` in case the server is gone, and close the connection."""
         for region in self._free:
             region.close()
         names = {region.name for region in self._free} | set(self._unregistering)
@@ -118,14 +118,14 @@ class SharedMemoryTransport(TransportDecorator):
         await self.transport.close()
 
     async def _acquire(self, size: int, fresh: bool = False) -> Region | None:
-        """A region of `size` bytes or more that the server has; None where there is none and need not be one.
+        """Return a registered region of `size` bytes or more, or None if there is none and it is not required.
 
-        A `fresh` one is registered for this request: a server that lost one region may have lost all.
+        `fresh` registers a new one for this request, because a server that lost one region may have lost all.
 
         Raises:
-            ServerError: there is none, and it is required.
+            ServerError: there is none, and shared memory is required.
         """
-        async with self._registering:  # the first request finds out for all
+        async with self._registering:  # the first request checks the server for all of them
             if self._is_disabled:
                 return None
             fitting = [] if fresh else [region for region in self._free if region.size >= size]
@@ -136,7 +136,7 @@ class SharedMemoryTransport(TransportDecorator):
             return await self._register(size)
 
     def _release(self, region: Region, *, is_lost: bool, may_be_read: bool) -> None:
-        """Keep a region for further requests, unless the server has lost it or may still read it."""
+        """Keep a region for later requests, unless the server has lost it or may still be reading it."""
         if self._is_open and not (is_lost or may_be_read):
             self._free.append(region)
             return
@@ -145,7 +145,7 @@ class SharedMemoryTransport(TransportDecorator):
             self._start_unregistering(region.name)
 
     async def _register(self, size: int) -> Region | None:
-        """A new region, replacing a free one that is too small."""
+        """Register a new region. It replaces a free one that is too small."""
         if self._free:
             smaller = self._free.pop()
             smaller.close()
@@ -169,7 +169,7 @@ class SharedMemoryTransport(TransportDecorator):
             return None
         except asyncio.CancelledError:
             region.close()
-            self._start_unregistering(region.name)  # the server may have it
+            self._start_unregistering(region.name)  # the server may have registered it
             raise
         finally:
             region.unlink()
@@ -177,11 +177,11 @@ class SharedMemoryTransport(TransportDecorator):
         return region
 
     async def _check_server(self, client: Any) -> bool:
-        """Whether the server may be given regions. Unregisters those of processes that have ended."""
+        """Whether regions may be registered with the server. Unregisters those of processes that have ended."""
         version = (await self._call(client.get_server_metadata)).version
         status = await self._call(client.get_system_shared_memory_status)
         if is_too_old(version):
-            self._disable(f"Triton {version} may crash when a region that it reads is unregistered")
+            self._disable(f"Triton {version} may crash if a region is unregistered while it is being read")
             return False
         unlink_stale_regions()
         for name in filter(is_stale, status.regions):
@@ -190,15 +190,15 @@ class SharedMemoryTransport(TransportDecorator):
         return True
 
     def _disable(self, reason: str) -> None:
-        """Use no more regions.
+        """Stop using regions.
 
         Raises:
-            ServerError: they are required.
+            ServerError: shared memory is required.
         """
         refusal = (
-            f"{self.address} takes no requests through shared memory ({reason}): let it (asl-triton serve "
-            "--shared-memory, tritonserver --allow-client-shm=true) and let it share /dev/shm with this machine "
-            f"(docker run --ipc=host), {INSTEAD}"
+            f"{self.address} does not accept requests through shared memory ({reason}): allow it (asl-triton serve "
+            "--shared-memory, tritonserver --allow-client-shm=true) and share /dev/shm with this machine (docker run "
+            f"--ipc=host), {INSTEAD}"
         )
         if self._required:
             raise ServerError(refusal)
@@ -206,24 +206,24 @@ class SharedMemoryTransport(TransportDecorator):
         log.debug("%s", refusal)
 
     def _handle_refusal(self, exc: InferenceServerException) -> None:
-        """The server took no region: disable them for good, or only for this request where it may be away."""
+        """Handle a refused region: disable regions for good, or only for this request if the server may be down."""
         if not is_retryable(exc) and get_status(exc) != "DEADLINE_EXCEEDED":
             self._disable(get_message(exc))
         elif self._required:
             raise translate_error(exc, self.address, "", REGISTER_TIMEOUT_S, security=self.transport.security) from exc
         else:
             self._last_refusal = get_message(exc)
-            log.debug("%s did not take a region: %s", self.address, self._last_refusal)
+            log.debug("%s did not accept a region: %s", self.address, self._last_refusal)
 
     def _handle_full_memory(self, size: int, exc: OSError) -> None:
-        """This request has no region; a smaller or a later one may have."""
-        said = f"/dev/shm has no room for a request of {size:,} bytes ({exc.strerror}): give it more, {INSTEAD}"
+        """Send this request without a region. A smaller or a later one may get one."""
+        said = f"/dev/shm has no room for a request of {size:,} bytes ({exc.strerror}): enlarge it, {INSTEAD}"
         if self._required:
             raise ServerError(said) from exc
         log.debug("%s", said)
 
     def _count_answer_without_region(self) -> None:
-        """A server that answers requests and repeatedly takes no region does not want any."""
+        """Disable regions for a server that answers requests but repeatedly refuses regions."""
         if self._last_refusal:
             self._refusals += 1
             if self._refusals == MAX_REFUSALS:
@@ -231,14 +231,14 @@ class SharedMemoryTransport(TransportDecorator):
             self._last_refusal = ""
 
     def _start_unregistering(self, name: str) -> "asyncio.Task[None]":
-        """Unregister a region in the background, as soon as the server no longer uses it."""
+        """Unregister a region in the background as soon as the server no longer uses it."""
         task = asyncio.create_task(self._unregister(name))
         self._unregistering[name] = task
         task.add_done_callback(lambda _: self._unregistering.pop(name, None))
         return task
 
     async def _unregister(self, name: str) -> None:
-        """Unregister a region; ask again while the server uses it (later versions wait themselves)."""
+        """Unregister a region, and retry while the server uses it (later versions wait by themselves)."""
         client = await self.transport.connect()
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda exc: "in use" in str(exc)),
@@ -250,7 +250,7 @@ class SharedMemoryTransport(TransportDecorator):
             await retrying(client.unregister_system_shared_memory, name, **self._call_options())
 
     async def _call(self, call: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-        """One call about regions; sent again only where they are required."""
+        """Make one call about regions. Retry only if they are required."""
         ask = partial(call, *arguments, **self._call_options())
         return await self.transport.retries.run(ask, again=self._required)
 
@@ -260,22 +260,22 @@ class SharedMemoryTransport(TransportDecorator):
 
 
 def is_worth_sharing(array: Array) -> bool:
-    """Whether an array goes through shared memory: one of numbers, and large."""
+    """Whether an array is numeric and large enough for shared memory."""
     return array.dtype.kind in "biuf" and array.nbytes >= LEAST_BYTES
 
 
 def is_too_old(version: str) -> bool:
-    """Whether a Triton of that version is not to be trusted with shared memory."""
+    """Whether shared memory is unsafe with this version of Triton."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     return numbers is not None and (int(numbers[1]), int(numbers[2])) < OLDEST
 
 
 def unavailable_reason(sharing: Sharing, addresses: Endpoints) -> str:
-    """Why shared memory cannot be used, before any server is asked; "" where it may be tried."""
+    """Explain why shared memory is unavailable, without contacting a server. Returns "" if it is worth trying."""
     if sys.platform != "linux":
-        return f"requests go through shared memory on Linux only: take another machine, {INSTEAD}"
+        return f"shared memory is supported only on Linux: use another machine, {INSTEAD}"
     if addresses.are_listed or addresses.text.startswith("dns:"):
-        return f"shared memory needs one server, and {addresses.text} may be several: name the one here, {INSTEAD}"
+        return f"shared memory needs one server, and {addresses.text} may be several: name a local one, {INSTEAD}"
     if sharing == "auto" and not addresses.are_on_this_machine:
         return "on another machine"
     return ""

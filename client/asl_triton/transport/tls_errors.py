@@ -1,4 +1,4 @@
-"""What is wrong with TLS, and what to do: gRPC only says that it failed, or that the server closed the connection."""
+"""Explains TLS problems, because gRPC only says that TLS failed or that the server closed the connection."""
 
 import contextlib
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from asl_triton.transport.security import Security
 
-with contextlib.suppress(ImportError):  # the Python inside Triton's stub is a build of its own, which may not load it
+with contextlib.suppress(ImportError):  # Triton's stub contains its own build of Python, which may be unable to load it
     import ssl
 
 WHERE = re.compile(r"ipv4:([\d.]+):(\d+)|ipv6:(?:%5B|\[)([\da-fA-F:.]+)(?:%5D|\]):(\d+)")
@@ -15,49 +15,49 @@ PATIENCE_S = 3.0
 
 
 def explain_certificate(said: str, security: Security) -> str:
-    """What is wrong with the server's certificate, from gRPC's words."""
+    """Explain what is wrong with the server's certificate, based on gRPC's message."""
     if "has expired" in said:
         return "its certificate has expired: renew it where the server runs"
     if "not yet valid" in said:
-        return "its certificate is not valid yet: see whether both clocks are right"
+        return "its certificate is not valid yet: check the clocks of both machines"
     if "Hostname" in said:
         return (
-            "its certificate is for another name: ask it by a name that the certificate bears (--server), or say "
-            "which that is (--tls-server-name)"
+            "its certificate is for another name: use a name from the certificate in the address (--server), or give "
+            "that name with --tls-server-name"
         )
     if "issuer certificate" in said or "self signed" in said or "self-signed" in said:
-        return "no authority that we trust has signed its certificate: give the one that has (--tls-ca)"
+        return "its certificate is not signed by a trusted authority: give the authority that signed it (--tls-ca)"
     if "WRONG_VERSION_NUMBER" in said:
-        return "it speaks none: leave out --tls, --tls-ca and --tls-cert"
+        return "the server does not use TLS: leave out --tls, --tls-ca and --tls-cert"
     return (
-        "give the authority that signed its certificate (--tls-ca), name it as the certificate does, or leave TLS out "
-        "where it has none"
+        "give the authority that signed its certificate (--tls-ca), address it by a name in the certificate, or leave "
+        "out the TLS options if it does not use TLS"
     )
 
 
 def explain_closed_connection(said: str, security: Security) -> str:
-    """Why a server may have closed the connection. Tries a handshake where TLS may be why, for up to `PATIENCE_S`."""
+    """Explain why a server may have closed the connection. Tries a TLS handshake for up to `PATIENCE_S` if useful."""
     place = peer_address(said)
-    if place is None:  # it was open before
+    if place is None:  # the connection was already open
         return "it stopped"
     if not security.is_tls:
         if speaks_tls(place):
             return (
-                "it speaks TLS: give its authority (--tls-ca), and our certificate where it asks for one (--tls-cert)"
+                "it uses TLS: give its authority (--tls-ca), and your certificate if it asks for one (--tls-cert)"
             )
-        return "it stopped, or this is not Triton's gRPC port (8001; 8000 is HTTP's)"
+        return "it stopped, or this is not Triton's gRPC port (8001; 8000 is HTTP)"
     if security.tls_cert is None or security.tls_key is None:
-        return "it wants a certificate of ours (--tls-cert with --tls-key), or it stopped"
+        return "it requires a client certificate (--tls-cert with --tls-key), or it stopped"
     if has_expired(security.tls_cert, security.tls_key):
-        return f"our certificate {security.tls_cert} (--tls-cert) has expired: renew it"
+        return f"the client certificate {security.tls_cert} (--tls-cert) has expired: renew it"
     return (
-        f"it trusts no authority that signed our certificate {security.tls_cert} (--tls-cert): take one of its own "
-        "authority; or it stopped"
+        f"it does not trust the authority that signed the client certificate {security.tls_cert} (--tls-cert), so use "
+        "one signed by an authority that it trusts; or it stopped"
     )
 
 
 def peer_address(said: str) -> tuple[str, int] | None:
-    """The address and port that gRPC's words name; None where they name none."""
+    """Return the address and port in gRPC's message, or None if there are none."""
     found = WHERE.search(said)
     if found is None:
         return None
@@ -66,7 +66,7 @@ def peer_address(said: str) -> tuple[str, int] | None:
 
 
 def speaks_tls(place: tuple[str, int]) -> bool:
-    """Whether what listens there answers a TLS handshake. Sends nothing, so any certificate will do."""
+    """Whether the server there answers a TLS handshake. Nothing is sent, so any certificate will do."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
@@ -78,12 +78,12 @@ def speaks_tls(place: tuple[str, int]) -> bool:
 
 
 def has_expired(certificate: Path, key: Path) -> bool:
-    """Whether our certificate has expired: a handshake with itself, in memory, lets OpenSSL judge."""
+    """Whether the client certificate has expired. OpenSSL checks it in an in-memory handshake with itself."""
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     server.load_cert_chain(certificate, key)
     client.load_verify_locations(certificate)
     client.check_hostname = False
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trusted without the authority that signed it
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trust it without the authority that signed it
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours, theirs = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
     try:

@@ -1,4 +1,4 @@
-"""Tracing: an OpenTelemetry span for each request, and the header that passes it on to the server.
+"""Traces requests: an OpenTelemetry span for each one, and the header that passes it on to the server.
 
 Does nothing without `opentelemetry-api` (the extra `tracing`). Spans are recorded if the calling
 program has set up a tracer, or under `opentelemetry-instrument asl-triton ...`.
@@ -12,10 +12,11 @@ from types import ModuleType
 
 @contextmanager
 def request_span(model: str, server: str, request_id: str) -> Iterator[dict[str, str]]:
-    """A client span for one request, a child of the caller's; yields the headers that make the server's spans its
-    children.
+    """Record a client span for one request as a child of the caller's span. Yields the headers that make the server's
+    spans children of it.
 
-    The header is W3C's `traceparent` (https://www.w3.org/TR/trace-context/), which Triton reads; none without a trace.
+    The header is W3C's `traceparent` (https://www.w3.org/TR/trace-context/), which Triton reads. Without a trace there
+    are no headers.
     """
     trace = opentelemetry_trace()
     headers: dict[str, str] = {}
@@ -33,7 +34,7 @@ def request_span(model: str, server: str, request_id: str) -> Iterator[dict[str,
 
 @cache
 def opentelemetry_trace() -> ModuleType | None:
-    """OpenTelemetry's API, or None where it is not installed. Imported by the first request, since it is slow."""
+    """Return OpenTelemetry's API, or None if it is not installed. The slow import happens on the first request."""
     try:
         from opentelemetry import trace
     except ImportError:

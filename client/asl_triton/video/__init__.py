@@ -1,1 +1,1 @@
-"""From a video file to frames, and from frames to windows of crops."""
+"""Reads video files, and cuts their frames into windows of crops for the network."""

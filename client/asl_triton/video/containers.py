@@ -1,15 +1,15 @@
-"""Whether a video file is cut off: whether its container says that the file is longer. FFmpeg does not tell."""
+"""Detects truncated video files, whose container says that they are longer. FFmpeg does not report them."""
 
 from typing import BinaryIO
 
-MEDIA_BOXES = (b"moov", b"moof", b"mdat")  # what may be missing after the last of them is no loss
+MEDIA_BOXES = (b"moov", b"moof", b"mdat")  # other boxes may be truncated without losing frames
 MAX_BOXES = 100_000
 EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"  # RFC 8794, RFC 9559
 RIFF_HEADER_BYTES = 8
 
 
 def is_truncated(file: BinaryIO) -> bool:
-    """Whether an MP4, AVI or Matroska file ends before its container says. Other containers do not say."""
+    """Whether an MP4, AVI or Matroska file is shorter than its container says. Other containers do not say."""
     size = file.seek(0, 2)
     file.seek(0)
     head = file.read(12)
@@ -22,14 +22,14 @@ def is_truncated(file: BinaryIO) -> bool:
 
 
 def _is_mp4_truncated(file: BinaryIO, size: int) -> bool:
-    """Whether a top-level box ends after the file."""
+    """Whether a top-level box extends beyond the end of the file."""
     start = 0
     for _ in range(MAX_BOXES):
         file.seek(start)
         length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
         if length == 1:  # too long for 32 bits
             length = int.from_bytes(file.read(8), "big")
-        if length < 8:  # 0 is up to the end of the file
+        if length < 8:  # 0 means up to the end of the file
             return False
         start += length
         if start >= size:
@@ -38,7 +38,7 @@ def _is_mp4_truncated(file: BinaryIO, size: int) -> bool:
 
 
 def _is_matroska_truncated(file: BinaryIO, size: int) -> bool:
-    """Whether the segment, which contains everything, ends after the file."""
+    """Whether the segment, which contains everything, extends beyond the end of the file."""
     file.seek(len(EBML))
     header_bytes = read_length(file)
     file.seek(header_bytes or 0, 1)
@@ -49,7 +49,7 @@ def _is_matroska_truncated(file: BinaryIO, size: int) -> bool:
 
 
 def read_length(file: BinaryIO) -> int | None:
-    """Read an EBML length: one byte more than the first byte has leading zeros. None if all bits say `unknown`."""
+    """Read an EBML length, or None if it says `unknown`. It has one byte more than the first byte has leading zeros."""
     first = int.from_bytes(file.read(1), "big")
     more = 8 - first.bit_length()
     value = (first & (0x7F >> more)) << 8 * more | int.from_bytes(file.read(more), "big")

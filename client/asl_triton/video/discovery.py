@@ -1,4 +1,4 @@
-"""Finds the clips in a folder, names them, and tells whether one has changed."""
+"""Finds the clips in a folder, names them, and detects changed files."""
 
 import fnmatch
 import os
@@ -21,7 +21,7 @@ SHOWN_SKIPPED = 5  # names in the error for a folder without videos
 class Clip:
     """A clip of a batch: its file, and its name in the results.
 
-    `signer` is where the signer is, and `excerpt` the part of the file that is the clip, where a data set says so.
+    If a data set says so, `signer` is where the signer is, and `excerpt` is the part of the file that is the clip.
     """
 
     path: Path
@@ -32,9 +32,9 @@ class Clip:
 
 @dataclass(frozen=True)
 class FileFingerprint:
-    """A file's size and modification time when it was read, and what identifies its content, if wanted.
+    """A file's size and modification time when it was read, and optionally an identifier of its content.
 
-    `content_id` is the SHA-256 of a file, or how a bucket identifies the content of an object.
+    `content_id` is the SHA-256 of a file, or a bucket's own identifier for the content of an object.
     """
 
     size: int
@@ -45,7 +45,7 @@ class FileFingerprint:
     def of(cls, path: Path, by_content: bool = False) -> "FileFingerprint | None":
         """Take a file's fingerprint; `by_content` reads the whole file.
 
-        None if there is no such file, or it is not a regular one: reading a pipe could wait forever.
+        Returns None if there is no such file, or if it is not a regular file, since reading a pipe could block forever.
         """
         try:
             status = path.stat()
@@ -56,7 +56,7 @@ class FileFingerprint:
             return None
 
     def is_same(self, now: "FileFingerprint | None") -> bool:
-        """Whether a file with this fingerprint is unchanged if it has the other one `now`: by content where known."""
+        """Whether a file is unchanged whose fingerprint is `now`. Compares the content if `now` has its identifier."""
         if now is None:
             return False
         if now.content_id is not None:
@@ -65,13 +65,13 @@ class FileFingerprint:
 
 
 def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
-    """The videos in a folder and its sub-folders, sorted by name, or the one file.
+    """Find the videos in a folder and its sub-folders, sorted by name. If `folder` is a file, return that one.
 
-    Videos are found by extension, or by a pattern such as `*_front.mp4`. Hidden files and folders are left out. A
-    sub-folder that cannot be read is returned as a clip, so that it is reported and costs nothing else.
+    Videos are found by extension, or by a pattern such as `*_front.mp4`. Hidden files and folders are skipped. A
+    sub-folder that cannot be read is returned as a clip, so that it is reported without affecting the others.
 
     Raises:
-        VideoError: there is no such folder or file, or no video in it.
+        VideoError: there is no such folder or file, or it has no video.
     """
     if folder.is_file():
         return [Clip(folder, format_name(folder.name))]
@@ -97,7 +97,7 @@ def find_clips(folder: Path, glob: str | None = None) -> list[Clip]:
 
 
 def find_skipped(folder: Path, glob: str | None = None) -> list[str]:
-    """The files in a folder and its sub-folders that `find_clips` leaves out, sorted, without hidden ones."""
+    """Find the files in a folder and its sub-folders that `find_clips` skips, sorted, except hidden ones."""
     skipped = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
@@ -107,7 +107,7 @@ def find_skipped(folder: Path, glob: str | None = None) -> list[str]:
 
 
 def is_wanted(name: str, glob: str | None) -> bool:
-    """Whether a file is one of a folder's clips, by its path relative to the folder."""
+    """Whether a file is one of a folder's clips, judging by its path relative to the folder."""
     parts = name.split("/")
     if any(map(is_hidden, parts)):
         return False
@@ -115,12 +115,12 @@ def is_wanted(name: str, glob: str | None) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden, or is the folder that macOS adds to archives."""
+    """Whether a file or folder is hidden, or the folder that macOS adds to archives."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def no_clips_error(folder: str, glob: str | None, skipped: Sequence[str]) -> VideoError:
-    """The error for a folder whose files were all skipped."""
+    """Build the error for a folder without clips, all of whose files were skipped."""
     what = f"file that matches {glob!r}" if glob else f"video ({', '.join(EXTENSIONS)})"
     others = f" and {len(skipped) - SHOWN_SKIPPED} more" if len(skipped) > SHOWN_SKIPPED else ""
     found = f": found only {', '.join(skipped[:SHOWN_SKIPPED])}{others}" if skipped else ""
@@ -128,11 +128,11 @@ def no_clips_error(folder: str, glob: str | None, skipped: Sequence[str]) -> Vid
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file has the extension of a video."""
+    """Whether a file has a video extension."""
     return path.suffix.lower() in EXTENSIONS
 
 
 def format_name(name: str) -> str:
-    """A file's name as one line of printable text: bytes that are not UTF-8 and control characters are escaped."""
+    """Format a file's name as one printable line, with bytes that are not UTF-8 and control characters escaped."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: f"\\x{ord(control[0]):02x}", text)

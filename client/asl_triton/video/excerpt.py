@@ -1,4 +1,4 @@
-"""A part of a video: data sets name signs by their frames or times in longer videos."""
+"""A part of a video. Data sets locate signs in longer videos by frames or times."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from asl_triton.video.reader import Frame
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Frames `first_frame` to `last_frame`, both included and counted from 0, that are shown from `start_s` to `end_s`.
+    """Frames `first_frame` to `last_frame`, inclusive and counted from 0, that are shown from `start_s` to `end_s`.
 
-    None is the end of the video.
+    None stands for the end of the video.
 
     Raises:
-        AslTritonError: it ends before it begins.
+        AslTritonError: the excerpt ends before it begins.
     """
 
     first_frame: int = 0
@@ -25,17 +25,17 @@ class Excerpt:
     def __post_init__(self) -> None:
         ends_early = self.last_frame is not None and self.last_frame < self.first_frame
         if self.first_frame < 0 or ends_early or not 0 <= self.start_s < (self.end_s or float("inf")):
-            raise AslTritonError(f"{self.describe()} of a video is not a part of it: it must end after it begins")
+            raise AslTritonError(f"{self.describe()} is not a valid part of a video: it must end after it begins")
 
     def describe(self) -> str:
-        """The excerpt for a message."""
+        """Describe the excerpt for a message."""
         if self.start_s or self.end_s is not None:
             return f"{self.start_s:g} s to " + ("the end" if self.end_s is None else f"{self.end_s:g} s")
         return f"frame {self.first_frame} to " + ("the end" if self.last_frame is None else f"frame {self.last_frame}")
 
 
 def cut_excerpt(frames: Iterable[Frame], excerpt: Excerpt, name: str) -> Iterator[Frame]:
-    """The frames of an excerpt; their times count from its first one. Nothing is decoded after its end.
+    """Yield the frames of an excerpt, with times that count from the first one. Nothing is decoded after its end.
 
     Raises:
         VideoError: the video `name` ends before the excerpt begins.

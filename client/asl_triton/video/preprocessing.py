@@ -1,4 +1,4 @@
-"""Frames to the network's input: frame rate, resizing, cropping, normalization."""
+"""Turns frames into the network's input: frame rate, resizing, cropping, normalization."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ from asl_triton.video.reader import Frame
 CROP_SHAPE = (INPUT_SIZE, INPUT_SIZE, 3)
 WHOLE_FRAME = SignerBox(0, 0, 1, 1, source="frame")
 MAX_TRAINED_RATE = 35.0  # frames per second
-MAX_SCALED_PIXELS = 7680 * 4320  # of a frame scaled up to `min_side`: only absurd aspect ratios exceed it
+MAX_SCALED_PIXELS = 7680 * 4320  # of a frame scaled up to `min_side`; only absurd aspect ratios exceed it
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ def crop_frames(
     signer: SignerBox | None = None,
     memory: Image | None = None,
 ) -> Iterator[Crop]:
-    """Frames at the preset's rate, resized and cropped: to the box of the signer where the preset frames by it.
+    """Crop frames at the preset's rate: resize, then crop the center, or the signer's box if the preset frames by it.
 
-    If `memory` (N, 224, 224, 3) is given, the first N crops are written to it, and are views of it.
+    If `memory` (N, 224, 224, 3) is given, the first N crops are written to it and are views of it.
 
     Raises:
-        VideoError: a broken timestamp would make more than `max_frames` of them, or a frame is absurdly narrow.
+        VideoError: a broken timestamp would cause more than `max_frames` frames, or a frame is absurdly narrow.
     """
     places = iter(() if memory is None else memory)
     for frame in pace_frames(frames, preset, max_frames):
@@ -50,19 +50,19 @@ def crop_frames(
 
 
 def pace_frames(frames: Iterable[Frame], preset: Preset, max_frames: int) -> Iterable[Frame]:
-    """Frames at the preset's rate, if it has one.
+    """Return the frames at the preset's rate, if it has one.
 
     Raises:
-        VideoError: a broken timestamp would make more than `max_frames` of them.
+        VideoError: a broken timestamp would cause more than `max_frames` frames.
     """
     return frames if preset.frame_rate is None else resample(frames, preset.frame_rate, max_frames)
 
 
 def choose_frame_step(preset: Preset, frame_rate: float) -> int:
-    """Which frames a preset that keeps the clip's rate takes: every n-th, so that 35 per second or fewer are left.
+    """Return n, where a preset that keeps the clip's rate uses every n-th frame, so that at most 35 per second remain.
 
-    The videos that published weights were trained on had 24 to 30 frames per second. Presets with a rate or a number of
-    frames of their own choose themselves: 1.
+    Published weights were trained on videos with 24 to 30 frames per second. For presets with their own rate or number
+    of frames this is 1.
     """
     if preset.frame_rate is not None or preset.frames == "centered":
         return 1
@@ -70,9 +70,9 @@ def choose_frame_step(preset: Preset, frame_rate: float) -> int:
 
 
 def resample(frames: Iterable[Frame], frame_rate: float, max_frames: int) -> Iterator[Frame]:
-    """Frames at a constant rate: frame k is the last whose time, rounded to 1 / rate, is not after k / rate.
+    """Yield frames at a constant rate. Frame k is the last one whose time, rounded to 1 / rate, is at most k / rate.
 
-    Times count from the first frame's.
+    Times count from the first frame.
     """
     shown: Frame | None = None
     k, began_s = 0, 0.0
@@ -81,8 +81,8 @@ def resample(frames: Iterable[Frame], frame_rate: float, max_frames: int) -> Ite
         slot = math.floor((frame.time_s - began_s) * frame_rate + 0.5)
         if slot > max_frames:
             raise VideoError(
-                f"at {frame_rate:g} frames per second the video is longer than {max_frames} frames, the limit "
-                f"(a frame is stamped {frame.time_s:.0f} s): cut it shorter, or repair its timestamps"
+                f"at {frame_rate:g} frames per second, the video exceeds the limit of {max_frames} frames "
+                f"(a frame has the timestamp {frame.time_s:.0f} s): cut it shorter, or repair its timestamps"
             )
         while shown is not None and k < slot:
             yield Frame(shown.image, began_s + k / frame_rate)
@@ -93,9 +93,9 @@ def resample(frames: Iterable[Frame], frame_rate: float, max_frames: int) -> Ite
 
 
 def crop_frame(image_bgr: Image, preset: Preset, signer: SignerBox | None = None, place: Image | None = None) -> Image:
-    """Resize and crop one frame, BGR (H, W, 3), as the preset says: RGB (224, 224, 3), written to `place` if given.
+    """Resize and crop one frame, BGR (H, W, 3), to RGB (224, 224, 3) as the preset says. Writes to `place` if given.
 
-    A preset that frames by the signer takes the whole frame where no box is given; others take no box.
+    A preset that frames by the signer uses the whole frame if there is no box; other presets ignore the box.
     """
     image = resize_frame(image_bgr, preset)
     if preset.framing == "signer":
@@ -110,13 +110,15 @@ def crop_frame(image_bgr: Image, preset: Preset, signer: SignerBox | None = None
 
 
 def resize_frame(image_bgr: Image, preset: Preset) -> Image:
-    """Resize one frame, BGR (H, W, 3), to the size that the preset crops from: each side is at least 224."""
+    """Resize one frame, BGR (H, W, 3), to the size that the preset crops from, at least 224 on each side."""
     height, width = image_bgr.shape[:2]
     image = image_bgr
     if min(height, width) < preset.min_side:
         scale = preset.min_side / min(height, width)
         if height * width * scale * scale > MAX_SCALED_PIXELS:
-            raise VideoError(f"frames of {width} x {height} pixels cannot be scaled up to {preset.min_side}: crop them")
+            raise VideoError(
+                f"frames of {width} x {height} pixels are too narrow to scale up to {preset.min_side}: crop them"
+            )
         image = resize_image(image, scale=scale)
     if preset.square is not None and max(height, width) > preset.square_above:
         image = resize_image(image, size=preset.square)
@@ -124,34 +126,34 @@ def resize_frame(image_bgr: Image, preset: Preset) -> Image:
 
 
 def crop_signer(image: Image, signer: SignerBox, preset: Preset) -> Image:
-    """Cut the signer's box out of a squared frame (S, S, 3), as bsl1k does: (224, 224, 3), in the frame's color order.
+    """Crop the signer's box from a squared frame (S, S, 3) as bsl1k does: (224, 224, 3), in the frame's color order.
 
-    The box is shrunk to 224 / S about its center, as a center crop would, and stretched to a square. From
-    datasets/videodataset.py of gulvarol/bsl1k, `gpu_collater`, which does not round to whole gray levels.
+    The box is shrunk to 224 / S around its center, as by a center crop, and stretched to a square. Source:
+    `gpu_collater` in datasets/videodataset.py of gulvarol/bsl1k, which does not round to whole gray levels.
     """
     region = shrink_box(signer, INPUT_SIZE / len(image))
     return np.rint(sample_region(image, region, INPUT_SIZE)).astype(np.uint8)
 
 
 def shrink_box(signer: SignerBox, share: float) -> tuple[float, float, float, float]:
-    """The middle of a box: left, top, right and bottom of what has this share of its sides."""
+    """Shrink a box around its center to this share of its sides: left, top, right, bottom."""
     x, y = (signer.x0 + signer.x1) / 2, (signer.y0 + signer.y1) / 2
     half_width, half_height = (signer.x1 - signer.x0) * share / 2, (signer.y1 - signer.y0) * share / 2
     return x - half_width, y - half_height, x + half_width, y + half_height
 
 
 def sample_region(image: Image, region: tuple[float, float, float, float], size: int) -> npt.NDArray[np.float32]:
-    """Sample a region of an image (H, W, 3), in fractions (x0, y0, x1, y1), bilinearly: float32 (size, size, 3).
+    """Sample a region of an image (H, W, 3) bilinearly: float32 (size, size, 3).
 
-    The samples are evenly spaced from edge to edge of the region, in half-pixel coordinates: PyTorch's `grid_sample`
-    with `align_corners=False`.
+    The region is (x0, y0, x1, y1) in fractions of the image. The samples are evenly spaced from edge to edge of the
+    region, in half-pixel coordinates, like PyTorch's `grid_sample` with `align_corners=False`.
     """
     x0, y0, x1, y1 = region
     rows, row_weights = place_samples(y0, y1, size, image.shape[0])
     columns, column_weights = place_samples(x0, x1, size, image.shape[1])
     values = image.astype(np.float32)
     lines = interpolate_lines(values, rows, row_weights)  # (size, W, 3)
-    # Lines are gathered three times as fast as columns.
+    # Gathering lines is three times as fast as gathering columns.
     return cv2.transpose(interpolate_lines(cv2.transpose(lines), columns, column_weights)).astype(
         np.float32, copy=False
     )
@@ -160,7 +162,7 @@ def sample_region(image: Image, region: tuple[float, float, float, float], size:
 def interpolate_lines(
     values: npt.NDArray[Any], before: npt.NDArray[np.intp], weights: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """Between each line (W, 3) of an image and the next, by the share of the next."""
+    """Interpolate between lines (W, 3) of an image and the lines after them; `weights` are the shares of the latter."""
     lines: npt.NDArray[np.float32] = values[before]
     after = values[before + 1]
     after -= lines
@@ -172,7 +174,7 @@ def interpolate_lines(
 def place_samples(
     start: float, end: float, size: int, length: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    """Where `size` evenly spaced samples lie on an axis of `length` pixels: the pixel before each, and the share of
+    """Place `size` evenly spaced samples on an axis of `length` pixels. Returns the pixel before each, and the share of
     the next pixel in it."""
     places = np.clip(np.linspace(start, end, size) * length - 0.5, 0, length - 1)
     before = np.minimum(places.astype(np.intp), length - 2)
@@ -180,7 +182,7 @@ def place_samples(
 
 
 def resize_image(image: Image, *, scale: float | None = None, size: int | None = None) -> Image:
-    """OpenCV's bilinear resize, by a factor or to a square."""
+    """Resize an image with OpenCV's bilinear interpolation, by a factor or to a square."""
     if size is not None:
         return cv2.resize(image, (size, size)).astype(np.uint8, copy=False)
     return cv2.resize(image, None, fx=scale or 1.0, fy=scale or 1.0).astype(np.uint8, copy=False)

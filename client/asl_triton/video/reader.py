@@ -1,4 +1,4 @@
-"""Reads videos from files, bytes and streams with FFmpeg, through PyAV: frames with their times, within limits."""
+"""Reads videos from files, bytes and streams with FFmpeg through PyAV, within limits: frames and their times."""
 
 import io
 import math
@@ -23,25 +23,25 @@ from asl_triton.video.timestamps import assign_times
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
-# What a folder's videos are called, and the containers (FFmpeg's names) that are read. No other reaches a demuxer:
-# FFmpeg also opens playlists and session descriptions, and with them other files and hosts.
+# The extensions of a folder's videos, and the containers that are read, by FFmpeg's names. Others do not reach a
+# demuxer, because FFmpeg also opens playlists and session descriptions, which refer to other files and hosts.
 EXTENSIONS = (
     *(".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".3gp", ".3g2", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"),
     *(".vob", ".wmv", ".asf", ".flv", ".ogv", ".gif", ".mxf", ".dv"),
 )
 FORMATS = "mov,matroska,avi,mpegts,mpeg,asf,flv,ogg,gif,mxf,dv"
 READ_BYTES = 2**18  # at once
-DECLARED_EXCESS = 1.1  # containers estimate their number of frames; decoding enforces the exact limit
+DECLARED_EXCESS = 1.1  # tolerated at first, since containers estimate their length; decoding enforces the exact limit
 DEFAULT_FRAME_RATE = 25.0  # frames per second, if a container has neither timestamps nor a rate
-MAX_FRAME_RATE = 1000.0  # what a container says beyond this is nonsense
-MAX_GUESSED_FRAME_RATE = 240.0  # FFmpeg guesses the clock's rate where a container has none
-MUCH_LOST = 0.1  # of the frames: then the answer may be wrong
+MAX_FRAME_RATE = 1000.0  # higher rates in a container are nonsense
+MAX_GUESSED_FRAME_RATE = 240.0  # FFmpeg guesses the clock's rate if a container has none
+MUCH_LOST = 0.1  # share of lost frames above which the answer may be wrong
 HDR = {16: "PQ", 18: "HLG"}  # transfer functions (ITU-T H.273)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a video may have at most. Beyond it: `VideoError`."""
+    """Upper limits for a video. A video that exceeds one raises `VideoError`."""
 
     max_bytes: int = 2 * 2**30
     max_frames: int = 200_000
@@ -49,7 +49,7 @@ class Limits:
     max_duration_s: float = math.inf
 
 
-# For timelines: the file is streamed, and never in memory as a whole.
+# For timelines, which stream the file and never hold all of it in memory.
 LONG_VIDEO_LIMITS = Limits(max_bytes=2**40, max_frames=2_000_000)
 
 
@@ -66,16 +66,16 @@ class Video:
 
     It may be closed while another thread reads it, which ends the iteration after the current frame.
 
-    `declared_frames` is what the container says, perhaps an estimate; 0 if it does not say. `num_frames` and
-    `duration_s` are about what was read so far. After the iteration, `lost_frames` is how many frames could not be
-    decoded, and `warnings` say what went wrong without an error.
+    `declared_frames` is the number, or an estimate, that the container declares; 0 if it does not. `num_frames` and
+    `duration_s` describe what was read so far. After the iteration, `lost_frames` is the number of frames that could
+    not be decoded, and `warnings` lists problems that did not raise an error.
     """
 
     def __init__(self, name: str, container: InputContainer, stream: BinaryIO, limits: Limits, is_cut: bool) -> None:
         self.name, self.stream, self.limits = name, stream, limits
         self.warnings: list[str] = []
         self.num_frames = self.lost_frames = 0
-        self.signer: SignerBox | None = None  # set if the signer is cut out of a clip's frames
+        self.signer: SignerBox | None = None  # set if a clip's frames are cropped to the signer
         self.shot_boxes: list[ShotBox] = []  # of a film, one per shot as it is read
         self.duration_s = 0.0
         self._container, self._is_cut = container, is_cut
@@ -85,7 +85,7 @@ class Video:
         self._check_size(self.width, self.height)
         self.frame_rate = read_frame_rate(video)
         self._unit_s = float(video.time_base or 0)
-        # AVI has no presentation times: those that FFmpeg makes up begin later where frames are reordered.
+        # AVI has no presentation times. Those that FFmpeg makes up start late if frames are reordered.
         is_timed = container.start_time is not None and container.format.name != "avi"
         self._start_s = container.start_time / av.time_base if is_timed else None
         self._declared_s = max(container.duration or 0, 0) / av.time_base
@@ -97,7 +97,7 @@ class Video:
         self._reading, self._is_closed = threading.Lock(), False
 
     def __iter__(self) -> Iterator[Frame]:
-        """The frames in order. Frames that cannot be decoded are left out and counted.
+        """Yield the frames in order. Frames that cannot be decoded are skipped and counted.
 
         Raises:
             VideoError: no frame can be decoded, or a limit is exceeded.
@@ -122,15 +122,15 @@ class Video:
         if self._is_closed:
             return
         if self.num_frames == 0:
-            large = "" if self.width else f", or they are beyond the limit of {self.limits.max_pixels:,} pixels"
+            large = "" if self.width else f", or its frames exceed the limit of {self.limits.max_pixels:,} pixels"
             raise VideoError(
-                f"{self.name} is cut off or damaged: not one frame of it can be decoded{large}. Copy or record it again"
+                f"{self.name} is cut off or damaged: none of its frames can be decoded{large}. Copy or record it again"
             )
         self.lost_frames = self._decoder.num_lost
         self.warnings += self._describe_faults()
 
     def _decode(self) -> Iterator[tuple[av.VideoFrame, float | None]]:
-        """The frames that can be decoded, each with its timestamp in seconds, in the order they are shown."""
+        """Yield the frames that can be decoded, in display order, each with its timestamp in seconds."""
         while (frames := self._decode_next()) is not None:
             for frame in frames:
                 self._check_size(frame.width, frame.height)
@@ -151,20 +151,20 @@ class Video:
                 raise _memory_error(self.name) from exc
 
     def _describe_faults(self) -> Iterator[str]:
-        """What is wrong with a video that was read to its end."""
+        """Yield warnings about a video that was read to its end."""
         if self._is_cut:
-            yield f"cut off: the file ends too early, after {self.num_frames} frames that can be read"
+            yield f"cut off: the file ends too early, after {self.num_frames} readable frames"
         elif self.lost_frames:
             total = self.lost_frames + self.num_frames
             text = f"damaged: {self.lost_frames} of {total} frames could not be decoded"
             begins_s = (self._video.start_time or 0) * self._unit_s - (self._start_s or 0.0)
             if self._first_s - begins_s > 1.5 / self.frame_rate:
-                text += f", among them the first {self._first_s - begins_s:.1f} s"
+                text += f", including the first {self._first_s - begins_s:.1f} s"
             yield text + (", so the answer may be wrong" if self.lost_frames > MUCH_LOST * total else "")
         if self._decoder.is_interlaced:
             yield "interlaced: moving hands show comb lines; deinterlace it first (ffmpeg -vf bwdif)"
         if self._transfer in HDR:
-            yield f"HDR ({HDR[self._transfer]}): colors look pale, as they are not tone-mapped; convert it to SDR first"
+            yield f"HDR ({HDR[self._transfer]}): colors look pale without tone mapping; convert it to SDR first"
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self.limits.max_pixels:
@@ -175,12 +175,12 @@ class Video:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether frames could not be decoded, or the file ends too early; known after the iteration."""
+        """Whether frames could not be decoded or the file ends too early. Known after the iteration."""
         return self._is_cut or self.lost_frames > 0
 
     @property
     def share_read(self) -> float:
-        """How much of it was read, 0 to 1; 0 if its container does not say how long it is."""
+        """The share of the video that was read so far, 0 to 1; 0 if the container does not declare a length."""
         return min(self.num_frames / self.declared_frames, 1.0) if self.declared_frames else 0.0
 
     def close(self) -> None:
@@ -228,21 +228,21 @@ def open_file(path: Path, name: str) -> BinaryIO:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            os.scandir(path).close()  # raises if it may not be read, which is reported instead
+            os.scandir(path).close()  # raises if it is not readable, which is reported instead
             raise VideoError(f"{name} is a folder, not a video: `asl-triton batch` takes folders")
-        if not stat.S_ISREG(mode):  # reading a pipe could wait forever
-            raise VideoError(f"{name} is no regular file: name a video file")
+        if not stat.S_ISREG(mode):  # reading a pipe could block forever
+            raise VideoError(f"{name} is not a regular file: name a video file")
         return path.open("rb")
     except FileNotFoundError as exc:
         if path.is_symlink():
-            raise VideoError(f"{name} is a link to {os.readlink(path)}, which is not there") from exc
+            raise VideoError(f"{name} is a link to {os.readlink(path)}, which does not exist") from exc
         raise VideoError(f"there is no file {name}") from exc
     except (OSError, ValueError) as exc:
         raise VideoError(f"cannot read {name}: {exc.strerror if isinstance(exc, OSError) else exc}") from exc
 
 
 def open_stream(stream: BinaryIO, name: str, limits: Limits) -> Video:
-    """Open the video in a stream. Raises as `open_video`."""
+    """Open the video in a stream. Raises the same errors as `open_video`."""
     size = stream.seek(0, io.SEEK_END)
     if size == 0:
         raise VideoError(f"{name} is empty (0 bytes): copy or record it again")
@@ -254,7 +254,7 @@ def open_stream(stream: BinaryIO, name: str, limits: Limits) -> Video:
         container = av.open(
             stream,
             mode="r",
-            # No protocol and no other container: the stream is all that is read.
+            # No protocols and no other containers, so that nothing but the stream is read.
             options={**limit_pixels(limits.max_pixels), "format_whitelist": FORMATS, "protocol_whitelist": "none"},
             metadata_errors="ignore",
             buffer_size=READ_BYTES,
@@ -263,7 +263,7 @@ def open_stream(stream: BinaryIO, name: str, limits: Limits) -> Video:
         what = (
             "the file is cut off. Copy or record it again"
             if is_cut
-            else "it is something else, or its beginning is damaged. Containers that are read: "
+            else "it is something else, or its beginning is damaged. Supported containers: "
             + ", ".join(extension.removeprefix(".") for extension in EXTENSIONS)
         )
         raise VideoError(f"{name} cannot be read as a video: {what}") from exc
@@ -280,7 +280,7 @@ def open_stream(stream: BinaryIO, name: str, limits: Limits) -> Video:
 
 
 def read_frame_rate(video: VideoStream) -> float:
-    """Frames per second, as the container says or FFmpeg guesses."""
+    """Return the frames per second that the container declares or FFmpeg guesses."""
     for rate, most in ((video.average_rate, MAX_FRAME_RATE), (video.guessed_rate, MAX_GUESSED_FRAME_RATE)):
         if rate is not None and 0 < rate <= most:
             return float(rate)
@@ -288,9 +288,9 @@ def read_frame_rate(video: VideoStream) -> float:
 
 
 def _too_long_error(name: str, limits: Limits) -> VideoError:
-    """The error for a video longer than `max_duration_s`."""
+    """Build the error for a video longer than `max_duration_s`."""
     return VideoError(f"{name} is longer than {limits.max_duration_s / 60:g} minutes, the limit: cut it shorter")
 
 
 def _memory_error(name: str) -> VideoError:
-    return VideoError(f"{name} takes more memory to decode than there is: scale it down, or convert it")
+    return VideoError(f"{name} takes more memory to decode than is available: scale it down, or convert it")

@@ -1,7 +1,7 @@
-"""Detects the cuts in a film: no window crosses one.
+"""Detects the cuts in a film, so that no window crosses one.
 
-A network that was trained on clips of one shot takes a cut for a movement. With each shot windowed as a clip, it only
-sees what it was trained on.
+A network that was trained on clips of one shot mistakes a cut for a movement. If each shot is cut into windows
+separately, the network sees only the kind of clips that it was trained on.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,19 +16,19 @@ from asl_triton.video.preprocessing import Crop
 TILES = 16  # per side; their mean colors are compared
 # A moving signer changes a few tiles; a moving camera changes all of them a little, frame after frame. In WLASL's clips
 # and the demo signer's films, the median change between frames is 1 level, and 18 or more at cuts.
-CUT_LEVELS = 10  # of 255, that more than half of the tiles change by at least
-CUT_RATIO = 3.0  # times the change at the previous frame
-SHORTEST_SHOT = 9  # crops: a flash or a flicker is not a shot
+CUT_LEVELS = 10  # of 255; at a cut, at least half of the tiles change by this much or more
+CUT_RATIO = 3.0  # at a cut, the change is at least this many times that at the previous frame
+SHORTEST_SHOT = 9  # crops; a flash or a flicker is not a shot
 
 
 def number_shots(crops: Iterable[Crop]) -> Iterator[Crop]:
-    """Crops of a video in order, each with the number of its shot."""
+    """Yield the crops of a video in order, each with the number of its shot."""
     detector = ShotDetector()
     return (replace(crop, shot=detector(crop)) for crop in crops)
 
 
 class ShotDetector:
-    """Call it with the crops of a video in order: it returns the number of each one's shot, from 0."""
+    """Call it with the crops of a video in order. It returns the number of each crop's shot, from 0."""
 
     def __init__(self) -> None:
         self._tiles: npt.NDArray[np.int16] | None = None

@@ -1,4 +1,4 @@
-"""Gives each frame the time at which a player shows it, even where timestamps are missing, equal or wrong."""
+"""Gives each frame the time at which a player shows it, even if timestamps are missing, equal or wrong."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -6,21 +6,21 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-MAX_SHARING = 16  # frames that wait for the next timestamp that can be believed; decoded frames are large
-MIN_STEP_S = 1e-6  # between frames: finer than any container's clock
-RESTART_S = 1.0  # a larger drop after which timestamps rise again is a new start: recordings joined end to end
+MAX_SHARING = 16  # frames held until the next plausible timestamp; decoded frames are large
+MIN_STEP_S = 1e-6  # between frames, finer than any container's clock
+RESTART_S = 1.0  # if timestamps drop by more and then rise again, the file is several recordings joined together
 
 
 def assign_times(
     stamped: Iterable[tuple[T, float | None]], frame_s: float, end_s: float = math.inf
 ) -> Iterator[tuple[T, float]]:
-    """Frames with rising times in seconds, from frames with their timestamps, None where one is missing.
+    """Yield frames with rising times in seconds, from frames with timestamps, which are None if missing.
 
-    A timestamp is ignored if it is missing, does not rise, or is above the next one. The frames it belongs to are
-    spread over the time up to the next timestamp that is not ignored, at most `frame_s` apart. A last timestamp that is
-    more than a second after `end_s`, the end that the container declares, is ignored too.
+    A timestamp is ignored if it is missing, does not rise, or is above the next one. Its frames are spread evenly up to
+    the next timestamp that is not ignored, at most `frame_s` apart. The last timestamp is also ignored if it is more
+    than a second after `end_s`, the end that the container declares.
     """
-    run: list[T] = []  # the frame shown at `began_s`, and those after it without a timestamp of their own
+    run: list[T] = []  # the frame shown at `began_s`, and the frames after it without a usable timestamp
     began_s, offset_s = -math.inf, 0.0
     for (frame, stamp), following in _with_next_stamp(stamped):
         time_s = _finite(stamp) + offset_s
@@ -46,7 +46,7 @@ def assign_times(
 def _with_next_stamp(
     stamped: Iterable[tuple[T, float | None]],
 ) -> Iterator[tuple[tuple[T, float | None], float | None]]:
-    """Each frame with its timestamp, and the timestamp of the next frame; None after the last."""
+    """Yield each frame with its timestamp and the timestamp of the next frame, which is None for the last."""
     last: tuple[T, float | None] | None = None
     for current in stamped:
         if last is not None:
@@ -57,12 +57,12 @@ def _with_next_stamp(
 
 
 def _finite(stamp: float | None) -> float:
-    """A timestamp, or NaN, which compares as false, if there is none."""
+    """Return a timestamp, or NaN, which makes every comparison false, if there is none."""
     return stamp if stamp is not None and math.isfinite(stamp) else math.nan
 
 
 def _spread(run: list[T], began_s: float, until_s: float, frame_s: float) -> Iterator[tuple[T, float]]:
-    """The frames of a run from `began_s` on, evenly up to `until_s`, at most `frame_s` apart."""
+    """Spread the frames of a run evenly from `began_s` up to `until_s`, at most `frame_s` apart."""
     step_s = min((until_s - began_s) / len(run), frame_s) if run else 0.0
     for place, frame in enumerate(run):
         yield frame, began_s + step_s * place

@@ -1,4 +1,4 @@
-"""Cuts a video's crops into windows, one for each request."""
+"""Cuts a video's crops into windows, one per request."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,14 +16,14 @@ from asl_triton.video.preprocessing import Crop
 
 T = TypeVar("T")
 
-POSITION_FRAMES = 8  # of a window, in one position of the network's temporal output; a step averages two neighbors
+POSITION_FRAMES = 8  # frames of a window per position of the network's temporal output; a step averages two positions
 
 
 @dataclass(frozen=True)
 class Window:
     """Consecutive crops for one request: `frames` is uint8 RGB (T, 224, 224, 3), `start` the number of the first one.
 
-    `is_only` if its video has no other window.
+    `is_only` says that the video has no other window.
     """
 
     start: int
@@ -33,10 +33,11 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowTiming:
-    """Where a window is in time: the number of its first crop in the video, and the number of its frames.
+    """Where a window is in time. `start` is the number of its first crop in the video, `num_frames` its length.
 
-    `edges_s` (K + 1,) are the times when each of its K crops is first shown, and when the last one ends; K is less than
-    `num_frames` if the last crop is repeated. `shot` is the number of the window's shot in a film (see `shots.py`).
+    `edges_s` (K + 1,) are the times at which each of its K crops is first shown, and the time at which the last one
+    ends. K is less than `num_frames` if the last crop is repeated. `shot` is the number of the window's shot in a film
+    (see `shots.py`).
     """
 
     start: int
@@ -46,12 +47,12 @@ class WindowTiming:
 
 
 def cut_windows(images: Iterator[Image], preset: Preset, memory: Image | None = None) -> Iterator[Window]:
-    """Cut crops into windows: the whole clip, or one every `stride_frames`, the last one flush with the end.
+    """Cut crops into windows: the whole clip, or one window every `stride_frames`, with the last one at the very end.
 
-    A clip shorter than the network or the preset's windows need repeats its last frame. A clip of more than
-    `max_frames` is windowed even if the preset takes whole clips. Of a preset with centered frames, the only window has
-    those. If `memory` is given, with room for the preset's `longest_window`, an only window is a view of it; crops that
-    were written there are not copied.
+    A clip that is too short for the network or for the preset's windows repeats its last frame. A clip of more than
+    `max_frames` is cut into windows even if the preset takes whole clips. With a preset that takes the centered frames,
+    they are the only window. If `memory` is given, with room for the preset's `longest_window`, an only window is a
+    view of it, and crops that are already there are not copied.
     """
     if preset.frames == "centered":
         start, chosen = choose_centered(images, preset)
@@ -63,7 +64,7 @@ def cut_windows(images: Iterator[Image], preset: Preset, memory: Image | None = 
     first = next(images, None)
     if first is None:
         return
-    held = np.empty((most, *first.shape), np.uint8) if memory is None else memory  # takes memory as it is written to
+    held = np.empty((most, *first.shape), np.uint8) if memory is None else memory  # pages are allocated when written
     count = 0
     for image in islice(chain([first], images), most):
         if not np.may_share_memory(image, held[count]):
@@ -72,7 +73,7 @@ def cut_windows(images: Iterator[Image], preset: Preset, memory: Image | None = 
     after = next(images, None)
     if after is not None:
         if memory is not None:
-            held = held[:most].copy()  # the caller may use the memory between windows
+            held = held[:most].copy()  # the caller may reuse the memory between windows
         yield from slide_windows(chain(held, [after], images), preset.window_frames, preset.stride_frames)
         return
     length = max(count, least)
@@ -81,10 +82,10 @@ def cut_windows(images: Iterator[Image], preset: Preset, memory: Image | None = 
 
 
 def choose_centered(frames: Iterable[T], preset: Preset) -> tuple[int, list[T]]:
-    """The centered frames of a clip, at most `window_frames`, and the number of the first one.
+    """Choose the centered frames of a clip, at most `window_frames`, and return the number of the first one and them.
 
-    All frames are counted, and no more than `max_centered_frames` are held. From ASL Citizen's loader
-    (I3D/aslcitizen_dataset.py), which asks the container for their number.
+    This counts all frames but keeps at most `max_centered_frames` in memory. Source: ASL Citizen's loader
+    (I3D/aslcitizen_dataset.py), which takes the number of frames from the container.
     """
     held: list[T] = []
     count = 0
@@ -98,7 +99,7 @@ def choose_centered(frames: Iterable[T], preset: Preset) -> tuple[int, list[T]]:
 
 
 def pad_window(start: int, images: Sequence[Image], length: int, memory: Image | None = None) -> Window:
-    """The only window of a video: these crops, the last one repeated up to `length`."""
+    """Build the only window of a video from these crops, with the last one repeated up to `length`."""
     frames = np.empty((length, *images[0].shape), np.uint8) if memory is None else memory[:length]
     for place in range(length):
         frames[place] = images[min(place, len(images) - 1)]
@@ -108,7 +109,7 @@ def pad_window(start: int, images: Sequence[Image], length: int, memory: Image |
 def cut_timed_windows(
     cut: Iterable[Crop], preset: Preset, frame_rate: float, memory: Image | None = None
 ) -> Iterator[tuple[Window, WindowTiming]]:
-    """`cut_windows`, each with its place in time. `frame_rate` says how long the last crop is shown."""
+    """Cut windows as `cut_windows` does, each with its timing. `frame_rate` says how long the last crop is shown."""
     if preset.frames == "centered":
         start, chosen = choose_centered(cut, preset)
         if chosen:
@@ -130,13 +131,13 @@ def cut_timed_windows(
             times_s.popleft()
         first = window.start
         edges_s = list(islice(times_s, len(window.frames) + 1))
-        if len(edges_s) <= len(window.frames):  # no crop follows yet
+        if len(edges_s) <= len(window.frames):  # no crop follows
             edges_s.append(edges_s[-1] + 1 / (preset.frame_rate or frame_rate))
         yield window, WindowTiming(window.start, len(window.frames), np.array(edges_s))
 
 
 def slide_windows(images: Iterable[Image], window: int, stride: int) -> Iterator[Window]:
-    """Windows of `window` crops every `stride`, and one flush with the end unless they reach it."""
+    """Yield windows of `window` crops every `stride`, and one at the very end unless the last one reaches it."""
     held: deque[Image] = deque(maxlen=window)
     count, covered, due = 0, 0, window
     for image in images:
@@ -152,7 +153,7 @@ def slide_windows(images: Iterable[Image], window: int, stride: int) -> Iterator
 def cut_windows_by_shot(
     cut: Iterable[Crop], preset: Preset, frame_rate: float
 ) -> Iterator[tuple[Window, WindowTiming]]:
-    """`cut_timed_windows` for a film, by the shots of its crops: no window crosses a cut, and none `is_only`."""
+    """Cut a film's windows as `cut_timed_windows` does, shot by shot. No window crosses a cut, and none `is_only`."""
     shown = 0
 
     def counted(shot: Iterable[Crop]) -> Iterator[Crop]:

@@ -336,7 +336,7 @@ def test_server_that_refuses_is_told_with_its_remedy(
     triton.faults = [(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header")]
     done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out")
     assert done.code == 1
-    assert "refused the call" in done.told and "it wants an API key (--api-key)" in done.told
+    assert "refused the call" in done.told and "it requires an API key (--api-key)" in done.told
 
 
 def test_rows_shown_are_the_first_by_name() -> None:

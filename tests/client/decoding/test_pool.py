@@ -183,7 +183,7 @@ def test_a_video_that_wants_too_much_memory_is_one_sentence(tmp_path: Path) -> N
     decoders = DecoderPool(DecoderLimits(max_memory_bytes=96 * 2**20))
     with decoders.create_session(path, PLAIN, "it") as session:
         session.open()
-        with pytest.raises(VideoError, match="it takes more memory to decode than there is"):
+        with pytest.raises(VideoError, match="it takes more memory to decode than is available"):
             session.next_window()
     decoders.close()
 

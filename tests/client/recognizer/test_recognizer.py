@@ -175,7 +175,7 @@ def test_warnings_of_the_video_are_on_the_answer(tmp_path: Path) -> None:
     source = videos.clip(tmp_path / "whole.mkv", num_frames=60, options=["-g", "10"])
     recognition = recognized(fake(), videos.cut(tmp_path / "cut.mkv", source))
     assert recognition.warnings == (
-        f"cut off: the file ends too early, after {recognition.num_frames} frames that can be read",
+        f"cut off: the file ends too early, after {recognition.num_frames} readable frames",
     )
 
 

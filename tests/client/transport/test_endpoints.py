@@ -44,7 +44,7 @@ def test_address_that_is_none_is_a_sentence(text: str) -> None:
 @pytest.mark.parametrize("text", ["a:1,", "a:1,b", "a:1, b:2", "a:1,http://b:2", "dns:///a:1,b:1", "a:1,unix:/b"])
 def test_list_of_addresses_that_is_none_is_a_sentence(text: str) -> None:
     with pytest.raises(
-        ServerError, match="is not a server address: separate several by commas without spaces, each as host:port"
+        ServerError, match="is not a server address: write several as host:port, separated by commas without spaces"
     ):
         GrpcTransport(text)
 

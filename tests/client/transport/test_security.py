@@ -55,13 +55,13 @@ def test_name_of_the_certificate_may_be_given(certificates: Certificates) -> Non
 
 
 @pytest.mark.parametrize(("server", "mutual", "ours", "says"), [
-    ("outdated", False, ("authority", None), "no TLS with 127.0.0.1.*: its certificate has expired: renew it"),
-    ("server", False, ("other", None), r"no authority that we trust has signed its certificate: give .* \(--tls-ca\)"),
+    ("outdated", False, ("authority", None), "TLS with 127.0.0.1.* failed: its certificate has expired: renew it"),
+    ("server", False, ("other", None), r"its certificate is not signed by a trusted authority: give .* \(--tls-ca\)"),
     ("stranger", False, ("authority", None), "its certificate is for another name: .*--tls-server-name"),
-    ("server", False, (None, None), "closed the connection: it speaks TLS: give its authority .--tls-ca"),
-    ("server", True, ("authority", None), "closed the connection: it wants a certificate of ours .--tls-cert"),
-    ("server", True, ("authority", "late"), "our certificate .*late.pem .--tls-cert. has expired: renew it"),
-    ("server", True, ("authority", "foreign"), "it trusts no authority that signed our certificate .*foreign.pem"),
+    ("server", False, (None, None), "closed the connection: it uses TLS: give its authority .--tls-ca"),
+    ("server", True, ("authority", None), "closed the connection: it requires a client certificate .--tls-cert"),
+    ("server", True, ("authority", "late"), "the client certificate .*late.pem .--tls-cert. has expired: renew it"),
+    ("server", True, ("authority", "foreign"), "does not trust the authority that signed the client .*foreign.pem"),
 ], ids=["expired", "authority", "other name", "no TLS", "no certificate", "ours expired", "ours foreign"])  # fmt: skip
 def test_tls_that_does_not_fit_is_a_sentence_that_says_which_part(
     certificates: Certificates, server: str, mutual: bool, ours: tuple[str | None, str | None], says: str
@@ -74,7 +74,7 @@ def test_tls_that_does_not_fit_is_a_sentence_that_says_which_part(
 
 def test_tls_to_a_server_without_is_a_sentence(certificates: Certificates, triton: Triton) -> None:
     for ours in (Security(tls=True), certificates.security("authority")):
-        with pytest.raises(ServerError, match=r"no TLS with 127.0.0.1.*it speaks none: leave out --tls"):
+        with pytest.raises(ServerError, match=r"TLS with 127.0.0.1.* failed.*server does not use TLS: leave out"):
             version(triton.address, ours)
 
 
@@ -82,18 +82,18 @@ def test_what_grpc_says_of_it_stays_off_the_terminal(triton: Triton) -> None:
     command = [sys.executable, "-m", "asl_triton", "models", "--tls", "--server", triton.address]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("Error: no TLS with 127.0.0.1") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Error: TLS with 127.0.0.1") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    ({"tls_ca": "nowhere.pem"}, "there is no file .*nowhere.pem to speak TLS with"),
-    ({"tls_ca": "text.pem"}, "text.pem .--tls-ca. holds no certificate in PEM"),
-    ({"tls_ca": "client.key"}, "client.key .--tls-ca. holds no certificate in PEM"),
+    ({"tls_ca": "nowhere.pem"}, "there is no file .*nowhere.pem, which is needed for TLS"),
+    ({"tls_ca": "text.pem"}, "text.pem .--tls-ca. does not contain a PEM certificate"),
+    ({"tls_ca": "client.key"}, "client.key .--tls-ca. does not contain a PEM certificate"),
     ({"tls_cert": "client.pem"}, "needs both the certificate .--tls-cert. and its key .--tls-key."),
     ({"tls_key": "client.key"}, "needs both the certificate .--tls-cert. and its key .--tls-key."),
-    ({"tls_cert": "client.pem", "tls_key": "server.key"}, "client.pem .* and .*server.key .* are no certificate"),
+    ({"tls_cert": "client.pem", "tls_key": "server.key"}, "client.pem .* and .*server.key .* are not a PEM"),
     ({"tls_cert": "client.pem", "tls_key": "locked.key"}, "its unencrypted key"),
-    ({"tls_cert": "text.pem", "tls_key": "client.key"}, "are no certificate in PEM"),
+    ({"tls_cert": "text.pem", "tls_key": "client.key"}, "are not a PEM certificate"),
 ], ids=str)  # fmt: skip
 def test_key_file_that_is_none_is_told_before_the_server_is_asked(
     certificates: Certificates, options: dict[str, str], says: str
@@ -128,7 +128,7 @@ def test_key_is_sent_with_every_request(triton: Triton) -> None:
 
 
 @pytest.mark.parametrize(("key", "says"), [
-    (None, "refused the call .*: it wants an API key .--api-key"), ("wrong", "refused the call .*: give the right"),
+    (None, "refused .*: it requires an API key .--api-key"), ("wrong", "refused .*: the --api-key is wrong"),
 ])  # fmt: skip
 def test_key_that_is_missing_is_told_from_a_wrong_one(triton: Triton, key: str | None, says: str) -> None:
     triton.faults = [RESTRICTED]

@@ -30,7 +30,7 @@ def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
         FileFingerprint.of(tmp_path / "pipe.mp4") is None
         and FileFingerprint.of(tmp_path / "pipe.mp4", by_content=True) is None
     )
-    with pytest.raises(VideoError, match="no regular file"):
+    with pytest.raises(VideoError, match="not a regular file"):
         open_video(tmp_path / "pipe.mp4")
 
 

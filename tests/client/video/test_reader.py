@@ -114,7 +114,7 @@ def test_truncated_file_gives_the_frames_that_can_be_read_and_a_warning(
     path = videos.cut(tmp_path / f"cut{extension}", source)
     video, _, _ = read_all(path.read_bytes() if in_memory else path)
     assert 10 < video.num_frames < 90
-    assert video.warnings == [f"cut off: the file ends too early, after {video.num_frames} frames that can be read"]
+    assert video.warnings == [f"cut off: the file ends too early, after {video.num_frames} readable frames"]
 
 
 def test_live_recording_of_unknown_length_is_whole(tmp_path: Path) -> None:
@@ -149,9 +149,9 @@ NOT_VIDEOS: dict[str, tuple[Make, str]] = {
     "EBML of no end": (lambda path: path.write_bytes(b"\x1aE\xdf\xa3") and path, "cannot be read"),
     "a folder": (lambda path: path.mkdir() or path, "is a folder, not a video"),
     "nothing": (lambda path: path, "there is no file"),
-    "a link to nothing": (lambda path: path.symlink_to("nowhere") or path, "is a link to nowhere, which is not there"),
+    "a link to nothing": (lambda path: path.symlink_to("nowhere") or path, "is a link to nowhere, which does not exist"),
     "a link to itself": (lambda path: path.symlink_to(path) or path, "cannot read"),
-    "a pipe": (lambda path: os.mkfifo(path) or path, "is no regular file"),
+    "a pipe": (lambda path: os.mkfifo(path) or path, "is not a regular file"),
     "16K": (lambda path: videos.huge(path.with_suffix(".avi")), "beyond the limit of 33,177,600 pixels"),
 }  # fmt: skip
 

@@ -44,7 +44,7 @@ def count_by_command_line(path: Path) -> int:
     ("tagged3.mp4", 77, 0, 3.167, 0, ""),
     ("late.mp4", 77, 1.5, 4.667, 0, ""),
     ("nodef.webm", 385, 0, 12.787, 0, ""),
-    ("h265_nokey.mkv", 516, 4.125, 25.583, 99, "damaged: 99 of 615 frames could not be decoded, among them the first "
+    ("h265_nokey.mkv", 516, 4.125, 25.583, 99, "damaged: 99 of 615 frames could not be decoded, including the first "
      "4.1 s, so the answer may be wrong"),
 ])  # fmt: skip
 def test_file_of_the_zoo(

@@ -77,7 +77,7 @@ def test_answer_that_comes_after_its_deadline(
     with BatchRun(folder, tmp_path / "out", server.address, "--timeout", 2, model="late") as run:
         code, told = run.end()
     assert code == 3, told
-    assert "failed z-white.mp4" in told and "gave no answer within 2 s" in told and "Raise --timeout" in told
+    assert "failed z-white.mp4" in told and "did not answer within 2 s" in told and "Raise --timeout" in told
     whole(tmp_path / "out", undisturbed, 20)
     with BatchRun(folder, tmp_path / "out", server.address, "--timeout", 20, model="late") as run:
         again_code, again = run.end()
