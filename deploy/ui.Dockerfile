@@ -1,13 +1,13 @@
 # syntax=docker/dockerfile:1
-# The page, and the command line with it: `doctor` runs from this image too.
+# The page and the command line. `doctor` runs from this image too.
 #
 #     docker build --file deploy/ui.Dockerfile --tag asl-triton/ui:0.1.0 .
 #
-# By digest: --build-arg PYTHON_IMAGE=python@sha256:... (`docker buildx imagetools inspect python:3.12.13-slim-trixie`).
+# To pin by digest: --build-arg PYTHON_IMAGE=python@sha256:... (`docker buildx imagetools inspect python:3.12.13-slim-trixie`).
 ARG PYTHON_IMAGE=python:3.12.13-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS packages
-# Compiled here, once: nothing can be written beside the packages where they run.
+# Compile now, because the packages' folders are read-only at run time.
 ENV UV_SYSTEM_PYTHON=1 UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1
 WORKDIR /src
 COPY deploy/requirements/build.txt deploy/requirements/ui.txt deploy/requirements/
@@ -16,7 +16,7 @@ RUN python -m pip install --no-cache-dir --require-hashes --only-binary :all: --
 COPY pyproject.toml README.md LICENSE ./
 COPY client/asl_triton client/asl_triton
 COPY ui/asl_triton_ui ui/asl_triton_ui
-# The package has them wherever it is installed.
+# The installed package contains them.
 COPY model_repository/recognize_sign model_repository/recognize_sign
 COPY model_repository/recognize_sign_stream model_repository/recognize_sign_stream
 RUN uv pip install --no-deps --no-build-isolation . --target /opt/asl-triton/python
@@ -26,10 +26,10 @@ LABEL org.opencontainers.image.title="asl-triton: page" \
       org.opencontainers.image.description="The page of asl-triton: upload a clip or sign to the camera, see ranked glosses" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT"
-# Nothing is installed into a running container.
+# Nothing is installed in a running container.
 RUN python -m pip uninstall --yes pip
 COPY --from=packages /opt/asl-triton/python /opt/asl-triton/python
-# The root file system is read-only: uploads, and whatever else wants to write, have /tmp.
+# The root file system is read-only; uploads and other files go to /tmp.
 ENV PYTHONPATH=/opt/asl-triton/python \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -1,4 +1,4 @@
-"""What a Triton says about its models, over HTTP and in its log, and whether they answer."""
+"""Checks a Triton's models: their state over HTTP, errors in its log, and whether they answer."""
 
 import json
 import math
@@ -25,7 +25,7 @@ N_TAIL_LINES = 10
 
 @dataclass(frozen=True)
 class ModelState:
-    """One model of Triton's repository index: `READY`, `LOADING`, `UNAVAILABLE`, or no state at all."""
+    """A model in Triton's repository index. `state` is `READY`, `LOADING`, `UNAVAILABLE`, or empty."""
 
     name: str
     state: str
@@ -33,21 +33,21 @@ class ModelState:
 
 
 def server_name(host: str, port: int) -> str | None:
-    """The id of the Triton that answers on this port, or None while none does."""
+    """Return the id of the Triton that answers on this port, or None if none answers."""
     body = _ask(host, port, "GET", "/v2")
     try:
         return None if body is None else str(json.loads(body)["name"])
     except (ValueError, KeyError, TypeError):
-        return None  # Something else than a Triton answers.
+        return None  # something other than Triton answers
 
 
 def is_ready(host: str, port: int) -> bool:
-    """Whether Triton says that it and all of its models answer."""
+    """Whether Triton reports that it and all of its models are ready."""
     return _ask(host, port, "GET", "/v2/health/ready") is not None
 
 
 def model_states(host: str, port: int) -> list[ModelState] | None:
-    """The state of every model, or None while Triton does not answer yet."""
+    """Return the state of every model, or None if Triton does not answer yet."""
     body = _ask(host, port, "POST", "/v2/repository/index")
     if body is None:
         return None
@@ -55,12 +55,13 @@ def model_states(host: str, port: int) -> list[ModelState] | None:
 
 
 def check_answers(host: str, port: int, model: str, headers: Mapping[str, str] | None = None) -> None:
-    """Ask a model of ours for a tiny clip, the beginning of the golden one; other models are not asked.
+    """Send one of our models a tiny clip, the beginning of the golden one. Other models are skipped.
 
-    Triton itself says that a model is ready whose process is dead. One that does not answer in time is busy.
+    Triton itself reports a model as ready even if its process is dead. A model that does not answer in time is taken to
+    be busy.
 
     Raises:
-        ServerError: it answers with an error, or with logits that are not finite; or no Triton is there.
+        ServerError: the model returns an error or logits that are not finite, or no Triton answers.
     """
     try:
         status, body = _exchange(host, port, "GET", f"/v2/models/{model}/config", headers=headers)
@@ -69,7 +70,7 @@ def check_answers(host: str, port: int, model: str, headers: Mapping[str, str] |
         if status == 200 and preset is None:
             return
         if status != 200:
-            raise ServerError(f"{model} cannot be asked: {_reason(body)}")
+            raise ServerError(f"cannot read the configuration of {model}: {_reason(body)}")
         request, body_headers = _build_tiny_request(config, Preset.from_json(preset))
         path = f"/v2/models/{model}/infer"
         status, body = _exchange(host, port, "POST", path, request, {**body_headers, **(headers or {})})
@@ -80,15 +81,15 @@ def check_answers(host: str, port: int, model: str, headers: Mapping[str, str] |
     if status in (429, 503):  # its queue is full
         return
     if status != 200:
-        raise ServerError(f"{model} answers with an error: {_reason(body)}")
+        raise ServerError(f"{model} returned an error: {_reason(body)}")
     logits = next(output["data"] for output in json.loads(body)["outputs"] if output["name"] == LOGITS)
-    # Whether they are right, or there at all (NumPy 2), is for `asl-triton doctor` to say, which knows the remedy.
+    # `asl-triton doctor` checks whether they are right, or missing (NumPy 2), and says what to do.
     if not all(isinstance(logit, int | float) and math.isfinite(logit) for logit in logits):
-        raise ServerError(f"{model} answers with logits that are not finite")
+        raise ServerError(f"{model} returned logits that are not finite")
 
 
 def _build_tiny_request(config: Mapping[str, Any], preset: Preset) -> tuple[bytes, dict[str, str]]:
-    """An inference request with binary data, and its headers
+    """Build an inference request with binary data, and its headers
     (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md)."""
     clip = render_golden(preset.min_frames)
     is_uint8 = config["input"][0]["data_type"] == "TYPE_UINT8"
@@ -104,20 +105,20 @@ def _build_tiny_request(config: Mapping[str, Any], preset: Preset) -> tuple[byte
 
 
 def _reason(body: bytes) -> str:
-    """Triton's sentence for an error."""
+    """Return the message in Triton's response to a failed request."""
     try:
         return _one_line(str(json.loads(body)["error"]))
     except (ValueError, KeyError, TypeError):
-        return _one_line(body.decode(errors="replace")) or "no reason is given"
+        return _one_line(body.decode(errors="replace")) or "Triton gives no reason"
 
 
 def explain(failed: Iterable[ModelState], log: str) -> str:
-    """Which models failed and why, in one line: `name: reason; name: reason`."""
+    """Say in one line which models failed and why: `name: reason; name: reason`."""
     return "; ".join(f"{model.name}: {_one_line(model.reason or _reason_in_log(model.name, log))}" for model in failed)
 
 
 def last_error(log: str) -> str:
-    """The last error in Triton's log, or its last line, or nothing."""
+    """Return the last error in Triton's log, or else its last line."""
     lines = [line for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"E\d{4} |error:|cannot run ", line)]
     line = (errors or lines or ["nothing in its log"])[-1]
@@ -126,7 +127,7 @@ def last_error(log: str) -> str:
 
 
 def tail(log: str) -> str:
-    """The last lines of a log."""
+    """Return the last lines of a log."""
     return "\n".join(log.splitlines()[-N_TAIL_LINES:])
 
 
@@ -147,7 +148,7 @@ def _exchange(
     headers: Mapping[str, str] | None = None,
     timeout_s: float = INFERENCE_TIMEOUT_S,
 ) -> tuple[int, bytes]:
-    """The status of a response, and its body."""
+    """Send a request and return the status and the body of the response."""
     connection = HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request(method, path, body, dict(headers or {}))
@@ -158,17 +159,17 @@ def _exchange(
 
 
 def _reason_in_log(name: str, log: str) -> str:
-    """Why Triton refused a configuration, which the index does not say."""
+    """Find out why Triton rejected a configuration, which the index does not say."""
     refused = re.search(rf"Poll failed for model directory '{re.escape(name)}': (.*)\"", log)
     if refused is None:
         return "Triton gives no reason"
-    # Where the text is no valid configuration, protobuf says so in the line before.
+    # If the text cannot be parsed, protobuf reports it in the line before.
     parse_error = re.search(r"Error parsing text-format \S+ (.*)\s*\Z", log[: log.rfind("\n", 0, refused.start())])
     return f"{refused.group(1)}: {parse_error.group(1)}" if parse_error else refused.group(1)
 
 
 def _one_line(reason: str) -> str:
-    """A reason without the Python stub's stack and Triton's status code."""
+    """Return a reason on one line, without the Python stub's stack and Triton's status code."""
     text = reason.split("\n\nAt:")[0].removeprefix("Internal: ").removeprefix("Invalid argument: ")
     text = shorten_message(text).rstrip(".")
     return text if len(text) <= MAX_REASON_CHARS else text[:MAX_REASON_CHARS] + "..."

@@ -1,4 +1,4 @@
-"""The `tritonserver` of this machine: the one on PATH, else the one inside the nvidia-pytriton wheel."""
+"""Finds this machine's `tritonserver`: the one on PATH, or else the one in the nvidia-pytriton wheel."""
 
 import os
 import platform
@@ -15,18 +15,18 @@ import asl_triton
 from asl_triton.errors import AslTritonError
 from asl_triton.extras import format_install_command
 
-# NVIDIA's images keep their backends here wherever `tritonserver` is linked to.
+# NVIDIA's images have their backends here, wherever the link `tritonserver` points.
 IMAGE_BACKENDS = Path("/opt/tritonserver/backends")
-# The wheel's libraries are those of Ubuntu 22.04.
+# The wheel's libraries are from Ubuntu 22.04.
 WHEEL_GLIBC = (2, 35)
-# There where NVIDIA's driver is loaded and, in a container, where a GPU was given to it.
+# Exists if NVIDIA's driver is loaded and, in a container, if the container has a GPU.
 NVIDIA_DRIVER = Path("/dev/nvidiactl")
 CONTAINER = "nvcr.io/nvidia/tritonserver:26.11-py3"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides which Triton can run here."""
+    """The properties of a machine that decide which Triton can run on it."""
 
     search_path: str
     system: str
@@ -39,7 +39,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> "Machine":
-        """This machine and this Python environment; nothing of the wheel is imported."""
+        """Describe this machine and this Python environment, without importing the wheel."""
         libc, libc_version = platform.libc_ver()
         spec = find_spec("pytriton")
         locations = spec.submodule_search_locations if spec is not None else None
@@ -57,7 +57,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class TritonBinary:
-    """A `tritonserver` and how to start it: `python_backend` are the files of a backend folder to lay out for it."""
+    """A `tritonserver` and how to start it. `python_backend` are files to link into a backend folder for it."""
 
     path: Path
     config_name: str | None
@@ -67,13 +67,14 @@ class TritonBinary:
 
     @property
     def is_wheel(self) -> bool:
-        """Whether this is the wheel's old Triton, which is for development only."""
+        """Whether this is the old Triton from the wheel, which is for development only."""
         return bool(self.python_backend)
 
     def options(self, folder: Path) -> list[str]:
-        """The options that say where the backends are and which configuration fits them.
+        """Return the options that say where the backends are and which model configuration to use.
 
-        The wheel's backend folder is laid out at `folder`, by links: Triton wants the stub beside the backend.
+        For the wheel, this creates the backend folder at `folder` from links, because Triton needs the stub next to the
+        backend.
         """
         backends = self.backends
         if self.python_backend:
@@ -86,9 +87,10 @@ class TritonBinary:
 
 
 def find_binary(machine: Machine, repository: Path) -> TritonBinary:
-    """The Triton to run on `machine`.
+    """Find the Triton to run on `machine`.
 
-    Raises AslTritonError, which says what to install or which container serves `repository`, where there is none.
+    Raises:
+        AslTritonError: there is none; the message says what to install, or which container serves `repository`.
     """
     on_path = shutil.which("tritonserver", path=machine.search_path)
     if on_path is not None and machine.system == "Linux":
@@ -103,7 +105,7 @@ def find_binary(machine: Machine, repository: Path) -> TritonBinary:
 
 
 def build_container_command(repository: Path) -> str:
-    """The command that serves `repository` with NVIDIA's container."""
+    """Build the command that serves `repository` with NVIDIA's container."""
     ports = " ".join(f"-p 127.0.0.1:{port}:{port}" for port in (8000, 8001, 8002))
     return (
         f"docker run --rm --gpus all --shm-size 1g {ports} -v {repository.absolute()}:/models:ro "
@@ -112,7 +114,7 @@ def build_container_command(repository: Path) -> str:
 
 
 def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU, so that models are computed there."""
+    """Whether this machine has an NVIDIA GPU, on which models then run."""
     return NVIDIA_DRIVER.exists()
 
 
@@ -129,14 +131,14 @@ def _wheel_binary(machine: Machine) -> TritonBinary:
         raise AslTritonError(f"this machine has no `tritonserver`: {format_install_command('serve')}")
     if machine.numpy is not None and int(machine.numpy.split(".")[0]) >= 2:
         raise AslTritonError(
-            f"NumPy {machine.numpy} is installed, with which the wheel's Triton answers empty tensors and no error: "
+            f"with NumPy {machine.numpy}, the wheel's Triton returns empty tensors instead of an error: "
             "pip install 'numpy<2'"
         )
     stub = machine.wheel / "python_backend_stubs" / machine.python / "triton_python_backend_stub"
     if not stub.is_file():
         known = sorted((path.name for path in stub.parent.parent.iterdir()), key=lambda name: int(name.split(".")[1]))
         raise AslTritonError(
-            f"the wheel's Triton does not run models on Python {machine.python}: "
+            f"the wheel's Triton cannot run models on Python {machine.python}: "
             f"install asl-triton in an environment with one of {', '.join(known)}"
         )
     backend = machine.wheel / "backends" / "python"
@@ -148,34 +150,35 @@ def _wheel_binary(machine: Machine) -> TritonBinary:
     )
 
 
-# What makes forwards on a CPU faster.
+# These make forwards on a CPU faster.
 CPU_SETTINGS = {
-    # glibc gives large blocks back at once, and each forward would fault them in again: kept, it is a sixth to a
-    # quarter faster on two cores (64 frames, bfloat16). PyTorch's switch asks for large pages.
+    # By default glibc returns large blocks to the system at once, and each forward has to fault them in again. Keeping
+    # them makes a forward a sixth to a quarter faster on two cores (64 frames, bfloat16). PyTorch's switch requests
+    # large pages.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "THP_MEM_ALLOC_ENABLE": "1",
-    # A thread of a forward that waits for the others spins first. GNU OpenMP's own 300,000 rounds hold the core that
-    # the others need where anything else runs, and a forward takes up to twenty times as long. Fewer rounds cost
-    # nothing where nothing does: python -m tests.benchmarks.neighbor.
+    # A thread that waits for the other threads of a forward spins first. If other programs run, GNU OpenMP's default
+    # of 300,000 rounds keeps a core busy that the other threads need, and a forward takes up to twenty times as long.
+    # On an idle machine, fewer rounds cost nothing: python -m tests.benchmarks.neighbor.
     "GOMP_SPINCOUNT": "10000",
 }
 
 
 def choose_cpu_settings() -> dict[str, str]:
-    """`CPU_SETTINGS`; a variable that this process's environment sets keeps its value."""
+    """Return `CPU_SETTINGS`, except that variables already set in this process's environment keep their values."""
     return {name: os.environ.get(name, value) for name, value in CPU_SETTINGS.items()}
 
 
 def _wheel_environment(machine: Machine) -> dict[str, str]:
-    """What lets the binary find its libraries, and the stub this environment's Python and packages."""
+    """Return the environment in which the binary finds its libraries, and the stub finds Python and its packages."""
     assert machine.wheel is not None
     site_packages = machine.wheel.parents[1]
     packages = [
         str(site_packages),
         sysconfig.get_path("purelib"),
         sysconfig.get_path("platlib"),
-        # Where asl_triton and asl_triton_deploy are when they are installed for development.
+        # The locations of asl_triton and asl_triton_deploy if they are installed for development.
         str(Path(asl_triton.__file__).parents[1]),
         str(Path(__file__).parents[1]),
     ]

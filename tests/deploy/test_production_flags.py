@@ -155,8 +155,8 @@ def test_development_server_differs_where_it_says_why() -> None:
     ("variables", "sentence"),
     [
         ({}, "ASL_TRITON_API_KEY is missing .* `openssl rand -hex 32`"),
-        ({"ASL_TRITON_API_KEY": "short"}, "ASL_TRITON_API_KEY is missing or no key"),
-        ({"ASL_TRITON_API_KEY": "with spaces and\na line end"}, "ASL_TRITON_API_KEY is missing or no key"),
+        ({"ASL_TRITON_API_KEY": "short"}, "ASL_TRITON_API_KEY is missing or invalid"),
+        ({"ASL_TRITON_API_KEY": "with spaces and\na line end"}, "ASL_TRITON_API_KEY is missing or invalid"),
         ({"ASL_TRITON_API_KEY": KEY, "ASL_TRITON_TLS": "on"}, "ASL_TRITON_TLS is 'on': set it to mutual, server, off"),
         ({"ASL_TRITON_API_KEY": KEY, "ASL_TRITON_TLS_FOLDER": "/nowhere"}, "there is no /nowhere/tls.crt: mount"),
         (
@@ -182,10 +182,10 @@ def test_key_is_not_shown() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("--log-verbose=1 --allow-http=true\n", "a line that is no flag"),
-        ("rm -rf /\n", "a line that is no flag"),
-        ("--id={{ nobody_set_this }}\n", "cannot be used: 'nobody_set_this' is undefined"),
-        ("{% if %}\n", "cannot be used"),
+        ("--log-verbose=1 --allow-http=true\n", "a line that is not a flag"),
+        ("rm -rf /\n", "a line that is not a flag"),
+        ("--id={{ nobody_set_this }}\n", "triton.flags: 'nobody_set_this' is undefined"),
+        ("{% if %}\n", "cannot use the flag file"),
     ],
 )
 def test_file_of_flags_that_cannot_be_used(text: str, sentence: str, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_listed_files_are_served_and_a_stop_is_orderly(image: dict[str, str], re
     served = sorted(path.name for path in (tmp_path / "run" / "models").glob("summing/*"))
     assert served == ["1", "config.pbtxt", "configs"]
     assert not (tmp_path / "was_here").exists()
-    assert "asl-triton: checked summing; of the image: of_the_image" in (tmp_path / "log").read_text()
+    assert "asl-triton: checked summing; from the image: of_the_image" in (tmp_path / "log").read_text()
 
 
 def test_recognize_sign_of_the_image_finds_the_models_that_are_mounted(
@@ -155,11 +155,11 @@ def test_missing_key_is_refused_before_models_are_copied(image: dict[str, str]) 
 
 def test_old_triton_is_refused(image: dict[str, str]) -> None:
     sentence = refusal({**image, "TRITON_SERVER_VERSION": "2.60.0"})
-    assert "this is Triton 2.60.0, and NVIDIA's security bulletins" in sentence
+    assert "Triton 2.60.0 has known vulnerabilities" in sentence
 
 
 def test_version_that_is_none_is_refused(image: dict[str, str]) -> None:
-    assert "no version such as" in refusal({**image, "TRITON_SERVER_VERSION": "latest"})
+    assert "not a version such as" in refusal({**image, "TRITON_SERVER_VERSION": "latest"})
 
 
 def test_machine_without_triton_is_told_so(image: dict[str, str], tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_health_check_needs_its_state_and_its_key(
     assert main([], {"ASL_TRITON_SERVED": str(tmp_path / "models")}) == 1
     assert "which the entry point writes" in capsys.readouterr().err
     assert main([], leave_state(triton, tmp_path, key="wrong")) == 1
-    assert "small cannot be asked: This API is restricted" in capsys.readouterr().err
+    assert "cannot read the configuration of small: This API is restricted" in capsys.readouterr().err
     assert main([], leave_state(triton, tmp_path)) == 0
 
 
@@ -117,7 +117,7 @@ def test_dead_model_fails_the_health_check_which_ends_triton(
         kill_model(triton)
         assert triton.is_ready()  # as Triton says itself
         assert main([], variables) == 1
-        assert "small answers with an error: Stub process 'small_0_0' is not healthy" in capsys.readouterr().err
+        assert "small returned an error: Stub process 'small_0_0' is not healthy" in capsys.readouterr().err
         with (
             tritonclient.grpc.InferenceServerClient(triton.address) as client,
             pytest.raises(InferenceServerException),

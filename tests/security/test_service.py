@@ -138,7 +138,7 @@ def test_server_that_says_ready_and_is_not_is_found_out(repository: Path, monkey
         check_answers(host, int(port), "small")
         kill_model(triton, "HTTP")
         assert is_ready(host, int(port))
-        with pytest.raises(ServerError, match="small answers with an error: Stub process 'small_0_0' is not healthy"):
+        with pytest.raises(ServerError, match="small returned an error: Stub process 'small_0_0' is not healthy"):
             check_answers(host, int(port), "small")
 
 

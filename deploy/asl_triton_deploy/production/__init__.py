@@ -1,1 +1,1 @@
-"""Triton as an operator runs it: NVIDIA's container, its flags in one place, and only models that are checked."""
+"""Triton in production: NVIDIA's container, its flags in one file, and only models whose files were checked."""

@@ -1,8 +1,8 @@
-"""What the Triton image starts: models are checked by copying, then this process becomes `tritonserver`.
+"""The entry point of the Triton image: copies and checks the models, then becomes `tritonserver`.
 
     python -m asl_triton_deploy.production [more flags of tritonserver]
 
-The environment is `Settings`' and `Places`'.
+`Settings` and `Places` read the environment.
 """
 
 import os
@@ -23,10 +23,10 @@ from asl_triton_deploy.triton_binary import choose_cpu_settings, has_gpu
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are in the image, and in what is mounted into it.
+    """Paths in the image and its mounts.
 
-    `repository` is the operator's, `checksums` says what of it may be served, `served` is where that is copied to: it
-    has to be writable, and nothing else has. `image_models` come with asl-triton, and fit it.
+    `repository` is the operator's, `checksums` lists the files of it that may be served, and `served` is where they are
+    copied to, the only path that must be writable. `image_models` come with asl-triton and match its version.
     """
 
     repository: Path = Path("/models")
@@ -37,7 +37,7 @@ class Places:
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str]) -> "Places":
-        """ASL_TRITON_REPOSITORY, ASL_TRITON_CHECKSUMS, ASL_TRITON_SERVED, ASL_TRITON_IMAGE_MODELS, ASL_TRITON_FLAGS."""
+        """Read ASL_TRITON_REPOSITORY, _CHECKSUMS, _SERVED, _IMAGE_MODELS and _FLAGS."""
         named = {name: variables.get(f"ASL_TRITON_{name.upper()}") for name in cls.__dataclass_fields__}
         places = {name: Path(value) for name, value in named.items() if value}
         if "repository" in places:
@@ -46,10 +46,10 @@ class Places:
 
 
 def main() -> int:
-    """Become `tritonserver`, or say in one sentence why not and return 1."""
+    """Become `tritonserver`, or print one sentence that says why not and return 1."""
     try:
         command = prepare(os.environ, sys.argv[1:])
-        # On a GPU the settings for CPUs would only hold on to memory.
+        # On a GPU the CPU settings would only waste memory.
         settings = {} if has_gpu() else choose_cpu_settings()
         os.execve(command[0], command, {**os.environ, **settings, **name_repositories(command)})
     except AslTritonError as exc:
@@ -62,8 +62,8 @@ def main() -> int:
 def prepare(variables: Mapping[str, str], more_flags: Sequence[str] = ()) -> list[str]:
     """Copy the models that may be served, and return the command that serves them.
 
-    Raises AslTritonError for settings that cannot be used, for a Triton that is too old, and for models that are not
-    those of the list.
+    Raises:
+        AslTritonError: a setting is invalid, Triton is too old, or the models differ from the list.
     """
     binary = shutil.which("tritonserver", path=variables.get("PATH"))
     if binary is None:
@@ -74,8 +74,8 @@ def prepare(variables: Mapping[str, str], more_flags: Sequence[str] = ()) -> lis
     triton = triton_version(variables)
     models = copy_checked(read_checksums(places.checksums), places.repository, places.served, without=ours)
     if not models:
-        raise AslTritonError(f"{places.checksums} lists no model of {places.repository}: `asl-triton export` writes it")
-    print(f"asl-triton: checked {', '.join(models)}; of the image: {', '.join(ours) or 'none'}", file=sys.stderr)
+        raise AslTritonError(f"{places.checksums} lists no model in {places.repository}: run `asl-triton export`")
+    print(f"asl-triton: checked {', '.join(models)}; from the image: {', '.join(ours) or 'none'}", file=sys.stderr)
     command = [binary, *triton_flags(settings, triton, places.flags), *more_flags]
     http_port = [flag.partition("=")[2] for flag in command if flag.startswith("--http-port=")][-1]
     state = HealthState(os.getpid(), int(http_port), settings.health_key, models)
@@ -87,23 +87,23 @@ def prepare(variables: Mapping[str, str], more_flags: Sequence[str] = ()) -> lis
 
 
 def name_repositories(command: Sequence[str]) -> dict[str, str]:
-    """The environment that tells `recognize_sign` which model repositories this command serves."""
+    """Return the environment that passes this command's model repositories to `recognize_sign`."""
     folders = [flag.partition("=")[2] for flag in command if flag.startswith("--model-repository=")]
     return {REPOSITORIES_VARIABLE: os.pathsep.join(folders)}
 
 
 def triton_version(variables: Mapping[str, str]) -> Version:
-    """The version of the Triton of this image, which NVIDIA writes into its environment; newest where it does not."""
+    """Read this image's Triton version from the environment that NVIDIA sets, or assume the minimum if it is not set."""
     said = variables.get("TRITON_SERVER_VERSION") or ".".join(map(str, MINIMUM_TRITON))
     major, _, rest = said.partition(".")
     minor = rest.partition(".")[0]
     if not (major.isdecimal() and minor.isdecimal()):
-        raise AslTritonError(f"TRITON_SERVER_VERSION is {said!r}, and no version such as 2.75.0")
+        raise AslTritonError(f"TRITON_SERVER_VERSION is {said!r}, not a version such as 2.75.0")
     version = (int(major), int(minor))
     if version < MINIMUM_TRITON:
         raise AslTritonError(
-            f"this is Triton {said}, and NVIDIA's security bulletins name holes that are closed from 26.11 "
-            f"({MINIMUM_TRITON[0]}.{MINIMUM_TRITON[1]}) on: build the image from a newer container"
+            f"Triton {said} has known vulnerabilities that NVIDIA fixed before 26.11 "
+            f"({MINIMUM_TRITON[0]}.{MINIMUM_TRITON[1]}): build the image from a newer container"
         )
     return version
 

@@ -1,4 +1,4 @@
-"""Triton's production flags: `triton.flags`, filled in with what an operator sets."""
+"""Triton's production flags: `triton.flags`, filled in with the operator's settings."""
 
 import re
 import secrets
@@ -17,20 +17,20 @@ Tls = Literal["mutual", "server", "off"]
 Version = tuple[int, int]
 
 FLAGS = Path(__file__).with_name("triton.flags")
-# NVIDIA's container 26.11: the critical fixes of its security bulletins came in 25.07 to 26.07.
+# NVIDIA's container 26.11. The critical fixes in its security bulletins were released in 25.07 to 26.07.
 MINIMUM_TRITON: Version = (2, 75)
-# Shorter than a client's deadline, longer than any clip takes. deploy/ gives the container ten seconds more.
+# Shorter than a client's deadline, longer than any clip takes. deploy/ gives the container another ten seconds.
 EXIT_TIMEOUT_S = 45
 KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,}")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What differs between two Tritons in production; `triton.flags` says the rest.
+    """The operator's settings for Triton in production. Everything else is in `triton.flags`.
 
-    `api_key` opens what our client reads before it asks (metadata, configuration, statistics), and inference too
-    where `key_for_inference` is set. `health_key` opens inference over HTTP for the health check. `tls_folder` holds
-    tls.crt, tls.key and, for mutual TLS, ca.crt.
+    `api_key` allows the calls that our client makes before inference (metadata, configuration, statistics). With
+    `key_for_inference`, inference requires it too. `health_key` allows the health check to run inference over HTTP.
+    `tls_folder` contains tls.crt, tls.key and, for mutual TLS, ca.crt.
     """
 
     repositories: tuple[Path, ...]
@@ -51,29 +51,30 @@ class Settings:
     def __post_init__(self) -> None:
         if not KEY.fullmatch(self.api_key):
             raise AslTritonError(
-                "ASL_TRITON_API_KEY is missing or no key: it has 16 letters, digits or signs of ._~+/=- at least. "
-                "`openssl rand -hex 32` makes one"
+                "ASL_TRITON_API_KEY is missing or invalid: a key has at least 16 letters, digits or characters from "
+                "._~+/=-. `openssl rand -hex 32` makes one"
             )
         if self.otlp_url and not re.fullmatch(r"https?://\S+", self.otlp_url):
             raise AslTritonError(
-                f"ASL_TRITON_OTLP_URL is {self.otlp_url!r}: set it to a collector's, such as "
-                "http://collector:4318/v1/traces, or to nothing"
+                f"ASL_TRITON_OTLP_URL is {self.otlp_url!r}: set it to a collector's URL, such as "
+                "http://collector:4318/v1/traces, or leave it empty"
             )
         if self.tls not in get_args(Tls):
-            raise AslTritonError(f"ASL_TRITON_TLS is {self.tls!r}: set it to {', '.join(get_args(Tls))}")
+            raise AslTritonError(f"ASL_TRITON_TLS is {self.tls!r}: set it to one of {', '.join(get_args(Tls))}")
         wanted = {"mutual": ("tls.crt", "tls.key", "ca.crt"), "server": ("tls.crt", "tls.key"), "off": ()}[self.tls]
         for name in wanted:
             if not (self.tls_folder / name).is_file():
                 raise AslTritonError(
-                    f"ASL_TRITON_TLS is {self.tls!r}, and there is no {self.tls_folder / name}: mount the certificate "
-                    "there (tls.crt, tls.key, ca.crt), or set ASL_TRITON_TLS=off where a gateway speaks TLS"
+                    f"ASL_TRITON_TLS is {self.tls!r}, but there is no {self.tls_folder / name}: mount the certificate "
+                    "there (tls.crt, tls.key, ca.crt), or set ASL_TRITON_TLS=off if a gateway terminates TLS"
                 )
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str], repositories: tuple[Path, ...]) -> "Settings":
-        """What the operator set, as ASL_TRITON_*; names that are not set take the defaults above.
+        """Read the operator's settings from ASL_TRITON_*. Variables that are not set have the defaults above.
 
-        Raises AslTritonError for a value that cannot be used.
+        Raises:
+            AslTritonError: a value is invalid.
         """
         return cls(
             repositories=repositories,
@@ -87,9 +88,10 @@ class Settings:
 
 
 def triton_flags(settings: Settings, triton: Version = MINIMUM_TRITON, path: Path = FLAGS) -> list[str]:
-    """The flags for a Triton of version `triton`; one that is older than a flag does not get it.
+    """Return the flags for version `triton` of Triton, without those that it does not have yet.
 
-    Raises AslTritonError when the file of flags cannot be read or filled in.
+    Raises:
+        AslTritonError: the flag file cannot be read or filled in.
     """
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     names = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
@@ -98,12 +100,12 @@ def triton_flags(settings: Settings, triton: Version = MINIMUM_TRITON, path: Pat
             names, triton=triton, closed=f"{CLOSED_KEY_NAME}={secrets.token_hex(32)}"
         )
     except (OSError, UnicodeDecodeError, TemplateError) as exc:
-        raise AslTritonError(f"the file of Triton's flags, {path}, cannot be used: {exc}") from exc
+        raise AslTritonError(f"cannot use the flag file {path}: {exc}") from exc
     lines = [line.strip() for line in text.splitlines()]
     flags = [line for line in lines if line and not line.startswith("#")]
     for flag in flags:
         if not re.fullmatch(r"--[a-z0-9-]+(=\S+)?", flag):
-            raise AslTritonError(f"the file of Triton's flags, {path}, has a line that is no flag: {flag!r}")
+            raise AslTritonError(f"the flag file {path} has a line that is not a flag: {flag!r}")
     return flags
 
 
