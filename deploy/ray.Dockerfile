@@ -3,7 +3,8 @@
 #
 #     docker build --file deploy/ray.Dockerfile --tag asl-triton/ray:0.1.0 .
 #
-# To pin by digest: --build-arg PYTHON_IMAGE=python@sha256:... (`docker buildx imagetools inspect python:3.12.13-slim-trixie`).
+# To pin by digest: --build-arg PYTHON_IMAGE=python@sha256:..., which
+# `docker buildx imagetools inspect python:3.12.13-slim-trixie` prints.
 ARG PYTHON_IMAGE=python:3.12.13-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS packages

@@ -93,7 +93,7 @@ def name_repositories(command: Sequence[str]) -> dict[str, str]:
 
 
 def triton_version(variables: Mapping[str, str]) -> Version:
-    """Read this image's Triton version from the environment that NVIDIA sets, or assume the minimum if it is not set."""
+    """Read this image's Triton version from the environment that NVIDIA sets. If it is not set, assume the minimum."""
     said = variables.get("TRITON_SERVER_VERSION") or ".".join(map(str, MINIMUM_TRITON))
     major, _, rest = said.partition(".")
     minor = rest.partition(".")[0]
