@@ -157,7 +157,10 @@ def test_development_server_differs_where_it_says_why() -> None:
         ({}, "ASL_TRITON_API_KEY is missing .* `openssl rand -hex 32`"),
         ({"ASL_TRITON_API_KEY": "short"}, "ASL_TRITON_API_KEY is missing or invalid"),
         ({"ASL_TRITON_API_KEY": "with spaces and\na line end"}, "ASL_TRITON_API_KEY is missing or invalid"),
-        ({"ASL_TRITON_API_KEY": KEY, "ASL_TRITON_TLS": "on"}, "ASL_TRITON_TLS is 'on': set it to mutual, server, off"),
+        (
+            {"ASL_TRITON_API_KEY": KEY, "ASL_TRITON_TLS": "on"},
+            "ASL_TRITON_TLS is 'on': set it to one of mutual, server, off",
+        ),
         ({"ASL_TRITON_API_KEY": KEY, "ASL_TRITON_TLS_FOLDER": "/nowhere"}, "there is no /nowhere/tls.crt: mount"),
         (
             {"ASL_TRITON_API_KEY": KEY, "ASL_TRITON_TLS": "off", "ASL_TRITON_KEY_FOR_INFERENCE": "yes"},

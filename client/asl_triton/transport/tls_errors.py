@@ -42,9 +42,7 @@ def explain_closed_connection(said: str, security: Security) -> str:
         return "it stopped"
     if not security.is_tls:
         if speaks_tls(place):
-            return (
-                "it uses TLS: give its authority (--tls-ca), and your certificate if it asks for one (--tls-cert)"
-            )
+            return "it uses TLS: give its authority (--tls-ca), and your certificate if it asks for one (--tls-cert)"
         return "it stopped, or this is not Triton's gRPC port (8001; 8000 is HTTP)"
     if security.tls_cert is None or security.tls_key is None:
         return "it requires a client certificate (--tls-cert with --tls-key), or it stopped"

@@ -58,9 +58,7 @@ def read_calibration(folder: Path, preset: Preset, labels: Sequence[str]) -> Cal
         except VideoError as exc:
             failure = exc
     if not decoded:
-        raise VideoError(
-            f"none of {len(chosen)} clips in {folder} can be read. The last error: {failure}"
-        ) from failure
+        raise VideoError(f"none of {len(chosen)} clips in {folder} can be read. The last error: {failure}") from failure
     return Calibration(folder, tuple(decoded), tuple(sample_evenly(others or chosen, MAX_HELD_OUT)), apart=bool(others))
 
 

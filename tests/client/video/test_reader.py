@@ -149,7 +149,7 @@ NOT_VIDEOS: dict[str, tuple[Make, str]] = {
     "EBML of no end": (lambda path: path.write_bytes(b"\x1aE\xdf\xa3") and path, "cannot be read"),
     "a folder": (lambda path: path.mkdir() or path, "is a folder, not a video"),
     "nothing": (lambda path: path, "there is no file"),
-    "a link to nothing": (lambda path: path.symlink_to("nowhere") or path, "is a link to nowhere, which does not exist"),
+    "a link to nothing": (lambda path: path.symlink_to("nowhere") or path, "is a link to nowhere, which does not"),
     "a link to itself": (lambda path: path.symlink_to(path) or path, "cannot read"),
     "a pipe": (lambda path: os.mkfifo(path) or path, "is not a regular file"),
     "16K": (lambda path: videos.huge(path.with_suffix(".avi")), "beyond the limit of 33,177,600 pixels"),
