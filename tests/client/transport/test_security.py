@@ -103,7 +103,7 @@ def test_key_file_that_is_none_is_told_before_the_server_is_asked(
 
 
 def test_name_for_tls_without_tls_is_a_sentence() -> None:
-    with pytest.raises(AslTritonError, match=r"--tls-server-name. needs TLS"):
+    with pytest.raises(AslTritonError, match=r"--tls-server-name needs TLS"):
         Security(tls_server_name="triton.example")
 
 
