@@ -181,7 +181,7 @@ def test_caller_without_our_authority_is_told_so(triton: ProductionTriton, secur
 
 
 @pytest.mark.parametrize(("key", "says"), [
-    (None, "refused the call: it requires an API key .--api-key"), ("wrong", "refused .*: the --api-key is wrong"),
+    (None, "refused the call: it requires an API key .--api-key"), ("wrong", "refused .*: the --api-key is incorrect"),
 ])  # fmt: skip
 def test_contract_is_not_read_without_the_key(
     triton: ProductionTriton, certificates: Certificates, key: str | None, says: str

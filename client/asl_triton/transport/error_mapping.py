@@ -41,7 +41,7 @@ class Rule:
 
 def explain_refusal(said: str, security: Security) -> str:
     """Explain what to do about a call that requires an API key."""
-    return "it requires an API key (--api-key)" if security.api_key is None else "the --api-key is wrong"
+    return "it requires an API key (--api-key)" if security.api_key is None else "the --api-key is incorrect"
 
 
 REFUSED = "the server at {address} refused the call{request}: {why} [{said}]"

@@ -122,7 +122,7 @@ class Video:
         if self._is_closed:
             return
         if self.num_frames == 0:
-            large = "" if self.width else f", or its frames exceed the limit of {self.limits.max_pixels:,} pixels"
+            large = "" if self.width else f", or its frames are beyond the limit of {self.limits.max_pixels:,} pixels"
             raise VideoError(
                 f"{self.name} is cut off or damaged: none of its frames can be decoded{large}. Copy or record it again"
             )

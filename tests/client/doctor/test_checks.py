@@ -79,7 +79,7 @@ def test_server_before_the_security_fixes_is_a_warning(version: str, state: str)
 
 class Restricted(FakeTransport):
     async def model_names(self) -> list[str]:
-        raise ServerError("the server at fake:8001 refused the call: the --api-key is wrong")
+        raise ServerError("the server at fake:8001 refused the call: the --api-key is incorrect")
 
 
 def test_index_that_is_refused_ends_the_examination_unless_a_model_is_named() -> None:

@@ -128,7 +128,7 @@ def test_key_is_sent_with_every_request(triton: Triton) -> None:
 
 
 @pytest.mark.parametrize(("key", "says"), [
-    (None, "refused .*: it requires an API key .--api-key"), ("wrong", "refused .*: the --api-key is wrong"),
+    (None, "refused .*: it requires an API key .--api-key"), ("wrong", "refused .*: the --api-key is incorrect"),
 ])  # fmt: skip
 def test_key_that_is_missing_is_told_from_a_wrong_one(triton: Triton, key: str | None, says: str) -> None:
     triton.faults = [RESTRICTED]

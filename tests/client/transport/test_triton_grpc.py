@@ -235,7 +235,7 @@ def test_port_of_http_is_a_sentence() -> None:
 
 
 def test_server_of_something_else_is_a_sentence() -> None:
-    with serving(None) as other, pytest.raises(ServerError, match="is not Triton: name another"):
+    with serving(None) as other, pytest.raises(ServerError, match="is not Triton: use another"):
         version(other.address)
 
 

@@ -130,7 +130,7 @@ def test_frames_come_at_the_rate_asked_for(times_s: list[float], shown: list[int
 
 
 def test_frame_stamped_beyond_the_limit_is_a_sentence() -> None:
-    with pytest.raises(VideoError, match=r"stamped 1000000 s.*repair its timestamps"):
+    with pytest.raises(VideoError, match=r"timestamp 1000000 s.*repair its timestamps"):
         list(resample(timed([0, 1e6]), 25.0, max_frames=1000))
 
 
