@@ -30,7 +30,8 @@ GIB, MIB = 2**30, 2**20
     "row",
     [
         f"{PAGE.max_upload_mb} MB; {PAGE.max_minutes:g} minutes; {PAGE.max_clips}",
-        f"{PAGE.max_visitor_bytes // MB:,} and {PAGE.max_folder_bytes // MB:,} MB",
+        f"{PAGE.max_visitor_bytes // MB:,} MB: five of the largest | `--max-visitor-mb`",
+        f"{PAGE.max_folder_bytes // MB:,} MB: fifteen of the largest | `--max-folder-mb`",
         f"{PAGE.min_free_mb} MB | `--min-free-mb`",
         f"{PAGE.keep_minutes:g} minutes, and at most 5 more",
         f"{security.MAX_BODY_BYTES // MB} MB; {security.MAX_LOGIN_BYTES // 1000} kB",
@@ -40,7 +41,7 @@ GIB, MIB = 2**30, 2**20
         f"{MAX_EXAMPLES} examples; {MAX_SIGNS_BYTES // MIB} MiB",
         f"{MAX_WHO_BYTES // MB} MB of memory; {MAX_BYTES // MB} MB; {PAGE.keep_minutes:g} minutes",
         f"Cameras can take {PAGE.max_live + SPARE_STREAMS} of its {PLACES} places",
-        f"{security.PATIENCE_S:g} s in all; {security.MIN_BYTES_PER_S // 1000} kB a second",
+        f"{security.PATIENCE_S:g} s in all; {security.MIN_BYTES_PER_S // 1000} kB per second",
         f"| {security.HEAD_TIMEOUT_S:g} s | |",
         f"{security.FREE_LOGINS}, then a wait from 1 s, doubled up to {security.MAX_LOGIN_WAIT_S:g} s",
         f"{PAGE.decode_timeout_s:g} s | `--decode-timeout`",
