@@ -105,7 +105,7 @@ def test_long_texts_are_not_kept(page: RunningPage, place: str) -> None:
 
 @pytest.mark.parametrize("field", ["clip-frame", "teach-clip-frame"])
 def test_picture_before_a_recording_is_small(page: RunningPage, field: str) -> None:
-    visitor = Visitor(page, LOGIN)
+    visitor = Visitor(page, OTHER_LOGIN)  # LOGIN has no requests left
     config = visitor.config()
     component = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == field)
     event = next(e["id"] for e in config["dependencies"] if [component, "change"] in [[*t] for t in e["targets"]])

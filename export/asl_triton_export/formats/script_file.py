@@ -9,8 +9,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from asl_triton.models.served import FRAMES
 from asl_triton.presets import Preset
+
+INPUT_NAME = "FRAMES__0"  # `models.served` has it too, but importing that needs more than PyTorch
 
 # The most frames in one forward, unless a single clip has more, so that they fit a CPU's caches and a GPU's memory.
 CPU_FRAMES, GPU_FRAMES = 64, 512
@@ -25,7 +26,7 @@ class BoundedNetwork(nn.Module):
     caller. Clips are independent of each other, so computing a batch in parts does not change the results.
     """
 
-    input_name: Final[str] = FRAMES
+    input_name: Final[str] = INPUT_NAME
     cpu_frames: Final[int] = CPU_FRAMES
     gpu_frames: Final[int] = GPU_FRAMES
     min_frames: Final[int]
