@@ -58,7 +58,7 @@ def ui(
         typer.Option(
             min=1,
             show_default="5 x --max-upload-mb",
-            help="The disk space for one visitor's uploads, in MB. A visitor is a login or, without logins, an address.",
+            help="The disk space for one visitor's uploads, in MB. A visitor is a login or else an address.",
         ),
     ] = None,
     max_folder_mb: Annotated[
