@@ -40,7 +40,7 @@ MOST_TABS = 60  # from one of the tab's controls to another
 def takes(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Return clips of a sign other than the camera's, and one more to recognize."""
     folder = tmp_path_factory.mktemp("takes")
-    paths = [folder / f"book{take}.mp4" for take in range(TAKES + 1)]
+    paths = [folder / f"book{take}.mp4" for take in range(TAKES + 2)]
     for take, path in enumerate(paths):
         write_video(render("book", SEED + 10 + take, size=(256, 256), num_frames=64, fps=25.0), path)
     return paths
@@ -190,11 +190,16 @@ def test_taught_sign_is_recognized_live(teacher: Page) -> None:
 def test_downloaded_signs_are_used_after_a_reload(teacher: Page, takes: list[Path], tmp_path: Path) -> None:
     open_tab(teacher)
     questions: list[Dialog] = []
-    teacher.on("dialog", questions.append)
+
+    def note_dialog(dialog: Dialog) -> None:
+        questions.append(dialog)
+        dialog.accept()
+
+    teacher.on("dialog", note_dialog)
     path = download(teacher, tmp_path)
     teacher.reload()
     assert questions == []
-    teacher.remove_listener("dialog", questions.append)
+    teacher.remove_listener("dialog", note_dialog)
     open_tab(ready(teacher))
     expect(teacher.locator("#teach-table")).to_contain_text("No signs are taught yet.")
     expect(teacher.locator("#signs")).to_be_hidden()
@@ -212,7 +217,7 @@ def test_visitors_share_only_what_the_operator_shares(
     page = open_tab(ready(visit(viewport=PHONE, reduced_motion="reduce")))
     assert rows(page) == {}  # nobody sees what another visitor taught
     expect(page.locator("#signs")).to_be_hidden()
-    upload(page, takes[TAKES])
+    upload(page, takes[TAKES + 1])
     page.locator("#teach-ask").click()
     expect(page.locator("#teach-answer .problem")).to_contain_text("No signs are taught yet")
     add(page, "another name")
@@ -275,7 +280,9 @@ def test_server_with_another_checkpoint_is_a_sentence(visit: Visit, takes: list[
         export_model(network, GLOSSES, PRESETS["wlasl"], tmp_path / str(seed), "small")
     with contextlib.ExitStack() as stack:
         with serve(tmp_path / "1", **fixed) as server:
-            page = open_tab(ready(visit(stack.enter_context(running_page(server)))))
+            page = visit(stack.enter_context(running_page(server)))
+            page.get_by_text("Ready", exact=True).wait_for()  # a model without samples
+            open_tab(page)
             upload(page, takes[0])
             add(page, OTHER)
             expect(page.locator("#teach-said")).to_contain_text(f"{OTHER}: 1")
@@ -302,19 +309,22 @@ def test_recording_can_be_called_off_during_the_countdown(visit: Visit) -> None:
     assert page.locator('#teach-clip [title="stop recording"]').count() == 0
 
 
-def test_page_asks_before_signs_are_lost(teacher: Page) -> None:
+def test_page_asks_before_signs_are_lost(teacher: Page, takes: list[Path]) -> None:
+    upload(teacher, takes[TAKES + 1])
+    add(teacher, OTHER)
+    expect(teacher.locator("#teach-said")).to_contain_text(f"{OTHER}: 5")
     with teacher.expect_event("dialog") as waited:
         teacher.evaluate("setTimeout(() => location.reload(), 100)")
     assert waited.value.type == "beforeunload"
     waited.value.dismiss()
-    assert rows(teacher) == {SIGN: "3", OTHER: "4"}
+    assert rows(teacher) == {SIGN: "3", OTHER: "5"}
 
 
 def test_removed_sign_is_gone(teacher: Page) -> None:
     """Run last, because this removes the signs that the other tests use."""
     field = teacher.locator("#teach-removable input")
     field.click()
-    teacher.get_by_role("option", name=f"{OTHER}: 4").click()
+    teacher.get_by_role("option", name=f"{OTHER}: 5").click()
     teacher.locator("#teach-remove").click()
     expect(teacher.locator("#teach-said")).to_contain_text(f"Removed: {OTHER}.")
     assert set(rows(teacher)) == {SIGN}
