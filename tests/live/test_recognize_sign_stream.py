@@ -72,7 +72,7 @@ def test_spans_are_those_of_the_client(preset_triton: LocalTriton, long: Path) -
         (b"", None, None, "INVALID_ARGUMENT", "VIDEO is empty (0 bytes)"),
         (PDF, None, None, "INVALID_ARGUMENT", "VIDEO cannot be read as a video: it is something else"),
         (PDF, 0, None, "INVALID_ARGUMENT", "TOP_K is 0: it must be at least 1"),
-        (PDF, 5000, None, "INVALID_ARGUMENT", "TOP_K is 5000, and small knows 7 glosses"),
+        (PDF, 5000, None, "INVALID_ARGUMENT", "TOP_K is 5000, but small knows only 7 glosses"),
         (PDF, None, "big", "NOT_FOUND", "this server has no model 'big'"),
     ],
 )
