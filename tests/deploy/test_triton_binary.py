@@ -114,7 +114,7 @@ def test_another_machine_is_told_the_container_that_does_the_same(machine: Machi
     [
         (replace(NOTHING_ON_PATH, wheel=None), r"no `tritonserver`: pip install .*\[serve\]"),
         (replace(NOTHING_ON_PATH, wheel=Path("/not/there")), r"no `tritonserver`: pip install .*\[serve\]"),
-        (replace(NOTHING_ON_PATH, numpy="2.1.0"), "NumPy 2.1.0 .* empty tensors .*: pip install 'numpy<2'"),
+        (replace(NOTHING_ON_PATH, numpy="2.1.0"), "NumPy 2.1.0, .* empty tensors .*: pip install 'numpy<2'"),
         (replace(NOTHING_ON_PATH, python="3.99"), "not run models on Python 3.99: .* one of 3.8, 3.9, 3.10, 3.11"),
     ],
     ids=["no wheel", "another pytriton", "numpy 2", "new python"],

@@ -314,7 +314,7 @@ def test_split_is_learnt_by_its_subsets_and_missing_videos_are_counted(here: Pat
     done = asl_triton(capsys, "finetune", "split.json", *options)
     assert done.code == 0, done.told
     assert "3 missing clips were left out: 00090 00091 00092" in done.told
-    assert "from 4 clips" in done.told and "of 2 held-out clips" in done.told
+    assert "from 4 clips" in done.told and "on 2 held-out clips" in done.told
 
 
 @pytest.fixture
