@@ -96,7 +96,7 @@ def test_second_signal_stops_at_once(
     with BatchRun(folder, tmp_path / "out", server.address, model="late") as run:
         run.until_known(20)
         run.send(signal.SIGINT)
-        run.until_told("SIGINT: finishing the 1 clips in flight. Press Ctrl-C again to stop at once")
+        run.until_told("clips in flight. Press Ctrl-C again to stop at once")
         run.send(signal.SIGINT)
         code, told = run.end()
     assert code == 3, told
