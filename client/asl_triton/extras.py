@@ -28,9 +28,9 @@ def require_extra(name: str, what: str = "this command") -> Iterator[None]:
 
 
 def format_install_command(extra: str) -> str:
-    """The `pip install` command that adds an extra to this installation of asl-triton.
+    """Return the `pip install` command that adds an extra to this installation of asl-triton.
 
-    It names the clone, the wheel or the repository that asl-triton was installed from, which pip records in
+    It names the clone, wheel or repository that asl-triton was installed from, which pip records in
     `direct_url.json` (https://packaging.python.org/en/latest/specifications/direct-url/). An installation without that
     record came from a package index by name.
     """
@@ -49,7 +49,7 @@ def format_install_command(extra: str) -> str:
 
 
 def _read_direct_url() -> dict[str, Any]:
-    """Where pip installed asl-triton from; empty if it was installed by name, or runs without being installed."""
+    """Read where pip installed asl-triton from. Empty if it was installed by name, or is not installed."""
     try:
         recorded = distribution("asl-triton").read_text("direct_url.json")
     except PackageNotFoundError:

@@ -17,7 +17,7 @@ from typing import IO, Any, BinaryIO
 from asl_triton.errors import AslTritonError
 
 CHUNK_BYTES = 1024 * 1024
-UNFINISHED, LOCK = ".asl-triton-", ".lock"  # how `atomic_folder` calls a hidden folder, and the file that holds it
+UNFINISHED, LOCK = ".asl-triton-", ".lock"  # the prefix of `atomic_folder`'s hidden folders, and their lock file
 
 
 def read_at_most(path: Path, max_bytes: int) -> bytes | None:
@@ -68,20 +68,20 @@ def atomic_write(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(target: Path, scratch: Path | None = None) -> Iterator[Path]:
-    """An empty folder to fill, renamed to `target` when the block ends well; what was at `target` is replaced.
+    """Yield an empty folder to fill, and rename it to `target` if the block succeeds, replacing what was there.
 
-    Until then it is in a hidden folder, in `scratch` or else next to `target`, which is removed if the block raises.
-    The next call removes those of processes that were killed. A `scratch` on another mount costs a copy: the files go
-    to a hidden folder next to `target`, and that one is renamed.
+    Until then it is a hidden folder in `scratch`, by default next to `target`, and is removed if the block raises. Each
+    call also removes the folders of processes that were killed. If `scratch` is on another mount, the files are copied
+    to a hidden folder next to `target`, which is then renamed.
 
     Raises:
-        OSError: the folder cannot be made or renamed.
+        OSError: the folder cannot be created or renamed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     parent = scratch or target.parent
     remove_abandoned(parent)
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=parent) as name, ExitStack() as held:
-        with suppress(AslTritonError):  # this file system has no locks, so others leave the folder alone
+        with suppress(AslTritonError):  # without a lock file, other processes leave the folder alone
             held.enter_context(FolderLock(Path(name) / LOCK))
         folder, replaced = Path(name) / target.name, Path(name) / "replaced"
         folder.mkdir()
@@ -101,15 +101,15 @@ def atomic_folder(target: Path, scratch: Path | None = None) -> Iterator[Path]:
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the hidden folders of `atomic_folder` whose process has ended without removing them."""
+    """Remove the hidden folders that killed processes left behind."""
     for folder in parent.glob(f"{UNFINISHED}*"):
         if (folder / LOCK).is_file():
-            with suppress(AslTritonError), FolderLock(folder / LOCK):  # held by a process that runs
+            with suppress(AslTritonError), FolderLock(folder / LOCK):  # its process is still running
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_scratch_folder(parent: Path) -> Path:
-    """Where a folder of `parent` is prepared if nobody may see it there: next to `parent`, or with temporary files."""
+    """Return where to prepare a folder that must not show up in `parent`: next to `parent`, or with temporary files."""
     beside = parent.resolve().parent
     return beside if os.access(beside, os.W_OK) else Path(tempfile.gettempdir())
 

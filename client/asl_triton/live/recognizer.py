@@ -266,7 +266,7 @@ class LiveRecognizer:
 class LiveSession:
     """The synchronous `LiveRecognizer`, for web pages, with one session per visitor. Feed it from any thread.
 
-    Many sessions may share a `recognizer`, which they do not close. Close a session once it is no longer fed.
+    Many sessions may share a `recognizer`, which they do not close. Close a session when you stop feeding it frames.
     """
 
     def __init__(self, recognizer: Recognizer, rules: LiveRules | None = None, *, guides: bool = False) -> None:

@@ -27,7 +27,7 @@ def render_golden(num_frames: int = GOLDEN_FRAMES) -> npt.NDArray[np.uint8]:
 
 
 def choose_golden_frames(preset: Preset) -> int:
-    """How many frames of the golden clip a model of this preset takes."""
+    """Return how many frames of the golden clip to send to a model with this preset."""
     return min(max(GOLDEN_FRAMES, preset.min_frames), preset.max_frames)
 
 

@@ -33,7 +33,7 @@ class Security:
             raise AslTritonError("mutual TLS needs both the certificate (--tls-cert) and its key (--tls-key)")
         for path in (self.tls_ca, self.tls_cert, self.tls_key):
             if path is not None and not path.is_file():
-                raise AslTritonError(f"there is no file {path}, which is needed for TLS")
+                raise AslTritonError(f"TLS needs the file {path}, which does not exist")
         if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
             raise AslTritonError("the API key (--api-key) must be printable ASCII characters without spaces")
         if self.tls_server_name is not None and not self.is_tls:

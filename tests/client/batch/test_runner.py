@@ -1,23 +1,20 @@
 """Many clips: found, recognized side by side, written in order, and nothing lost when something ends it early."""
 
-import asyncio
 import contextlib
 import csv
 import json
 import os
-import signal
 import sys
 import tracemalloc
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from asl_triton.batch.journal import JOURNAL, Journal
-from asl_triton.batch.runner import BatchOptions, RecognitionBatch, Summary
+from asl_triton.batch.runner import BatchOptions, RecognitionBatch
 from asl_triton.errors import (
     AslTritonError,
     BusyError,
@@ -36,9 +33,10 @@ from asl_triton.transport.base import Array, ModelDescription
 from asl_triton.transport.fake import FakeTransport
 from asl_triton.video.discovery import Clip, find_clips, format_name
 from tests.client import videos
+from tests.client.batch.runs import Mortal, batch, left, lines, named, videos_of
 from tests.client.conftest import Shrink, limited
 from tests.client.observing import Told
-from tests.client.served import GLOSSES, LastFirst, Stuck, answering, described, fake, faking, in_order
+from tests.client.served import GLOSSES, LastFirst, answering, described, fake, faking, in_order
 
 WLASL = PRESETS["wlasl"]
 FORMATS = ("txt", "csv", "jsonl", "parquet")
@@ -48,42 +46,6 @@ FORMATS = ("txt", "csv", "jsonl", "parquet")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small clip, to be asked about under many names."""
     return videos.clip(tmp_path_factory.mktemp("clip") / "clip.mp4", num_frames=9)
-
-
-def named(path: Path, count: int, prefix: str = "") -> list[Clip]:
-    return [Clip(path, f"{prefix}{n:03}.mp4") for n in range(count)]
-
-
-def batch(
-    transport: FakeTransport,
-    clips: Sequence[Clip],
-    output: Path,
-    formats: Sequence[str] = ("jsonl",),
-    ranking: Ranking | None = None,
-    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
-    clips_at_once: int = 4,
-    told: Told | None = None,
-    **options: Any,
-) -> Summary:
-    def recognizer() -> AsyncRecognizer:
-        return AsyncRecognizer(transport=transport, in_flight=clips_at_once)
-
-    ranking = ranking or Ranking()
-    batch_options = BatchOptions(in_flight=clips_at_once, **options)
-    return RecognitionBatch(clips, output, formats, ranking, batch_options, told or Told(on_outcome)).run(recognizer)
-
-
-def lines(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def videos_of(path: Path) -> list[object]:
-    return [line["video"] for line in lines(path)]
-
-
-def left(output: Path) -> list[str]:
-    """The files for users: not the lock, and not the journal."""
-    return sorted(path.name for path in output.iterdir() if not path.name.startswith(".") and path.name != JOURNAL)
 
 
 @pytest.mark.parametrize(("glob", "found"), [
@@ -198,35 +160,6 @@ def test_request_that_the_server_refuses_is_a_failure(tmp_path: Path, clip: Path
     assert videos_of(tmp_path / "results.jsonl") == ["000.mp4", "003.mp4"]
 
 
-@dataclass
-class Mortal(FakeTransport):
-    """A server that goes away after so many answers."""
-
-    answers: int = 0
-    given: list[str] = field(default_factory=list)
-
-    def _live(self, what: str) -> None:
-        if what == "infer":
-            self.given.append(what)
-        if len(self.given) > self.answers:
-            raise ServerError("no server answers at fake:8001")
-
-    async def server_version(self) -> str:
-        self._live("version")
-        return "fake"
-
-    async def infer(
-        self,
-        model: str,
-        inputs: Mapping[str, Array],
-        outputs: Sequence[str],
-        priority: int = 0,
-        parameters: Mapping[str, str] | None = None,
-    ) -> dict[str, Array]:
-        self._live("infer")
-        return await super().infer(model, inputs, outputs, priority, parameters)
-
-
 @pytest.mark.parametrize("clips_at_once", [1, 4])
 def test_server_that_goes_away_stops_the_batch_and_what_is_known_is_written(
     tmp_path: Path, clip: Path, clips_at_once: int
@@ -255,81 +188,6 @@ def test_vocabulary_that_does_not_fit_is_told_before_any_clip(tmp_path: Path, cl
     with pytest.raises(LabelsError, match="does not know 1 of the 1 glosses"):
         batch(transport, named(clip, 3), tmp_path, ranking=Ranking(vocabulary=["cat"]))
     assert transport.calls == []
-
-
-def interrupt() -> None:
-    signal.raise_signal(signal.SIGINT)
-
-
-def test_control_c_finishes_what_is_under_way_and_writes_it(tmp_path: Path, clip: Path) -> None:
-    told = Told(lambda outcome: interrupt() if len(told.outcomes) == 3 else None)
-    summary = batch(fake(), named(clip, 100), tmp_path, told=told)
-    assert summary.stopped == "interrupted"
-    assert 3 <= summary.recognized <= 3 + 2 * 4 and summary.failures == ()  # four at once
-    assert summary.not_tried == 100 - summary.recognized
-    assert len(lines(tmp_path / "results.jsonl")) == summary.recognized
-    assert left(tmp_path) == ["results.jsonl"]
-    assert any("SIGINT: finishing the" in sentence and "Press Ctrl-C again" in sentence for sentence in told.sentences)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
-def test_sigterm_is_a_control_c(tmp_path: Path, clip: Path) -> None:
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    told = Told(lambda outcome: signal.raise_signal(signal.SIGTERM) if len(told.outcomes) == 3 else None)
-    summary = batch(fake(), named(clip, 100), tmp_path, told=told)
-    assert summary.stopped == "interrupted" and 3 <= summary.recognized <= 3 + 2 * 4
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-
-
-def test_second_control_c_stops_at_once_and_what_is_known_stays(tmp_path: Path, clip: Path) -> None:
-    (tmp_path / "results.jsonl").write_text("of an earlier run")
-    transport = faking(Stuck)
-    assert isinstance(transport, Stuck)
-    asked: list[int] = []
-
-    def come() -> None:
-        asked.append(1)
-        if len(asked) == 2:
-            interrupt()
-            asyncio.get_running_loop().call_later(0.05, interrupt)
-
-    transport.come = come
-    first = batch(fake(), named(clip, 3), tmp_path / "known")
-    (tmp_path / "known" / "results.jsonl").write_text("of an earlier run")
-    summary = batch(transport, named(clip, 100), tmp_path / "known")
-    assert summary.stopped == "interrupted twice: stopped at once" and summary.files == ()
-    assert (first.recognized, summary.recognized, summary.known_before, summary.not_tried) == (3, 3, 3, 97)
-    assert (tmp_path / "known" / "results.jsonl").read_text() == "of an earlier run"
-    asked.clear()
-    with pytest.raises(KeyboardInterrupt, match="at once"):
-        batch(transport, named(clip, 100), tmp_path)
-    assert (tmp_path / "results.jsonl").read_text() == "of an earlier run"
-    assert left(tmp_path) == ["known", "results.jsonl"]
-
-
-def test_control_c_while_the_server_is_away_leaves_the_results_of_before(tmp_path: Path, clip: Path) -> None:
-    (tmp_path / "results.jsonl").write_text("of an earlier run")
-    told = Told()
-    told.say = lambda sentence: interrupt() if "is down" in sentence else None  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt, match="interrupted"):
-        batch(faking(Mortal), named(clip, 100), tmp_path, wait_s=60, told=told)
-    assert (tmp_path / "results.jsonl").read_text() == "of an earlier run"
-    assert left(tmp_path) == ["results.jsonl"]
-
-
-def test_second_control_c_while_long_clips_are_decoded_ends_well(tmp_path: Path) -> None:
-    path = videos.clip(tmp_path / "long.mp4", num_frames=3000, size="64x64")
-    asked: list[int] = []
-
-    def answer(tensor: Array) -> Sequence[float]:
-        asked.append(1)
-        if len(asked) in (4, 6):
-            interrupt()
-        return in_order(tensor)
-
-    with pytest.raises(KeyboardInterrupt):
-        batch(fake(PRESETS["bsl1k"], answer), named(path, 8), tmp_path / "out", clips_at_once=8)
-    assert len(asked) < 100
 
 
 def copies(clip: Path, folder: Path, count: int) -> list[Clip]:

@@ -86,7 +86,7 @@ def test_what_grpc_says_of_it_stays_off_the_terminal(triton: Triton) -> None:
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    ({"tls_ca": "nowhere.pem"}, "there is no file .*nowhere.pem, which is needed for TLS"),
+    ({"tls_ca": "nowhere.pem"}, "TLS needs the file .*nowhere.pem, which does not exist"),
     ({"tls_ca": "text.pem"}, "text.pem .--tls-ca. does not contain a PEM certificate"),
     ({"tls_ca": "client.key"}, "client.key .--tls-ca. does not contain a PEM certificate"),
     ({"tls_cert": "client.pem"}, "needs both the certificate .--tls-cert. and its key .--tls-key."),
