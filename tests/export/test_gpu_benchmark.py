@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.benchmarks.gpu import ROWS, Figure, Options, Report, Row, compare_rows, count_flops, derive_settings, measure
+from tests.benchmarks.gpu import ROWS, Options, count_flops, measure
+from tests.benchmarks.gpu_report import Figure, Report, Row, compare_rows, derive_settings
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.timeout(1200)  # a minute where nothing else runs
