@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import psutil
@@ -70,9 +70,11 @@ class Spent:
 
     def since(self, before: "Spent") -> "Spent":
         """What was spent since then."""
-        return Spent(
-            self.python_s - before.python_s, self.native_s - before.native_s, max(self.below_s - before.below_s, 0.0)
-        )
+        return Spent(self.python_s - before.python_s, self.native_s - before.native_s, self.below_s - before.below_s)
+
+    def later(self, now: "Spent") -> "Spent":
+        """What has been spent by `now`. The time of a process that has just ended may be missing there."""
+        return Spent(*map(max, astuple(self), astuple(now)))
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def profile_batch(triton: LocalTriton, folder: Path, output: Path, options: Sequ
         with record(running.pid, output / "batch.svg") as stacks:
             while running.poll() is None:
                 with suppress(psutil.Error):  # it has just ended
-                    after = read_spent(process)
+                    after = after.later(read_spent(process))
                 time.sleep(POLL_S)
         assert running.stdout is not None
         recognized = json.load(running.stdout)["recognized"]

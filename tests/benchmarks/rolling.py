@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +39,16 @@ BACK_S = 60.0  # in which a server that was started again is asked again
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of the load: its requests, those that failed for good, those sent again, and who answered."""
+    """A part of the load: how many requests, why any were lost, how many were sent again, and which version
+    answered."""
 
     label: str
     requests: int
-    lost: int
+    lost: Counter[str]
     resent: int
     p50_s: float
     p99_s: float
-    answers: Counter[str] = field(default_factory=Counter)
+    answers: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ async def under_load(
     return Part(
         label,
         requests=len(load.ended),
-        lost=sum(load.errors.values()),
+        lost=load.errors,
         resent=transport.resent,
         p50_s=float(p50_s),
         p99_s=float(p99_s),
@@ -138,7 +139,8 @@ async def replace(servers: Sequence[ProductionTriton], repository: Path) -> None
         server.repository = repository
         await asyncio.to_thread(server.start)
         deadline = time.monotonic() + BACK_S
-        while not await asyncio.to_thread(server.count_answers, MODEL):
+        warmed_up = await asyncio.to_thread(server.count_answers, MODEL)  # Triton counts the warm-up, too
+        while await asyncio.to_thread(server.count_answers, MODEL) == warmed_up:
             assert time.monotonic() < deadline, f"the client does not ask {server.address} again"
             await asyncio.sleep(0.05)
 
@@ -165,7 +167,7 @@ def main() -> None:
     for column in ("meanwhile", "requests", "lost", "sent again", "p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "meanwhile" else "right")
     for part in parts:
-        numbers = (part.requests, part.lost, part.resent, f"{part.p50_s * 1000:.0f}", f"{part.p99_s * 1000:.0f}")
+        numbers = (part.requests, part.lost.total(), part.resent, f"{part.p50_s * 1000:.0f}", f"{part.p99_s * 1000:.0f}")
         table.add_row(part.label, *map(str, numbers))
     Console().print(table)
 

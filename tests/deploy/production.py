@@ -4,7 +4,6 @@ import secrets
 import shutil
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,7 +74,7 @@ class ProductionTriton:
         """Start it and wait until it is ready."""
         supervised = self.launch()
         deadline = time.monotonic() + STARTUP_S
-        while not self.is_ready():
+        while not (self.is_ready() and is_answered(f"http://{self.metrics_address}/metrics")):  # the last to come up
             if supervised.has_ended(0.05) or time.monotonic() > deadline:
                 self.stop()
                 raise AssertionError(f"Triton did not start:\n{self.log}")
@@ -83,11 +82,7 @@ class ProductionTriton:
 
     def is_ready(self) -> bool:
         """What a probe is told."""
-        try:
-            with urllib.request.urlopen(f"http://{self.http_address}/v2/health/ready", timeout=5):
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
+        return is_answered(f"http://{self.http_address}/v2/health/ready")
 
     def count_answers(self, model: str) -> int:
         """How many requests it has answered since it was started."""
@@ -112,6 +107,15 @@ class ProductionTriton:
             kill_triton(self._supervised.pid)  # to end in order takes it seconds
             self.stop()
         shutil.rmtree(self._folder)
+
+
+def is_answered(url: str) -> bool:
+    """Whether a request to `url` succeeds."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:  # URLError is one
+        return False
 
 
 def certificates_as_mounted(certificates: Certificates, folder: Path) -> Path:

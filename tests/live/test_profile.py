@@ -34,7 +34,7 @@ def test_samples_are_scaled_to_the_processor_time() -> None:
 
 def test_every_way_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_folder: Path) -> None:
     monkeypatch.setattr(sys, "argv", [
-        "profile", "--clips", "16", "--videos", str(shared_folder / "wlasl" / "videos"), "--output", str(tmp_path),
+        "profile", "--clips", "32", "--videos", str(shared_folder / "wlasl" / "videos"), "--output", str(tmp_path),
     ])  # fmt: skip
     profile.main()
     profiles = json.loads((tmp_path / "profile.json").read_text())
