@@ -167,8 +167,8 @@ def main() -> None:
     for column in ("meanwhile", "requests", "lost", "sent again", "p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "meanwhile" else "right")
     for part in parts:
-        numbers = (part.requests, part.lost.total(), part.resent, f"{part.p50_s * 1000:.0f}", f"{part.p99_s * 1000:.0f}")
-        table.add_row(part.label, *map(str, numbers))
+        times_ms = (f"{seconds * 1000:.0f}" for seconds in (part.p50_s, part.p99_s))
+        table.add_row(part.label, str(part.requests), str(part.lost.total()), str(part.resent), *times_ms)
     Console().print(table)
 
 
