@@ -16,8 +16,9 @@ The other tables use the demo checkpoint. At the edges of a window, 'same' paddi
 frames would be; the other ways see those frames. The second table shows how far this moves the step logits, by their
 place in the window, and the third what it does to the timelines of `tests.benchmarks.timeline`'s films.
 
-A server keeps memory between forwards, so measure with its settings, `KEEP_MEMORY` in `asl_triton_deploy.triton_binary`
-(MALLOC_MMAP_MAX_, MALLOC_TRIM_THRESHOLD_). docs/overlapping-windows.md has the figures and what follows.
+A server keeps memory between forwards, so measure with its settings, `CPU_SETTINGS` in
+`asl_triton_deploy.triton_binary` (MALLOC_MMAP_MAX_, MALLOC_TRIM_THRESHOLD_, THP_MEM_ALLOC_ENABLE).
+docs/overlapping-windows.md has the figures and what follows.
 """
 
 import argparse

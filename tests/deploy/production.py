@@ -81,11 +81,11 @@ class ProductionTriton:
         return self
 
     def is_ready(self) -> bool:
-        """What a probe is told."""
+        """Whether the readiness probe succeeds."""
         return is_answered(f"http://{self.http_address}/v2/health/ready")
 
     def count_answers(self, model: str) -> int:
-        """How many requests it has answered since it was started."""
+        """How many requests it has answered since it was started, the warm-up included."""
         with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
         counters = [line for line in lines if line.startswith("nv_inference_request_success") and f'"{model}"' in line]
