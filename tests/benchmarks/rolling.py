@@ -167,7 +167,13 @@ def main() -> None:
     for column in ("meanwhile", "requests", "lost", "sent again", "p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "meanwhile" else "right")
     for part in parts:
-        numbers = (part.requests, part.lost.total(), part.resent, f"{part.p50_s * 1000:.0f}", f"{part.p99_s * 1000:.0f}")
+        numbers = (
+            part.requests,
+            part.lost.total(),
+            part.resent,
+            f"{part.p50_s * 1000:.0f}",
+            f"{part.p99_s * 1000:.0f}",
+        )
         table.add_row(part.label, *map(str, numbers))
     Console().print(table)
 

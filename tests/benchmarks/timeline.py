@@ -42,7 +42,7 @@ from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.bundle import open_bundle
 from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
 from asl_triton_export.exporter import export_model, fastest_precision
-from tests.benchmarks.__main__ import peak_memory_mb
+from tests.benchmarks.__main__ import measure_peak_memory_mb
 from tests.benchmarks.film import Signed, write_film
 from tests.paths import DEMO_BUNDLE
 
@@ -117,7 +117,7 @@ def by_command(address: str, film: Path, output: Path, options: Sequence[str]) -
     """`asl-triton batch --timeline` in a process of its own: its segments, and what they cost."""
     command = [sys.executable, "-m", "asl_triton", "batch", str(film), "--server", address, "--output", str(output)]
     began_s, began_cpu_s = time.perf_counter(), cpu_of_children_s()
-    peak_mb = peak_memory_mb([*command, "--timeline", "--format", "jsonl,eaf,vtt", *options])
+    peak_mb = measure_peak_memory_mb([*command, "--timeline", "--format", "jsonl,eaf,vtt", *options])
     cost = Cost(time.perf_counter() - began_s, cpu_of_children_s() - began_cpu_s, peak_mb)
     rows = [json.loads(line) for line in (output / film.stem).with_suffix(".jsonl").read_text().splitlines()]
     return [Segment(**{key: row[key] for key in Segment.__annotations__}) for row in rows], cost
