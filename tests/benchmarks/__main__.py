@@ -238,7 +238,7 @@ def show(rows: list[Row], memory: dict[int, float], console: Console) -> None:
     bare, *whole = (r.seconds for r in rows[-3:])
     console.print(f"bare forward: {rows[1].seconds / bare:.1f} times as fast as the bare forward as trained")
     overheads = " and ".join(f"{seconds / bare - 1:+.0%}" for seconds in whole)
-    console.print(f"whole path, in the order of the rows: {overheads} time over the exported network's bare forward")
+    console.print(f"whole path, in the order of the rows: {overheads} over the bare forward of the exported network")
     peaks = ", ".join(f"{peak:.0f} MB over {count} clips" for count, peak in memory.items())
     console.print(f"client's peak memory: {peaks}")
 

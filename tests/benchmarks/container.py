@@ -26,7 +26,7 @@ from rich.table import Table
 from asl_triton.transport.base import Transport
 from asl_triton.transport.factory import make_transport
 from asl_triton_deploy.triton_binary import CPU_SETTINGS
-from tests.benchmarks.neighbor import neighbor
+from tests.benchmarks.neighbor import run_neighbor
 from tests.benchmarks.sending import export
 from tests.deploy.entry_point import lay_out_image, run_entry_point
 
@@ -51,7 +51,7 @@ def main() -> None:
         folder = Path(name)
         export(folder, arguments.demo, arguments.precision)
         image = lay_out_image(folder / "models", folder)
-        with ExitStack() as running, neighbor():
+        with ExitStack() as running, run_neighbor():
             addresses = [running.enter_context(run_server({**image, **way}))[1] for way in WAYS.values()]
             seconds = asyncio.run(ask_in_turns(addresses, arguments.clips))
         table = Table("rounds of spinning", "clips", "median s", "min s", "max s", box=None)
