@@ -154,7 +154,7 @@ def write_film(
 
 
 def split_into_scenes(performed: Sequence[Part], pauses: Sequence[Part], signs_a_scene: int) -> Iterator[list[Part]]:
-    """Yield scenes with a pause before each sign and one at the end of the scene."""
+    """Yield scenes with a pause before each sign and one at the end, or one scene per part with 0 signs per scene."""
     remaining = iter(pauses)
     if not signs_a_scene:
         for sign in performed:

@@ -45,8 +45,8 @@ ROOT = Path(__file__).parents[2]
 try:
     import asl_triton
 except ImportError:
-    # The client is not installed, or OpenCV, PyAV or gRPC is missing. The network needs none of them, so its modules are
-    # imported from their folder, without running the client's __init__.py.
+    # The client is not installed, or OpenCV, PyAV or gRPC is missing. The network needs none of them, so import its
+    # modules from their folder, without running the client's __init__.py.
     asl_triton = types.ModuleType("asl_triton")
     asl_triton.__path__ = [str(ROOT / "client" / "asl_triton")]
     sys.modules["asl_triton"] = asl_triton
