@@ -53,14 +53,14 @@ def main() -> None:
         image = lay_out_image(folder / "models", folder)
         with ExitStack() as running, run_neighbor():
             addresses = [running.enter_context(run_server({**image, **way}))[1] for way in WAYS.values()]
-            seconds = asyncio.run(ask_in_turns(addresses, arguments.clips))
+            seconds = asyncio.run(send_in_turns(addresses, arguments.clips))
         table = Table("rounds of spinning", "clips", "median s", "min s", "max s", box=None)
         for way, each in zip(WAYS, seconds, strict=True):
             table.add_row(way, str(len(each)), *(f"{f(each):.2f}" for f in (statistics.median, min, max)))
         console.print(table)
         with run_server(image) as (process, address), sample_memory(process) as peak:
             began_s = time.perf_counter()
-            answers = asyncio.run(ask_together(address))
+            answers = asyncio.run(send_together(address))
             took_s = time.perf_counter() - began_s
         answered = [answer for answer in answers if isinstance(answer, float)]
         console.print(
@@ -85,30 +85,30 @@ def run_server(image: dict[str, str]) -> Iterator[tuple[psutil.Popen, str]]:
         yield process, f"127.0.0.1:{grpc}"
 
 
-async def ask_in_turns(addresses: list[str], count: int) -> list[list[float]]:
+async def send_in_turns(addresses: list[str], count: int) -> list[list[float]]:
     """Send short clips to the servers in turns. Returns each server's seconds per clip, without the first round."""
     transports = [make_transport(address) for address in addresses]
     try:
-        rounds = [[await ask(transport, SHORT_FRAMES) for transport in transports] for _ in range(count + 1)]
+        rounds = [[await send_clip(transport, SHORT_FRAMES) for transport in transports] for _ in range(count + 1)]
     finally:
         for transport in transports:
             await transport.close()
     return [list(each) for each in zip(*rounds[1:], strict=True)]
 
 
-async def ask_together(address: str) -> list[float | BaseException]:
+async def send_together(address: str) -> list[float | BaseException]:
     """Send all long clips at once. Returns the seconds, or the error, of each."""
     transport = make_transport(address, timeout_s=900)
     try:
         return await asyncio.gather(
-            *(ask(transport, LONG_FRAMES) for _ in range(NUM_LONG_CLIPS)), return_exceptions=True
+            *(send_clip(transport, LONG_FRAMES) for _ in range(NUM_LONG_CLIPS)), return_exceptions=True
         )
     finally:
         await transport.close()
 
 
-async def ask(transport: Transport, num_frames: int) -> float:
-    """Seconds until a clip is answered."""
+async def send_clip(transport: Transport, num_frames: int) -> float:
+    """Send a clip. Returns the seconds until it is answered."""
     frames = np.random.default_rng(0).integers(0, 256, (1, num_frames, 224, 224, 3), np.uint8)
     began_s = time.perf_counter()
     answer = await transport.infer("i3d", {"FRAMES__0": frames}, ["LOGITS__0"])

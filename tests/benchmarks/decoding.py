@@ -128,7 +128,7 @@ def compare_ways(kinds: Sequence[Kind], decoders: DecoderPool, rounds: int) -> T
     """Measure all ways in turns, over all kinds of videos."""
     at_once = os.cpu_count() or 1
     measures: dict[str, Callable[[Kind], Cost]] = {
-        "FFmpeg's program": decode_by_command_line,
+        "FFmpeg's program": decode_with_ffmpeg,
         "threads": lambda kind: measure_decoding(kind, InProcessDecodeSession, at_once),
         "processes": lambda kind: measure_decoding(kind, decoders.create_session, at_once),
     }
@@ -168,7 +168,7 @@ def measure_decoding(kind: Kind, create: Callable[..., DecodeSession], at_once: 
     return Cost(kind.count, seconds, read_cpu_s() - before_s)
 
 
-def decode_by_command_line(kind: Kind) -> Cost:
+def decode_with_ffmpeg(kind: Kind) -> Cost:
     """Measure what it costs FFmpeg's own program, on one thread, to decode videos of a kind to BGR one by one."""
     began_s, before_s = time.perf_counter(), read_ended_children_s()
     for number in range(kind.count):

@@ -735,9 +735,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=Path("build") / "gpu", help="folder of gpu.json and gpu.md")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--frames", type=int, default=64, help="per clip, 9 or more")
-    parser.add_argument("--batches", default="1,2,4,8,16,32", help="batch sizes, rising")
-    parser.add_argument("--width", type=float, default=1.0, help="of the network; below 1, its weights are random")
+    parser.add_argument("--frames", type=int, default=64, help="frames per clip, 9 or more")
+    parser.add_argument("--batches", default="1,2,4,8,16,32", help="batch sizes, separated by commas")
+    parser.add_argument("--width", type=float, default=1.0, help="width of the network; below 1, weights are random")
     parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="rows beyond this many seconds are skipped")
     arguments = parser.parse_args()
     try:

@@ -295,7 +295,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the speed table; 0 skips it")
     parser.add_argument("--windows", type=int, nargs="+", default=[2, 4, 8], help="windows per request")
-    parser.add_argument("--width", type=float, default=1.0, help="of the network; the published one has 1")
+    parser.add_argument("--width", type=float, default=1.0, help="width of the network; the published one has 1")
     parser.add_argument("--precision", choices=DTYPES, default=fastest_precision())
     parser.add_argument("--films", type=Path, help="also measure films, which are kept in this folder")
     parser.add_argument("--seconds", type=int, default=600, help="length of each film")

@@ -1,4 +1,4 @@
-"""From click to glosses: how much time the page adds to the library's for the same clip.
+"""From click to glosses: how much longer the page takes than the library for the same clip.
 
     python -m tests.benchmarks.page
 

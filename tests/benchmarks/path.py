@@ -100,7 +100,7 @@ async def compare_client(clip: Path, repository: Path, rounds: int) -> list[Row]
     with LocalTriton(repository, shared_memory=True) as triton:
         async with AsyncExitStack() as stack:
             ways: dict[str, Callable[[], Awaitable[object]]] = {
-                "FFmpeg's program": partial(asyncio.to_thread, decode_by_program, clip)
+                "FFmpeg's program": partial(asyncio.to_thread, decode_with_ffmpeg, clip)
             }
             for way in WAYS:
                 transport = make_transport(triton.address, shared_memory=way)
@@ -111,7 +111,7 @@ async def compare_client(clip: Path, repository: Path, rounds: int) -> list[Row]
     return rows
 
 
-def decode_by_program(clip: Path) -> None:
+def decode_with_ffmpeg(clip: Path) -> None:
     """Decode a clip several times with FFmpeg's own program."""
     one_thread = ["-threads", "1", "-filter_threads", "1", "-stream_loop", str(CLIPS - 1)]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *one_thread, "-i", str(clip), "-f", "null", "-"]

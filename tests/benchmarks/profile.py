@@ -73,7 +73,7 @@ class Spent:
         return Spent(self.python_s - before.python_s, self.native_s - before.native_s, self.below_s - before.below_s)
 
     def max_with(self, now: "Spent") -> "Spent":
-        """The time spent by now. `now` may lack the time of a process that has just ended."""
+        """The larger times of both. `now` may lack the time of a process that has just ended."""
         return Spent(*map(max, astuple(self), astuple(now)))
 
 
@@ -134,12 +134,12 @@ def profile_batch(triton: LocalTriton, folder: Path, output: Path, options: Sequ
         process = psutil.Process(running.pid)
         while running.poll() is None and count_lines(results / JOURNAL) < 2:  # the first line is not a clip
             time.sleep(POLL_S)
-        known, before = count_lines(results / JOURNAL) - 1, read_spent(process)
+        known, before = count_lines(results / JOURNAL) - 1, read_cpu_time(process)
         after = before
         with record(running.pid, output / "batch.svg") as stacks:
             while running.poll() is None:
                 with suppress(psutil.Error):  # the command has just ended
-                    after = after.max_with(read_spent(process))
+                    after = after.max_with(read_cpu_time(process))
                 time.sleep(POLL_S)
         assert running.stdout is not None
         recognized = json.load(running.stdout)["recognized"]
@@ -153,10 +153,10 @@ def profile_recognize_sign(triton: LocalTriton, folder: Path, output: Path) -> P
     (stub,) = stubs
     videos = sorted((folder / "clips").iterdir())
     asyncio.run(send_videos(triton.address, videos[:AT_ONCE]))
-    before, servers_before = read_spent(stub), read_servers(triton)
+    before, servers_before = read_cpu_time(stub), read_servers(triton)
     with record(stub.pid, output / "recognize_sign.svg") as stacks:
         asyncio.run(send_videos(triton.address, videos))
-        spent = read_spent(stub).since(before)
+        spent = read_cpu_time(stub).since(before)
     elsewhere = {name: 1000 * (s - servers_before[name]) / len(videos) for name, s in read_servers(triton).items()}
     return build_profile("recognize_sign", len(videos), stacks, spent, elsewhere)
 
@@ -202,7 +202,7 @@ def record(pid: int, flame_graph: Path) -> Iterator[Counter[str]]:
             stacks[stack] += int(count)
 
 
-def read_spent(process: psutil.Process) -> Spent:
+def read_cpu_time(process: psutil.Process) -> Spent:
     """Read the CPU time that a process has spent so far."""
     own = process.cpu_times()
     names = {int(task.name): (task / "comm").read_text() for task in Path(f"/proc/{process.pid}/task").iterdir()}

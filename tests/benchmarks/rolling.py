@@ -39,8 +39,8 @@ RETURN_TIMEOUT_S = 60.0  # by then, the client must use a restarted server again
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the load: the number of requests, the reasons of lost ones, the number sent again, and the answers by
-    version."""
+    """A part of the load. `lost` counts lost requests by error, `resent` those sent again, `answers` the versions that
+    answered."""
 
     label: str
     requests: int
