@@ -109,7 +109,7 @@ def recognize(net: torch.nn.Module, path: Path, *, finds_signer: bool) -> dict[s
 
 
 def measure_search(path: Path, known: Sequence[int]) -> dict[str, Any]:
-    """Search for the signer in the frames that the client searches. Returns the overlap with the known box."""
+    """Search for the signer in the frames that the client searches, and compare the result with the known box."""
     with open_video(path) as video:
         images = [frame.image for frame in islice(video, SEARCHED[-1] + 1)]
     height, width = images[0].shape[:2]
