@@ -1,4 +1,4 @@
-"""Certificates of two authorities, made anew for each session."""
+"""Certificates of two authorities, created for each test session."""
 
 import datetime
 from dataclasses import dataclass
@@ -16,26 +16,26 @@ PASSWORD = b"secret"
 class Certificates:
     """A folder of certificates and keys in PEM, `NAME.pem` and `NAME.key`.
 
-    `authority` and `other` are authorities. The first signed `server` (for this machine), `stranger` (for another
-    host), `outdated` (a server's, expired), `client` and `late` (a client's, expired); the other one signed `foreign`
-    (a client's).
+    `authority` and `other` are certificate authorities. `authority` signed `server` (for this machine), `stranger` (for
+    another host), `outdated` (an expired server certificate), `client`, and `late` (an expired client certificate).
+    `other` signed `foreign` (a client certificate).
     """
 
     folder: Path
 
     def security(self, ca: str | None = None, own: str | None = None, name: str | None = None) -> Security:
-        """A client's side: whom it trusts, and who it is."""
+        """A client's settings: the authority it trusts, its own certificate, and the server name it expects."""
         authority = self.folder / f"{ca}.pem" if ca else None
         cert, key = (self.folder / f"{own}.pem", self.folder / f"{own}.key") if own else (None, None)
         return Security(tls_ca=authority, tls_cert=cert, tls_key=key, tls_server_name=name)
 
     def read(self, name: str) -> bytes:
-        """One of the files."""
+        """Read one of the files."""
         return (self.folder / name).read_bytes()
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """All of them, in an empty folder."""
+    """Write all certificates and keys to an empty folder."""
     authority, other = trustme.CA(), trustme.CA()
     yesterday = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
     leaves = {

@@ -1,4 +1,4 @@
-"""What tests of several packages share, and the markers that each folder's tests carry."""
+"""Fixtures shared by the tests of several packages, and the markers of each folder's tests."""
 
 import os
 import runpy
@@ -33,7 +33,7 @@ MARKERS = {
         "security/test_service.py",
     ),
     "browser": ("browser",),
-    "slow": (  # train, quantize, install images, break networks, hang decoders or start many, or import Gradio
+    "slow": (  # train, quantize, install images, break networks, hang or start many decoders, or import Gradio
         "client/decoding",
         "client/triton_backend/test_service.py",
         "demo/test_checkpoint.py",
@@ -47,9 +47,9 @@ MARKERS = {
         "ui/test_ui_command.py",
     ),
 }
-# What `make test` runs in one process because it shares a server; the longest first, so that none is left at the end.
-# Each other file is such a group of its own.
-TOGETHER = (
+# Groups of files that `make test` runs in one process, because they share a server. The slowest groups start first, so
+# that none is still running when the others have ended. Every other file is a group by itself.
+GROUPS = (
     ("browser",),
     (
         "live/test_recognize_sign.py",
@@ -73,8 +73,8 @@ TOGETHER = (
     ("export/finetune",),
     ("live/test_openvino.py",),
 )
-# `make setup-light` installs none of these: what needs them is left out. CI has them all.
-NEEDED = {
+# `make setup-light` installs none of these modules, so the tests that need them are skipped. CI has them all.
+OPTIONAL_MODULES = {
     "torch": (
         "demo",
         "deploy",
@@ -93,24 +93,24 @@ NEEDED = {
 
 
 def is_in(path: Path, places: Sequence[str]) -> bool:
-    """Whether a path is one of these files or below one of these folders of `tests`."""
+    """Whether a path is one of these files, or in one of these folders, of `tests`."""
     return any(path.is_relative_to(TESTS / place) for place in places)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Give a test the markers of its folder."""
+    """Mark a test with the markers of its folder."""
     for marker, places in MARKERS.items():
         if is_in(item.path, places):
             item.add_marker(marker)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put those tests first that take long."""
+    """Run the slowest groups first."""
     items.sort(key=lambda item: rank(item.path)[0])
 
 
 class GroupScheduling(LoadScopeScheduling):
-    """Gives the tests of a group to one process (`--dist loadscope`)."""
+    """Runs all tests of a group in one process (`--dist loadscope`)."""
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, _ = nodeid.partition("::")
@@ -118,41 +118,42 @@ class GroupScheduling(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
-    """Hand out groups where whole scopes are to be handed out."""
+    """Distribute groups if pytest-xdist distributes by scope."""
     return GroupScheduling(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @cache
 def rank(path: Path) -> tuple[int, str]:
-    """When a file's turn comes, and the name of the group that runs in one process."""
-    for number, places in enumerate(TOGETHER):
+    """A file's place in the order, and the name of its group."""
+    for number, places in enumerate(GROUPS):
         if is_in(path, places):
             return number, places[0]
-    return len(TOGETHER), path.relative_to(TESTS).as_posix()
+    return len(GROUPS), path.relative_to(TESTS).as_posix()
 
 
 @cache
 def find_missing() -> list[str]:
-    """The modules of `NEEDED` that are not installed."""
-    return [] if os.environ.get("CI") else [module for module in NEEDED if find_spec(module) is None]
+    """List the optional modules that are not installed."""
+    return [] if os.environ.get("CI") else [module for module in OPTIONAL_MODULES if find_spec(module) is None]
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out what cannot be imported or started after `make setup-light`."""
-    return True if any(is_in(collection_path, NEEDED[module]) for module in find_missing()) else None
+    """Skip tests that cannot be imported or run after `make setup-light`."""
+    return True if any(is_in(collection_path, OPTIONAL_MODULES[module]) for module in find_missing()) else None
 
 
 def pytest_report_header() -> list[str]:
-    """Say what is left out."""
+    """List the skipped tests."""
     return [
-        f"left out without {module} (`make setup` installs it): {', '.join(NEEDED[module])}"
+        f"{module} is not installed (`make setup` installs it), so these are skipped: "
+        f"{', '.join(OPTIONAL_MODULES[module])}"
         for module in find_missing()
     ]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def sigint() -> Iterator[None]:
-    """Ctrl-C as in a terminal, here and in what tests start: shells have what they run in the background ignore it."""
+    """Handle Ctrl-C as in a terminal, here and in child processes. Shells make background commands ignore it."""
     before = signal.getsignal(signal.SIGINT)
     if before == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -162,28 +163,28 @@ def sigint() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_folder() -> Path:
-    """The reference checkpoint and answers, and the real clips: beside the checkout, where it has them."""
+    """The folder `shared` next to the checkout, with the reference checkpoint, its answers and the real clips."""
     if not SHARED.is_dir():
-        pytest.skip("the reference answers are not here: there is no folder `shared` beside the checkout")
+        pytest.skip("this test needs the reference answers, but there is no folder `shared` next to the checkout")
     return SHARED
 
 
 @pytest.fixture(scope="session")
 def expected(shared_folder: Path) -> Mapping[str, np.ndarray]:
-    """What the original network answers: `expected.npz`."""
+    """The answers of the original network, from `expected.npz`."""
     with np.load(shared_folder / "reference" / "expected.npz") as arrays:
         return dict(arrays)
 
 
 @pytest.fixture(scope="session")
 def reference(shared_folder: Path) -> dict[str, Any]:
-    """`make_checkpoint.py` of the reference: `build_state_dict` and `test_frames`."""
+    """`build_state_dict` and `test_frames` from the reference's `make_checkpoint.py`."""
     return runpy.run_path(str(shared_folder / "reference" / "make_checkpoint.py"))
 
 
 @pytest.fixture(scope="session")
 def reference_checkpoint(reference: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reference checkpoint, 2000 classes, in WLASL's own format."""
+    """The reference checkpoint (2000 classes) in WLASL's own format."""
     import torch
 
     path = tmp_path_factory.mktemp("reference") / "reference.pt"
@@ -193,5 +194,5 @@ def reference_checkpoint(reference: dict[str, Any], tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="session")
 def noise(reference: dict[str, Any]) -> Callable[[int], np.ndarray]:
-    """The reference's test frames of a length: uint8 RGB (T, 224, 224, 3)."""
+    """Make the reference's test frames for a given length: uint8 RGB (T, 224, 224, 3)."""
     return lambda num_frames: reference["test_frames"](num_frames, seed=num_frames)

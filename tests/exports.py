@@ -1,4 +1,4 @@
-"""Exported model folders, each made once for all processes of a test run."""
+"""Exported model folders, each created once for all processes of a test run."""
 
 import os
 import shutil
@@ -22,24 +22,24 @@ from asl_triton_export.exporter import export_model
 from tests.paths import DEMO_BUNDLE, ROOT
 
 
-def share_folder(factory: pytest.TempPathFactory) -> Path:
-    """A folder for files that all processes of this run need."""
-    own = factory.getbasetemp()  # of this process; in another one's it is next to it
+def make_shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """Create the folder that all processes of this run share, if it does not exist yet."""
+    own = factory.getbasetemp()  # with pytest-xdist, one folder per process, next to each other
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 def make_once(folder: Path, key: str, make: Callable[[Path], object]) -> Path:
-    """The folder that `make` has filled, in this process or another."""
-    made, unfinished = folder / key, folder / f"{key}.unfinished"
+    """Have `make` fill a folder, unless this process or another one has done so already."""
+    finished, unfinished = folder / key, folder / f"{key}.unfinished"
     with (folder / f"{key}.lock").open("w") as lock:
         portalocker.lock(lock, portalocker.LOCK_EX)
-        if not made.is_dir():
+        if not finished.is_dir():
             shutil.rmtree(unfinished, ignore_errors=True)
             make(unfinished)
-            unfinished.rename(made)
-    return made
+            unfinished.rename(finished)
+    return finished
 
 
 def export_shared(
@@ -51,18 +51,18 @@ def export_shared(
     name: str,
     **options: Any,
 ) -> Path:
-    """Do what `export_model` does; where that was done before, copy what it wrote."""
-    what = (checkpoint.sha256, labels, preset, sorted(options.items()))
-    made = make_once(
-        share_folder(factory),
-        sha256(repr(what).encode()).hexdigest()[:16],
+    """Export like `export_model`, or copy the result of the same export if this run already has it."""
+    settings = (checkpoint.sha256, labels, preset, sorted(options.items()))
+    exported = make_once(
+        make_shared_folder(factory),
+        sha256(repr(settings).encode()).hexdigest()[:16],
         lambda folder: export_model(checkpoint, labels, preset, folder, "model", **options),
     )
-    return copy_model(made / "model", repository / name)
+    return copy_model(exported / "model", repository / name)
 
 
 def copy_model(source: Path, target: Path, preset: Preset | None = None) -> Path:
-    """A copy of a model's folder under another name, and, where it is given, with another preset."""
+    """Copy a model's folder under another name and, if given, with another preset."""
     shutil.copytree(source, target)
     for path in (target / "config.pbtxt", *(target / "configs").iterdir()):
         config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
@@ -74,7 +74,7 @@ def copy_model(source: Path, target: Path, preset: Preset | None = None) -> Path
 
 
 def find_paths(file: Path) -> list[bytes]:
-    """This machine's paths in a file and, where it is an archive, in its members."""
+    """Find this machine's paths in a file and, if it is an archive, in its members."""
     contents = [file.read_bytes()]
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
@@ -84,7 +84,7 @@ def find_paths(file: Path) -> list[bytes]:
 
 
 def load_demo() -> tuple[Checkpoint, tuple[str, ...]]:
-    """The demo checkpoint and its labels."""
+    """Load the demo checkpoint and its labels."""
     bundle = open_bundle(DEMO_BUNDLE)
     checkpoint = load_checkpoint(bundle.weights)
     assert bundle.labels is not None

@@ -1,4 +1,4 @@
-"""Small networks with weights that are random, yet lively: what tests export where the full one is not the point."""
+"""Small networks for tests that do not need the full one. Random weights, but with outputs that vary."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ GLOSSES = ("book", "drink", "hello", "help", "home", "mother", "thank you")
 
 
 def small_network(num_classes: int = len(GLOSSES), *, width: float = 1 / 16, channels: int = 3, seed: int = 0) -> I3D:
-    """An I3D with BatchNorm statistics that are not the identity, so that folding them is tested."""
+    """Build an I3D whose BatchNorm layers are not the identity, so that folding them is tested."""
     torch.manual_seed(seed)
     net = I3D(num_classes, channels, width).eval()
     for module in net.modules():
@@ -25,12 +25,12 @@ def small_network(num_classes: int = len(GLOSSES), *, width: float = 1 / 16, cha
 
 
 def save_checkpoint(path: Path, **arguments: object) -> Path:
-    """A small network's state dict as a file."""
+    """Save the state dict of a small network."""
     torch.save(small_network(**arguments).state_dict(), path)  # type: ignore[arg-type]
     return path
 
 
 def save_labels(path: Path, glosses: tuple[str, ...] = GLOSSES) -> Path:
-    """Labels, one a line."""
+    """Save labels, one per line."""
     path.write_text("\n".join(glosses) + "\n", encoding="utf-8")
     return path

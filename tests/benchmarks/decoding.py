@@ -1,10 +1,10 @@
-"""What decoding costs, and nothing else: videos to windows of crops, in threads and in processes of their own.
+"""What decoding alone costs: from videos to windows of crops, in threads and in separate processes.
 
     python -m tests.benchmarks.decoding
 
-The same videos in turns: in threads, in processes, and by FFmpeg's own program on one thread, which decodes them to BGR
-and crops nothing. Videos per second with as many decoders as there are processors (the program: one), and seconds of a
-processor per video, of this process and of those that it started.
+The same videos are decoded in threads, in processes, and by FFmpeg's own program, in turns. The program decodes to BGR
+on one thread and does not crop. The tables show videos per second with one decoder per processor (the program: one
+thread), and CPU seconds per video, of this process and of those that it started.
 """
 
 import argparse
@@ -42,7 +42,7 @@ CUT_FILM = WindowingOptions(replace(PRESETS["wlasl"], max_frames=64), LONG_VIDEO
 
 @dataclass(frozen=True)
 class Kind:
-    """Videos that are alike, and how they are cut; `count` of them are decoded in a turn."""
+    """Videos of one kind, and how they are cut into windows. `count` of them are decoded per turn."""
 
     what: str
     paths: Sequence[Path]
@@ -52,17 +52,17 @@ class Kind:
 
 @dataclass
 class Cost:
-    """What some videos took together."""
+    """The total cost of some videos."""
 
     videos: int = 0
     seconds: float = 0.0
-    processor_s: float = 0.0
+    cpu_s: float = 0.0
 
 
 def main() -> None:
     """Make the videos, measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each way")
     arguments = parser.parse_args()
     console = Console(width=110)
     decoders = make_decoder_pool("processes", 60)
@@ -72,22 +72,22 @@ def main() -> None:
         with console.status("Rendering"):
             kinds = make_kinds(Path(folder))
         with console.status("Decoding"):
-            console.print(ways(kinds, decoders, arguments.rounds))
+            console.print(compare_ways(kinds, decoders, arguments.rounds))
     decoders.close()
 
 
 def make_kinds(folder: Path) -> list[Kind]:
-    """Real clips where they are, short and long ones of the demo signer, and a film of it."""
+    """Collect real clips if there are any, and make short and long ones and a film of the demo signer."""
     signs = [write_sign(folder / f"{number}.mp4", number) for number in range(4)]
-    coded = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
+    as_h264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
     long, large, film, phone = (folder / name for name in ("long.mp4", "large.mp4", "film.mp4", "phone.mp4"))
-    ffmpeg("-stream_loop", "9", "-i", signs[0], "-frames:v", "300", *coded, long)
+    ffmpeg("-stream_loop", "9", "-i", signs[0], "-frames:v", "300", *as_h264, long)
     middle = folder / "middle.mp4"
-    ffmpeg("-stream_loop", "1", "-i", signs[1], "-vf", "scale=736:414", "-frames:v", "68", *coded, middle)
-    ffmpeg("-stream_loop", "1", "-i", signs[1], "-vf", "scale=1280:720", "-frames:v", "75", *coded, large)
-    as_phones = ["-c:v", "libx265", "-preset", "veryfast", "-x265-params", "log-level=none", "-tag:v", "hvc1"]
-    ffmpeg("-stream_loop", "1", "-i", signs[3], "-vf", "scale=1920:1080", "-frames:v", "75", *as_phones, phone)
-    ffmpeg("-stream_loop", "99", "-i", signs[2], "-frames:v", "3000", *coded, film)
+    ffmpeg("-stream_loop", "1", "-i", signs[1], "-vf", "scale=736:414", "-frames:v", "68", *as_h264, middle)
+    ffmpeg("-stream_loop", "1", "-i", signs[1], "-vf", "scale=1280:720", "-frames:v", "75", *as_h264, large)
+    as_hevc = ["-c:v", "libx265", "-preset", "veryfast", "-x265-params", "log-level=none", "-tag:v", "hvc1"]
+    ffmpeg("-stream_loop", "1", "-i", signs[3], "-vf", "scale=1920:1080", "-frames:v", "75", *as_hevc, phone)
+    ffmpeg("-stream_loop", "99", "-i", signs[2], "-frames:v", "3000", *as_h264, film)
     real = sorted(REAL_CLIPS.glob("*.mp4"))
     kinds = [Kind("WLASL's, 30 and 68 frames, 720p and 414p", real, CLIP, 40)] if real else []
     return [
@@ -102,7 +102,7 @@ def make_kinds(folder: Path) -> list[Kind]:
 
 
 def write_sign(path: Path, number: int) -> Path:
-    """A rendered sign of 64 frames, H.264."""
+    """Render a sign of 64 frames to an H.264 file."""
     clip = render(SIGNS[number], number, size=(256, 256), num_frames=64, fps=25.0)
     writer = imageio_ffmpeg.write_frames(str(path), (256, 256), fps=25, codec="libx264", macro_block_size=1)
     writer.send(None)
@@ -112,76 +112,76 @@ def write_sign(path: Path, number: int) -> Path:
     return path
 
 
-def processor_s() -> float:
-    """Of this process, and of those that decode, so far."""
+def read_cpu_s() -> float:
+    """CPU seconds of this process and of its decoders so far."""
     total = 0.0
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
             total += times.user + times.system
             if process.pid != os.getpid():
-                total += times.children_user + times.children_system  # of the workers that have ended
+                total += times.children_user + times.children_system  # workers that have ended
     return total
 
 
-def ways(kinds: Sequence[Kind], decoders: DecoderPool, rounds: int) -> Table:
-    """Threads and processes in turns, over all kinds of videos."""
+def compare_ways(kinds: Sequence[Kind], decoders: DecoderPool, rounds: int) -> Table:
+    """Measure all ways in turns, over all kinds of videos."""
     at_once = os.cpu_count() or 1
     measures: dict[str, Callable[[Kind], Cost]] = {
-        "FFmpeg's program": decode_by_command_line,
-        "threads": lambda kind: decoded(kind, InProcessDecodeSession, at_once),
-        "processes": lambda kind: decoded(kind, decoders.create_session, at_once),
+        "FFmpeg's program": decode_with_ffmpeg,
+        "threads": lambda kind: measure_decoding(kind, InProcessDecodeSession, at_once),
+        "processes": lambda kind: measure_decoding(kind, decoders.create_session, at_once),
     }
     costs = {(kind.what, way): Cost() for kind in kinds for way in measures}
     for turn in range(rounds + 1):
         for kind in kinds:
             for way, measure in measures.items():
                 cost = measure(kind)
-                if turn:  # the first one warms up
+                if turn:  # the first turn warms up
                     sums = costs[kind.what, way]
                     sums.videos += cost.videos
                     sums.seconds += cost.seconds
-                    sums.processor_s += cost.processor_s
+                    sums.cpu_s += cost.cpu_s
     table = Table(title=f"decode and crop, {at_once} decoders", title_justify="left", box=None)
-    for column in ("videos", "in", "videos a second", "processor s a video", "of that of FFmpeg's"):
-        table.add_column(column, justify="left" if column in ("videos", "in") else "right")
+    for column in ("videos", "way", "videos/s", "CPU s per video", "times FFmpeg's CPU"):
+        table.add_column(column, justify="left" if column in ("videos", "way") else "right")
     for (what, way), cost in costs.items():
-        share = cost.processor_s / costs[what, "FFmpeg's program"].processor_s
-        rate, each_s = cost.videos / cost.seconds, cost.processor_s / cost.videos
-        table.add_row(what, way, f"{rate:.1f}", f"{each_s:.3f}", f"{share:.2f}")
+        ratio = cost.cpu_s / costs[what, "FFmpeg's program"].cpu_s
+        rate, each_s = cost.videos / cost.seconds, cost.cpu_s / cost.videos
+        table.add_row(what, way, f"{rate:.1f}", f"{each_s:.3f}", f"{ratio:.2f}")
     return table
 
 
-def decoded(kind: Kind, create: Callable[..., DecodeSession], at_once: int) -> Cost:
-    """What it costs to decode videos of a kind, so many at once."""
+def measure_decoding(kind: Kind, create: Callable[..., DecodeSession], at_once: int) -> Cost:
+    """Measure what it costs to decode videos of a kind, `at_once` at a time."""
 
     def decode(number: int) -> int:
         with create(kind.paths[number % len(kind.paths)], kind.options) as session:
             session.open()
             return sum(len(window.frames) for window, _ in session.windows())
 
-    began_s, before_s = time.perf_counter(), processor_s()
+    began_s, before_s = time.perf_counter(), read_cpu_s()
     with ThreadPoolExecutor(at_once) as threads:
         assert all(threads.map(decode, range(kind.count)))
     seconds = time.perf_counter() - began_s
-    time.sleep(0.1)  # the last decoder is still ending
-    return Cost(kind.count, seconds, processor_s() - before_s)
+    time.sleep(0.1)  # the last decoder may still be ending
+    return Cost(kind.count, seconds, read_cpu_s() - before_s)
 
 
-def decode_by_command_line(kind: Kind) -> Cost:
-    """What it costs FFmpeg's own program, on one thread, to decode videos of a kind to BGR, one after another."""
-    began_s, before_s = time.perf_counter(), children_s()
+def decode_with_ffmpeg(kind: Kind) -> Cost:
+    """Measure what it costs FFmpeg's own program, on one thread, to decode videos of a kind to BGR one by one."""
+    began_s, before_s = time.perf_counter(), read_ended_children_s()
     for number in range(kind.count):
         path = kind.paths[number % len(kind.paths)]
         one_thread = ["-threads", "1", "-filter_threads", "1"]
         ffmpeg(
             *one_thread, "-i", path, "-map", "0:V:0", "-pix_fmt", "bgr24", "-fps_mode", "passthrough", "-f", "null", "-"
         )
-    return Cost(kind.count, time.perf_counter() - began_s, children_s() - before_s)
+    return Cost(kind.count, time.perf_counter() - began_s, read_ended_children_s() - before_s)
 
 
-def children_s() -> float:
-    """Seconds of a processor that processes took which this one has started, and which have ended."""
+def read_ended_children_s() -> float:
+    """CPU seconds of the child processes that have ended."""
     return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 

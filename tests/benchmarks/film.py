@@ -1,8 +1,8 @@
-"""Long films of the demo signer: signs with pauses between them, and when each was signed.
+"""Long films of the demo signer: signs with pauses between them, and the times at which they are signed.
 
-A film is scenes cut together. A scene has one signer, room and camera, and goes on without a cut: every sign begins
-and ends at rest, and in the pauses the signer rests, blinks and sways. Nothing of a film was ever trained on: its
-signs are performed with seeds beyond `FIRST_HELD_OUT_SEED`.
+A film consists of scenes. A scene has one signer, room and camera, and no cuts: every sign begins and ends at rest, and
+in the pauses the signer rests, blinks and sways. No training has seen any part of a film, because signs are performed
+with seeds beyond `FIRST_HELD_OUT_SEED`.
 """
 
 import json
@@ -30,9 +30,10 @@ BLINK_EVERY_S = 4.0
 
 @dataclass(frozen=True)
 class Signed:
-    """One sign of a film. It begins when the hands are nearer to it than to rest, and ends when they are no more.
+    """One sign of a film. It lasts as long as the hands are closer to the sign than to rest.
 
-    That is the middle of the way up, and of the way back: what the demo checkpoint was trained to tell.
+    It therefore starts halfway through the movement up and ends halfway through the movement down, which is what the
+    demo checkpoint was trained to recognize.
     """
 
     gloss: str
@@ -42,7 +43,7 @@ class Signed:
 
 @dataclass(frozen=True)
 class Part:
-    """A sign, or a pause, of a scene; `signed` counts from its own beginning."""
+    """A sign or a pause of a scene. The times of `signed` are relative to the start of the part."""
 
     sign: Sign
     take: Take
@@ -50,12 +51,12 @@ class Part:
 
     @property
     def arms(self) -> tuple[Arm, Arm]:
-        """For a right-handed signer."""
+        """The arms of a right-handed signer."""
         return tuple(map(mirror, self.take.arms)) if self.take.left_handed else self.take.arms  # type: ignore[return-value]
 
 
 def perform_sign(sign: Sign, seed: int) -> Part:
-    """A sign at the pace that its seed chooses."""
+    """Perform a sign, at a pace that depends on the seed."""
     take = signer.plan_take(sign, signer.make_generator(sign.gloss, seed), size=SIZE, fps=FPS)
     half_onset_s = ONSET_S * take.execution.tempo / 2
     start_s = take.execution.lead_s + half_onset_s
@@ -64,7 +65,7 @@ def perform_sign(sign: Sign, seed: int) -> Part:
 
 
 def rest(seconds: float, seed: int) -> Part:
-    """A pause."""
+    """Perform a pause."""
     sign = make_idle_sign(seed)
     num_frames = max(round(seconds * FPS), 1)
     return Part(
@@ -75,7 +76,7 @@ def rest(seconds: float, seed: int) -> Part:
 
 
 def paint_scene(parts: Sequence[Part], seed: int) -> Iterator[Image]:
-    """The frames of a scene, uint8 RGB (H, W, 3)."""
+    """Yield the frames of a scene, uint8 RGB (H, W, 3)."""
     rng = signer.make_generator("scene", seed)
     total = sum(part.take.num_frames for part in parts)
     whole = Take(parts[0].take.execution, False, SIZE, FPS, total, parts[0].arms, np.arange(total) / FPS)
@@ -88,12 +89,12 @@ def paint_scene(parts: Sequence[Part], seed: int) -> Iterator[Image]:
     signer._cast_shadow(plate, camera, margin, look.light_from)
     sway = signer._drift(whole.moments_s, rng, hertz=(0.3, 0.9)) * 0.012
     turn = signer._drift(whole.moments_s, rng, hertz=(0.2, 0.6)) * 0.01 + rng.uniform(-0.012, 0.012, 2)
-    blinking = blinks(whole.moments_s, rng)
+    blinking = choose_blinks(whole.moments_s, rng)
     ends = list(accumulate(part.take.num_frames for part in parts))
     for part, end in zip(parts, ends, strict=True):
         now = slice(end - part.take.num_frames, end)
         origins = Camera(camera.origins[now], camera.scale, camera.tilt)
-        head = head_motion(part, sway[now], turn[now], blinking[now])
+        head = build_head_motion(part, sway[now], turn[now], blinking[now])
         painter = Painter(look, origins, part.arms, head, part.sign.face)
         for index, (left, top) in enumerate(margin - shake[now]):
             large: Image = plate[top : top + height, left : left + width].copy()
@@ -101,8 +102,8 @@ def paint_scene(parts: Sequence[Part], seed: int) -> Iterator[Image]:
             yield np.asarray(cv2.resize(large, SIZE[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def head_motion(part: Part, sway: Floats, turn: Floats, blinking: Floats) -> HeadMotion:
-    """The scene's swaying, with the sign's own nod and face."""
+def build_head_motion(part: Part, sway: Floats, turn: Floats, blinking: Floats) -> HeadMotion:
+    """Combine the swaying of the scene with the nod and the face of the sign."""
     moments, execution = part.take.moments_s, part.take.execution
     start, end = execution.lead_s, moments[-1] - execution.tail_s
     expressing = signer._ramp(moments, start, start + 0.3) * (1 - signer._ramp(moments, end - 0.3, end))
@@ -110,8 +111,8 @@ def head_motion(part: Part, sway: Floats, turn: Floats, blinking: Floats) -> Hea
     return HeadMotion(sway + nod * 0.012, turn + nod * 0.034, expressing, blinking)
 
 
-def blinks(moments_s: Floats, rng: np.random.Generator) -> Floats:
-    """How far the eyes are shut (T,): now and then."""
+def choose_blinks(moments_s: Floats, rng: np.random.Generator) -> Floats:
+    """Choose when the signer blinks. Returns how far the eyes are shut (T,)."""
     times_s = np.cumsum(rng.uniform(0.5, 1.5, int(moments_s[-1] / BLINK_EVERY_S) + 1)) * BLINK_EVERY_S
     return np.max([np.clip(1.5 - np.abs(moments_s - blink) / 0.07, 0, 1) for blink in times_s], axis=0)
 
@@ -119,10 +120,10 @@ def blinks(moments_s: Floats, rng: np.random.Generator) -> Floats:
 def write_film(
     path: Path, *, seconds: float, signs: int, signs_a_scene: int, seed: int, shortest_pause_s: float = 1.0
 ) -> list[Signed]:
-    """Write a film (H.264, 256 x 256, 25 frames a second) if it is not there yet; gives what is signed in it.
+    """Write a film (H.264, 256 x 256, 25 frames per second) unless it exists. Returns the signs in it.
 
-    Every gloss comes as often as another, in random order; pauses are of random length and fill the time. With no
-    signs a scene, every sign and every pause is a scene of its own: clips of ever other signers, strung together.
+    Every gloss appears equally often, in random order. Pauses have random lengths and fill the remaining time. With 0
+    signs per scene, every sign and every pause is a scene by itself, as if clips of different signers were joined.
     """
     truth = path.with_suffix(".json")
     if truth.exists():
@@ -139,28 +140,28 @@ def write_film(
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = imageio_ffmpeg.write_frames(str(path), SIZE[::-1], fps=FPS, codec="libx264", macro_block_size=1)
     writer.send(None)
-    signed, at_s = [], 0.0
-    for number, parts in enumerate(scenes(performed, pauses, signs_a_scene)):
+    signed, start_s = [], 0.0
+    for number, parts in enumerate(split_into_scenes(performed, pauses, signs_a_scene)):
         for frame in paint_scene(parts, seed + number):
             writer.send(np.ascontiguousarray(frame))
         for part in parts:
             if part.signed:
-                signed.append(Signed(part.signed.gloss, at_s + part.signed.start_s, at_s + part.signed.end_s))
-            at_s += part.take.num_frames / FPS
+                signed.append(Signed(part.signed.gloss, start_s + part.signed.start_s, start_s + part.signed.end_s))
+            start_s += part.take.num_frames / FPS
     writer.close()
-    truth.write_text(json.dumps([asdict(one) for one in signed], indent=1))
+    truth.write_text(json.dumps([asdict(sign) for sign in signed], indent=1))
     return signed
 
 
-def scenes(performed: Sequence[Part], pauses: Sequence[Part], signs_a_scene: int) -> Iterator[list[Part]]:
-    """The signs with a pause before each, and one at the end of each scene."""
-    resting = iter(pauses)
+def split_into_scenes(performed: Sequence[Part], pauses: Sequence[Part], signs_a_scene: int) -> Iterator[list[Part]]:
+    """Yield scenes with a pause before each sign and one at the end, or one scene per part with 0 signs per scene."""
+    remaining = iter(pauses)
     if not signs_a_scene:
         for sign in performed:
-            yield [next(resting)]
+            yield [next(remaining)]
             yield [sign]
-        yield [next(resting)]
+        yield [next(remaining)]
         return
     for start in range(0, len(performed), signs_a_scene):
-        parts = [part for sign in performed[start : start + signs_a_scene] for part in (next(resting), sign)]
-        yield [*parts, next(resting)]
+        parts = [part for sign in performed[start : start + signs_a_scene] for part in (next(remaining), sign)]
+        yield [*parts, next(remaining)]

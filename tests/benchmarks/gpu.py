@@ -1,13 +1,13 @@
-"""`make bench-gpu`: I3D on a GPU, on a machine with PyTorch and CUDA and nothing else. docs/gpu.md explains the rows.
+"""`make bench-gpu`: I3D on a GPU, on a machine that has only PyTorch and CUDA. docs/gpu.md explains the rows.
 
     python -m tests.benchmarks.gpu --output DIR
 
-Needs Python 3.10 or newer, PyTorch, NumPy and this checkout: no Triton, no network. Rows run in a process of their own,
-the most valuable ones first. What a row raises becomes its result, a row that crashes or hangs is stopped, and
-`gpu.json` and `gpu.md` are written after each row, so that a run that is cut off loses nothing. With `--device cpu`,
-few frames and a small `--width`, the same rows run anywhere; their figures mean nothing there.
+Needs Python 3.10 or newer, PyTorch, NumPy and this checkout, but neither Triton nor a network connection. Rows run in a
+separate process, the most valuable ones first. An exception becomes the result of its row, and a row that crashes or
+hangs is stopped. `gpu.json` and `gpu.md` are written after each row, so an interrupted run loses nothing. With
+`--device cpu`, few frames and a small `--width`, the same rows run anywhere, but their figures mean nothing.
 """
-# ruff: noqa: E402 - where the client is not installed, its modules are made importable first
+# ruff: noqa: E402 - if the client is not installed, its modules are made importable first
 
 import argparse
 import gc
@@ -45,8 +45,8 @@ ROOT = Path(__file__).parents[2]
 try:
     import asl_triton
 except ImportError:
-    # Not installed, or without OpenCV, PyAV and gRPC. The network needs none of them: find its modules by their folder,
-    # without running the client's __init__.py.
+    # The client is not installed, or OpenCV, PyAV or gRPC is missing. The network needs none of them, so import its
+    # modules from their folder, without running the client's __init__.py.
     asl_triton = types.ModuleType("asl_triton")
     asl_triton.__path__ = [str(ROOT / "client" / "asl_triton")]
     sys.modules["asl_triton"] = asl_triton
@@ -61,12 +61,12 @@ from tests.networks import small_network
 PRESET = PRESETS["wlasl"]
 NUM_CLASSES = 2000
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-MEASURE_S = 0.3  # of each batch size, at least MIN_FORWARDS forwards
+MEASURE_S = 0.3  # per batch size, but at least MIN_FORWARDS forwards
 MIN_FORWARDS = 3
 MAX_FORWARDS = 200
-ROW_LIMIT_S = 150.0  # a row that takes longer is stopped
+ROW_LIMIT_S = 150.0  # rows that take longer are stopped
 BUDGET_S = 420.0
-MATRIX = {"cuda": 8192, "cpu": 512}  # a side
+MATRIX_SIDE = {"cuda": 8192, "cpu": 512}
 DECODERS = (1, 4, 8)
 NEW_LENGTHS = (0.4, 0.55, 0.7, 0.85, 1.2, 1.45)  # times the usual length
 CLIP = ROOT / "ui" / "asl_triton_ui" / "samples" / "book.mp4"
@@ -74,7 +74,7 @@ CLIP = ROOT / "ui" / "asl_triton_ui" / "samples" / "book.mp4"
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured."""
+    """What to measure."""
 
     device: str
     num_frames: int
@@ -85,7 +85,7 @@ class Options:
 class Contiguous(ServedI3D):
     """The exported network with its memory in PyTorch's default format, not channels-last."""
 
-    pad_channels_last = types.FunctionType(  # TorchScript has no super(), and knows methods by their name
+    pad_channels_last = types.FunctionType(  # TorchScript has no super() and finds methods by their name
         ServedI3D.pad_clip.__code__, ServedI3D.pad_clip.__globals__, "pad_channels_last"
     )
 
@@ -109,7 +109,7 @@ Forward = Callable[[Tensor], Tensor]  # clips to logits (N, C)
 
 
 class Bench:
-    """The network, the clips and their float32 logits, on the device. Each method measures one row."""
+    """The network, the clips and their float32 logits, on the device, and a method for each kind of row."""
 
     def __init__(self, options: Options) -> None:
         self.options, self.device = options, torch.device(options.device)
@@ -123,17 +123,17 @@ class Bench:
         self.logits = torch.cat([trained(self.normalize(clip[None])) for clip in self.frames]).cpu()
 
     def render(self, count: int, num_frames: int) -> Tensor:
-        """Clips of moving noise, all different: uint8 RGB (N, T, 224, 224, 3). The same on every machine."""
+        """Render different clips of moving noise, the same on every machine: uint8 RGB (N, T, 224, 224, 3)."""
         coarse = torch.rand(count, 3, num_frames // 4 + 2, 14, 14, generator=torch.Generator().manual_seed(num_frames))
         clips = [F.interpolate(clip[None].to(self.device), (num_frames, 224, 224), mode="trilinear") for clip in coarse]
         return (torch.cat([clip.mul_(255).round_().byte() for clip in clips])).permute(0, 2, 3, 4, 1).contiguous()
 
     def normalize(self, frames: Tensor) -> Tensor:
-        """Clips as the trained network takes them, float32 (N, 3, T, 224, 224), in PyTorch's default memory format."""
+        """Convert clips to the trained network's input: float32 (N, 3, T, 224, 224) in the default memory format."""
         return normalize(frames, PRESET).contiguous()
 
     def describe(self) -> dict[str, str]:
-        """The machine, the software and the weights."""
+        """Describe the machine, the software and the weights."""
         facts = {
             "device": "CPU",
             "Python": platform.python_version(),
@@ -171,7 +171,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def time(self, forward: Forward, clips: Tensor) -> tuple[float, Tensor]:
-        """Seconds of one forward, the launch of its kernels included, and its answer."""
+        """Run one forward. Returns its seconds, including the launch of its kernels, and its answer."""
         self.synchronize()
         began = time.perf_counter()
         answer = forward(clips)
@@ -179,7 +179,7 @@ class Bench:
         return time.perf_counter() - began, answer
 
     def repeat(self, forward: Forward, clips: Tensor) -> list[float]:
-        """Seconds of forwards after each other."""
+        """Run forwards one after another. Returns the seconds of each."""
         times: list[float] = []
         while len(times) < MIN_FORWARDS or (sum(times) < MEASURE_S and len(times) < MAX_FORWARDS):
             times.append(self.time(forward, clips)[0])
@@ -194,7 +194,7 @@ class Bench:
         normalized: bool = False,
         note: str = "",
     ) -> Row:
-        """A row of one forward at every batch size; it ends at the first one that does not fit into memory."""
+        """Measure one forward at every batch size, up to the first that does not fit into memory."""
         row = Row("ok", precision=precision, note=note, max_difference=0.0)
         for batch in batches or self.options.batches:
             clips = self.frames[:batch]
@@ -206,7 +206,7 @@ class Bench:
         return row
 
     def add_figure(self, row: Row, forward: Forward, clips: Tensor) -> Row:
-        """The row with one more batch size: timed, and compared with float32."""
+        """Add a batch size to the row: its time, and its difference from float32."""
         batch, peak_mb = len(clips), None
         if self.is_cuda:
             gc.collect()
@@ -247,8 +247,8 @@ class Bench:
     # Rows
 
     def measure_matrix_rate(self) -> Row:
-        """TFLOP/s of a product of large random matrices in each precision: what each row's share is of."""
-        side, values = MATRIX[self.device.type], {}
+        """TFLOP/s of a product of large random matrices in each precision. Other rows have their share of it."""
+        side, values = MATRIX_SIDE[self.device.type], {}
         for precision, dtype in DTYPES.items():
             set_tf32(precision == "tf32")
             one, other = (torch.randn(side, side, device=self.device).to(dtype) for _ in range(2))
@@ -257,12 +257,12 @@ class Bench:
         return Row("ok", values=values, note=f"TFLOP/s of products of {side} x {side} matrices.")
 
     def run_trained(self, precision: str) -> Row:
-        """Eager, as trained, with or without TF32."""
+        """The network as trained, in eager mode, with or without TF32."""
         set_tf32(precision == "tf32")
         return self.measure(Trained(self.net), precision, normalized=True)
 
     def build_exported(self, precision: str, layout: type[ServedI3D] = ServedI3D) -> nn.Module:
-        """The TorchScript network as it is exported, saved and loaded."""
+        """Build the TorchScript network as the export does, save it, and load it."""
         set_tf32(precision == "tf32")
         served = layout(self.net, PRESET, DTYPES[precision]).eval()
         if layout is Contiguous:
@@ -277,9 +277,9 @@ class Bench:
         return self.measure(lambda frames: exported(frames)[0], precision)
 
     def compare_with_reference(self) -> Row:
-        """The exported network against the answers of the original one, at several lengths, step by step."""
+        """Compare the exported network with the answers of the original one, at several lengths, step by step."""
         if self.reference is None:
-            return Row("skipped", note="The weights are random: there are no answers of the original network to them.")
+            return Row("skipped", note="The weights are random, so there are no answers of the original network.")
         with np.load(self.reference / "expected.npz") as arrays:
             expected = {key: arrays[key] for key in arrays if key.startswith("noise") and key.endswith("/wlasl")}
         make_frames = runpy.run_path(str(self.reference / "make_checkpoint.py"))["test_frames"]
@@ -298,7 +298,7 @@ class Bench:
         return Row("ok", values=values)
 
     def run_new_lengths(self, precision: str) -> Row:
-        """One clip each of lengths never seen before: milliseconds of the first, the second and later requests."""
+        """One clip each of lengths not seen before: milliseconds of the first, the second and later requests."""
         usual, values = self.options.num_frames, {}
         lengths = dict.fromkeys(max(PRESET.min_frames, round(usual * factor)) for factor in NEW_LENGTHS)
         for optimized in (False, True):
@@ -322,9 +322,9 @@ class Bench:
         )
 
     def run_instances(self, precision: str) -> Row:
-        """Clips per second where several threads infer at once, each in a stream of its own, as Triton's instances."""
+        """Clips per second of several threads that infer at once, each in its own stream, like Triton's instances."""
         exported, values = self.build_exported(precision), {}
-        for batch in self.few_batches():
+        for batch in self.choose_few_batches():
             for count in AT_ONCE:
                 self.run_at_once(count, exported, self.frames[:batch], 0.0)
                 rate = self.run_at_once(count, exported, self.frames[:batch], MEASURE_S)
@@ -332,16 +332,16 @@ class Bench:
         return Row("ok", precision=precision, values=values, note="Clips per second.")
 
     def run_at_once(self, count: int, exported: nn.Module, frames: Tensor, seconds: float) -> float:
-        """Clips per second of several threads; each runs one forward or more."""
+        """Clips per second of several threads. Each runs at least one forward."""
         with ThreadPoolExecutor(count) as pool:
             began = time.perf_counter()
             forwards = list(pool.map(self.run_until, [began + seconds] * count, [exported] * count, [frames] * count))
             return sum(forwards) * len(frames) / (time.perf_counter() - began)
 
     def run_until(self, until: float, exported: nn.Module, frames: Tensor) -> int:
-        """How many forwards a thread with a stream of its own completed."""
+        """Run forwards in this thread's own stream until a time. Returns how many were completed."""
         stream, forwards = torch.cuda.Stream() if self.is_cuda else None, 0
-        with inferring(), torch.cuda.stream(stream) if stream else nullcontext():
+        with use_inference_settings(), torch.cuda.stream(stream) if stream else nullcontext():
             while not forwards or time.perf_counter() < until:
                 exported(frames)
                 if stream:
@@ -350,11 +350,11 @@ class Bench:
         return forwards
 
     def run_requests(self, precision: str) -> Row:
-        """Milliseconds of a forward whose frames come from the host's memory and whose logits go back to it."""
+        """Milliseconds of a forward that copies frames from the host's memory and logits back to it."""
         if not self.is_cuda:
-            return needs_cuda()
+            return skip_without_cuda()
         exported, values = self.build_exported(precision), {}
-        for batch in self.few_batches():
+        for batch in self.choose_few_batches():
             pageable = self.frames[:batch].cpu()
             for what, frames in {
                 "on the GPU": self.frames[:batch],
@@ -368,7 +368,7 @@ class Bench:
     def run_cuda_graph(self, precision: str) -> Row:
         """The exported network captured as a CUDA graph for each batch size: what launching its kernels costs."""
         if not self.is_cuda:
-            return needs_cuda()
+            return skip_without_cuda()
         exported = self.build_exported(precision)
         rows = []
         for batch in self.options.batches:
@@ -385,12 +385,12 @@ class Bench:
                 return logits
 
             row = self.measure(replay, precision, batches=(batch,))
-            # A graph's memory is a pool of its own, taken when it was captured.
+            # A graph has its own memory pool, allocated when it was captured.
             rows.append(replace(row, figures=tuple(replace(figure, peak_mb=None) for figure in row.figures)))
         return join_rows(rows)
 
     def run_cudnn_benchmark(self, precision: str) -> Row:
-        """With cuDNN's algorithms chosen by measuring each, which Triton's backend has no switch for."""
+        """The exported network with cuDNN's fastest algorithms, found by measuring. Triton's backend cannot do this."""
         torch.backends.cudnn.benchmark = True
         try:
             return self.run_exported(precision)
@@ -398,8 +398,8 @@ class Bench:
             torch.backends.cudnn.benchmark = False
 
     def profile(self, precision: str) -> Row:
-        """Which kernels the time of one forward goes to: percent of the device's time."""
-        exported, batch = self.build_exported(precision), self.few_batches()[-1]
+        """The kernels that one forward spends its time in, in percent of the device's time."""
+        exported, batch = self.build_exported(precision), self.choose_few_batches()[-1]
         exported(self.frames[:batch])
         activities = [torch.profiler.ProfilerActivity.CPU]
         activities += [torch.profiler.ProfilerActivity.CUDA] if self.is_cuda else []
@@ -418,7 +418,7 @@ class Bench:
         return Row("ok", precision=precision, values=values, note=f"Percent of the time of a forward of batch {batch}.")
 
     def decode_by_torchcodec(self) -> Row:
-        """Clips per second by torchcodec, with several decoders at once."""
+        """Clips per second of torchcodec, with several decoders at once."""
         if find_spec("torchcodec") is None:
             return Row("not installed")
         decoders = importlib.import_module("torchcodec.decoders")
@@ -432,11 +432,11 @@ class Bench:
         return self.measure_decoding(decode, note=str(getattr(decoder, "cpu_fallback", "")))
 
     def decode_by_pynvvideocodec(self) -> Row:
-        """Clips per second by PyNvVideoCodec, with several decoders at once."""
+        """Clips per second of PyNvVideoCodec, with several decoders at once."""
         if find_spec("PyNvVideoCodec") is None:
             return Row("not installed")
         if not self.is_cuda:
-            return needs_cuda()
+            return skip_without_cuda()
         nvc = importlib.import_module("PyNvVideoCodec")
 
         def decode() -> Tensor:
@@ -446,7 +446,7 @@ class Bench:
         return self.measure_decoding(decode)
 
     def measure_decoding(self, decode: Callable[[], Tensor], note: str = "") -> Row:
-        """Clips per second of threads that decode the same clip again and again for a second."""
+        """Clips per second of threads that decode the same clip repeatedly for a second."""
         shape, values = tuple(decode().shape), {}
 
         def decode_until(until: float) -> int:
@@ -465,27 +465,27 @@ class Bench:
         return Row("ok", values=values, note=f"Clips per second of {CLIP.name}, {shape}. {note}".strip())
 
     def run_compiled(self, precision: str) -> Row:
-        """`torch.compile` of what is exported; the first forward of each batch size compiles."""
+        """The exported network with `torch.compile`. The first forward of each batch size compiles."""
         set_tf32(precision == "tf32")
         served = ServedI3D(self.net, PRESET, DTYPES[precision]).eval().to(self.device)
         compiled = torch.compile(served, dynamic=False)
         return self.measure(
             lambda frames: compiled(frames)[0],
             precision,
-            batches=self.few_batches(),
+            batches=self.choose_few_batches(),
             note="The first forward of each shape compiles.",
         )
 
     def run_tensorrt(self, precision: str) -> Row:
-        """TensorRT, by torch_tensorrt or by ONNX, built for each batch size from the trained network."""
+        """The trained network in TensorRT, built by torch_tensorrt or from ONNX for each batch size."""
         if find_spec("torch_tensorrt") is None and find_spec("tensorrt") is None:
             return Row("not installed")
         if not self.is_cuda:
-            return needs_cuda()
+            return skip_without_cuda()
         rows = []
-        with torch.inference_mode(False), torch.no_grad():  # what is exported must not hold tensors of inference mode
+        with torch.inference_mode(False), torch.no_grad():  # exporting fails with tensors created in inference mode
             net = build_network(self.options.width, self.reference).to(self.device, DTYPES[precision])
-            for batch in self.few_batches():
+            for batch in self.choose_few_batches():
                 x = self.normalize(self.frames[:batch]).to(DTYPES[precision])
                 began = time.perf_counter()
                 engine = build_tensorrt(Trained(net), x)
@@ -493,13 +493,13 @@ class Bench:
                 rows.append(self.measure(engine, precision, batches=(batch,), normalized=True, note=note))
         return join_rows(rows)
 
-    def few_batches(self) -> tuple[int, ...]:
-        """One clip, and eight or the most that are measured."""
+    def choose_few_batches(self) -> tuple[int, ...]:
+        """Choose a batch of one clip, and one of eight or the most that are measured."""
         return tuple(sorted({1, min(8, max(self.options.batches))}))
 
 
 def build_tensorrt(net: nn.Module, x: Tensor) -> Forward:
-    """A network built by TensorRT for one input: by torch_tensorrt where it is installed, else by ONNX."""
+    """Build a network with TensorRT for one input shape, by torch_tensorrt if it is installed, otherwise from ONNX."""
     if find_spec("torch_tensorrt") is None:
         return TensorRT(net, x)
     torch_tensorrt = importlib.import_module("torch_tensorrt")
@@ -508,7 +508,7 @@ def build_tensorrt(net: nn.Module, x: Tensor) -> Forward:
 
 
 class TensorRT:
-    """A network built by TensorRT from ONNX for one input shape, in the precisions that its tensors have."""
+    """A network built by TensorRT from ONNX for one input shape, in the precision of its tensors."""
 
     def __init__(self, net: nn.Module, x: Tensor) -> None:
         trt = importlib.import_module("tensorrt")
@@ -536,7 +536,7 @@ class TensorRT:
         return self.logits
 
 
-# The most valuable first: what the budget does not reach is skipped.
+# The most valuable rows come first, because those beyond the budget are skipped.
 ROWS: dict[str, tuple[Callable[..., Row], tuple[Any, ...]]] = {
     "matrix rate": (Bench.measure_matrix_rate, ()),
     "as trained, eager, fp32": (Bench.run_trained, ("fp32",)),
@@ -565,7 +565,7 @@ ROWS: dict[str, tuple[Callable[..., Row], tuple[Any, ...]]] = {
 
 
 def join_rows(rows: list[Row]) -> Row:
-    """One row of several that have one batch size each."""
+    """Join rows that have one batch size each into one row."""
     differences = [row.max_difference for row in rows]
     return replace(
         rows[-1],
@@ -574,34 +574,34 @@ def join_rows(rows: list[Row]) -> Row:
     )
 
 
-def needs_cuda() -> Row:
+def skip_without_cuda() -> Row:
     return Row("skipped", note="This row needs a CUDA GPU.")
 
 
 def set_tf32(on: bool) -> None:
-    """Let float32 products and convolutions round their operands to TF32, or not. PyTorch's defaults: yes for
-    convolutions, no for products."""
+    """Choose whether float32 products and convolutions round their operands to TF32. By default, PyTorch does so for
+    convolutions but not for products."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch 2.9 has another switch as well; this one is in every version
+        warnings.simplefilter("ignore")  # PyTorch 2.9 prefers another switch, but every version has this one
         torch.backends.cuda.matmul.allow_tf32 = on
         torch.backends.cudnn.allow_tf32 = on
 
 
 @contextmanager
-def inferring() -> Iterator[None]:
-    """No gradients, and TorchScript as our `config.pbtxt` has it run: without optimized execution."""
+def use_inference_settings() -> Iterator[None]:
+    """Turn off gradients and TorchScript's optimized execution, as our `config.pbtxt` does."""
     with torch.inference_mode(), torch.jit.optimized_execution(False):
         yield
 
 
 def find_reference() -> Path | None:
-    """The folder of the reference checkpoint: in `shared`, inside the checkout or next to it."""
+    """Find the folder of the reference checkpoint: in `shared`, inside the checkout or next to it."""
     folders = (ROOT / "shared" / "reference", ROOT.parent / "shared" / "reference")
     return next((folder for folder in folders if (folder / "make_checkpoint.py").is_file()), None)
 
 
 def build_network(width: float, reference: Path | None) -> I3D:
-    """The network with the reference checkpoint's weights, or with random ones."""
+    """Build the network with the reference checkpoint's weights, or with random ones."""
     if reference is None:
         return small_network(NUM_CLASSES, width=width)
     net = I3D(NUM_CLASSES)
@@ -610,7 +610,7 @@ def build_network(width: float, reference: Path | None) -> I3D:
 
 
 def count_flops(num_frames: int, width: float = 1.0) -> int:
-    """Floating-point operations of one clip: two for each multiplication of a convolution."""
+    """Count the floating-point operations of one clip: two for each multiplication of a convolution."""
     with torch.device("meta"):
         net, x = I3D(NUM_CLASSES, width=width), torch.empty(1, 3, num_frames, 224, 224)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -619,7 +619,7 @@ def count_flops(num_frames: int, width: float = 1.0) -> int:
 
 
 def run_program(*command: str) -> str:
-    """What a program prints, or "unknown" where there is none or it fails."""
+    """Run a program and return what it prints, or "unknown" if it is missing or fails."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
@@ -628,7 +628,7 @@ def run_program(*command: str) -> str:
 
 
 def describe_error(exc: BaseException) -> str:
-    """An exception in one line."""
+    """Describe an exception in one line."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     return f"{type(exc).__name__}: {lines[0] if lines else 'no message'}"[:400]
 
@@ -637,10 +637,10 @@ def describe_error(exc: BaseException) -> str:
 
 
 def work(options: Options, names: list[str], results: Connection) -> None:
-    """Send the machine's description, or why there is none; then each row; None where a new worker has to go on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """Send the machine's description, or why there is none, then each row. None means that a new worker is needed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     warnings.simplefilter("ignore")
-    with inferring():
+    with use_inference_settings():
         try:
             bench = Bench(options)
             results.send(bench.describe())
@@ -658,7 +658,7 @@ def work(options: Options, names: list[str], results: Connection) -> None:
             gc.collect()
             try:
                 bench.synchronize()
-            except RuntimeError:  # an error that CUDA recovers from in a new process only
+            except RuntimeError:  # CUDA recovers from this error only in a new process
                 results.send(None)
                 return
 
@@ -667,41 +667,41 @@ def work(options: Options, names: list[str], results: Connection) -> None:
 
 
 def measure(options: Options, report: Report, budget_s: float) -> None:
-    """Fill a report. A worker that crashes or hangs costs its row, and another worker measures the rest.
+    """Fill a report. If a worker crashes or hangs, its row is lost and another worker measures the rest.
 
     Raises:
         SystemExit: the network cannot be built or run on the device at all.
     """
     deadline = time.monotonic() + budget_s
-    waiting = list(ROWS)
-    while waiting and time.monotonic() < deadline:
-        with start_worker(options, waiting) as (process, results):
+    remaining = list(ROWS)
+    while remaining and time.monotonic() < deadline:
+        with start_worker(options, remaining) as (process, results):
             facts = receive(process, results, deadline)
             if not isinstance(facts, dict):
                 reason = facts.note if isinstance(facts, Row) else facts
                 if not report.rows:
                     sys.exit(f"nothing was measured on {options.device}: {reason}")
-                report.add(Row("error", waiting.pop(0), reason))
+                report.add(Row("error", remaining.pop(0), reason))
                 continue
             report.facts = facts
-            while waiting:
+            while remaining:
                 row = receive(process, results, min(deadline, time.monotonic() + ROW_LIMIT_S))
                 if row is None:
                     break
                 alive = row.name != ""
-                row = replace(row, name=waiting.pop(0))
+                row = replace(row, name=remaining.pop(0))
                 report.add(row)
                 reason = "" if row.status == "ok" else f": {row.note}"
                 print(f"{row.took_s:6.1f} s  {row.name}: {row.status}{reason}", flush=True)
                 if not alive:
                     break
-    for name in waiting:
-        report.add(Row("skipped", name, f"The budget of {budget_s:g} s was spent: give more with --budget-s."))
+    for name in remaining:
+        report.add(Row("skipped", name, f"The budget of {budget_s:g} s was spent. --budget-s raises it."))
 
 
 @contextmanager
 def start_worker(options: Options, names: list[str]) -> Iterator[tuple[BaseProcess, Connection]]:
-    """A worker and what it sends; it is ended with the block."""
+    """Start a worker and yield it with the connection for its results. It is killed at the end of the block."""
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     results, sending = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(options, list(names), sending))
@@ -715,7 +715,7 @@ def start_worker(options: Options, names: list[str]) -> Iterator[tuple[BaseProce
 
 
 def receive(process: BaseProcess, results: Connection, deadline: float) -> Any:
-    """What a worker sends next; where it ends or takes until the deadline, a row without a name that says so."""
+    """Receive what a worker sends next. If it ends or misses the deadline, return a row without a name that says so."""
     began = time.monotonic()
     try:
         if results.poll(max(0.0, deadline - began)):
@@ -735,27 +735,27 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=Path("build") / "gpu", help="folder of gpu.json and gpu.md")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--frames", type=int, default=64, help="per clip, 9 or more")
-    parser.add_argument("--batches", default="1,2,4,8,16,32", help="batch sizes, rising")
-    parser.add_argument("--width", type=float, default=1.0, help="of the network; below 1 its weights are random")
-    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds; rows beyond them are skipped")
+    parser.add_argument("--frames", type=int, default=64, help="frames per clip, 9 or more")
+    parser.add_argument("--batches", default="1,2,4,8,16,32", help="batch sizes, separated by commas")
+    parser.add_argument("--width", type=float, default=1.0, help="width of the network; below 1, weights are random")
+    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="rows beyond this many seconds are skipped")
     arguments = parser.parse_args()
     try:
         arguments.batches = tuple(sorted({int(batch) for batch in arguments.batches.split(",")}))
     except ValueError:
         parser.error(f"--batches {arguments.batches} is not a list of numbers such as 1,2,4")
     if arguments.batches[0] < 1:
-        parser.error(f"--batches has {arguments.batches[0]}: the least is 1")
+        parser.error(f"--batches has {arguments.batches[0]}, but the minimum is 1")
     if arguments.frames < PRESET.min_frames:
-        parser.error(f"--frames {arguments.frames} is too few: the network takes {PRESET.min_frames} or more")
+        parser.error(f"--frames {arguments.frames} is too few: the network needs at least {PRESET.min_frames}")
     return arguments
 
 
 def main() -> None:
     arguments = parse_arguments()
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        sys.exit(f"PyTorch {torch.__version__} finds no CUDA GPU here. --device cpu runs the same rows")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the worker is ended too
+        sys.exit(f"PyTorch {torch.__version__} finds no CUDA GPU. --device cpu runs the same rows on the CPU")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the worker too
     arguments.output.mkdir(parents=True, exist_ok=True)
     report = Report(arguments.output)
     options = Options(arguments.device, arguments.frames, arguments.batches, arguments.width)

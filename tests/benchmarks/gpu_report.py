@@ -1,4 +1,4 @@
-"""What `make bench-gpu` found: rows, the settings that follow from them, and both as JSON and Markdown."""
+"""The results of `make bench-gpu`: rows and the settings that follow from them, as JSON and Markdown."""
 
 import json
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from typing import Literal
 from asl_triton.files import atomic_write
 
 AT_ONCE = (1, 2, 4)  # instances
-# Of the best rate. From here on a smaller batch, a precision closer to float32, or fewer instances are preferred.
+# Share of the best rate from which a smaller batch, a precision closer to float32, or fewer instances are preferred.
 CLOSE_TO_BEST = 0.95
-SLOW_FIRST = 2.0  # a first forward this many times as long as later ones is worth a warm-up
+SLOW_FIRST = 2.0  # a warm-up pays if the first forward takes this many times as long as later ones
 
 Status = Literal["ok", "error", "not installed", "skipped"]
 
@@ -33,10 +33,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One way to run the network, or one measurement of another kind, which is in `values`.
+    """One way to run the network, or a measurement of another kind with its results in `values`.
 
-    Parity is against the network as trained in float32 without TF32: the largest difference of a logit over all batch
-    sizes, and how many of the clips in the largest batch have the same top-1.
+    Parity is with the network as trained in float32 without TF32: the largest difference of any logit over all batch
+    sizes, and how many clips of the largest batch have the same top-1.
     """
 
     status: Status
@@ -67,30 +67,30 @@ class Setting:
 
 @dataclass
 class Report:
-    """What is known so far, and the files it is in."""
+    """The results so far, and the folder of their files."""
 
     folder: Path
     facts: dict[str, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
-        """Add a row, and write both files."""
+        """Add a row and write both files."""
         self.rows.append(row)
         compared = compare_rows(self.rows)
         settings = derive_settings(compared)
-        found = {
+        report = {
             "facts": self.facts,
             "rows": [asdict(row) for row in compared],
             "settings": [asdict(setting) for setting in settings],
         }
         with atomic_write(self.folder / "gpu.json") as file:
-            file.write(json.dumps(found, indent=1).encode())
+            file.write(json.dumps(report, indent=1).encode())
         with atomic_write(self.folder / "gpu.md") as file:
             file.write(format_markdown(self.facts, compared, settings).encode())
 
 
 def compare_rows(rows: list[Row]) -> list[Row]:
-    """The rows, with each figure's share of the matrix rate and its ratio to the network as trained."""
+    """Add each figure's share of the matrix rate and its ratio to the network as trained."""
     rates = next((row.values for row in rows if row.name == "matrix rate"), {})
     trained = next((row.figures for row in rows if row.name == "as trained, eager, fp32"), ())
     seconds = {figure.batch: figure.seconds for figure in trained}
@@ -111,7 +111,7 @@ def compare_rows(rows: list[Row]) -> list[Row]:
 
 
 def derive_settings(rows: list[Row]) -> list[Setting]:
-    """Which settings follow from the rows that there are."""
+    """Derive the settings that follow from the rows measured so far."""
     done = {row.name: row for row in rows if row.status == "ok"}
     exported = {
         row.precision: row for name, row in done.items() if name == f"exported, {row.precision}" and row.figures
@@ -132,12 +132,12 @@ def derive_settings(rows: list[Row]) -> list[Setting]:
 
 
 def choose_precision(exported: list[Row]) -> Row | None:
-    """Of the precisions that keep every top-1, the fastest; where some are about as fast, the closest to float32."""
-    right = [row for row in exported if row.max_difference is not None and row.same_top1 == row.compared]
-    if not right:
+    """Choose the fastest precision that keeps every top-1. If some are about as fast, the closest to float32 wins."""
+    faithful = [row for row in exported if row.max_difference is not None and row.same_top1 == row.compared]
+    if not faithful:
         return None
-    most = max(row.best.clips_per_s for row in right)
-    fast = [row for row in right if row.best.clips_per_s >= CLOSE_TO_BEST * most]
+    best_rate = max(row.best.clips_per_s for row in faithful)
+    fast = [row for row in faithful if row.best.clips_per_s >= CLOSE_TO_BEST * best_rate]
     return min(fast, key=lambda row: row.max_difference or 0.0)
 
 
@@ -149,12 +149,12 @@ def describe_precision(chosen: Row, exported: dict[str | None, Row]) -> Setting:
     value = "fp32" if chosen.precision == "tf32" else str(chosen.precision)
     reason = f"Clips per second at the best batch size: {rates}."
     if value == "fp32":
-        reason += " A served float32 model runs its convolutions in TF32: that is PyTorch's default."
+        reason += " A served float32 model runs its convolutions in TF32, which is PyTorch's default."
     return Setting("asl_triton.precision (export --precision)", value, reason)
 
 
 def choose_batch(chosen: Row) -> list[Setting]:
-    """The smallest batch size that is about as fast as the best, and the sizes up to it that need a warm-up."""
+    """Choose the smallest batch size that is about as fast as the best, and the sizes up to it that need a warm-up."""
     best = chosen.best
     figure = min(
         (f for f in chosen.figures if f.clips_per_s >= CLOSE_TO_BEST * best.clips_per_s), key=lambda f: f.batch
@@ -177,7 +177,7 @@ def choose_batch(chosen: Row) -> list[Setting]:
 
 
 def choose_instances(row: Row, batch: int) -> Setting:
-    """The fewest instances from which more would add less than a twentieth."""
+    """Choose the fewest instances that are about as fast as the best."""
     measured = sorted({int(key.split(",")[0].removeprefix("batch ")) for key in row.values})
     nearest = min(measured, key=lambda size: abs(size - batch))
     rates = {count: row.values[f"batch {nearest}, {count} at once"] for count in AT_ONCE}
@@ -196,7 +196,7 @@ def choose_layout(chosen: Row, contiguous: Row) -> Setting:
 
 
 def choose_lengths(values: dict[str, float]) -> list[Setting]:
-    """Whether lengths need a warm-up, and whether TorchScript's optimized execution pays."""
+    """Decide whether lengths need a warm-up, and whether TorchScript's optimized execution pays."""
     off = {key: values[f"optimized execution off: {key}"] for key in ("first", "second", "later")}
     on = {key: values[f"optimized execution on: {key}"] for key in ("first", "second", "later")}
     ratio = off["first"] / off["later"]
@@ -210,14 +210,14 @@ def choose_lengths(values: dict[str, float]) -> list[Setting]:
         Setting(
             "DISABLE_OPTIMIZED_EXECUTION",
             "false" if pays else "true",
-            f"First, second and later request of a new length, ms: on {on['first']:.1f}, {on['second']:.1f}, "
+            f"First, second and later requests of a new length, ms: on {on['first']:.1f}, {on['second']:.1f}, "
             f"{on['later']:.1f}; off {off['first']:.1f}, {off['second']:.1f}, {off['later']:.1f}.",
         ),
     ]
 
 
 def format_markdown(facts: dict[str, str], rows: list[Row], settings: list[Setting]) -> str:
-    """The tables for the docs."""
+    """Format the tables for the docs."""
     lines = ["# I3D on a GPU", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     forwards = [row for row in rows if row.figures]
     if forwards:
@@ -243,7 +243,7 @@ def format_markdown(facts: dict[str, str], rows: list[Row], settings: list[Setti
 
 
 def format_table(columns: str, cells: Iterator[tuple[str, ...]] | list[tuple[str, ...]]) -> list[str]:
-    """A Markdown table with an empty line below."""
+    """Format a Markdown table, followed by an empty line."""
     names = columns.split("|")
     rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
     return [f"| {' | '.join(names)} |", "|" + "---|" * len(names), *rows, ""]

@@ -1,8 +1,8 @@
-"""`python -m tests.benchmarks.instances`: throughput against clips in flight and server instances, the knees named.
+"""`python -m tests.benchmarks.instances`: throughput by clips in flight and by server instances, and the knees.
 
-For each number of instances the same network is exported, served by a real Triton of its own, and put under load by
-`asl-triton bench`. The demo checkpoint unless `--full`: I3D in full width with random weights, whose speed is that of
-any others. Quiet the machine first; read the ratios.
+For each number of instances, the same network is exported, served by its own real Triton, and put under load by
+`asl-triton bench`. It is the demo checkpoint or, with `--full`, a full-width I3D with random weights, which do not
+affect speed. Stop other programs first, and read the ratios.
 """
 
 import argparse
@@ -29,28 +29,30 @@ MODEL = "model"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.instances", description=__doc__)
-    parser.add_argument("--instances", default="1,2,4", help="how many instances, with commas between")
-    parser.add_argument("--concurrency", default="1,2,4,8,16", help="how many clips in flight")
-    parser.add_argument("--seconds", default="5", help="how long a window lasts, at the least")
-    parser.add_argument("--frames", default="64", help="how many frames a clip")
-    parser.add_argument("--full", action="store_true", help="I3D in full width instead of the demo checkpoint")
-    parser.add_argument("--output", type=Path, default=Path("build") / "instances.json", help="the same as JSON")
+    parser.add_argument("--instances", default="1,2,4", help="numbers of instances, separated by commas")
+    parser.add_argument("--concurrency", default="1,2,4,8,16", help="numbers of clips in flight")
+    parser.add_argument("--seconds", default="5", help="minimum length of a measuring window")
+    parser.add_argument("--frames", default="64", help="frames per clip")
+    parser.add_argument("--full", action="store_true", help="a full-width I3D instead of the demo checkpoint")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build") / "instances.json", help="JSON file for the figures"
+    )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)
     options = ["--concurrency", arguments.concurrency, "--seconds", arguments.seconds, "--frames", arguments.frames]
     with tempfile.TemporaryDirectory() as folder:
-        found = {
-            count: measured(Path(folder) / str(count), count, arguments.full, options)
+        reports = {
+            count: measure(Path(folder) / str(count), count, arguments.full, options)
             for count in sorted({int(part) for part in arguments.instances.split(",")})
         }
-    show(found, Console(width=110))
+    show(reports, Console(width=110))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(found, indent=1))
+    arguments.output.write_text(json.dumps(reports, indent=1))
     print(f"written: {arguments.output}")
 
 
-def measured(folder: Path, instances: int, full: bool, options: list[str]) -> dict[str, Any]:
-    """What `asl-triton bench` says of so many instances: `bench.json`."""
+def measure(folder: Path, instances: int, full: bool, options: list[str]) -> dict[str, Any]:
+    """Run `asl-triton bench` against this number of instances. Returns its `bench.json`."""
     print(f"{instances} instances", file=sys.stderr)
     export(folder / "models", instances, full)
     command = [sys.executable, "-m", "asl_triton", "bench", "--local", "--repository", str(folder / "models")]
@@ -62,7 +64,7 @@ def measured(folder: Path, instances: int, full: bool, options: list[str]) -> di
 
 
 def export(repository: Path, instances: int, full: bool) -> None:
-    """Write a repository with one model, in the precision that is fastest here."""
+    """Write a repository with one model, in the fastest precision on this machine."""
     precision = fastest_precision()
     if full:
         net = small_network(2000, width=1.0)
@@ -76,23 +78,27 @@ def export(repository: Path, instances: int, full: bool) -> None:
     export_model(checkpoint, labels, preset, repository, MODEL, precision=precision, instances=instances)
 
 
-def show(found: dict[int, dict[str, Any]], console: Console) -> None:
-    """Throughput and p95 by clips in flight (rows) and instances (columns), and the knees."""
-    first = next(iter(found.values()))
-    console.print(f"clips a second (p95 in ms): {first['asked']}, {first['model']['precision']}", highlight=False)
+def show(reports: dict[int, dict[str, Any]], console: Console) -> None:
+    """Print throughput and p95 by clips in flight (rows) and instances (columns), and the knees."""
+    first = next(iter(reports.values()))
+    console.print(f"clips per second (p95 in ms): {first['asked']}, {first['model']['precision']}", highlight=False)
     table = Table("in flight")
-    for count in found:
+    for count in reports:
         table.add_column(f"{count} instance{'s' * (count > 1)}", justify="right")
     for level in first["levels"]:
-        table.add_row(str(level["in_flight"]), *(cell(report, level["in_flight"]) for report in found.values()))
+        table.add_row(
+            str(level["in_flight"]), *(format_cell(report, level["in_flight"]) for report in reports.values())
+        )
     table.add_section()
-    table.add_row("knee", *(f"{r['knee']['load']:g} in flight" if r["knee"] else "not reached" for r in found.values()))
+    table.add_row(
+        "knee", *(f"{r['knee']['load']:g} in flight" if r["knee"] else "not reached" for r in reports.values())
+    )
     console.print(table)
-    if not all(level["stable"] for report in found.values() for level in report["levels"]):
+    if not all(level["stable"] for report in reports.values() for level in report["levels"]):
         console.print("* not stable")
-    best = {count: max(level["throughput"] for level in report["levels"]) for count, report in found.items()}
+    best = {count: max(level["throughput"] for level in report["levels"]) for count, report in reports.items()}
     ratios = ", ".join(f"{count}: {each / best[min(best)]:.2f}" for count, each in best.items())
-    console.print(f"most clips a second, by instances, beside the fewest: {ratios}")
+    console.print(f"highest throughput by instances, relative to the fewest instances: {ratios}")
     enough = min(n for n in best if all(best[m] < best[n] * (1 + KNEE_GAIN) for m in best if m > n))
     if enough < max(best):
         console.print(f"the knee is at {enough}: more instances gain less than {100 * KNEE_GAIN:g} %")
@@ -100,8 +106,8 @@ def show(found: dict[int, dict[str, Any]], console: Console) -> None:
         console.print(f"no knee up to {enough} instances: throughput still grows")
 
 
-def cell(report: dict[str, Any], in_flight: int) -> str:
-    """One load of one server, where it was measured."""
+def format_cell(report: dict[str, Any], in_flight: int) -> str:
+    """Format one load of one server, or nothing if it was not measured."""
     for level in report["levels"]:
         if level["in_flight"] == in_flight:
             mark = "" if level["stable"] else " *"

@@ -1,8 +1,8 @@
-"""LitServe serving a TorchScript file, as its documentation shows it: frames in a form, logits as JSON.
+"""A LitServe server for a TorchScript file, as in LitServe's documentation: frames in a form, logits as JSON.
 
     python litserve_server.py MODEL.pt PORT
 
-It runs where LitServe is installed, which is not among our own packages: `tests.benchmarks.engines` sees to that.
+LitServe is not among our own packages, so `tests.benchmarks.engines` installs it and starts this script.
 """
 
 import sys
@@ -13,7 +13,7 @@ import torch
 
 
 class Model(litserve.LitAPI):
-    """Crops of one clip, uint8 (T, 224, 224, 3), to its logits."""
+    """From the crops of one clip, uint8 (T, 224, 224, 3), to its logits."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Model(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.model = torch.jit.load(self.path).eval()
 
-    def decode_request(self, request) -> torch.Tensor:  # type: ignore[no-untyped-def] # a type would change how it is read
+    def decode_request(self, request) -> torch.Tensor:  # type: ignore[no-untyped-def] # a type would change how LitServe parses it
         frames = np.frombuffer(request["frames"].file.read(), np.uint8).reshape(1, -1, 224, 224, 3)
         return torch.from_numpy(frames.copy())
 

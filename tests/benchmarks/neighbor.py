@@ -1,9 +1,9 @@
-"""What a busy neighbor costs: the demo model served beside a program that keeps one core, by how long threads spin.
+"""What a busy neighbor costs: the demo model next to a process that keeps one core busy, by how long threads spin.
 
     python -m tests.benchmarks.neighbor
 
-Clips a second through a real Triton on this machine, one at a time, with nothing else running and beside one busy
-process; for GNU OpenMP's own spinning, for none, and for what `asl-triton serve` sets (`GOMP_SPINCOUNT`).
+Clips per second of a real Triton on this machine, one clip at a time, alone and next to one busy process. Measured with
+GNU OpenMP's default spinning, with less, and with what `asl-triton serve` sets (`GOMP_SPINCOUNT`).
 """
 
 import argparse
@@ -29,7 +29,7 @@ from tests.benchmarks.sending import export
 
 SPINNING = "GOMP_SPINCOUNT"
 ROUNDS = {
-    "GNU OpenMP's own, 300,000": "300000",
+    "GNU OpenMP's default, 300,000": "300000",
     "100": "100",
     "1,000": "1000",
     "as served, 10,000": CPU_SETTINGS[SPINNING],
@@ -39,26 +39,26 @@ BUSY = "while True: pass"
 
 
 def main() -> None:
-    """Measure each, quiet and beside a neighbor, and print clips a second."""
+    """Measure each setting alone and next to a neighbor, and print clips per second."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each measurement")
     seconds = parser.parse_args().seconds
-    table = Table("rounds of spinning", "alone", "beside a busy process", box=None)
+    table = Table("rounds of spinning", "clips/s alone", "clips/s next to a busy process", box=None)
     with tempfile.TemporaryDirectory() as name:
         export(Path(name), demo=True, precision=fastest_precision())
         for what, rounds in ROUNDS.items():
             os.environ[SPINNING] = rounds
             with LocalTriton(Path(name) / "models") as triton:
-                alone = asyncio.run(clips_a_second(triton, seconds))
-                with neighbor():
-                    beside = asyncio.run(clips_a_second(triton, seconds))
-            table.add_row(what, f"{alone:.1f}", f"{beside:.1f}")
+                alone = asyncio.run(measure_throughput(triton, seconds))
+                with run_neighbor():
+                    disturbed = asyncio.run(measure_throughput(triton, seconds))
+            table.add_row(what, f"{alone:.1f}", f"{disturbed:.1f}")
     Console(width=110).print(table)
 
 
 @contextmanager
-def neighbor() -> Iterator[None]:
-    """A process that keeps a core busy, for the block."""
+def run_neighbor() -> Iterator[None]:
+    """Run a process that keeps a core busy during the block."""
     process = subprocess.Popen([sys.executable, "-c", BUSY])
     try:
         yield
@@ -67,8 +67,8 @@ def neighbor() -> Iterator[None]:
         process.wait()
 
 
-async def clips_a_second(triton: LocalTriton, seconds: float) -> float:
-    """How many clips of 64 frames it answers, one after another."""
+async def measure_throughput(triton: LocalTriton, seconds: float) -> float:
+    """Measure how many clips of 64 frames per second Triton answers, one after another."""
     transport = make_transport(triton.address)
     frames = {"FRAMES__0": np.random.default_rng(0).integers(0, 256, (1, NUM_FRAMES, 224, 224, 3), np.uint8)}
     (model, *_) = [name for name in triton.models if not name.startswith("recognize_sign")]

@@ -1,11 +1,11 @@
-"""Ten signs that the demo checkpoint does not know, learnt from twelve clips each: how well, and in how many minutes.
+"""Ten signs new to the demo checkpoint, learned from twelve clips each: how accurately, and in how many minutes?
 
     python -m tests.benchmarks.new_signs
     python -m tests.benchmarks.new_signs --from weights/mine --held-out 5 --work new-signs
     python -m tests.benchmarks.new_signs --only-clips --clips 5 --held-out 3 --work signs
 
-Renders the clips, then types what a user would: `finetune --train head`, `export`, `evaluate --local`, through a real
-Triton, on clips with seeds that no training saw.
+Renders the clips, then runs the commands that a user would: `finetune --train head`, `export` and `evaluate --local`,
+with a real Triton and clips with seeds that no training saw.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from asl_triton_demo.signs import SIGNS, Keyframe, Pose, Sign
 FIRST_SEED, FIRST_HELD_OUT_SEED = 5_000_000, 6_000_000
 
 
-def between(seconds: float, one: Pose, other: Pose) -> tuple[Keyframe, Keyframe]:
-    """To one pose and to the other, as long each."""
+def alternate(seconds: float, one: Pose, other: Pose) -> tuple[Keyframe, Keyframe]:
+    """Move to one pose and to the other, in the same time each."""
     return Keyframe(seconds, one), Keyframe(seconds, other)
 
 
 def glide(one: Pose, other: Pose) -> tuple[Keyframe, ...]:
-    """A single movement, held a moment at both ends."""
+    """Make a single movement, with a short hold at both ends."""
     return Keyframe(0.28, one), Keyframe(0.12, one), Keyframe(0.36, other), Keyframe(0.12, other)
 
 
@@ -43,20 +43,20 @@ NEW_SIGNS: tuple[Sign, ...] = (
         ),
         both=True,
     ),
-    # Thumb and index finger pull at whiskers.
+    # Thumb and index finger pull whiskers.
     Sign(
         "cat",
-        between(
+        alternate(
             0.2,
             Pose("mouth", "f", "up+in", "away+in", (0.1, 0.0, 0.04), "thumb"),
             Pose("mouth", "f", "up+in", "away+in", (0.38, 0.03, 0.02), "thumb"),
         ),
         repeats=(2, 3),
     ),
-    # Both fists shiver before the chest.
+    # Both fists shiver in front of the chest.
     Sign(
         "cold",
-        between(
+        alternate(
             0.11,
             Pose("chest", "fist", "up", "in", (0.34, 0.16, 0.3), "wrist"),
             Pose("chest", "fist", "up", "in", (0.2, 0.16, 0.3), "wrist"),
@@ -75,7 +75,7 @@ NEW_SIGNS: tuple[Sign, ...] = (
     # The thumb of an open hand taps the chest.
     Sign(
         "fine",
-        between(
+        alternate(
             0.18,
             Pose("chest", "open", "up+up+away", "in", (0.02, 0.1, 0.24), "thumb"),
             Pose("chest", "open", "up+up+away", "in", (0.02, 0.1, 0.03), "thumb"),
@@ -86,24 +86,24 @@ NEW_SIGNS: tuple[Sign, ...] = (
     # Flat fingertips tap the temple.
     Sign(
         "know",
-        between(
+        alternate(
             0.18,
             Pose("temple", "flat", "up+in", "toward+in", (0.18, 0.02, 0.14), "tips"),
             Pose("temple", "flat", "up+in", "toward+in", (0.04, 0.02, 0.03), "tips"),
         ),
         repeats=(2, 3),
     ),
-    # A Y-hand is a receiver at the cheek.
+    # A Y-hand is a telephone receiver at the cheek.
     Sign(
         "phone",
-        between(
+        alternate(
             0.24,
             Pose("cheek", "y", "in+down", "toward+in", (0.16, -0.06, 0.06)),
             Pose("cheek", "y", "in+down", "toward+in", (0.08, -0.06, 0.03)),
         ),
         repeats=(2, 2),
     ),
-    # Both open hands sink before the face.
+    # Both open hands sink in front of the face.
     Sign(
         "sad",
         glide(
@@ -113,7 +113,7 @@ NEW_SIGNS: tuple[Sign, ...] = (
         both=True,
         face="sorry",
     ),
-    # Two fingers leave the eyes, forward.
+    # Two fingers move forward from the eyes.
     Sign(
         "see",
         glide(
@@ -124,7 +124,7 @@ NEW_SIGNS: tuple[Sign, ...] = (
     # The index finger of a W taps the chin.
     Sign(
         "water",
-        between(
+        alternate(
             0.18,
             Pose("chin", "w", "up", "in", (0.12, 0.0, 0.16), "index"),
             Pose("chin", "w", "up", "in", (0.03, 0.02, 0.02), "index"),
@@ -135,7 +135,7 @@ NEW_SIGNS: tuple[Sign, ...] = (
 
 
 def render_glosses(folder: Path, signs: Iterable[Sign], seeds: range) -> None:
-    """Write `<gloss>/<seed>.mp4` for every sign and seed, those that are there aside."""
+    """Write `<gloss>/<seed>.mp4` for every sign and seed, unless it exists."""
     for sign in signs:
         (folder / sign.gloss).mkdir(parents=True, exist_ok=True)
         for seed in seeds:
@@ -144,8 +144,8 @@ def render_glosses(folder: Path, signs: Iterable[Sign], seeds: range) -> None:
                 write_video(render(sign, seed), path)
 
 
-def typed(*arguments: object) -> tuple[str, float]:
-    """Run `asl-triton ARGUMENTS`: what it prints, and the minutes that it takes."""
+def run_asl_triton(*arguments: object) -> tuple[str, float]:
+    """Run `asl-triton ARGUMENTS`. Returns what it prints, and the minutes it takes."""
     began_s = time.monotonic()
     command = [sys.executable, "-m", "asl_triton", *map(str, arguments)]
     print("$ asl-triton", *arguments, flush=True)
@@ -156,12 +156,14 @@ def typed(*arguments: object) -> tuple[str, float]:
 
 
 def main() -> None:
-    """Render, learn, export, evaluate, and say how it went."""
+    """Render the clips, train, export and evaluate, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="start", default="demo", help="the checkpoint to begin with")
-    parser.add_argument("--clips", type=int, default=12, help="to learn from, of each sign, those held out among them")
-    parser.add_argument("--held-out", type=int, default=20, help="to evaluate on, of each sign")
-    parser.add_argument("--work", type=Path, default=None, help="a folder for all of it; a temporary one if not given")
+    parser.add_argument("--from", dest="start", default="demo", help="the checkpoint to start from")
+    parser.add_argument(
+        "--clips", type=int, default=12, help="clips of each sign for training, including those held out"
+    )
+    parser.add_argument("--held-out", type=int, default=20, help="clips of each sign for the evaluation")
+    parser.add_argument("--work", type=Path, default=None, help="folder for all files; temporary by default")
     parser.add_argument("--only-clips", action="store_true", help="render the clips and stop")
     parser.add_argument("options", nargs="*", help="further options of `finetune`, after --")
     arguments = parser.parse_args()
@@ -174,12 +176,12 @@ def main() -> None:
         if arguments.only_clips:
             return
         options = ("--from", arguments.start, "--train", "head", "--to", work / "bundle", *arguments.options)
-        told, minutes = typed("finetune", work / "clips", *options)
-        print(told)
+        output, minutes = run_asl_triton("finetune", work / "clips", *options)
+        print(output)
         models = ("--repository", work / "models")
-        typed("export", work / "bundle", "--name", "new-signs", *models, "--force")
+        run_asl_triton("export", work / "bundle", "--name", "new-signs", *models, "--force")
         report = ("--output", work / "report", "--json")
-        evaluation = json.loads(typed("evaluate", work / "held-out", "--local", *models, *report)[0])
+        evaluation = json.loads(run_asl_triton("evaluate", work / "held-out", "--local", *models, *report)[0])
         print(json.dumps(evaluation, indent=1)[:1500])
         print(
             f"{len(NEW_SIGNS)} new signs from {arguments.clips} clips each, head only, in {minutes:.1f} minutes; "

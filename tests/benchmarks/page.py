@@ -1,10 +1,10 @@
-"""From click to glosses: what the page adds to what the library takes for the same clip, in one run.
+"""From click to glosses: how much longer the page takes than the library for the same clip.
 
     python -m tests.benchmarks.page
 
-A real Chromium presses Recognize over a real Triton with the demo checkpoint, in turns with `Recognizer.recognize` on
-the same file; medians. Both ask the same server, one after the other, so noise meets both alike. On a busy machine read
-the seconds of computing: they say what the page and the browser cost, whoever else computes.
+A real Chromium presses Recognize on a page connected to a real Triton with the demo checkpoint, in turns with
+`Recognizer.recognize` on the same file and the same server, so that noise affects both alike. The figures are medians.
+On a busy machine, read the CPU times: other programs do not affect what the page and the browser compute.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from tests.paths import DEMO_BUNDLE
 
 NUM_FRAMES = 64
 WARM_UP = 3
-# Seconds from the press to the moment when a gloss is in the document, and to when it is painted.
+# Seconds from the press until a gloss is in the document, and until it is painted.
 PRESS = """() => new Promise((done, fail) => {
     const answer = document.querySelector("#answer");
     answer.querySelector(".gloss")?.setAttribute("data-old", "");
@@ -38,8 +38,8 @@ PRESS = """() => new Promise((done, fail) => {
     const watch = new MutationObserver(() => {
         if (!answer.querySelector(".gloss:not([data-old])")) return;
         watch.disconnect();
-        const told = performance.now() - began;
-        requestAnimationFrame(() => setTimeout(() => done([told / 1000, (performance.now() - began) / 1000]), 0));
+        const inserted = performance.now() - began;
+        requestAnimationFrame(() => setTimeout(() => done([inserted / 1000, (performance.now() - began) / 1000]), 0));
     });
     watch.observe(answer, { childList: true, subtree: true, characterData: true });
     setTimeout(() => fail(new Error("no answer within 30 s")), 30000);
@@ -48,11 +48,11 @@ PRESS = """() => new Promise((done, fail) => {
 
 
 def main() -> None:
-    """Measure, and say how it went."""
+    """Measure, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     rounds = parser.parse_args().rounds
-    chromium = shutil.which("chromium") or sys.exit("there is no Chromium: apt-get install chromium")
+    chromium = shutil.which("chromium") or sys.exit("Chromium is missing: apt-get install chromium")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clip = folder / "book.mp4"
@@ -76,53 +76,53 @@ def main() -> None:
                     process.terminate()
 
 
-def computing_s(pids: list[int]) -> float:
-    """The seconds that processes have computed so far."""
+def read_cpu_s(pids: list[int]) -> float:
+    """CPU seconds of processes so far."""
     return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids if psutil.pid_exists(pid))
 
 
 def measure(page: Page, pid: int, recognizer: Recognizer, clip: Path, rounds: int, precision: str) -> None:
-    """The library and the page in turns, over the same clip."""
+    """Measure the library and the page in turns, with the same clip."""
     page.get_by_text("Ready", exact=True).wait_for()
     page.locator("#clip input[type=file]").set_input_files(clip)
     page.locator("#clip video[src]").wait_for()
     page.wait_for_timeout(1000)
-    library, with_curves, told, painted = [], [], [], []
-    computed: dict[str, list[float]] = {"the library": [], "the page's process": [], "the browser": []}
-    ours = psutil.Process().children(recursive=True)
-    pids = [[psutil.Process().pid], [pid], [child.pid for child in ours if "chrom" in child.name()]]
+    library, with_curves, inserted, painted = [], [], [], []
+    cpu: dict[str, list[float]] = {"the library": [], "the page's process": [], "the browser": []}
+    children = psutil.Process().children(recursive=True)
+    pids = [[psutil.Process().pid], [pid], [child.pid for child in children if "chrom" in child.name()]]
     for turn in range(WARM_UP + rounds):
         began_s = time.perf_counter()
         recognizer.recognize(clip)
         library_s = time.perf_counter() - began_s
-        began_s, before = time.perf_counter(), computing_s(pids[0])
+        began_s, before = time.perf_counter(), read_cpu_s(pids[0])
         recognizer.recognize_with_curves(clip)
         curves_s = time.perf_counter() - began_s
-        spent = [computing_s(pids[0]) - before, *(-computing_s(group) for group in pids[1:])]
-        told_s, painted_s = page.evaluate(PRESS)
-        spent[1:] = [seconds + computing_s(group) for seconds, group in zip(spent[1:], pids[1:], strict=True)]
+        spent = [read_cpu_s(pids[0]) - before, *(-read_cpu_s(group) for group in pids[1:])]
+        inserted_s, painted_s = page.evaluate(PRESS)
+        spent[1:] = [seconds + read_cpu_s(group) for seconds, group in zip(spent[1:], pids[1:], strict=True)]
         page.locator(".film img").first.wait_for()
-        page.wait_for_timeout(400)  # what is drawn after the glosses is drawn
+        page.wait_for_timeout(400)  # let the page finish what it draws after the glosses
         if turn >= WARM_UP:
             library.append(library_s)
             with_curves.append(curves_s)
-            told.append(told_s)
+            inserted.append(inserted_s)
             painted.append(painted_s)
-            for values, seconds in zip(computed.values(), spent, strict=True):
+            for values, seconds in zip(cpu.values(), spent, strict=True):
                 values.append(seconds)
     print(f"{NUM_FRAMES} frames, demo checkpoint, {precision}, medians of {rounds}, in milliseconds:")
     for what, values in (
         ("Recognizer.recognize", library),
         ("Recognizer.recognize_with_curves", with_curves),
-        ("page: from click to glosses", told),
+        ("page: from click to glosses", inserted),
         ("page: from click to painted", painted),
     ):
-        print(f"  {what:<34}{1000 * statistics.median(values):7.0f}   least {1000 * min(values):7.0f}")
-    for what, values in computed.items():
-        print(f"  {'computing: ' + what:<34}{1000 * statistics.median(values):7.0f}   least {1000 * min(values):7.0f}")
-    beyond = [page_s - library_s for page_s, library_s in zip(painted, library, strict=True)]
-    least = min(painted) - min(library)
-    print(f"  {'the page, beyond the library':<34}{1000 * statistics.median(beyond):7.0f}   least {1000 * least:7.0f}")
+        print(f"  {what:<34}{1000 * statistics.median(values):7.0f}   min {1000 * min(values):7.0f}")
+    for what, values in cpu.items():
+        print(f"  {'CPU: ' + what:<34}{1000 * statistics.median(values):7.0f}   min {1000 * min(values):7.0f}")
+    added = [page_s - library_s for page_s, library_s in zip(painted, library, strict=True)]
+    min_s = min(painted) - min(library)
+    print(f"  {'added by the page':<34}{1000 * statistics.median(added):7.0f}   min {1000 * min_s:7.0f}")
 
 
 if __name__ == "__main__":

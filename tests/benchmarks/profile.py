@@ -1,11 +1,11 @@
-"""Where a clip's processor time goes, stage by stage: in `asl-triton batch`, and in `recognize_sign` inside Triton.
+"""Where a clip's CPU time goes, stage by stage, in `asl-triton batch` and in `recognize_sign` inside Triton.
 
     python -m tests.benchmarks.profile --videos ../shared/wlasl/videos
 
-The demo model in a real Triton on this machine. py-spy samples the Python stacks of the client, or of the process of
-`recognize_sign`, and of the decoders below it. Each sample counts for the stage of its innermost known function, and
-the shares are scaled to the processor time that the kernel counted. gRPC's own threads have no Python stack: what the
-kernel counted for them is sending. Writes the tables as Markdown and JSON, and a flame graph for each way.
+The demo model runs in a real Triton on this machine. py-spy samples the Python stacks of the client, or of the process
+of `recognize_sign`, and of the decoders below it. Each sample counts for the stage of its innermost known function, and
+the shares are scaled to the CPU time that the kernel counted. gRPC's own threads have no Python stack, so all of their
+CPU time counts as sending. Writes the tables as Markdown and JSON, and a flame graph for each way.
 """
 
 import argparse
@@ -38,9 +38,9 @@ PY_SPY = Path(sys.executable).with_name("py-spy")
 SAMPLES_PER_S = 100
 ATTACH_S = 1.0  # py-spy reads the symbols of a process before it takes the first sample
 POLL_S = 0.02
-AT_ONCE = 4  # clips that recognize_sign is asked about
+AT_ONCE = 4  # clips sent to recognize_sign at once
 
-# The stage of a function, written as py-spy does: `name (file:line)`. The first pattern that matches counts.
+# Stages, and patterns for their functions in py-spy's format: `name (file:line)`. The first match counts.
 STAGES = (
     ("start", r"<frozen importlib|dataclasses\.py"),
     ("demux", r"_read_packet|open_(stream|file|video)|video/containers\.py"),
@@ -62,24 +62,24 @@ ORDER = [*(stage for stage, _ in STAGES), "other"]
 
 @dataclass(frozen=True)
 class Spent:
-    """Processor seconds of a process so far: of its Python threads, of its other threads, of the processes below it."""
+    """CPU seconds of a process so far: of its Python threads, its other threads, and the processes below it."""
 
     python_s: float = 0.0
     native_s: float = 0.0
     below_s: float = 0.0
 
     def since(self, before: "Spent") -> "Spent":
-        """What was spent since then."""
+        """The time spent since then."""
         return Spent(self.python_s - before.python_s, self.native_s - before.native_s, self.below_s - before.below_s)
 
-    def later(self, now: "Spent") -> "Spent":
-        """What has been spent by `now`. The time of a process that has just ended may be missing there."""
+    def max_with(self, now: "Spent") -> "Spent":
+        """The larger times of both. `now` may lack the time of a process that has just ended."""
         return Spent(*map(max, astuple(self), astuple(now)))
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One way of asking: milliseconds of a processor per clip in each stage, and in processes that were not sampled."""
+    """One way to recognize clips: CPU milliseconds per clip in each stage, and in processes that were not sampled."""
 
     way: str
     clips: int
@@ -91,10 +91,12 @@ class Profile:
 def main() -> None:
     """Serve, profile both ways, and write the tables and flame graphs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=200, help="how many clips each way is asked about")
-    parser.add_argument("--videos", type=Path, help="a folder of clips; rendered ones of 64 frames if not given")
-    parser.add_argument("--output", type=Path, default=Path("build") / "profile", help="a folder")
-    parser.add_argument("options", nargs="*", help="options of `asl-triton batch`, behind --")
+    parser.add_argument("--clips", type=int, default=200, help="number of clips for each way")
+    parser.add_argument("--videos", type=Path, help="folder of clips; by default, clips of 64 frames are rendered")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build") / "profile", help="folder for tables and flame graphs"
+    )
+    parser.add_argument("options", nargs="*", help="options of `asl-triton batch`, after --")
     arguments = parser.parse_args()
     if not PY_SPY.exists():
         sys.exit("py-spy is missing: pip install -e '.[dev]'")
@@ -123,7 +125,7 @@ def main() -> None:
 
 
 def profile_batch(triton: LocalTriton, folder: Path, output: Path, options: Sequence[str]) -> Profile:
-    """Profile the command from its first answered clip on, so that starting it is left out."""
+    """Profile the command from its first answered clip on, without its startup."""
     results = folder / "results"
     command = [sys.executable, "-m", "asl_triton", "batch", str(folder / "clips"), "--model", "i3d"]
     command += ["--server", triton.address, "--output", str(results), "--json", *options]
@@ -132,12 +134,12 @@ def profile_batch(triton: LocalTriton, folder: Path, output: Path, options: Sequ
         process = psutil.Process(running.pid)
         while running.poll() is None and count_lines(results / JOURNAL) < 2:  # the first line is not a clip
             time.sleep(POLL_S)
-        known, before = count_lines(results / JOURNAL) - 1, read_spent(process)
+        known, before = count_lines(results / JOURNAL) - 1, read_cpu_time(process)
         after = before
         with record(running.pid, output / "batch.svg") as stacks:
             while running.poll() is None:
-                with suppress(psutil.Error):  # it has just ended
-                    after = after.later(read_spent(process))
+                with suppress(psutil.Error):  # the command has just ended
+                    after = after.max_with(read_cpu_time(process))
                 time.sleep(POLL_S)
         assert running.stdout is not None
         recognized = json.load(running.stdout)["recognized"]
@@ -146,25 +148,25 @@ def profile_batch(triton: LocalTriton, folder: Path, output: Path, options: Sequ
 
 
 def profile_recognize_sign(triton: LocalTriton, folder: Path, output: Path) -> Profile:
-    """Profile the process of `recognize_sign` and its decoders, while clips are sent as video files."""
+    """Profile the process of `recognize_sign` and its decoders while it receives clips as video files."""
     stubs = [p for p in psutil.Process(triton.pid).children() if "/recognize_sign/" in " ".join(p.cmdline())]
     (stub,) = stubs
     videos = sorted((folder / "clips").iterdir())
-    asyncio.run(ask(triton.address, videos[:AT_ONCE]))
-    before, servers_before = read_spent(stub), read_servers(triton)
+    asyncio.run(send_videos(triton.address, videos[:AT_ONCE]))
+    before, servers_before = read_cpu_time(stub), read_servers(triton)
     with record(stub.pid, output / "recognize_sign.svg") as stacks:
-        asyncio.run(ask(triton.address, videos))
-        spent = read_spent(stub).since(before)
+        asyncio.run(send_videos(triton.address, videos))
+        spent = read_cpu_time(stub).since(before)
     elsewhere = {name: 1000 * (s - servers_before[name]) / len(videos) for name, s in read_servers(triton).items()}
     return build_profile("recognize_sign", len(videos), stacks, spent, elsewhere)
 
 
-async def ask(address: str, videos: Sequence[Path]) -> None:
-    """Ask `recognize_sign` about video files."""
-    waiting = iter(videos)
+async def send_videos(address: str, videos: Sequence[Path]) -> None:
+    """Send video files to `recognize_sign`."""
+    remaining = iter(videos)
 
     async def work(recognizer: AsyncRecognizer) -> None:
-        for video in waiting:
+        for video in remaining:
             await recognizer.recognize(video)
 
     transport = make_transport(address)
@@ -174,7 +176,7 @@ async def ask(address: str, videos: Sequence[Path]) -> None:
 
 @contextmanager
 def record(pid: int, flame_graph: Path) -> Iterator[Counter[str]]:
-    """Sample a process and those below it until the block or the process ends: stacks, and how often each was seen."""
+    """Sample a process and its children until the block or the process ends. Yields stacks with their counts."""
     stacks: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
         raw = Path(name) / "stacks"
@@ -191,17 +193,17 @@ def record(pid: int, flame_graph: Path) -> Iterator[Counter[str]]:
             yield stacks
         finally:
             for recorder in recorders:
-                recorder.send_signal(signal.SIGINT)  # it writes what it has
-            said = [recorder.communicate()[0].decode() for recorder in recorders]
+                recorder.send_signal(signal.SIGINT)  # makes py-spy write its file
+            messages = [recorder.communicate()[0].decode() for recorder in recorders]
         if not raw.exists():
-            sys.exit(f"py-spy cannot read process {pid}: {said[0].strip()}")
+            sys.exit(f"py-spy cannot read process {pid}: {messages[0].strip()}")
         for line in raw.read_text().splitlines():
             stack, count = line.rsplit(" ", 1)
             stacks[stack] += int(count)
 
 
-def read_spent(process: psutil.Process) -> Spent:
-    """What a process has spent so far."""
+def read_cpu_time(process: psutil.Process) -> Spent:
+    """Read the CPU time that a process has spent so far."""
     own = process.cpu_times()
     names = {int(task.name): (task / "comm").read_text() for task in Path(f"/proc/{process.pid}/task").iterdir()}
     native_s = sum(
@@ -218,7 +220,7 @@ def read_spent(process: psutil.Process) -> Spent:
 
 
 def read_servers(triton: LocalTriton) -> dict[str, float]:
-    """Processor seconds so far of Triton and of the process with the network."""
+    """CPU seconds so far of Triton and of the process with the network."""
     server = psutil.Process(triton.pid)
     (network,) = [stub for stub in server.children() if "/i3d/" in " ".join(stub.cmdline())]
     times = {"Triton": server.cpu_times(), "the network's process": network.cpu_times()}
@@ -226,7 +228,7 @@ def read_servers(triton: LocalTriton) -> dict[str, float]:
 
 
 def build_profile(way: str, clips: int, stacks: Counter[str], spent: Spent, elsewhere_ms: dict[str, float]) -> Profile:
-    """Scale the samples of the process, and of those below it, to what the kernel counted for them."""
+    """Scale the samples of the process and of its children to the CPU time that the kernel counted for them."""
     stages_ms: Counter[str] = Counter()
     for is_below, seconds in ((False, spent.python_s), (True, spent.below_s)):
         counts: Counter[str] = Counter()
@@ -241,7 +243,7 @@ def build_profile(way: str, clips: int, stacks: Counter[str], spent: Spent, else
 
 
 def find_stage(stack: str) -> str:
-    """The stage of a stack, outermost function first: that of its innermost function that has one."""
+    """Find the stage of a stack (outermost function first): that of the innermost function that has one."""
     for function in reversed(stack.split(";")):
         for stage, pattern in STAGES:
             if re.search(pattern, function):
@@ -250,21 +252,21 @@ def find_stage(stack: str) -> str:
 
 
 def format_table(profile: Profile) -> str:
-    """A profile as Markdown."""
+    """Format a profile as Markdown."""
     total_ms = sum(profile.stages_ms.values())
     lines = [
         f"## {profile.way}: {profile.clips} clips, {profile.samples:,} samples\n",
-        "| stage | ms of a processor per clip | share |",
+        "| stage | CPU ms per clip | share |",
         "|---|---:|---:|",
         *(f"| {stage} | {ms:.2f} | {ms / total_ms:.0%} |" for stage, ms in profile.stages_ms.items()),
-        f"| all of these | {total_ms:.2f} | 100% |",
+        f"| total | {total_ms:.2f} | 100% |",
         *(f"| not sampled: {name} | {ms:.2f} | |" for name, ms in profile.elsewhere_ms.items()),
     ]
     return "\n".join(lines) + "\n"
 
 
 def count_lines(path: Path) -> int:
-    """The lines of a file, 0 if there is none."""
+    """Count the lines of a file. 0 if it does not exist."""
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 

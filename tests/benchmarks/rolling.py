@@ -1,9 +1,9 @@
-"""Replacing servers under load: two Tritons behind one client, each stopped with SIGTERM and started again in turn.
+"""Replacing servers under load: one client of two Tritons, each stopped with SIGTERM and started again in turn.
 
     python -m tests.benchmarks.rolling
 
-The network is a small one, so that the times are those of the way there, and of a server that stops: the last line is
-the same with version 2 of the model in place of version 1. Read the ratios, not the seconds.
+The network is small, so that the times are mostly those of transport and of stopping servers. In the last row, the
+restarted servers have version 2 of the model instead of version 1. Read the ratios, not the seconds.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ from tests.networks import GLOSSES, save_checkpoint
 
 MODEL = "signs"
 IN_FLIGHT = 4
-CALM_S = 10.0
-BACK_S = 60.0  # in which a server that was started again is asked again
+UNDISTURBED_S = 10.0
+RETURN_TIMEOUT_S = 60.0  # by then, the client must use a restarted server again
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the load: how many requests, why any were lost, how many were sent again, and which version
+    """A part of the load. `lost` counts lost requests by error, `resent` those sent again, `answers` the versions that
     answered."""
 
     label: str
@@ -53,42 +53,40 @@ class Part:
 
 @dataclass(frozen=True)
 class Versions:
-    """Repositories of one model, `old` with its version 1 and `new` with version 2; a clip to ask about, and what each
-    version answers to it."""
+    """Repositories of one model (`old` has version 1, `new` has version 2), a clip, and each version's answer to it."""
 
     old: Path
     new: Path
     clip: Array
-    told: Mapping[str, Array]
+    answers: Mapping[str, Array]
 
-    def version_of(self, logits: Array) -> str:
-        """Which version answered so."""
-        return next((name for name, known in self.told.items() if np.allclose(logits, known, atol=1e-3)), "neither")
+    def find_version(self, logits: Array) -> str:
+        """Find the version that gave this answer."""
+        return next((name for name, known in self.answers.items() if np.allclose(logits, known, atol=1e-3)), "neither")
 
 
 def make_versions(folder: Path, num_frames: int = 24) -> Versions:
-    """Two small networks of the same glosses."""
+    """Export two small networks with the same glosses."""
     clip = np.random.default_rng(0).integers(0, 256, (1, num_frames, 224, 224, 3), np.uint8)
-    told = {}
+    answers = {}
     for version, name in (("1", "old"), ("2", "new")):
         checkpoint = save_checkpoint(folder / f"{name}.pt", seed=int(version))
         export_model(load_checkpoint(checkpoint), GLOSSES, PRESETS["wlasl"], folder / name, MODEL, version=int(version))
         with torch.inference_mode():
-            told[version] = torch.jit.load(folder / name / MODEL / version / "model.pt")(torch.from_numpy(clip))[
-                0
-            ].numpy()
-    return Versions(folder / "old", folder / "new", clip, told)
+            network = torch.jit.load(folder / name / MODEL / version / "model.pt")
+            answers[version] = network(torch.from_numpy(clip))[0].numpy()
+    return Versions(folder / "old", folder / "new", clip, answers)
 
 
 @contextmanager
 def two_servers(repository: Path) -> Iterator[list[ProductionTriton]]:
-    """Running, and ready."""
+    """Run two servers for the block. They are ready at its start."""
     with ExitStack() as running:
         yield [running.enter_context(ProductionTriton(repository)) for _ in range(2)]
 
 
-async def logits_of(transport: GrpcTransport, clip: Array) -> Array:
-    """What the model answers to the clip."""
+async def infer_logits(transport: GrpcTransport, clip: Array) -> Array:
+    """Send the clip to the model and return its answer."""
     return (await transport.infer(MODEL, {"FRAMES__0": clip}, ["LOGITS__0"]))["LOGITS__0"]
 
 
@@ -99,13 +97,13 @@ async def under_load(
     meanwhile: Callable[[], Awaitable[None]],
     in_flight: int = IN_FLIGHT,
 ) -> Part:
-    """Ask through one client for as long as `meanwhile` takes."""
+    """Send requests through one client for as long as `meanwhile` takes."""
     address = ",".join(server.address for server in servers)
     transport = GrpcTransport(address, security=Security(api_key=API_KEY), in_flight=in_flight)
     answers: list[Array] = []
 
     async def send() -> None:
-        answers.append(await logits_of(transport, versions.clip))
+        answers.append(await infer_logits(transport, versions.clip))
 
     load = Load(ClosedLoop(in_flight), send, time.monotonic)
     sending = asyncio.create_task(load.run())
@@ -125,47 +123,48 @@ async def under_load(
         resent=transport.resent,
         p50_s=float(p50_s),
         p99_s=float(p99_s),
-        answers=Counter(versions.version_of(logits) for logits in answers),
+        answers=Counter(versions.find_version(logits) for logits in answers),
     )
 
 
 async def replace(servers: Sequence[ProductionTriton], repository: Path) -> None:
-    """Stop each server with SIGTERM and start it again on `repository`, the next one when the client asks it again.
+    """Stop each server with SIGTERM and start it again with `repository`, one after the other.
 
-    gRPC looks for a server that is back every two seconds; on Kubernetes, `minReadySeconds` leaves it ten.
+    The next server is stopped when the client uses the restarted one again. gRPC looks for it every two seconds; on
+    Kubernetes, `minReadySeconds` gives it ten.
     """
     for server in servers:
         await asyncio.to_thread(server.stop)
         server.repository = repository
         await asyncio.to_thread(server.start)
-        deadline = time.monotonic() + BACK_S
-        warmed_up = await asyncio.to_thread(server.count_answers, MODEL)  # Triton counts the warm-up, too
+        deadline = time.monotonic() + RETURN_TIMEOUT_S
+        warmed_up = await asyncio.to_thread(server.count_answers, MODEL)  # Triton counts the warm-up too
         while await asyncio.to_thread(server.count_answers, MODEL) == warmed_up:
-            assert time.monotonic() < deadline, f"the client does not ask {server.address} again"
+            assert time.monotonic() < deadline, f"the client does not use {server.address} again"
             await asyncio.sleep(0.05)
 
 
 async def measure(folder: Path) -> list[Part]:
-    """The calm, a restart of both, and both replaced by version 2."""
+    """Measure without disturbance, with a restart of both servers, and with both replaced by version 2."""
     versions = make_versions(folder)
     with two_servers(versions.old) as servers:
         return [
-            await under_load(servers, versions, "nothing happens", lambda: asyncio.sleep(CALM_S)),
+            await under_load(servers, versions, "nothing happens", lambda: asyncio.sleep(UNDISTURBED_S)),
             await under_load(servers, versions, "each restarted", lambda: replace(servers, versions.old)),
-            await under_load(servers, versions, "each by version 2", lambda: replace(servers, versions.new)),
+            await under_load(servers, versions, "each replaced by version 2", lambda: replace(servers, versions.new)),
         ]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the table."""
     folder = Path(tempfile.mkdtemp(prefix="rolling-"))
     try:
         parts = asyncio.run(measure(folder))
     finally:
         shutil.rmtree(folder)
     table = Table()
-    for column in ("meanwhile", "requests", "lost", "sent again", "p50 ms", "p99 ms"):
-        table.add_column(column, justify="left" if column == "meanwhile" else "right")
+    for column in ("event", "requests", "lost", "sent again", "p50 ms", "p99 ms"):
+        table.add_column(column, justify="left" if column == "event" else "right")
     for part in parts:
         times_ms = (f"{seconds * 1000:.0f}" for seconds in (part.p50_s, part.p99_s))
         table.add_row(part.label, str(part.requests), str(part.lost.total()), str(part.resent), *times_ms)

@@ -1,12 +1,12 @@
-"""The demo signer small and off-center, in 1920 x 1080 and in portrait: is the signer found, and the sign recognized?
+"""The demo signer, small and off-center, in 1920 x 1080 and in portrait: is the signer found and the sign recognized?
 
     python -m tests.benchmarks.small_signer --work small-signer
     python -m tests.benchmarks.small_signer --work small-signer --seeds 5 --only usual wide
 
-Renders every sign with seeds that no training saw: as usual, small in 1920 x 1080, and in 1080 x 1920. Writes them as
-H.264, and gives each to the client's own decoding and to the demo network: whole frames (`--signer off`), and with the
-search for the signer (`--signer auto`). Clips and answers are kept in the folder, so that the same command goes on
-where it was stopped.
+Renders every sign with seeds that no training saw, in the usual size, small in 1920 x 1080, and in 1080 x 1920, and
+writes the clips as H.264. The client's own decoding and the demo network then process each clip twice: in whole frames
+(`--signer off`), and with the search for the signer (`--signer auto`). Clips and answers are kept in the folder, so the
+same command continues where it was stopped.
 """
 
 import argparse
@@ -44,7 +44,7 @@ PRESET = PRESETS["wlasl"]
 
 
 def choose_placement(kind: str, seed: int, label: int) -> Placement | None:
-    """Where the signer of a clip is: in 1920 x 1080 between 0.3 and 0.55 of the usual size, in portrait 0.5 to 1."""
+    """Choose the signer's size and place: 0.3 to 0.55 of the usual size in 1920 x 1080, 0.5 to 1 in portrait."""
     rng = np.random.default_rng((seed, label, KINDS.index(kind)))
     if kind == "usual":
         return None
@@ -68,7 +68,7 @@ def write_clip(clip: RenderedClip, path: Path) -> None:
 
 
 def render_clips(work: Path, kinds: Sequence[str], seeds: Sequence[int]) -> None:
-    """Write the clips that are not there yet, and where the signer is in each."""
+    """Write the clips that do not exist yet, and the signer's box in each."""
     for seed in seeds:
         for label, sign in enumerate(SIGNS):
             for kind in kinds:
@@ -81,19 +81,19 @@ def render_clips(work: Path, kinds: Sequence[str], seeds: Sequence[int]) -> None
 
 
 def name_clip(work: Path, kind: str, sign: Sign, seed: int) -> Path:
-    """The file of one clip."""
+    """Return the path of a clip."""
     return work / kind / f"{sign.gloss.replace(' ', '-')}_{seed}.mp4"
 
 
 def load_network() -> torch.nn.Module:
-    """The demo network, as it is exported to TorchScript."""
+    """Load the demo network as TorchScript, like the export."""
     net = load_checkpoint(DEMO_BUNDLE / "weights.safetensors").network()
     return torch.jit.script(ServedI3D(net, PRESET, torch.float32).eval())
 
 
 @torch.inference_mode()
 def recognize(net: torch.nn.Module, path: Path, *, finds_signer: bool) -> dict[str, Any]:
-    """What the network makes of a clip, as the client decodes it, the box that was cut out, and the seconds it took."""
+    """Recognize a clip, decoded as by the client. Returns the gloss, the signer's box, and the decoding time."""
     began = time.process_time()
     with open_video(path) as video:
         options = WindowingOptions(PRESET, video.limits, finds_signer=finds_signer)
@@ -109,31 +109,31 @@ def recognize(net: torch.nn.Module, path: Path, *, finds_signer: bool) -> dict[s
 
 
 def measure_search(path: Path, known: Sequence[int]) -> dict[str, Any]:
-    """The search itself, on the frames that the client searches: overlap with the known box, and seconds."""
+    """Search for the signer in the frames that the client searches, and compare the result with the known box."""
     with open_video(path) as video:
         images = [frame.image for frame in islice(video, SEARCHED[-1] + 1)]
     height, width = images[0].shape[:2]
     began = time.process_time()
     estimate = find_signer([images[place] for place in SEARCHED])
-    took_s = time.process_time() - began
+    search_s = time.process_time() - began
     box = estimate.box
     pixels = None if box is None else (box.x0 * width, box.y0 * height, box.x1 * width, box.y1 * height)
     confidence = 0.0 if box is None else box.confidence
     overlap = 0.0 if pixels is None else compute_overlap(pixels, known)
-    return {"confidence": confidence, "overlap": overlap, "search_s": took_s}
+    return {"confidence": confidence, "overlap": overlap, "search_s": search_s}
 
 
 def compute_overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union of two boxes: left, top, right and bottom."""
+    """Compute the intersection over union of two boxes (left, top, right, bottom)."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(width, 0.0) * max(height, 0.0)
+    intersection = max(width, 0.0) * max(height, 0.0)
     areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return both / (areas - both)
+    return intersection / (areas - intersection)
 
 
 def measure_clips(work: Path, kinds: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Recognize the clips that are not in the folder's answers yet; one answer per clip, those of before among them."""
+    """Recognize the clips without an answer in the folder. Returns one answer per clip, including earlier ones."""
     journal = work / "answers.jsonl"
     lines = journal.read_text().splitlines() if journal.exists() else []
     answers = {answer["clip"]: answer for answer in map(json.loads, lines)}
@@ -156,7 +156,7 @@ def measure_clips(work: Path, kinds: Sequence[str], seeds: Sequence[int]) -> lis
 
 
 def print_report(answers: Sequence[dict[str, Any]]) -> None:
-    """One row per kind of clip."""
+    """Print one row per kind of clip."""
     table = Table(title="The demo signer, small and off-center")
     for heading in (
         "clips", "number", "top-1, off", "top-1, auto", "signer found", "median overlap", "search, ms", "of decoding"
@@ -184,13 +184,13 @@ def print_report(answers: Sequence[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Render, recognize, report."""
+    """Render and recognize the clips, and print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("build/small-signer"), help="where clips are kept")
-    parser.add_argument("--seeds", type=int, default=20, help="of each sign: 20 make 400 clips of a kind")
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--work", type=Path, default=Path("build/small-signer"), help="folder that keeps the clips")
+    parser.add_argument("--seeds", type=int, default=20, help="seeds per sign: 20 make 400 clips of each kind")
+    parser.add_argument("--first", type=int, default=0, help="number of the first seed")
     parser.add_argument("--only", nargs="*", choices=KINDS, default=KINDS, help="kinds of clips")
-    parser.add_argument("--rendered", action="store_true", help="take the clips that are there")
+    parser.add_argument("--rendered", action="store_true", help="use only clips that exist")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -1,9 +1,10 @@
-"""`python -m tests.benchmarks.transports`: gRPC messages beside system shared memory, on one machine, in one run.
+"""`python -m tests.benchmarks.transports`: gRPC messages compared with system shared memory on one machine.
 
-The same frames go to one Triton by both ways, in turns, so that noise meets both alike: latency, clips a second, and
-the processor time of the client and of Triton with its stubs, a clip. Two models: one that answers zeros without a
-look at its frames, so that nothing but their way costs anything, and the demo checkpoint in the precision that is
-fastest here. Frames are ready: decoding is not in the figures. Quiet the machine first; read the ratios.
+Both ways send the same frames to one Triton, in turns, so that noise affects both alike. The table has latency, clips
+per second, and the CPU time per clip of the client and of Triton with its stubs. There are two models: one that ignores
+its frames and answers zeros, so that only the transport costs anything, and the demo checkpoint in the precision that
+is fastest on this machine. Frames are prepared, so the figures do not include decoding. Stop other programs first, and
+read the ratios.
 """
 
 import argparse
@@ -50,8 +51,8 @@ instance_group [{{ kind: KIND_CPU }}]
 
 
 @dataclass
-class Measured:
-    """One way to one model, with so many clips in flight: seconds, and what the processors did in them."""
+class Measurement:
+    """One way to one model, with `at_once` clips in flight: latencies, seconds and CPU time of all clips."""
 
     model: str
     at_once: int
@@ -64,7 +65,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """The same a clip, in milliseconds."""
+    """A measurement per clip, in milliseconds."""
 
     model: str
     at_once: int
@@ -76,7 +77,7 @@ class Row:
     triton_cpu_ms: float
 
     @classmethod
-    def of(cls, measured: Measured) -> "Row":
+    def from_measurement(cls, measured: Measurement) -> "Row":
         m, clips = measured, len(measured.latencies_s)
         p50_s, p95_s = np.quantile(m.latencies_s, [0.5, 0.95]).tolist()
         cpu_ms = (1000 * m.client_cpu_s / clips, 1000 * m.triton_cpu_s / clips)
@@ -85,16 +86,18 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.transports", description=__doc__)
-    parser.add_argument("--requests", type=int, default=25, help="clips a turn")
-    parser.add_argument("--turns", type=int, default=8, help="how often each way has its turn, for each row")
-    parser.add_argument("--output", type=Path, default=Path("build") / "transports.json", help="the same as JSON")
+    parser.add_argument("--requests", type=int, default=25, help="clips per turn")
+    parser.add_argument("--turns", type=int, default=8, help="turns of each way per row")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build") / "transports.json", help="JSON file for the figures"
+    )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)
     console = Console(width=110)
     with tempfile.TemporaryDirectory() as name:
         with console.status("Exporting"):
             export(Path(name))
-        with LocalTriton(Path(name), shared_memory=True) as triton, console.status("Asking"):
+        with LocalTriton(Path(name), shared_memory=True) as triton, console.status("Measuring"):
             rows = asyncio.run(measure(triton, arguments.requests, arguments.turns))
     show(rows, console)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +116,7 @@ def export(repository: Path) -> None:
 
 
 async def measure(triton: LocalTriton, requests: int, turns: int) -> list[Row]:
-    """All rows; who goes first in a turn changes from turn to turn."""
+    """Measure all rows. The way that goes first alternates from turn to turn."""
     rows = []
     async with AsyncExitStack() as stack:
         transports = {way: make_transport(triton.address, shared_memory=way) for way in WAYS}
@@ -121,60 +124,65 @@ async def measure(triton: LocalTriton, requests: int, turns: int) -> list[Row]:
             stack.push_async_callback(transport.close)
         for model in OUTPUTS:
             for at_once in AT_ONCE:
-                found = {way: Measured(model, at_once, way) for way in WAYS}
-                for way in WAYS:  # warming up
-                    await ask(transports[way], triton, Measured(model, at_once, way), 2 * at_once)
+                measurements = {way: Measurement(model, at_once, way) for way in WAYS}
+                for way in WAYS:  # to warm up
+                    await send_clips(transports[way], triton, Measurement(model, at_once, way), 2 * at_once)
                 for turn in range(turns):
                     for way in WAYS if turn % 2 else reversed(WAYS):
-                        await ask(transports[way], triton, found[way], requests)
-                rows += map(Row.of, found.values())
+                        await send_clips(transports[way], triton, measurements[way], requests)
+                rows += map(Row.from_measurement, measurements.values())
     return rows
 
 
-async def ask(transport: Transport, triton: LocalTriton, measured: Measured, requests: int) -> None:
-    """So many clips; adds to what is measured."""
+async def send_clips(transport: Transport, triton: LocalTriton, measured: Measurement, requests: int) -> None:
+    """Send this number of clips, and add to the measurement."""
     draw = np.random.default_rng(0)
     clips = [draw.integers(0, 256, (1, NUM_FRAMES, INPUT_SIZE, INPUT_SIZE, 3), np.uint8) for _ in range(4)]
-    waiting = iter(range(requests))
+    remaining = iter(range(requests))
 
     async def work() -> None:
-        for number in waiting:
+        for number in remaining:
             began_s = time.perf_counter()
             inputs = {FRAMES: clips[number % len(clips)]}
             await transport.infer(measured.model, inputs, [OUTPUTS[measured.model]])
             measured.latencies_s.append(time.perf_counter() - began_s)
 
-    began_s, client_cpu_s, triton_cpu_s = time.perf_counter(), time.process_time(), cpu_s(triton)
+    began_s, client_cpu_s, triton_cpu_s = time.perf_counter(), time.process_time(), read_cpu_s(triton)
     await asyncio.gather(*(work() for _ in range(measured.at_once)))
     measured.seconds += time.perf_counter() - began_s
     measured.client_cpu_s += time.process_time() - client_cpu_s
-    measured.triton_cpu_s += cpu_s(triton) - triton_cpu_s
+    measured.triton_cpu_s += read_cpu_s(triton) - triton_cpu_s
 
 
-def cpu_s(triton: LocalTriton) -> float:
-    """The processor time that Triton and its stubs have taken."""
+def read_cpu_s(triton: LocalTriton) -> float:
+    """CPU seconds of Triton and its stubs so far."""
     server = psutil.Process(triton.pid)
     times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
     return sum(each.user + each.system for each in times)
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """The table; below each pair, shared memory's share of what gRPC took."""
-    title = f"{NUM_FRAMES}-frame clips, {os.cpu_count()} cores; ms a clip"
+    """Print the table, with the ratio of shared memory to gRPC below each pair."""
+    title = f"{NUM_FRAMES}-frame clips, {os.cpu_count()} cores; ms per clip"
     table = Table(title=title, title_justify="left")
     for column in ("model", "in flight", "way", "p50", "p95", "clips/s", "client's CPU", "Triton's CPU"):
         table.add_column(column, justify="left" if column in ("model", "way") else "right")
     for grpc, shm in zip(rows[::2], rows[1::2], strict=True):
-        pairs = [figures(grpc), figures(shm)]
+        pairs = [list_figures(grpc), list_figures(shm)]
         for row, values in zip((grpc, shm), pairs, strict=True):
             table.add_row(row.model, str(row.at_once), row.sharing, *(f"{value:.1f}" for value in values))
-        table.add_row("", "", "shm / grpc", *(f"{there / here:.2f}" for here, there in zip(*pairs, strict=True)))
+        table.add_row(
+            "",
+            "",
+            "shm / grpc",
+            *(f"{shm_value / grpc_value:.2f}" for grpc_value, shm_value in zip(*pairs, strict=True)),
+        )
         table.add_section()
     console.print(table)
 
 
-def figures(row: Row) -> tuple[float, ...]:
-    """What the table has of a row."""
+def list_figures(row: Row) -> tuple[float, ...]:
+    """List the figures of a row for the table."""
     return row.p50_ms, row.p95_ms, row.clips_a_second, row.client_cpu_ms, row.triton_cpu_ms
 
 

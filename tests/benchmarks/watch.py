@@ -1,8 +1,8 @@
-"""How far `watch` is behind, and what it finds: `python -m tests.benchmarks.watch`.
+"""How far `watch` lags behind, and what it finds: `python -m tests.benchmarks.watch`.
 
-A film of the demo signer, by seeds never trained on, is played at its own pace into a live model that asks the
-demo checkpoint on a real Triton of this machine. Each scene of the film has one signer and room; between scenes there
-is a cut. A sign is found if its gloss is told of a stretch that overlaps it; what else is told is false.
+A film of the demo signer, with seeds that no training saw, is played at its own pace to `watch`, which uses the demo
+checkpoint in a real Triton on this machine. Each scene of the film has one signer and room, and ends with a cut. A sign
+is found if its gloss is reported for a span that overlaps it; anything else that is reported is false.
 """
 
 import argparse
@@ -29,26 +29,26 @@ from tests.benchmarks.film import Signed, write_film
 from tests.paths import DEMO_BUNDLE
 
 SEED = 3_000_000
-SECONDS_A_SIGN = 4.0  # with the pause after it
+SECONDS_PER_SIGN = 4.0  # including the pause after it
 
 
 @dataclass(frozen=True)
-class Told:
-    """A sign that was told, when `at_s` of the film was shown."""
+class ReportedSign:
+    """A sign that was reported, `at_s` seconds into the film."""
 
     event: LiveEvent
     at_s: float
 
 
-async def watch(film: Path, address: str, rules: LiveRules) -> tuple[list[Told], WatchSummary]:
-    """What is told of a film that is played at its own pace."""
-    told: list[Told] = []
+async def watch(film: Path, address: str, rules: LiveRules) -> tuple[list[ReportedSign], WatchSummary]:
+    """Watch a film at its own pace. Returns the reported signs, and the summary."""
+    reported: list[ReportedSign] = []
     with Capture(str(film)) as capture:
         began_s = time.monotonic()
 
         def on_happening(happening: Happening) -> None:
             if isinstance(happening, LiveEvent):
-                told.append(Told(happening, time.monotonic() - began_s))
+                reported.append(ReportedSign(happening, time.monotonic() - began_s))
 
         watching = Watch(capture, rules, on_happening=on_happening)
         transport = make_transport(address, in_flight=1, resend=False)
@@ -56,58 +56,62 @@ async def watch(film: Path, address: str, rules: LiveRules) -> tuple[list[Told],
             await recognizer.model()
             began_s = time.monotonic()
             await watching.run(recognizer)
-    return told, watching.summary
+    return reported, watching.summary
 
 
-def matched(told: list[Told], signed: list[Signed]) -> tuple[dict[int, Told], int, list[Told]]:
-    """Which sign each that was told is: the first for each, how many were told twice, and those that are none."""
-    found: dict[int, Told] = {}
-    twice, false = 0, []
-    for one in told:
+def match_signs(
+    reported: list[ReportedSign], signed: list[Signed]
+) -> tuple[dict[int, ReportedSign], int, list[ReportedSign]]:
+    """Match reported signs to the signs of the film. Returns the first report of each, the number of repeated reports,
+    and the false ones."""
+    found: dict[int, ReportedSign] = {}
+    repeated, false = 0, []
+    for one in reported:
+        event = one.event
         signs = [
             place
             for place, sign in enumerate(signed)
-            if sign.gloss == one.event.gloss and one.event.start_s < sign.end_s and sign.start_s < one.event.end_s
+            if sign.gloss == event.gloss and event.start_s < sign.end_s and sign.start_s < event.end_s
         ]
         new = [place for place in signs if place not in found]
         if new:
             found[new[0]] = one
         elif signs:
-            twice += 1
+            repeated += 1
         else:
             false.append(one)
-    return found, twice, false
+    return found, repeated, false
 
 
-def report(told: list[Told], summary: WatchSummary, signed: list[Signed]) -> str:
-    """The figures, a line each."""
-    found, twice, false = matched(told, signed)
-    after_s = [one.at_s - signed[place].end_s for place, one in found.items()]
-    assert summary.lag_p50_s is not None and summary.lag_p95_s is not None and after_s
+def format_report(reported: list[ReportedSign], summary: WatchSummary, signed: list[Signed]) -> str:
+    """Format the figures, one per line."""
+    found, repeated, false = match_signs(reported, signed)
+    delays_s = [one.at_s - signed[place].end_s for place, one in found.items()]
+    assert summary.lag_p50_s is not None and summary.lag_p95_s is not None and delays_s
     missed = [sign.gloss for place, sign in enumerate(signed) if place not in found]
-    wrong = ", ".join(f"{one.event.gloss} at {one.event.start_s:.1f} s" for one in false)
+    false_signs = ", ".join(f"{one.event.gloss} at {one.event.start_s:.1f} s" for one in false)
     return "\n".join(
         (
             f"{summary.seconds:.0f} s, {summary.frames} frames, {summary.windows} windows answered",
             f"lag p50 {summary.lag_p50_s * 1000:.0f} ms, p95 {summary.lag_p95_s * 1000:.0f} ms",
-            f"dropped: {summary.dropped_frames} frames; overtaken: {summary.dropped_windows} windows",
-            f"found {len(found)} of {len(signed)}, {len(false)} false, {twice} told twice",
-            f"told {np.median(after_s):+.2f} s after the hands begin to go down (median; p95 "
-            f"{np.quantile(after_s, 0.95):+.2f} s)",
-            f"missed: {', '.join(missed) or 'none'}; false: {wrong or 'none'}",
+            f"dropped: {summary.dropped_frames} frames, {summary.dropped_windows} windows",
+            f"found {len(found)} of {len(signed)}, {len(false)} false, {repeated} reported again",
+            f"reported {np.median(delays_s):+.2f} s after the hands start to go down (median; p95 "
+            f"{np.quantile(delays_s, 0.95):+.2f} s)",
+            f"missed: {', '.join(missed) or 'none'}; false: {false_signs or 'none'}",
         )
     )
 
 
 def main() -> None:
-    """Render, export, serve, watch, and say how it went."""
+    """Render the film, serve the model, watch, and print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--signs", type=int, default=30)
     parser.add_argument("--signs-a-scene", type=int, default=10)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--stride", type=int, default=LiveRules().stride_frames)
     parser.add_argument("--window", type=int, default=None)
-    parser.add_argument("--work", type=Path, default=None, help="a folder for all of it; a temporary one if not given")
+    parser.add_argument("--work", type=Path, default=None, help="folder for all files; temporary by default")
     options = parser.parse_args()
     bundle = DEMO_BUNDLE
     with tempfile.TemporaryDirectory() as scratch:
@@ -115,7 +119,7 @@ def main() -> None:
         film = work / f"film-{options.signs}-{options.signs_a_scene}.mp4"
         signed = write_film(
             film,
-            seconds=options.signs * SECONDS_A_SIGN,
+            seconds=options.signs * SECONDS_PER_SIGN,
             signs=options.signs,
             signs_a_scene=options.signs_a_scene,
             seed=SEED,
@@ -125,8 +129,8 @@ def main() -> None:
         export_model(checkpoint, labels, PRESETS["wlasl"], models, "demo", precision=options.precision, force=True)
         rules = LiveRules(stride_frames=options.stride, window_frames=options.window)
         with LocalTriton(models) as triton:
-            told, summary = asyncio.run(watch(film, triton.address, rules))
-        print(report(told, summary, signed))
+            reported, summary = asyncio.run(watch(film, triton.address, rules))
+        print(format_report(reported, summary, signed))
 
 
 if __name__ == "__main__":
