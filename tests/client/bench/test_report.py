@@ -22,7 +22,7 @@ def test_quantiles_are_measured_latencies() -> None:
     assert Latency.of([0.7]) == Latency(*[0.7] * 6)
 
 
-def closed_system(load: float, service_s: float, instances: int, think_s: float = 0.0) -> Point:
+def compute_closed_system(load: float, service_s: float, instances: int, think_s: float = 0.0) -> Point:
     """Asymptotic bounds of a closed system: throughput rises with the load until all instances are busy."""
     throughput = min(load / (service_s + think_s), instances / service_s)
     return Point(load, throughput, load / throughput)
@@ -31,11 +31,11 @@ def closed_system(load: float, service_s: float, instances: int, think_s: float 
 @pytest.mark.parametrize(
     ("points", "expected"),
     [
-        ([closed_system(n, 0.1, 4) for n in (1, 2, 4, 8, 16)], 4),
-        ([closed_system(n, 0.1, 1) for n in (1, 2, 4, 8)], 1),
-        ([closed_system(n, 0.1, 3) for n in (1, 2, 4, 8)], 4),  # the first level above it
-        ([closed_system(n, 0.1, 4, think_s=0.1) for n in (16, 8, 4, 2, 1)], 8),
-        ([closed_system(n, 0.1, 64) for n in (1, 2, 4, 8)], None),  # not reached
+        ([compute_closed_system(n, 0.1, 4) for n in (1, 2, 4, 8, 16)], 4),
+        ([compute_closed_system(n, 0.1, 1) for n in (1, 2, 4, 8)], 1),
+        ([compute_closed_system(n, 0.1, 3) for n in (1, 2, 4, 8)], 4),  # the first level above it
+        ([compute_closed_system(n, 0.1, 4, think_s=0.1) for n in (16, 8, 4, 2, 1)], 8),
+        ([compute_closed_system(n, 0.1, 64) for n in (1, 2, 4, 8)], None),  # not reached
         ([Point(1, 10, 0.1), Point(2, 10.9, 0.2), Point(4, 11.5, 0.4), Point(8, 11.6, 0.8)], 2),  # gradual
         ([Point(1, 10, 0.1), Point(2, 20, 0.1), Point(4, 15, 0.3), Point(8, 12, 0.7)], 2),  # throughput falls
         ([Point(1, 10, 0.3), Point(2, 10, 0.2), Point(4, 10, 0.4)], 2),  # higher latency at first

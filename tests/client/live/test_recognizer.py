@@ -51,7 +51,7 @@ def get_glosses(events: list[LiveEvent]) -> list[str]:
 
 
 def recognize_glosses(transport: Observer, plan: Plan, rules: LiveRules | None = None, rate: float = 25.0) -> list[str]:
-    """Return only the glosses of a plan's events."""
+    """Return the glosses of the events of a plan, in order."""
     return get_glosses(asyncio.run(recognize_plan(transport, plan, rules, rate)))
 
 
