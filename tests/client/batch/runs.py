@@ -1,4 +1,4 @@
-"""Batches as tests run them, what they wrote, and a server that goes down."""
+"""Helpers for batch tests: run a batch, read what it wrote, and fake a server that goes down."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -8,9 +8,7 @@ from typing import Any
 
 from asl_triton.batch.journal import JOURNAL
 from asl_triton.batch.runner import BatchOptions, RecognitionBatch, Summary
-from asl_triton.errors import (
-    ServerError,
-)
+from asl_triton.errors import ServerError
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Outcome
@@ -20,11 +18,12 @@ from asl_triton.video.discovery import Clip
 from tests.client.observing import Told
 
 
-def named(path: Path, count: int, prefix: str = "") -> list[Clip]:
+def make_clips(path: Path, count: int, prefix: str = "") -> list[Clip]:
+    """List one file as `count` clips under different names."""
     return [Clip(path, f"{prefix}{n:03}.mp4") for n in range(count)]
 
 
-def batch(
+def run_batch(
     transport: FakeTransport,
     clips: Sequence[Clip],
     output: Path,
@@ -32,7 +31,7 @@ def batch(
     ranking: Ranking | None = None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     clips_at_once: int = 4,
-    told: Told | None = None,
+    observer: Told | None = None,
     **options: Any,
 ) -> Summary:
     def recognizer() -> AsyncRecognizer:
@@ -40,37 +39,38 @@ def batch(
 
     ranking = ranking or Ranking()
     batch_options = BatchOptions(in_flight=clips_at_once, **options)
-    return RecognitionBatch(clips, output, formats, ranking, batch_options, told or Told(on_outcome)).run(recognizer)
+    batch = RecognitionBatch(clips, output, formats, ranking, batch_options, observer or Told(on_outcome))
+    return batch.run(recognizer)
 
 
-def lines(path: Path) -> list[dict[str, object]]:
+def read_lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def videos_of(path: Path) -> list[object]:
-    return [line["video"] for line in lines(path)]
+def read_video_names(path: Path) -> list[object]:
+    return [line["video"] for line in read_lines(path)]
 
 
-def left(output: Path) -> list[str]:
-    """The files for users: not the lock, and not the journal."""
+def list_results(output: Path) -> list[str]:
+    """List the files for users, without the lock and the journal."""
     return sorted(path.name for path in output.iterdir() if not path.name.startswith(".") and path.name != JOURNAL)
 
 
 @dataclass
-class Mortal(FakeTransport):
-    """A server that goes away after so many answers."""
+class DyingServer(FakeTransport):
+    """A server that goes away after `num_answers` inferences."""
 
-    answers: int = 0
-    given: list[str] = field(default_factory=list)
+    num_answers: int = 0
+    inferences: list[str] = field(default_factory=list)
 
-    def _live(self, what: str) -> None:
-        if what == "infer":
-            self.given.append(what)
-        if len(self.given) > self.answers:
+    def _raise_if_down(self, call: str) -> None:
+        if call == "infer":
+            self.inferences.append(call)
+        if len(self.inferences) > self.num_answers:
             raise ServerError("no server answers at fake:8001")
 
     async def server_version(self) -> str:
-        self._live("version")
+        self._raise_if_down("version")
         return "fake"
 
     async def infer(
@@ -81,5 +81,5 @@ class Mortal(FakeTransport):
         priority: int = 0,
         parameters: Mapping[str, str] | None = None,
     ) -> dict[str, Array]:
-        self._live("infer")
+        self._raise_if_down("infer")
         return await super().infer(model, inputs, outputs, priority, parameters)

@@ -1,4 +1,4 @@
-"""A batch that was stopped, killed or disturbed: what is known stays, what is left is told, and nothing is mixed."""
+"""Batches that were stopped, killed or disturbed: known outcomes stay, the rest is counted, and models never mix."""
 
 import os
 import shutil
@@ -32,179 +32,177 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clips(clip: Path, tmp_path: Path) -> list[Clip]:
-    """Twelve files of the same clip."""
+    """Twelve copies of one clip."""
     (tmp_path / "clips").mkdir()
     for number in range(12):
         (tmp_path / "clips" / f"{number:03}.mp4").write_bytes(clip.read_bytes())
     return find_clips(tmp_path / "clips")
 
 
-def batch(
+def run_batch(
     clips: Sequence[Clip],
     output: Path,
     transport: FakeTransport | None = None,
-    told: Told | None = None,
+    observer: Told | None = None,
     while_writing: Callable[[], None] = lambda: None,
     **options: Any,
 ) -> Summary:
-    """Recognize clips one after another, and write `results.jsonl`."""
-    asked = transport or fake()
+    """Recognize clips one at a time and write `results.jsonl`."""
+    server = transport or fake()
 
-    class Watched(RecognitionBatch):
+    class HookedBatch(RecognitionBatch):
         def write_outputs(self, outcomes: Iterator[AnyOutcome]) -> tuple[Path, ...]:
             while_writing()
             return super().write_outputs(outcomes)
 
-    run = Watched(clips, output, ["jsonl"], Ranking(), BatchOptions(in_flight=1, **options), told)
-    return run.run(lambda: AsyncRecognizer(transport=asked))
+    run = HookedBatch(clips, output, ["jsonl"], Ranking(), BatchOptions(in_flight=1, **options), observer)
+    return run.run(lambda: AsyncRecognizer(transport=server))
 
 
-def stopping_after(count: int) -> Told:
-    """Presses Ctrl-C when so many clips are known."""
-    told = Told(lambda outcome: interrupt() if len(told.outcomes) == count else None)
-    return told
+def interrupt_after(count: int) -> Told:
+    """Return an observer that presses Ctrl-C after `count` outcomes."""
+    observer = Told(lambda outcome: interrupt() if len(observer.outcomes) == count else None)
+    return observer
 
 
 def interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def change(clip: Clip) -> None:
+def mark_changed(clip: Clip) -> None:
     os.utime(clip.path, ns=(1, 1))
 
 
 @pytest.mark.parametrize("by_content", [False, True])
-def test_answers_of_files_that_have_changed_are_left_where_the_run_is_stopped(
-    clips: list[Clip], tmp_path: Path, by_content: bool
-) -> None:
-    batch(clips, tmp_path / "out", by_content=by_content)
+def test_stopped_run_drops_answers_for_changed_files(clips: list[Clip], tmp_path: Path, by_content: bool) -> None:
+    run_batch(clips, tmp_path / "out", by_content=by_content)
     for changed in clips:
         changed.path.write_bytes(changed.path.read_bytes() + b"\0")
-    summary = batch(clips, tmp_path / "out", told=stopping_after(3), by_content=by_content)
+    summary = run_batch(clips, tmp_path / "out", observer=interrupt_after(3), by_content=by_content)
     assert summary.stopped == "interrupted"
     assert 3 <= summary.recognized <= 5 and summary.not_tried == 12 - summary.recognized
-    again = batch(clips, tmp_path / "out", by_content=by_content)
+    again = run_batch(clips, tmp_path / "out", by_content=by_content)
     assert (again.recognized, again.known_before, again.stopped) == (12, summary.recognized, None)
 
 
-def test_what_failed_is_tried_again_behind_what_was_not_tried(clips: list[Clip], tmp_path: Path) -> None:
+def test_failed_clips_are_retried_after_untried_ones(clips: list[Clip], tmp_path: Path) -> None:
     clips[0].path.write_bytes(b"no video")
-    assert len(batch(clips[:4], tmp_path / "out").failures) == 1
-    told = Told()
-    batch(clips, tmp_path / "out", told=told)
-    assert [outcome.video for outcome in told.outcomes] == [clip.name for clip in [*clips[4:], clips[0]]]
+    assert len(run_batch(clips[:4], tmp_path / "out").failures) == 1
+    observer = Told()
+    run_batch(clips, tmp_path / "out", observer=observer)
+    assert [outcome.video for outcome in observer.outcomes] == [clip.name for clip in [*clips[4:], clips[0]]]
 
 
-def test_server_that_is_lost_leaves_only_what_is_right(clips: list[Clip], tmp_path: Path) -> None:
-    batch(clips, tmp_path / "out")
+def test_lost_server_leaves_no_answers_for_changed_files(clips: list[Clip], tmp_path: Path) -> None:
+    run_batch(clips, tmp_path / "out")
     for changed in clips[6:]:
-        change(changed)
+        mark_changed(changed)
 
     def lose(frames: Array) -> Sequence[float]:
-        if not frames.any():  # it is asked for its labels
+        if not frames.any():  # the request for the labels
             return in_order(frames)
         transport.models.clear()
         raise ServerError("gone")
 
     transport = fake(answer=lose)
-    summary = batch(clips, tmp_path / "out", transport)
+    summary = run_batch(clips, tmp_path / "out", transport)
     assert summary.stopped is not None and "went away" in summary.stopped
     assert (summary.recognized, summary.not_tried) == (6, 6)
 
 
-def test_looking_for_what_has_changed_can_be_stopped(clips: list[Clip], tmp_path: Path) -> None:
-    batch(clips, tmp_path / "out", by_content=True)
-    told = Told()
-    told.skip = lambda count: interrupt()  # type: ignore[method-assign]
-    summary = batch(clips, tmp_path / "out", told=told, by_content=True)
+def test_search_for_changed_files_can_be_interrupted(clips: list[Clip], tmp_path: Path) -> None:
+    run_batch(clips, tmp_path / "out", by_content=True)
+    observer = Told()
+    observer.skip = lambda count: interrupt()  # type: ignore[method-assign]
+    summary = run_batch(clips, tmp_path / "out", observer=observer, by_content=True)
     assert summary.known_before < 4
     assert (summary.recognized, summary.not_tried, summary.stopped) == (12, 0, None)
 
 
-def test_signal_while_results_are_written_lets_them_be_written(clips: list[Clip], tmp_path: Path) -> None:
-    told = Told()
-    summary = batch(clips, tmp_path / "out", told=told, while_writing=interrupt)
+def test_signal_while_writing_results_lets_the_write_finish(clips: list[Clip], tmp_path: Path) -> None:
+    observer = Told()
+    summary = run_batch(clips, tmp_path / "out", observer=observer, while_writing=interrupt)
     assert (summary.recognized, summary.stopped) == (12, None)
     assert summary.files == (tmp_path / "out" / "results.jsonl",)
-    assert told.sentences == ["SIGINT: writing the results. Press Ctrl-C again to stop at once"]
+    assert observer.sentences == ["SIGINT: writing the results. Press Ctrl-C again to stop at once"]
 
 
-def test_second_signal_while_results_are_written_leaves_those_of_before(clips: list[Clip], tmp_path: Path) -> None:
-    batch(clips[:6], tmp_path / "out")
+def test_second_signal_while_writing_results_keeps_earlier_ones(clips: list[Clip], tmp_path: Path) -> None:
+    run_batch(clips[:6], tmp_path / "out")
     before = (tmp_path / "out" / "results.jsonl").read_bytes()
 
     def interrupt_twice() -> None:
         interrupt()
         interrupt()
 
-    summary = batch(clips, tmp_path / "out", while_writing=interrupt_twice)
+    summary = run_batch(clips, tmp_path / "out", while_writing=interrupt_twice)
     assert summary.stopped == "interrupted twice: stopped at once" and summary.files == ()
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == before
     assert sorted(os.listdir(tmp_path / "out")) == [JOURNAL, "results.jsonl"]
-    assert batch(clips, tmp_path / "out").known_before == 12
+    assert run_batch(clips, tmp_path / "out").known_before == 12
 
 
-def test_what_killed_runs_have_left_is_written_over(clips: list[Clip], tmp_path: Path) -> None:
+def test_leftovers_of_killed_runs_are_overwritten(clips: list[Clip], tmp_path: Path) -> None:
     output = tmp_path / "out"
-    batch(clips[:6], output)
-    (output / "results.jsonl").write_text('{"video": "000.mp4", "predic')  # as by a program that is not ours
+    run_batch(clips[:6], output)
+    (output / "results.jsonl").write_text('{"video": "000.mp4", "predic')  # as if another program had written it
     for name in (".results.jsonl.part", ".journal.jsonl.part", ".journal.lock"):
         (output / name).write_bytes(b"half of i")
     with (output / JOURNAL).open("ab") as journal:
         journal.write(b'{"stamp": [1, 2, null], "video": "00')
-    summary = batch(clips, output)
+    summary = run_batch(clips, output)
     assert (summary.recognized, summary.known_before) == (12, 6)
     assert (output / "results.jsonl").read_bytes().count(b"}\n") == 12
     assert sorted(os.listdir(output)) == [JOURNAL, "results.jsonl"]
 
 
-def test_clip_that_is_deleted_meanwhile_is_a_failure(clips: list[Clip], tmp_path: Path) -> None:
-    told = Told(lambda outcome: clips[9].path.unlink(missing_ok=True))
-    summary = batch(clips, tmp_path / "out", told=told)
+def test_clip_deleted_during_the_run_is_a_failure(clips: list[Clip], tmp_path: Path) -> None:
+    observer = Told(lambda outcome: clips[9].path.unlink(missing_ok=True))
+    summary = run_batch(clips, tmp_path / "out", observer=observer)
     (failure,) = summary.failures
     assert failure.video == "009.mp4" and "there is no file" in failure.error
     assert summary.recognized == 11
 
 
-def test_folder_that_is_deleted_meanwhile_is_a_sentence(clips: list[Clip], tmp_path: Path) -> None:
-    told = Told(lambda outcome: shutil.rmtree(tmp_path / "out", ignore_errors=True))
+def test_output_deleted_during_the_run_is_a_clear_error(clips: list[Clip], tmp_path: Path) -> None:
+    observer = Told(lambda outcome: shutil.rmtree(tmp_path / "out", ignore_errors=True))
     with pytest.raises(AslTritonError, match=r"cannot write .*results\.jsonl: No such file or directory"):
-        batch(clips, tmp_path / "out", told=told)
-    assert batch(clips, tmp_path / "out").recognized == 12
+        run_batch(clips, tmp_path / "out", observer=observer)
+    assert run_batch(clips, tmp_path / "out").recognized == 12
 
 
-def test_clip_that_is_replaced_while_it_is_read_is_asked_about_again(clips: list[Clip], tmp_path: Path) -> None:
+def test_clip_replaced_while_being_read_is_recognized_again(clips: list[Clip], tmp_path: Path) -> None:
     def replace(frames: Array) -> Sequence[float]:
         clips[0].path.write_bytes(clips[0].path.read_bytes() + b"\0")
         return in_order(frames)
 
-    assert batch(clips[:1], tmp_path / "out", fake(answer=replace)).recognized == 1
-    again = batch(clips[:1], tmp_path / "out")
+    assert run_batch(clips[:1], tmp_path / "out", fake(answer=replace)).recognized == 1
+    again = run_batch(clips[:1], tmp_path / "out")
     assert (again.recognized, again.known_before) == (1, 0)
-    assert batch(clips[:1], tmp_path / "out").known_before == 1
+    assert run_batch(clips[:1], tmp_path / "out").known_before == 1
 
 
-def test_clock_that_jumps_back_loses_nothing(clips: list[Clip], tmp_path: Path) -> None:
+def test_file_times_far_in_the_future_or_past_are_accepted(clips: list[Clip], tmp_path: Path) -> None:
     for future in clips[:6]:
         os.utime(future.path, (2**33, 2**33))  # the year 2242
     for past in clips[6:]:
         os.utime(past.path, (0, 0))
-    assert batch(clips, tmp_path / "out").recognized == 12
-    assert batch(clips, tmp_path / "out").known_before == 12
+    assert run_batch(clips, tmp_path / "out").recognized == 12
+    assert run_batch(clips, tmp_path / "out").known_before == 12
 
 
-def test_results_within_the_folder_of_clips_are_no_clips(clips: list[Clip], tmp_path: Path) -> None:
+def test_results_inside_the_clip_folder_are_not_clips(clips: list[Clip], tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     for _ in range(2):
-        assert batch(find_clips(folder), folder / "results").recognized == 12
-        assert batch(find_clips(folder), folder).recognized == 12
+        assert run_batch(find_clips(folder), folder / "results").recognized == 12
+        assert run_batch(find_clips(folder), folder).recognized == 12
 
 
 @dataclass
-class Balanced(FakeTransport):
-    """A balancer that passes on to another server from its fourth request on, which had to be sent again."""
+class LoadBalancer(FakeTransport):
+    """Switches to another server at the fourth request, over a new connection unless `moves_silently`."""
 
-    num_asked: int = 0
+    num_requests: int = 0
     moves_silently: bool = False
 
     async def infer(
@@ -215,31 +213,29 @@ class Balanced(FakeTransport):
         priority: int = 0,
         parameters: Mapping[str, str] | None = None,
     ) -> dict[str, Array]:
-        self.num_asked += 1
-        if self.num_asked == 4:
+        self.num_requests += 1
+        if self.num_requests == 4:
             self.models["signs"] = described(PRESETS["wlasl"], **{"asl_triton.checkpoint_sha256": "another"})
             self.connection_epoch += not self.moves_silently
         return await super().infer(model, inputs, outputs, priority, parameters)
 
 
-def test_answer_of_another_server_behind_a_balancer_is_not_kept(clips: list[Clip], tmp_path: Path) -> None:
-    summary = batch(clips, tmp_path / "out", faking(Balanced), wait_s=60)
+def test_answer_from_another_server_behind_a_balancer_is_discarded(clips: list[Clip], tmp_path: Path) -> None:
+    summary = run_batch(clips, tmp_path / "out", faking(LoadBalancer), wait_s=60)
     assert summary.stopped is not None and "came back with a different signs" in summary.stopped
     assert (summary.recognized, summary.not_tried) == (3, 9)
 
 
-def test_server_that_was_exchanged_silently_is_told_of_at_the_latest_at_the_end(
-    clips: list[Clip], tmp_path: Path
-) -> None:
-    transport = faking(Balanced)
-    assert isinstance(transport, Balanced)
+def test_silently_replaced_server_is_noticed_by_the_end_of_the_run(clips: list[Clip], tmp_path: Path) -> None:
+    transport = faking(LoadBalancer)
+    assert isinstance(transport, LoadBalancer)
     transport.moves_silently = True
-    summary = batch(clips, tmp_path / "out", transport)
+    summary = run_batch(clips, tmp_path / "out", transport)
     assert summary.stopped is not None and "came back with a different signs" in summary.stopped
-    assert batch(clips, tmp_path / "out", transport).known_before == 0
+    assert run_batch(clips, tmp_path / "out", transport).known_before == 0
 
 
-def test_requests_that_were_sent_again_to_the_same_server_are_no_matter(clips: list[Clip], tmp_path: Path) -> None:
+def test_requests_resent_to_the_same_server_do_not_stop_the_run(clips: list[Clip], tmp_path: Path) -> None:
     def lose_one(frames: Array) -> Sequence[float]:
         transport.connection_epoch += 1
         if transport.connection_epoch % 5 == 3:
@@ -247,5 +243,5 @@ def test_requests_that_were_sent_again_to_the_same_server_are_no_matter(clips: l
         return in_order(frames)
 
     transport = fake(answer=lose_one)
-    summary = batch(clips, tmp_path / "out", transport, wait_s=60)
+    summary = run_batch(clips, tmp_path / "out", transport, wait_s=60)
     assert (summary.recognized, summary.failures, summary.stopped) == (12, (), None)

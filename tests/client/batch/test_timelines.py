@@ -1,4 +1,4 @@
-"""Many long videos: a timeline each, written as soon as it is known, and nothing lost when something ends it early."""
+"""Batches of long videos: one timeline per video, written as soon as it is known, and kept on an early end."""
 
 import json
 import signal
@@ -27,35 +27,35 @@ from tests.client.served import bright, fake_steps
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clip in which one sign is signed."""
+    """A clip with one sign."""
     return videos.levels(tmp_path_factory.mktemp("clip") / "clip.mkv", [60] * 24 + [190] * 30 + [60] * 26)
 
 
-def batch(
+def run_batch(
     transport: FakeTransport,
     clips: Sequence[Clip],
     output: Path,
     formats: Sequence[str] = ("csv",),
-    wishes: TimelineOptions | None = None,
+    timeline_options: TimelineOptions | None = None,
     *,
     on_outcome: Callable[[Timeline | Failure], None] = lambda outcome: None,
-    told: Told | None = None,
+    observer: Told | None = None,
     clips_at_once: int = 2,
 ) -> Summary:
     def recognizer() -> AsyncRecognizer:
         return AsyncRecognizer(transport=transport)
 
-    wishes = wishes or TimelineOptions()
-    options, observer = BatchOptions(in_flight=clips_at_once), told or Told(on_outcome)
-    return TimelineBatch(clips, output, formats, wishes, options, observer).run(recognizer)
+    timeline_options = timeline_options or TimelineOptions()
+    options, observer = BatchOptions(in_flight=clips_at_once), observer or Told(on_outcome)
+    return TimelineBatch(clips, output, formats, timeline_options, options, observer).run(recognizer)
 
 
-def named(path: Path, *names: str) -> list[Clip]:
+def make_clips(path: Path, *names: str) -> list[Clip]:
     return [Clip(path, name) for name in names]
 
 
-def left(output: Path) -> list[str]:
-    """The files for users: not the lock, and not the journal."""
+def list_results(output: Path) -> list[str]:
+    """List the files for users, without the lock and the journal."""
     files = (path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
     return sorted(name for name in files if not name.startswith(".") and name != JOURNAL)
 
@@ -70,27 +70,27 @@ def left(output: Path) -> list[str]:
     (("a", "a.mp4"), ("a", "a.mp4")),
     (("two.words.here.mp4",), ("two.words.here",)),
 ], ids=str)  # fmt: skip
-def test_no_two_clips_share_a_file(names: tuple[str, ...], expected: tuple[str, ...]) -> None:
+def test_no_two_clips_share_an_output_file(names: tuple[str, ...], expected: tuple[str, ...]) -> None:
     chosen = choose_output_stems(names)
     assert tuple(chosen[name] for name in names) == expected
     assert len({stem.casefold() for stem in chosen.values()}) == len(names)
 
 
-def test_each_clip_has_its_files_in_its_folder(tmp_path: Path, clip: Path) -> None:
+def test_output_folders_mirror_the_clip_folders(tmp_path: Path, clip: Path) -> None:
     folder, output = tmp_path / "clips", tmp_path / "out"
     for name in ("a.mkv", "a.mp4", "deeper/still/b.mkv", "c.mkv"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(clip.read_bytes())
-    told = Told()
-    summary = batch(
+    observer = Told()
+    summary = run_batch(
         fake_steps(bright),
         find_clips(folder),
         output,
         tuple(TIMELINES),
-        told=told,
+        observer=observer,
     )
     stems = ("a.mkv", "a.mp4", "c", "deeper/still/b")
-    assert left(output) == sorted(f"{stem}.{name}" for stem in stems for name in TIMELINES)
+    assert list_results(output) == sorted(f"{stem}.{name}" for stem in stems for name in TIMELINES)
     assert [path.relative_to(output).as_posix() for path in summary.files] == [
         f"{stem}.{name}" for stem in stems for name in TIMELINES
     ]
@@ -99,121 +99,120 @@ def test_each_clip_has_its_files_in_its_folder(tmp_path: Path, clip: Path) -> No
     assert caption.text == "book"
     line = json.loads((output / "a.mkv.jsonl").read_text())
     assert (line["video"], line["gloss"], line["start_s"]) == ("a.mkv", "book", pytest.approx(0.96, abs=0.17))
-    assert all(share[-1] == 1 for share in told.shares.values()) and len(told.shares) == 4
+    assert all(share[-1] == 1 for share in observer.shares.values()) and len(observer.shares) == 4
 
 
-def test_wishes_reach_the_model(tmp_path: Path, clip: Path) -> None:
+def test_timeline_options_reach_the_model(tmp_path: Path, clip: Path) -> None:
     transport = fake_steps(bright)
-    wishes = TimelineOptions(Segmentation(0.999), ["book"], window=32, stride=16)
-    batch(transport, named(clip, "a.mkv"), tmp_path, wishes=wishes)
+    options = TimelineOptions(Segmentation(0.999), ["book"], window=32, stride=16)
+    run_batch(transport, make_clips(clip, "a.mkv"), tmp_path, timeline_options=options)
     assert {inputs["FRAMES__0"][1] for _, inputs in transport.calls} == {24, 30, 26}
     assert (tmp_path / "a.csv").read_text().count("\n") == 1
 
 
-def test_clip_that_fails_does_not_stop_the_others(tmp_path: Path, clip: Path) -> None:
+def test_failed_clip_does_not_stop_the_others(tmp_path: Path, clip: Path) -> None:
     folder, output = tmp_path / "clips", tmp_path / "out"
     folder.mkdir()
     (folder / "good.mkv").write_bytes(clip.read_bytes())
     (folder / "bad.mp4").write_bytes(videos.TEXT)
-    told: list[Timeline | Failure] = []
-    summary = batch(fake_steps(bright), find_clips(folder), output, ("vtt",), on_outcome=told.append)
+    outcomes: list[Timeline | Failure] = []
+    summary = run_batch(fake_steps(bright), find_clips(folder), output, ("vtt",), on_outcome=outcomes.append)
     assert summary.recognized == 1 and [failure.video for failure in summary.failures] == ["bad.mp4"]
     assert "cannot be read as a video" in summary.failures[0].error
-    assert left(output) == ["errors.jsonl", "good.vtt"] and summary.files[-1] == output / "errors.jsonl"
-    assert {type(outcome) for outcome in told} >= {Failure} and len(told) == 2
+    assert list_results(output) == ["errors.jsonl", "good.vtt"] and summary.files[-1] == output / "errors.jsonl"
+    assert {type(outcome) for outcome in outcomes} >= {Failure} and len(outcomes) == 2
 
 
-@pytest.mark.parametrize(("wishes", "error", "says"), [
+@pytest.mark.parametrize(("options", "error", "message"), [
     (TimelineOptions(vocabulary=["cat"]), LabelsError, "does not know 1 of the 1 glosses"),
     (TimelineOptions(window=8), AslTritonError, "--window 8 is out of range"),
     (TimelineOptions(window=10, stride=11), AslTritonError, "--stride 11 is out of range"),
 ], ids=["vocabulary", "window", "stride"])  # fmt: skip
-def test_wrong_wish_is_told_before_any_clip(
-    tmp_path: Path, clip: Path, wishes: TimelineOptions, error: type[AslTritonError], says: str
+def test_invalid_option_is_reported_before_any_clip(
+    tmp_path: Path, clip: Path, options: TimelineOptions, error: type[AslTritonError], message: str
 ) -> None:
     transport = fake_steps(bright)
-    with pytest.raises(error, match=says):
-        batch(transport, named(clip, "a.mkv"), tmp_path, wishes=wishes)
-    assert transport.calls == [] and left(tmp_path) == []
+    with pytest.raises(error, match=message):
+        run_batch(transport, make_clips(clip, "a.mkv"), tmp_path, timeline_options=options)
+    assert transport.calls == [] and list_results(tmp_path) == []
 
 
-def test_files_are_there_before_the_batch_ends(tmp_path: Path, clip: Path) -> None:
+def test_files_are_written_before_the_batch_ends(tmp_path: Path, clip: Path) -> None:
     names = [f"{n}.mkv" for n in range(4)]
-    seen = []
-    batch(
+    counts = []
+    run_batch(
         fake_steps(bright),
-        named(clip, *names),
+        make_clips(clip, *names),
         tmp_path,
-        on_outcome=lambda outcome: seen.append(len(left(tmp_path))),
+        on_outcome=lambda outcome: counts.append(len(list_results(tmp_path))),
         clips_at_once=1,
     )
-    assert seen == [1, 2, 3, 4]
+    assert counts == [1, 2, 3, 4]
 
 
-def test_control_c_keeps_what_is_known(tmp_path: Path, clip: Path) -> None:
-    told: list[Timeline | Failure] = []
+def test_ctrl_c_keeps_known_timelines(tmp_path: Path, clip: Path) -> None:
+    outcomes: list[Timeline | Failure] = []
 
     def interrupt(outcome: Timeline | Failure) -> None:
-        told.append(outcome)
-        if len(told) == 2:
+        outcomes.append(outcome)
+        if len(outcomes) == 2:
             signal.raise_signal(signal.SIGINT)
 
     names = [f"{n}.mkv" for n in range(40)]
-    summary = batch(fake_steps(bright), named(clip, *names), tmp_path, on_outcome=interrupt, clips_at_once=1)
+    summary = run_batch(fake_steps(bright), make_clips(clip, *names), tmp_path, on_outcome=interrupt, clips_at_once=1)
     assert summary.stopped == "interrupted"
     assert 2 <= summary.recognized < 40 and summary.not_tried == 40 - summary.recognized
-    assert len(left(tmp_path)) == len(summary.files) == summary.recognized
+    assert len(list_results(tmp_path)) == len(summary.files) == summary.recognized
 
 
-def test_server_that_goes_away_stops_the_batch_and_what_is_known_is_written(tmp_path: Path, clip: Path) -> None:
-    asked: list[int] = []
+def test_lost_server_stops_the_batch_and_known_timelines_are_written(tmp_path: Path, clip: Path) -> None:
+    requests: list[int] = []
 
     def answer(frames: Array) -> Array:
-        asked.append(1)
-        if len(asked) > 8:
+        requests.append(1)
+        if len(requests) > 8:
             del transport.models["signs"]
             raise AslTritonError("the server is shutting down")
         return bright(frames)
 
     transport = fake_steps(answer)
-    summary = batch(transport, named(clip, *(f"{n}.mkv" for n in range(9))), tmp_path, clips_at_once=1)
+    summary = run_batch(transport, make_clips(clip, *(f"{n}.mkv" for n in range(9))), tmp_path, clips_at_once=1)
     assert summary.stopped is not None and "went away" in summary.stopped
-    assert 1 <= summary.recognized == len(left(tmp_path)) < 9
+    assert 1 <= summary.recognized == len(list_results(tmp_path)) < 9
 
 
-def test_full_disk_stops_the_batch_and_the_next_run_goes_on(disk: tuple[Path, Shrink], clip: Path) -> None:
+def test_full_disk_stops_the_batch_and_the_next_run_resumes(disk: tuple[Path, Shrink], clip: Path) -> None:
     folder, shrink = disk
-    clips = named(clip, *(f"{n}.mkv" for n in range(40)))
+    clips = make_clips(clip, *(f"{n}.mkv" for n in range(40)))
     with shrink(16 * 4096):
-        summary = batch(fake_steps(bright), clips, folder, tuple(TIMELINES))
+        summary = run_batch(fake_steps(bright), clips, folder, tuple(TIMELINES))
     assert summary.stopped is not None and "No space left" in summary.stopped
     assert 1 <= summary.recognized < 40 and summary.failures == ()
     _question, *known = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
-    assert all(one["segments"][0]["gloss"] == "book" for one in known) and len(known) == summary.recognized
-    for one in known:
-        assert all((folder / one["video"]).with_suffix(f".{name}").exists() for name in TIMELINES)
+    assert all(timeline["segments"][0]["gloss"] == "book" for timeline in known) and len(known) == summary.recognized
+    for timeline in known:
+        assert all((folder / timeline["video"]).with_suffix(f".{name}").exists() for name in TIMELINES)
     assert not list(folder.rglob("*.part"))
-    told = Told()
-    again = batch(fake_steps(bright), clips[:10], folder, ("csv",), told=told)
-    assert again.recognized == 10 and again.known_before == min(summary.recognized, 10) == told.skipped
+    observer = Told()
+    again = run_batch(fake_steps(bright), clips[:10], folder, ("csv",), observer=observer)
+    assert again.recognized == 10 and again.known_before == min(summary.recognized, 10) == observer.skipped
 
 
-def test_timeline_that_is_known_gets_the_files_that_it_lacks(tmp_path: Path, clip: Path) -> None:
+def test_missing_files_of_a_known_timeline_are_written(tmp_path: Path, clip: Path) -> None:
     transport = fake_steps(bright)
-    batch(transport, named(clip, "a.mkv", "b.mkv"), tmp_path, ("csv",))
-    asked = len(transport.calls)
+    run_batch(transport, make_clips(clip, "a.mkv", "b.mkv"), tmp_path, ("csv",))
+    num_calls = len(transport.calls)
     (tmp_path / "b.csv").unlink()
-    summary = batch(transport, named(clip, "a.mkv", "b.mkv"), tmp_path, ("csv", "vtt"))
-    assert left(tmp_path) == ["a.csv", "a.vtt", "b.csv", "b.vtt"] and len(summary.files) == 4
-    assert len(transport.calls) == asked
-    assert (
-        batch(transport, named(clip, "a.mkv"), tmp_path, wishes=TimelineOptions(window=32, stride=16)).known_before == 0
-    )
+    summary = run_batch(transport, make_clips(clip, "a.mkv", "b.mkv"), tmp_path, ("csv", "vtt"))
+    assert list_results(tmp_path) == ["a.csv", "a.vtt", "b.csv", "b.vtt"] and len(summary.files) == 4
+    assert len(transport.calls) == num_calls
+    options = TimelineOptions(window=32, stride=16)
+    assert run_batch(transport, make_clips(clip, "a.mkv"), tmp_path, timeline_options=options).known_before == 0
 
 
 @pytest.mark.parametrize("name", ["a", "deeper"])
-def test_output_that_cannot_be_written_is_a_sentence(tmp_path: Path, clip: Path, name: str) -> None:
+def test_unwritable_output_is_a_clear_error(tmp_path: Path, clip: Path, name: str) -> None:
     (tmp_path / "deeper").touch()
     (tmp_path / "a.csv").mkdir()
     with pytest.raises(AslTritonError, match=f"cannot write {tmp_path / name}.*Choose another|choose another --output"):
-        batch(fake_steps(bright), named(clip, "a.mkv" if name == "a" else "deeper/b.mkv"), tmp_path)
+        run_batch(fake_steps(bright), make_clips(clip, "a.mkv" if name == "a" else "deeper/b.mkv"), tmp_path)

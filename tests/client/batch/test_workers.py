@@ -1,4 +1,4 @@
-"""Clips side by side, and one of them that takes the server along; connections that break."""
+"""Clips in flight together: one that crashes the server, and connections that break."""
 
 import time
 from collections.abc import Sequence
@@ -28,44 +28,42 @@ DEADLY, HARMLESS = 190, 60  # levels of gray
 
 
 @dataclass
-class Fragile(FakeTransport):
-    """Is started again a moment after each of its deaths."""
+class CrashingServer(FakeTransport):
+    """A server that is back 0.1 s after each crash."""
 
-    deaths: list[float] = field(default_factory=list)
+    crash_times_s: list[float] = field(default_factory=list)
 
-    def live(self) -> None:
-        if self.deaths and time.monotonic() < self.deaths[-1] + 0.1:
+    def raise_if_down(self) -> None:
+        if self.crash_times_s and time.monotonic() < self.crash_times_s[-1] + 0.1:
             raise ConnectionLostError("Socket closed")
 
     async def server_version(self) -> str:
-        self.live()
+        self.raise_if_down()
         return "fake"
 
 
-def test_clip_that_takes_the_server_along_takes_no_other_clip_along(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clip_that_crashes_the_server_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(frames: Array) -> Sequence[float]:
-        transport.live()
+        transport.raise_if_down()
         if frames.mean() > 150:
-            transport.deaths.append(time.monotonic())
-        transport.live()
+            transport.crash_times_s.append(time.monotonic())
+        transport.raise_if_down()
         return in_order(frames)
 
     monkeypatch.setattr(workers, "RECONNECT_S", (0.0, 0.0))
 
-    transport = faking(Fragile, answer=answer)
-    assert isinstance(transport, Fragile)
+    transport = faking(CrashingServer, answer=answer)
+    assert isinstance(transport, CrashingServer)
     deadly, harmless = (videos.levels(tmp_path / f"{level}.mkv", [level] * 9) for level in (DEADLY, HARMLESS))
     clips = [Clip(deadly if n == 5 else harmless, f"{n:03}.mkv") for n in range(40)]
-    summary = batch(transport, clips, tmp_path / "out", in_flight=8)
+    summary = run_batch(transport, clips, tmp_path / "out", in_flight=8)
     (failure,) = summary.failures
     assert failure.video == "005.mkv" and "the server went away each of the 3 times" in failure.error
-    assert summary.recognized == 39 and len(transport.deaths) == 3
+    assert summary.recognized == 39 and len(transport.crash_times_s) == 3
 
 
 @pytest.mark.parametrize("num_broken", [MAX_BREAKS - 1, MAX_BREAKS])
-def test_connection_that_breaks_is_no_server_that_is_away(
+def test_broken_connection_is_not_a_lost_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_broken: int
 ) -> None:
     monkeypatch.setattr(workers, "RECONNECT_S", (0.0, 0.0))
@@ -76,25 +74,25 @@ def test_connection_that_breaks_is_no_server_that_is_away(
             raise ConnectionLostError("Connection reset by peer")
         return in_order(frames)
 
-    told = Told()
+    observer = Told()
     harmless = videos.levels(tmp_path / "h.mkv", [HARMLESS] * 9)
     clips = [Clip(harmless, f"{n:03}.mkv") for n in range(3)]
-    summary = batch(fake(answer=answer), clips, tmp_path / "out", in_flight=1, told=told)
-    assert told.sentences == []
+    summary = run_batch(fake(answer=answer), clips, tmp_path / "out", in_flight=1, observer=observer)
+    assert observer.sentences == []
     if num_broken < MAX_BREAKS:
         assert (summary.recognized, summary.failures) == (3, ())
     else:
         assert summary.recognized == 2 and "the connection broke each of the 10 times" in summary.failures[0].error
 
 
-def batch(
-    transport: FakeTransport, clips: list[Clip], output: Path, in_flight: int, told: Told | None = None
+def run_batch(
+    transport: FakeTransport, clips: list[Clip], output: Path, in_flight: int, observer: Told | None = None
 ) -> Summary:
-    run = RecognitionBatch(clips, output, ["jsonl"], Ranking(), BatchOptions(60, in_flight=in_flight), told)
+    run = RecognitionBatch(clips, output, ["jsonl"], Ranking(), BatchOptions(60, in_flight=in_flight), observer)
     return run.run(lambda: AsyncRecognizer(transport=transport, in_flight=in_flight))
 
 
-def test_connection_that_is_made_anew_is_noticed_though_no_request_was_lost() -> None:
+def test_reconnection_is_noticed_even_if_no_request_was_lost() -> None:
     with serving(Triton()) as first, serving(Triton()) as second, BadNetwork(first.address) as network:
 
         async def ask(transport: GrpcTransport) -> tuple[int, int, int]:

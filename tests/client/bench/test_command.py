@@ -1,4 +1,4 @@
-"""What `asl-triton bench` prints and writes, of a load that was measured elsewhere."""
+"""What `asl-triton bench` prints and writes for made-up measurements."""
 
 import asyncio
 import json
@@ -21,12 +21,12 @@ Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
 
 
-def make_report(*made: Level) -> Report:
-    return report_of(made, asyncio.run(read_model(fake())))
+def make_report(*measured: Level) -> Report:
+    return report_of(measured, asyncio.run(read_model(fake())))
 
 
-def bench(capsys: Capture, monkeypatch: Patch, report: Report, *more: object) -> Done:
-    """`asl-triton bench`, for which this is what was measured."""
+def run_bench(capsys: Capture, monkeypatch: Patch, report: Report, *more: object) -> Done:
+    """Run `asl-triton bench` with `report` as its measurements."""
     monkeypatch.setattr("asl_triton.cli.bench.measure_all", lambda *arguments: report)
     return asl_triton(capsys, "bench", *more)
 
@@ -37,9 +37,9 @@ def test_table_folds_rather_than_losing_figures(
 ) -> None:
     slow = window(2.0, 65.432, queue_s=246.9, compute_s=691.3, executions=10, sent_bytes=192_675_840)
     windows = (replace(slow, not_started=1234),) * 3
-    made = Level(ClosedLoop(256), windows, True, {"too busy": 65_432}), Level(OpenLoop(1234.5), windows, True, {})
+    measured = Level(ClosedLoop(256), windows, True, {"too busy": 65_432}), Level(OpenLoop(1234.5), windows, True, {})
     monkeypatch.setenv("COLUMNS", str(columns))
-    done = bench(capsys, monkeypatch, make_report(*made), "--output", tmp_path)
+    done = run_bench(capsys, monkeypatch, make_report(*measured), "--output", tmp_path)
     assert done.code == 3
     lines = done.out.split("milliseconds;")[0].splitlines()
     assert max(map(len, lines)) <= columns
@@ -52,9 +52,9 @@ def test_table_folds_rather_than_losing_figures(
 
 def test_one_table_where_it_fits(tmp_path: Path, capsys: Capture, monkeypatch: Patch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    done = bench(capsys, monkeypatch, make_report(*levels(10, 18, 18.5)), "--output", tmp_path)
+    done = run_bench(capsys, monkeypatch, make_report(*levels(10, 18, 18.5)), "--output", tmp_path)
     assert done.code == 0
-    assert done.out.count("in flight") == 3 + 1  # the knee's sentence too
+    assert done.out.count("in flight") == 3 + 1  # plus the knee's sentence
     assert "load clips/s p50 p90 p95 p99 queue compute batch kB sent" in done.told
 
 
@@ -64,7 +64,7 @@ def test_without_the_extra_only_the_page_is_missing(
 ) -> None:
     monkeypatch.delitem(sys.modules, "asl_triton.bench.page", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
-    done = bench(capsys, monkeypatch, make_report(*levels(10, 18)), "--output", tmp_path, "--json")
+    done = run_bench(capsys, monkeypatch, make_report(*levels(10, 18)), "--output", tmp_path, "--json")
     assert done.code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
     assert json.loads(done.out) == json.loads((tmp_path / "bench.json").read_text())

@@ -1,4 +1,4 @@
-"""`batch`, `models` and `doctor` as they are typed: what they print, and their exit codes."""
+"""`batch`, `recognize`, `models` and `doctor` as typed: output and exit codes."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.client.grpc_server import GLOSSES, Triton, serving
 from tests.command_line import asl_triton
 
 Capture = pytest.CaptureFixture[str]
-HERE = ("--decoding", "threads")  # where decoders are not the point: each command would start processes of its own
+IN_THREADS = ("--decoding", "threads")  # for tests that are not about decoding: saves starting processes
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def clips(tmp_path: Path) -> Path:
     return folder
 
 
-def test_batch_that_ends_well_is_0(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_successful_batch_exits_with_0(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
     output = tmp_path / "out"
     options = ["--server", triton.address, "--output", output, "--format", "TXT, csv,csv", "--top-k", 2]
     done = asl_triton(capsys, "batch", clips, *options)
@@ -51,9 +51,9 @@ def test_batch_that_ends_well_is_0(triton: Triton, clips: Path, tmp_path: Path, 
     assert sorted(path.name for path in output.iterdir()) == ["journal.jsonl", "results.csv", "results.txt"]
     assert done.out.index("a.mp4") < done.out.index("b.mp4")
     assert "2 recognized. " in done.out and "help" in done.out and "clips were in flight on average" in done.told
-    options += HERE
+    options += IN_THREADS
     again = asl_triton(capsys, "batch", clips, *options, "--hash")
-    assert again.code == 0 and "2 recognized. " in again.out  # of a file whose content nobody knows, nothing is known
+    assert again.code == 0 and "2 recognized. " in again.out  # no hash is known yet
     (clips / "c.mp4").write_bytes((clips / "a.mp4").read_bytes())
     again = asl_triton(capsys, "batch", clips, *options)
     assert again.code == 0
@@ -62,7 +62,7 @@ def test_batch_that_ends_well_is_0(triton: Triton, clips: Path, tmp_path: Path, 
     assert again.code == 0 and "3 recognized. " in again.told
 
 
-def test_batch_gives_the_box_of_the_signer(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_batch_passes_the_box_of_the_signer(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
     triton.preset = PRESETS["bsl1k-person"]
     options = ["--server", triton.address, "--output", tmp_path / "out", "--format", "jsonl"]
     done = asl_triton(capsys, "batch", clips, *options, "--signer", "0.25,0,0.75,1")
@@ -81,11 +81,11 @@ def test_batch_gives_the_box_of_the_signer(triton: Triton, clips: Path, tmp_path
     assert "whole frames were used: give the signer's box with --signer x0,y0,x1,y1" in without.told
 
 
-def test_batch_says_what_in_its_folder_is_of_another_question(
+def test_batch_reports_files_left_from_other_settings(
     triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     output = tmp_path / "out"
-    options = ["--server", triton.address, "--output", output, *HERE]
+    options = ["--server", triton.address, "--output", output, *IN_THREADS]
     assert asl_triton(capsys, "batch", clips, *options, "--format", "txt,csv").code == 0
     done = asl_triton(capsys, "batch", clips, *options, "--format", "csv,jsonl", "--top-k", 2)
     assert "journal.jsonl was written with other settings (top_k), so it was renamed to journal." in done.told
@@ -94,7 +94,7 @@ def test_batch_says_what_in_its_folder_is_of_another_question(
     assert "2 recognized, 2 of them in an earlier run" in again.told and "not written" not in again.told
 
 
-@pytest.mark.parametrize(("words", "says"), [
+@pytest.mark.parametrize(("arguments", "message"), [
     (("batch", ""), "it is empty: name a folder"),
     (("batch", ".", "--output", ""), "it is empty: name a folder"),
     (("batch", ".", "--ray-workers", "2"), "Invalid value for --ray-workers"),
@@ -104,18 +104,18 @@ def test_batch_says_what_in_its_folder_is_of_another_question(
     (("bench", "--output", "/dev/null/below", "--server", "localhost:9"), "cannot write to /dev/null/below"),
     (("evaluate", ".", "--output", "/dev/null/below", "--server", "localhost:9"), "cannot write to /dev/null/below"),
 ])  # fmt: skip
-def test_wrong_folder_or_option_is_told_before_anything_is_asked(
-    capsys: Capture, words: tuple[str, ...], says: str
+def test_invalid_folder_or_option_is_reported_before_any_request(
+    capsys: Capture, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = asl_triton(capsys, *words)
-    assert done.code in (1, 2) and says in done.told
+    done = asl_triton(capsys, *arguments)
+    assert done.code in (1, 2) and message in done.told
 
 
-def test_batch_with_a_clip_that_fails_is_3_and_says_so_for_programs(
+def test_batch_with_a_failed_clip_exits_with_3_and_lists_it_in_json(
     triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     (clips / "text.mp4").write_bytes(videos.TEXT)
-    options = ["--server", triton.address, "--output", tmp_path / "out", *HERE]
+    options = ["--server", triton.address, "--output", tmp_path / "out", *IN_THREADS]
     done = asl_triton(capsys, "batch", clips, *options, "--json")
     summary = json.loads(done.out)
     assert done.code == 3
@@ -132,15 +132,17 @@ def test_recognize_prints_the_glosses_of_each_clip(triton: Triton, clips: Path, 
     assert done.code == 0
     assert all(f"{name} (unsure)" in done.told for name in names)
     with Recognizer(triton.address) as recognizer:
-        ours = [recognizer.recognize(name, top_k=2) for name in names]
-    assert all(f"1 {recognition.gloss} {recognition.confidence:.1%}" in done.told for recognition in ours)
+        expected = [recognizer.recognize(name, top_k=2) for name in names]
+    assert all(f"1 {recognition.gloss} {recognition.confidence:.1%}" in done.told for recognition in expected)
 
     done = asl_triton(capsys, "recognize", *names, "--server", triton.address, "--json")
     lines = [json.loads(line) for line in done.out.splitlines()]
-    assert [(line["video"], line["predictions"][0]["gloss"]) for line in lines] == [(r.video, r.gloss) for r in ours]
+    assert [(line["video"], line["predictions"][0]["gloss"]) for line in lines] == [
+        (r.video, r.gloss) for r in expected
+    ]
 
 
-def test_recognize_with_a_clip_that_fails_is_3_and_with_all_is_1(
+def test_recognize_exits_with_3_if_some_clips_fail_and_1_if_all_do(
     triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     good, bad = next(clips.rglob("*.mp4")), tmp_path / "text.mp4"
@@ -152,42 +154,42 @@ def test_recognize_with_a_clip_that_fails_is_3_and_with_all_is_1(
     assert asl_triton(capsys, "recognize", good, "--server", "localhost:9").code == 1
 
 
-def test_batch_that_the_server_leaves_is_3(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
-    def leave(_frames: np.ndarray) -> np.ndarray:
+def test_batch_that_loses_its_server_exits_with_3(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    def shut_down(_frames: np.ndarray) -> np.ndarray:
         if len(triton.asked) > 2:
             triton.ready = False
             raise ValueError("the server is shutting down")
         return np.zeros(len(GLOSSES), np.float32)
 
-    triton.logits = leave
-    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0, *HERE]
+    triton.logits = shut_down
+    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0, *IN_THREADS]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
     assert "stopped before the end" in done.out and "1 recognized; 1 left: run the same command again. " in done.told
 
 
-def test_batch_with_as_many_failures_as_may_be_is_3(
+def test_batch_that_reaches_max_failures_exits_with_3(
     triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     for name in ("c.mp4", "d.mp4", "e.mp4"):
         (clips / name).write_bytes(videos.TEXT)
     options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--max-failures", 2]
-    options += HERE
+    options += IN_THREADS
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
     assert "2 clips have failed, as many as --max-failures allows" in done.told
     assert "2 recognized; 2 failed; 1 left" in done.told
 
 
-def test_batch_counts_what_was_rejected(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_batch_counts_rejected_clips(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
     def fill_the_queue(_frames: np.ndarray) -> np.ndarray:
         triton.faults = (
             [(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")] * 4 if len(triton.asked) == 2 else []
         )
         return np.zeros(len(GLOSSES), np.float32)
 
-    triton.logits = fill_the_queue  # behind the labels, and the first clip
-    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0, *HERE]
+    triton.logits = fill_the_queue  # after the labels and the first clip
+    options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0, *IN_THREADS]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
     assert "1 recognized; 1 failed (1 rejected: the server was too busy)" in done.told
@@ -199,7 +201,7 @@ def test_timelines_are_written_and_shown(triton: Triton, clips: Path, tmp_path: 
     triton.logits = lambda frames: np.array([-5, 3, -5, -5], np.float32)
     output = tmp_path / "out"
     (clips / "text.mp4").write_bytes(videos.TEXT)
-    options = ["--server", triton.address, "--output", output, "--timeline", "--format", "vtt, EAF", *HERE]
+    options = ["--server", triton.address, "--output", output, "--timeline", "--format", "vtt, EAF", *IN_THREADS]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3, done.told
     assert sorted(path.name for path in output.iterdir()) == [
@@ -216,17 +218,19 @@ def test_timelines_are_written_and_shown(triton: Triton, clips: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("wrong", ["text", "nothing"])
-def test_batch_that_recognizes_nothing_is_1(triton: Triton, tmp_path: Path, capsys: Capture, wrong: str) -> None:
+def test_batch_that_recognizes_nothing_exits_with_1(
+    triton: Triton, tmp_path: Path, capsys: Capture, wrong: str
+) -> None:
     folder = tmp_path / "clips"
     folder.mkdir()
     if wrong == "text":
         (folder / "text.mp4").write_bytes(videos.TEXT)
-    done = asl_triton(capsys, "batch", folder, "--server", triton.address, "--output", tmp_path / "out", *HERE)
+    done = asl_triton(capsys, "batch", folder, "--server", triton.address, "--output", tmp_path / "out", *IN_THREADS)
     assert done.code == 1
     assert ("1 failed" if wrong == "text" else "there is no video") in done.told
 
 
-@pytest.mark.parametrize(("options", "code", "says"), [
+@pytest.mark.parametrize(("options", "code", "message"), [
     (["--format", "xlsx"], 2, "xlsx is not one of txt, csv, jsonl, parquet"),
     (["--format", ","], 2, "nothing is not one of"),
     (["--format", "vtt"], 2, "vtt is not one of txt, csv, jsonl, parquet"),
@@ -245,18 +249,18 @@ def test_batch_that_recognizes_nothing_is_1(triton: Triton, tmp_path: Path, caps
     (["--api-key", "two words"], 1, "--api-key"),
     (["--server", "localhost"], 1, "use host:port"),
 ], ids=str)  # fmt: skip
-def test_wrong_wish_is_a_sentence(
-    clips: Path, tmp_path: Path, capsys: Capture, options: list[str], code: int, says: str
+def test_invalid_option_is_a_clear_error(
+    clips: Path, tmp_path: Path, capsys: Capture, options: list[str], code: int, message: str
 ) -> None:
     done = asl_triton(capsys, "batch", clips, "--output", tmp_path / "out", *options)
     assert done.code == code
-    assert says in done.told
+    assert message in done.told
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
 
 
-def test_name_that_the_terminal_cannot_show_ends_no_batch(triton: Triton, clips: Path, tmp_path: Path) -> None:
+def test_name_that_the_terminal_cannot_show_does_not_end_the_batch(triton: Triton, clips: Path, tmp_path: Path) -> None:
     (clips / "a.mp4").rename(clips / "🤟.mp4")
-    options = ["--server", triton.address, "--output", tmp_path / "out", *HERE]
+    options = ["--server", triton.address, "--output", tmp_path / "out", *IN_THREADS]
     done = subprocess.run(
         [sys.executable, "-m", "asl_triton", "batch", clips, *options],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
@@ -267,7 +271,7 @@ def test_name_that_the_terminal_cannot_show_ends_no_batch(triton: Triton, clips:
     assert r"\U0001f91f.mp4" in done.stdout
 
 
-def test_models_lists_what_is_served(triton: Triton, capsys: Capture) -> None:
+def test_models_lists_the_served_models(triton: Triton, capsys: Capture) -> None:
     done = asl_triton(capsys, "models", "--server", triton.address, "--json")
     (model,) = json.loads(done.out)
     assert (model["name"], model["labels"], model["preset"]["name"], model["datatype"]) == (
@@ -282,7 +286,7 @@ def test_models_lists_what_is_served(triton: Triton, capsys: Capture) -> None:
     assert asl_triton(capsys, "models", "--server", triton.address, "--model", "nobody").code == 1
 
 
-def test_models_fit_a_terminal_of_80_columns(triton: Triton, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_fit_in_80_columns(triton: Triton, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     (model,) = json.loads(asl_triton(capsys, "models", "--server", triton.address, "--json").out)
     shown = asl_triton(capsys, "models", "--server", triton.address).out
@@ -293,18 +297,18 @@ def test_models_fit_a_terminal_of_80_columns(triton: Triton, capsys: Capture, mo
     assert f"from checkpoint {model['checkpoint_sha256'][:12]}" in shown
 
 
-def test_models_card_is_shown_by_every_command(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_model_card_is_shown_by_every_command(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
     triton.card = ModelCard(purpose="four [signs]", caveat="an example", min_confidence=0.99)
     server = ("--server", triton.address)
     (model,) = json.loads(asl_triton(capsys, "models", *server, "--json").out)
     assert (model["purpose"], model["caveat"], model["min_confidence"]) == ("four [signs]", "an example", 0.99)
-    known = "four [signs]; an example; answers below 99% are unsure"
-    assert f"signs: {known}" in asl_triton(capsys, "models", *server).told
+    card = "four [signs]; an example; answers below 99% are unsure"
+    assert f"signs: {card}" in asl_triton(capsys, "models", *server).told
 
     checks = json.loads(asl_triton(capsys, "doctor", *server, "--json").out)
     assert checks["well"]
     (check,) = [check for check in checks["checks"] if check["name"] == "signs: purpose"]
-    assert (check["state"], check["found"]) == ("warning", known) and "asl-triton fetch" in check["remedy"]
+    assert (check["state"], check["found"]) == ("warning", card) and "asl-triton fetch" in check["remedy"]
 
     done = asl_triton(capsys, "recognize", clips / "a.mp4", *server)
     assert "signs: four [signs]" in done.err
@@ -312,7 +316,7 @@ def test_models_card_is_shown_by_every_command(triton: Triton, clips: Path, tmp_
     line = json.loads(asl_triton(capsys, "recognize", clips / "a.mp4", *server, "--json").out)
     assert (line["unsure"], line["warnings"]) == (True, ["an example"])
 
-    done = asl_triton(capsys, "batch", clips, *server, "--output", tmp_path / "out", *HERE)
+    done = asl_triton(capsys, "batch", clips, *server, "--output", tmp_path / "out", *IN_THREADS)
     assert "signs: four [signs]" in done.err and "(unsure)" in done.out
     assert "warning a.mp4 and 1 more: an example" in done.told
 
@@ -330,7 +334,7 @@ def test_doctor_says_whether_all_is_well(triton: Triton, capsys: Capture, empty:
     assert states["signs: numpy" if empty else "signs: contract"] == ("failed" if empty else "ok")
 
 
-def test_server_that_refuses_is_told_with_its_remedy(
+def test_refusing_server_is_reported_with_a_remedy(
     triton: Triton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     triton.faults = [(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header")]
@@ -360,12 +364,12 @@ def test_progress_moves_within_a_long_clip(capsys: Capture, monkeypatch: pytest.
     assert third.startswith("1/2 clips, 1 under way (50% read), ")
 
 
-def test_every_command_that_asks_a_server_takes_the_same_options() -> None:
-    same = {"--tls", "--tls-ca", "--tls-cert", "--tls-key", "--tls-server-name", "--api-key", "--timeout"}
-    asking = []
+def test_every_command_that_calls_a_server_has_the_same_options() -> None:
+    shared = {"--tls", "--tls-ca", "--tls-cert", "--tls-key", "--tls-server-name", "--api-key", "--timeout"}
+    names = []
     for name, command in typer.main.get_group(app).commands.items():
         options = {option for parameter in command.params for option in parameter.opts}
         if "--server" in options:
-            asking.append(name)
-            assert same <= options, name
-    assert {"batch", "doctor", "evaluate", "models"} <= set(asking)
+            names.append(name)
+            assert shared <= options, name
+    assert {"batch", "doctor", "evaluate", "models"} <= set(names)

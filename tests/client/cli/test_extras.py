@@ -1,4 +1,4 @@
-"""What a command says where the package of an extra is not installed."""
+"""What commands report when the package of an extra is missing."""
 
 import sys
 from pathlib import Path
@@ -16,23 +16,23 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def base_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if no extra were installed."""
+    """Pretend that no extra is installed."""
     load_templates.cache_clear()
     for module in ("pyarrow", "pympi", "jinja2"):
         monkeypatch.setitem(sys.modules, module, None)
 
 
-@pytest.mark.parametrize(("words", "module", "extra"), [
+@pytest.mark.parametrize(("arguments", "module", "extra"), [
     (("batch", "--format", "csv,parquet"), "pyarrow", "parquet"),
     (("batch", "--timeline", "--format", "vtt,eaf"), "pympi", "elan"),
     (("evaluate",), "jinja2", "reports"),
 ])  # fmt: skip
-def test_missing_package_is_told_before_any_clip_is_asked_about(
-    base_install: None, tmp_path: Path, capsys: Capture, words: tuple[str, ...], module: str, extra: str
+def test_missing_package_is_reported_before_any_request(
+    base_install: None, tmp_path: Path, capsys: Capture, arguments: tuple[str, ...], module: str, extra: str
 ) -> None:
     (tmp_path / "book").mkdir()
     videos.clip(tmp_path / "book" / "a.mp4", num_frames=9)
-    command, *options = words
+    command, *options = arguments
     with serving(Triton()) as triton:
         output = tmp_path / "out"
         done = asl_triton(capsys, command, tmp_path, *options, "--output", output, "--server", triton.address)
@@ -50,8 +50,8 @@ def test_base_install_writes_tables_and_subtitles(base_install: None, tmp_path: 
     with serving(Triton()) as triton:
         for options in ((), ("--format", "txt,csv,jsonl"), ("--timeline", "--format", "csv,jsonl,vtt")):
             output = tmp_path / f"out{len(options)}"
-            where = ("--output", output, "--server", triton.address, "--decoding", "threads")
-            done = asl_triton(capsys, "batch", clips, *options, *where)
+            common = ("--output", output, "--server", triton.address, "--decoding", "threads")
+            done = asl_triton(capsys, "batch", clips, *options, *common)
             assert done.code == 0, done.told
     assert sorted(path.name for path in (tmp_path / "out0").iterdir()) == [
         "journal.jsonl", "results.csv", "results.jsonl",

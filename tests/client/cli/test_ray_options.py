@@ -1,4 +1,4 @@
-"""`asl-triton batch --engine ray`: what does not go together, and what is not there, is told before anything starts."""
+"""`asl-triton batch --engine ray`: conflicting options and missing parts are reported before anything starts."""
 
 import socket
 import sys
@@ -14,7 +14,7 @@ from tests.command_line import asl_triton
 RAY = ("--engine", "ray")
 
 
-@pytest.mark.parametrize(("options", "says"), [
+@pytest.mark.parametrize(("options", "message"), [
     (("--ray-address", "auto"), "it requires --engine ray"),
     (("--ray-workers", 2), "it requires --engine ray"),
     (("--output", "s3://bucket/glosses"), "s3://bucket/glosses is not a folder on this machine: add --engine ray"),
@@ -23,15 +23,15 @@ RAY = ("--engine", "ray")
     ((*RAY, "--ray-address", "auto", "--local"), "cannot reach a Triton on this machine"),
     (("--engine", "spark"), "is not one of"),
 ])  # fmt: skip
-def test_options_that_do_not_go_together_are_wrong_usage(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], says: str
+def test_conflicting_options_are_usage_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
 ) -> None:
     done = asl_triton(capsys, "batch", tmp_path, *options)
     assert done.code == 2
-    assert says in " ".join(done.told.replace("│", " ").split())
+    assert message in " ".join(done.told.replace("│", " ").split())
 
 
-def test_address_is_no_folder_of_the_local_engine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_local_engine_refuses_a_bucket_address(capsys: pytest.CaptureFixture[str]) -> None:
     done = asl_triton(capsys, "batch", "s3://bucket/clips")
     assert done.code == 2 and "add --engine ray" in done.told
 
@@ -46,25 +46,25 @@ def test_missing_ray_names_the_extra(
     assert done.code == 1 and format_install_command("ray") in done.told
 
 
-@pytest.mark.parametrize(("folder", "says"), [
+@pytest.mark.parametrize(("folder", "message"), [
     ("nowhere", "there is no folder"), (".", "there is no video"), ("gs://bucket/clips", "pip install gcsfs"),
     ("ftps://x/y", "fsspec does not know"), ("memory://clips", "memory of one process"),
     ("http://localhost:9/clips", "on a web server"),
 ])  # fmt: skip
-def test_nothing_to_do_is_a_sentence(
+def test_folder_without_clips_is_a_clear_error(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     folder: str,
-    says: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     done = asl_triton(capsys, "batch", folder, *RAY)
-    assert done.code == 1 and says in done.told
+    assert done.code == 1 and message in done.told
 
 
-@pytest.mark.parametrize(("address", "says"), [
+@pytest.mark.parametrize(("address", "message"), [
     ("ray://head:10001", r"Ray Client is not supported.* ray job submit"),
     ("http://head:8265", "Ray Client is not supported"),
     ("head", "is not a Ray cluster address: use auto or host:port"),
@@ -72,21 +72,21 @@ def test_nothing_to_do_is_a_sentence(
     ("nohost.invalid:6379", "no Ray cluster answers at nohost.invalid:6379"),
     ("127.0.0.1:99999", "no Ray cluster answers at 127.0.0.1:99999"),
 ])  # fmt: skip
-def test_cluster_that_is_none_is_told_at_once(address: str, says: str) -> None:
-    with pytest.raises(AslTritonError, match=says), Cluster(address).join():
+def test_unusable_cluster_address_is_reported_at_once(address: str, message: str) -> None:
+    with pytest.raises(AslTritonError, match=message), Cluster(address).join():
         raise AssertionError
 
 
-def test_cluster_where_nobody_listens_is_told_at_once() -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{nobody.getsockname()[1]}"
-        says = rf"no Ray cluster answers at {address} \(Connection refused\)"
-        with pytest.raises(AslTritonError, match=says), Cluster(address).join():
+def test_closed_port_is_reported_at_once() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        message = rf"no Ray cluster answers at {address} \(Connection refused\)"
+        with pytest.raises(AslTritonError, match=message), Cluster(address).join():
             raise AssertionError
 
 
-def test_cluster_where_something_else_listens_is_told_at_once() -> None:
+def test_server_other_than_ray_is_reported_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(AslTritonError, match=f"the server at {address} is not Ray"), Cluster(address).join():

@@ -1,4 +1,4 @@
-"""How many videos are open and how much a client holds at once, however many and long the clips are."""
+"""Limits on open videos and on the memory of a client, whatever the number and length of its clips."""
 
 import asyncio
 import subprocess
@@ -19,7 +19,7 @@ from tests.client.grpc_server import GLOSSES, Triton, serving
 WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
 MIB = 2**20
 
-# Recognizes a clip again and again, and prints the most memory that was ever in use, in KiB.
+# Recognizes a clip repeatedly and prints its peak memory in KiB.
 CLIENT = """
 import sys
 from pathlib import Path
@@ -37,30 +37,30 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
-def test_shares_are_given_first_come_first_served() -> None:
+def test_shares_are_granted_first_come_first_served() -> None:
     async def share() -> list[str]:
-        budget, told = FrameBudget(100), []
-        leave = {name: asyncio.Event() for name in "abcd"}
+        budget, log = FrameBudget(100), []
+        release = {name: asyncio.Event() for name in "abcd"}
 
         async def hold(name: str, crops: int) -> None:
             async with budget.share(crops):
-                told.append(name)
-                await leave[name].wait()
+                log.append(name)
+                await release[name].wait()
 
-        tasks = [asyncio.create_task(hold(*wish)) for wish in (("a", 60), ("b", 1000), ("c", 10), ("d", 10))]
+        tasks = [asyncio.create_task(hold(*share)) for share in (("a", 60), ("b", 1000), ("c", 10), ("d", 10))]
         for name in "abcd":
             for _ in range(10):
                 await asyncio.sleep(0)
-            told.append("|")
-            leave[name].set()
+            log.append("|")
+            release[name].set()
         await asyncio.gather(*tasks)
-        return told
+        return log
 
-    # b waits for all, and the smaller ones behind it for their turn.
+    # b waits for the whole budget, and the smaller shares behind it wait their turn.
     assert asyncio.run(share()) == ["a", "|", "b", "|", "c", "d", "|", "|"]
 
 
-def test_share_is_given_back_by_who_fails_or_is_cancelled() -> None:
+def test_share_is_returned_on_failure_or_cancellation() -> None:
     async def share() -> None:
         budget = FrameBudget(10)
         with pytest.raises(ZeroDivisionError):
@@ -81,21 +81,21 @@ def test_share_is_given_back_by_who_fails_or_is_cancelled() -> None:
     (BSL1K, 50, "25", 64), (BSL1K, 64, "25", 64), (BSL1K, 80, "25", 160), (BSL1K, 80, "50", 64),
     (BSL1K, 40, "10", 200), (BSL1K, 3000, "25", 300),
 ], ids=lambda value: getattr(value, "name", value))  # fmt: skip
-def test_share_of_a_clip_is_what_its_container_tells(
+def test_share_of_a_clip_is_estimated_from_its_container(
     tmp_path: Path, preset: Preset, num_frames: int, rate: str, crops: int
 ) -> None:
     with open_video(videos.clip(tmp_path / "clip.mp4", num_frames, "32x32", rate)) as video:
         assert estimate_crops_held(video, preset) == crops
 
 
-def test_share_of_a_clip_of_unknown_length_is_the_most(tmp_path: Path) -> None:
+def test_clip_of_unknown_length_gets_the_largest_share(tmp_path: Path) -> None:
     with open_video(videos.clip(tmp_path / "live.webm", options=["-live", "1", "-f", "webm"])) as video:
         assert estimate_crops_held(video, WLASL) == 300
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 @pytest.mark.parametrize(("files", "videos"), [(64, 8), (256, 72), (20, 1)])
-def test_limit_on_open_files_is_kept(files: int, videos: int) -> None:
+def test_open_videos_stay_within_the_limit_on_open_files(files: int, videos: int) -> None:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,7 +1,7 @@
-"""Thousands of damaged videos: none ends this process, hangs, or loses frames without a word.
+"""Damaged videos never crash this process, hang, or lose frames silently.
 
-200 by default; ASL_TRITON_FUZZ_FILES says more, ASL_TRITON_FUZZ_FIRST the number of the first. The same number is the
-same file.
+Decodes 200 videos by default. Set ASL_TRITON_FUZZ_FILES to their count and ASL_TRITON_FUZZ_FIRST to the number of the
+first one. The same number always gives the same video.
 """
 
 import os
@@ -29,17 +29,17 @@ pytestmark = pytest.mark.slow
 
 
 def count_by_command_line(path: Path) -> int:
-    """The frames that FFmpeg's own program decodes; 0 if it cannot, or does not end."""
+    """Count the frames that the ffmpeg program decodes; 0 if it fails or times out."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "quiet", "-threads", "1", "-i", str(path)]
     command += ["-map", "0:V:0", "-fps_mode", "passthrough", "-frames:v", str(LIMITS.max_frames), "-f", "framemd5", "-"]
     try:
-        shown = subprocess.run(command, capture_output=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, timeout=20)
     except subprocess.TimeoutExpired:
         return 0
-    return sum(not line.startswith(b"#") for line in shown.stdout.splitlines())
+    return sum(not line.startswith(b"#") for line in done.stdout.splitlines())
 
 
-def test_damaged_videos_lose_no_frame_without_a_word(tmp_path: Path) -> None:
+def test_damaged_videos_lose_no_frame_silently(tmp_path: Path) -> None:
     originals = seeds(tmp_path)
     decoders = make_decoder_pool("processes", 20)
     assert decoders is not None
@@ -51,7 +51,7 @@ def test_damaged_videos_lose_no_frame_without_a_word(tmp_path: Path) -> None:
             with decoders.create_session(content, OPTIONS, "it") as session:
                 session.open()
                 list(session.windows())
-            with open_frames(path, LIMITS, "it") as video:  # the page's way to its pictures
+            with open_frames(path, LIMITS, "it") as video:  # how the page reads its pictures
                 count = sum(1 for _ in video)
         except VideoError as exc:
             assert str(exc).startswith("it ") or str(exc).startswith("cannot read it"), (number, str(exc))
@@ -62,14 +62,14 @@ def test_damaged_videos_lose_no_frame_without_a_word(tmp_path: Path) -> None:
             if session.warnings:
                 return "warned"
             expected = count_by_command_line(path)
-            assert count >= expected - 1, f"file {number}: {count} frames of {expected}, and no warning"
+            assert count >= expected - 1, f"file {number}: {count} of {expected} frames without a warning"
             return "whole"
         finally:
             path.unlink()
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        told = Counter(threads.map(decode, range(FIRST, FIRST + FILES)))
+        outcomes = Counter(threads.map(decode, range(FIRST, FIRST + FILES)))
     decoders.close()
-    print("damaged videos:", dict(told))
-    assert sum(told.values()) == FILES
-    assert min(told["whole"], told["warned"], told["refused"]) > FILES / 50
+    print("damaged videos:", dict(outcomes))
+    assert sum(outcomes.values()) == FILES
+    assert min(outcomes["whole"], outcomes["warned"], outcomes["refused"]) > FILES / 50

@@ -1,4 +1,4 @@
-"""Decoding in processes of their own: the same crops, and what goes wrong stays where it is."""
+"""Decoding in worker processes: same crops as in this process, and failures stay isolated."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ def decoders(request: pytest.FixtureRequest) -> Iterator[DecoderPool]:
 
 
 @pytest.fixture
-def reusing() -> Iterator[DecoderPool]:
+def reusing_pool() -> Iterator[DecoderPool]:
     pool = DecoderPool(DecoderLimits(max_decode_s=None, max_window_s=30, videos_per_process=4))
     yield pool
     pool.close()
@@ -56,32 +56,34 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 100, rate="30").read_bytes()
 
 
-def own(pool: DecoderPool) -> list[psutil.Process]:
-    """The workers of a pool."""
+def find_workers(pool: DecoderPool) -> list[psutil.Process]:
+    """Find the workers of a pool."""
     return [worker for worker in workers() if pool._server is not None and worker.ppid() == pool._server.pid]
 
 
-def both(pool: DecoderPool, source: Source, options: WindowingOptions, name: str | None = None) -> tuple[Any, Any]:
-    """All that a session says of a video which is decoded here, and with a pool."""
-    return whole(InProcessDecodeSession(source, options, name)), whole(pool.create_session(source, options, name))
+def decode_both_ways(
+    pool: DecoderPool, source: Source, options: WindowingOptions, name: str | None = None
+) -> tuple[Any, Any]:
+    """Decode a video in this process and with a pool; returns what each session reports."""
+    return decode(InProcessDecodeSession(source, options, name)), decode(pool.create_session(source, options, name))
 
 
-def whole(session: DecodeSession) -> list[Any]:
-    """All that a session says of a video: its measures, its windows, and what was read of it."""
+def decode(session: DecodeSession) -> list[Any]:
+    """Return all that a session reports of a video: its properties, its windows, and how much was read."""
     with session:
-        told: list[Any] = [asdict(session.open())]
+        reported: list[Any] = [asdict(session.open())]
         for window, span in session.windows():
-            told.append((window.start, window.frames.shape, window.frames.tobytes()))
-            told.append((span.start, span.num_frames, span.shot, span.edges_s.tolist()))
+            reported.append((window.start, window.frames.shape, window.frames.tobytes()))
+            reported.append((span.start, span.num_frames, span.shot, span.edges_s.tolist()))
     assert session.decode_s > 0
     frames = (session.num_frames, session.lost_frames)
-    return [*told, session.name, frames, session.duration_s, session.share_read, session.warnings]
+    return [*reported, session.name, frames, session.duration_s, session.share_read, session.warnings]
 
 
-def sentence(session: DecodeSession) -> str:
-    """What is wrong with a video."""
+def decode_with_error(session: DecodeSession) -> str:
+    """Return the error of a video that cannot be decoded."""
     with pytest.raises(VideoError) as failure:
-        whole(session)
+        decode(session)
     return str(failure.value)
 
 
@@ -90,87 +92,89 @@ def sentence(session: DecodeSession) -> str:
     WindowingOptions(replace(WLASL, max_frames=64), Limits()),
     WindowingOptions(replace(WLASL, max_frames=64), LONG_VIDEO_LIMITS, is_film=True),
 ], ids=lambda c: f"{c.preset.name}-{c.preset.max_frames}-{c.is_film}")  # fmt: skip
-def test_windows_are_those_of_decoding_here(
+def test_windows_match_decoding_in_process(
     decoders: DecoderPool, video: bytes, tmp_path: Path, options: WindowingOptions
 ) -> None:
     (path := tmp_path / "clip.mp4").write_bytes(video)
     for source in (video, memoryview(video), path, str(path)):
-        here, there = both(decoders, source, options)
-        assert here == there
-        assert len(here) > 6
+        in_process, in_worker = decode_both_ways(decoders, source, options)
+        assert in_process == in_worker
+        assert len(in_process) > 6
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
-def test_windows_of_real_clips_are_those_of_decoding_here(
+def test_windows_of_real_clips_match_decoding_in_process(
     decoders: DecoderPool, shared_folder: Path, preset: Preset
 ) -> None:
     for path in sorted((shared_folder / "wlasl" / "videos").iterdir()):
         for options in (WindowingOptions(preset, Limits()), WindowingOptions(preset, LONG_VIDEO_LIMITS, is_film=True)):
-            here, there = both(decoders, path, options, "it")
-            assert here == there
+            in_process, in_worker = decode_both_ways(decoders, path, options, "it")
+            assert in_process == in_worker
 
 
-def test_films_of_many_shots_and_uneven_frames_are_cut_alike(decoders: DecoderPool, tmp_path: Path) -> None:
+def test_films_with_cuts_or_uneven_frames_match_decoding_in_process(decoders: DecoderPool, tmp_path: Path) -> None:
     dark, light = [60] * 40, [190] * 30
     sources = (levels(tmp_path / "shots.mkv", [*dark, *light, *dark]), uneven(tmp_path / "uneven.mp4", 100))
     for source in sources:
         film = WindowingOptions(
             replace(WLASL, window_frames=32, stride_frames=16, max_frames=32), LONG_VIDEO_LIMITS, is_film=True
         )
-        here, there = both(decoders, source, film)
-        assert here == there
-    assert [span[2] for span in whole(decoders.create_session(sources[0], film))[2:-5:2]] == [0, 0, 1, 2, 2]
+        in_process, in_worker = decode_both_ways(decoders, source, film)
+        assert in_process == in_worker
+    assert [span[2] for span in decode(decoders.create_session(sources[0], film))[2:-5:2]] == [0, 0, 1, 2, 2]
 
 
-def test_warnings_come_along(decoders: DecoderPool, tmp_path: Path) -> None:
+def test_warnings_match_decoding_in_process(decoders: DecoderPool, tmp_path: Path) -> None:
     full = clip(tmp_path / "whole.mp4", 40, size="320x240")
     half = cut(tmp_path / "half.mp4", faststart(tmp_path / "fast.mp4", full), 0.6)
     for source in (half, half.read_bytes()):
-        assert whole(decoders.create_session(source, PLAIN)) == whole(InProcessDecodeSession(source, PLAIN))
-    assert "cut off" in whole(decoders.create_session(half, PLAIN))[-1][0]
+        assert decode(decoders.create_session(source, PLAIN)) == decode(InProcessDecodeSession(source, PLAIN))
+    assert "cut off" in decode(decoders.create_session(half, PLAIN))[-1][0]
 
 
 @pytest.mark.parametrize("kind", NOT_VIDEOS)
-def test_what_is_no_video_is_the_same_sentence_as_here(decoders: DecoderPool, tmp_path: Path, kind: str) -> None:
-    make, says = NOT_VIDEOS[kind]
+def test_invalid_video_has_the_same_error_as_in_process(decoders: DecoderPool, tmp_path: Path, kind: str) -> None:
+    make, message = NOT_VIDEOS[kind]
     path = make(tmp_path / "clip.mp4")
     sources: list[Source] = [path, *([path.read_bytes()] if path.is_file() else [])]
     for source in sources:
-        told = sentence(decoders.create_session(source, PLAIN))
-        assert told == sentence(InProcessDecodeSession(source, PLAIN)) and says in told
-        named = sentence(decoders.create_session(source, PLAIN, "mine \udcff"))
-        assert named == sentence(InProcessDecodeSession(source, PLAIN, "mine \udcff")) and named.startswith(
+        error = decode_with_error(decoders.create_session(source, PLAIN))
+        assert error == decode_with_error(InProcessDecodeSession(source, PLAIN)) and message in error
+        error = decode_with_error(decoders.create_session(source, PLAIN, "mine \udcff"))
+        assert error == decode_with_error(InProcessDecodeSession(source, PLAIN, "mine \udcff")) and error.startswith(
             ("mine \udcff", "there is no file mine", "cannot read mine")
         )
 
 
 @pytest.mark.parametrize("name", [b"not \xff UTF-8.mp4", b"-dash.mp4", b"new\nline.mp4", b"concat:x.mp4"])
-def test_odd_name_is_only_a_name(
+def test_odd_file_name_does_not_matter(
     decoders: DecoderPool, video: bytes, tmp_path: Path, name: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = Path(os.fsdecode(name))
     path.write_bytes(video)
-    assert whole(decoders.create_session(path, PLAIN)) == whole(InProcessDecodeSession(path, PLAIN))
+    assert decode(decoders.create_session(path, PLAIN)) == decode(InProcessDecodeSession(path, PLAIN))
 
 
-def test_name_without_meaning_to_the_system_is_a_sentence(decoders: DecoderPool) -> None:
-    assert sentence(decoders.create_session("a\0b.mp4", PLAIN)) == sentence(InProcessDecodeSession("a\0b.mp4", PLAIN))
-    assert sentence(decoders.create_session("\ud800.mp4", PLAIN)).startswith("cannot read \ud800.mp4: ")
+def test_impossible_file_name_is_a_clear_error(decoders: DecoderPool) -> None:
+    assert decode_with_error(decoders.create_session("a\0b.mp4", PLAIN)) == decode_with_error(
+        InProcessDecodeSession("a\0b.mp4", PLAIN)
+    )
+    assert decode_with_error(decoders.create_session("\ud800.mp4", PLAIN)).startswith("cannot read \ud800.mp4: ")
 
 
 @pytest.mark.parametrize("limits", [Limits(max_bytes=1000), Limits(max_frames=50), Limits(max_pixels=1000)], ids=str)
-def test_what_is_beyond_a_limit_is_the_same_sentence_as_here(
+def test_exceeded_limit_has_the_same_error_as_in_process(
     decoders: DecoderPool, video: bytes, tmp_path: Path, limits: Limits
 ) -> None:
     (path := tmp_path / "clip.mp4").write_bytes(video)
     for source in (video, path):
-        told = sentence(decoders.create_session(source, WindowingOptions(WLASL, limits), "it"))
-        assert told == sentence(InProcessDecodeSession(source, WindowingOptions(WLASL, limits), "it"))
-        assert told.startswith("it ") and "limit" in told and "\n" not in told
+        error = decode_with_error(decoders.create_session(source, WindowingOptions(WLASL, limits), "it"))
+        assert error == decode_with_error(InProcessDecodeSession(source, WindowingOptions(WLASL, limits), "it"))
+        assert error.startswith("it ") and "limit" in error and "\n" not in error
 
 
-def test_too_many_frames_may_be_told_before_one_is_decoded(decoders: DecoderPool, video: bytes) -> None:
+def test_too_many_frames_can_be_refused_before_decoding(decoders: DecoderPool, video: bytes) -> None:
     early = WindowingOptions(WLASL, Limits(max_frames=50), refuses_early=True)
     with decoders.create_session(video, early, "it") as session:
         with pytest.raises(VideoError, match="it has more than 50 frames, the limit"):
@@ -178,7 +182,7 @@ def test_too_many_frames_may_be_told_before_one_is_decoded(decoders: DecoderPool
         assert session.num_frames == 0
 
 
-def test_a_video_that_wants_too_much_memory_is_one_sentence(tmp_path: Path) -> None:
+def test_video_that_needs_too_much_memory_is_a_clear_error(tmp_path: Path) -> None:
     path = huge(tmp_path / "huge.avi", "6000x4000")
     decoders = DecoderPool(DecoderLimits(max_memory_bytes=96 * 2**20))
     with decoders.create_session(path, PLAIN, "it") as session:
@@ -188,21 +192,21 @@ def test_a_video_that_wants_too_much_memory_is_one_sentence(tmp_path: Path) -> N
     decoders.close()
 
 
-@pytest.mark.parametrize(("sign", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGABRT, "SIGABRT")])
-def test_a_decoder_that_dies_is_one_sentence_and_the_next_video_is_decoded(
-    decoders: DecoderPool, video: bytes, sign: signal.Signals, name: str
+@pytest.mark.parametrize(("signum", "name"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGABRT, "SIGABRT")])
+def test_crashed_decoder_is_a_clear_error_and_the_next_video_is_decoded(
+    decoders: DecoderPool, video: bytes, signum: signal.Signals, name: str
 ) -> None:
     with decoders.create_session(video, PLAIN, "it") as session:
         session.open()
         server, decoder = server_and_decoder()
-        decoder.send_signal(sign)
+        decoder.send_signal(signum)
         with pytest.raises(VideoError, match=rf"^it cannot be decoded: it ends the decoder \({name}\). Convert"):
             session.next_window()
-    assert len(whole(decoders.create_session(video, PLAIN))) == 8
+    assert len(decode(decoders.create_session(video, PLAIN))) == 8
     assert server.is_running()
 
 
-def test_a_decoder_that_computes_too_long_is_ended(decoders: DecoderPool, video: bytes) -> None:
+def test_decoder_that_computes_too_long_is_ended(decoders: DecoderPool, video: bytes) -> None:
     with decoders.create_session(video, PLAIN, "it") as session:
         session.open()
         server_and_decoder()[1].send_signal(signal.SIGXCPU)
@@ -210,57 +214,57 @@ def test_a_decoder_that_computes_too_long_is_ended(decoders: DecoderPool, video:
             session.next_window()
 
 
-def test_a_decoder_that_hangs_costs_its_video_alone(video: bytes) -> None:
+def test_hung_decoder_fails_only_its_video(video: bytes) -> None:
     decoders = DecoderPool(DecoderLimits(max_decode_s=None, max_window_s=6))
-    says = r"^it cannot be decoded: the decoder stood still for 6 s. Convert .* give it longer \(--decode-timeout\)"
+    message = r"^it cannot be decoded: the decoder stood still for 6 s. Convert .* give it longer \(--decode-timeout\)"
     with decoders.create_session(video, PLAIN, "it") as session:
         session.open()
         _, decoder = server_and_decoder()
         decoder.suspend()
-        with pytest.raises(VideoError, match=says):
+        with pytest.raises(VideoError, match=message):
             session.next_window()
     assert wait_until(lambda: not is_decoder(decoder))
-    with decoders.create_session(video, PLAIN, "it") as session:  # and one that computes without end, if nobody looks
+    with decoders.create_session(video, PLAIN, "it") as session:  # the CPU limit also ends one that computes forever
         session.open()
         allowed, _ = server_and_decoder()[1].rlimit(psutil.RLIMIT_CPU)
         assert 6 <= allowed <= 9
         server_and_decoder()[1].send_signal(signal.SIGXCPU)
-        with pytest.raises(VideoError, match=says):
+        with pytest.raises(VideoError, match=message):
             session.next_window()
-    assert len(whole(decoders.create_session(video, PLAIN))) == 8
+    assert len(decode(decoders.create_session(video, PLAIN))) == 8
     decoders.close()
 
 
-def test_interruptions_are_for_who_started_the_decoders(video: bytes) -> None:
+def test_decoders_leave_interruptions_to_their_client(video: bytes) -> None:
     decoders = DecoderPool(DecoderLimits())
     before = of_this_process()
     decoders.warm_up()
     assert wait_until(lambda: len(of_this_process()) > len(before))
     (interrupted,) = set(of_this_process()) - set(before)
-    for sign in (signal.SIGINT, signal.SIGTERM):  # while it starts
-        interrupted.send_signal(sign)
+    for signum in (signal.SIGINT, signal.SIGTERM):  # while it starts
+        interrupted.send_signal(signum)
     with decoders.create_session(video, PLAIN) as session:
         session.open()
         for process in of_this_process():
-            for sign in (signal.SIGINT, signal.SIGTERM):
-                process.send_signal(sign)
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                process.send_signal(signum)
         assert len(list(session.windows())) == 1
     assert interrupted.is_running()
     decoders.close()
     assert not interrupted.is_running()
 
 
-def test_a_server_that_died_costs_no_video_and_is_started_again(decoders: DecoderPool, video: bytes) -> None:
+def test_dead_server_fails_no_video_and_is_restarted(decoders: DecoderPool, video: bytes) -> None:
     with decoders.create_session(video, PLAIN) as session:
         session.open()
         server, _ = server_and_decoder()
         server.kill()
         assert len(list(session.windows())) == 1
-    assert len(whole(decoders.create_session(video, PLAIN))) == 8
+    assert len(decode(decoders.create_session(video, PLAIN))) == 8
     assert not is_decoder(server)
 
 
-def test_a_video_whose_processes_all_died_is_to_be_sent_again(decoders: DecoderPool, video: bytes) -> None:
+def test_video_whose_processes_all_died_must_be_sent_again(decoders: DecoderPool, video: bytes) -> None:
     with decoders.create_session(video, PLAIN) as session:
         session.open()
         for process in server_and_decoder():
@@ -269,35 +273,35 @@ def test_a_video_whose_processes_all_died_is_to_be_sent_again(decoders: DecoderP
             list(session.windows())
 
 
-def test_closing_a_reading_wakes_who_waits_for_it(decoders: DecoderPool, video: bytes) -> None:
+def test_closing_a_session_wakes_the_thread_that_waits_for_it(decoders: DecoderPool, video: bytes) -> None:
     session = decoders.create_session(video, PLAIN)
     session.open()
     _, decoder = server_and_decoder()
     decoder.suspend()
-    said: list[str] = []
+    errors: list[str] = []
 
     def wait() -> None:
         try:
             session.next_window()
         except AslTritonError as exc:
-            said.append(str(exc))
+            errors.append(str(exc))
 
-    waiting = threading.Thread(target=wait)
-    waiting.start()
+    thread = threading.Thread(target=wait)
+    thread.start()
     assert wait_until(lambda: session._in_use.locked())
     session.close()
-    waiting.join(20)
-    assert said == ["the decoding of the video was given up"]
+    thread.join(20)
+    assert errors == ["the decoding of the video was given up"]
     assert wait_until(lambda: not is_decoder(decoder))
 
 
-@pytest.mark.parametrize("is_here", [True, False], ids=["here", "there"])
-def test_closed_reading_reads_no_more(decoders: DecoderPool, video: bytes, is_here: bool) -> None:
-    session = InProcessDecodeSession(video, PLAIN) if is_here else decoders.create_session(video, PLAIN)
+@pytest.mark.parametrize("is_in_process", [True, False], ids=["here", "there"])
+def test_closed_session_reads_no_more(decoders: DecoderPool, video: bytes, is_in_process: bool) -> None:
+    session = InProcessDecodeSession(video, PLAIN) if is_in_process else decoders.create_session(video, PLAIN)
     session.close()
     with pytest.raises(AslTritonError, match="was given up"):
         session.open()
-    session = InProcessDecodeSession(video, PLAIN) if is_here else decoders.create_session(video, PLAIN)
+    session = InProcessDecodeSession(video, PLAIN) if is_in_process else decoders.create_session(video, PLAIN)
     session.open()
     assert len(list(session.windows())) == 1 and session.next_window() is None
     for _ in range(2):
@@ -306,22 +310,22 @@ def test_closed_reading_reads_no_more(decoders: DecoderPool, video: bytes, is_he
         session.next_window()
 
 
-def test_many_at_once(decoders: DecoderPool, video: bytes) -> None:
-    expected = whole(InProcessDecodeSession(video, WindowingOptions(BSL1K, Limits())))
-    found: list[bool] = []
+def test_many_videos_are_decoded_at_once(decoders: DecoderPool, video: bytes) -> None:
+    expected = decode(InProcessDecodeSession(video, WindowingOptions(BSL1K, Limits())))
+    matches: list[bool] = []
 
-    def decode() -> None:
-        found.append(whole(decoders.create_session(video, WindowingOptions(BSL1K, Limits()))) == expected)
+    def decode_once() -> None:
+        matches.append(decode(decoders.create_session(video, WindowingOptions(BSL1K, Limits()))) == expected)
 
-    threads = [threading.Thread(target=decode) for _ in range(12)]
+    threads = [threading.Thread(target=decode_once) for _ in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [True] * 12
+    assert matches == [True] * 12
 
 
-def test_nothing_is_decoded_when_the_decoders_are_closed(video: bytes) -> None:
+def test_closed_pool_decodes_nothing(video: bytes) -> None:
     decoders = DecoderPool(DecoderLimits())
     session = decoders.create_session(video, PLAIN)
     session.open()
@@ -334,7 +338,7 @@ def test_nothing_is_decoded_when_the_decoders_are_closed(video: bytes) -> None:
         decoders.create_session(video, PLAIN).open()
 
 
-def test_nothing_outlives_whoever_started_it(video: bytes, tmp_path: Path) -> None:
+def test_no_process_outlives_the_client_that_started_it(video: bytes, tmp_path: Path) -> None:
     (tmp_path / "video.mp4").write_bytes(video)
     (script := tmp_path / "scripts" / "start.py").parent.mkdir()
     if sys.version_info >= (3, 11):
@@ -354,45 +358,45 @@ def test_nothing_outlives_whoever_started_it(video: bytes, tmp_path: Path) -> No
         assert starter.stdout is not None and starter.stdout.readline() == "[100, 100, 100]\n"
         started = psutil.Process(starter.pid).children(recursive=True)
         assert len(started) == 4
-        started[1].suspend()  # as one that hangs
+        started[1].suspend()  # like one that hangs
         os.kill(starter.pid, signal.SIGKILL)
     assert wait_until(lambda: not any(is_decoder(process) for process in started))
 
 
-def test_crops_of_another_process_may_be_written_to(decoders: DecoderPool, video: bytes) -> None:
+def test_crops_from_another_process_are_writable(decoders: DecoderPool, video: bytes) -> None:
     with decoders.create_session(video, WindowingOptions(replace(WLASL, max_frames=64), Limits())) as session:
         session.open()
         (first, _), (second, _), *_ = list(session.windows())
     assert first.frames.flags.writeable and not np.shares_memory(first.frames, second.frames)
 
 
-def test_healthy_worker_decodes_the_next_video(reusing: DecoderPool, video: bytes, tmp_path: Path) -> None:
+def test_healthy_worker_decodes_the_next_video(reusing_pool: DecoderPool, video: bytes, tmp_path: Path) -> None:
     (path := tmp_path / "clip.mp4").write_bytes(video)
     films = WindowingOptions(replace(BSL1K, max_frames=64), LONG_VIDEO_LIMITS, is_film=True)
     pids, files = set[int](), set[int]()
     for source, options in ((video, PLAIN), (path, films), (video, WindowingOptions(BSL1K, Limits())), (path, PLAIN)):
-        assert whole(reusing.create_session(source, options)) == whole(InProcessDecodeSession(source, options))
+        assert decode(reusing_pool.create_session(source, options)) == decode(InProcessDecodeSession(source, options))
         assert decoding() == []
-        pids |= {worker.pid for worker in own(reusing)}
-        files |= {worker.num_fds() for worker in own(reusing)}
+        pids |= {worker.pid for worker in find_workers(reusing_pool)}
+        files |= {worker.num_fds() for worker in find_workers(reusing_pool)}
     assert len(pids) == 1 and len(files) == 1
-    whole(reusing.create_session(video, PLAIN))  # the fifth: one too many for the same process
-    assert wait_until(lambda: len(own(reusing)) == 1 and own(reusing)[0].pid not in pids)
+    decode(reusing_pool.create_session(video, PLAIN))  # the fifth, one too many for the same process
+    assert wait_until(lambda: len(find_workers(reusing_pool)) == 1 and find_workers(reusing_pool)[0].pid not in pids)
 
 
-def test_one_video_per_process_is_one(video: bytes) -> None:
+def test_each_video_gets_its_own_process_by_default(video: bytes) -> None:
     pool, pids = DecoderPool(DecoderLimits()), []
     for _ in range(3):
         with pool.create_session(video, PLAIN) as session:
             session.open()
             pids.append(server_and_decoder()[1].pid)
             list(session.windows())
-        assert wait_until(lambda: own(pool) == [])
+        assert wait_until(lambda: find_workers(pool) == [])
     assert len(set(pids)) == 3
     pool.close()
 
 
-def test_each_video_has_the_whole_of_its_limits(video: bytes) -> None:
+def test_each_video_gets_its_full_limits(video: bytes) -> None:
     seconds, bytes_more = [], []
     pool = DecoderPool(DecoderLimits(max_decode_s=7, max_memory_bytes=2**30, videos_per_process=100))
     for _ in range(20):
@@ -409,56 +413,56 @@ def test_each_video_has_the_whole_of_its_limits(video: bytes) -> None:
     pool.close()
 
 
-def test_worker_of_a_video_that_failed_or_is_damaged_is_replaced(
-    reusing: DecoderPool, video: bytes, tmp_path: Path
+def test_worker_is_replaced_after_a_failed_or_damaged_video(
+    reusing_pool: DecoderPool, video: bytes, tmp_path: Path
 ) -> None:
     full = clip(tmp_path / "whole.mp4", 40, size="320x240")
     half = cut(tmp_path / "half.mp4", faststart(tmp_path / "fast.mp4", full), 0.6)
     too_long = WindowingOptions(WLASL, Limits(max_frames=50))
 
-    def damaged() -> None:
-        assert "cut off" in whole(reusing.create_session(half, PLAIN))[-1][0]
+    def decode_damaged() -> None:
+        assert "cut off" in decode(reusing_pool.create_session(half, PLAIN))[-1][0]
 
-    def failed() -> None:
-        sentence(reusing.create_session(video, too_long))
+    def decode_failing() -> None:
+        decode_with_error(reusing_pool.create_session(video, too_long))
 
-    def left_alone() -> None:
-        with reusing.create_session(video, WindowingOptions(BSL1K, Limits())) as session:
+    def abandon() -> None:
+        with reusing_pool.create_session(video, WindowingOptions(BSL1K, Limits())) as session:
             session.open()
             session.next_window()
 
-    for spoil in (damaged, failed, left_alone):
-        assert len(whole(reusing.create_session(video, PLAIN))) == 8
-        (worker,) = own(reusing)
+    for spoil in (decode_damaged, decode_failing, abandon):
+        assert len(decode(reusing_pool.create_session(video, PLAIN))) == 8
+        (worker,) = find_workers(reusing_pool)
         spoil()
         assert wait_until(lambda worker=worker: not is_decoder(worker))
-        assert own(reusing) == []
+        assert find_workers(reusing_pool) == []
 
 
-def test_idle_worker_that_died_costs_no_video(reusing: DecoderPool, video: bytes) -> None:
-    assert len(whole(reusing.create_session(video, PLAIN))) == 8
-    (worker,) = own(reusing)
+def test_dead_idle_worker_fails_no_video(reusing_pool: DecoderPool, video: bytes) -> None:
+    assert len(decode(reusing_pool.create_session(video, PLAIN))) == 8
+    (worker,) = find_workers(reusing_pool)
     worker.kill()
     assert wait_until(lambda: not worker.is_running())
-    assert len(whole(reusing.create_session(video, PLAIN))) == 8
+    assert len(decode(reusing_pool.create_session(video, PLAIN))) == 8
 
 
-def test_as_many_workers_wait_as_there_are_processors(video: bytes) -> None:
+def test_one_idle_worker_is_kept_per_processor(video: bytes) -> None:
     pool = DecoderPool(DecoderLimits(videos_per_process=100))
     sessions = [pool.create_session(video, PLAIN) for _ in range(MAX_IDLE + 2)]
     for session in sessions:
         session.open()
-    assert len(own(pool)) == MAX_IDLE + 2
+    assert len(find_workers(pool)) == MAX_IDLE + 2
     for session in sessions:
         assert len(list(session.windows())) == 1
         session.close()
-    assert wait_until(lambda: len(own(pool)) == MAX_IDLE)
+    assert wait_until(lambda: len(find_workers(pool)) == MAX_IDLE)
     pool.close()
 
 
 @pytest.mark.parametrize("answers", [
     [b"\xff"], [b"[]"], [b"{}"], [b'{"num_bytes": "many"}'], [b'{"num_bytes": Infinity}'], [OPENED, b"{}"],
-    *([OPENED, place] for place in (
+    *([OPENED, window] for window in (
         WINDOW % b'{"start": 0, "num_frames": 301, "edges_s": [0, 1], "shot": 0}',
         WINDOW % b'{"start": 0, "num_frames": -1, "edges_s": [0, 1], "shot": 0}',
         WINDOW % b'{"start": 0, "num_frames": 9, "edges_s": [], "shot": 0}',
@@ -466,7 +470,7 @@ def test_as_many_workers_wait_as_there_are_processors(video: bytes) -> None:
         WINDOW % b'{"start": [], "num_frames": 9, "edges_s": [0, 1], "shot": 0}',
     )),
 ])  # fmt: skip
-def test_worker_that_answers_nonsense_is_one_sentence(answers: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_that_answers_nonsense_is_a_clear_error(answers: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     connection, theirs = socket.socketpair()
     status, reports = socket.socketpair()
     pool = DecoderPool(DecoderLimits())
@@ -474,11 +478,11 @@ def test_worker_that_answers_nonsense_is_one_sentence(answers: list[bytes], monk
     with Connection(theirs.detach()) as worker, reports:
         for answer in answers:
             worker.send_bytes(answer)
-        says = "it cannot be decoded: its decoder answers nonsense. Convert or record it again"
-        assert sentence(pool.create_session("clip.mp4", PLAIN, "it")) == says
+        message = "it cannot be decoded: its decoder answers nonsense. Convert or record it again"
+        assert decode_with_error(pool.create_session("clip.mp4", PLAIN, "it")) == message
 
 
-def test_worker_that_keeps_too_much_memory_is_not_used_again(video: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_that_keeps_too_much_memory_is_not_reused(video: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import sys; from asl_triton.decoding import worker\n"
         "worker.MAX_KEPT_BYTES = int(sys.argv[2])\n"
@@ -494,6 +498,6 @@ def test_worker_that_keeps_too_much_memory_is_not_used_again(video: bytes, monke
         command = [sys.executable, "-c", code, str(theirs.fileno()), str(kept)]
         with reports, subprocess.Popen(command, pass_fds=[theirs.fileno()]):
             theirs.close()
-            assert len(whole(pool.create_session(video, PLAIN))) == 8
+            assert len(decode(pool.create_session(video, PLAIN))) == 8
             assert (released == [handle]) == is_reusable
             handle.close()

@@ -1,4 +1,4 @@
-"""What `asl-triton doctor --metrics` tells Prometheus."""
+"""The metrics that `asl-triton doctor --metrics` serves to Prometheus."""
 
 import signal
 import socket
@@ -22,8 +22,8 @@ from tests.command_line import asl_triton
 Samples = dict[tuple[str, ...], float]
 
 
-def read(address: str) -> Samples:
-    """The samples by name and the values of their labels, by the labels' names."""
+def read_metrics(address: str) -> Samples:
+    """Read the samples, keyed by name and label values, with labels sorted by name."""
     with urllib.request.urlopen(f"http://{address}/metrics") as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     return {
@@ -34,7 +34,7 @@ def read(address: str) -> Samples:
 
 
 @contextmanager
-def served(examinations: Examinations) -> Iterator[str]:
+def serve(examinations: Examinations) -> Iterator[str]:
     server = serve_metrics(examinations, "127.0.0.1:0")
     try:
         yield f"127.0.0.1:{server.server_port}"
@@ -43,18 +43,18 @@ def served(examinations: Examinations) -> Iterator[str]:
         server.server_close()
 
 
-def test_last_examination_is_told_and_no_other() -> None:
+def test_only_the_last_examination_is_reported() -> None:
     examinations = Examinations()
-    with served(examinations) as address:
-        assert read(address) == {}
+    with serve(examinations) as address:
+        assert read_metrics(address) == {}
         examinations.record([Check("server", "ok", ""), Check("signs: golden answer", "failed", "", "")], 1.5)
-        samples = read(address)
+        samples = read_metrics(address)
         assert samples[("asl_triton_doctor_well",)] == 0
         assert samples[("asl_triton_doctor_check", "server", "", "ok")] == 1
         assert samples[("asl_triton_doctor_check", "golden answer", "signs", "failed")] == 1
         assert samples[("asl_triton_doctor_examination_seconds",)] == 1.5
         examinations.record([Check("server", "warning", "", "")], 0.5)
-        again = read(address)
+        again = read_metrics(address)
     assert again[("asl_triton_doctor_well",)] == 1
     assert [key[1:] for key in again if key[0] == "asl_triton_doctor_check"] == [("server", "", "warning")]
     when = ("asl_triton_doctor_examined_timestamp_seconds",)
@@ -62,13 +62,13 @@ def test_last_examination_is_told_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("address", ["9109", "localhost", "127.0.0.1:x", "127.0.0.1:99999", "no-such-host.invalid:1"])
-def test_address_that_cannot_be_is_a_sentence(capsys: pytest.CaptureFixture[str], address: str) -> None:
+def test_invalid_address_is_a_clear_error(capsys: pytest.CaptureFixture[str], address: str) -> None:
     done = asl_triton(capsys, "doctor", "--metrics", address)
     assert done.code == 1
     assert "serve metrics at" in done.told
 
 
-def test_address_that_is_taken_is_a_sentence() -> None:
+def test_address_in_use_is_a_clear_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -76,7 +76,7 @@ def test_address_that_is_taken_is_a_sentence() -> None:
             serve_metrics(Examinations(), f"127.0.0.1:{taken.getsockname()[1]}")
 
 
-def test_doctor_looks_again_and_again_until_it_is_stopped(tmp_path: Path) -> None:
+def test_doctor_repeats_its_checks_until_stopped(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -89,12 +89,12 @@ def test_doctor_looks_again_and_again_until_it_is_stopped(tmp_path: Path) -> Non
             assert doctor.stdout is not None
             assert '"well": true' in doctor.stdout.readline()
             assert '"well": true' in doctor.stdout.readline()
-            assert read(address)[("asl_triton_doctor_well",)] == 1
+            assert read_metrics(address)[("asl_triton_doctor_well",)] == 1
             triton.ready = False
             while '"well": true' in doctor.stdout.readline():
                 pass
-            doctor.stdout.readline()  # the next one: the last is recorded by now
-            samples = read(address)
+            doctor.stdout.readline()  # wait for the next line: the failure is recorded by then
+            samples = read_metrics(address)
             assert samples[("asl_triton_doctor_well",)] == 0
             assert samples[("asl_triton_doctor_check", "server", "", "failed")] == 1
             doctor.send_signal(signal.SIGTERM)
@@ -103,4 +103,4 @@ def test_doctor_looks_again_and_again_until_it_is_stopped(tmp_path: Path) -> Non
             doctor.kill()
             doctor.communicate()
     with pytest.raises(urllib.error.URLError):
-        read(address)
+        read_metrics(address)
