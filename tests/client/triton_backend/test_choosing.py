@@ -13,7 +13,7 @@ from asl_triton.models.repository import read_repositories
 from asl_triton.models.served import ServedModel
 from asl_triton.presets import PRESETS
 from asl_triton.triton_backend.service import ServiceLimits, SignService, UnknownModelError
-from tests.client.model_folders import GLOSSES, Network, Served, write_folder
+from tests.client.model_folders import GLOSSES, Network, FakeTriton, write_folder
 
 OTHERS = tuple(reversed(GLOSSES))
 BEFORE, AFTER = Network(1), Network(2)
@@ -23,7 +23,7 @@ class Started:
     """A service as it is when a server has started with the models of a repository."""
 
     def __init__(self, repository: Path, **networks: Network) -> None:
-        self.server = Served(dict(networks))
+        self.server = FakeTriton(dict(networks))
         self.service = SignService(read_repositories([repository]), self.server, ServiceLimits())
 
     def choose(self, model: str | None = None) -> ServedModel:

@@ -29,7 +29,7 @@ from asl_triton.triton_backend.service import (
     UnknownModelError,
     get_grpc_status,
 )
-from tests.client.model_folders import Network, Served, write_folder
+from tests.client.model_folders import Network, FakeTriton, write_folder
 from tests.client.served import fake
 from tests.client.videos import PDF, clip
 from tests.paths import ROOT
@@ -45,14 +45,14 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def serving(
     repository: Path,
     use: Callable[[SignService], Coroutine[Any, Any, Any]],
-    server: Served | None = None,
+    server: FakeTriton | None = None,
     limits: ServiceLimits | None = None,
 ) -> Any:
     """Run `use` with a service of the models in `repository`."""
 
     async def run() -> Any:
         models = read_repositories([repository])
-        service = SignService(models, server or Served({"signs": NETWORK}), limits or ServiceLimits())
+        service = SignService(models, server or FakeTriton({"signs": NETWORK}), limits or ServiceLimits())
         try:
             return await use(service)
         finally:
@@ -191,7 +191,7 @@ def test_status_tells_whose_fault_it_is(error: AslTritonError, status: Status) -
 
 
 @dataclass
-class Slow(Served):
+class Slow(FakeTriton):
     """A server that answers when it is let, and counts the frames that it has been asked about."""
 
     frames: int = 0
@@ -225,7 +225,7 @@ def test_videos_at_once_hold_no_more_crops_than_allowed(tmp_path: Path, video: b
 
 def test_request_that_is_given_up_ends_its_decoder(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
-    server = Served({"signs": NETWORK})
+    server = FakeTriton({"signs": NETWORK})
 
     async def give_up(service: SignService) -> Recognition:
         for delay_s in np.linspace(0, 0.3, 12):
