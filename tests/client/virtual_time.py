@@ -25,11 +25,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop that runs in virtual time."""
 
     def __init__(self) -> None:
-        self.selector = LeapingSelector()
-        super().__init__(self.selector)
+        self.leaping = LeapingSelector()
+        super().__init__(self.leaping)
 
     def time(self) -> float:
-        return self.selector.now_s
+        return self.leaping.now_s
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
