@@ -1,4 +1,4 @@
-"""A server that accepts requests through system shared memory, as Triton 2.51 does, or refusal them."""
+"""A server that accepts requests through system shared memory, as Triton 2.51 does, or refuses them."""
 
 import mmap
 import threading
@@ -15,7 +15,7 @@ from tests.client.grpc_server import Triton
 
 @dataclass
 class SharingTriton(Triton):
-    """Keeps the num_registered regions in `regions`. If `refusal` is set, registrations fail with it.
+    """Keeps the registered regions in `regions`. If `refusal` is set, registrations fail with it.
 
     `read_from` lists the region of each request, or an empty string if the data came in the message.
     """
