@@ -41,7 +41,7 @@ def write_folder(
     card: ModelCard = EMPTY_CARD,
     golden: bool = True,
 ) -> Path:
-    """Write or replace_file the folder of a model, and return its path."""
+    """Write or replace the folder of a model, and return its path."""
     network = network or Network()
     folder = repository / name
     (folder / "1").mkdir(parents=True, exist_ok=True)

@@ -432,7 +432,7 @@ def test_leftovers_of_dead_processes_are_removed(triton: SharingTriton) -> None:
     make = "from asl_triton.transport.shm_region import Region, make_name; print(make_name(), Region(1).name)"
     done = subprocess.run([sys.executable, "-c", make], capture_output=True, text=True, check=True)
     dead, named = done.stdout.split()
-    assert list_region_names() == [named]  # killed before it unlinked the region
+    assert list_region_names() == [named]  # the process ended without unlinking its region
     namespace = str(shm_region.pid_namespace())
     elsewhere = dead.replace(namespace, str(int(namespace) + 1))
     for name in (dead, elsewhere, make_name(), "somebody-elses"):
@@ -456,7 +456,7 @@ def test_regions_of_running_processes_are_kept() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as ended:
         started = read_start_ticks(ended.pid)
         ended.kill()
-        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # but a zombie
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now
         assert is_stale(f"{PREFIX}-{namespace}-{ended.pid}-{started}-ab")
 
 
@@ -475,7 +475,7 @@ def test_key_is_sent_only_to_this_users_server_on_that_port(triton: SharingTrito
         assert triton.keys == ["secret"]
         asked(f"127.0.0.1:{port}", lambda t: t.infer("signs", FRAMES, ["LOGITS__0"]))
         assert all(set(metadata) & {KEY_HEADER} == set() for metadata in triton.asked)
-        assert asked(f"0.0.0.0:{port}", lambda t: send_color(t, 1), shared_memory="shm") == (1, 9)  # may be any server
+        assert asked(f"0.0.0.0:{port}", lambda t: send_color(t, 1), shared_memory="shm") == (1, 9)  # no key: it may be anyone's server
         assert (triton.num_registered, len(triton.keys)) == (3, 2)
     finally:
         for file in files:
