@@ -25,8 +25,8 @@ def window(throughput: float, latency_s: float, **counted: float) -> Window:
 def levels(*throughputs: float, rates: bool = False) -> list[Level]:
     """Build stable levels of 1, 2, 4, ... requests in flight or, with `rates`, of rates that the server sustains."""
     built = []
-    for place, throughput in enumerate(throughputs):
-        load = 2**place
+    for index, throughput in enumerate(throughputs):
+        load = 2**index
         loop: Loop = OpenLoop(throughput) if rates else ClosedLoop(load)
         built.append(Level(loop, (window(throughput, load / throughput),) * 3, True, {}))
     return built

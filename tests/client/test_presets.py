@@ -38,7 +38,7 @@ def test_shipped_preset_matches_the_training_of_its_checkpoints(name: str, field
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
-def test_preset_survives_json(preset: Preset) -> None:
+def test_preset_round_trips_through_json(preset: Preset) -> None:
     assert Preset.from_json(preset.to_json()) == preset
     assert set(json.loads(preset.to_json())) >= {field.name for field in dataclasses.fields(Preset)} - ADDED
 

@@ -1,4 +1,4 @@
-"""The card that travels with a model: written, read back, and rejected if invalid."""
+"""Writing and reading model cards, and rejecting invalid ones."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ CARDS = [
 
 
 @pytest.mark.parametrize("card", CARDS, ids=str)
-def test_card_survives_json_and_parameters(card: ModelCard, tmp_path: Path) -> None:
+def test_card_round_trips_through_json_and_parameters(card: ModelCard, tmp_path: Path) -> None:
     assert ModelCard.from_json(card.to_json()) == card
     assert ModelCard.from_parameters({"asl_triton.precision": "fp32", **card.to_parameters()}) == card
     (tmp_path / "card.json").write_text(card.to_json(), encoding="utf-8")

@@ -26,7 +26,7 @@ def test_golden_clip_moves_and_spans_all_levels() -> None:
     assert all((frames[t] != frames[t + 1]).mean() > 0.9 for t in range(GOLDEN_FRAMES - 1))
 
 
-def test_answer_survives_saving_and_loading(tmp_path: Path) -> None:
+def test_answer_round_trips_through_its_file(tmp_path: Path) -> None:
     logits = np.arange(5, dtype=np.float32)
     GoldenAnswer(logits, logits + 1, 32, 0.25).save(tmp_path / "golden.npz")
     golden = GoldenAnswer.load(tmp_path / "golden.npz")

@@ -58,7 +58,7 @@ def test_first_of_two_folders_with_the_same_name_wins(tmp_path: Path) -> None:
         ("golden.npz", "no archive", ContractError, "is not a golden answer"),
     ],
 )
-def test_damaged_folder_is_reported_and_hides_no_other(
+def test_damaged_folder_is_reported_without_hiding_others(
     tmp_path: Path, file: str, text: str, error: type[AslTritonError], sentence: str
 ) -> None:
     folder = write_folder(tmp_path, "signs")

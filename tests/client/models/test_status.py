@@ -51,7 +51,7 @@ def test_only_changed_models_are_asked_again() -> None:
     assert changed != first and changed.models[0].checkpoint_sha256 == "f" * 64
 
 
-def test_broken_model_hides_no_other_model() -> None:
+def test_broken_model_does_not_hide_other_models() -> None:
     transport = fake()
     transport.models["broken"] = dataclasses.replace(described(name="broken"), labeled=frozenset())
     status = fetch_status(transport)

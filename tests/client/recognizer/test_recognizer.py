@@ -244,8 +244,10 @@ def test_contract_is_read_once_for_concurrent_clips(tmp_path: Path) -> None:
     assert described == ["signs"]
 
 
-@pytest.mark.parametrize(("num_frames", "most"), [(9, 3), (200, 1), (400, 4)], ids=["short", "long", "windowed"])
-def test_memory_limits_the_number_of_concurrent_clips(tmp_path: Path, num_frames: int, most: int) -> None:
+@pytest.mark.parametrize(
+    ("num_frames", "max_in_flight"), [(9, 3), (200, 1), (400, 4)], ids=["short", "long", "windowed"]
+)
+def test_memory_limits_the_number_of_concurrent_clips(tmp_path: Path, num_frames: int, max_in_flight: int) -> None:
     # Three requests may hold 144 frames: three short clips, or a long one with up to four windows in flight.
     path = videos.clip(tmp_path / "clip.mp4", num_frames=num_frames, size="32x32")
     transport = faking(Gauge)
@@ -255,7 +257,7 @@ def test_memory_limits_the_number_of_concurrent_clips(tmp_path: Path, num_frames
             await asyncio.gather(*(recognizer.recognize(path) for _ in range(8)))
 
     asyncio.run(ask())
-    assert isinstance(transport, Gauge) and 1 <= transport.most_at_once <= most
+    assert isinstance(transport, Gauge) and 1 <= transport.most_at_once <= max_in_flight
 
 
 def test_canceled_clip_cancels_its_requests_and_its_decoding(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_few_windows_are_in_flight(film: Path) -> None:
     assert 2 <= transport.most_at_once <= 4
 
 
-class Forgetful(list):  # type: ignore[type-arg]
+class DiscardingList(list):  # type: ignore[type-arg]
     """A list that stays empty."""
 
     def append(self, _item: object) -> None:
@@ -257,18 +257,18 @@ class Forgetful(list):  # type: ignore[type-arg]
 
 
 def test_memory_does_not_grow_with_the_length_of_the_video(tmp_path: Path) -> None:
-    def peak(num_frames: int) -> int:
+    def measure_peak_memory(num_frames: int) -> int:
         path = videos.clip(tmp_path / f"{num_frames}.mp4", num_frames=num_frames, size="32x32")
         transport = fake_steps(bright)
-        transport.calls = Forgetful()
+        transport.calls = DiscardingList()
         tracemalloc.start()
         found = find_timeline(transport, path, stride=64)
-        _, most = tracemalloc.get_traced_memory()
+        _, peak_bytes = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert found.num_frames == num_frames
-        return most
+        return peak_bytes
 
-    short, long = peak(300), peak(3000)
+    short, long = measure_peak_memory(300), measure_peak_memory(3000)
     assert long < 1.1 * short + 2**20, (short, long)
 
 

@@ -213,7 +213,7 @@ def test_answer_with_a_wrong_number_of_classes_is_rejected(clip: Path) -> None:
         recognize(Server(build_sign_model(), classes=5), clip, "video")
 
 
-def test_server_is_asked_only_once_what_it_accepts(clip: Path) -> None:
+def test_server_is_queried_once_for_what_it_accepts(clip: Path) -> None:
     asked: list[str] = []
 
     class Counting(Server):
@@ -243,7 +243,7 @@ def test_signers_box_is_sent_if_the_server_accepts_it(clip: Path, send: str, tak
     assert as_file or recognition.signer == BOX
 
 
-def test_server_that_accepts_no_box_is_reported_with_send_video(clip: Path) -> None:
+def test_server_without_box_input_is_reported_if_files_are_required(clip: Path) -> None:
     server = Server(build_sign_model(takes_box=False), preset=PRESETS["bsl1k-person"])
     with pytest.raises(ContractError, match=r"does not take the signer's box: send frames \(--send frames\)"):
         recognize(server, clip, "video", signer=BOX)

@@ -32,7 +32,7 @@ def read_frames(clip: RenderedClip) -> list[Frame]:
 
 def find_box(frames: list[Frame]) -> Box:
     """Return the upper body found, in pixels."""
-    estimate = find_signer([frames[place].image for place in SEARCHED])
+    estimate = find_signer([frames[index].image for index in SEARCHED])
     height, width = frames[0].image.shape[:2]
     assert estimate.box is not None
     return estimate.box.x0 * width, estimate.box.y0 * height, estimate.box.x1 * width, estimate.box.y1 * height

@@ -43,9 +43,9 @@ def test_each_shot_has_its_own_box(film: list[Frame], preset) -> None:  # type: 
     assert left is not None and left.x1 < 0.55 and left.source == "face"
     assert none is None
     assert right is not None and right.x0 > 0.45
-    for place, box in ((3, left), (25, none), (50, right)):
-        whole = crop_frame(film[place].image, preset)
-        assert np.array_equal(crops[place].image, whole) == (box is None)
+    for index, box in ((3, left), (25, none), (50, right)):
+        whole = crop_frame(film[index].image, preset)
+        assert np.array_equal(crops[index].image, whole) == (box is None)
     warnings = framer.list_warnings()
     if preset is PERSON:
         assert warnings == [

@@ -14,7 +14,7 @@ from asl_triton.teaching.dictionary import METADATA, VECTORS, SignDictionary, Ta
 from tests.client.teaching.taught import MODEL, show, teach
 
 
-def test_dictionary_survives_saving_and_loading(tmp_path: Path) -> None:
+def test_dictionary_round_trips_through_its_file(tmp_path: Path) -> None:
     taught = teach(3, 2)
     taught.save(tmp_path / "signs.safetensors")
     loaded = SignDictionary.load(tmp_path / "signs.safetensors")
@@ -123,19 +123,19 @@ def test_invalid_file_is_rejected(tmp_path: Path, content: bytes) -> None:
         SignDictionary.load(path)
 
 
-@pytest.mark.parametrize("spoil", [
+@pytest.mark.parametrize("damage", [
     lambda vectors: vectors * np.float32(np.inf),
     lambda vectors: vectors * 0,
     lambda vectors: vectors[0],
     lambda vectors: vectors[:, None],
     lambda vectors: vectors[:-1],
 ])  # fmt: skip
-def test_damaged_embeddings_are_rejected(spoil: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_damaged_embeddings_are_rejected(damage: Callable[[np.ndarray], np.ndarray]) -> None:
     content = teach(2, 2).to_bytes()
     metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     tensors = safetensors.numpy.load(content)
     with np.errstate(invalid="ignore"):
-        tensors[VECTORS] = spoil(tensors[VECTORS])
+        tensors[VECTORS] = damage(tensors[VECTORS])
     with pytest.raises(DictionaryError, match=r"^mine is not a dictionary of signs, or is damaged"):
         SignDictionary.from_bytes(safetensors.numpy.save(tensors, metadata), "mine")
 

@@ -61,7 +61,7 @@ def test_dictionary_with_embeddings_of_another_size_is_rejected(clip: str) -> No
         recognizer.recognize(clip)
 
 
-def test_own_glosses_of_the_model_compete(clip: str) -> None:
+def test_models_own_glosses_compete_with_taught_signs(clip: str) -> None:
     taught = teach(5, 4)
     with Recognizer(transport=serve([3]), dictionary=taught, with_vocabulary=True) as recognizer:
         assert (recognizer.model()).labels == (*taught.glosses, *GLOSSES)

@@ -1,4 +1,4 @@
-"""TLS, mutual TLS and API keys against a real gRPC server: which clients are answered, and what the others are told."""
+"""TLS, mutual TLS and API keys against a real gRPC server: which clients are answered, and the errors of the others."""
 
 import subprocess
 import sys

@@ -186,11 +186,11 @@ def test_lost_regions_are_registered_again(triton: SharingTriton, resend: bool) 
 
 
 def test_server_that_keeps_losing_regions_gets_messages(triton: SharingTriton) -> None:
-    class Forgetful(dict[str, Any]):
+    class ForgetfulDict(dict[str, Any]):
         def __contains__(self, _name: object) -> bool:
             return False
 
-    triton.regions = Forgetful()
+    triton.regions = ForgetfulDict()
     assert asked(triton.address, lambda t: send_color(t, 4)) == (4, 9)
     assert (triton.num_registered, triton.read_from[-1]) == (3, "")
     with pytest.raises(ServerError, match=r"does not accept requests through shared memory \(it keeps losing"):
@@ -329,7 +329,7 @@ def abandon_request(
 
     Return what the server reads at the end of the abandoned request.
     """
-    started, go_on, read = threading.Event(), threading.Event(), []
+    started, proceed, read = threading.Event(), threading.Event(), []
     triton.in_use = set()
     content = triton.content
 
@@ -338,7 +338,7 @@ def abandon_request(
         if not started.is_set():
             triton.in_use.add(name)
             started.set()
-            assert go_on.wait(60)
+            assert proceed.wait(60)
             read.append(content(request)[0])
             triton.in_use.remove(name)
         return content(request)
@@ -352,7 +352,7 @@ def abandon_request(
             for value in (2, 3):
                 assert await send_color(transport, value) == (value, 9)
         finally:
-            go_on.set()
+            proceed.set()
         await wait_until(lambda: len(triton.regions) == 1)  # the other one is unregistered when no longer in use
 
     asked(triton.address, ask, **options)
@@ -395,11 +395,11 @@ def test_retried_request_keeps_its_region(triton: SharingTriton, fault: tuple[An
 
 
 def test_request_canceled_during_registration_leaves_no_region(triton: SharingTriton) -> None:
-    registering, go_on = threading.Event(), threading.Event()
+    registering, proceed = threading.Event(), threading.Event()
 
     def hold() -> None:
         registering.set()
-        assert go_on.wait(60)
+        assert proceed.wait(60)
 
     triton.on_registered = hold
 
@@ -409,7 +409,7 @@ def test_request_canceled_during_registration_leaves_no_region(triton: SharingTr
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        go_on.set()
+        proceed.set()
         assert list_region_names() == []
         await wait_until(lambda: not triton.regions)
         assert await send_color(transport, 2) == (2, 9)
@@ -475,7 +475,8 @@ def test_key_is_sent_only_to_this_users_server_on_that_port(triton: SharingTrito
         assert triton.keys == ["secret"]
         asked(f"127.0.0.1:{port}", lambda t: t.infer("signs", FRAMES, ["LOGITS__0"]))
         assert all(set(metadata) & {KEY_HEADER} == set() for metadata in triton.asked)
-        assert asked(f"0.0.0.0:{port}", lambda t: send_color(t, 1), shared_memory="shm") == (1, 9)  # no key: it may be anyone's server
+        # 0.0.0.0 may be anyone's server, so it gets no key.
+        assert asked(f"0.0.0.0:{port}", lambda t: send_color(t, 1), shared_memory="shm") == (1, 9)
         assert (triton.num_registered, len(triton.keys)) == (3, 2)
     finally:
         for file in files:

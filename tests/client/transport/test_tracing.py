@@ -35,7 +35,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     return exporter
 
 
-def test_request_is_a_span_and_the_parent_of_the_servers(triton: Triton, spans: InMemorySpanExporter) -> None:
+def test_request_span_is_the_parent_of_the_servers_span(triton: Triton, spans: InMemorySpanExporter) -> None:
     infer_logits(triton.address)
     (span,) = spans.get_finished_spans()
     assert (span.name, span.kind) == ("infer signs", trace.SpanKind.CLIENT)

@@ -105,8 +105,8 @@ def test_min_confidence_can_remove_all_glosses(tmp_path: Path, video: bytes) -> 
 
 
 def test_models_threshold_judges_the_answer_but_keeps_all_glosses(tmp_path: Path, video: bytes) -> None:
-    for least, is_unsure in ((1.0, True), (0.0, False), (None, None)):
-        card = ModelCard(caveat="an example", min_confidence=least)
+    for threshold, is_unsure in ((1.0, True), (0.0, False), (None, None)):
+        card = ModelCard(caveat="an example", min_confidence=threshold)
         write_folder(tmp_path, "signs", NETWORK, card=card)
         recognition = run_service(tmp_path, lambda service: service.recognize(video))
         assert (recognition.unsure, len(recognition.predictions)) == (is_unsure, 6)

@@ -212,19 +212,19 @@ def test_centered_frames_have_their_own_times() -> None:
 
 
 def test_memory_of_centered_frames_is_bounded() -> None:
-    alive, most = 0, 0
+    alive, peak = 0, 0
 
     class Counted:
         def __init__(self) -> None:
-            nonlocal alive, most
-            alive, most = alive + 1, max(most, alive + 1)
+            nonlocal alive, peak
+            alive, peak = alive + 1, max(peak, alive + 1)
 
         def __del__(self) -> None:
             nonlocal alive
             alive -= 1
 
     choose_centered((Counted() for _ in range(2000)), CITIZEN)
-    assert most <= CITIZEN.max_centered_frames + 2
+    assert peak <= CITIZEN.max_centered_frames + 2
 
 
 @pytest.mark.parametrize("count", [3, 70, 300, 310])

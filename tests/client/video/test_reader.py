@@ -266,16 +266,16 @@ def test_damaged_frames_print_nothing_to_the_terminal(tmp_path: Path, capfd: pyt
 
 def test_closing_stops_a_reader_in_another_thread(tmp_path: Path) -> None:
     video = open_video(videos.clip(tmp_path / "long.mp4", num_frames=3000, size="32x32"))
-    begun, read = threading.Event(), []
+    started, read = threading.Event(), []
 
     def read_on() -> None:
         for frame in video:
             read.append(frame.time_s)
-            begun.set()
+            started.set()
 
     reader = threading.Thread(target=read_on)
     reader.start()
-    begun.wait()
+    started.wait()
     video.close()
     reader.join()
     assert 0 < len(read) < 3000

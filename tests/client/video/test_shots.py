@@ -83,10 +83,10 @@ def test_windows_stay_within_their_shot(
 def test_film_is_streamed() -> None:
     num_read = []
 
-    def counted() -> Iterator[Crop]:
+    def count_crops() -> Iterator[Crop]:
         for n, crop in enumerate(make_crops(make_scene(300, 1), make_scene(300, 2))):
             num_read.append(n)
             yield crop
 
-    for _, span in cut_windows_by_shot(number_shots(counted()), with_window(WLASL), 25.0):
+    for _, span in cut_windows_by_shot(number_shots(count_crops()), with_window(WLASL), 25.0):
         assert num_read[-1] <= span.start + span.num_frames + 1

@@ -19,13 +19,13 @@ from tests.client import videos
 WIDE, HIGH = 96, 64
 
 
-def read(path: Path) -> tuple[list[Frame], list[str], int]:
+def read_video(path: Path) -> tuple[list[Frame], list[str], int]:
     """Return the frames, the warnings, and the number of lost frames."""
     with open_video(path) as video:
         return list(video), video.warnings, video.lost_frames
 
 
-def count_by_command_line(path: Path) -> int:
+def count_with_ffmpeg(path: Path) -> int:
     """Count the frames that the ffmpeg program decodes."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-threads", "1", "-i", str(path)]
     shown = subprocess.run([*command, "-map", "0:V:0", "-fps_mode", "passthrough", "-f", "framemd5", "-"],
@@ -50,7 +50,7 @@ def count_by_command_line(path: Path) -> int:
 def test_zoo_file_is_read_with_its_times_and_warnings(
     shared_folder: Path, name: str, count: int, first_s: float, last_s: float, lost: int, warns: str
 ) -> None:
-    frames, warnings, num_lost = read(shared_folder / "zoo" / name)
+    frames, warnings, num_lost = read_video(shared_folder / "zoo" / name)
     assert len(frames) == count
     assert (frames[0].time_s, frames[-1].time_s) == pytest.approx((first_s, last_s), abs=0.001)
     assert (num_lost, warnings) == (lost, [warns] if warns else [])
@@ -62,7 +62,7 @@ def test_zoo_file_is_read_with_its_times_and_warnings(
 
 
 def test_equal_timestamps_are_spread_out(shared_folder: Path) -> None:
-    times_s = [frame.time_s for frame in read(shared_folder / "zoo" / "dup_times.webm")[0]]
+    times_s = [frame.time_s for frame in read_video(shared_folder / "zoo" / "dup_times.webm")[0]]
     assert np.diff(times_s).max() < 0.05  # 24 frames per second, three of which share a timestamp
 
 
@@ -75,7 +75,7 @@ def test_mirrored_file_is_flipped_horizontally(shared_folder: Path) -> None:
 
 
 def test_changing_pixel_format_keeps_the_colors(shared_folder: Path) -> None:
-    frames = read(shared_folder / "zoo" / "mjpeg_422_420.avi")[0]
+    frames = read_video(shared_folder / "zoo" / "mjpeg_422_420.avi")[0]
     means = np.array([frame.image.mean(axis=(0, 1)) for frame in frames])
     assert np.abs(means - means[0]).max() < 12
 
@@ -111,7 +111,7 @@ def test_phone_video_is_rotated_as_in_players(tmp_path: Path, degrees: int, flip
     path, seen = tmp_path / "turned.mp4", tmp_path / "seen.mp4"
     videos.ffmpeg("-display_rotation", str(degrees), *flips, "-i", source, "-c", "copy", path)
     videos.ffmpeg("-i", path, "-c:v", "libx264", "-qp", "0", seen)  # FFmpeg applies the rotation when it converts
-    ours, theirs = read(path)[0][0].image, read(seen)[0][0].image
+    ours, theirs = read_video(path)[0][0].image, read_video(seen)[0][0].image
     assert ours.shape == theirs.shape
     assert np.abs(ours.astype(int) - theirs).mean() < 8
 
@@ -145,18 +145,18 @@ def write_video(folder: Path, kind: str, num_frames: int = 50) -> Path:
 @pytest.mark.parametrize("kind", CODECS)
 def test_codec_and_container_give_every_frame_at_its_time(tmp_path: Path, kind: str) -> None:
     path = write_video(tmp_path, kind)
-    frames, warnings, lost = read(path)
+    frames, warnings, lost = read_video(path)
     assert (len(frames), lost, warnings) == (50, 0, [])
     assert [frame.time_s for frame in frames] == pytest.approx([n / 25 for n in range(50)], abs=0.002)
-    reference = read(write_video(tmp_path, "ffv1.mkv"))[0]
-    for place in (0, 24, 49):  # the same pictures in the same order
-        off = np.abs(frames[place].image.astype(int) - reference[place].image).mean()
-        assert off < 25, f"frame {place} is off by {off}"
+    reference = read_video(write_video(tmp_path, "ffv1.mkv"))[0]
+    for index in (0, 24, 49):  # the same pictures in the same order
+        off = np.abs(frames[index].image.astype(int) - reference[index].image).mean()
+        assert off < 25, f"frame {index} is off by {off}"
 
 
-def rewrite(path: Path, how: str) -> Path:
-    """Rewrite the packets of a video as FFmpeg's bitstream filter `noise` does."""
-    spoiled = path.with_stem(f"{path.stem}-spoiled")
+def filter_packets(path: Path, how: str) -> Path:
+    """Damage or drop packets of a video with FFmpeg's bitstream filter `noise`."""
+    damaged = path.with_stem(f"{path.stem}-damaged")
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(),
         "-loglevel",
@@ -169,46 +169,46 @@ def rewrite(path: Path, how: str) -> Path:
         "copy",
         "-copyts",
     ]
-    subprocess.run([*command, "-bsf:v", f"noise={how}", spoiled])  # reports an error but continues
-    assert spoiled.stat().st_size > 0.5 * path.stat().st_size
-    return spoiled
+    subprocess.run([*command, "-bsf:v", f"noise={how}", damaged])  # reports an error but continues
+    assert damaged.stat().st_size > 0.5 * path.stat().st_size
+    return damaged
 
 
-def zero_packet(path: Path, place: int) -> Path:
+def zero_packet(path: Path, index: int) -> Path:
     """Overwrite a packet of a video with zeros."""
     with av.open(str(path)) as container:
-        packet = next(itertools.islice(container.demux(container.streams.video[0]), place, None))
-    spoiled, content = path.with_stem(f"{path.stem}-spoiled"), bytearray(path.read_bytes())
+        packet = next(itertools.islice(container.demux(container.streams.video[0]), index, None))
+    damaged, content = path.with_stem(f"{path.stem}-damaged"), bytearray(path.read_bytes())
     assert packet.pos is not None
     content[packet.pos : packet.pos + packet.size] = bytes(packet.size)
-    spoiled.write_bytes(content)
-    return spoiled
+    damaged.write_bytes(content)
+    return damaged
 
 
 @pytest.mark.parametrize("kind", [
     "h264.mp4", "h264.mkv", "h264.ts", "hevc.mp4", "hevc.mkv", "vp9.webm", "av1.mp4", "mjpeg.avi", "mpeg4.avi",
     "vp8.webm",
 ])  # fmt: skip
-@pytest.mark.parametrize("place", [0, 1, 10, 24, 49])
-def test_damaged_packet_loses_few_frames_and_gives_a_warning(tmp_path: Path, kind: str, place: int) -> None:
+@pytest.mark.parametrize("index", [0, 1, 10, 24, 49])
+def test_damaged_packet_loses_few_frames_and_gives_a_warning(tmp_path: Path, kind: str, index: int) -> None:
     whole = write_video(tmp_path, kind)
-    spoil = f"amount='eq(n,{max(place, 1)})'"  # FFmpeg cannot write a .ts without the parameters in the first packet
-    path = rewrite(whole, spoil) if kind.endswith(".ts") else zero_packet(whole, place)
-    expected = count_by_command_line(path)
-    frames, warnings, lost = read(path)
+    damage = f"amount='eq(n,{max(index, 1)})'"  # FFmpeg cannot write a .ts without the parameters in the first packet
+    path = filter_packets(whole, damage) if kind.endswith(".ts") else zero_packet(whole, index)
+    expected = count_with_ffmpeg(path)
+    frames, warnings, lost = read_video(path)
     assert abs(len(frames) - expected) <= 1 or warnings
     # With the other containers, FFmpeg resynchronizes and does not report the packets in between.
     assert len(frames) == 50 or warnings or not kind.endswith((".mp4", ".avi"))
     assert bool(warnings) == bool(lost)
     times_s = [frame.time_s for frame in frames]
     assert all(before < after for before, after in itertools.pairwise(times_s))
-    assert times_s[-1] == pytest.approx(49 / 25, abs=0.05) or place == 49 or len(frames) < 45
+    assert times_s[-1] == pytest.approx(49 / 25, abs=0.05) or index == 49 or len(frames) < 45
 
 
 @pytest.mark.parametrize("kind", ["h264.mkv", "h264.ts", "hevc.mkv", "hevc.mp4", "vp9.webm", "mpeg4.mp4", "mpeg2.mpg"])
 def test_recording_that_starts_between_keyframes_has_no_gray_frames(tmp_path: Path, kind: str) -> None:
-    path = rewrite(write_video(tmp_path, kind), "drop='eq(n,0)'")
-    frames, warnings, lost = read(path)
+    path = filter_packets(write_video(tmp_path, kind), "drop='eq(n,0)'")
+    frames, warnings, lost = read_video(path)
     assert 38 <= len(frames) <= 42
     assert lost >= 7 and len(warnings) == 1 and "could not be decoded" in warnings[0]
     for frame in frames:
@@ -223,9 +223,9 @@ def test_default_track_is_preferred_then_the_largest(tmp_path: Path) -> None:
     maps = ["-map", "0:v", "-map", "1:v", "-map", "2:v", "-frames:v", "10", "-c:v", "libx264", "-pix_fmt", "yuv420p"]
     path = tmp_path / "tracks.mkv"
     videos.ffmpeg(*inputs, *maps, "-disposition:0", "default", "-disposition:1", "0", "-disposition:2", "0", path)
-    assert read(path)[0][0].image.mean(axis=(0, 1)).argmax() == 2  # red: the first large one
+    assert read_video(path)[0][0].image.mean(axis=(0, 1)).argmax() == 2  # red: the first large one
     videos.ffmpeg(*inputs, *maps, "-disposition:0", "0", "-disposition:1", "0", "-disposition:2", "default", path)
-    assert read(path)[0][0].image.mean(axis=(0, 1)).argmax() == 0  # blue: the default
+    assert read_video(path)[0][0].image.mean(axis=(0, 1)).argmax() == 0  # blue: the default
 
 
 def test_audio_with_cover_art_is_not_a_video(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_audio_with_cover_art_is_not_a_video(tmp_path: Path) -> None:
     videos.ffmpeg("-f", "lavfi", "-i", "sine", "-i", cover, "-map", "0", "-map", "1", "-t", "1", "-c:a", "aac",
                   "-c:v", "mjpeg", "-disposition:v:0", "attached_pic", "-f", "mp4", path)  # fmt: skip
     with pytest.raises(VideoError, match="it is audio only"):
-        read(path)
+        read_video(path)
 
 
 @pytest.mark.parametrize(("options", "warns"), [
@@ -246,7 +246,7 @@ def test_interlaced_and_hdr_videos_give_a_warning(tmp_path: Path, options: list[
     path = tmp_path / "clip.mp4"
     source = ["-f", "lavfi", "-i", f"testsrc2=size={WIDE}x{HIGH}:rate=25", "-frames:v", "20"]
     videos.ffmpeg(*source, "-c:v", "libx264", "-pix_fmt", "yuv420p", *options, path)
-    frames, warnings, lost = read(path)
+    frames, warnings, lost = read_video(path)
     assert (len(frames), lost, len(warnings)) == (20, 0, 1)
     assert warnings[0].startswith(warns)
 
@@ -257,7 +257,7 @@ def test_other_pixel_formats_give_the_same_picture(tmp_path: Path, pixels: str) 
     path, plain = tmp_path / "clip.mkv", tmp_path / "plain.mkv"
     videos.ffmpeg(*source, "-c:v", "ffv1", "-pix_fmt", pixels, path)
     videos.ffmpeg(*source, "-c:v", "ffv1", "-pix_fmt", "yuv420p", plain)
-    off = np.abs(read(path)[0][0].image.astype(int) - read(plain)[0][0].image).mean()
+    off = np.abs(read_video(path)[0][0].image.astype(int) - read_video(plain)[0][0].image).mean()
     assert off < 6
 
 
@@ -265,12 +265,12 @@ def test_full_range_is_honored(tmp_path: Path) -> None:
     path = tmp_path / "full.mkv"
     videos.ffmpeg("-f", "lavfi", "-i", f"color=white:size={WIDE}x{HIGH}:rate=25", "-frames:v", "3", "-c:v", "libx264",
                   "-vf", "scale=out_range=full", "-color_range", "pc", "-pix_fmt", "yuvj420p", path)  # fmt: skip
-    assert read(path)[0][0].image.min() >= 252
+    assert read_video(path)[0][0].image.min() >= 252
 
 
 def test_non_square_pixels_are_not_scaled(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "wide.mp4", num_frames=3, size="72x64", filters="setsar=16/11")
-    assert read(path)[0][0].image.shape == (64, 72, 3)
+    assert read_video(path)[0][0].image.shape == (64, 72, 3)
 
 
 def test_files_without_a_video_extension_are_skipped(tmp_path: Path) -> None:

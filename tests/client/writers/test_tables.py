@@ -18,7 +18,7 @@ from tests.client.conftest import Shrink
 NAMES = ("a.mp4", 'two "words", and\\n.mp4', "🤟/été.mp4")
 
 
-def recognition(video: str, num_glosses: int = 3) -> Recognition:
+def make_recognition(video: str, num_glosses: int = 3) -> Recognition:
     predictions = tuple(Prediction(n + 1, f"gloss {n}", n, 0.5 / (n + 1), 1.5 - n) for n in range(num_glosses))
     return Recognition(video, "signs", predictions, False, 25, 1.0004, 1, 0.1, 0.2, ("cut off",))
 
@@ -42,8 +42,8 @@ def test_text_matches_the_earlier_project_byte_for_byte(shared_folder: Path, tmp
     assert (tmp_path / "results.txt").read_bytes() == theirs
 
 
-def test_csv_reads_back_equal(tmp_path: Path) -> None:
-    recognitions = [recognition(name) for name in NAMES]
+def test_csv_round_trips(tmp_path: Path) -> None:
+    recognitions = [make_recognition(name) for name in NAMES]
     write_results("csv", tmp_path / "results.csv", recognitions)
     with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as file:
         read = list(csv.DictReader(file))
@@ -52,8 +52,8 @@ def test_csv_reads_back_equal(tmp_path: Path) -> None:
     assert (read[0]["video"], read[0]["rank"], read[0]["duration_s"]) == ("a.mp4", "1", "1.0")
 
 
-def test_jsonl_reads_back_equal(tmp_path: Path) -> None:
-    recognitions = [recognition(name) for name in NAMES]
+def test_jsonl_round_trips(tmp_path: Path) -> None:
+    recognitions = [make_recognition(name) for name in NAMES]
     write_results("jsonl", tmp_path / "results.jsonl", recognitions)
     lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
     expected = [json.loads(json.dumps(dataclasses.asdict(one))) for one in recognitions]
@@ -64,7 +64,7 @@ def test_jsonl_reads_back_equal(tmp_path: Path) -> None:
 
 
 def test_missing_verdict_is_null_or_an_empty_cell(tmp_path: Path) -> None:
-    unjudged = dataclasses.replace(recognition("a.mp4", num_glosses=1), unsure=None)
+    unjudged = dataclasses.replace(make_recognition("a.mp4", num_glosses=1), unsure=None)
     for name in SINKS:
         write_results(name, tmp_path / f"results.{name}", [unjudged])
     assert json.loads((tmp_path / "results.jsonl").read_text())["unsure"] is None
@@ -76,14 +76,14 @@ def test_missing_verdict_is_null_or_an_empty_cell(tmp_path: Path) -> None:
 
 
 def test_jsonl_has_the_signers_box_if_one_was_used(tmp_path: Path) -> None:
-    boxed = dataclasses.replace(recognition("a.mp4"), signer=SignerBox(0.25, 0.0, 0.75, 1.0, "dataset", 0.5))
+    boxed = dataclasses.replace(make_recognition("a.mp4"), signer=SignerBox(0.25, 0.0, 0.75, 1.0, "dataset", 0.5))
     write_results("jsonl", tmp_path / "results.jsonl", [boxed])
     values = json.loads((tmp_path / "results.jsonl").read_text())
     assert values["signer"] == {"box": [0.25, 0.0, 0.75, 1.0], "source": "dataset", "confidence": 0.5}
 
 
-def test_parquet_reads_back_equal_and_typed(tmp_path: Path) -> None:
-    recognitions = [recognition(f"{n:04}.mp4", num_glosses=10) for n in range(ROWS_PER_GROUP // 10 + 1)]
+def test_parquet_round_trips_with_types(tmp_path: Path) -> None:
+    recognitions = [make_recognition(f"{n:04}.mp4", num_glosses=10) for n in range(ROWS_PER_GROUP // 10 + 1)]
     write_results("parquet", tmp_path / "results.parquet", recognitions)
     table = pq.read_table(tmp_path / "results.parquet")
     assert table.schema.equals(build_arrow_schema())
@@ -111,7 +111,7 @@ def test_exception_keeps_the_previous_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / "results"
     path.write_text("of an earlier run")
     with pytest.raises(ZeroDivisionError), SINKS[name](path) as sink:
-        sink.write(recognition("a.mp4"))
+        sink.write(make_recognition("a.mp4"))
         _ = 1 / 0
     assert path.read_text() == "of an earlier run"
     assert [left.name for left in tmp_path.iterdir()] == ["results"]
@@ -124,7 +124,7 @@ def test_full_disk_keeps_the_previous_file(disk: tuple[Path, Shrink], name: str,
     path = folder / "results"
     path.write_text("of an earlier run")
     random = Random(0)  # names that Parquet cannot compress
-    varied = [recognition(f"{random.getrandbits(256):x}.mp4") for _ in range(count)]
+    varied = [make_recognition(f"{random.getrandbits(256):x}.mp4") for _ in range(count)]
     with shrink(4096), pytest.raises(AslTritonError, match=r"cannot write .*results: .*\. Make room"):
         write_results(name, path, varied)
     assert path.read_text() == "of an earlier run"
@@ -136,5 +136,5 @@ def test_unwritable_path_is_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "nowhere" / "results", tmp_path / "folder"):
         with pytest.raises(AslTritonError, match="cannot write"):
-            write_results(name, path, [recognition("a.mp4")])
+            write_results(name, path, [make_recognition("a.mp4")])
     assert [left.name for left in tmp_path.iterdir()] == ["folder"]

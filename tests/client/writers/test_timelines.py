@@ -65,7 +65,7 @@ def test_jsonl_adds_the_box_of_each_shot_and_nothing_else_changes(tmp_path: Path
 
 @pytest.mark.parametrize("video", NAMES)
 @pytest.mark.parametrize("name", ["csv", "jsonl"])
-def test_tables_read_back_equal(tmp_path: Path, name: str, video: str) -> None:
+def test_tables_round_trip(tmp_path: Path, name: str, video: str) -> None:
     path = write_timeline(name, tmp_path / f"a.{name}", make_timeline(video))
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file)) if name == "csv" else [json.loads(line) for line in file]
