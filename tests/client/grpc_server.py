@@ -92,13 +92,13 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
             with self._counting:
                 self.at_once -= 1
 
-    def content(self, request: Any) -> bytes:
+    def read_input(self, request: Any) -> bytes:
         """Return the bytes of a request's input."""
         return bytes(request.raw_input_contents[0])
 
     def _answer(self, request: Any) -> Any:
         shape = list(request.inputs[0].shape)
-        frames = np.frombuffer(self.content(request), np.uint8).reshape(shape)[0]
+        frames = np.frombuffer(self.read_input(request), np.uint8).reshape(shape)[0]
         logits = np.asarray(self.logits(frames), np.float32)
         answer = service_pb2.ModelInferResponse(model_name="signs", model_version="1", id=request.id)
         for output in request.outputs:

@@ -62,10 +62,10 @@ class SharingTriton(Triton):
             context.abort(grpc.StatusCode.NOT_FOUND, f"Unable to find shared memory region: '{name}'")
         return super().ModelInfer(request, context)
 
-    def content(self, request: Any) -> bytes:
+    def read_input(self, request: Any) -> bytes:
         parameters = request.inputs[0].parameters
         name = parameters["shared_memory_region"].string_param
         if not name:
-            return super().content(request)
+            return super().read_input(request)
         offset = parameters["shared_memory_offset"].int64_param
         return self.regions[name][offset : offset + parameters["shared_memory_byte_size"].int64_param]

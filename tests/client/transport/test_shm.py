@@ -331,7 +331,7 @@ def abandon_request(
     """
     started, proceed, read = threading.Event(), threading.Event(), []
     triton.in_use = set()
-    content = triton.content
+    read_input = triton.read_input
 
     def hold(request: Any) -> bytes:
         name = request.inputs[0].parameters["shared_memory_region"].string_param
@@ -339,11 +339,11 @@ def abandon_request(
             triton.in_use.add(name)
             started.set()
             assert proceed.wait(60)
-            read.append(content(request)[0])
+            read.append(read_input(request)[0])
             triton.in_use.remove(name)
-        return content(request)
+        return read_input(request)
 
-    triton.content = hold  # type: ignore[method-assign]
+    triton.read_input = hold  # type: ignore[method-assign]
 
     async def ask(transport: Transport) -> None:
         try:
