@@ -1,4 +1,4 @@
-"""Single calls, each over a transport of its own."""
+"""Single calls, each over its own transport."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

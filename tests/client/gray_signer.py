@@ -1,4 +1,4 @@
-"""A signer in shades of gray, and a fake model that recognizes them: live recognition without a network."""
+"""A signer in shades of gray, and a fake model that recognizes the shades: live recognition without a network."""
 
 import asyncio
 import math

@@ -138,7 +138,7 @@ class Stuck(FakeTransport):
 
 
 def fake_steps(answer: Callable[[Array], Array], preset: Preset = PRESETS["wlasl"]) -> FakeTransport:
-    """Build a server whose `answer` maps input (T, 224, 224, 3) to step logits (S, 6). Their max are the logits."""
+    """Build a server whose `answer` maps input (T, 224, 224, 3) to step logits (S, 6); the logits are their max."""
 
     def outputs(_model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         steps = np.asarray(answer(inputs["FRAMES__0"][0]), np.float32)

@@ -1,4 +1,4 @@
-"""An event loop with a virtual clock: sleeps return at once, at exactly the right virtual time."""
+"""An event loop with a virtual clock: sleeps take no real time and end exactly on time."""
 
 import asyncio
 import selectors

@@ -1,4 +1,4 @@
-"""A stand-in for `person-detection-asl-0001`, with the same input and outputs, that detects bright areas as persons."""
+"""A stand-in for `person-detection-asl-0001`, with the same input and outputs, that takes bright areas for people."""
 
 from pathlib import Path
 

@@ -30,7 +30,7 @@ def crop_center(image: np.ndarray) -> np.ndarray:
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:
-    """Scale the shorter side to 226 pixels, written as in WLASL's loaders."""
+    """Scale the shorter side to 226 pixels, with the formula of WLASL's loaders."""
     scale = 1 + (226 - min(image.shape[:2])) / min(image.shape[:2])
     return cv2.resize(image, dsize=(0, 0), fx=scale, fy=scale)
 
