@@ -12,7 +12,7 @@ from asl_triton.signer.search import SEARCHED, frame_signer
 from asl_triton.video.colors import Image
 from asl_triton.video.reader import Frame
 from asl_triton_demo.signer import Placement, RenderedClip, render
-from tests.client.signer.test_signer import compute_iou
+from tests.client.signer.test_signer import overlap
 
 WLASL, PERSON = PRESETS["wlasl"], PRESETS["bsl1k-person"]
 NUM_FRAMES = 32
@@ -62,7 +62,7 @@ def paste(frames: list[Frame], picture: Image, left: int, top: int) -> list[Fram
 def test_small_signer_is_found_and_fully_shown(size: tuple[int, int], placement: Placement, seed: int) -> None:
     clip = render_clip("help", seed, size, placement)
     frames = read_frames(clip)
-    assert clip.signer is not None and compute_iou(find_box(frames), clip.signer) > 0.5
+    assert clip.signer is not None and overlap(find_box(frames), clip.signer) > 0.5
     framed = frame_signer(frames, WLASL)
     assert framed.warnings == () and framed.signer is not None
     box = framed.signer
@@ -77,7 +77,7 @@ def test_signer_at_the_edge_is_found() -> None:
     clip = render_clip("book", 1_000_002, (720, 1280), Placement(0.6, 0.08, 0.6))
     assert clip.signer is not None and clip.signer[0] < 30
     box = find_box(read_frames(clip))
-    assert box[0] == 0 and compute_iou(box, clip.signer) > 0.5
+    assert box[0] == 0 and overlap(box, clip.signer) > 0.5
     shown = next(frame_signer(read_frames(clip), WLASL).frames).image
     assert shown.shape[1] / len(shown) == pytest.approx(4 / 3, abs=0.02)  # the edge is repeated beyond the frame
 
@@ -86,7 +86,7 @@ def test_walking_signer_is_found_at_the_start_position() -> None:
     clip = render_clip("book", 1_000_002, (720, 1280), Placement(0.5, 0.25, 0.6, walks_to=0.5))
     framed = frame_signer(read_frames(clip), WLASL)
     assert framed.signer is not None and framed.warnings == ()
-    assert clip.signer is not None and compute_iou(find_box(read_frames(clip)), clip.signer) > 0.5
+    assert clip.signer is not None and overlap(find_box(read_frames(clip)), clip.signer) > 0.5
 
 
 @pytest.mark.parametrize("preset", ["wlasl", "bsl1k-person"])
@@ -106,7 +106,7 @@ def test_face_on_a_poster_is_not_the_signer() -> None:
     poster = render_clip("book", 1_000_003, (480, 400), Placement(1.0, 0.5, 0.5))
     picture = poster.frames[0][..., ::-1]
     frames = paste(read_frames(clip), picture, 800, 60)
-    assert clip.signer is not None and compute_iou(find_box(frames), clip.signer) > 0.5
+    assert clip.signer is not None and overlap(find_box(frames), clip.signer) > 0.5
     assert frame_signer(frames, PERSON).warnings == ()
     # Two moving signers are two people.
     both = [Frame(pasted.image.copy(), pasted.time_s) for pasted in frames]

@@ -22,7 +22,7 @@ def read_clip(shared_folder: Path, clip: str) -> list[Frame]:
         return list(video)
 
 
-def compute_iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     """Compute the intersection over union of two boxes."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
@@ -48,7 +48,7 @@ def test_box_is_close_to_the_official_one(shared_folder: Path, clip: str) -> Non
     box = frame_signer(frames, PERSON).signer
     assert box is not None and box.source == "face"
     found = (box.x0 * width, box.y0 * height, box.x1 * width, box.y1 * height)
-    assert compute_iou(found, OFFICIAL[clip]) >= 0.85
+    assert overlap(found, OFFICIAL[clip]) >= 0.85
 
 
 @pytest.mark.parametrize("clip", OFFICIAL)
