@@ -24,7 +24,7 @@ ROOMY = {"asl_triton.max_bytes": "67108864", "asl_triton.max_frames": "10000", "
 DETAILS = {"num_frames": 12, "duration_s": 0.48, "num_windows": 1, "decode_s": 0.01, "wait_s": 0.1, "warnings": ["cut"]}
 
 
-def build_sign_model(
+def sign_model(
     limits: Mapping[str, str] = ROOMY,
     outputs: tuple[str, ...] = ("CLASS_ID", "LOGIT", "DETAILS"),
     takes_box: bool = True,
@@ -97,7 +97,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_file_is_sent_unchanged_and_its_logits_are_ranked_by_the_client(clip: Path) -> None:
-    server = Server(build_sign_model())
+    server = Server(sign_model())
     recognition = recognize(server, clip, "video", top_k=3, vocabulary=["mother", "book", "help"], min_confidence=0.7)
     assert server.files == [clip.read_bytes()] and server.parameters == [{"model": "signs"}]
     assert [(p.rank, p.gloss, p.logit) for p in recognition.predictions] == [
@@ -111,7 +111,7 @@ def test_file_is_sent_unchanged_and_its_logits_are_ranked_by_the_client(clip: Pa
 
 def test_models_warning_is_reported_exactly_once(clip: Path) -> None:
     card = ModelCard(caveat="an example", min_confidence=0.6)
-    server = Server(build_sign_model())  # an earlier version: its DETAILS lack the warning
+    server = Server(sign_model())  # an earlier version: its DETAILS lack the warning
     server.models["signs"] = described(**card.to_parameters())
     found = recognize(server, clip, "video")
     assert (found.unsure, found.warnings) == (True, ("an example", "cut"))
@@ -120,7 +120,7 @@ def test_models_warning_is_reported_exactly_once(clip: Path) -> None:
 
 
 def test_bytes_and_file_objects_are_sent_unchanged(clip: Path) -> None:
-    server = Server(build_sign_model())
+    server = Server(sign_model())
     for send in ("video", "auto"):
         with clip.open("rb") as file:
             answers = [recognize(server, source, send) for source in (clip.read_bytes(), file)]
@@ -129,16 +129,16 @@ def test_bytes_and_file_objects_are_sent_unchanged(clip: Path) -> None:
 
 
 @pytest.mark.parametrize(("send", "model", "is_file"), [
-    ("frames", build_sign_model(), False),
-    ("video", build_sign_model(), True),
-    ("auto", build_sign_model(), True),
+    ("frames", sign_model(), False),
+    ("video", sign_model(), True),
+    ("auto", sign_model(), True),
     ("auto", None, False),
-    ("auto", build_sign_model(outputs=("GLOSS", "CONFIDENCE")), False),  # not our model
-    ("auto", build_sign_model({"asl_triton.max_frames": "11"}), False),
-    ("auto", build_sign_model({"asl_triton.max_frames": "12"}), True),
-    ("auto", build_sign_model({"asl_triton.max_pixels": "3071"}), False),
-    ("auto", build_sign_model({"asl_triton.max_bytes": "100"}), False),
-    ("auto", build_sign_model({}), True),
+    ("auto", sign_model(outputs=("GLOSS", "CONFIDENCE")), False),  # not our model
+    ("auto", sign_model({"asl_triton.max_frames": "11"}), False),
+    ("auto", sign_model({"asl_triton.max_frames": "12"}), True),
+    ("auto", sign_model({"asl_triton.max_pixels": "3071"}), False),
+    ("auto", sign_model({"asl_triton.max_bytes": "100"}), False),
+    ("auto", sign_model({}), True),
 ])  # fmt: skip
 def test_file_is_sent_only_if_the_server_accepts_it(
     clip: Path, send: str, model: ModelDescription | None, is_file: bool
@@ -152,14 +152,14 @@ def test_auto_sends_frames_if_they_are_smaller_than_the_file(tmp_path: Path) -> 
     options = ["-c:v", "rawvideo", "-pix_fmt", "bgr24"]
     path = videos.clip(tmp_path / "raw.avi", num_frames=10, size="320x240", options=options)
     assert path.stat().st_size > 10 * 224 * 224 * 3
-    server = Server(build_sign_model())
+    server = Server(sign_model())
     recognize(server, path, "auto")
     assert server.files == []
 
 
 def test_auto_sends_frames_if_the_container_lacks_a_frame_count(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "live.webm", 12, size="16x16", options=["-live", "1", "-deadline", "realtime"])
-    server = Server(build_sign_model())
+    server = Server(sign_model())
     recognize(server, path, "auto")
     assert server.files == []
 
@@ -174,11 +174,11 @@ def test_server_without_uploads_is_reported_before_the_clip_is_opened() -> None:
 def test_refusal_names_the_clip(clip: Path) -> None:
     refusal = VideoError("VIDEO cannot be decoded: it ends the decoder (SIGSEGV)")
     with pytest.raises(VideoError, match=r"^mine cannot be decoded"):
-        recognize(Server(build_sign_model(), refusal), clip, "video", name="mine")
+        recognize(Server(sign_model(), refusal), clip, "video", name="mine")
 
 
 @pytest.mark.parametrize(("limits", "model"), [
-    (Limits(max_bytes=100), build_sign_model()), (None, build_sign_model({"asl_triton.max_bytes": "100"})),
+    (Limits(max_bytes=100), sign_model()), (None, sign_model({"asl_triton.max_bytes": "100"})),
 ], ids=["ours", "theirs"])  # fmt: skip
 def test_file_beyond_a_limit_is_not_sent(clip: Path, limits: Limits | None, model: ModelDescription) -> None:
     server = Server(model)
@@ -191,9 +191,9 @@ def test_file_beyond_a_limit_is_not_sent(clip: Path, limits: Limits | None, mode
 def test_missing_file_gives_the_same_error_as_with_frames(tmp_path: Path, send: str) -> None:
     for path in (tmp_path / "nowhere.mp4", tmp_path):
         with pytest.raises(VideoError) as ours:
-            recognize(Server(build_sign_model()), path, "frames")
+            recognize(Server(sign_model()), path, "frames")
         with pytest.raises(VideoError) as theirs:
-            recognize(Server(build_sign_model()), path, send)
+            recognize(Server(sign_model()), path, send)
         assert str(theirs.value) == str(ours.value)
 
 
@@ -203,14 +203,14 @@ def test_missing_file_gives_the_same_error_as_with_frames(tmp_path: Path, send: 
 def test_invalid_options_are_rejected_before_anything_is_sent(
     options: dict[str, object], error: type[AslTritonError]
 ) -> None:
-    server = Server(build_sign_model())
+    server = Server(sign_model())
     with pytest.raises(error):
         recognize(server, "no such clip.mp4", "video", **options)
 
 
 def test_answer_with_a_wrong_number_of_classes_is_rejected(clip: Path) -> None:
     with pytest.raises(ContractError, match="5 logits for 6 glosses"):
-        recognize(Server(build_sign_model(), classes=5), clip, "video")
+        recognize(Server(sign_model(), classes=5), clip, "video")
 
 
 def test_server_is_queried_once_for_what_it_accepts(clip: Path) -> None:
@@ -222,7 +222,7 @@ def test_server_is_queried_once_for_what_it_accepts(clip: Path) -> None:
             return await super().describe(model)
 
     async def ask() -> None:
-        async with AsyncRecognizer(transport=Counting(build_sign_model()), model="signs", send="auto") as recognizer:
+        async with AsyncRecognizer(transport=Counting(sign_model()), model="signs", send="auto") as recognizer:
             for _ in range(3):
                 await recognizer.recognize(clip)
 
@@ -237,20 +237,20 @@ BOX = SignerBox(0.5, 0.0, 1.0, 1.0)
     ("video", True, True), ("auto", True, True), ("auto", False, False), ("frames", True, False)
 ])  # fmt: skip
 def test_signers_box_is_sent_if_the_server_accepts_it(clip: Path, send: str, takes_box: bool, as_file: bool) -> None:
-    server = Server(build_sign_model(takes_box=takes_box), preset=PRESETS["bsl1k-person"])
+    server = Server(sign_model(takes_box=takes_box), preset=PRESETS["bsl1k-person"])
     recognition = recognize(server, clip, send, signer=BOX)
     assert server.boxes == ([[0.5, 0.0, 1.0, 1.0]] if as_file else [])
     assert as_file or recognition.signer == BOX
 
 
 def test_server_without_box_input_is_reported_if_files_are_required(clip: Path) -> None:
-    server = Server(build_sign_model(takes_box=False), preset=PRESETS["bsl1k-person"])
+    server = Server(sign_model(takes_box=False), preset=PRESETS["bsl1k-person"])
     with pytest.raises(ContractError, match=r"does not take the signer's box: send frames \(--send frames\)"):
         recognize(server, clip, "video", signer=BOX)
 
 
 def test_excerpt_is_sent_as_frames(clip: Path) -> None:
-    server = Server(build_sign_model())
+    server = Server(sign_model())
     assert recognize(server, clip, "auto", excerpt=Excerpt(0, 20)).num_windows == 1
     assert server.files == []
     with pytest.raises(ContractError, match="takes whole videos, not a part of one"):
