@@ -1,4 +1,4 @@
-"""Asking one question over a transport of its own."""
+"""Single calls, each over its own transport."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,24 +14,24 @@ FRAMES = {"FRAMES__0": np.zeros((1, 9, 224, 224, 3), np.uint8)}
 
 
 def asked(address: str, ask: Callable[[Any], Awaitable[T]], security: Security | None = None, **options: Any) -> T:
-    """What a transport answers, and it is closed."""
+    """Open a transport, return the result of `ask(transport)`, and close it."""
 
-    async def go() -> T:
+    async def run() -> T:
         transport = make_transport(address, security=security, **options)
         try:
             return await ask(transport)
         finally:
             await transport.close()
 
-    return asyncio.run(go())
+    return asyncio.run(run())
 
 
-def inferred(address: str, security: Security | None = None, **options: Any) -> list[float]:
-    """The logits that `signs` answers to nine black frames."""
-    answers = asked(address, lambda t: t.infer("signs", FRAMES, ["LOGITS__0"]), security, **options)
-    return [float(logit) for logit in answers["LOGITS__0"][0]]
+def infer_logits(address: str, security: Security | None = None, **options: Any) -> list[float]:
+    """Return the logits of `signs` for nine black frames."""
+    outputs = asked(address, lambda t: t.infer("signs", FRAMES, ["LOGITS__0"]), security, **options)
+    return [float(logit) for logit in outputs["LOGITS__0"][0]]
 
 
-def version(address: str, security: Security | None = None, **options: Any) -> str:
-    """The server's."""
+def read_version(address: str, security: Security | None = None, **options: Any) -> str:
+    """Return the server's version."""
     return asked(address, lambda transport: transport.server_version(), security, **options)

@@ -1,4 +1,4 @@
-"""A disk that can be full."""
+"""A disk that can fill up."""
 
 import os
 import subprocess
@@ -15,12 +15,12 @@ DISK_BYTES = 256 * 1024
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[tuple[Path, Shrink]]:
-    """A folder, and `with shrink(n)`: about `n` more bytes fit into it, in the block.
+    """A folder and `shrink`. Within `with shrink(n)`, about `n` more bytes fit into the folder.
 
-    A file system of its own where this user may mount one, else a limit on the size of each file.
+    The folder is a separate file system if this user may mount one. Otherwise the size of each file is limited.
     """
     if sys.platform == "win32":
-        pytest.skip("Windows has no small disk to mount and no limit on the size of files")
+        pytest.skip("Windows can neither mount a small disk nor limit the size of files")
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", folder]
@@ -33,22 +33,22 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Shrink]]:
         return
 
     @contextmanager
-    def filled(free_bytes: int) -> Iterator[None]:
-        stuffing = folder / "stuffing"
+    def fill_disk(free_bytes: int) -> Iterator[None]:
+        filler = folder / "filler"
         status = os.statvfs(folder)
-        stuffing.write_bytes(bytes(status.f_bavail * status.f_frsize - free_bytes))
+        filler.write_bytes(bytes(status.f_bavail * status.f_frsize - free_bytes))
         yield
-        stuffing.unlink()
+        filler.unlink()
 
     try:
-        yield folder, filled
+        yield folder, fill_disk
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @contextmanager
 def limited(free_bytes: int) -> Iterator[None]:
-    """No file grows beyond so many bytes."""
+    """Let no file grow beyond `free_bytes` within the block."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

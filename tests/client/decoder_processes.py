@@ -1,4 +1,4 @@
-"""The processes that decode for this one, seen from outside."""
+"""Finds the decoder processes of this process."""
 
 import time
 from collections.abc import Callable
@@ -8,12 +8,12 @@ import psutil
 
 
 def of_this_process() -> list[psutil.Process]:
-    """The servers of decoders, and the decoders."""
+    """Return the fork servers and the workers."""
     return [process for process in psutil.Process().children(recursive=True) if is_decoder(process)]
 
 
 def is_decoder(process: psutil.Process) -> bool:
-    """Whether it is one of them; not one that has just ended."""
+    """Return whether this is a fork server or a worker. A process that has just ended is neither."""
     try:
         return "asl_triton.decoding.worker" in process.cmdline()
     except psutil.Error:
@@ -21,7 +21,7 @@ def is_decoder(process: psutil.Process) -> bool:
 
 
 def server_and_decoder() -> tuple[psutil.Process, psutil.Process]:
-    """Of the one video that is being decoded; those of earlier tests are ending."""
+    """Return the fork server and the worker of the one video being decoded, once those of earlier tests have ended."""
     assert wait_until(lambda: len(decoders()) == 1)
     (decoder,) = decoders()
     server = decoder.parent()
@@ -30,19 +30,19 @@ def server_and_decoder() -> tuple[psutil.Process, psutil.Process]:
 
 
 def decoders() -> list[psutil.Process]:
-    """The workers that decode a video now: those that have memory for its crops."""
+    """Return the workers that are decoding a video: those with memory for its crops."""
     return [process for process in workers() if "memfd:frames" in read_maps(process)]
 
 
 def workers() -> list[psutil.Process]:
-    """The processes that decode, or wait for a video: they are children of one that forks them."""
+    """Return the children of the fork servers: they decode a video or wait for one."""
     ours = of_this_process()
     servers = {process.pid for process in ours}
     return [process for process in ours if process.ppid() in servers]
 
 
 def read_maps(process: psutil.Process) -> str:
-    """The files and shared memory that a process has in its memory; of one that has just ended, none."""
+    """Return the files and shared memory that a process has mapped: none if it has just ended."""
     try:
         return Path(f"/proc/{process.pid}/maps").read_text()
     except OSError:
@@ -50,7 +50,7 @@ def read_maps(process: psutil.Process) -> str:
 
 
 def wait_until(is_true: Callable[[], bool]) -> bool:
-    """Whether it becomes true in time."""
+    """Wait up to 20 s, and return whether the condition became true."""
     deadline = time.monotonic() + 20
     while not (reached := is_true()) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A signer in shades of gray, and a fake model who sees the shade in each step: live, without a network."""
+"""A signer in shades of gray, and a fake model that recognizes the shades: live recognition without a network."""
 
 import asyncio
 import math
@@ -14,23 +14,23 @@ from asl_triton.transport.fake import FakeTransport
 from tests.client.served import GLOSSES, described
 
 REST = 100  # gray level of a signer whose hands are down
-SEEN_SHARE = 0.6  # of a step's frames: what the demo checkpoint was trained to tell
+SEEN_SHARE = 0.6  # of a step's frames: what the demo checkpoint was trained to recognize
 SURE, UNSURE, WEAK = 6.0, 1.0, -1.0  # logits: confidences of 0.998, 0.73 and 0.27
-Plan = Sequence[tuple[str | None, float]]  # what is signed, for how many seconds
+Plan = Sequence[tuple[str | None, float]]  # glosses, and how many seconds each is signed
 
 
 def shade(gloss: str | None) -> int:
-    """The gray level of a gloss: near enough to rest to be no cut."""
+    """Return the gray level of a gloss: close enough to `REST` not to look like a cut."""
     return REST if gloss is None else REST + GLOSSES.index(gloss) + 1
 
 
 def picture(gloss: str | None, size: tuple[int, int] = (48, 64)) -> np.ndarray:
-    """A frame, BGR."""
+    """Return a BGR frame of a gloss."""
     return np.full((*size, 3), shade(gloss), np.uint8)
 
 
 def frames(plan: Plan, rate: float = 25.0, start_s: float = 0.0) -> Iterator[tuple[np.ndarray, float]]:
-    """The plan filmed: frames and when they are shown."""
+    """Yield the frames of a plan and their times."""
     for number in range(round(sum(seconds for _, seconds in plan) * rate)):
         time_s = left_s = number / rate
         for gloss, seconds in plan:
@@ -42,7 +42,10 @@ def frames(plan: Plan, rate: float = 25.0, start_s: float = 0.0) -> Iterator[tup
 
 @dataclass
 class Observer(FakeTransport):
-    """Sees glosses in shades, with `certainty`. While `gate` is shut nobody is answered; while `is_away`, refused."""
+    """Recognizes glosses by their shades, with logit `certainty`.
+
+    Requests wait while `gate` is not set, and fail while `is_away` is true.
+    """
 
     certainty: float = SURE
     gate: asyncio.Event | None = None
@@ -73,7 +76,7 @@ class Observer(FakeTransport):
 
 
 def observer(preset: Preset = PRESETS["wlasl"], certainty: float = SURE) -> Observer:
-    """A server with one model of `GLOSSES`."""
+    """Build a server with one model of `GLOSSES`."""
 
     def outputs(_model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         shades = inputs["FRAMES__0"][0, :, 0, 0, 0]  # (T,)

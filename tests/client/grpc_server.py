@@ -1,4 +1,4 @@
-"""A real gRPC server that speaks as much of Triton as the client asks for, and misbehaves on demand."""
+"""A real gRPC server that implements what the client needs of Triton's protocol, and misbehaves on demand."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -19,9 +19,9 @@ GLOSSES = ("book", "drink", "hello", "help")
 
 @dataclass
 class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """One model, `signs`; `logits` gives its answer to frames (T, 224, 224, 3).
+    """Serves one model, `signs`. `logits` computes its answer to frames (T, 224, 224, 3).
 
-    `faults` are what the next inferences end in instead: one status and text each.
+    `faults` are the status and message that the next inferences fail with, one per inference.
     """
 
     preset: Preset = PRESETS["wlasl"]
@@ -29,7 +29,7 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
     faults: list[tuple[grpc.StatusCode, str]] = field(default_factory=list)
     ready: bool = True
     version: str = "2.80.0"
-    empty: bool = False  # as under NumPy 2
+    empty: bool = False  # return empty outputs, as Triton does with NumPy 2
     address: str = ""
     asked: list[dict[str, str]] = field(default_factory=list)  # the metadata of each inference
     at_once: int = 0
@@ -92,13 +92,13 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
             with self._counting:
                 self.at_once -= 1
 
-    def content(self, request: Any) -> bytes:
-        """The bytes of a request's input."""
+    def read_input(self, request: Any) -> bytes:
+        """Return the bytes of a request's input."""
         return bytes(request.raw_input_contents[0])
 
     def _answer(self, request: Any) -> Any:
         shape = list(request.inputs[0].shape)
-        frames = np.frombuffer(self.content(request), np.uint8).reshape(shape)[0]
+        frames = np.frombuffer(self.read_input(request), np.uint8).reshape(shape)[0]
         logits = np.asarray(self.logits(frames), np.float32)
         answer = service_pb2.ModelInferResponse(model_name="signs", model_version="1", id=request.id)
         for output in request.outputs:
@@ -110,7 +110,7 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
                 texts = [f"{logits[c]:f}:{c}:{GLOSSES[c]}".encode() for c in order]
                 contents = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
                 answer.outputs.add(name=output.name, datatype="BYTES", shape=[1, len(texts)])
-            elif output.name == "STEP_LOGITS__1":  # every step says what the clip does
+            elif output.name == "STEP_LOGITS__1":  # the same logits at every step
                 steps = max(-(-len(frames) // 8) - 1, 1)
                 contents = logits.tobytes() * steps
                 answer.outputs.add(name=output.name, datatype="FP32", shape=[1, steps, len(logits)])
@@ -133,7 +133,10 @@ def serving(
     address: str = "127.0.0.1:0",
     max_bytes: int = -1,
 ) -> Iterator[Triton]:
-    """Serve on this machine for the block, on a free port unless one is given; None serves nothing that Triton does."""
+    """Serve on this machine within the block, on a free port unless `address` names one.
+
+    With None, the server implements none of Triton's methods.
+    """
     served = triton or Triton()
     options = [("grpc.max_receive_message_length", max_bytes), ("grpc.so_reuseport", 0)]
     with ThreadPoolExecutor(workers) as threads:
@@ -141,7 +144,7 @@ def serving(
         if triton is not None:
             service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(triton, server)
         port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
-        # Not `localhost`: of its two addresses gRPC would tell of the one that nobody listens at.
+        # Not `localhost`: it has two addresses, and gRPC's errors would name the one without a listener.
         served.address = f"127.0.0.1:{port}"
         server.start()
         try:

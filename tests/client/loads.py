@@ -1,4 +1,4 @@
-"""Loads that were measured, made up."""
+"""Made-up results of load measurements."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ RULES = Rules(window_s=10.0, warm_up_s=1.0)
 
 
 def window(throughput: float, latency_s: float, **counted: float) -> Window:
-    """A made window of ten seconds with so many answers a second, each as late; `counted` replaces its counts."""
+    """Build a window of ten seconds with this many answers per second, all with the same latency.
+
+    `counted` overrides its counts.
+    """
     count = round(10 * throughput)
     requests = tuple(Request(n, n, n + latency_s) for n in range(count))
     counts = Counts(count, count, 0.0, 0.0, count, 1000 * count, count, wall_s=10.0, busy_s=1.0)
@@ -20,13 +23,13 @@ def window(throughput: float, latency_s: float, **counted: float) -> Window:
 
 
 def levels(*throughputs: float, rates: bool = False) -> list[Level]:
-    """Stable levels of 1, 2, 4 ... in flight, or of a rate that is met."""
-    made = []
-    for place, throughput in enumerate(throughputs):
-        load = 2**place
+    """Build stable levels of 1, 2, 4, ... requests in flight or, with `rates`, of rates that the server sustains."""
+    built = []
+    for index, throughput in enumerate(throughputs):
+        load = 2**index
         loop: Loop = OpenLoop(throughput) if rates else ClosedLoop(load)
-        made.append(Level(loop, (window(throughput, load / throughput),) * 3, True, {}))
-    return made
+        built.append(Level(loop, (window(throughput, load / throughput),) * 3, True, {}))
+    return built
 
 
 def report_of(levels: Sequence[Level], model: Any, stopped: str | None = None) -> Report:

@@ -1,4 +1,4 @@
-"""Models' folders as an export leaves them, without a network, and a server that serves networks of its own."""
+"""Model folders as an export writes them, but without a network, and a fake server of stand-in networks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +19,13 @@ GLOSSES = ("book", "drink", "hello", "help", "home", "mother")
 
 @dataclass(frozen=True)
 class Network:
-    """A stand-in for a network: its logits are linear in the mean colors of a clip; another seed, other weights."""
+    """A stand-in for a network: its logits are linear in the mean colors of a clip. The seed chooses the weights."""
 
     seed: int = 0
     num_classes: int = len(GLOSSES)
 
     def logits(self, frames: Array) -> Array:
-        """Logits (N, C) of clips (N, T, 224, 224, 3)."""
+        """Return logits (N, C) of clips (N, T, 224, 224, 3)."""
         weights = np.random.default_rng(self.seed).normal(size=(4, self.num_classes))
         means = frames.mean(axis=(1, 2, 3)) / 64  # (N, 3)
         return (np.concatenate([means, np.ones((len(means), 1))], axis=1) @ weights).astype(np.float32)
@@ -41,7 +41,7 @@ def write_folder(
     card: ModelCard = EMPTY_CARD,
     golden: bool = True,
 ) -> Path:
-    """The folder of a model, or the one that takes its place."""
+    """Write or replace the folder of a model, and return its path."""
     network = network or Network()
     folder = repository / name
     (folder / "1").mkdir(parents=True, exist_ok=True)
@@ -56,24 +56,24 @@ def write_folder(
     )
     for key, value in {"asl_triton.preset": preset.to_json(), **card.to_parameters()}.items():
         config.parameters[key].string_value = value
-    replace(folder / "config.pbtxt", text_format.MessageToString(config))
-    replace(folder / "labels.txt", "\n".join(labels))
+    replace_file(folder / "config.pbtxt", text_format.MessageToString(config))
+    replace_file(folder / "labels.txt", "\n".join(labels))
     if golden:
         logits = network.logits(render_golden()[None])[0]
         GoldenAnswer(logits, logits, 32, 1e-3).save(folder / "golden.npz")
     return folder
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file anew: as another one, as a renamed folder brings it."""
+def replace_file(path: Path, text: str) -> None:
+    """Replace a file with a new one, so that its inode changes as it does when a folder is replaced."""
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
 
 
 @dataclass
-class Served:
-    """A server from inside: `networks` by the name they are served under. `asked` are the names of all requests."""
+class FakeTriton:
+    """Triton as seen from a Python backend. `asked` lists the model of each request."""
 
     networks: dict[str, Network]
     address: str = "this server"

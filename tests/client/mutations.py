@@ -1,4 +1,4 @@
-"""Video files that somebody, or a bad disk, has changed: seeded, so that each can be made again."""
+"""Corrupted video files, as from an attacker or a bad disk. Each is reproducible from its seed."""
 
 import random
 import struct
@@ -13,7 +13,7 @@ Mutation = Callable[[random.Random, bytearray, Sequence[bytes]], bytearray]
 
 
 def seeds(folder: Path) -> list[bytes]:
-    """Small whole videos, a few kB each: every container that is read, and the codecs that cameras and browsers use."""
+    """Return small intact videos, a few kB each, in all supported containers and the codecs of cameras and browsers."""
     plain = clip(folder / "plain.mp4", 12)
     files = [
         plain,
@@ -36,71 +36,80 @@ def seeds(folder: Path) -> list[bytes]:
         with_audio(folder / "audio.mp4", 12, 0.6),
         still(folder / "picture.jpg"),
     ]
-    turned = folder / "turned.mp4"
-    ffmpeg("-display_rotation", "90", "-i", plain, "-c", "copy", turned)
-    return [file.read_bytes() for file in (*files, turned)]
+    rotated = folder / "rotated.mp4"
+    ffmpeg("-display_rotation", "90", "-i", plain, "-c", "copy", rotated)
+    return [file.read_bytes() for file in (*files, rotated)]
 
 
 def mutated(seed: int, originals: Sequence[bytes]) -> bytes:
-    """The file of number `seed`: one of the originals with one to six changes, in its first part as often as beyond."""
-    chance = random.Random(seed)
-    content = bytearray(chance.choice(originals))
-    for _ in range(chance.choice((1, 1, 2, 3, 6))):
+    """Return one of the originals with one to six mutations, half of them in its first bytes."""
+    rng = random.Random(seed)
+    content = bytearray(rng.choice(originals))
+    for _ in range(rng.choice((1, 1, 2, 3, 6))):
         if content:
-            content = chance.choice(MUTATIONS)(chance, content, originals)
+            content = rng.choice(MUTATIONS)(rng, content, originals)
     return bytes(content)
 
 
-def place(chance: random.Random, content: bytearray) -> int:
-    """Somewhere in a file; headers are short, and where most can go wrong."""
-    return chance.randrange(len(content) if chance.random() < 0.5 else min(len(content), 600))
+def pick_offset(rng: random.Random, content: bytearray) -> int:
+    """Return a random offset. Half of them are in the header, where most can go wrong."""
+    return rng.randrange(len(content) if rng.random() < 0.5 else min(len(content), 600))
 
 
-def flip_bits(chance: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
-    for _ in range(chance.choice((1, 4, 32, 256))):
-        content[place(chance, content)] ^= 1 << chance.randrange(8)
+def flip_bits(rng: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
+    for _ in range(rng.choice((1, 4, 32, 256))):
+        content[pick_offset(rng, content)] ^= 1 << rng.randrange(8)
     return content
 
 
-def set_a_number(chance: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
-    """A length, a count or a size becomes an extreme."""
-    start = place(chance, content)
-    content[start : start + 4] = struct.pack(chance.choice("<>") + "I", chance.choice(EXTREMES))
+def set_extreme_number(rng: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
+    """Set what may be a length, count or size to an extreme value."""
+    start = pick_offset(rng, content)
+    content[start : start + 4] = struct.pack(rng.choice("<>") + "I", rng.choice(EXTREMES))
     return content
 
 
-def cut_off(chance: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
-    return content[: place(chance, content)]
+def truncate(rng: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
+    return content[: pick_offset(rng, content)]
 
 
-def drop(chance: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
-    start = place(chance, content)
-    del content[start : start + chance.choice((1, 4, 64, 1000))]
+def delete_bytes(rng: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
+    start = pick_offset(rng, content)
+    del content[start : start + rng.choice((1, 4, 64, 1000))]
     return content
 
 
-def insert_noise(chance: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
-    start = place(chance, content)
-    content[start:start] = chance.randbytes(chance.choice((1, 4, 64, 1000)))
+def insert_noise(rng: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
+    start = pick_offset(rng, content)
+    content[start:start] = rng.randbytes(rng.choice((1, 4, 64, 1000)))
     return content
 
 
-def blank(chance: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
-    start, length = place(chance, content), chance.choice((1, 8, 100, 2000))
-    content[start : start + length] = bytes([chance.choice((0, 0xFF))]) * len(content[start : start + length])
+def blank_bytes(rng: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
+    start, length = pick_offset(rng, content), rng.choice((1, 8, 100, 2000))
+    content[start : start + length] = bytes([rng.choice((0, 0xFF))]) * len(content[start : start + length])
     return content
 
 
-def repeat(chance: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
-    start = place(chance, content)
-    content[start:start] = content[start : start + chance.choice((8, 100, 2000))] * chance.choice((1, 3, 20))
+def repeat_bytes(rng: random.Random, content: bytearray, _: Sequence[bytes]) -> bytearray:
+    start = pick_offset(rng, content)
+    content[start:start] = content[start : start + rng.choice((8, 100, 2000))] * rng.choice((1, 3, 20))
     return content
 
 
-def splice(chance: random.Random, content: bytearray, originals: Sequence[bytes]) -> bytearray:
-    """The beginning of one file and the end of another."""
-    other = chance.choice(originals)
-    return content[: place(chance, content)] + bytearray(other[chance.randrange(len(other)) :])
+def splice(rng: random.Random, content: bytearray, originals: Sequence[bytes]) -> bytearray:
+    """Join the beginning of one file and the end of another."""
+    other = rng.choice(originals)
+    return content[: pick_offset(rng, content)] + bytearray(other[rng.randrange(len(other)) :])
 
 
-MUTATIONS: tuple[Mutation, ...] = (flip_bits, set_a_number, cut_off, drop, insert_noise, blank, repeat, splice)
+MUTATIONS: tuple[Mutation, ...] = (
+    flip_bits,
+    set_extreme_number,
+    truncate,
+    delete_bytes,
+    insert_noise,
+    blank_bytes,
+    repeat_bytes,
+    splice,
+)

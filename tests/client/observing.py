@@ -1,4 +1,4 @@
-"""What a batch tells who looks on."""
+"""An observer of batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ from asl_triton.batch.workers import Observer
 
 
 class Told(Observer):
-    """Remembers all of it; `on_outcome` is called with each outcome."""
+    """Records all calls. `on_outcome` is called with each outcome."""
 
     def __init__(self, on_outcome: Callable[[Any], None] = lambda outcome: None) -> None:
         self.outcomes: list[Any] = []

@@ -1,4 +1,4 @@
-"""A camera that speaks RTSP (RFC 2326), with H.264 over RTP in the same TCP connection (RFC 6184), and a password."""
+"""A password-protected RTSP camera (RFC 2326) that sends H.264 over RTP in the same TCP connection (RFC 6184)."""
 
 import base64
 import re
@@ -14,7 +14,7 @@ import imageio_ffmpeg
 
 FRAME_RATE = 25
 CLOCK_HZ = 90_000
-IDR, SLICE = 5, 1  # types of NAL units that are a picture
+IDR, SLICE = 5, 1  # NAL unit types that contain a picture
 SDP = (
     "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
     "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=0\r\na=control:track\r\n"
@@ -22,7 +22,7 @@ SDP = (
 
 
 def pictures_of(path: Path) -> list[list[bytes]]:
-    """A video's pictures as H.264, each with the NAL units that belong to it; any of them can be shown alone."""
+    """Encode a video as H.264 and return the NAL units of each picture. Every picture is a keyframe."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", str(path), "-c:v", "libx264"]
     command += [
         "-x264-params",
@@ -42,7 +42,7 @@ def pictures_of(path: Path) -> list[list[bytes]]:
 
 
 class RtspCamera:
-    """Serves pictures over and over to who knows the user and password; hangs up while `is_away`."""
+    """Serves pictures in a loop to clients with the right user and password. Hangs up while `is_away` is set."""
 
     def __init__(self, pictures: list[list[bytes]], user: str, password: str) -> None:
         self.pictures = pictures
@@ -54,12 +54,12 @@ class RtspCamera:
 
     @property
     def address(self) -> str:
-        """As `host:port`."""
+        """The address as `host:port`."""
         return f"127.0.0.1:{self._server.server_address[1]}"
 
     @contextmanager
     def serving(self) -> Iterator["RtspCamera"]:
-        """For the length of the block."""
+        """Serve within the block."""
         thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
@@ -93,8 +93,8 @@ class RtspCamera:
                 elif headers.get("authorization") != camera.secret:
                     self.send(f'RTSP/1.0 401 Unauthorized\r\n{start}WWW-Authenticate: Basic realm="camera"\r\n\r\n')
                 elif method == "DESCRIBE":
-                    about = f"Content-Type: application/sdp\r\nContent-Length: {len(SDP)}\r\n\r\n{SDP}"
-                    self.send(f"RTSP/1.0 200 OK\r\n{start}{about}")
+                    headers_and_body = f"Content-Type: application/sdp\r\nContent-Length: {len(SDP)}\r\n\r\n{SDP}"
+                    self.send(f"RTSP/1.0 200 OK\r\n{start}{headers_and_body}")
                 elif method == "SETUP" and "TCP" not in headers["transport"]:
                     self.send(f"RTSP/1.0 461 Unsupported Transport\r\n{start}\r\n")
                 elif method == "SETUP":

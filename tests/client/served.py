@@ -1,4 +1,4 @@
-"""Fake servers, and what models answer there."""
+"""Fake servers and fake models."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ Answer = Callable[[Array], Sequence[float] | Array]
 def described(
     preset: Preset = PRESETS["wlasl"], name: str = "signs", datatype: str = "UINT8", **parameters: str
 ) -> ModelDescription:
-    """A model of `GLOSSES` as Triton describes it."""
+    """Build Triton's description of a model of `GLOSSES`."""
     frames = (-1, -1, 224, 224, 3) if datatype == "UINT8" else (-1, 3, -1, 224, 224)
     return ModelDescription(
         name=name,
@@ -35,12 +35,12 @@ def described(
 
 
 def in_order(_tensor: Array) -> Sequence[float]:
-    """Logits that rank the glosses in class order."""
+    """Return logits that rank the glosses in class order."""
     return [float(-c) for c in range(len(GLOSSES))]
 
 
 def fake(preset: Preset = PRESETS["wlasl"], answer: Answer = in_order, datatype: str = "UINT8") -> FakeTransport:
-    """A server with one model, `signs`; `answer` gives the logits (6,) to its input without the batch axis."""
+    """Build a server with one model, `signs`. `answer` maps its input, without the batch axis, to logits (6,)."""
     return faking(FakeTransport, preset, answer, datatype)
 
 
@@ -50,12 +50,12 @@ def faking(
     answer: Answer = in_order,
     datatype: str = "UINT8",
 ) -> FakeTransport:
-    """The same, on a fake of one's own kind."""
+    """Like `fake`, with a subclass of `FakeTransport`."""
     return kind({"signs": described(preset, datatype=datatype)}, GLOSSES, answering(answer))
 
 
 def answering(answer: Answer) -> Callable[[str, Mapping[str, Array]], Mapping[str, Array]]:
-    """What a `FakeTransport` wants, of a function from frames to logits."""
+    """Turn a function from frames to logits into the `answer` of a `FakeTransport`."""
 
     def outputs(_model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         return {"LOGITS__0": np.asarray(answer(inputs["FRAMES__0"][0]), np.float32)[None]}
@@ -65,7 +65,7 @@ def answering(answer: Answer) -> Callable[[str, Mapping[str, Array]], Mapping[st
 
 @dataclass
 class LastFirst(FakeTransport):
-    """Answers to `together` requests at once, the last one first."""
+    """Holds requests until there are `together` of them, then answers the last one first."""
 
     together: int = 4
     held: list[asyncio.Event] = field(default_factory=list)
@@ -91,7 +91,7 @@ class LastFirst(FakeTransport):
 
 @dataclass
 class Gauge(FakeTransport):
-    """Counts how many requests are under way at once."""
+    """Counts the concurrent requests."""
 
     at_once: int = 0
     most_at_once: int = 0
@@ -107,7 +107,7 @@ class Gauge(FakeTransport):
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            for _ in range(20):  # time for others to come
+            for _ in range(20):  # let other requests arrive
                 await asyncio.sleep(0)
             return await super().infer(model, inputs, outputs, priority, parameters)
         finally:
@@ -116,7 +116,7 @@ class Gauge(FakeTransport):
 
 @dataclass
 class Stuck(FakeTransport):
-    """Never answers an inference; tells when one has come, and when it was given up."""
+    """Never answers an inference. Calls `come` when one arrives and `given_up` when it is canceled."""
 
     come: Callable[[], None] = lambda: None
     given_up: Callable[[], None] = lambda: None
@@ -134,11 +134,11 @@ class Stuck(FakeTransport):
             await asyncio.Event().wait()
         finally:
             self.given_up()
-        raise AssertionError("nobody sets that event")
+        raise AssertionError("the event is never set")
 
 
 def fake_steps(answer: Callable[[Array], Array], preset: Preset = PRESETS["wlasl"]) -> FakeTransport:
-    """A server whose `answer` gives the step logits (S, 6) to its input (T, 224, 224, 3); its logits are their max."""
+    """Build a server whose `answer` maps input (T, 224, 224, 3) to step logits (S, 6); the logits are their max."""
 
     def outputs(_model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         steps = np.asarray(answer(inputs["FRAMES__0"][0]), np.float32)
@@ -148,9 +148,9 @@ def fake_steps(answer: Callable[[Array], Array], preset: Preset = PRESETS["wlasl
 
 
 def bright(frames: Array) -> Array:
-    """Step logits (S, 6) by the brightness of the 16 frames that each step covers: 100 is even, white is `book`.
+    """Return step logits (S, 6) in which `book` grows with the mean brightness of the step's 16 frames.
 
-    Where all frames are bright the logit is 7.5, where all are dark it is -5; other glosses are never signed.
+    Its logit is 0 at level 100, -5 for black and 7.75 for white frames. The other glosses never appear.
     """
     levels = frames[:, ::32, ::32].reshape(len(frames), -1).mean(axis=1)  # a few pixels are enough for plain frames
     num_steps = max(-(-len(frames) // 8) - 1, 1)

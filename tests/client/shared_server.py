@@ -1,4 +1,4 @@
-"""A server that takes requests through system shared memory, as Triton 2.51 does, or refuses to."""
+"""A server that accepts requests through system shared memory, as Triton 2.51 does, or refuses them."""
 
 import mmap
 import threading
@@ -15,30 +15,30 @@ from tests.client.grpc_server import Triton
 
 @dataclass
 class SharingTriton(Triton):
-    """`regions` are those that are registered now. `refuses` is what it answers to a registration instead.
+    """Keeps the registered regions in `regions`. If `refusal` is set, registrations fail with it.
 
-    `registered` counts; `read_from` names the region of each request, nothing for one that came in its message.
+    `read_from` lists the region of each request, or an empty string if the data came in the message.
     """
 
-    refuses: tuple[grpc.StatusCode, str] | None = None
+    refusal: tuple[grpc.StatusCode, str] | None = None
     regions: dict[str, mmap.mmap] = field(default_factory=dict)
-    registered: int = 0
-    tried: int = 0
-    keys: list[str] = field(default_factory=list)  # the one that each registration came with
+    num_registered: int = 0
+    num_attempts: int = 0
+    keys: list[str] = field(default_factory=list)  # the key sent with each registration
     read_from: list[str] = field(default_factory=list)
     in_use: set[str] = field(default_factory=set)
-    on_registered: Callable[[], object] = lambda: None  # before it says so
-    _listing: threading.Lock = field(default_factory=threading.Lock)
+    on_registered: Callable[[], object] = lambda: None  # called before the reply
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:
-        with self._listing:
-            self.tried += 1
+        with self._lock:
+            self.num_attempts += 1
             self.keys += [value for key, value in context.invocation_metadata() if key.endswith("-asl-triton")]
-        if self.refuses:
-            context.abort(*self.refuses)
+        if self.refusal:
+            context.abort(*self.refusal)
         with Path("/dev/shm", request.key.removeprefix("/")).open("r+b") as file:
             self.regions[request.name] = mmap.mmap(file.fileno(), request.byte_size)
-        self.registered += 1
+        self.num_registered += 1
         self.on_registered()
         return service_pb2.SystemSharedMemoryRegisterResponse()
 
@@ -56,16 +56,16 @@ class SharingTriton(Triton):
 
     def ModelInfer(self, request: Any, context: Any) -> Any:
         name = request.inputs[0].parameters["shared_memory_region"].string_param
-        with self._listing:
+        with self._lock:
             self.read_from.append(name)
         if name and name not in self.regions:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Unable to find shared memory region: '{name}'")
         return super().ModelInfer(request, context)
 
-    def content(self, request: Any) -> bytes:
+    def read_input(self, request: Any) -> bytes:
         parameters = request.inputs[0].parameters
         name = parameters["shared_memory_region"].string_param
         if not name:
-            return super().content(request)
+            return super().read_input(request)
         offset = parameters["shared_memory_offset"].int64_param
         return self.regions[name][offset : offset + parameters["shared_memory_byte_size"].int64_param]

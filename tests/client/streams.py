@@ -1,4 +1,4 @@
-"""A camera on the network: an HTTP server that streams Motion JPEG, or a video file, and can be cut off."""
+"""A network camera: an HTTP server that streams Motion JPEG or video files and can be interrupted."""
 
 import threading
 import time
@@ -15,12 +15,12 @@ BOUNDARY = "frame"
 
 
 class NetworkCamera:
-    """Serves `/mjpeg` at `frame_rate`, the JPEG `pictures` over and over, and files of `folder`.
+    """Serves the JPEG `pictures` in a loop at `/mjpeg`, at `frame_rate`, and the files of `folder`.
 
-    Without pictures, each frame is a gray level higher than the last.
+    By default each frame is one gray level brighter than the last.
 
-    While `is_away` it hangs up on everybody, and on those who are watching at once; while `is_silent` it sends nothing
-    and stays. A file is cut off once, after `cut_after` of its bytes.
+    While `is_away` is set, it rejects new connections and drops open ones. While `is_silent` is set, it sends nothing
+    but stays connected. If `cut_after` is set, the next file is cut off after this many bytes.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class NetworkCamera:
 
     @property
     def address(self) -> str:
-        """As `host:port`."""
+        """The address as `host:port`."""
         return f"127.0.0.1:{self._server.server_port}"
 
     @contextmanager
     def serving(self) -> Iterator["NetworkCamera"]:
-        """For the length of the block."""
+        """Serve within the block."""
         thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
@@ -66,7 +66,7 @@ class NetworkCamera:
                     else:
                         self.file()
                 except (BrokenPipeError, ConnectionResetError):
-                    return  # who watched has gone
+                    return  # the viewer has left
 
             def stream(self) -> None:
                 self.send_response(200)
@@ -93,20 +93,20 @@ class NetworkCamera:
                 self.wfile.write(content[:cut])
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         return Handler
 
 
 def jpeg(image_bgr: np.ndarray) -> bytes:
-    """A frame as such a camera sends it."""
+    """Encode a frame as JPEG."""
     return cv2.imencode(".jpg", image_bgr)[1].tobytes()
 
 
 def wait_until(condition: object, seconds: float = 10.0) -> None:
-    """Wait until calling `condition` gives something true."""
+    """Wait until `condition()` is true."""
     assert callable(condition)
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not come"
+        assert time.monotonic() < deadline, f"the condition was not met within {seconds} s"
         time.sleep(0.01)

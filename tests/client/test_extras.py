@@ -1,4 +1,4 @@
-"""The command that adds an extra to an installation, by how asl-triton was installed."""
+"""The command that installs an extra depends on how asl-triton was installed."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from asl_triton.extras import format_install_command, require_extra
 WHEEL = "asl_triton-1.2.3-py3-none-any.whl"
 
 
-def install(folder: Path, direct_url: dict[str, Any] | None) -> None:
+def write_install_metadata(folder: Path, direct_url: dict[str, Any] | None) -> None:
     """Write the metadata that pip leaves after an installation."""
     metadata = folder / "asl_triton-1.2.3.dist-info"
     metadata.mkdir()
@@ -33,16 +33,16 @@ def install(folder: Path, direct_url: dict[str, Any] | None) -> None:
      "pip install 'asl-triton[serve] @ git+https://example.org/asl-triton.git@abc123'"),
     (None, "pip install 'asl-triton[serve]'"),
 ], ids=["editable", "clone", "spaces", "wheel", "wheel on the web", "git", "index"])  # fmt: skip
-def test_command_names_where_the_installation_came_from(
+def test_command_names_the_source_of_the_installation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct_url: dict[str, Any] | None, command: str
 ) -> None:
-    install(tmp_path, direct_url)
+    write_install_metadata(tmp_path, direct_url)
     monkeypatch.syspath_prepend(tmp_path)
     assert format_install_command("serve") == command
 
 
-def test_missing_module_is_one_sentence_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, {"url": f"file:///tmp/{WHEEL}", "archive_info": {}})
+def test_missing_module_is_reported_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_install_metadata(tmp_path, {"url": f"file:///tmp/{WHEEL}", "archive_info": {}})
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(AslTritonError) as failure, require_extra("elan", "--format eaf"):
         import no_such_module  # type: ignore[import-not-found]  # noqa: F401

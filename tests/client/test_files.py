@@ -1,4 +1,4 @@
-"""Folders: one run in each, and whole or not there."""
+"""Folder locks and atomic folders."""
 
 import errno
 import fcntl
@@ -17,7 +17,7 @@ from asl_triton.files import FolderLock, atomic_folder, find_scratch_folder
 from tests.client.conftest import Shrink, limited
 
 
-def test_lock_says_who_holds_it_and_is_gone_afterwards(tmp_path: Path) -> None:
+def test_lock_names_its_owner_and_is_removed_afterwards(tmp_path: Path) -> None:
     with FolderLock(tmp_path / ".lock"):
         assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
         with pytest.raises(AslTritonError, match=f"another run is writing to .*: process {os.getpid()} on "):
@@ -25,17 +25,17 @@ def test_lock_says_who_holds_it_and_is_gone_afterwards(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_lock_of_a_run_that_was_killed_is_taken_over(tmp_path: Path) -> None:
+def test_lock_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("process 1 on another, since long ago\nand more")
     with FolderLock(tmp_path / ".lock"):
         assert (tmp_path / ".lock").read_text().count("\n") == 1
         assert str(os.getpid()) in (tmp_path / ".lock").read_text()
 
 
-def test_full_disk_is_a_sentence(disk: tuple[Path, Shrink]) -> None:
+def test_full_disk_is_reported(disk: tuple[Path, Shrink]) -> None:
     folder, shrink = disk
     if shrink is limited:
-        pytest.skip("a limit on the size of files lets small ones be: only root may mount a small disk")
+        pytest.skip("a limit on the file size does not affect small files, and only root may mount a small disk")
     with (
         shrink(0),
         pytest.raises(AslTritonError, match=r"No space left on device\. Make room, or choose another folder"),
@@ -45,7 +45,7 @@ def test_full_disk_is_a_sentence(disk: tuple[Path, Shrink]) -> None:
         pass
 
 
-def test_file_system_without_locks_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_locks_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(_file: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -68,7 +68,7 @@ with atomic_folder(Path(sys.argv[1]), Path(sys.argv[2])) as folder:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """A folder that was written before."""
+    """A folder of an earlier run."""
     target = tmp_path / "repository" / "model"
     target.mkdir(parents=True)
     (target / "old").touch()
@@ -79,7 +79,7 @@ def list_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_folder_replaces_the_one_before_when_it_is_whole(target: Path, tmp_path: Path) -> None:
+def test_complete_folder_replaces_the_previous_one(target: Path, tmp_path: Path) -> None:
     for scratch in (None, tmp_path):
         with atomic_folder(target, scratch) as folder:
             assert folder.parent.parent == (scratch or target.parent)
@@ -89,7 +89,7 @@ def test_folder_replaces_the_one_before_when_it_is_whole(target: Path, tmp_path:
     assert (list_names(tmp_path), list_names(target.parent)) == (["repository"], ["model"])
 
 
-def test_folder_that_fails_leaves_the_one_before(target: Path, tmp_path: Path) -> None:
+def test_failure_keeps_the_previous_folder(target: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), atomic_folder(target, tmp_path) as folder:
         (folder / "new").touch()
         raise KeyboardInterrupt
@@ -97,7 +97,7 @@ def test_folder_that_fails_leaves_the_one_before(target: Path, tmp_path: Path) -
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no second file system")
-def test_folder_comes_from_another_file_system_by_a_copy(target: Path) -> None:
+def test_folder_is_copied_from_another_file_system(target: Path) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
         assert os.stat(scratch).st_dev != os.stat(target).st_dev
         with atomic_folder(target, Path(scratch)) as folder:
@@ -108,7 +108,7 @@ def test_folder_comes_from_another_file_system_by_a_copy(target: Path) -> None:
     assert (list_names(target), list_names(target.parent)) == (["1"], ["model"])
 
 
-def test_what_a_killed_process_left_is_removed_and_what_a_running_one_fills_is_not(
+def test_leftovers_of_killed_processes_are_removed_and_folders_of_running_ones_kept(
     target: Path, tmp_path: Path
 ) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, target, tmp_path], check=False)
@@ -123,7 +123,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_running_one_fills_is_n
     assert list_names(target.parent) == ["model", "other"]
 
 
-def test_file_system_without_locks_still_takes_whole_folders(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_are_written_without_file_locks(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(_file: int, _operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -134,7 +134,7 @@ def test_file_system_without_locks_still_takes_whole_folders(target: Path, monke
     assert (list_names(target), list_names(target.parent)) == (["new"], ["model"])
 
 
-def test_scratch_folder_is_next_to_the_repository_or_with_temporary_files(
+def test_scratch_folder_is_next_to_the_repository_or_in_the_temporary_folder(
     target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = target.parent

@@ -1,4 +1,4 @@
-"""What importing does: nothing, and no package of an extra. import-linter holds the layers (pyproject.toml)."""
+"""Importing has no side effects and loads no package of an extra. import-linter checks the layers (pyproject.toml)."""
 
 import subprocess
 import sys
@@ -16,11 +16,11 @@ OTHERS = (
     "pyarrow",
     "pympi",
     "jinja2",
-    "opentelemetry",  # which the first request imports
+    "opentelemetry",  # imported by the first request
 )
 
 
-def test_import_starts_and_changes_nothing_and_command_line_loads_none_of_the_other_packages() -> None:
+def test_import_has_no_side_effects_and_cli_loads_no_optional_packages() -> None:
     code = (
         "import logging, signal, sys, threading\n"
         "before = (list(logging.root.handlers), logging.root.level, signal.getsignal(signal.SIGINT))\n"
@@ -33,8 +33,8 @@ def test_import_starts_and_changes_nothing_and_command_line_loads_none_of_the_ot
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
-def test_client_can_be_imported_where_python_has_no_ssl() -> None:
-    """As inside Triton's Python stub, which is a build of its own and may not load this Python's module."""
+def test_client_can_be_imported_without_ssl() -> None:
+    """Triton's Python stub is a separate build of Python that may be unable to load our ssl module."""
     code = (
         "import sys; sys.modules['_ssl'] = None; "
         "import asl_triton.triton_backend.service, asl_triton.recognizer.async_client"

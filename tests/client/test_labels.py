@@ -1,4 +1,4 @@
-"""Glosses in files."""
+"""Reading glosses from label files."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from asl_triton.labels import MAX_LABELS_BYTES, read_labels
     b"\xef\xbb\xbfbook\n drink \nthank you\n",
     b"0\tbook\n1\tdrink\n2\tthank you\n",
 ])  # fmt: skip
-def test_glosses_come_in_class_order(tmp_path: Path, content: bytes) -> None:
+def test_glosses_are_in_class_order(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "labels.txt"
     path.write_bytes(content)
     assert read_labels(path) == ("book", "drink", "thank you")
@@ -31,7 +31,7 @@ def test_glosses_come_in_class_order(tmp_path: Path, content: bytes) -> None:
     (b"\xff\xfe\x00b", "not UTF-8"),
     (b"x" * (MAX_LABELS_BYTES + 1), "too large for a list of glosses"),
 ], ids=lambda value: str(value)[:30])  # fmt: skip
-def test_file_that_is_no_list_is_a_sentence(tmp_path: Path, content: bytes, says: str) -> None:
+def test_invalid_file_is_rejected(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "labels.txt"
     path.write_bytes(content)
     with pytest.raises(LabelsError, match=says) as raised:
@@ -40,6 +40,6 @@ def test_file_that_is_no_list_is_a_sentence(tmp_path: Path, content: bytes, says
 
 
 @pytest.mark.parametrize("name", ["nowhere.txt", "."])
-def test_file_that_cannot_be_read_is_a_sentence(tmp_path: Path, name: str) -> None:
+def test_unreadable_file_is_reported(tmp_path: Path, name: str) -> None:
     with pytest.raises(LabelsError, match="cannot read the labels"):
         read_labels(tmp_path / name)

@@ -1,4 +1,4 @@
-"""How a checkpoint was trained, as data: those that ship, to and from JSON, and what is not a preset."""
+"""The shipped presets, presets as JSON, and invalid presets."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ from asl_triton.presets import PRESETS, Preset
                      "value_range": (-1, 1), "frames": "centered", "step_from": (96, 160), "latest_start": 160,
                      "framing": "frame", "step_pooling": "max-interpolated", "score": "softmax"}),
 ])  # fmt: skip
-def test_shipped_preset_is_as_the_checkpoints_were_trained(name: str, fields: dict[str, object]) -> None:
+def test_shipped_preset_matches_the_training_of_its_checkpoints(name: str, fields: dict[str, object]) -> None:
     preset = dataclasses.asdict(PRESETS[name])
     assert {field: preset[field] for field in fields} == fields
     lengths = ("min_frames", "max_frames", "window_frames", "stride_frames")
@@ -38,7 +38,7 @@ def test_shipped_preset_is_as_the_checkpoints_were_trained(name: str, fields: di
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
-def test_preset_comes_back_from_json_as_it_was(preset: Preset) -> None:
+def test_preset_round_trips_through_json(preset: Preset) -> None:
     assert Preset.from_json(preset.to_json()) == preset
     assert set(json.loads(preset.to_json())) >= {field.name for field in dataclasses.fields(Preset)} - ADDED
 
@@ -48,7 +48,7 @@ ADDED = {"framing", "step_from", "latest_start"}
 
 @pytest.mark.parametrize("name", ["wlasl", "wlasl-test", "bsl1k", "asl-inference"])
 def test_preset_of_an_earlier_version_keeps_its_json(name: str) -> None:
-    """Journals and older clients know a preset by its JSON."""
+    """Journals and older clients identify a preset by its JSON."""
     text = PRESETS[name].to_json()
     assert list(json.loads(text)) == [
         "name", "frame_rate", "min_side", "square", "square_above", "colour", "value_range", "frames", "step_pooling",
@@ -61,7 +61,7 @@ def test_preset_of_an_earlier_version_keeps_its_json(name: str) -> None:
     ("", "not JSON"), ("wlasl", "not JSON"), ("[1]", "JSON object with a name"), ("{}", "JSON object with a name"),
     ('{"name": 5}', "JSON object with a name"),
 ])  # fmt: skip
-def test_text_that_is_no_preset_is_a_sentence(text: str, says: str) -> None:
+def test_invalid_json_is_rejected(text: str, says: str) -> None:
     with pytest.raises(ContractError, match=says):
         Preset.from_json(text)
 
@@ -102,7 +102,7 @@ def test_text_that_is_no_preset_is_a_sentence(text: str, says: str) -> None:
     ('"step_from": [1.5]', "invalid step_from"),
     ('"latest_start": -1', "invalid latest_start -1"),
 ])  # fmt: skip
-def test_field_of_a_wrong_value_is_a_sentence(fields: str, says: str) -> None:
+def test_invalid_field_is_rejected(fields: str, says: str) -> None:
     values = {**json.loads(PRESETS["wlasl"].to_json()), "name": "mine"}
     text = json.dumps(values)[:-1] + f", {fields}}}"
     with pytest.raises(ContractError, match="preset 'mine'") as raised:
@@ -110,6 +110,6 @@ def test_field_of_a_wrong_value_is_a_sentence(fields: str, says: str) -> None:
     assert says in str(raised.value)
 
 
-def test_fields_that_are_left_out_have_defaults() -> None:
+def test_omitted_fields_have_defaults() -> None:
     preset = Preset.from_json('{"name": "small", "square": 224, "value_range": [0, 1]}')
     assert preset == Preset(name="small", square=224, value_range=(0.0, 1.0))

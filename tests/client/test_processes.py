@@ -1,4 +1,4 @@
-"""Processes by number and start."""
+"""Processes are identified by PID and start time."""
 
 import os
 import subprocess
@@ -18,11 +18,11 @@ def test_running_process_has_not_ended() -> None:
         assert str(read_start_time(pid)).endswith(f" {ticks}")
 
 
-def test_other_process_of_the_same_number_has_ended() -> None:
+def test_reused_pid_means_the_process_has_ended() -> None:
     assert has_ended(os.getpid(), 1)
 
 
-def test_process_that_nobody_collected_has_ended() -> None:
+def test_zombie_has_ended() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         ticks = read_start_ticks(process.pid)
         assert ticks is not None and not has_ended(process.pid, ticks)
@@ -33,7 +33,7 @@ def test_process_that_nobody_collected_has_ended() -> None:
         assert has_ended(process.pid, ticks)
 
 
-def test_process_that_is_gone_has_ended() -> None:
+def test_missing_process_has_ended() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     assert has_ended(process.pid, 1)

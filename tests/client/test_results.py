@@ -1,4 +1,4 @@
-"""Boxes of signers: fractions of the frame, and what is not a box."""
+"""Boxes of signers, as fractions of the frame, and invalid boxes."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ def test_box_is_read_from_text_and_pixels() -> None:
     assert (box.source, box.confidence) == ("dataset", 1.0)
 
 
-def test_what_lies_outside_the_frame_is_cut_off() -> None:
+def test_box_is_clipped_to_the_frame() -> None:
     box = SignerBox(-0.2, 0.1, 0.5, 1.3)
     assert (box.x0, box.y0, box.x1, box.y1) == (0.0, 0.1, 0.5, 1.0)
 
@@ -29,18 +29,18 @@ def test_what_lies_outside_the_frame_is_cut_off() -> None:
     ((0.5, 0.5, 0.5005, 0.501), "is empty or nearly so"),
     ((1.2, 0, 1.8, 1), "is empty or nearly so"),
 ])  # fmt: skip
-def test_what_is_not_a_box_is_a_sentence(values: tuple[float, ...], says: str) -> None:
+def test_invalid_box_is_rejected(values: tuple[float, ...], says: str) -> None:
     with pytest.raises(AslTritonError, match=says):
         SignerBox(*values)
 
 
 @pytest.mark.parametrize("text", ["", "auto", "1,2,3", "0,0,1,1,1", "a,b,c,d"])
-def test_text_that_is_not_a_box_is_a_sentence(text: str) -> None:
+def test_invalid_text_is_rejected(text: str) -> None:
     with pytest.raises(AslTritonError, match="give x0,y0,x1,y1 as fractions"):
         SignerBox.parse(text)
 
 
-def test_timeline_has_boxes_in_json_only_where_there_are_any() -> None:
+def test_timeline_json_has_signers_only_if_there_are_boxes() -> None:
     plain = Timeline("a.mp4", "signs", (), 9, 0.4, 1, 0.1, 0.2)
     assert set(to_json_values(plain)) == {
         "video", "model", "segments", "num_frames", "duration_s", "num_windows", "decode_s", "wait_s", "warnings",

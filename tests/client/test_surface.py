@@ -1,4 +1,4 @@
-"""What `import asl_triton` gives."""
+"""The public surface of `asl_triton`."""
 
 import inspect
 from types import ModuleType
@@ -7,7 +7,7 @@ import asl_triton
 from asl_triton import AsyncRecognizer, Recognizer, errors
 
 
-def test_public_surface_is_whole_and_sorted() -> None:
+def test_public_surface_is_complete_and_sorted() -> None:
     public = {name for name, value in vars(asl_triton).items() if not isinstance(value, ModuleType)}
     assert {name for name in public if not name.startswith("_")} == set(asl_triton.__all__)
     assert asl_triton.__all__ == sorted(asl_triton.__all__, key=lambda name: (not name.isupper(), name))
@@ -16,7 +16,7 @@ def test_public_surface_is_whole_and_sorted() -> None:
     assert documented <= set(asl_triton.__all__)
 
 
-def test_every_method_of_the_recognizers_documents_itself() -> None:
+def test_every_recognizer_method_has_its_own_docstring() -> None:
     for kind in (Recognizer, AsyncRecognizer):
         methods = {name: method for name, method in vars(kind).items() if inspect.isfunction(method) and name[0] != "_"}
         assert len(methods) >= 9

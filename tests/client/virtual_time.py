@@ -1,4 +1,4 @@
-"""An event loop whose time leaps: a sleep takes no time, and ends exactly when it was to end."""
+"""An event loop with a virtual clock: sleeps take no real time and end exactly on time."""
 
 import asyncio
 import selectors
@@ -8,24 +8,24 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Leaping(selectors.SelectSelector):
-    """Waits for nothing; the time that it was to wait has passed."""
+class LeapingSelector(selectors.SelectSelector):
+    """Advances the clock by the timeout instead of waiting."""
 
     now_s = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if not ready:
-            assert timeout is not None, "everything waits, and nothing is going to happen"
+            assert timeout is not None, "deadlock: every task is waiting"
             self.now_s += timeout
         return ready
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in a time of its own."""
+    """An event loop that runs in virtual time."""
 
     def __init__(self) -> None:
-        self.leaping = Leaping()
+        self.leaping = LeapingSelector()
         super().__init__(self.leaping)
 
     def time(self) -> float:
@@ -33,7 +33,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """As `asyncio.run`, in virtual time."""
+    """Like `asyncio.run`, in virtual time."""
     loop = VirtualLoop()
     try:
         return loop.run_until_complete(coroutine)
@@ -42,5 +42,5 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def now_s() -> float:
-    """The clock of the running loop."""
+    """Return the time of the running loop."""
     return asyncio.get_running_loop().time()

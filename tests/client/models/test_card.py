@@ -1,4 +1,4 @@
-"""The card that travels with a model: written, read back, and refused where it makes no sense."""
+"""Writing and reading model cards, and rejecting invalid ones."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ CARDS = [
 
 
 @pytest.mark.parametrize("card", CARDS, ids=str)
-def test_card_reads_back_equal_from_json_and_from_parameters(card: ModelCard, tmp_path: Path) -> None:
+def test_card_round_trips_through_json_and_parameters(card: ModelCard, tmp_path: Path) -> None:
     assert ModelCard.from_json(card.to_json()) == card
     assert ModelCard.from_parameters({"asl_triton.precision": "fp32", **card.to_parameters()}) == card
     (tmp_path / "card.json").write_text(card.to_json(), encoding="utf-8")
@@ -32,7 +32,7 @@ def test_missing_file_is_an_empty_card(tmp_path: Path) -> None:
     assert ModelCard.read(tmp_path / "card.json") == EMPTY_CARD
 
 
-def test_texts_are_one_line_and_thresholds_whole_percents() -> None:
+def test_texts_become_one_line_and_thresholds_whole_percents() -> None:
     card = ModelCard(purpose=" twenty\n signs ", min_confidence=0.4249)
     assert (card.purpose, card.min_confidence) == ("twenty signs", 0.42)
     assert card.describe() == "twenty signs; answers below 42% are unsure"
@@ -50,7 +50,7 @@ def test_texts_are_one_line_and_thresholds_whole_percents() -> None:
     ('{"min_confidence": true}', "min_confidence is True"),
     (" " * (MAX_CARD_BYTES + 1), "larger than 100 kB"),
 ], ids=lambda value: value[:20])  # fmt: skip
-def test_damaged_card_is_a_sentence_that_names_the_file(text: str, says: str, tmp_path: Path) -> None:
+def test_invalid_card_is_rejected_with_its_path(text: str, says: str, tmp_path: Path) -> None:
     path = tmp_path / "card.json"
     path.write_text(text)
     with pytest.raises(ContractError, match=says) as raised:
@@ -58,7 +58,7 @@ def test_damaged_card_is_a_sentence_that_names_the_file(text: str, says: str, tm
     assert str(path) in str(raised.value)
 
 
-def test_file_that_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
+def test_unreadable_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(ContractError, match="cannot read the model card"):
         ModelCard.read(tmp_path / "folder")

@@ -1,4 +1,4 @@
-"""SHA256SUMS: what is listed is what is copied, to the byte."""
+"""SHA256SUMS: exactly the listed files are copied, if their content matches."""
 
 import subprocess
 from pathlib import Path
@@ -13,7 +13,7 @@ SUM_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b8
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Two models; what is no model, unfinished or left by Python is beside and in them."""
+    """Two models, amid files that belong to no model, are unfinished, or are left by Python."""
     path = tmp_path / "model_repository"
     for file in (
         "i3d/1/model.pt",
@@ -22,7 +22,7 @@ def repository(tmp_path: Path) -> Path:
         "i3d/configs/wheel.pbtxt",
         "other/config.pbtxt",
     ):
-        write(path / file, f"{file} as exported")
+        write_file(path / file, f"{file} as exported")
     for file in (
         "README.md",
         "no_model/1/model.pt",
@@ -30,20 +30,20 @@ def repository(tmp_path: Path) -> Path:
         "i3d/.hidden",
         "i3d/1/__pycache__/m.pyc",
     ):
-        write(path / file, "not served")
+        write_file(path / file, "not served")
     return path
 
 
-def write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
 
-def files(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_every_file_of_every_model_is_listed(repository: Path) -> None:
+def test_all_files_of_all_models_are_listed(repository: Path) -> None:
     sums = read_checksums(write_checksums(repository))
     assert sorted(sums) == [
         "i3d/1/model.pt",
@@ -54,7 +54,7 @@ def test_every_file_of_every_model_is_listed(repository: Path) -> None:
     ]
 
 
-def test_coreutils_reads_it(repository: Path) -> None:
+def test_sha256sum_accepts_our_manifest(repository: Path) -> None:
     write_checksums(repository)
     done = subprocess.run(
         ["sha256sum", "--check", "--strict", MANIFEST], cwd=repository, capture_output=True, text=True
@@ -62,41 +62,41 @@ def test_coreutils_reads_it(repository: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_coreutils_writes_is_read(repository: Path) -> None:
+def test_manifest_of_sha256sum_is_accepted(repository: Path) -> None:
     command = f"find . -mindepth 2 -type f -not -path '*/.*' | xargs sha256sum > {MANIFEST}"
     subprocess.run(command, shell=True, cwd=repository, check=True)
     assert "i3d/1/model.pt" in read_checksums(repository / MANIFEST)
 
 
-def test_writing_again_leaves_nothing_else(repository: Path) -> None:
-    before = files(repository)
+def test_writing_again_leaves_no_other_files(repository: Path) -> None:
+    before = list_files(repository)
     write_checksums(repository)
     write_checksums(repository)
-    assert files(repository) == sorted([*before, MANIFEST])
+    assert list_files(repository) == sorted([*before, MANIFEST])
 
 
-def test_copy_has_what_is_listed_and_nothing_else(repository: Path, tmp_path: Path) -> None:
+def test_only_listed_files_are_copied(repository: Path, tmp_path: Path) -> None:
     sums = read_checksums(write_checksums(repository))
     del sums["i3d/2/model.pt"]
-    write(repository / "i3d" / "1" / "model.py", "import os  # brought by a stranger")
+    write_file(repository / "i3d" / "1" / "model.py", "import os  # added by a stranger")
     assert copy_checked(sums, repository, tmp_path / "served") == ["i3d", "other"]
-    assert files(tmp_path / "served") == sorted(sums)
+    assert list_files(tmp_path / "served") == sorted(sums)
     assert (tmp_path / "served/i3d/1/model.pt").read_text() == "i3d/1/model.pt as exported"
 
 
-def test_copy_replaces_an_earlier_one(repository: Path, tmp_path: Path) -> None:
-    write(tmp_path / "served/old/config.pbtxt", "from before a restart")
+def test_copy_replaces_an_earlier_copy(repository: Path, tmp_path: Path) -> None:
+    write_file(tmp_path / "served/old/config.pbtxt", "from before a restart")
     copy_checked(read_checksums(write_checksums(repository)), repository, tmp_path / "served")
-    assert "old/config.pbtxt" not in files(tmp_path / "served")
+    assert "old/config.pbtxt" not in list_files(tmp_path / "served")
 
 
-def test_copy_leaves_models_out(repository: Path, tmp_path: Path) -> None:
+def test_copy_can_leave_out_models(repository: Path, tmp_path: Path) -> None:
     sums = read_checksums(write_checksums(repository))
     assert copy_checked(sums, repository, tmp_path / "served", without=["i3d"]) == ["other"]
-    assert files(tmp_path / "served") == ["other/config.pbtxt"]
+    assert list_files(tmp_path / "served") == ["other/config.pbtxt"]
 
 
-def test_changed_file_is_refused_and_nothing_stays(repository: Path, tmp_path: Path) -> None:
+def test_changed_file_is_rejected_and_nothing_is_left(repository: Path, tmp_path: Path) -> None:
     sums = read_checksums(write_checksums(repository))
     (repository / "i3d/1/model.pt").write_text("i3d/1/model.pt as exportes")
     with pytest.raises(AslTritonError, match=r"i3d/1/model\.pt is not the file that SHA256SUMS lists .*changed"):
@@ -104,7 +104,7 @@ def test_changed_file_is_refused_and_nothing_stays(repository: Path, tmp_path: P
     assert not (tmp_path / "served").exists()
 
 
-def test_missing_file_is_refused_and_nothing_stays(repository: Path, tmp_path: Path) -> None:
+def test_missing_file_is_rejected_and_nothing_is_left(repository: Path, tmp_path: Path) -> None:
     sums = read_checksums(write_checksums(repository))
     (repository / "other/config.pbtxt").unlink()
     with pytest.raises(AslTritonError, match=r"lists other/config\.pbtxt, but .* does not exist: copy the model again"):
@@ -112,9 +112,9 @@ def test_missing_file_is_refused_and_nothing_stays(repository: Path, tmp_path: P
     assert not (tmp_path / "served").exists()
 
 
-def test_folder_that_cannot_be_written_is_one_sentence(repository: Path, tmp_path: Path) -> None:
+def test_unwritable_folder_is_reported(repository: Path, tmp_path: Path) -> None:
     sums = read_checksums(write_checksums(repository))
-    write(tmp_path / "file", "")
+    write_file(tmp_path / "file", "")
     with pytest.raises(AslTritonError, match="cannot copy the models of"):
         copy_checked(sums, repository, tmp_path / "file" / "served")
 
@@ -130,19 +130,19 @@ def test_folder_that_cannot_be_written_is_one_sentence(repository: Path, tmp_pat
         f"{SUM_OF_NOTHING}",
     ],
 )
-def test_line_that_is_none_is_named(tmp_path: Path, line: str) -> None:
+def test_invalid_line_is_reported_with_its_number(tmp_path: Path, line: str) -> None:
     path = tmp_path / MANIFEST
     path.write_text(f"# a comment\n{SUM_OF_NOTHING}  i3d/config.pbtxt\n{line}\n")
     with pytest.raises(AslTritonError, match=f"{MANIFEST}, line 3, is not"):
         read_checksums(path)
 
 
-def test_manifest_that_is_not_there_says_who_writes_it(tmp_path: Path) -> None:
+def test_missing_manifest_names_the_command_that_writes_it(tmp_path: Path) -> None:
     with pytest.raises(AslTritonError, match="write it with `asl-triton export`"):
         read_checksums(tmp_path / MANIFEST)
 
 
-def test_manifest_of_bytes_is_refused(tmp_path: Path) -> None:
+def test_binary_manifest_is_rejected(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(AslTritonError, match="cannot read"):
         read_checksums(tmp_path / MANIFEST)

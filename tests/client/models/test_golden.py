@@ -1,4 +1,4 @@
-"""The golden clip, which never changes, and the answer to it."""
+"""The golden clip, which must never change, and golden answers."""
 
 import io
 import zlib
@@ -20,13 +20,13 @@ def test_golden_clip_is_the_same_on_every_machine() -> None:
     assert np.array_equal(render_golden(9), frames[:9])
 
 
-def test_golden_clip_moves_and_has_every_level() -> None:
+def test_golden_clip_moves_and_spans_all_levels() -> None:
     frames = render_golden()
     assert (frames.min(), frames.max()) == (0, 255)
     assert all((frames[t] != frames[t + 1]).mean() > 0.9 for t in range(GOLDEN_FRAMES - 1))
 
 
-def test_answer_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_answer_round_trips_through_its_file(tmp_path: Path) -> None:
     logits = np.arange(5, dtype=np.float32)
     GoldenAnswer(logits, logits + 1, 32, 0.25).save(tmp_path / "golden.npz")
     golden = GoldenAnswer.load(tmp_path / "golden.npz")
@@ -34,22 +34,22 @@ def test_answer_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert (golden.num_frames, golden.tolerance) == (32, 0.25)
 
 
-def array_file() -> bytes:
-    """An array alone, as `np.save` writes it."""
+def encode_array() -> bytes:
+    """Return a bare array as `np.save` writes it, without an archive."""
     file = io.BytesIO()
     np.save(file, np.zeros(3))
     return file.getvalue()
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut", array_file()])
-def test_file_that_is_no_answer_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut", encode_array()])
+def test_invalid_file_is_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "golden.npz"
     path.write_bytes(content)
     with pytest.raises(ContractError, match="is not a golden answer"):
         GoldenAnswer.load(path)
 
 
-def test_answer_without_a_part_or_file_is_a_sentence(tmp_path: Path) -> None:
+def test_incomplete_or_missing_answer_is_rejected(tmp_path: Path) -> None:
     np.savez(tmp_path / "golden.npz", logits=np.zeros(3))
     for name in ("golden.npz", "nowhere.npz"):
         with pytest.raises(ContractError, match="export the model again"):

@@ -1,4 +1,4 @@
-"""A clip, asked about: windows, pooling, several at once, and what ends it early."""
+"""Recognizing clips: windows, pooling, concurrency, and what ends a clip early."""
 
 import asyncio
 import signal
@@ -30,7 +30,7 @@ WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
 DECODE_IN: list[DecodeIn] = sorted({"threads", SAFEST})
 
 
-def recognized(transport: FakeTransport, video: object, **options: object) -> Recognition:
+def recognize(transport: FakeTransport, video: object, **options: object) -> Recognition:
     async def ask() -> Recognition:
         async with AsyncRecognizer(transport=transport) as recognizer:
             return await recognizer.recognize(video, **options)  # type: ignore[arg-type]
@@ -38,21 +38,21 @@ def recognized(transport: FakeTransport, video: object, **options: object) -> Re
     return asyncio.run(ask())
 
 
-def shapes(transport: FakeTransport) -> list[tuple[int, ...]]:
-    """Of the inputs, in the order in which they were asked about."""
+def list_input_shapes(transport: FakeTransport) -> list[tuple[int, ...]]:
+    """Return the shapes of the inputs in the order of the requests."""
     return [inputs["FRAMES__0"] for _model, inputs in transport.calls]
 
 
-def level(tensor: Array) -> Sequence[float]:
-    """Logits that say how bright the first frame is: one class for each, all others below."""
+def measure_brightness(tensor: Array) -> Sequence[float]:
+    """Return the brightness of the first frame as the logit of the first class. All others are far below."""
     return [float(tensor[0].mean()), -1000, -1000, -1000, -1000, -1000]
 
 
 def test_whole_clip_is_one_request(tmp_path: Path) -> None:
     transport = fake()
     path = videos.clip(tmp_path / "clip.mp4", num_frames=30)
-    recognition = recognized(transport, path, top_k=3)
-    assert shapes(transport) == [(1, 30, 224, 224, 3)]
+    recognition = recognize(transport, path, top_k=3)
+    assert list_input_shapes(transport) == [(1, 30, 224, 224, 3)]
     assert [p.gloss for p in recognition.predictions] == list(GLOSSES[:3])
     assert (recognition.video, recognition.model, recognition.unsure) == (str(path), "signs", None)
     assert (recognition.num_frames, recognition.num_windows, recognition.warnings) == (30, 1, ())
@@ -61,19 +61,19 @@ def test_whole_clip_is_one_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("num_frames", [1, 8])
-def test_short_clip_is_as_long_as_the_network_needs(tmp_path: Path, num_frames: int) -> None:
+def test_short_clip_is_padded_to_what_the_network_needs(tmp_path: Path, num_frames: int) -> None:
     transport = fake()
     path = videos.clip(tmp_path / "clip.mp4", num_frames=num_frames)
-    assert recognized(transport, path).num_frames == num_frames
-    assert shapes(transport) == [(1, 9, 224, 224, 3)]
+    assert recognize(transport, path).num_frames == num_frames
+    assert list_input_shapes(transport) == [(1, 9, 224, 224, 3)]
 
 
 @pytest.mark.parametrize(("preset", "num_frames", "starts", "pooled"), [
     (BSL1K, 40, [0], 0),
-    (BSL1K, 128, [0, 32, 64], 32),  # the mean
-    (WLASL, 352, range(0, 289, 32), 144),  # the max: levels are halves here
+    (BSL1K, 128, [0, 32, 64], 32),  # mean
+    (WLASL, 352, range(0, 289, 32), 144),  # max; here the level rises by 1 every two frames
 ], ids=["short", "mean", "max"])  # fmt: skip
-def test_windows_are_asked_about_in_order_and_pooled_by_the_preset(
+def test_windows_are_sent_in_order_and_pooled_by_the_preset(
     tmp_path: Path, preset: object, num_frames: int, starts: Sequence[int], pooled: float
 ) -> None:
     scale = 1 if num_frames < 256 else 2
@@ -82,24 +82,24 @@ def test_windows_are_asked_about_in_order_and_pooled_by_the_preset(
 
     def answer(tensor: Array) -> Sequence[float]:
         seen.append(float(tensor[0].mean()))
-        return level(tensor)
+        return measure_brightness(tensor)
 
-    recognition = recognized(transport := fake(preset, answer), path)  # type: ignore[arg-type]
-    assert set(shapes(transport)) == {(1, 64, 224, 224, 3)}
-    assert seen[1:] == pytest.approx([start // scale for start in starts], abs=1)  # the first asks for the labels
+    recognition = recognize(transport := fake(preset, answer), path)  # type: ignore[arg-type]
+    assert set(list_input_shapes(transport)) == {(1, 64, 224, 224, 3)}
+    assert seen[1:] == pytest.approx([start // scale for start in starts], abs=1)  # the first request reads the labels
     assert recognition.num_windows == len(starts)
     assert recognition.predictions[0].logit == pytest.approx(pooled, abs=1)
 
 
 def test_order_of_the_answers_does_not_matter(tmp_path: Path) -> None:
     path = videos.levels(tmp_path / "clip.mkv", [n // 2 for n in range(64 + 3 * 32)])
-    plain = recognized(fake(BSL1K, level), path)
-    turned = recognized(faking(LastFirst, BSL1K, level), path)
+    plain = recognize(fake(BSL1K, measure_brightness), path)
+    reversed_order = recognize(faking(LastFirst, BSL1K, measure_brightness), path)
     assert plain.num_windows == 4
-    assert turned.predictions == plain.predictions
+    assert reversed_order.predictions == plain.predictions
 
 
-def test_model_with_the_classic_input_gets_normalized_frames(tmp_path: Path) -> None:
+def test_model_with_fp32_input_gets_normalized_frames(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "clip.mp4", num_frames=12)
     given: list[Array] = []
 
@@ -107,7 +107,7 @@ def test_model_with_the_classic_input_gets_normalized_frames(tmp_path: Path) -> 
         given.append(tensor)
         return in_order(tensor)
 
-    recognized(fake(WLASL, answer, datatype="FP32"), path)
+    recognize(fake(WLASL, answer, datatype="FP32"), path)
     with open_video(path) as video:
         frames = np.stack([crop.image for crop in crop_frames(video, WLASL, 100)])
     assert given[1].dtype == np.float32
@@ -125,7 +125,7 @@ def test_window_that_fails_ends_the_clip(tmp_path: Path) -> None:
 
     path = videos.clip(tmp_path / "clip.mp4", num_frames=3000, size="32x32")
     with pytest.raises(ServerError, match="the third window failed"):
-        recognized(fake(BSL1K, answer), path)
+        recognize(fake(BSL1K, answer), path)
     assert len(asked) < 20  # of 93
 
 
@@ -134,46 +134,48 @@ def test_window_that_fails_ends_the_clip(tmp_path: Path) -> None:
     ([0, 1, 2, 3, 4, float("inf")], "logits that are not finite"),
     ([0.0] * 7, "7 logits for 6 glosses: it was changed meanwhile"),
 ], ids=["NaN", "infinite", "too many"])  # fmt: skip
-def test_answer_that_makes_no_sense_is_a_sentence(tmp_path: Path, logits: list[float], says: str) -> None:
+def test_invalid_answer_is_rejected(tmp_path: Path, logits: list[float], says: str) -> None:
     answers = iter([in_order(np.zeros(1)), logits])
     with pytest.raises(ContractError, match=says):
-        recognized(fake(WLASL, lambda tensor: next(answers)), videos.clip(tmp_path / "clip.mp4"))
+        recognize(fake(WLASL, lambda tensor: next(answers)), videos.clip(tmp_path / "clip.mp4"))
 
 
-def test_model_brings_its_threshold_and_its_warning(tmp_path: Path) -> None:
+def test_model_supplies_its_threshold_and_warning(tmp_path: Path) -> None:
     card = ModelCard(caveat="an example, not a network", min_confidence=0.6)
     transport = FakeTransport({"signs": described(**card.to_parameters())}, GLOSSES, answering(in_order))
     path = videos.clip(tmp_path / "clip.mp4")
-    found = recognized(transport, path)
+    found = recognize(transport, path)
     assert (found.confidence, found.unsure, found.warnings) == (0.5, True, (card.caveat,))
-    assert recognized(transport, path, min_confidence=0.5).unsure is False
-    assert recognized(transport, path, min_confidence=0.0).unsure is False
+    assert recognize(transport, path, min_confidence=0.5).unsure is False
+    assert recognize(transport, path, min_confidence=0.0).unsure is False
 
 
 def test_vocabulary_and_confidence_narrow_the_answer(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "clip.mp4")
-    recognition = recognized(fake(), path, vocabulary=["home", "help"], min_confidence=0.5, name="mine")
+    recognition = recognize(fake(), path, vocabulary=["home", "help"], min_confidence=0.5, name="mine")
     assert [p.gloss for p in recognition.predictions] == ["help", "home"]
     assert recognition.unsure and recognition.video == "mine"
-    assert not recognized(fake(), path, min_confidence=0.5).unsure
+    assert not recognize(fake(), path, min_confidence=0.5).unsure
 
 
 @pytest.mark.parametrize(("options", "error"), [
     ({"top_k": 0}, AslTritonError), ({"min_confidence": 2}, AslTritonError), ({"vocabulary": ["cat"]}, LabelsError),
 ], ids=str)  # fmt: skip
-def test_wrong_wish_is_told_before_the_clip_is_opened(options: dict[str, object], error: type[AslTritonError]) -> None:
+def test_invalid_options_are_rejected_before_the_clip_is_opened(
+    options: dict[str, object], error: type[AslTritonError]
+) -> None:
     with pytest.raises(error, match=str(next(iter(options.values()))).strip("[]'")):
-        recognized(fake(), "no such clip.mp4", **options)
+        recognize(fake(), "no such clip.mp4", **options)
 
 
-def test_clip_that_cannot_be_read_is_its_error(tmp_path: Path) -> None:
+def test_unreadable_clip_is_reported(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="there is no file"):
-        recognized(fake(), tmp_path / "nowhere.mp4")
+        recognize(fake(), tmp_path / "nowhere.mp4")
 
 
-def test_warnings_of_the_video_are_on_the_answer(tmp_path: Path) -> None:
+def test_answer_includes_the_warnings_of_the_video(tmp_path: Path) -> None:
     source = videos.clip(tmp_path / "whole.mkv", num_frames=60, options=["-g", "10"])
-    recognition = recognized(fake(), videos.cut(tmp_path / "cut.mkv", source))
+    recognition = recognize(fake(), videos.cut(tmp_path / "cut.mkv", source))
     assert recognition.warnings == (
         f"cut off: the file ends too early, after {recognition.num_frames} readable frames",
     )
@@ -184,7 +186,7 @@ def test_warnings_of_the_video_are_on_the_answer(tmp_path: Path) -> None:
     ([0.0, 0.04, 0.5], [0, 10, 120]), ([0.5, -1, 0.079, 99, 0.5, 0.04], [120, 0, 10, 240, 120, 10]), ([], []),
     ([99.0], [240]), ([0.959, 0.96, 0.961], [230, 240, 240]),
 ], ids=str)  # fmt: skip
-def test_crops_at_some_times_come_in_their_order(
+def test_crops_are_in_the_order_of_the_requested_times(
     tmp_path: Path, decoding: DecodeIn, times_s: list[float], shown: list[int]
 ) -> None:
     path = videos.levels(tmp_path / "clip.mkv", range(0, 250, 10))
@@ -195,26 +197,26 @@ def test_crops_at_some_times_come_in_their_order(
     assert {crop.image.shape for crop in crops} <= {(224, 224, 3)}
 
 
-def test_crops_of_a_long_clip_are_those_of_its_windows(tmp_path: Path) -> None:
+def test_crops_of_a_long_clip_come_from_its_windows(tmp_path: Path) -> None:
     path = videos.levels(tmp_path / "clip.mkv", [n // 2 for n in range(400)])
     with Recognizer(transport=fake(BSL1K)) as recognizer:
         crops = recognizer.crops(path, [15.0, 1.0, 8.02])
     assert [int(crop.image[100, 100, 0]) for crop in crops] == pytest.approx([187, 12, 100], abs=1)
 
 
-def test_crops_are_cut_as_those_that_the_server_gets(right_is_bright: Path) -> None:
+def test_crops_equal_those_sent_to_the_server(right_is_bright: Path) -> None:
     with Recognizer(transport=fake(PERSON)) as recognizer:
         (cut,) = recognizer.crops(right_is_bright, [0.0], signer=BOX)
         (whole,) = recognizer.crops(right_is_bright, [0.0], find_signer=False)
     assert cut.image.min() > 150 and whole.image.min() < 50
 
 
-def test_crops_of_what_is_no_video_are_a_sentence(tmp_path: Path) -> None:
+def test_crops_of_a_missing_video_are_reported(tmp_path: Path) -> None:
     with Recognizer(transport=fake()) as recognizer, pytest.raises(VideoError, match="there is no file"):
         recognizer.crops(tmp_path / "nowhere.mp4", [0.0])
 
 
-def test_limits_are_kept(tmp_path: Path) -> None:
+def test_limits_are_enforced(tmp_path: Path) -> None:
     async def ask() -> None:
         async with AsyncRecognizer(transport=fake(), limits=Limits(max_frames=10)) as recognizer:
             await recognizer.recognize(videos.clip(tmp_path / "clip.mp4", num_frames=11))
@@ -223,7 +225,7 @@ def test_limits_are_kept(tmp_path: Path) -> None:
         asyncio.run(ask())
 
 
-def test_contract_is_read_once_for_clips_at_once(tmp_path: Path) -> None:
+def test_contract_is_read_once_for_concurrent_clips(tmp_path: Path) -> None:
     described: list[str] = []
 
     class Counting(FakeTransport):
@@ -242,9 +244,11 @@ def test_contract_is_read_once_for_clips_at_once(tmp_path: Path) -> None:
     assert described == ["signs"]
 
 
-@pytest.mark.parametrize(("num_frames", "most"), [(9, 3), (200, 1), (400, 4)], ids=["short", "long", "windowed"])
-def test_clips_under_way_are_as_many_as_memory_is_meant_for(tmp_path: Path, num_frames: int, most: int) -> None:
-    # Three requests may hold 144 frames: three short clips, or one long, which asks about four windows at once.
+@pytest.mark.parametrize(
+    ("num_frames", "max_in_flight"), [(9, 3), (200, 1), (400, 4)], ids=["short", "long", "windowed"]
+)
+def test_memory_limits_the_number_of_concurrent_clips(tmp_path: Path, num_frames: int, max_in_flight: int) -> None:
+    # Three requests may hold 144 frames: three short clips, or a long one with up to four windows in flight.
     path = videos.clip(tmp_path / "clip.mp4", num_frames=num_frames, size="32x32")
     transport = faking(Gauge)
 
@@ -253,10 +257,10 @@ def test_clips_under_way_are_as_many_as_memory_is_meant_for(tmp_path: Path, num_
             await asyncio.gather(*(recognizer.recognize(path) for _ in range(8)))
 
     asyncio.run(ask())
-    assert isinstance(transport, Gauge) and 1 <= transport.most_at_once <= most
+    assert isinstance(transport, Gauge) and 1 <= transport.most_at_once <= max_in_flight
 
 
-def test_cancelled_clip_gives_up_its_request_and_its_decoding(tmp_path: Path) -> None:
+def test_canceled_clip_cancels_its_requests_and_its_decoding(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "clip.mp4", num_frames=3000, size="32x32")
     given_up = []
 
@@ -279,22 +283,22 @@ def test_cancelled_clip_gives_up_its_request_and_its_decoding(tmp_path: Path) ->
             thread.join()
 
 
-def test_sync_face_answers_as_the_other(tmp_path: Path) -> None:
+def test_sync_client_gives_the_same_answer(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "clip.mp4")
     with Recognizer(transport=fake()) as recognizer, path.open("rb") as file:
         assert recognizer.model().labels == GLOSSES
         answers = [recognizer.recognize(source) for source in (path, path.read_bytes(), file)]
-    assert {answer.predictions for answer in answers} == {recognized(fake(), path).predictions}
+    assert {answer.predictions for answer in answers} == {recognize(fake(), path).predictions}
 
 
-def test_sync_face_is_asked_from_several_threads(tmp_path: Path) -> None:
+def test_sync_client_works_from_several_threads(tmp_path: Path) -> None:
     paths = [videos.levels(tmp_path / f"{n}.mkv", [20 * n] * 9) for n in range(8)]
-    with Recognizer(transport=fake(WLASL, level)) as recognizer, ThreadPoolExecutor(8) as threads:
+    with Recognizer(transport=fake(WLASL, measure_brightness)) as recognizer, ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(recognizer.recognize, paths))
     assert [answer.predictions[0].logit for answer in answers] == pytest.approx([20 * n for n in range(8)], abs=1)
 
 
-def test_sync_face_is_used_where_an_event_loop_runs(tmp_path: Path) -> None:
+def test_sync_client_works_inside_an_event_loop(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "clip.mp4")
 
     async def notebook() -> Recognition:
@@ -304,13 +308,13 @@ def test_sync_face_is_used_where_an_event_loop_runs(tmp_path: Path) -> None:
     assert asyncio.run(notebook()).gloss == "book"
 
 
-def test_sync_face_raises_what_happened(tmp_path: Path) -> None:
+def test_sync_client_raises_the_original_error(tmp_path: Path) -> None:
     with Recognizer(transport=fake()) as recognizer, pytest.raises(VideoError, match="there is no file"):
         recognizer.recognize(tmp_path / "nowhere.mp4")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signal to one thread")
-def test_control_c_ends_a_sync_call_and_what_it_asked_for(tmp_path: Path) -> None:
+def test_ctrl_c_cancels_a_sync_call_and_its_request(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "clip.mp4")
     given_up = threading.Event()
     transport = faking(Stuck)
@@ -343,7 +347,7 @@ def right_is_bright(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("decoding", DECODE_IN)
 @pytest.mark.parametrize(("signer", "logit"), [(BOX, 200), (SignerBox(0, 0, 0.5, 1), 0), (None, 100)])
-def test_crops_are_cut_out_of_the_signers_box(
+def test_crops_are_cut_from_the_signers_box(
     right_is_bright: Path, decoding: DecodeIn, signer: SignerBox | None, logit: float
 ) -> None:
     async def ask() -> Recognition:
@@ -357,7 +361,7 @@ def test_crops_are_cut_out_of_the_signers_box(
     assert ("no signer was found in the picture" in " ".join(recognition.warnings)) == (signer is None)
 
 
-def test_box_of_a_call_goes_before_that_of_the_recognizer(right_is_bright: Path) -> None:
+def test_box_of_a_call_overrides_that_of_the_recognizer(right_is_bright: Path) -> None:
     async def ask() -> Recognition:
         async with AsyncRecognizer(transport=fake(PERSON), signer=BOX) as recognizer:
             return await recognizer.recognize(right_is_bright, signer=SignerBox(0, 0, 0.5, 1))
@@ -365,14 +369,14 @@ def test_box_of_a_call_goes_before_that_of_the_recognizer(right_is_bright: Path)
     assert asyncio.run(ask()).signer == SignerBox(0, 0, 0.5, 1)
 
 
-def test_model_of_whole_frames_says_that_it_takes_no_box(right_is_bright: Path) -> None:
-    recognition = recognized(fake(), right_is_bright, signer=BOX)
+def test_model_of_whole_frames_warns_about_an_unused_box(right_is_bright: Path) -> None:
+    recognition = recognize(fake(), right_is_bright, signer=BOX)
     assert recognition.signer is None
     assert "the signer's box was not used: preset 'wlasl' takes whole frames" in recognition.warnings[0]
 
 
 @pytest.mark.parametrize("decoding", DECODE_IN)
-def test_excerpt_is_the_clip(tmp_path: Path, decoding: DecodeIn) -> None:
+def test_excerpt_is_recognized_like_a_clip(tmp_path: Path, decoding: DecodeIn) -> None:
     path = videos.levels(tmp_path / "film.mkv", list(range(100)))
     seen: list[tuple[int, float]] = []
 
@@ -392,13 +396,13 @@ def test_excerpt_is_the_clip(tmp_path: Path, decoding: DecodeIn) -> None:
         asyncio.run(ask(Excerpt(100)))
 
 
-def test_long_clip_of_centered_frames_says_what_was_left_out(tmp_path: Path) -> None:
+def test_long_clip_of_centered_frames_warns_about_skipped_frames(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "long.mp4", num_frames=600, size="64x64")
     transport = fake(CITIZEN)
-    recognition = recognized(transport, path)
-    assert shapes(transport) == [(1, 64, 224, 224, 3)]
+    recognition = recognize(transport, path)
+    assert list_input_shapes(transport) == [(1, 64, 224, 224, 3)]
     assert recognition.warnings == (
         "only frames 160 to 351 of 600 were used, because preset 'asl-citizen' is for short clips: cut the video to "
         "one sign",
     )
-    assert recognized(fake(CITIZEN), videos.clip(tmp_path / "short.mp4", num_frames=204, size="64x64")).warnings == ()
+    assert recognize(fake(CITIZEN), videos.clip(tmp_path / "short.mp4", num_frames=204, size="64x64")).warnings == ()

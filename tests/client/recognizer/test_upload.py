@@ -1,4 +1,4 @@
-"""A clip's file in place of its frames: when, what is asked, and what comes of it."""
+"""Sending a clip's file instead of its frames: when it happens, what is sent, and how answers are read."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def sign_model(
 
 
 class Server(FakeTransport):
-    """Serves `signs`, and `recognize_sign`, which says what `refusal` is, or ranks the glosses from the last class."""
+    """Serves `signs` and `recognize_sign`, which raises `refusal` if given, and else ranks the last class first."""
 
     def __init__(
         self,
@@ -83,9 +83,7 @@ class Server(FakeTransport):
         }
 
 
-def recognized(
-    server: Server, video: object, send: str, limits: Limits | None = None, **options: object
-) -> Recognition:
+def recognize(server: Server, video: object, send: str, limits: Limits | None = None, **options: object) -> Recognition:
     async def ask() -> Recognition:
         async with AsyncRecognizer(transport=server, send=send, limits=limits) as recognizer:  # type: ignore[arg-type]
             return await recognizer.recognize(video, **options)  # type: ignore[arg-type]
@@ -98,9 +96,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return videos.clip(tmp_path_factory.mktemp("clip") / "clip.mp4", num_frames=12, size="64x48")
 
 
-def test_file_is_sent_as_it_is_and_its_logits_are_ranked_here(clip: Path) -> None:
+def test_file_is_sent_unchanged_and_its_logits_are_ranked_by_the_client(clip: Path) -> None:
     server = Server(sign_model())
-    recognition = recognized(server, clip, "video", top_k=3, vocabulary=["mother", "book", "help"], min_confidence=0.7)
+    recognition = recognize(server, clip, "video", top_k=3, vocabulary=["mother", "book", "help"], min_confidence=0.7)
     assert server.files == [clip.read_bytes()] and server.parameters == [{"model": "signs"}]
     assert [(p.rank, p.gloss, p.logit) for p in recognition.predictions] == [
         (1, "mother", 0.0), (2, "help", -2.0), (3, "book", -5.0)
@@ -111,21 +109,21 @@ def test_file_is_sent_as_it_is_and_its_logits_are_ranked_here(clip: Path) -> Non
     assert recognition.duration_s == 0.48 and recognition.decode_s == 0.01 and recognition.wait_s >= 0
 
 
-def test_models_warning_is_there_whatever_the_server_says(clip: Path) -> None:
+def test_models_warning_is_reported_exactly_once(clip: Path) -> None:
     card = ModelCard(caveat="an example", min_confidence=0.6)
-    server = Server(sign_model())  # of an earlier version: its DETAILS do not have the warning
+    server = Server(sign_model())  # an earlier version: its DETAILS lack the warning
     server.models["signs"] = described(**card.to_parameters())
-    found = recognized(server, clip, "video")
+    found = recognize(server, clip, "video")
     assert (found.unsure, found.warnings) == (True, ("an example", "cut"))
     server.details["warnings"] = ["an example", "cut"]
-    assert recognized(server, clip, "video").warnings == ("an example", "cut")
+    assert recognize(server, clip, "video").warnings == ("an example", "cut")
 
 
-def test_bytes_and_file_objects_go_as_they_are(clip: Path) -> None:
+def test_bytes_and_file_objects_are_sent_unchanged(clip: Path) -> None:
     server = Server(sign_model())
     for send in ("video", "auto"):
         with clip.open("rb") as file:
-            answers = [recognized(server, source, send) for source in (clip.read_bytes(), file)]
+            answers = [recognize(server, source, send) for source in (clip.read_bytes(), file)]
         assert [answer.video for answer in answers] == ["the video"] * 2
     assert server.files == [clip.read_bytes()] * 4
 
@@ -135,48 +133,48 @@ def test_bytes_and_file_objects_go_as_they_are(clip: Path) -> None:
     ("video", sign_model(), True),
     ("auto", sign_model(), True),
     ("auto", None, False),
-    ("auto", sign_model(outputs=("GLOSS", "CONFIDENCE")), False),  # somebody else's
+    ("auto", sign_model(outputs=("GLOSS", "CONFIDENCE")), False),  # not our model
     ("auto", sign_model({"asl_triton.max_frames": "11"}), False),
     ("auto", sign_model({"asl_triton.max_frames": "12"}), True),
     ("auto", sign_model({"asl_triton.max_pixels": "3071"}), False),
     ("auto", sign_model({"asl_triton.max_bytes": "100"}), False),
     ("auto", sign_model({}), True),
 ])  # fmt: skip
-def test_what_is_sent_depends_on_what_the_server_takes(
+def test_file_is_sent_only_if_the_server_accepts_it(
     clip: Path, send: str, model: ModelDescription | None, is_file: bool
 ) -> None:
     server = Server(model)
-    assert recognized(server, clip, send).gloss == ("mother" if is_file else "book")
+    assert recognize(server, clip, send).gloss == ("mother" if is_file else "book")
     assert len(server.files) == is_file
 
 
-def test_auto_sends_frames_that_are_smaller_than_their_file(tmp_path: Path) -> None:
+def test_auto_sends_frames_if_they_are_smaller_than_the_file(tmp_path: Path) -> None:
     options = ["-c:v", "rawvideo", "-pix_fmt", "bgr24"]
     path = videos.clip(tmp_path / "raw.avi", num_frames=10, size="320x240", options=options)
     assert path.stat().st_size > 10 * 224 * 224 * 3
     server = Server(sign_model())
-    recognized(server, path, "auto")
+    recognize(server, path, "auto")
     assert server.files == []
 
 
-def test_auto_sends_frames_where_the_container_does_not_count_them(tmp_path: Path) -> None:
+def test_auto_sends_frames_if_the_container_lacks_a_frame_count(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "live.webm", 12, size="16x16", options=["-live", "1", "-deadline", "realtime"])
     server = Server(sign_model())
-    recognized(server, path, "auto")
+    recognize(server, path, "auto")
     assert server.files == []
 
 
-def test_server_that_takes_no_files_is_told_before_the_clip_is_opened() -> None:
+def test_server_without_uploads_is_reported_before_the_clip_is_opened() -> None:
     with pytest.raises(
         ContractError, match=r"does not serve recognize_sign.*send frames \(--send frames\), or serve it"
     ):
-        recognized(Server(None), "no such clip.mp4", "video")
+        recognize(Server(None), "no such clip.mp4", "video")
 
 
 def test_refusal_names_the_clip(clip: Path) -> None:
     refusal = VideoError("VIDEO cannot be decoded: it ends the decoder (SIGSEGV)")
     with pytest.raises(VideoError, match=r"^mine cannot be decoded"):
-        recognized(Server(sign_model(), refusal), clip, "video", name="mine")
+        recognize(Server(sign_model(), refusal), clip, "video", name="mine")
 
 
 @pytest.mark.parametrize(("limits", "model"), [
@@ -185,35 +183,37 @@ def test_refusal_names_the_clip(clip: Path) -> None:
 def test_file_beyond_a_limit_is_not_sent(clip: Path, limits: Limits | None, model: ModelDescription) -> None:
     server = Server(model)
     with pytest.raises(VideoError, match=r"larger than 100 bytes.*send its frames \(--send frames\)"):
-        recognized(server, clip, "video", limits)
+        recognize(server, clip, "video", limits)
     assert server.files == []
 
 
 @pytest.mark.parametrize("send", ["video", "auto"])
-def test_what_is_no_file_is_the_same_error_as_with_frames(tmp_path: Path, send: str) -> None:
+def test_missing_file_gives_the_same_error_as_with_frames(tmp_path: Path, send: str) -> None:
     for path in (tmp_path / "nowhere.mp4", tmp_path):
         with pytest.raises(VideoError) as ours:
-            recognized(Server(sign_model()), path, "frames")
+            recognize(Server(sign_model()), path, "frames")
         with pytest.raises(VideoError) as theirs:
-            recognized(Server(sign_model()), path, send)
+            recognize(Server(sign_model()), path, send)
         assert str(theirs.value) == str(ours.value)
 
 
 @pytest.mark.parametrize(("options", "error"), [
     ({"top_k": 0}, AslTritonError), ({"vocabulary": ["cat"]}, LabelsError),
 ], ids=str)  # fmt: skip
-def test_wrong_wish_is_told_before_anything_is_sent(options: dict[str, object], error: type[AslTritonError]) -> None:
+def test_invalid_options_are_rejected_before_anything_is_sent(
+    options: dict[str, object], error: type[AslTritonError]
+) -> None:
     server = Server(sign_model())
     with pytest.raises(error):
-        recognized(server, "no such clip.mp4", "video", **options)
+        recognize(server, "no such clip.mp4", "video", **options)
 
 
-def test_answer_with_other_classes_is_a_sentence(clip: Path) -> None:
+def test_answer_with_a_wrong_number_of_classes_is_rejected(clip: Path) -> None:
     with pytest.raises(ContractError, match="5 logits for 6 glosses"):
-        recognized(Server(sign_model(), classes=5), clip, "video")
+        recognize(Server(sign_model(), classes=5), clip, "video")
 
 
-def test_server_is_asked_once_what_it_takes(clip: Path) -> None:
+def test_server_is_queried_once_for_what_it_accepts(clip: Path) -> None:
     asked: list[str] = []
 
     class Counting(Server):
@@ -236,24 +236,22 @@ BOX = SignerBox(0.5, 0.0, 1.0, 1.0)
 @pytest.mark.parametrize(("send", "takes_box", "as_file"), [
     ("video", True, True), ("auto", True, True), ("auto", False, False), ("frames", True, False)
 ])  # fmt: skip
-def test_box_of_the_signer_goes_along_where_the_server_takes_it(
-    clip: Path, send: str, takes_box: bool, as_file: bool
-) -> None:
+def test_signers_box_is_sent_if_the_server_accepts_it(clip: Path, send: str, takes_box: bool, as_file: bool) -> None:
     server = Server(sign_model(takes_box=takes_box), preset=PRESETS["bsl1k-person"])
-    recognition = recognized(server, clip, send, signer=BOX)
+    recognition = recognize(server, clip, send, signer=BOX)
     assert server.boxes == ([[0.5, 0.0, 1.0, 1.0]] if as_file else [])
     assert as_file or recognition.signer == BOX
 
 
-def test_server_that_takes_no_box_is_told_of_where_all_go_as_files(clip: Path) -> None:
+def test_server_without_box_input_is_reported_if_files_are_required(clip: Path) -> None:
     server = Server(sign_model(takes_box=False), preset=PRESETS["bsl1k-person"])
     with pytest.raises(ContractError, match=r"does not take the signer's box: send frames \(--send frames\)"):
-        recognized(server, clip, "video", signer=BOX)
+        recognize(server, clip, "video", signer=BOX)
 
 
-def test_part_of_a_video_goes_as_frames(clip: Path) -> None:
+def test_excerpt_is_sent_as_frames(clip: Path) -> None:
     server = Server(sign_model())
-    assert recognized(server, clip, "auto", excerpt=Excerpt(0, 20)).num_windows == 1
+    assert recognize(server, clip, "auto", excerpt=Excerpt(0, 20)).num_windows == 1
     assert server.files == []
     with pytest.raises(ContractError, match="takes whole videos, not a part of one"):
-        recognized(server, clip, "video", excerpt=Excerpt(0, 20))
+        recognize(server, clip, "video", excerpt=Excerpt(0, 20))

@@ -1,4 +1,4 @@
-"""A network with the input and the outputs of `person-detection-asl-0001`, which takes what is bright for a person."""
+"""A stand-in for `person-detection-asl-0001`, with the same input and outputs, that takes bright areas for people."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ def save_bright_detector(path: Path, columns: int = 5) -> None:
 
     frame = ops.parameter([1, 3, SIDE, SIDE], np.float32, name="input")
     bright = ops.convert(ops.greater(ops.reduce_max(frame, [0, 1]), np.float32(200)), np.float32)  # (320, 320)
-    places = np.arange(SIDE, dtype=np.float32)
+    positions = np.arange(SIDE, dtype=np.float32)
     ends = []
-    for axis in (0, 1):  # of which each column, then each row is reduced
+    for axis in (0, 1):  # reduce each column, then each row
         seen = ops.greater(ops.reduce_max(bright, [axis]), np.float32(0.5))  # (320,)
-        ends.append(ops.reduce_min(ops.select(seen, places, np.float32(SIDE)), [0], keep_dims=True))
-        ends.append(ops.reduce_max(ops.select(seen, places + 1, np.float32(0)), [0], keep_dims=True))
+        ends.append(ops.reduce_min(ops.select(seen, positions, np.float32(SIDE)), [0], keep_dims=True))
+        ends.append(ops.reduce_max(ops.select(seen, positions + 1, np.float32(0)), [0], keep_dims=True))
     score = ops.multiply(ops.reduce_max(bright, [0, 1], keep_dims=False), np.float32(0.9))
     x0, x1, y0, y1 = ends
     row = ops.concat([x0, y0, x1, y1, ops.reshape(score, [1], False)], 0)  # (5,)

@@ -1,4 +1,4 @@
-"""The detector of people, run by OpenVINO: a small network with the same input and outputs finds what is bright."""
+"""The person detector, run by OpenVINO with a stand-in network that finds bright areas."""
 
 import asyncio
 from pathlib import Path
@@ -24,7 +24,7 @@ PERSON = (900, 200, 1220, 900)  # left, top, right and bottom in a frame of 1920
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the detector is looked for."""
+    """The folder where the client looks for the detector."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     person_detector.load_detector.cache_clear()
     return tmp_path
@@ -48,39 +48,39 @@ def test_person_without_a_face_is_found(folder: Path) -> None:
         1220, abs=10
     )
     assert estimate.box.y0 * 1080 == pytest.approx(200, abs=10)
-    assert estimate.box.y1 * 1080 < 750  # to the waist of one who stands
+    assert estimate.box.y1 * 1080 < 750  # the waist of a standing person
     framed = frame_signer([Frame(paint_person(), n / 25) for n in range(6)], PRESETS["wlasl"])
     assert framed.signer is not None and framed.warnings == ()
 
 
-def test_nobody_is_found_where_the_detector_sees_nobody(folder: Path) -> None:
+def test_no_signer_is_found_if_the_detector_finds_no_one(folder: Path) -> None:
     save_bright_detector(folder / MODEL)
     people = find_people([paint_person(gray=60)])
     assert people is not None and len(people) == 0
     assert find_signer([paint_person(gray=60)] * 3).box is None
 
 
-def test_detector_that_was_not_fetched_is_not_used(folder: Path) -> None:
+def test_missing_detector_is_not_used(folder: Path) -> None:
     assert find_people([paint_person()]) is None
     assert find_signer([paint_person()] * 3).box is None
 
 
 @pytest.mark.parametrize("content", ["", "<net name='x'>", "not a network"])
-def test_file_that_is_not_the_detector_is_said(folder: Path, content: str) -> None:
+def test_invalid_detector_file_is_reported(folder: Path, content: str) -> None:
     pytest.importorskip("openvino")
     (folder / MODEL).write_text(content)
     with pytest.raises(AslTritonError, match="fetch it again with `asl-triton fetch signer-detector --force`"):
         find_people([paint_person()])
 
 
-def test_another_network_is_said(folder: Path) -> None:
+def test_another_network_is_rejected(folder: Path) -> None:
     save_bright_detector(folder / MODEL, columns=7)
     with pytest.raises(AslTritonError, match="is not the signer detector"):
         find_people([paint_person()])
 
 
-def test_decoders_in_processes_of_their_own_find_the_person_too(folder: Path) -> None:
-    """Their memory is limited, and they may write no files."""
+def test_decoder_processes_find_the_person_too(folder: Path) -> None:
+    """Decoder processes have limited memory and cannot write files."""
     save_bright_detector(folder / MODEL)
     with av.open(str(folder / "clip.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25)
@@ -89,11 +89,11 @@ def test_decoders_in_processes_of_their_own_find_the_person_too(folder: Path) ->
             container.mux(stream.encode(av.VideoFrame.from_ndarray(paint_person(), format="bgr24")))
         container.mux(stream.encode(None))
 
-    async def ask() -> Recognition:
+    async def recognize() -> Recognition:
         transport = fake()
         async with AsyncRecognizer(transport=transport, decoding="processes") as recognizer:
             return await recognizer.recognize(folder / "clip.mp4")
 
-    recognition = asyncio.run(ask())
+    recognition = asyncio.run(recognize())
     assert recognition.signer is not None and recognition.warnings == ()
     assert recognition.signer.x0 * 1920 < 900 and recognition.signer.x1 * 1920 > 1220

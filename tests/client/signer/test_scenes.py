@@ -1,4 +1,4 @@
-"""Whom the search for the signer finds in scenes with demo signers, and what it says."""
+"""Searching for the signer in scenes with demo signers, and the warnings."""
 
 from functools import cache
 
@@ -20,26 +20,26 @@ Box = tuple[float, float, float, float]
 
 
 @cache
-def film(gloss: str, seed: int, size: tuple[int, int], placement: Placement) -> RenderedClip:
-    """A clip of the demo signer in a larger picture."""
+def render_clip(gloss: str, seed: int, size: tuple[int, int], placement: Placement) -> RenderedClip:
+    """Render a clip of the demo signer in a larger picture."""
     return render(gloss, seed, size=size, num_frames=NUM_FRAMES, fps=25, placement=placement)
 
 
 def read_frames(clip: RenderedClip) -> list[Frame]:
-    """The first frames of a clip, as the client reads them."""
+    """Return the first frames of a clip, as the client reads them."""
     return [Frame(image[..., ::-1].copy(), n / clip.fps) for n, image in enumerate(clip.frames[:12])]
 
 
 def find_box(frames: list[Frame]) -> Box:
-    """The upper body that is found, in pixels."""
-    estimate = find_signer([frames[place].image for place in SEARCHED])
+    """Return the upper body found, in pixels."""
+    estimate = find_signer([frames[index].image for index in SEARCHED])
     height, width = frames[0].image.shape[:2]
     assert estimate.box is not None
     return estimate.box.x0 * width, estimate.box.y0 * height, estimate.box.x1 * width, estimate.box.y1 * height
 
 
 def paste(frames: list[Frame], picture: Image, left: int, top: int) -> list[Frame]:
-    """The same picture on the wall of every frame."""
+    """Paste the same picture onto every frame, like a poster on the wall."""
     pasted = []
     for frame in frames:
         image = frame.image.copy()
@@ -59,8 +59,8 @@ def paste(frames: list[Frame], picture: Image, left: int, top: int) -> list[Fram
     ],
 )
 @pytest.mark.parametrize("seed", [1_000_000, 1_000_003])
-def test_small_signer_is_found_and_shown_whole(size: tuple[int, int], placement: Placement, seed: int) -> None:
-    clip = film("help", seed, size, placement)
+def test_small_signer_is_found_and_fully_shown(size: tuple[int, int], placement: Placement, seed: int) -> None:
+    clip = render_clip("help", seed, size, placement)
     frames = read_frames(clip)
     assert clip.signer is not None and overlap(find_box(frames), clip.signer) > 0.5
     framed = frame_signer(frames, WLASL)
@@ -70,29 +70,29 @@ def test_small_signer_is_found_and_shown_whole(size: tuple[int, int], placement:
     assert box.x0 * size[1] <= x0 + 2 and box.x1 * size[1] >= x1 - 2 and box.y0 * size[0] <= y0 + 2
     assert box.y1 * size[0] >= y0 + 0.7 * (y1 - y0)
     shown = next(framed.frames).image
-    assert (y1 - y0) / len(shown) > 0.55  # the signer fills it as in training
+    assert (y1 - y0) / len(shown) > 0.55  # the signer fills the frame as in training
 
 
 def test_signer_at_the_edge_is_found() -> None:
-    clip = film("book", 1_000_002, (720, 1280), Placement(0.6, 0.08, 0.6))
+    clip = render_clip("book", 1_000_002, (720, 1280), Placement(0.6, 0.08, 0.6))
     assert clip.signer is not None and clip.signer[0] < 30
     box = find_box(read_frames(clip))
     assert box[0] == 0 and overlap(box, clip.signer) > 0.5
     shown = next(frame_signer(read_frames(clip), WLASL).frames).image
-    assert shown.shape[1] / len(shown) == pytest.approx(4 / 3, abs=0.02)  # what is beyond the edge repeats it
+    assert shown.shape[1] / len(shown) == pytest.approx(4 / 3, abs=0.02)  # the edge is repeated beyond the frame
 
 
-def test_walking_signer_is_found_where_the_clip_begins() -> None:
-    clip = film("book", 1_000_002, (720, 1280), Placement(0.5, 0.25, 0.6, walks_to=0.5))
+def test_walking_signer_is_found_at_the_start_position() -> None:
+    clip = render_clip("book", 1_000_002, (720, 1280), Placement(0.5, 0.25, 0.6, walks_to=0.5))
     framed = frame_signer(read_frames(clip), WLASL)
     assert framed.signer is not None and framed.warnings == ()
     assert clip.signer is not None and overlap(find_box(read_frames(clip)), clip.signer) > 0.5
 
 
 @pytest.mark.parametrize("preset", ["wlasl", "bsl1k-person"])
-def test_the_nearest_of_three_people_is_taken_and_the_others_are_said(preset: str) -> None:
+def test_nearest_of_three_people_is_chosen_with_a_warning(preset: str) -> None:
     scales = ((0.8, 1_000_001), (1.0, 1_000_001), (0.8, 1_000_001))
-    clips = [film("help", seed, (360, 320), Placement(scale, 0.5, 0.5)) for scale, seed in scales]
+    clips = [render_clip("help", seed, (360, 320), Placement(scale, 0.5, 0.5)) for scale, seed in scales]
     parts = [read_frames(clip) for clip in clips]
     frames = [Frame(np.hstack([f.image for f in three]), three[0].time_s) for three in zip(*parts, strict=True)]
     framed = frame_signer(frames, PRESETS[preset])
@@ -102,13 +102,13 @@ def test_the_nearest_of_three_people_is_taken_and_the_others_are_said(preset: st
 
 
 def test_face_on_a_poster_is_not_the_signer() -> None:
-    clip = film("help", 1_000_000, (720, 1280), Placement(0.55, 0.25, 0.6))
-    poster = film("book", 1_000_003, (480, 400), Placement(1.0, 0.5, 0.5))
+    clip = render_clip("help", 1_000_000, (720, 1280), Placement(0.55, 0.25, 0.6))
+    poster = render_clip("book", 1_000_003, (480, 400), Placement(1.0, 0.5, 0.5))
     picture = poster.frames[0][..., ::-1]
     frames = paste(read_frames(clip), picture, 800, 60)
     assert clip.signer is not None and overlap(find_box(frames), clip.signer) > 0.5
     assert frame_signer(frames, PERSON).warnings == ()
-    # Two signers who move are two people.
+    # Two moving signers are two people.
     both = [Frame(pasted.image.copy(), pasted.time_s) for pasted in frames]
     for number, frame in enumerate(both):
         frame.image[60:540, 800:1200] = poster.frames[number][..., ::-1]
@@ -117,15 +117,15 @@ def test_face_on_a_poster_is_not_the_signer() -> None:
     assert (x0 + x1) / 2 > 800
 
 
-def test_a_poster_alone_is_found() -> None:
-    """Nobody else is there, so it may be a person who keeps still."""
-    poster = film("book", 1_000_003, (480, 640), Placement(0.8, 0.5, 0.5))
+def test_lone_poster_is_taken_for_the_signer() -> None:
+    """There is no one else, so it may be a person who keeps still."""
+    poster = render_clip("book", 1_000_003, (480, 640), Placement(0.8, 0.5, 0.5))
     still = [Frame(read_frames(poster)[0].image, n / 25) for n in range(12)]
     assert frame_signer(still, PERSON).signer is not None
 
 
-def turn_away(clip: RenderedClip) -> list[Frame]:
-    """The signer without a face to be seen, as from the side or behind: painted over with hair."""
+def hide_face(clip: RenderedClip) -> list[Frame]:
+    """Return frames in which hair hides the signer's face, as if seen from the side or from behind."""
     assert clip.signer is not None
     x0, y0, x1, y1 = clip.signer
     center, radius = ((x0 + x1) // 2, round(y0 + 0.2 * (y1 - y0))), round(0.2 * (y1 - y0))
@@ -136,15 +136,15 @@ def turn_away(clip: RenderedClip) -> list[Frame]:
 
 
 @pytest.mark.parametrize(("preset", "size"), [("bsl1k-person", (540, 960)), ("wlasl", (960, 540))])
-def test_face_that_is_not_seen_is_said(preset: str, size: tuple[int, int]) -> None:
-    frames = turn_away(film("book", 1_000_001, size, Placement(0.6, 0.5, 0.5)))
+def test_hidden_face_gives_a_warning(preset: str, size: tuple[int, int]) -> None:
+    frames = hide_face(render_clip("book", 1_000_001, size, Placement(0.6, 0.5, 0.5)))
     framed = frame_signer(frames, PRESETS[preset])
     assert framed.signer is None and "no signer was found" in framed.warnings[0]
     assert np.array_equal(next(framed.frames).image, frames[0].image)
 
 
 @pytest.mark.parametrize("gray", [0, 255])
-def test_black_and_white_videos_have_no_signer(gray: int) -> None:
+def test_plain_black_or_white_video_has_no_signer(gray: int) -> None:
     frames = [Frame(np.full((1080, 1920, 3), gray, np.uint8), n / 25) for n in range(8)]
     assert find_signer([frame.image for frame in frames]).box is None
     assert "no signer was found" in frame_signer(frames, PERSON).warnings[0]
@@ -154,7 +154,7 @@ def test_black_and_white_videos_have_no_signer(gray: int) -> None:
 def test_face_at_the_edge_of_the_frame_is_not_an_error(
     monkeypatch: pytest.MonkeyPatch, x: float, y: float, side: float
 ) -> None:
-    """Whatever the cascade takes for a face: the upper body below it may be far outside the frame."""
+    """The cascade may find faces anywhere, so the upper body below one may be far outside the frame."""
     face = np.array([[x, y, side, side]], float)
     monkeypatch.setattr("asl_triton.signer.detector.track_faces", lambda images: [np.repeat(face, len(images), axis=0)])
     estimate = find_signer([np.zeros((1080, 1920, 3), np.uint8)] * 3)

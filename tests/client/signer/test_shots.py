@@ -1,4 +1,4 @@
-"""The signer of each shot of a film, and boxes that are given."""
+"""Finding the signer in each shot of a film, and given boxes."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ SHOT = 20  # frames
 
 @pytest.fixture(scope="module")
 def film(shared_folder: Path) -> list[Frame]:
-    """A person small at the left of a gray wall; an empty blue one; a person small at the right of a green one."""
+    """A small person at the left of a gray wall, an empty blue one, and a small person at the right of a green one."""
     with open_video(shared_folder / "wlasl" / "videos" / "07069.mp4") as video:
         images = [cv2.resize(frame.image, (560, 315)) for frame, _ in zip(video, range(SHOT), strict=False)]
     shown = []
@@ -43,9 +43,9 @@ def test_each_shot_has_its_own_box(film: list[Frame], preset) -> None:  # type: 
     assert left is not None and left.x1 < 0.55 and left.source == "face"
     assert none is None
     assert right is not None and right.x0 > 0.45
-    for place, box in ((3, left), (25, none), (50, right)):
-        whole = crop_frame(film[place].image, preset)
-        assert np.array_equal(crops[place].image, whole) == (box is None)
+    for index, box in ((3, left), (25, none), (50, right)):
+        whole = crop_frame(film[index].image, preset)
+        assert np.array_equal(crops[index].image, whole) == (box is None)
     warnings = framer.list_warnings()
     if preset is PERSON:
         assert warnings == [
@@ -56,7 +56,7 @@ def test_each_shot_has_its_own_box(film: list[Frame], preset) -> None:  # type: 
         assert warnings == []
 
 
-def test_film_of_whole_frames_is_cropped_as_ever(film: list[Frame]) -> None:
+def test_film_of_whole_frames_is_cropped_without_search(film: list[Frame]) -> None:
     framer = FilmFramer(WLASL, finds=False)
     crops = list(framer.crop_shots(film))
     assert all(
@@ -65,7 +65,7 @@ def test_film_of_whole_frames_is_cropped_as_ever(film: list[Frame]) -> None:
     assert [shot.box for shot in framer.boxes] == [None] * 3
 
 
-def test_box_that_is_given_holds_for_all_shots(film: list[Frame]) -> None:
+def test_given_box_applies_to_all_shots(film: list[Frame]) -> None:
     box = SignerBox(0.1, 0.5, 0.4, 0.95)
     framer = FilmFramer(PERSON, box)
     crops = list(framer.crop_shots(film))
@@ -73,7 +73,7 @@ def test_box_that_is_given_holds_for_all_shots(film: list[Frame]) -> None:
     assert np.array_equal(crops[50].image, crop_frame(film[50].image, PERSON, box))
 
 
-def test_film_of_one_frame_and_of_none(film: list[Frame]) -> None:
+def test_film_of_one_frame_or_none_is_cropped(film: list[Frame]) -> None:
     assert list(FilmFramer(PERSON).crop_shots([])) == []
     assert len(list(FilmFramer(PERSON).crop_shots(film[:1]))) == 1
 
@@ -82,9 +82,9 @@ def test_film_of_one_frame_and_of_none(film: list[Frame]) -> None:
     ("box", "size", "region"),
     [
         ((0.6, 0.5, 0.8, 0.9), (720, 1280), (704, 360, 1088, 648)),  # widened to 4:3
-        ((0.2, 0.5, 0.8, 0.6), (720, 1280), None),  # as wide as that, it is most of the frame's height
+        ((0.2, 0.5, 0.8, 0.6), (720, 1280), None),  # widened to 4:3, it would be most of the frame's height
         ((0.3, 0.1, 0.7, 0.9), (720, 1280), None),
-        ((0.1, 0.2, 0.9, 0.6), (1280, 720), (19, 256, 701, 768)),  # higher than wide: always
+        ((0.1, 0.2, 0.9, 0.6), (1280, 720), (19, 256, 701, 768)),  # portrait frames are always cut
     ],
 )
 def test_small_box_is_cut_out_for_models_of_whole_frames(

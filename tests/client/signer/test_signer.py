@@ -1,4 +1,4 @@
-"""Where the signer is: by the face, and which part of the frame is shown."""
+"""Locating the signer by the face, and choosing the part of the frame to show."""
 
 from pathlib import Path
 
@@ -17,13 +17,13 @@ OFFICIAL = {"07068": (234, 17, 524, 414), "07069": (462, 44, 949, 720)}  # in pi
 WLASL, PERSON = PRESETS["wlasl"], PRESETS["bsl1k-person"]
 
 
-def read(shared_folder: Path, clip: str) -> list[Frame]:
+def read_clip(shared_folder: Path, clip: str) -> list[Frame]:
     with open_video(shared_folder / "wlasl" / "videos" / f"{clip}.mp4") as video:
         return list(video)
 
 
 def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Intersection over union."""
+    """Compute the intersection over union of two boxes."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     both = max(width, 0) * max(height, 0)
@@ -31,8 +31,8 @@ def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return both / (areas - both)
 
 
-def place(image: Image, width: int, height: int, share: float) -> Image:
-    """A frame in which another is small, on a plain wall."""
+def place_on_wall(image: Image, width: int, height: int, share: float) -> Image:
+    """Build a frame with a smaller image on a plain wall."""
     small = cv2.resize(image, None, fx=share * height / len(image), fy=share * height / len(image))
     canvas = np.full((height, width, 3), (120, 130, 125), np.uint8)
     small = small[:, max(0, (small.shape[1] - width) // 2) :][:, :width]
@@ -43,7 +43,7 @@ def place(image: Image, width: int, height: int, share: float) -> Image:
 
 @pytest.mark.parametrize("clip", OFFICIAL)
 def test_box_is_close_to_the_official_one(shared_folder: Path, clip: str) -> None:
-    frames = read(shared_folder, clip)
+    frames = read_clip(shared_folder, clip)
     height, width = frames[0].image.shape[:2]
     box = frame_signer(frames, PERSON).signer
     assert box is not None and box.source == "face"
@@ -53,7 +53,7 @@ def test_box_is_close_to_the_official_one(shared_folder: Path, clip: str) -> Non
 
 @pytest.mark.parametrize("clip", OFFICIAL)
 def test_signer_who_fills_the_frame_gets_the_whole_frame(shared_folder: Path, clip: str) -> None:
-    frames = read(shared_folder, clip)
+    frames = read_clip(shared_folder, clip)
     framed = frame_signer(frames, WLASL)
     assert (framed.signer, framed.warnings) == (None, ())
     assert all(np.array_equal(one.image, other.image) for one, other in zip(framed.frames, frames, strict=True))
@@ -64,8 +64,8 @@ def test_signer_who_fills_the_frame_gets_the_whole_frame(shared_folder: Path, cl
 def test_small_signer_is_cut_out_of_the_frame(
     shared_folder: Path, clip: str, width: int, height: int, share: float
 ) -> None:
-    whole = read(shared_folder, clip)
-    small = [Frame(place(frame.image, width, height, share), frame.time_s) for frame in whole]
+    whole = read_clip(shared_folder, clip)
+    small = [Frame(place_on_wall(frame.image, width, height, share), frame.time_s) for frame in whole]
     framed = frame_signer(small, WLASL)
     shown = list(framed.frames)
     assert framed.signer is not None and len(shown) == len(whole)
@@ -75,7 +75,7 @@ def test_small_signer_is_cut_out_of_the_frame(
     assert face is not None and 0.18 < face[2] / height < 0.32  # as in the original
 
 
-def test_picture_without_a_person_is_said_where_it_matters() -> None:
+def test_missing_person_gives_a_warning_if_it_matters() -> None:
     wall = [Frame(np.full((480, 640, 3), 120, np.uint8), n / 25) for n in range(20)]
     framed = frame_signer(wall, PERSON)
     assert framed.signer is None and "no signer was found" in framed.warnings[0]
@@ -85,8 +85,8 @@ def test_picture_without_a_person_is_said_where_it_matters() -> None:
     assert "no signer was found" in frame_signer(tall, WLASL).warnings[0]
 
 
-def test_two_people_are_said_and_the_larger_face_is_taken(shared_folder: Path) -> None:
-    image = read(shared_folder, "07069")[0].image
+def test_larger_of_two_faces_is_chosen_with_a_warning(shared_folder: Path) -> None:
+    image = read_clip(shared_folder, "07069")[0].image
     near = cv2.resize(image, (1280, 720))
     far = cv2.resize(image, (640, 360))
     both = np.full((720, 1920, 3), 120, np.uint8)
@@ -96,11 +96,11 @@ def test_two_people_are_said_and_the_larger_face_is_taken(shared_folder: Path) -
     assert framed.signer is not None and framed.signer.x1 < 0.6
 
 
-def test_no_frames_are_no_clip() -> None:
+def test_empty_clip_stays_empty() -> None:
     assert list(frame_signer([], PERSON).frames) == []
 
 
-def test_faces_of_one_person_are_one() -> None:
+def test_faces_of_one_person_are_grouped() -> None:
     faces = [np.array(face, float) for face in ((100, 50, 40, 40), (104, 52, 42, 42), (300, 60, 41, 41))]
     assert [len(group) for group in group_faces(faces)] == [2, 1]
 
@@ -113,5 +113,5 @@ def test_region_repeats_the_edges_of_the_frame() -> None:
     assert np.array_equal(beyond[:, 0], image[:, 0]) and np.array_equal(beyond[:, -1], image[:, -1])
 
 
-def test_nothing_found_is_the_whole_frame() -> None:
+def test_no_region_is_chosen_if_nothing_is_found() -> None:
     assert choose_region(SignerEstimate(None, None, 0), 1920, 1080) is None

@@ -17,9 +17,9 @@ def show(sign: int, take: int, spread: float = 0.3) -> Embedding:
 
 def answer(sign: int, take: int, spread: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
     """Return the features (F,) and step logits (S, C) of such a clip."""
-    typical, odd = np.random.default_rng(sign), np.random.default_rng((sign, take))
-    features = typical.random(NUM_FEATURES) + spread * odd.random(NUM_FEATURES)
-    steps = typical.normal(size=(NUM_STEPS, NUM_CLASSES)) + spread * odd.normal(size=(NUM_STEPS, NUM_CLASSES))
+    typical, noise = np.random.default_rng(sign), np.random.default_rng((sign, take))
+    features = typical.random(NUM_FEATURES) + spread * noise.random(NUM_FEATURES)
+    steps = typical.normal(size=(NUM_STEPS, NUM_CLASSES)) + spread * noise.normal(size=(NUM_STEPS, NUM_CLASSES))
     return features.astype(np.float32), steps.astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The classifier separates taught signs and rejects signs that nobody taught."""
+"""The classifier separates taught signs and rejects signs that were not taught."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.client.teaching.taught import show, teach
 SIGNS = 8
 
 
-def ask(classifier: SignClassifier, sign: int, take: int, spread: float = 0.3) -> np.ndarray:
+def compute_logits(classifier: SignClassifier, sign: int, take: int, spread: float = 0.3) -> np.ndarray:
     """Return the logits (K,) of a clip."""
     return classifier.logits(show(sign, take, spread).vector[None])[0]
 
@@ -17,32 +17,32 @@ def ask(classifier: SignClassifier, sign: int, take: int, spread: float = 0.3) -
 @pytest.mark.parametrize("takes", [1, 2, 3, 5, 12])
 def test_new_clips_are_recognized_and_other_signs_are_not(takes: int) -> None:
     classifier = teach(SIGNS, takes).classifier()
-    taught = [ask(classifier, sign, 100 + take) for sign in range(SIGNS) for take in range(5)]
-    others = [ask(classifier, 50 + sign, take) for sign in range(SIGNS) for take in range(5)]
+    taught = [compute_logits(classifier, sign, 100 + take) for sign in range(SIGNS) for take in range(5)]
+    others = [compute_logits(classifier, 50 + sign, take) for sign in range(SIGNS) for take in range(5)]
     assert [int(logits.argmax()) for logits in taught] == [sign for sign in range(SIGNS) for _ in range(5)]
     assert np.mean([logits.max() > 0 for logits in taught]) >= 0.75
     assert np.mean([logits.max() < 0 for logits in others]) >= (0.5 if takes == 1 else 0.75)
 
 
-def test_confidence_falls_with_likeness() -> None:
+def test_confidence_falls_with_similarity() -> None:
     classifier = teach(SIGNS, 5).classifier()
-    near, far = ask(classifier, 0, 200, spread=0.1), ask(classifier, 0, 200, spread=3.0)
+    near, far = compute_logits(classifier, 0, 200, spread=0.1), compute_logits(classifier, 0, 200, spread=3.0)
     assert near[0] > far[0]
 
 
-def test_one_sign_by_one_example_is_a_classifier() -> None:
+def test_one_example_of_one_sign_is_enough() -> None:
     classifier = teach(1, 1).classifier()
-    assert ask(classifier, 0, 1)[0] > 0 > ask(classifier, 9, 0)[0]
+    assert compute_logits(classifier, 0, 1)[0] > 0 > compute_logits(classifier, 9, 0)[0]
 
 
-def test_examples_that_are_all_the_same_do_no_harm() -> None:
+def test_identical_examples_give_finite_logits() -> None:
     embeddings = np.repeat(np.stack([show(0, 0).vector, show(1, 0).vector]), 3, axis=0)
     classifier = SignClassifier.fit(embeddings, np.array([0, 0, 0, 1, 1, 1]))
     assert np.isfinite(classifier.logits(embeddings)).all()
     assert classifier.logits(embeddings).argmax(axis=1).tolist() == [0, 0, 0, 1, 1, 1]
 
 
-def test_directions_in_which_examples_differ_count_less() -> None:
+def test_directions_of_high_variance_count_less() -> None:
     rng = np.random.default_rng(0)
     sign_ids = np.repeat([0, 1], 20)
     embeddings = np.zeros((40, 8))
@@ -67,11 +67,11 @@ def test_each_example_is_held_out_once() -> None:
     assert (held_out.nearest != sign_ids[held_out.examples]).all() and np.isfinite(held_out.others).all()
 
 
-def test_many_signs_are_learned_in_bounded_work() -> None:
+def test_thousands_of_signs_are_learned() -> None:
     rng = np.random.default_rng(0)
     means = rng.normal(size=(2000, 128))
     sign_ids = np.repeat(np.arange(2000), 2)
     vectors = means[sign_ids] + 0.2 * rng.normal(size=(4000, 128))
     classifier = SignClassifier.fit(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), sign_ids)
-    asked = means + 0.2 * rng.normal(size=means.shape)
-    assert (classifier.logits(asked).argmax(axis=1) == np.arange(2000)).mean() > 0.99
+    queries = means + 0.2 * rng.normal(size=means.shape)
+    assert (classifier.logits(queries).argmax(axis=1) == np.arange(2000)).mean() > 0.99

@@ -1,4 +1,4 @@
-"""The file of taught signs."""
+"""Dictionaries of taught signs and their files."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from asl_triton.teaching.dictionary import METADATA, VECTORS, SignDictionary, Ta
 from tests.client.teaching.taught import MODEL, show, teach
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_dictionary_round_trips_through_its_file(tmp_path: Path) -> None:
     taught = teach(3, 2)
     taught.save(tmp_path / "signs.safetensors")
     loaded = SignDictionary.load(tmp_path / "signs.safetensors")
@@ -26,7 +26,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert loaded.hash() == SignDictionary.load(tmp_path / "signs.safetensors").hash()
 
 
-def test_empty_dictionary_is_saved_too_and_says_that_it_is_empty(tmp_path: Path) -> None:
+def test_empty_dictionary_can_be_saved_but_has_no_classifier(tmp_path: Path) -> None:
     SignDictionary(MODEL).save(tmp_path / "signs.safetensors")
     loaded = SignDictionary.load(tmp_path / "signs.safetensors")
     assert len(loaded) == 0
@@ -36,7 +36,7 @@ def test_empty_dictionary_is_saved_too_and_says_that_it_is_empty(tmp_path: Path)
     assert loaded.glosses == ("coffee",)
 
 
-def test_same_clip_twice_is_refused() -> None:
+def test_duplicate_clip_is_rejected() -> None:
     taught = teach(2, 2)
     with pytest.raises(DictionaryError, match=r"again.mp4 is an example of 'sign0' already: record the sign again"):
         taught.add("sign0", show(0, 1), source="again.mp4")
@@ -46,7 +46,7 @@ def test_same_clip_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize("gloss", ["", "  ", "a\nb", "\x1b[31mred", "x" * 101, "\u202eevil"])
-def test_hostile_names_are_refused(gloss: str) -> None:
+def test_hostile_names_are_rejected(gloss: str) -> None:
     with pytest.raises(DictionaryError, match="is not a valid name for a sign"):
         SignDictionary(MODEL).add(gloss, show(0, 0))
 
@@ -78,12 +78,12 @@ def test_dictionaries_are_merged() -> None:
     (TaughtModel("a" * 64, "bf16", PRESETS["wlasl"].to_json()), "another precision"),
     (TaughtModel("a" * 64, "fp32", PRESETS["bsl1k"].to_json()), "another preset"),
 ])  # fmt: skip
-def test_signs_of_another_model_are_refused(model: TaughtModel, says: str) -> None:
+def test_signs_of_another_model_are_rejected(model: TaughtModel, says: str) -> None:
     with pytest.raises(DictionaryError, match=says):
         teach(1, 1).merge(SignDictionary(model))
 
 
-def test_embedding_of_another_model_is_refused() -> None:
+def test_embedding_of_another_model_is_rejected() -> None:
     taught = teach(1, 2)
     narrow = show(5, 0)
     with pytest.raises(DictionaryError, match="not one of this model's"):
@@ -91,7 +91,7 @@ def test_embedding_of_another_model_is_refused() -> None:
 
 
 def damage_metadata(path: Path, **changes: object) -> None:
-    """Write the file with other metadata."""
+    """Rewrite a dictionary file with changed metadata."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     metadata = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][METADATA]) | changes
@@ -107,7 +107,7 @@ def damage_metadata(path: Path, **changes: object) -> None:
     {"model": None},
     {"format": 2},
 ])  # fmt: skip
-def test_damaged_metadata_is_a_sentence(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_damaged_metadata_is_rejected(tmp_path: Path, changes: dict[str, object]) -> None:
     path = tmp_path / "signs.safetensors"
     teach(2, 2).save(path)
     damage_metadata(path, **changes)
@@ -116,38 +116,38 @@ def test_damaged_metadata_is_a_sentence(tmp_path: Path, changes: dict[str, objec
 
 
 @pytest.mark.parametrize("content", [b"", b"no dictionary", b"\xff" * 64, (2**40).to_bytes(8, "little") + b"{}"])
-def test_file_that_is_no_dictionary_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+def test_invalid_file_is_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "signs.safetensors"
     path.write_bytes(content)
     with pytest.raises(DictionaryError, match="is not a dictionary of signs, or is damaged"):
         SignDictionary.load(path)
 
 
-@pytest.mark.parametrize("spoil", [
+@pytest.mark.parametrize("damage", [
     lambda vectors: vectors * np.float32(np.inf),
     lambda vectors: vectors * 0,
     lambda vectors: vectors[0],
     lambda vectors: vectors[:, None],
     lambda vectors: vectors[:-1],
 ])  # fmt: skip
-def test_damaged_embeddings_are_a_sentence(spoil: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_damaged_embeddings_are_rejected(damage: Callable[[np.ndarray], np.ndarray]) -> None:
     content = teach(2, 2).to_bytes()
     metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     tensors = safetensors.numpy.load(content)
     with np.errstate(invalid="ignore"):
-        tensors[VECTORS] = spoil(tensors[VECTORS])
+        tensors[VECTORS] = damage(tensors[VECTORS])
     with pytest.raises(DictionaryError, match=r"^mine is not a dictionary of signs, or is damaged"):
         SignDictionary.from_bytes(safetensors.numpy.save(tensors, metadata), "mine")
 
 
-def test_deep_metadata_is_a_sentence() -> None:
+def test_deeply_nested_metadata_is_rejected() -> None:
     tensors = safetensors.numpy.load(teach(1, 1).to_bytes())
     content = safetensors.numpy.save(tensors, {METADATA: "[" * 100_000})
     with pytest.raises(DictionaryError, match="is not a dictionary of signs, or is damaged"):
         SignDictionary.from_bytes(content, "mine")
 
 
-def test_copy_changes_alone() -> None:
+def test_changing_a_copy_keeps_the_original() -> None:
     taught = teach(2, 2)
     copied = taught.copy()
     copied.add("sign9", show(9, 0))
@@ -159,7 +159,7 @@ def test_copy_changes_alone() -> None:
         copied.remove_example(taught.examples[0])
 
 
-def test_every_cut_of_a_dictionary_is_a_sentence(tmp_path: Path) -> None:
+def test_truncated_file_is_rejected_at_any_size(tmp_path: Path) -> None:
     path = tmp_path / "signs.safetensors"
     teach(2, 2).save(path)
     whole = path.read_bytes()
@@ -169,7 +169,7 @@ def test_every_cut_of_a_dictionary_is_a_sentence(tmp_path: Path) -> None:
             SignDictionary.load(path)
 
 
-def test_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+def test_unreadable_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DictionaryError, match=r"cannot read the dictionary .*: No such file"):
         SignDictionary.load(tmp_path / "nope.safetensors")
     with pytest.raises(DictionaryError, match="Is a directory"):

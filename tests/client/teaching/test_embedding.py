@@ -1,4 +1,4 @@
-"""Clips become vectors."""
+"""Turning clips into vectors."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tests.client.teaching.taught import NUM_CLASSES, NUM_FEATURES, answer, show
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 37])
-def test_clip_of_any_length_is_a_unit_vector_of_one_length(num_steps: int) -> None:
+def test_clip_of_any_length_becomes_a_unit_vector_of_fixed_size(num_steps: int) -> None:
     features, _ = answer(0, 0)
     steps = np.random.default_rng(1).normal(size=(num_steps, NUM_CLASSES)).astype(np.float32)
     vector = embed_clip(features, steps).vector
@@ -16,7 +16,7 @@ def test_clip_of_any_length_is_a_unit_vector_of_one_length(num_steps: int) -> No
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
 
 
-def test_order_of_a_movement_counts() -> None:
+def test_direction_of_a_movement_matters() -> None:
     features, steps = answer(0, 0)
     forth, back = embed_clip(features, steps), embed_clip(features, steps[::-1])
     assert forth.vector @ back.vector < 0.99 < forth.vector @ forth.vector
@@ -34,7 +34,7 @@ def test_energy_is_high_where_the_model_knows_the_sign() -> None:
     assert embed_clip(features, known).energy > embed_clip(features, steps).energy + 5
 
 
-def test_many_classes_are_folded_and_stay_apart() -> None:
+def test_many_classes_are_folded_but_stay_distinct() -> None:
     rng = np.random.default_rng(0)
     one, other = (rng.normal(size=(4, 2731)).astype(np.float32) for _ in range(2))
     folded = [fold_classes(steps) for steps in (one, one + 0.1 * other, other)]
@@ -47,7 +47,7 @@ def test_many_classes_are_folded_and_stay_apart() -> None:
     np.testing.assert_array_equal(fold_classes(one), fold_classes(one))  # does not depend on a random state
 
 
-def test_clip_of_several_windows_has_the_mean() -> None:
+def test_clip_of_several_windows_gets_the_mean_embedding() -> None:
     one, other = show(0, 0), show(0, 1)
     mean = average_embeddings([one, other])
     assert np.linalg.norm(mean.vector) == pytest.approx(1, abs=1e-6)

@@ -11,13 +11,13 @@ def test_good_examples_need_no_advice() -> None:
         assert report.advice == ""
 
 
-def test_few_examples_are_told() -> None:
+def test_few_examples_give_advice() -> None:
     one, two = report_signs(teach(1, 1))[0], report_signs(teach(1, 2))[0]
     assert (one.recognized, one.agreement, one.advice) == (None, None, "2 more examples would help")
     assert two.advice == "1 more example would help"
 
 
-def test_clip_of_another_sign_among_five_is_told() -> None:
+def test_clip_of_another_sign_is_reported_as_an_outlier() -> None:
     taught = teach(4, 4)
     taught.add("sign0", show(2, 77), source="sign0/wrong.mp4")
     reports = {report.gloss: report for report in report_signs(taught)}
@@ -26,7 +26,7 @@ def test_clip_of_another_sign_among_five_is_told() -> None:
     assert not reports["sign1"].outliers and not reports["sign2"].outliers
 
 
-def test_signs_that_are_one_are_told() -> None:
+def test_identical_signs_are_reported() -> None:
     taught = teach(3, 4)
     for take in range(4):
         taught.add("twin", show(1, 20 + take), source=f"twin/{take}.mp4")

@@ -16,13 +16,13 @@ from tests.client.served import GLOSSES, described
 from tests.client.teaching.taught import MODEL, NUM_CLASSES, NUM_FEATURES, answer, show, teach
 
 
-def serve(asked: Sequence[int] = (0,), **parameters: str) -> FakeTransport:
-    """Return a server that answers with a clip of the first of these signs, then of the next, and so on."""
-    signs = iter(asked)
+def serve(signs: Sequence[int] = (0,), **parameters: str) -> FakeTransport:
+    """Return a server whose answers are clips of these signs in turn. It repeats the last one."""
+    remaining = iter(signs)
 
     def outputs(_model: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         num_steps = max(-(-inputs["FRAMES__0"].shape[1] // 8) - 1, 1)
-        features, steps = answer(next(signs, asked[-1]), 99)
+        features, steps = answer(next(remaining, signs[-1]), 99)
         steps = np.resize(steps, (num_steps, NUM_CLASSES))
         return {"FEATURES__2": features[None], "STEP_LOGITS__1": steps[None], "LOGITS__0": steps.mean(axis=0)[None]}
 
@@ -36,7 +36,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(videos.clip(tmp_path_factory.mktemp("clip") / "clip.mp4", num_frames=64))
 
 
-def test_taught_signs_are_the_model(clip: str) -> None:
+def test_taught_signs_replace_the_vocabulary(clip: str) -> None:
     with Recognizer(transport=serve([3]), dictionary=teach(5, 4)) as recognizer:
         served = recognizer.model()
         assert served.labels == tuple(f"sign{sign}" for sign in range(5)) and served.card.min_confidence == 0.5
@@ -44,12 +44,12 @@ def test_taught_signs_are_the_model(clip: str) -> None:
     assert recognition.gloss == "sign3" and recognition.unsure is False and len(recognition.predictions) == 5
 
 
-def test_sign_that_nobody_taught_is_unsure(clip: str) -> None:
+def test_sign_that_was_not_taught_is_unsure(clip: str) -> None:
     with Recognizer(transport=serve([70]), dictionary=teach(5, 4)) as recognizer:
         assert (recognizer.recognize(clip)).unsure is True
 
 
-def test_dictionary_whose_embeddings_have_another_length_is_a_sentence(clip: str) -> None:
+def test_dictionary_with_embeddings_of_another_size_is_rejected(clip: str) -> None:
     forged = SignDictionary(MODEL)
     for sign in range(2):
         shown = show(sign, 0)
@@ -61,7 +61,7 @@ def test_dictionary_whose_embeddings_have_another_length_is_a_sentence(clip: str
         recognizer.recognize(clip)
 
 
-def test_own_glosses_compete(clip: str) -> None:
+def test_models_own_glosses_compete_with_taught_signs(clip: str) -> None:
     taught = teach(5, 4)
     with Recognizer(transport=serve([3]), dictionary=taught, with_vocabulary=True) as recognizer:
         assert (recognizer.model()).labels == (*taught.glosses, *GLOSSES)
@@ -72,7 +72,7 @@ def test_own_glosses_compete(clip: str) -> None:
     assert own == GLOSSES[int(np.resize(steps, (7, NUM_CLASSES)).mean(axis=0).argmax())]
 
 
-def test_gloss_that_is_taught_and_known_is_one_class(clip: str) -> None:
+def test_taught_gloss_that_the_model_knows_is_one_class(clip: str) -> None:
     taught = teach(2, 3)
     for take in range(3):
         taught.add(GLOSSES[0], show(8, take))
@@ -82,7 +82,7 @@ def test_gloss_that_is_taught_and_known_is_one_class(clip: str) -> None:
         assert (recognizer.recognize(clip)).gloss == GLOSSES[0]
 
 
-def test_confidences_are_those_of_the_classifier(clip: str) -> None:
+def test_confidences_come_from_the_classifier(clip: str) -> None:
     taught = teach(4, 3)
     with Recognizer(transport=serve([1]), dictionary=taught) as recognizer:
         recognition = recognizer.recognize(clip)
@@ -99,7 +99,7 @@ def test_timeline_finds_taught_signs(clip: str) -> None:
     assert {segment.gloss for segment in timeline.segments} == {"sign2"}
 
 
-def test_clip_is_embedded_and_taught_while_a_dictionary_answers(clip: str) -> None:
+def test_clips_can_be_embedded_and_taught_during_recognition(clip: str) -> None:
     taught = SignDictionary(MODEL)
     with Recognizer(transport=serve([6])) as recognizer:
         taught.add("sign6", recognizer.embed(clip))
@@ -115,7 +115,7 @@ def test_clip_is_embedded_and_taught_while_a_dictionary_answers(clip: str) -> No
     ({"asl_triton.checkpoint_sha256": "c" * 64}, "another checkpoint"),
     ({"asl_triton.precision": "bf16"}, "another precision"),
 ])  # fmt: skip
-def test_other_model_is_refused(clip: str, parameters: dict[str, str], says: str) -> None:
+def test_dictionary_of_another_model_is_rejected(clip: str, parameters: dict[str, str], says: str) -> None:
     with (
         Recognizer(transport=serve(**parameters), dictionary=teach(2, 2)) as recognizer,
         pytest.raises(DictionaryError, match=f"{says}.*than signs on fake:8001: teach"),
@@ -123,13 +123,13 @@ def test_other_model_is_refused(clip: str, parameters: dict[str, str], says: str
         recognizer.recognize(clip)
 
 
-def test_answers_of_another_dictionary_are_another_models() -> None:
+def test_another_dictionary_is_another_model() -> None:
     with Recognizer(transport=serve(), dictionary=teach(2, 2)) as recognizer:
         before = (recognizer.model()).identity
     with Recognizer(transport=serve(), dictionary=teach(2, 3)) as recognizer:
         assert (recognizer.model()).identity != before
 
 
-def test_video_files_are_not_sent_for_taught_signs() -> None:
+def test_video_files_cannot_be_sent_for_taught_signs() -> None:
     with pytest.raises(AslTritonError, match="recognize_sign does not know taught signs: send frames"):
         Recognizer(transport=serve(), dictionary=teach(1, 1), send="video")

@@ -1,4 +1,4 @@
-"""Several servers: named one by one or by one name, asked in turn, and none of them missed when it goes."""
+"""Several servers, given as a list or one DNS name: requests take turns, and a server that goes away is skipped."""
 
 import asyncio
 import socket
@@ -15,12 +15,12 @@ from asl_triton.errors import BusyError, ServerError
 from asl_triton.transport.endpoints import DEFAULT_SERVER, Endpoints
 from asl_triton.transport.retry import TRIES, TRIES_OF_SEVERAL
 from asl_triton.transport.triton_grpc import GrpcTransport
-from tests.client.asking import FRAMES, asked, inferred, version
+from tests.client.asking import FRAMES, asked, infer_logits, read_version
 from tests.client.grpc_server import Triton, serving
 
 STOPPING = (grpc.StatusCode.UNAVAILABLE, "Server is stopping, scheduler for model has stopped accepting new requests")
 UNLOADED = (grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'signs' has no available versions")
-NOT_BEGUN = (grpc.StatusCode.CANCELLED, "CANCELLED")
+NOT_STARTED = (grpc.StatusCode.CANCELLED, "CANCELLED")
 
 
 @pytest.fixture
@@ -29,20 +29,20 @@ def pair() -> Iterator[tuple[Triton, Triton]]:
         yield first, second
 
 
-async def infer_often(transport: GrpcTransport, times: int = 24) -> int:
-    """How many of so many requests are answered; the first of them, alone, waits for the connections."""
+async def infer_repeatedly(transport: GrpcTransport, times: int = 24) -> int:
+    """Send one request to wait for the connections, then `times` at once. Return how many of those are answered."""
     await transport.infer("signs", FRAMES, ["LOGITS__0"])
     return len(await asyncio.gather(*(transport.infer("signs", FRAMES, ["LOGITS__0"]) for _ in range(times))))
 
 
 @pytest.mark.parametrize("text", ["", "localhost", "http://localhost:8000", "a b:1", "localhost:port", ":"])
-def test_address_that_is_none_is_a_sentence(text: str) -> None:
+def test_invalid_address_is_rejected(text: str) -> None:
     with pytest.raises(ServerError, match=f"is not a server address: use host:port, such as {DEFAULT_SERVER}"):
         GrpcTransport(text)
 
 
 @pytest.mark.parametrize("text", ["a:1,", "a:1,b", "a:1, b:2", "a:1,http://b:2", "dns:///a:1,b:1", "a:1,unix:/b"])
-def test_list_of_addresses_that_is_none_is_a_sentence(text: str) -> None:
+def test_invalid_list_of_addresses_is_rejected(text: str) -> None:
     with pytest.raises(
         ServerError, match="is not a server address: write several as host:port, separated by commas without spaces"
     ):
@@ -55,7 +55,7 @@ def test_list_of_addresses_that_is_none_is_a_sentence(text: str) -> None:
     ("unix:/run/triton.sock", False, True), ("localhost:1,127.0.0.1:2", True, True),
     ("localhost:1,gpu:1", True, False), ("[fe80::1]:8001,[fe80::2]:8001", True, False),
 ])  # fmt: skip
-def test_every_kind_of_address_is_taken(text: str, several: bool, on_this_machine: bool) -> None:
+def test_every_kind_of_address_is_accepted(text: str, several: bool, on_this_machine: bool) -> None:
     addresses = GrpcTransport(text).addresses
     assert (addresses.may_be_several, addresses.are_on_this_machine) == (several, on_this_machine)
 
@@ -65,11 +65,11 @@ def test_every_kind_of_address_is_taken(text: str, several: bool, on_this_machin
     ("127.0.0.1:1,localhost:2,127.0.0.1:1", "ipv4:127.0.0.1:1,127.0.0.1:2"),
     ("[::1]:1,[::1]:2", "ipv6:[::1]:1,[::1]:2"),
 ])  # fmt: skip
-def test_names_of_a_list_are_looked_up(text: str, target: str) -> None:
+def test_host_names_in_a_list_are_resolved(text: str, target: str) -> None:
     assert Endpoints(text).target() == target
 
 
-def test_name_that_nobody_knows_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_host_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
     assert Endpoints("no-such-host.invalid:1,127.0.0.1:2").target() == "ipv4:127.0.0.1:2"
     assert "cannot resolve host no-such-host.invalid" in caplog.text
 
@@ -78,21 +78,21 @@ def test_name_that_nobody_knows_is_left_out(caplog: pytest.LogCaptureFixture) ->
     ("no-such-host.invalid:1,nor-this.invalid:2", "cannot resolve host no-such-host.invalid or nor-this"),
     ("127.0.0.1:1,[::1]:2", "mixes IPv4 with IPv6"),
 ])  # fmt: skip
-def test_list_that_leads_nowhere_is_a_sentence(text: str, says: str) -> None:
-    for ask in (version, inferred):
+def test_list_without_usable_addresses_is_reported(text: str, says: str) -> None:
+    for ask in (read_version, infer_logits):
         with pytest.raises(ServerError, match=says):
             ask(text)
 
 
-def test_servers_of_a_list_are_asked_in_turn(pair: tuple[Triton, Triton]) -> None:
+def test_servers_of_a_list_take_turns(pair: tuple[Triton, Triton]) -> None:
     first, second = pair
-    assert asked(f"{first.address},{second.address}", infer_often) == 24
+    assert asked(f"{first.address},{second.address}", infer_repeatedly) == 24
     assert min(len(first.asked), len(second.asked)) >= 10
 
 
 @contextmanager
-def name_server(name: str, addresses: list[str]) -> Iterator[str]:
-    """Answers with these addresses for the name; its own address."""
+def run_name_server(name: str, addresses: list[str]) -> Iterator[str]:
+    """Run a DNS server that resolves the name to these addresses. Yield the server's address."""
 
     class Resolver(BaseResolver):
         def resolve(self, request: DNSRecord, handler: object) -> DNSRecord:
@@ -111,52 +111,50 @@ def name_server(name: str, addresses: list[str]) -> Iterator[str]:
         server.server.server_close()
 
 
-def test_every_address_of_a_name_is_asked_in_turn() -> None:
+def test_addresses_of_a_name_take_turns() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.2", 0))
         port = free.getsockname()[1]
     hosts = ["127.0.0.2", "127.0.0.3"]
-    with ExitStack() as running:
-        first, second = (running.enter_context(serving(Triton(), address=f"{host}:{port}")) for host in hosts)
-        names = running.enter_context(name_server("triton.test", hosts))
-        assert asked(f"dns://{names}/triton.test:{port}", infer_often) == 24
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(serving(Triton(), address=f"{host}:{port}")) for host in hosts)
+        names = stack.enter_context(run_name_server("triton.test", hosts))
+        assert asked(f"dns://{names}/triton.test:{port}", infer_repeatedly) == 24
     assert min(len(first.asked), len(second.asked)) >= 10
 
 
-def test_server_that_is_away_is_left_out(pair: tuple[Triton, Triton]) -> None:
+def test_unreachable_server_is_skipped(pair: tuple[Triton, Triton]) -> None:
     first, _ = pair
-    assert asked(f"{first.address},127.0.0.1:1", infer_often) == 24
+    assert asked(f"{first.address},127.0.0.1:1", infer_repeatedly) == 24
     assert len(first.asked) == 25
 
 
-@pytest.mark.parametrize("fault", [STOPPING, UNLOADED, NOT_BEGUN], ids=["stopping", "unloaded", "not begun"])
-def test_what_a_stopping_server_refuses_another_one_answers(
+@pytest.mark.parametrize("fault", [STOPPING, UNLOADED, NOT_STARTED], ids=["stopping", "unloaded", "not started"])
+def test_requests_refused_by_a_stopping_server_go_to_another(
     pair: tuple[Triton, Triton], fault: tuple[grpc.StatusCode, str]
 ) -> None:
     first, second = pair
-    faults = 8 if fault == NOT_BEGUN else 1000
+    faults = 8 if fault == NOT_STARTED else 1000
     first.faults = [fault] * faults
 
     async def ask(transport: GrpcTransport) -> tuple[int, int]:
-        return await infer_often(transport), transport.resent
+        return await infer_repeatedly(transport), transport.resent
 
     assert asked(f"{first.address},{second.address}", ask) == (24, min(faults, len(first.asked)))
 
 
-def test_server_that_starts_or_stops_is_not_taken_for_all_of_them(pair: tuple[Triton, Triton]) -> None:
+def test_one_server_that_is_not_ready_does_not_fail_the_others(pair: tuple[Triton, Triton]) -> None:
     first, second = pair
     first.ready = False
     for _ in range(4):
-        assert version(f"{first.address},{second.address}") == "2.80.0"
+        assert read_version(f"{first.address},{second.address}") == "2.80.0"
 
 
 @pytest.mark.parametrize(("several", "times"), [(False, TRIES), (True, TRIES_OF_SEVERAL)], ids=["one", "several"])
-def test_end_of_all_patience_says_that_it_may_be_asked_again(
-    pair: tuple[Triton, Triton], several: bool, times: int
-) -> None:
+def test_exhausted_retries_say_to_try_again_later(pair: tuple[Triton, Triton], several: bool, times: int) -> None:
     for triton in pair:
         triton.faults = [STOPPING] * 100
     address = ",".join(triton.address for triton in pair[: 1 + several])
     with pytest.raises(BusyError, match=r"is stopping \(request [0-9a-f]{32}\).*Try again when it is back"):
-        inferred(address)
+        infer_logits(address)
     assert sum(len(triton.asked) for triton in pair) == times

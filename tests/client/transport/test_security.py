@@ -1,4 +1,4 @@
-"""TLS, mutual TLS and the API key against a real gRPC server: who is answered, and the sentence for who is not."""
+"""TLS, mutual TLS and API keys against a real gRPC server: which clients are answered, and the errors of the others."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from asl_triton.transport.security import Security
 from asl_triton.transport.tls_errors import has_expired, peer_address, speaks_tls
 from asl_triton.transport.triton_grpc import GrpcTransport
 from tests.certificates import Certificates, make_certificates
-from tests.client.asking import inferred, version
+from tests.client.asking import infer_logits, read_version
 from tests.client.grpc_server import Triton, serving
 
 RESTRICTED = (
@@ -33,25 +33,25 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
-def credentials(certificates: Certificates, name: str = "server", mutual: bool = False) -> grpc.ServerCredentials:
+def make_credentials(certificates: Certificates, name: str = "server", mutual: bool = False) -> grpc.ServerCredentials:
     pair = (certificates.read(f"{name}.key"), certificates.read(f"{name}.pem"))
     return grpc.ssl_server_credentials([pair], certificates.read("authority.pem") if mutual else None, mutual)
 
 
-def test_tls_with_the_right_authority_is_answered(certificates: Certificates) -> None:
-    with serving(Triton(), credentials=credentials(certificates)) as triton:
-        assert inferred(triton.address, certificates.security("authority")) == [0, 1, 2, 3]
+def test_tls_with_the_right_authority_works(certificates: Certificates) -> None:
+    with serving(Triton(), credentials=make_credentials(certificates)) as triton:
+        assert infer_logits(triton.address, certificates.security("authority")) == [0, 1, 2, 3]
 
 
-def test_mutual_tls_with_our_certificate_is_answered(certificates: Certificates) -> None:
-    with serving(Triton(), credentials=credentials(certificates, mutual=True)) as triton:
-        assert inferred(triton.address, certificates.security("authority", "client")) == [0, 1, 2, 3]
+def test_mutual_tls_with_our_certificate_works(certificates: Certificates) -> None:
+    with serving(Triton(), credentials=make_credentials(certificates, mutual=True)) as triton:
+        assert infer_logits(triton.address, certificates.security("authority", "client")) == [0, 1, 2, 3]
 
 
-def test_name_of_the_certificate_may_be_given(certificates: Certificates) -> None:
-    with serving(Triton(), credentials=credentials(certificates, "stranger")) as triton:
+def test_name_in_the_certificate_can_be_given(certificates: Certificates) -> None:
+    with serving(Triton(), credentials=make_credentials(certificates, "stranger")) as triton:
         named = certificates.security("authority", name="elsewhere.example")
-        assert version(triton.address, named) == "2.80.0"
+        assert read_version(triton.address, named) == "2.80.0"
 
 
 @pytest.mark.parametrize(("server", "mutual", "ours", "says"), [
@@ -63,22 +63,22 @@ def test_name_of_the_certificate_may_be_given(certificates: Certificates) -> Non
     ("server", True, ("authority", "late"), "the client certificate .*late.pem .--tls-cert. has expired: renew it"),
     ("server", True, ("authority", "foreign"), "does not trust the authority that signed the client .*foreign.pem"),
 ], ids=["expired", "authority", "other name", "no TLS", "no certificate", "ours expired", "ours foreign"])  # fmt: skip
-def test_tls_that_does_not_fit_is_a_sentence_that_says_which_part(
+def test_tls_failure_names_its_cause(
     certificates: Certificates, server: str, mutual: bool, ours: tuple[str | None, str | None], says: str
 ) -> None:
-    with serving(Triton(), credentials=credentials(certificates, server, mutual)) as triton:
+    with serving(Triton(), credentials=make_credentials(certificates, server, mutual)) as triton:
         with pytest.raises(ServerError, match=says):
-            version(triton.address, certificates.security(*ours), timeout_s=10)
+            read_version(triton.address, certificates.security(*ours), timeout_s=10)
         assert triton.asked == []
 
 
-def test_tls_to_a_server_without_is_a_sentence(certificates: Certificates, triton: Triton) -> None:
+def test_tls_to_a_server_without_tls_is_reported(certificates: Certificates, triton: Triton) -> None:
     for ours in (Security(tls=True), certificates.security("authority")):
         with pytest.raises(ServerError, match=r"TLS with 127.0.0.1.* failed.*server does not use TLS: leave out"):
-            version(triton.address, ours)
+            read_version(triton.address, ours)
 
 
-def test_what_grpc_says_of_it_stays_off_the_terminal(triton: Triton) -> None:
+def test_grpc_logs_stay_off_the_terminal(triton: Triton) -> None:
     command = [sys.executable, "-m", "asl_triton", "models", "--tls", "--server", triton.address]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
@@ -95,76 +95,76 @@ def test_what_grpc_says_of_it_stays_off_the_terminal(triton: Triton) -> None:
     ({"tls_cert": "client.pem", "tls_key": "locked.key"}, "its unencrypted key"),
     ({"tls_cert": "text.pem", "tls_key": "client.key"}, "are not a PEM certificate"),
 ], ids=str)  # fmt: skip
-def test_key_file_that_is_none_is_told_before_the_server_is_asked(
+def test_invalid_key_file_is_rejected_before_any_request(
     certificates: Certificates, options: dict[str, str], says: str
 ) -> None:
     with pytest.raises(AslTritonError, match=says):
         Security(**{name: certificates.folder / file for name, file in options.items()})  # type: ignore[arg-type]
 
 
-def test_name_for_tls_without_tls_is_a_sentence() -> None:
+def test_tls_server_name_without_tls_is_rejected() -> None:
     with pytest.raises(AslTritonError, match=r"--tls-server-name needs TLS"):
         Security(tls_server_name="triton.example")
 
 
-def test_servers_of_several_names_need_the_one_of_their_certificates(certificates: Certificates) -> None:
+def test_servers_with_different_names_need_the_name_in_their_certificates(certificates: Certificates) -> None:
     ours = certificates.security("authority")
     with pytest.raises(AslTritonError, match="need the one name that is in all their certificates"):
         GrpcTransport("localhost:1,127.0.0.1:2", security=ours)
     with (
-        serving(Triton(), credentials=credentials(certificates)) as first,
-        serving(Triton(), credentials=credentials(certificates)) as second,
+        serving(Triton(), credentials=make_credentials(certificates)) as first,
+        serving(Triton(), credentials=make_credentials(certificates)) as second,
     ):
         same_host = f"{first.address},{second.address}"
         other_hosts = f"{first.address.replace('127.0.0.1', 'localhost')},{second.address}"
-        assert version(same_host, ours) == "2.80.0"
-        assert version(other_hosts, certificates.security("authority", name="triton.example")) == "2.80.0"
+        assert read_version(same_host, ours) == "2.80.0"
+        assert read_version(other_hosts, certificates.security("authority", name="triton.example")) == "2.80.0"
 
 
-def test_key_is_sent_with_every_request(triton: Triton) -> None:
-    inferred(triton.address, Security(api_key="secret"))
-    inferred(triton.address)
+def test_api_key_is_sent_with_every_request(triton: Triton) -> None:
+    infer_logits(triton.address, Security(api_key="secret"))
+    infer_logits(triton.address)
     assert [seen.get("triton-grpc-protocol-api-key") for seen in triton.asked] == ["secret", None]
 
 
 @pytest.mark.parametrize(("key", "says"), [
     (None, "refused .*: it requires an API key .--api-key"), ("wrong", "refused .*: the --api-key is incorrect"),
 ])  # fmt: skip
-def test_key_that_is_missing_is_told_from_a_wrong_one(triton: Triton, key: str | None, says: str) -> None:
+def test_missing_and_wrong_api_keys_are_reported_differently(triton: Triton, key: str | None, says: str) -> None:
     triton.faults = [RESTRICTED]
     with pytest.raises(ServerError, match=says) as raised:
-        inferred(triton.address, Security(api_key=key))
+        infer_logits(triton.address, Security(api_key=key))
     assert key is None or key not in str(raised.value)
 
 
 @pytest.mark.parametrize("key", ["", "two words", "line\n", "clé"])
-def test_key_that_cannot_be_sent_is_a_sentence(key: str) -> None:
+def test_invalid_api_key_is_rejected(key: str) -> None:
     with pytest.raises(AslTritonError, match="--api-key") as raised:
         Security(api_key=key)
     assert not key or key not in str(raised.value)
 
 
-def test_key_is_not_shown() -> None:
+def test_repr_hides_the_api_key() -> None:
     assert "secret" not in repr(Security(api_key="secret"))
 
 
-@pytest.mark.parametrize(("said", "place"), [
+@pytest.mark.parametrize(("message", "address"), [
     ("last error: UNAVAILABLE: ipv4:10.1.2.3:8001: Socket closed", ("10.1.2.3", 8001)),
     ("last error: UNAVAILABLE: ipv6:%5B::1%5D:8001: Socket closed", ("::1", 8001)),
     ("Socket closed", None),
 ])  # fmt: skip
-def test_place_is_read_from_what_grpc_says(said: str, place: tuple[str, int] | None) -> None:
-    assert peer_address(said) == place
+def test_peer_address_is_parsed_from_grpc_messages(message: str, address: tuple[str, int] | None) -> None:
+    assert peer_address(message) == address
 
 
-def test_expired_is_told_from_valid(certificates: Certificates) -> None:
+def test_expired_certificate_is_detected(certificates: Certificates) -> None:
     for name, expired in (("client", False), ("foreign", False), ("late", True)):
         assert has_expired(certificates.folder / f"{name}.pem", certificates.folder / f"{name}.key") == expired
 
 
-def test_who_speaks_tls_is_told_from_who_does_not(certificates: Certificates, triton: Triton, tmp_path: Path) -> None:
+def test_tls_servers_are_detected(certificates: Certificates, triton: Triton, tmp_path: Path) -> None:
     host, port = triton.address.split(":")
     assert not speaks_tls((host, int(port)))
     assert not speaks_tls((host, 1))
-    with serving(Triton(), credentials=credentials(certificates, mutual=True)) as other:
+    with serving(Triton(), credentials=make_credentials(certificates, mutual=True)) as other:
         assert speaks_tls((host, int(other.address.split(":")[1])))

@@ -1,4 +1,4 @@
-"""The trace of a caller goes on in the server: `traceparent` as it arrives there."""
+"""The trace of the caller continues in the server: checks the `traceparent` that the server receives."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from asl_triton.errors import ServerError
 from asl_triton.recognizer.sync_client import Recognizer
 from tests.client import videos
-from tests.client.asking import inferred
+from tests.client.asking import infer_logits
 from tests.client.grpc_server import Triton, serving
 
 
@@ -27,16 +27,16 @@ def triton() -> Iterator[Triton]:
 
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """The spans that are recorded in this test."""
+    """The spans recorded during a test."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)  # its setter works once a process
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)  # its setter works only once per process
     return exporter
 
 
-def test_request_is_a_span_of_its_own_and_the_servers_parent(triton: Triton, spans: InMemorySpanExporter) -> None:
-    inferred(triton.address)
+def test_request_span_is_the_parent_of_the_servers_span(triton: Triton, spans: InMemorySpanExporter) -> None:
+    infer_logits(triton.address)
     (span,) = spans.get_finished_spans()
     assert (span.name, span.kind) == ("infer signs", trace.SpanKind.CLIENT)
     assert span.attributes is not None and span.context is not None
@@ -47,9 +47,7 @@ def test_request_is_a_span_of_its_own_and_the_servers_parent(triton: Triton, spa
     ]
 
 
-def test_span_of_a_caller_is_the_parent_across_threads(
-    triton: Triton, spans: InMemorySpanExporter, tmp_path: Path
-) -> None:
+def test_callers_span_is_the_parent_across_threads(triton: Triton, spans: InMemorySpanExporter, tmp_path: Path) -> None:
     clip = videos.clip(tmp_path / "clip.mp4", num_frames=9)
     with trace.get_tracer("test").start_as_current_span("a visitor") as visit, Recognizer(triton.address) as recognizer:
         recognizer.recognize(clip)
@@ -57,22 +55,22 @@ def test_span_of_a_caller_is_the_parent_across_threads(
     assert requests and all(span.parent == visit.get_span_context() for span in requests)
 
 
-def test_trace_goes_on_where_only_the_api_is_installed(triton: Triton) -> None:
-    above = SpanContext(trace_id=0xABC, span_id=0xDEF, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-    with trace.use_span(NonRecordingSpan(above)):
-        inferred(triton.address)
-    inferred(triton.address)
+def test_trace_continues_with_only_the_opentelemetry_api(triton: Triton) -> None:
+    parent = SpanContext(trace_id=0xABC, span_id=0xDEF, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    with trace.use_span(NonRecordingSpan(parent)):
+        infer_logits(triton.address)
+    infer_logits(triton.address)
     assert [seen.get("traceparent") for seen in triton.asked] == [f"00-{0xABC:032x}-{0xDEF:016x}-01", None]
 
 
-def test_failure_is_in_the_span(spans: InMemorySpanExporter) -> None:
+def test_failure_is_recorded_in_the_span(spans: InMemorySpanExporter) -> None:
     with pytest.raises(ServerError, match="no server answers"):
-        inferred("127.0.0.1:1")
+        infer_logits("127.0.0.1:1")
     (span,) = spans.get_finished_spans()
     assert span.status.status_code == trace.StatusCode.ERROR
 
 
-def test_without_opentelemetry_nothing_is_sent_and_nothing_fails() -> None:
+def test_tracing_without_opentelemetry_does_nothing() -> None:
     code = (
         "import sys\n"
         "sys.modules['opentelemetry'] = None\n"  # as if it were not installed

@@ -1,4 +1,4 @@
-"""Asking over gRPC: against a real server that refuses, is slow, is away, or is something else."""
+"""The gRPC transport against real servers that refuse, are slow, are down, or are not Triton."""
 
 import asyncio
 import socket
@@ -23,11 +23,11 @@ from asl_triton.transport.base import SharedArray, TensorSpec
 from asl_triton.transport.error_mapping import is_retryable, translate_error
 from asl_triton.transport.triton_grpc import GrpcTransport, build_message, encode_varint
 from tests.client import videos
-from tests.client.asking import FRAMES, asked, inferred, version
+from tests.client.asking import FRAMES, asked, infer_logits, read_version
 from tests.client.grpc_server import GLOSSES, Triton, serving
 from tests.live.faults.bad_network import BadNetwork
 
-AWAY, BUSY, INVALID, RESTRICTED = (
+UNREACHABLE, BUSY, INVALID, RESTRICTED = (
     (grpc.StatusCode.UNAVAILABLE, "GOAWAY received"),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "no more room"),
     (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape for input 'FRAMES__0'"),
@@ -41,12 +41,12 @@ def triton() -> Iterator[Triton]:
         yield served
 
 
-def test_connecting_may_take_its_time(triton: Triton) -> None:
+def test_slow_connection_succeeds(triton: Triton) -> None:
     with BadNetwork(triton.address, delay_s=0.3) as network:
-        assert version(network.address) == "2.80.0"
+        assert read_version(network.address) == "2.80.0"
 
 
-def test_server_tells_what_it_serves(triton: Triton) -> None:
+def test_server_describes_its_models(triton: Triton) -> None:
     async def ask(transport: GrpcTransport) -> tuple[Any, ...]:
         described = await transport.describe("signs")
         return (
@@ -57,7 +57,7 @@ def test_server_tells_what_it_serves(triton: Triton) -> None:
         )
 
     server_version, names, described, statistics = asked(triton.address, ask)
-    assert (server_version, names) == ("2.80.0", ["signs"])  # and not the model that is not ready
+    assert (server_version, names) == ("2.80.0", ["signs"])  # without the model that is not ready
     assert (described.name, described.version, described.max_batch_size) == ("signs", "10", 8)
     assert described.inputs == {"FRAMES__0": TensorSpec("UINT8", (-1, -1, 224, 224, 3))}
     assert described.outputs["LOGITS__0"] == TensorSpec("FP32", (-1, 4))
@@ -67,7 +67,7 @@ def test_server_tells_what_it_serves(triton: Triton) -> None:
     assert (statistics.queue_s, statistics.compute_s) == (0.5, 1.5)
 
 
-def test_message_is_what_tritonclient_would_send() -> None:
+def test_message_equals_that_of_tritonclient() -> None:
     draw = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {
         "FRAMES": draw.integers(0, 256, (1, 3, 40, 50, 3), np.uint8)[:, :, ::2],  # not contiguous
@@ -94,7 +94,7 @@ def test_lengths_are_varints(number: int) -> None:
     assert service_pb2.ModelRepositoryParameter.FromString(message).int64_param == number
 
 
-def test_classes_come_best_first_with_their_labels(triton: Triton) -> None:
+def test_classes_are_ranked_and_labeled(triton: Triton) -> None:
     ranked = asked(triton.address, lambda t: t.classify("signs", FRAMES, "LOGITS__0", 3))
     assert ranked == [(3, "help"), (2, "hello"), (1, "drink")]
 
@@ -106,36 +106,36 @@ def test_clip_is_recognized_over_the_wire(tmp_path: Path, triton: Triton) -> Non
     assert [(p.gloss, p.logit) for p in recognition.predictions[:2]] == [("drink", 224.0), ("book", 20.0)]
 
 
-@pytest.mark.parametrize("fault", [AWAY, BUSY], ids=["away", "busy"])
-def test_request_that_finds_the_server_away_or_busy_is_sent_again(triton: Triton, fault: tuple[Any, str]) -> None:
+@pytest.mark.parametrize("fault", [UNREACHABLE, BUSY], ids=["unreachable", "busy"])
+def test_request_to_an_unreachable_or_busy_server_is_retried(triton: Triton, fault: tuple[Any, str]) -> None:
     triton.faults = [fault, fault]
-    assert inferred(triton.address) == [0, 1, 2, 3]
+    assert infer_logits(triton.address) == [0, 1, 2, 3]
     assert len(triton.asked) == 3
 
 
 @pytest.mark.parametrize(("fault", "times", "error", "says"), [
-    (AWAY, 4, ServerError, "no server answers at 127.0.0.1"),
+    (UNREACHABLE, 4, ServerError, "no server answers at 127.0.0.1"),
     (BUSY, 4, ServerError, "signs on 127.0.0.1.* is too busy .*no more room. Try again later"),
     (INVALID, 1, ContractError, "signs on 127.0.0.1.* cannot answer this .*unexpected shape"),
     (RESTRICTED, 1, ServerError, r"refused the call .*it requires an API key \(--api-key\)"),
-], ids=["away", "busy", "invalid", "restricted"])  # fmt: skip
-def test_fault_that_goes_on_is_a_sentence(
+], ids=["unreachable", "busy", "invalid", "restricted"])  # fmt: skip
+def test_persistent_fault_is_reported(
     triton: Triton, fault: tuple[Any, str], times: int, error: type[AslTritonError], says: str
 ) -> None:
     triton.faults = [fault] * 10
     with pytest.raises(error, match=says):
-        inferred(triton.address)
+        infer_logits(triton.address)
     assert len(triton.asked) == times
 
 
-def test_nothing_is_sent_again_where_refusals_are_measured(triton: Triton) -> None:
+def test_resending_can_be_turned_off(triton: Triton) -> None:
     triton.faults = [BUSY]
     with pytest.raises(ServerError, match="too busy"):
-        inferred(triton.address, resend=False)
+        infer_logits(triton.address, resend=False)
     assert len(triton.asked) == 1
 
 
-def test_server_that_comes_up_in_a_moment_is_reached() -> None:
+def test_server_that_starts_late_is_reached() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -149,24 +149,24 @@ def test_server_that_comes_up_in_a_moment_is_reached() -> None:
     assert asked(address, ask) == [0, 1, 2, 3]
 
 
-def test_deadline_is_a_sentence() -> None:
-    never = threading.Event()
+def test_exceeded_deadline_is_reported() -> None:
+    release = threading.Event()
 
     def stuck(_frames: np.ndarray) -> np.ndarray:
-        never.wait()
+        release.wait()
         return np.zeros(len(GLOSSES), np.float32)
 
     with serving(Triton(logits=stuck)) as triton:
         try:
             with pytest.raises(ServerError, match=r"did not answer within 0.2 s .*Raise --timeout"):
-                inferred(triton.address, timeout_s=0.2)
+                infer_logits(triton.address, timeout_s=0.2)
             assert len(triton.asked) == 1
         finally:
-            never.set()
+            release.set()
 
 
-def test_requests_under_way_are_bounded(triton: Triton) -> None:
-    together = threading.Barrier(3, timeout=60)  # who waits here alone breaks it
+def test_requests_in_flight_are_bounded(triton: Triton) -> None:
+    together = threading.Barrier(3, timeout=60)  # breaks if a request waits alone
 
     def meet(_frames: np.ndarray) -> np.ndarray:
         together.wait()
@@ -181,7 +181,7 @@ def test_requests_under_way_are_bounded(triton: Triton) -> None:
     assert triton.most_at_once == 3
 
 
-def test_answer_without_content_names_its_cause(triton: Triton) -> None:
+def test_empty_output_names_its_cause(triton: Triton) -> None:
     triton.empty = True
     for ask in (
         lambda t: t.infer("signs", FRAMES, ["LOGITS__0"]),
@@ -191,23 +191,23 @@ def test_answer_without_content_names_its_cause(triton: Triton) -> None:
             asked(triton.address, ask)
 
 
-def test_output_that_is_not_there_is_a_sentence(triton: Triton) -> None:
+def test_missing_output_is_reported(triton: Triton) -> None:
     with pytest.raises(ContractError, match="empty NONE"):
         asked(triton.address, lambda t: t.infer("signs", FRAMES, ["LOGITS__0", "NONE"]))
 
 
-def test_model_that_is_not_there_is_a_sentence(triton: Triton) -> None:
+def test_missing_model_is_reported(triton: Triton) -> None:
     with pytest.raises(ContractError, match=r"nobody on 127.0.0.1.* cannot answer this: .*unknown model"):
         asked(triton.address, lambda t: t.describe("nobody"))
 
 
-def test_server_that_is_not_ready_is_a_sentence(triton: Triton) -> None:
+def test_server_that_is_not_ready_is_reported(triton: Triton) -> None:
     triton.ready = False
     with pytest.raises(ServerError, match="is still starting, or a model failed to load"):
-        version(triton.address)
+        read_version(triton.address)
 
 
-def test_connection_is_made_again_after_it_was_closed(triton: Triton) -> None:
+def test_closed_transport_reconnects(triton: Triton) -> None:
     async def ask(transport: GrpcTransport) -> list[str]:
         first = await transport.server_version()
         await transport.close()
@@ -218,10 +218,10 @@ def test_connection_is_made_again_after_it_was_closed(triton: Triton) -> None:
 
 
 @contextmanager
-def http_server() -> Iterator[str]:
+def run_http_server() -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_arguments: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever).start()
@@ -229,39 +229,39 @@ def http_server() -> Iterator[str]:
         server.shutdown()
 
 
-def test_port_of_http_is_a_sentence() -> None:
-    with http_server() as address, pytest.raises(ServerError, match=r"another server's gRPC port .*8000 is HTTP\)"):
-        version(address)
+def test_http_port_is_reported() -> None:
+    with run_http_server() as address, pytest.raises(ServerError, match=r"another server's gRPC port .*8000 is HTTP\)"):
+        read_version(address)
 
 
-def test_server_of_something_else_is_a_sentence() -> None:
+def test_server_other_than_triton_is_reported() -> None:
     with serving(None) as other, pytest.raises(ServerError, match="is not Triton: use another"):
-        version(other.address)
+        read_version(other.address)
 
 
-def test_request_beyond_the_servers_limit_is_not_sent_again() -> None:
+def test_request_beyond_the_servers_size_limit_is_reported() -> None:
     with (
         serving(Triton(), max_bytes=1000) as triton,
         pytest.raises(ServerError, match=r"rejects requests as large as those for signs.*larger than max"),
     ):
-        inferred(triton.address)
+        infer_logits(triton.address)
 
 
 @pytest.mark.parametrize("address", ["localhost:1", "no-such-host.invalid:8001", "unix:/nowhere"])
-def test_nothing_that_listens_is_a_sentence(address: str, capfd: pytest.CaptureFixture[str]) -> None:
-    for ask in (version, inferred):
+def test_address_without_a_server_is_reported(address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    for ask in (read_version, infer_logits):
         with pytest.raises(ServerError, match=f"no server answers at {address}: start one"):
             ask(address, timeout_s=10)
     assert capfd.readouterr() == ("", "")
 
 
-def test_proxy_is_not_asked_for_this_machine(triton: Triton, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_is_not_used_for_this_machine(triton: Triton, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("no_proxy", "no_grpc_proxy"):
         monkeypatch.delenv(name, raising=False)
     for host in ("localhost", "127.0.0.1"):
-        assert version(triton.address.replace("127.0.0.1", host)) == "2.80.0"
+        assert read_version(triton.address.replace("127.0.0.1", host)) == "2.80.0"
 
 
 @pytest.mark.parametrize(("status", "message", "again", "error", "says"), [
@@ -285,14 +285,14 @@ def test_proxy_is_not_asked_for_this_machine(triton: Triton, monkeypatch: pytest
     ("CANCELLED", "CANCELLED", True, BusyError, "here:1 is stopping"),
     (None, "Channel is closed", False, ServerError, "signs on here:1 failed"),
 ])  # fmt: skip
-def test_status_becomes_a_sentence(
+def test_status_becomes_a_clear_error(
     status: str | None, message: str, again: bool, error: type[AslTritonError], says: str
 ) -> None:
-    said = InferenceServerException(message, f"StatusCode.{status}" if status else None)
-    assert is_retryable(said) == again
+    exception = InferenceServerException(message, f"StatusCode.{status}" if status else None)
+    assert is_retryable(exception) == again
     with pytest.raises(error, match=says):
-        raise translate_error(said, "here:1", "signs", 5.0, "c0ffee")
+        raise translate_error(exception, "here:1", "signs", 5.0, "c0ffee")
 
 
-def test_other_exceptions_are_not_worth_a_second_try() -> None:
+def test_other_exceptions_are_not_retryable() -> None:
     assert not is_retryable(ValueError("UNAVAILABLE"))

@@ -1,4 +1,4 @@
-"""Video bytes in, glosses out, over a server from inside that is none."""
+"""The video service, from video bytes to glosses, on a fake Triton."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ from asl_triton.triton_backend.service import (
     UnknownModelError,
     get_grpc_status,
 )
-from tests.client.model_folders import Network, Served, write_folder
+from tests.client.model_folders import FakeTriton, Network, write_folder
 from tests.client.served import fake
 from tests.client.videos import PDF, clip
 from tests.paths import ROOT
@@ -42,17 +42,17 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 100).read_bytes()
 
 
-def serving(
+def run_service(
     repository: Path,
     use: Callable[[SignService], Coroutine[Any, Any, Any]],
-    server: Served | None = None,
+    server: FakeTriton | None = None,
     limits: ServiceLimits | None = None,
 ) -> Any:
     """Run `use` with a service of the models in `repository`."""
 
     async def run() -> Any:
         models = read_repositories([repository])
-        service = SignService(models, server or Served({"signs": NETWORK}), limits or ServiceLimits())
+        service = SignService(models, server or FakeTriton({"signs": NETWORK}), limits or ServiceLimits())
         try:
             return await use(service)
         finally:
@@ -61,13 +61,13 @@ def serving(
     return asyncio.run(run())
 
 
-async def heard(service: SignService, video: bytes, top_k: int) -> list[StreamedWindow]:
+async def collect_windows(service: SignService, video: bytes, top_k: int) -> list[StreamedWindow]:
     async with aclosing(service.recognize_windows(video, top_k)) as windows:
         return [window async for window in windows]
 
 
-def by_the_client(video: bytes, preset: Preset) -> Recognition:
-    """What our client says of the same video and network."""
+def recognize_with_client(video: bytes, preset: Preset) -> Recognition:
+    """Return our client's answer for the same video and network."""
 
     async def recognize() -> Recognition:
         transport = fake(preset, lambda frames: NETWORK.logits(frames[None])[0])
@@ -78,10 +78,10 @@ def by_the_client(video: bytes, preset: Preset) -> Recognition:
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
-def test_answer_is_the_clients_own(tmp_path: Path, video: bytes, preset: Preset) -> None:
+def test_answer_equals_that_of_the_client(tmp_path: Path, video: bytes, preset: Preset) -> None:
     write_folder(tmp_path, "signs", NETWORK, preset=preset)
-    ours = serving(tmp_path, lambda service: service.recognize(video))
-    theirs = by_the_client(video, preset)
+    ours = run_service(tmp_path, lambda service: service.recognize(video))
+    theirs = recognize_with_client(video, preset)
     assert ours.predictions == theirs.predictions
     assert (ours.num_frames, ours.duration_s, ours.num_windows) == (
         theirs.num_frames,
@@ -90,25 +90,25 @@ def test_answer_is_the_clients_own(tmp_path: Path, video: bytes, preset: Preset)
     )
 
 
-def test_windows_of_a_long_video_come_in_order(tmp_path: Path, video: bytes) -> None:
+def test_windows_of_a_long_video_are_in_order(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
-    windows = serving(tmp_path, lambda service: heard(service, video, top_k=2))
+    windows = run_service(tmp_path, lambda service: collect_windows(service, video, top_k=2))
     assert [t for w in windows for t in (w.start_s, w.end_s)] == pytest.approx([0, 2.56, 1.28, 3.84, 1.44, 4])
     assert all(len(w.predictions) == 2 for w in windows)
 
 
-def test_min_confidence_may_leave_nothing(tmp_path: Path, video: bytes) -> None:
+def test_min_confidence_can_remove_all_glosses(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
-    recognition = serving(tmp_path, lambda service: service.recognize(video, min_confidence=1.0))
+    recognition = run_service(tmp_path, lambda service: service.recognize(video, min_confidence=1.0))
     assert recognition.predictions == ()
     assert recognition.unsure is True
 
 
-def test_models_threshold_judges_the_answer_and_leaves_all_glosses(tmp_path: Path, video: bytes) -> None:
-    for least, is_unsure in ((1.0, True), (0.0, False), (None, None)):
-        card = ModelCard(caveat="an example", min_confidence=least)
+def test_models_threshold_judges_the_answer_but_keeps_all_glosses(tmp_path: Path, video: bytes) -> None:
+    for threshold, is_unsure in ((1.0, True), (0.0, False), (None, None)):
+        card = ModelCard(caveat="an example", min_confidence=threshold)
         write_folder(tmp_path, "signs", NETWORK, card=card)
-        recognition = serving(tmp_path, lambda service: service.recognize(video))
+        recognition = run_service(tmp_path, lambda service: service.recognize(video))
         assert (recognition.unsure, len(recognition.predictions)) == (is_unsure, 6)
         assert recognition.warnings == ("an example",)
         details = json.loads(format_details(recognition))
@@ -124,22 +124,20 @@ def test_models_threshold_judges_the_answer_and_leaves_all_glosses(tmp_path: Pat
         ({"min_confidence": float("nan")}, "MIN_CONFIDENCE is nan"),
     ],
 )
-def test_request_out_of_range_is_one_sentence(
-    tmp_path: Path, video: bytes, values: dict[str, Any], sentence: str
-) -> None:
+def test_out_of_range_request_is_rejected(tmp_path: Path, video: bytes, values: dict[str, Any], sentence: str) -> None:
     write_folder(tmp_path, "signs", NETWORK)
     with pytest.raises(AslTritonError, match=sentence):
-        serving(tmp_path, lambda service: service.recognize(video, **values))
+        run_service(tmp_path, lambda service: service.recognize(video, **values))
 
 
 @pytest.mark.parametrize(("top_k", "answered"), [(None, 6), (6, 6), (10, 6), (11, None), (5000, None)])
-def test_more_glosses_than_there_are_may_not_be_asked_for(
+def test_top_k_beyond_the_models_glosses_is_rejected(
     tmp_path: Path, video: bytes, top_k: int | None, answered: int | None
 ) -> None:
     write_folder(tmp_path, "signs", NETWORK)
 
     def ask() -> Recognition:
-        answer: Recognition = serving(tmp_path, lambda service: service.recognize(video, top_k))
+        answer: Recognition = run_service(tmp_path, lambda service: service.recognize(video, top_k))
         return answer
 
     if answered is None:
@@ -149,7 +147,7 @@ def test_more_glosses_than_there_are_may_not_be_asked_for(
         assert len(ask().predictions) == answered
 
 
-def test_limits_come_from_the_config() -> None:
+def test_limits_are_read_from_the_config() -> None:
     limits = ServiceLimits.from_parameters({"asl_triton.max_bytes": "1000", "asl_triton.repository": "/models"})
     assert limits == ServiceLimits(max_bytes=1000)
     assert limits.video.max_bytes == 1000
@@ -165,7 +163,7 @@ def test_limits_come_from_the_config() -> None:
         ("recognize_sign_stream", ServiceLimits(max_frames=180_000, max_decode_s=600)),
     ],
 )
-def test_shipped_configs_and_their_page_say_the_limits(model: str, limits: ServiceLimits) -> None:
+def test_shipped_configs_and_their_readme_list_the_limits(model: str, limits: ServiceLimits) -> None:
     repository = ROOT / "model_repository"
     config = text_format.Parse((repository / model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     parameters = {key: value.string_value for key, value in config.parameters.items()}
@@ -186,46 +184,46 @@ def test_shipped_configs_and_their_page_say_the_limits(model: str, limits: Servi
         (LabelsError("too few"), "INTERNAL"),
     ],
 )
-def test_status_tells_whose_fault_it_is(error: AslTritonError, status: Status) -> None:
+def test_status_depends_on_whose_fault_it_is(error: AslTritonError, status: Status) -> None:
     assert get_grpc_status(error) == status
 
 
 @dataclass
-class Slow(Served):
-    """A server that answers when it is let, and counts the frames that it has been asked about."""
+class HoldingTriton(FakeTriton):
+    """A server that holds its answers until `release` is set, and counts the frames it receives."""
 
     frames: int = 0
-    let: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def infer(
         self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str], priority: int = 0
     ) -> dict[str, Array]:
         self.frames += inputs["FRAMES__0"].shape[1]
-        await self.let.wait()
+        await self.release.wait()
         return await super().infer(model, inputs, outputs)
 
 
-def test_videos_at_once_hold_no_more_crops_than_allowed(tmp_path: Path, video: bytes) -> None:
+def test_concurrent_videos_hold_no_more_crops_than_allowed(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK, golden=False)
-    server = Slow({"signs": NETWORK})
+    server = HoldingTriton({"signs": NETWORK})
 
     async def crowd(service: SignService) -> int:
         answering = [asyncio.create_task(service.recognize(video)) for _ in range(6)]
         while server.frames < 200:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
-        held = server.frames
-        server.let.set()
+        num_frames = server.frames
+        server.release.set()
         await asyncio.gather(*answering)
-        return held
+        return num_frames
 
-    assert serving(tmp_path, crowd, server, ServiceLimits(crops_at_once=250)) == 200
+    assert run_service(tmp_path, crowd, server, ServiceLimits(crops_at_once=250)) == 200
     assert server.frames == 600
 
 
-def test_request_that_is_given_up_ends_its_decoder(tmp_path: Path, video: bytes) -> None:
+def test_canceled_request_frees_its_slot(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
-    server = Served({"signs": NETWORK})
+    server = FakeTriton({"signs": NETWORK})
 
     async def give_up(service: SignService) -> Recognition:
         for delay_s in np.linspace(0, 0.3, 12):
@@ -235,10 +233,10 @@ def test_request_that_is_given_up_ends_its_decoder(tmp_path: Path, video: bytes)
             await asyncio.gather(given_up, return_exceptions=True)
         return await service.recognize(video)
 
-    assert serving(tmp_path, give_up, server, ServiceLimits(requests_at_once=1)).num_frames == 100
+    assert run_service(tmp_path, give_up, server, ServiceLimits(requests_at_once=1)).num_frames == 100
 
 
-def test_bad_video_is_told_and_the_next_one_answered(tmp_path: Path, video: bytes) -> None:
+def test_bad_video_is_rejected_and_the_next_one_answered(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
 
     async def ask(service: SignService) -> Recognition:
@@ -246,10 +244,10 @@ def test_bad_video_is_told_and_the_next_one_answered(tmp_path: Path, video: byte
             await service.recognize(PDF)
         return await service.recognize(video)
 
-    assert serving(tmp_path, ask).num_frames == 100
+    assert run_service(tmp_path, ask).num_frames == 100
 
 
-def test_stream_that_nobody_reads_on_is_closed(tmp_path: Path, video: bytes) -> None:
+def test_stream_can_be_closed_early(tmp_path: Path, video: bytes) -> None:
     write_folder(tmp_path, "signs", NETWORK)
 
     async def read_one(service: SignService) -> StreamedWindow:
@@ -257,4 +255,4 @@ def test_stream_that_nobody_reads_on_is_closed(tmp_path: Path, video: bytes) -> 
         async with aclosing(windows):
             return await anext(windows)
 
-    assert serving(tmp_path, read_one).start_s == 0
+    assert run_service(tmp_path, read_one).start_s == 0

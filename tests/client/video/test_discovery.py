@@ -1,4 +1,4 @@
-"""Which files are clips, where folders are odd."""
+"""Finding clips in unusual folders."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from asl_triton.video.discovery import Clip, FileFingerprint, find_clips
 from asl_triton.video.reader import open_video
 
 
-def test_links_to_folders_are_not_followed_and_never_go_round(tmp_path: Path) -> None:
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "clip.mp4").touch()
     (tmp_path / "a" / "up").symlink_to(tmp_path)
@@ -24,7 +24,7 @@ def test_links_to_folders_are_not_followed_and_never_go_round(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
-def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_pipe_is_rejected_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     assert (
         FileFingerprint.of(tmp_path / "pipe.mp4") is None
@@ -34,7 +34,7 @@ def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
         open_video(tmp_path / "pipe.mp4")
 
 
-def test_folder_that_cannot_be_read_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "private" / "below").mkdir(parents=True)
     (tmp_path / "clip.mp4").touch()
     scandir = os.scandir

@@ -1,4 +1,4 @@
-"""Frames to what the network eats: rate, resize, crop, windows; and the crops of the reference."""
+"""Turning frames into network input: resampling, resizing, cropping and windows, compared with the reference."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,68 +18,68 @@ WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
 PERSON, CITIZEN = PRESETS["bsl1k-person"], PRESETS["asl-citizen"]
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    """A BGR frame that differs everywhere."""
+def make_picture(height: int, width: int) -> np.ndarray:
+    """Build a BGR frame of random pixels."""
     return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def middle(image: np.ndarray) -> np.ndarray:
-    """The center 224 square, in RGB."""
+def crop_center(image: np.ndarray) -> np.ndarray:
+    """Return the center 224 x 224 pixels in RGB."""
     top, left = round((image.shape[0] - 224) / 2), round((image.shape[1] - 224) / 2)
     return image[top : top + 224, left : left + 224, ::-1]
 
 
-def enlarged(image: np.ndarray) -> np.ndarray:
-    """The shorter side at 226 pixels, as WLASL's loaders write it."""
+def enlarge(image: np.ndarray) -> np.ndarray:
+    """Scale the shorter side to 226 pixels, with the formula of WLASL's loaders."""
     scale = 1 + (226 - min(image.shape[:2])) / min(image.shape[:2])
     return cv2.resize(image, dsize=(0, 0), fx=scale, fy=scale)
 
 
-def squared(image: np.ndarray, size: int = 256) -> np.ndarray:
+def make_square(image: np.ndarray, size: int = 256) -> np.ndarray:
     return cv2.resize(image, (size, size))
 
 
-def same(image: np.ndarray) -> np.ndarray:
+def keep(image: np.ndarray) -> np.ndarray:
     return image
 
 
 @pytest.mark.parametrize(("name", "size", "steps"), [
-    ("wlasl", (256, 256), [same]),
-    ("wlasl", (226, 226), [same]),
-    ("wlasl", (241, 255), [same]),
-    ("wlasl", (200, 250), [enlarged]),
-    ("wlasl", (100, 256), [enlarged]),
-    ("wlasl", (16, 16), [enlarged]),
-    ("wlasl", (1, 1), [enlarged]),
-    ("wlasl", (240, 320), [squared]),
-    ("wlasl", (257, 226), [squared]),
-    ("wlasl", (200, 320), [enlarged, squared]),  # the ORIGINAL size decides on the square
-    ("wlasl", (720, 1280), [squared]),
-    ("wlasl-test", (240, 320), [same]),
-    ("wlasl-test", (200, 320), [enlarged]),
-    ("bsl1k", (256, 256), [squared]),
-    ("bsl1k", (100, 50), [squared]),
-    ("bsl1k", (720, 1280), [squared]),
-    ("asl-inference", (720, 1280), [lambda image: squared(image, 224)]),
-    ("asl-inference", (224, 224), [same]),
+    ("wlasl", (256, 256), [keep]),
+    ("wlasl", (226, 226), [keep]),
+    ("wlasl", (241, 255), [keep]),
+    ("wlasl", (200, 250), [enlarge]),
+    ("wlasl", (100, 256), [enlarge]),
+    ("wlasl", (16, 16), [enlarge]),
+    ("wlasl", (1, 1), [enlarge]),
+    ("wlasl", (240, 320), [make_square]),
+    ("wlasl", (257, 226), [make_square]),
+    ("wlasl", (200, 320), [enlarge, make_square]),  # the ORIGINAL size decides on the square
+    ("wlasl", (720, 1280), [make_square]),
+    ("wlasl-test", (240, 320), [keep]),
+    ("wlasl-test", (200, 320), [enlarge]),
+    ("bsl1k", (256, 256), [make_square]),
+    ("bsl1k", (100, 50), [make_square]),
+    ("bsl1k", (720, 1280), [make_square]),
+    ("asl-inference", (720, 1280), [lambda image: make_square(image, 224)]),
+    ("asl-inference", (224, 224), [keep]),
 ])  # fmt: skip
-def test_frame_is_resized_and_cropped_as_the_preset_says(name: str, size: tuple[int, int], steps: list) -> None:
-    expected = image = picture(*size)
+def test_frame_is_resized_and_cropped_by_the_preset(name: str, size: tuple[int, int], steps: list) -> None:
+    expected = image = make_picture(*size)
     for step in steps:
         expected = step(expected)
     cropped = crop_frame(image, PRESETS[name])
     assert cropped.shape == (224, 224, 3) and cropped.flags.c_contiguous
-    assert np.array_equal(cropped, middle(expected))
+    assert np.array_equal(cropped, crop_center(expected))
 
 
-def test_frame_too_narrow_to_be_scaled_up_is_a_sentence() -> None:
+def test_frame_too_narrow_to_scale_up_is_rejected() -> None:
     with pytest.raises(VideoError, match="2 x 10000 pixels are too narrow to scale"):
         crop_frame(np.zeros((10000, 2, 3), np.uint8), WLASL)
 
 
 def test_signers_box_is_sampled_from_edge_to_edge() -> None:
-    """By the definition: 224 points over the middle 7/8 of the box, bilinear, in half-pixel coordinates."""
-    image, box = picture(300, 400), SignerBox(0.2, 0.1, 0.7, 0.9)
+    """Computes the definition: 224 points over the middle 7/8 of the box, bilinear, in half-pixel coordinates."""
+    image, box = make_picture(300, 400), SignerBox(0.2, 0.1, 0.7, 0.9)
     square = cv2.resize(image, (256, 256)).astype(float)
     xs = np.linspace(0.45 - 0.25 * 7 / 8, 0.45 + 0.25 * 7 / 8, 224) * 256 - 0.5
     ys = np.linspace(0.5 - 0.4 * 7 / 8, 0.5 + 0.4 * 7 / 8, 224) * 256 - 0.5
@@ -101,61 +101,61 @@ def test_box_in_another_part_of_the_frame_gives_another_crop() -> None:
     assert np.array_equal(crop_frame(image, BSL1K, left), crop_frame(image, BSL1K))  # takes whole frames
 
 
-def test_without_a_box_the_whole_frame_is_taken() -> None:
-    image = picture(240, 320)
+def test_whole_frame_is_used_without_a_box() -> None:
+    image = make_picture(240, 320)
     assert np.array_equal(crop_frame(image, PERSON), crop_frame(image, PERSON, SignerBox(0, 0, 1, 1)))
 
 
-def timed(times_s: list[float]) -> list[Frame]:
-    """Frames that know their place."""
+def make_frames(times_s: list[float]) -> list[Frame]:
+    """Build frames whose pixels hold their index."""
     return [Frame(np.full((1, 1, 3), n, np.uint8), time_s) for n, time_s in enumerate(times_s)]
 
 
 @pytest.mark.parametrize(("times_s", "shown"), [
-    ([0, 0.04, 0.08], [0, 1, 2]),  # 25 per second stay as they are
-    ([0, 0.08, 0.16], [0, 0, 1, 1, 2]),  # 12.5: each but the last shows twice
-    ([k / 50 for k in range(6)], [0, 2, 4, 5]),  # 50: of two in a slot the last shows; halves round up
+    ([0, 0.04, 0.08], [0, 1, 2]),  # 25 per second are kept
+    ([0, 0.08, 0.16], [0, 0, 1, 1, 2]),  # 12.5: each but the last is repeated
+    ([k / 50 for k in range(6)], [0, 2, 4, 5]),  # 50: the last of two in a slot is kept; halves round up
     ([k / 30 for k in range(7)], [0, 1, 2, 4, 5, 6]),
     ([0, 0.039, 0.081], [0, 1, 2]),  # jitter
-    ([0, 0.2], [0, 0, 0, 0, 0, 1]),  # a gap shows the frame before it
+    ([0, 0.2], [0, 0, 0, 0, 0, 1]),  # the frame before a gap fills it
     ([0.0], [0]),
     ([], []),
 ], ids=str)  # fmt: skip
-def test_frames_come_at_the_rate_asked_for(times_s: list[float], shown: list[int]) -> None:
-    frames = list(resample(timed(times_s), 25.0, max_frames=1000))
+def test_frames_are_resampled_to_the_requested_rate(times_s: list[float], shown: list[int]) -> None:
+    frames = list(resample(make_frames(times_s), 25.0, max_frames=1000))
     slots = [int(np.floor(t * 25 + 0.5)) for t in times_s]
     by_definition = [max(n for n, slot in enumerate(slots) if slot <= k) for k in range(max(slots, default=-1) + 1)]
     assert [int(frame.image[0, 0, 0]) for frame in frames] == by_definition == shown
     assert [frame.time_s for frame in frames] == pytest.approx([k / 25 for k in range(len(shown))])
 
 
-def test_frame_stamped_beyond_the_limit_is_a_sentence() -> None:
+def test_timestamp_beyond_the_limit_is_rejected() -> None:
     with pytest.raises(VideoError, match=r"timestamp 1000000 s.*repair its timestamps"):
-        list(resample(timed([0, 1e6]), 25.0, max_frames=1000))
+        list(resample(make_frames([0, 1e6]), 25.0, max_frames=1000))
 
 
-def numbered(count: int) -> Iterator[np.ndarray]:
-    """Crops (1, 1, 2) that hold their place."""
+def make_crops(count: int) -> Iterator[np.ndarray]:
+    """Build crops (1, 1, 2) that hold their index."""
     return (np.full((1, 1, 2), divmod(n, 256), np.uint8) for n in range(count))
 
 
-def numbers(window: Window) -> list[int]:
-    """The places of a window's crops."""
+def list_indices(window: Window) -> list[int]:
+    """Return the indices of a window's crops."""
     return list(window.frames.reshape(-1, 2) @ [256, 1])
 
 
 @pytest.mark.parametrize("count", [9, 10, 64, 299, 300])
 def test_whole_clip_is_one_window(count: int) -> None:
-    (window,) = cut_windows(numbered(count), WLASL)
-    assert (window.start, numbers(window)) == (0, list(range(count)))
+    (window,) = cut_windows(make_crops(count), WLASL)
+    assert (window.start, list_indices(window)) == (0, list(range(count)))
 
 
 @pytest.mark.parametrize(("preset", "count", "length"), [
     (WLASL, 1, 9), (WLASL, 8, 9), (BSL1K, 1, 64), (BSL1K, 63, 64), (BSL1K, 64, 64),
 ], ids=lambda value: getattr(value, "name", value))  # fmt: skip
 def test_short_clip_repeats_last_frame(preset: Preset, count: int, length: int) -> None:
-    (window,) = cut_windows(numbered(count), preset)
-    assert numbers(window) == [min(n, count - 1) for n in range(length)]
+    (window,) = cut_windows(make_crops(count), preset)
+    assert list_indices(window) == [min(n, count - 1) for n in range(length)]
 
 
 @pytest.mark.parametrize(("preset", "count", "starts"), [
@@ -166,13 +166,11 @@ def test_short_clip_repeats_last_frame(preset: Preset, count: int, length: int) 
     (WLASL, 301, [*range(0, 225, 32), 237]),
     (WLASL, 320, [*range(0, 257, 32)]),
 ], ids=lambda value: getattr(value, "name", value))  # fmt: skip
-def test_longer_clip_is_windowed_and_the_last_window_ends_with_it(
-    preset: Preset, count: int, starts: list[int]
-) -> None:
-    found = list(cut_windows(numbered(count), preset))
+def test_last_window_of_a_longer_clip_ends_with_the_clip(preset: Preset, count: int, starts: list[int]) -> None:
+    found = list(cut_windows(make_crops(count), preset))
     assert [window.start for window in found] == starts
     for window in found:
-        assert numbers(window) == list(range(window.start, window.start + 64))
+        assert list_indices(window) == list(range(window.start, window.start + 64))
 
 
 @pytest.mark.parametrize(("preset", "count", "spans"), [
@@ -198,12 +196,12 @@ CENTERED = {1: (0, 1), 30: (0, 1), 64: (0, 1), 68: (2, 1), 95: (15, 1), 96: (0, 
 
 
 @pytest.mark.parametrize(("count", "start", "step"), [(n, *rest) for n, rest in CENTERED.items()])
-def test_centered_frames_are_spread_as_the_clip_grows(count: int, start: int, step: int) -> None:
+def test_centered_frames_are_spread_out_in_longer_clips(count: int, start: int, step: int) -> None:
     taken = list(range(count))[start : start + 64 * step : step]
     assert choose_centered(range(count), CITIZEN) == (start, taken)
-    (window,) = cut_windows(numbered(count), CITIZEN)
+    (window,) = cut_windows(make_crops(count), CITIZEN)
     assert (window.start, window.is_only) == (start, True)
-    assert numbers(window) == (taken + [taken[-1]] * 64)[:64]
+    assert list_indices(window) == (taken + [taken[-1]] * 64)[:64]
 
 
 def test_centered_frames_have_their_own_times() -> None:
@@ -214,26 +212,26 @@ def test_centered_frames_have_their_own_times() -> None:
 
 
 def test_memory_of_centered_frames_is_bounded() -> None:
-    alive, most = 0, 0
+    alive, peak = 0, 0
 
     class Counted:
         def __init__(self) -> None:
-            nonlocal alive, most
-            alive, most = alive + 1, max(most, alive + 1)
+            nonlocal alive, peak
+            alive, peak = alive + 1, max(peak, alive + 1)
 
         def __del__(self) -> None:
             nonlocal alive
             alive -= 1
 
     choose_centered((Counted() for _ in range(2000)), CITIZEN)
-    assert most <= CITIZEN.max_centered_frames + 2
+    assert peak <= CITIZEN.max_centered_frames + 2
 
 
 @pytest.mark.parametrize("count", [3, 70, 300, 310])
 @pytest.mark.parametrize("name", ["wlasl", "bsl1k", "bsl1k-person"])
-def test_crops_written_to_the_windows_memory_are_the_same(name: str, count: int) -> None:
+def test_crops_written_to_window_memory_are_the_same(name: str, count: int) -> None:
     preset = PRESETS[name]
-    frames = [Frame(picture(256, 250 + number % 13), number / 25) for number in range(count)]
+    frames = [Frame(make_picture(256, 250 + number % 13), number / 25) for number in range(count)]
     memory = np.full((preset.longest_window, 224, 224, 3), 99, np.uint8)
     written = (crop.image for crop in crop_frames(frames, preset, 1000, memory=memory))
     apart = [crop.image for crop in crop_frames(frames, preset, 1000)]
@@ -244,20 +242,20 @@ def test_crops_written_to_the_windows_memory_are_the_same(name: str, count: int)
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
-def test_no_frames_are_no_window(preset: Preset) -> None:
+def test_no_frames_give_no_windows(preset: Preset) -> None:
     assert list(cut_windows(iter([]), preset)) == []
     assert list(cut_timed_windows(iter([]), preset, 25.0)) == []
 
 
-def test_windows_are_cut_as_the_frames_come() -> None:
-    images = numbered(1000)
+def test_windows_are_cut_while_frames_arrive() -> None:
+    images = make_crops(1000)
     cutting = cut_windows(images, BSL1K)
     assert [next(cutting).start, next(cutting).start] == [0, 32]
     assert next(images).reshape(-1).tolist() == [0, 64 + 32]
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
-def test_classic_input_is_in_the_presets_color_order_and_range(preset: Preset) -> None:
+def test_fp32_input_has_the_presets_color_order_and_range(preset: Preset) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (9, 224, 224, 3), np.uint8)
     frames[0, 0, 0], frames[0, 0, 1] = (0, 0, 255), (255, 255, 0)  # RGB
     values = normalize(frames, preset)
@@ -271,7 +269,7 @@ def test_classic_input_is_in_the_presets_color_order_and_range(preset: Preset) -
 
 @pytest.mark.parametrize("name", ["wlasl", "wlasl-test", "asl-inference"])
 @pytest.mark.parametrize("clip", ["07068", "07069"])
-def test_crops_are_those_of_the_reference(
+def test_crops_match_the_reference(
     shared_folder: Path, expected: Mapping[str, np.ndarray], clip: str, name: str
 ) -> None:
     with open_video(shared_folder / "wlasl" / "videos" / f"{clip}.mp4") as video:
@@ -285,8 +283,8 @@ def test_crops_are_those_of_the_reference(
 @pytest.mark.parametrize(("frame_rate", "step"), [
     (12, 1), (24, 1), (29.97, 1), (30, 1), (35, 1), (36, 2), (50, 2), (59.94, 2), (60, 2), (90, 3), (120, 4), (240, 7),
 ])  # fmt: skip
-def test_fast_videos_are_thinned_to_what_was_trained_on(frame_rate: float, step: int) -> None:
+def test_fast_videos_are_thinned_to_the_trained_frame_rate(frame_rate: float, step: int) -> None:
     assert choose_frame_step(WLASL, frame_rate) == step
     assert frame_rate / choose_frame_step(WLASL, frame_rate) <= 35
-    assert choose_frame_step(PRESETS["bsl1k"], frame_rate) == 1  # it has a rate of its own
-    assert choose_frame_step(PRESETS["asl-citizen"], frame_rate) == 1  # and it counts frames
+    assert choose_frame_step(PRESETS["bsl1k"], frame_rate) == 1  # it resamples to its own rate
+    assert choose_frame_step(PRESETS["asl-citizen"], frame_rate) == 1  # it counts frames instead

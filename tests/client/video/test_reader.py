@@ -1,4 +1,4 @@
-"""Files, bytes and streams to timed frames: odd ones, cut ones, and what is no video."""
+"""Reading files, bytes and streams as timed frames: unusual and truncated videos, and files that are not videos."""
 
 import io
 import os
@@ -19,7 +19,7 @@ from asl_triton.video.reader import Limits, Video, open_video
 from tests.client import videos
 
 MJPEG = ["-c:v", "mjpeg", "-pix_fmt", "yuvj420p"]
-Make = Callable[[Path], Path]
+WriteFile = Callable[[Path], Path]
 MESSAGE_OF_TEXT = "cannot be read as a video: it is something else"
 
 
@@ -30,7 +30,7 @@ def read_all(source: object, limits: Limits | None = None) -> tuple[Video, list[
 
 
 @pytest.mark.parametrize("extension", [".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm"])
-def test_container_gives_its_frames_by_path_bytes_and_stream(tmp_path: Path, extension: str) -> None:
+def test_container_is_read_from_path_bytes_and_stream(tmp_path: Path, extension: str) -> None:
     path = videos.clip(tmp_path / f"clip{extension}", num_frames=30)
     video, images, times = read_all(path)
     assert (video.num_frames, video.declared_frames, video.frame_rate) == (30, 30, 25)
@@ -45,7 +45,7 @@ def test_container_gives_its_frames_by_path_bytes_and_stream(tmp_path: Path, ext
 
 
 @pytest.mark.parametrize("num_frames", [1, 8, 3000])
-def test_every_length_is_read_whole(tmp_path: Path, num_frames: int) -> None:
+def test_every_length_is_read_completely(tmp_path: Path, num_frames: int) -> None:
     path = videos.clip(tmp_path / "clip.mp4", num_frames, size="32x32")
     assert read_all(path)[0].num_frames == num_frames
 
@@ -57,7 +57,7 @@ def test_every_size_is_read(tmp_path: Path, size: str) -> None:
     assert [image.shape for image in read_all(path)[1]] == [(height, width, 3)] * 3
 
 
-# Counter-clockwise turns, as FFmpeg counts them; where blue, the top left corner of the pixels, is to be seen then.
+# Counter-clockwise rotation, as in FFmpeg, and where the blue corner, stored at the top left, then appears.
 @pytest.mark.parametrize(("degrees", "shape", "blue"), [
     (0, (40, 80), (5, 5)), (90, (80, 40), (-5, 5)), (180, (40, 80), (-5, -5)), (-90, (80, 40), (5, -5)),
 ])  # fmt: skip
@@ -71,21 +71,21 @@ def test_rotation_metadata_is_honored(
     assert image[blue] == pytest.approx([255, 0, 0], abs=40)
 
 
-def test_gray_frames_come_as_bgr(tmp_path: Path) -> None:
+def test_gray_frames_are_converted_to_bgr(tmp_path: Path) -> None:
     images = read_all(videos.levels(tmp_path / "gray.mkv", [0, 100, 255]))[1]
     assert [image.shape for image in images] == [(48, 64, 3)] * 3
     assert [image.mean() for image in images] == pytest.approx([0, 100, 255], abs=1)
 
 
 @pytest.mark.parametrize("extension", [".mp4", ".mkv", ".webm"])
-def test_variable_frame_rate_keeps_the_times_and_warns_of_nothing(tmp_path: Path, extension: str) -> None:
+def test_variable_frame_rate_keeps_its_times_without_warnings(tmp_path: Path, extension: str) -> None:
     video, _, times = read_all(videos.uneven(tmp_path / f"uneven{extension}", num_frames=60))
     kept = [n for n in range(150) if n % 3 == 0 or n % 7 > 4][:60]
     assert times == pytest.approx([n / 25 for n in kept], abs=1e-3)
     assert video.warnings == []
 
 
-def test_frames_that_an_edit_list_hides_are_no_loss(tmp_path: Path) -> None:
+def test_frames_hidden_by_an_edit_list_are_not_lost_frames(tmp_path: Path) -> None:
     source = videos.clip(tmp_path / "whole.mp4", num_frames=100)
     video, _, times = read_all(videos.trimmed(tmp_path / "trimmed.mp4", source, start_s=1.2))
     assert video.num_frames == 70
@@ -93,11 +93,11 @@ def test_frames_that_an_edit_list_hides_are_no_loss(tmp_path: Path) -> None:
     assert video.warnings == []
 
 
-def test_sound_that_goes_on_after_the_picture_is_no_loss(tmp_path: Path) -> None:
+def test_audio_longer_than_the_video_gives_no_warning(tmp_path: Path) -> None:
     assert read_all(videos.with_audio(tmp_path / "long_sound.mkv"))[0].warnings == []
 
 
-def test_more_bytes_behind_the_last_box_are_no_loss(tmp_path: Path) -> None:
+def test_trailing_bytes_give_no_warning(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "phone.mp4")
     path.write_bytes(path.read_bytes() + b"\x7f\xff\xff\xffSEFT" + bytes(100))
     assert read_all(path)[0].warnings == []
@@ -105,7 +105,7 @@ def test_more_bytes_behind_the_last_box_are_no_loss(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extension", [".mp4", ".mov", ".avi", ".mkv", ".webm"])
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_truncated_file_gives_the_frames_that_can_be_read_and_a_warning(
+def test_truncated_file_gives_its_readable_frames_and_a_warning(
     tmp_path: Path, extension: str, in_memory: bool
 ) -> None:
     source = videos.clip(tmp_path / f"whole{extension}", num_frames=100, options=["-g", "10"])
@@ -117,19 +117,19 @@ def test_truncated_file_gives_the_frames_that_can_be_read_and_a_warning(
     assert video.warnings == [f"cut off: the file ends too early, after {video.num_frames} readable frames"]
 
 
-def test_live_recording_of_unknown_length_is_whole(tmp_path: Path) -> None:
+def test_live_recording_of_unknown_length_is_complete(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "live.webm", num_frames=30, options=["-live", "1", "-f", "webm"])
     video, _, _ = read_all(path)
     assert (video.num_frames, video.warnings) == (30, [])
 
 
-def headless(path: Path) -> Path:
-    """An mp4 that is cut where its index ends."""
+def write_mp4_without_frames(path: Path) -> Path:
+    """Write an mp4 that is truncated right after its index."""
     whole = videos.clip(path.with_name("whole.mp4"))
     return videos.cut(path, videos.faststart(path.with_name("fast.mp4"), whole), share=0.3)
 
 
-NOT_VIDEOS: dict[str, tuple[Make, str]] = {
+NOT_VIDEOS: dict[str, tuple[WriteFile, str]] = {
     "zero bytes": (lambda path: path.touch() or path, "is empty (0 bytes)"),
     "one byte": (lambda path: path.write_bytes(b"\0") and path, MESSAGE_OF_TEXT),
     "text": (lambda path: path.write_bytes(videos.TEXT) and path, MESSAGE_OF_TEXT),
@@ -141,7 +141,7 @@ NOT_VIDEOS: dict[str, tuple[Make, str]] = {
         "cannot be read as a video: the file is cut off",
     ),
     "cut before its frames": (
-        headless,
+        write_mp4_without_frames,
         "cannot be read as a video: the file is cut off",
     ),
     "box of no end": (lambda path: path.write_bytes(b"\0\0\0\x18ftypisom" + b"\xff" * 100) and path, "cannot be read"),
@@ -157,7 +157,7 @@ NOT_VIDEOS: dict[str, tuple[Make, str]] = {
 
 
 @pytest.mark.parametrize("kind", NOT_VIDEOS)
-def test_what_is_no_video_is_a_sentence(tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_file_that_is_not_a_video_is_rejected(tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     make, says = NOT_VIDEOS[kind]
     path = make(tmp_path / "clip.mp4")
     with pytest.raises(VideoError) as from_path:
@@ -170,13 +170,13 @@ def test_what_is_no_video_is_a_sentence(tmp_path: Path, kind: str, capfd: pytest
     assert capfd.readouterr() == ("", "")
 
 
-def test_name_without_meaning_to_the_system_is_a_sentence() -> None:
+def test_invalid_file_name_is_rejected() -> None:
     with pytest.raises(VideoError, match="cannot read"):
         open_video("a\0b.mp4")
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_playlist_opens_no_other_file_and_no_connection(tmp_path: Path, in_memory: bool) -> None:
+def test_playlist_opens_no_other_file_or_connection(tmp_path: Path, in_memory: bool) -> None:
     other = videos.clip(tmp_path / "other.mp4")
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/secret.ts"
@@ -194,7 +194,7 @@ SDP = (
 
 
 @pytest.mark.parametrize("head", [b"", b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 \n"])
-def test_session_description_opens_no_port_and_holds_nobody_up(tmp_path: Path, head: bytes) -> None:
+def test_session_description_opens_no_port_and_does_not_block(tmp_path: Path, head: bytes) -> None:
     (path := tmp_path / "clip.mp4").write_bytes(head + SDP)
     for source in (path, path.read_bytes()):
         with pytest.raises(VideoError, match="cannot be read as a video"):
@@ -202,7 +202,7 @@ def test_session_description_opens_no_port_and_holds_nobody_up(tmp_path: Path, h
     assert [c for c in psutil.Process().net_connections("udp") if c.laddr and c.laddr.port in (5004, 5005)] == []
 
 
-def test_picture_that_grows_beyond_the_limit_is_refused_before_it_is_converted(tmp_path: Path) -> None:
+def test_picture_that_grows_beyond_the_limit_is_rejected_before_conversion(tmp_path: Path) -> None:
     small, large = (
         videos.clip(tmp_path / f"{side}.avi", 5, size=f"{side}x{side}", options=MJPEG) for side in (64, 2048)
     )
@@ -234,7 +234,7 @@ def test_picture_that_grows_beyond_the_limit_is_refused_before_it_is_converted(t
     b"two words.mp4", b"it's \"quoted\".mp4", "signe 🤟 été.mp4".encode(), b"-dash.mp4", b"concat:x.mp4", b"100%d.mp4",
     b"new\nline.mp4", b"not \xff UTF-8.mp4",
 ])  # fmt: skip
-def test_odd_name_is_only_a_name(tmp_path: Path, name: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_file_names_are_taken_literally(tmp_path: Path, name: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     os.rename(videos.clip(tmp_path / "plain.mp4", num_frames=9), path)
     monkeypatch.chdir(tmp_path)
@@ -247,7 +247,7 @@ def test_odd_name_is_only_a_name(tmp_path: Path, name: bytes, monkeypatch: pytes
     (Limits(max_frames=24), "more than 24 frames, the limit"),
     (Limits(max_pixels=64 * 48 - 1), "64 x 48 pixels, beyond the limit of 3,071"),
 ])  # fmt: skip
-def test_limit_is_a_sentence(tmp_path: Path, limits: Limits, says: str) -> None:
+def test_exceeded_limit_is_rejected(tmp_path: Path, limits: Limits, says: str) -> None:
     path = videos.clip(tmp_path / "clip.mp4", num_frames=25)
     for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):
         with pytest.raises(VideoError, match=says):
@@ -255,7 +255,7 @@ def test_limit_is_a_sentence(tmp_path: Path, limits: Limits, says: str) -> None:
     assert read_all(path, Limits(max_frames=25, max_pixels=64 * 48))[0].num_frames == 25
 
 
-def test_damaged_frames_are_not_spoken_of_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_frames_print_nothing_to_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = videos.clip(tmp_path / "clip.mp4", num_frames=50, options=["-bf", "0", "-g", "10"])
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
@@ -264,24 +264,24 @@ def test_damaged_frames_are_not_spoken_of_on_the_terminal(tmp_path: Path, capfd:
     assert capfd.readouterr() == ("", "")
 
 
-def test_closing_ends_the_reading_of_another_thread(tmp_path: Path) -> None:
+def test_closing_stops_a_reader_in_another_thread(tmp_path: Path) -> None:
     video = open_video(videos.clip(tmp_path / "long.mp4", num_frames=3000, size="32x32"))
-    begun, read = threading.Event(), []
+    started, read = threading.Event(), []
 
     def read_on() -> None:
         for frame in video:
             read.append(frame.time_s)
-            begun.set()
+            started.set()
 
     reader = threading.Thread(target=read_on)
     reader.start()
-    begun.wait()
+    started.wait()
     video.close()
     reader.join()
     assert 0 < len(read) < 3000
 
 
-def test_bytes_may_go_before_the_video_does(tmp_path: Path) -> None:
+def test_bytes_may_be_freed_before_the_video(tmp_path: Path) -> None:
     code = (
         "import sys, gc; from asl_triton.video.reader import open_video\n"
         "for _ in range(20):\n"
@@ -293,33 +293,33 @@ def test_bytes_may_go_before_the_video_does(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["9"] * 20, "")
 
 
-def test_share_that_is_read_is_told_where_the_container_tells_its_length(tmp_path: Path) -> None:
+def test_share_read_is_known_if_the_container_has_a_frame_count(tmp_path: Path) -> None:
     with open_video(videos.clip(tmp_path / "clip.mp4", num_frames=20)) as video:
         assert [video.share_read for _ in video] == pytest.approx([n / 20 for n in range(1, 21)])
     video.declared_frames = 0
     assert video.share_read == 0
 
 
-def test_long_video_is_refused_before_it_is_decoded_where_its_container_tells_its_length(tmp_path: Path) -> None:
-    path = videos.clip(tmp_path / "long.mp4", num_frames=50)  # of 2 seconds
+def test_long_video_is_rejected_before_decoding_if_its_length_is_known(tmp_path: Path) -> None:
+    path = videos.clip(tmp_path / "long.mp4", num_frames=50)  # 2 seconds
     with pytest.raises(VideoError, match=r"long.mp4 is longer than 0.02 minutes, the limit: cut it shorter"):
         open_video(path, Limits(max_duration_s=1.2))
     with open_video(path, Limits(max_duration_s=2.0)) as video:
         assert len(list(video)) == 50
 
 
-def test_long_video_of_unknown_length_is_refused_where_the_limit_is_reached(tmp_path: Path) -> None:
+def test_long_video_of_unknown_length_is_rejected_at_the_limit(tmp_path: Path) -> None:
     with open_video(videos.clip(tmp_path / "long.mp4", num_frames=50), Limits(max_duration_s=1.9)) as video:
         with pytest.raises(VideoError, match="longer than"):
             list(video)
         assert video.num_frames == 48
 
 
-def test_frames_that_were_read_take_no_memory(tmp_path: Path) -> None:
+def test_memory_of_frames_is_freed(tmp_path: Path) -> None:
     path = videos.clip(tmp_path / "clip.mp4", 200, size="640x480", options=["-preset", "ultrafast"])
     process, largest = psutil.Process(), 0
     before = process.memory_info().rss
     with open_video(path) as video:
         for _ in video:
             largest = max(largest, process.memory_info().rss - before)
-    assert largest < 60 * 2**20  # all of them would be 90 MB, and as BGR 180 MB
+    assert largest < 60 * 2**20  # all frames together are 90 MB, or 180 MB as BGR

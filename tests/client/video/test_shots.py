@@ -1,4 +1,4 @@
-"""Where a film cuts, windows begin anew."""
+"""Windows start again at every cut of a film."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,9 +15,11 @@ from asl_triton.video.windows import cut_windows_by_shot
 WLASL, BSL1K = PRESETS["wlasl"], PRESETS["bsl1k"]
 
 
-def scene(num_frames: int, seed: int, *, still: bool = True) -> list[np.ndarray]:
-    """A room of blotches in which a white figure, a fifth of the picture, moves quickly; without `still` the camera
-    moves too."""
+def make_scene(num_frames: int, seed: int, *, still: bool = True) -> list[np.ndarray]:
+    """Build a blotchy background with a fast white figure that covers a fifth of the picture.
+
+    Without `still`, the camera moves too.
+    """
     random = np.random.default_rng(seed)
     room = cv2.resize(random.integers(0, 256, (8, 8, 3)).astype(np.uint8), (400, 224), interpolation=cv2.INTER_CUBIC)
     frames = []
@@ -30,32 +32,32 @@ def scene(num_frames: int, seed: int, *, still: bool = True) -> list[np.ndarray]
     return frames
 
 
-def crops_of(*scenes: Sequence[np.ndarray]) -> list[Crop]:
+def make_crops(*scenes: Sequence[np.ndarray]) -> list[Crop]:
     pictures = [picture for frames in scenes for picture in frames]
     return [Crop(picture, n / 25) for n, picture in enumerate(pictures)]
 
 
-def numbers(crops: Sequence[Crop]) -> list[int]:
+def detect_shots(crops: Sequence[Crop]) -> list[int]:
     return list(map(ShotDetector(), crops))
 
 
 @pytest.mark.parametrize("still", [True, False], ids=["still camera", "moving camera"])
-def test_cut_is_told_from_movement(still: bool) -> None:
-    crops = crops_of(scene(30, 1, still=still), scene(20, 2, still=still), scene(40, 3, still=still))
-    assert numbers(crops) == [0] * 30 + [1] * 20 + [2] * 40
+def test_cuts_are_distinguished_from_movement(still: bool) -> None:
+    crops = make_crops(make_scene(30, 1, still=still), make_scene(20, 2, still=still), make_scene(40, 3, still=still))
+    assert detect_shots(crops) == [0] * 30 + [1] * 20 + [2] * 40
 
 
-def test_flash_is_no_shot_of_its_own() -> None:
-    frames = scene(60, 1)
+def test_flash_is_not_a_separate_shot() -> None:
+    frames = make_scene(60, 1)
     for n in (30, 31):
         frames[n] = np.full_like(frames[n], 255)
-    assert max(numbers(crops_of(frames))) <= 1
+    assert max(detect_shots(make_crops(frames))) <= 1
 
 
-def test_slow_fade_is_no_cut() -> None:
-    one, other = scene(1, 1)[0].astype(float), scene(1, 2)[0].astype(float)
+def test_slow_fade_is_at_most_one_cut() -> None:
+    one, other = make_scene(1, 1)[0].astype(float), make_scene(1, 2)[0].astype(float)
     fade = [(one + (other - one) * n / 50).astype(np.uint8) for n in range(51)]
-    assert set(numbers(crops_of(scene(20, 1), fade, scene(20, 2)))) <= {0, 1}
+    assert set(detect_shots(make_crops(make_scene(20, 1), fade, make_scene(20, 2)))) <= {0, 1}
 
 
 @pytest.mark.parametrize(("preset", "lengths", "windows"), [
@@ -64,10 +66,10 @@ def test_slow_fade_is_no_cut() -> None:
     (WLASL, (64, 12, 64), [(0, 64, 0), (64, 12, 1), (76, 64, 2)]),
     (BSL1K, (70, 20), [(0, 64, 0), (6, 64, 0), (70, 64, 1)]),
 ], ids=str)  # fmt: skip
-def test_no_window_goes_beyond_its_shot(
+def test_windows_stay_within_their_shot(
     preset: Preset, lengths: Sequence[int], windows: list[tuple[int, int, int]]
 ) -> None:
-    crops = crops_of(*(scene(length, seed) for seed, length in enumerate(lengths)))
+    crops = make_crops(*(make_scene(length, seed) for seed, length in enumerate(lengths)))
     found = list(cut_windows_by_shot(number_shots(crops), with_window(preset), 25.0))
     assert [(span.start, span.num_frames, span.shot) for _, span in found] == windows
     for window, span in found:
@@ -78,13 +80,13 @@ def test_no_window_goes_beyond_its_shot(
         assert span.edges_s == pytest.approx((span.start + np.arange(shown + 1)) / 25)
 
 
-def test_film_is_never_held() -> None:
-    held = []
+def test_film_is_streamed() -> None:
+    num_read = []
 
-    def counted() -> Iterator[Crop]:
-        for n, crop in enumerate(crops_of(scene(300, 1), scene(300, 2))):
-            held.append(n)
+    def count_crops() -> Iterator[Crop]:
+        for n, crop in enumerate(make_crops(make_scene(300, 1), make_scene(300, 2))):
+            num_read.append(n)
             yield crop
 
-    for _, span in cut_windows_by_shot(number_shots(counted()), with_window(WLASL), 25.0):
-        assert held[-1] <= span.start + span.num_frames + 1
+    for _, span in cut_windows_by_shot(number_shots(count_crops()), with_window(WLASL), 25.0):
+        assert num_read[-1] <= span.start + span.num_frames + 1

@@ -1,4 +1,4 @@
-"""Files of recognitions: what is in them, and that they are whole or not there."""
+"""Result files of recognitions: their contents, and that they are complete or absent."""
 
 import csv
 import dataclasses
@@ -18,18 +18,18 @@ from tests.client.conftest import Shrink
 NAMES = ("a.mp4", 'two "words", and\\n.mp4', "🤟/été.mp4")
 
 
-def recognition(video: str, num_glosses: int = 3) -> Recognition:
+def make_recognition(video: str, num_glosses: int = 3) -> Recognition:
     predictions = tuple(Prediction(n + 1, f"gloss {n}", n, 0.5 / (n + 1), 1.5 - n) for n in range(num_glosses))
     return Recognition(video, "signs", predictions, False, 25, 1.0004, 1, 0.1, 0.2, ("cut off",))
 
 
-def write(name: str, path: Path, recognitions: list[Recognition]) -> None:
+def write_results(name: str, path: Path, recognitions: list[Recognition]) -> None:
     with SINKS[name](path) as sink:
         for one in recognitions:
             sink.write(one)
 
 
-def test_text_is_the_earlier_projects_byte_for_byte(shared_folder: Path, tmp_path: Path) -> None:
+def test_text_matches_the_earlier_project_byte_for_byte(shared_folder: Path, tmp_path: Path) -> None:
     theirs = (shared_folder / "wlasl" / "asl_inference_results.txt").read_bytes()
     recognitions = []
     for block in theirs.decode().split("\r\n\r\n"):
@@ -38,13 +38,13 @@ def test_text_is_the_earlier_projects_byte_for_byte(shared_folder: Path, tmp_pat
         predictions = tuple(Prediction(int(m[1]), m[2], 0, float(m[3]) / 100, 0.0) for m in found if m)
         assert len(predictions) == 10
         recognitions.append(Recognition(video.removeprefix("Video: "), "", predictions, False, 0, 0, 1, 0, 0))
-    write("txt", tmp_path / "results.txt", recognitions)
+    write_results("txt", tmp_path / "results.txt", recognitions)
     assert (tmp_path / "results.txt").read_bytes() == theirs
 
 
-def test_csv_reads_back_equal(tmp_path: Path) -> None:
-    recognitions = [recognition(name) for name in NAMES]
-    write("csv", tmp_path / "results.csv", recognitions)
+def test_csv_round_trips(tmp_path: Path) -> None:
+    recognitions = [make_recognition(name) for name in NAMES]
+    write_results("csv", tmp_path / "results.csv", recognitions)
     with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as file:
         read = list(csv.DictReader(file))
     assert list(read[0]) == list(COLUMNS)
@@ -52,21 +52,21 @@ def test_csv_reads_back_equal(tmp_path: Path) -> None:
     assert (read[0]["video"], read[0]["rank"], read[0]["duration_s"]) == ("a.mp4", "1", "1.0")
 
 
-def test_jsonl_reads_back_equal(tmp_path: Path) -> None:
-    recognitions = [recognition(name) for name in NAMES]
-    write("jsonl", tmp_path / "results.jsonl", recognitions)
+def test_jsonl_round_trips(tmp_path: Path) -> None:
+    recognitions = [make_recognition(name) for name in NAMES]
+    write_results("jsonl", tmp_path / "results.jsonl", recognitions)
     lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
     expected = [json.loads(json.dumps(dataclasses.asdict(one))) for one in recognitions]
     for values in expected:
-        # Named only where a box was used, or frames were lost.
+        # Present only if a box was used or frames were lost.
         assert (values.pop("signer"), values.pop("lost_frames")) == (None, 0)
     assert [json.loads(line) for line in lines] == expected
 
 
-def test_answer_without_a_verdict_is_null_and_an_empty_cell(tmp_path: Path) -> None:
-    unjudged = dataclasses.replace(recognition("a.mp4", num_glosses=1), unsure=None)
+def test_missing_verdict_is_null_or_an_empty_cell(tmp_path: Path) -> None:
+    unjudged = dataclasses.replace(make_recognition("a.mp4", num_glosses=1), unsure=None)
     for name in SINKS:
-        write(name, tmp_path / f"results.{name}", [unjudged])
+        write_results(name, tmp_path / f"results.{name}", [unjudged])
     assert json.loads((tmp_path / "results.jsonl").read_text())["unsure"] is None
     with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
@@ -75,24 +75,24 @@ def test_answer_without_a_verdict_is_null_and_an_empty_cell(tmp_path: Path) -> N
     assert table.column("unsure").to_pylist() == [None] and str(table.schema.field("unsure").type) == "bool"
 
 
-def test_jsonl_has_the_box_of_the_signer_where_one_was_used(tmp_path: Path) -> None:
-    boxed = dataclasses.replace(recognition("a.mp4"), signer=SignerBox(0.25, 0.0, 0.75, 1.0, "dataset", 0.5))
-    write("jsonl", tmp_path / "results.jsonl", [boxed])
+def test_jsonl_has_the_signers_box_if_one_was_used(tmp_path: Path) -> None:
+    boxed = dataclasses.replace(make_recognition("a.mp4"), signer=SignerBox(0.25, 0.0, 0.75, 1.0, "dataset", 0.5))
+    write_results("jsonl", tmp_path / "results.jsonl", [boxed])
     values = json.loads((tmp_path / "results.jsonl").read_text())
     assert values["signer"] == {"box": [0.25, 0.0, 0.75, 1.0], "source": "dataset", "confidence": 0.5}
 
 
-def test_parquet_reads_back_equal_and_typed(tmp_path: Path) -> None:
-    recognitions = [recognition(f"{n:04}.mp4", num_glosses=10) for n in range(ROWS_PER_GROUP // 10 + 1)]
-    write("parquet", tmp_path / "results.parquet", recognitions)
+def test_parquet_round_trips_with_types(tmp_path: Path) -> None:
+    recognitions = [make_recognition(f"{n:04}.mp4", num_glosses=10) for n in range(ROWS_PER_GROUP // 10 + 1)]
+    write_results("parquet", tmp_path / "results.parquet", recognitions)
     table = pq.read_table(tmp_path / "results.parquet")
     assert table.schema.equals(build_arrow_schema())
     assert table.to_pylist() == [row for one in recognitions for row in iter_rows(one)]
 
 
 @pytest.mark.parametrize("name", SINKS)
-def test_no_recognition_is_a_whole_file(tmp_path: Path, name: str) -> None:
-    write(name, tmp_path / "results", [])
+def test_empty_results_are_a_complete_file(tmp_path: Path, name: str) -> None:
+    write_results(name, tmp_path / "results", [])
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
     if name == "parquet":
         assert pq.read_table(tmp_path / "results").num_rows == 0
@@ -100,41 +100,41 @@ def test_no_recognition_is_a_whole_file(tmp_path: Path, name: str) -> None:
         assert (tmp_path / "results").read_text() in ("", ",".join(COLUMNS) + "\n")
 
 
-def test_failures_are_lines_too(tmp_path: Path) -> None:
+def test_failures_are_written_as_lines(tmp_path: Path) -> None:
     with JsonLinesSink[Failure](tmp_path / "errors.jsonl") as sink:
         sink.write(Failure("a.mp4", "empty"))
     assert (tmp_path / "errors.jsonl").read_text() == '{"video": "a.mp4", "error": "empty", "rejected": false}\n'
 
 
 @pytest.mark.parametrize("name", SINKS)
-def test_block_that_ends_badly_leaves_the_file_of_before(tmp_path: Path, name: str) -> None:
+def test_exception_keeps_the_previous_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / "results"
     path.write_text("of an earlier run")
     with pytest.raises(ZeroDivisionError), SINKS[name](path) as sink:
-        sink.write(recognition("a.mp4"))
+        sink.write(make_recognition("a.mp4"))
         _ = 1 / 0
     assert path.read_text() == "of an earlier run"
     assert [left.name for left in tmp_path.iterdir()] == ["results"]
 
 
 @pytest.mark.parametrize("name", SINKS)
-@pytest.mark.parametrize("count", [50, 2000])  # the disk is full when the file is closed; or long before
-def test_full_disk_leaves_the_file_of_before(disk: tuple[Path, Shrink], name: str, count: int) -> None:
+@pytest.mark.parametrize("count", [50, 2000])  # the disk fills up on closing the file, or long before
+def test_full_disk_keeps_the_previous_file(disk: tuple[Path, Shrink], name: str, count: int) -> None:
     folder, shrink = disk
     path = folder / "results"
     path.write_text("of an earlier run")
     random = Random(0)  # names that Parquet cannot compress
-    varied = [recognition(f"{random.getrandbits(256):x}.mp4") for _ in range(count)]
+    varied = [make_recognition(f"{random.getrandbits(256):x}.mp4") for _ in range(count)]
     with shrink(4096), pytest.raises(AslTritonError, match=r"cannot write .*results: .*\. Make room"):
-        write(name, path, varied)
+        write_results(name, path, varied)
     assert path.read_text() == "of an earlier run"
     assert [left.name for left in folder.iterdir()] == ["results"]
 
 
 @pytest.mark.parametrize("name", SINKS)
-def test_path_that_cannot_be_written_is_a_sentence(tmp_path: Path, name: str) -> None:
+def test_unwritable_path_is_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "nowhere" / "results", tmp_path / "folder"):
         with pytest.raises(AslTritonError, match="cannot write"):
-            write(name, path, [recognition("a.mp4")])
+            write_results(name, path, [make_recognition("a.mp4")])
     assert [left.name for left in tmp_path.iterdir()] == ["folder"]
