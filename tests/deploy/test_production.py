@@ -363,9 +363,8 @@ def test_trace_of_a_caller_continues_in_triton(
         trace_id = f"{caller.get_span_context().trace_id:032x}"
         while set(names) != {"InferRequest", "signs", "compute"}:
             assert time.monotonic() < deadline, f"Triton sent {list(names)}"
-            call_triton(
-                triton, make_security(certificates), infer
-            )  # Triton may hold a trace back until the next request
+            # Triton may hold a trace back until the next request.
+            call_triton(triton, make_security(certificates), infer)
             collector.received.wait(0.5)
             collector.received.clear()
             names = {span["name"]: span for span in list(collector.spans) if span["traceId"] == trace_id}

@@ -88,9 +88,8 @@ def test_release_is_in_the_pod_template_so_that_undo_reverts_it(tmp_path: Path) 
         return str(name)
 
     assert (get_repository(before), get_repository(after)) == ("/models", "/models/2")
-    assert get_checksums_name(before) != get_checksums_name(
-        after
-    )  # named by content, so the old one stays next to the new
+    # Named by content, so the old one stays next to the new.
+    assert get_checksums_name(before) != get_checksums_name(after)
     assert get_pod_spec(after, "doctor")["containers"][0]["args"][-2:] == ["--repository", "/models/2"]
     changed = {key for key in before.keys() & after.keys() if before[key] != after[key]}
     assert changed == {("Deployment", "triton"), ("Deployment", "doctor")}

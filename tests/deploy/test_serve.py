@@ -35,7 +35,7 @@ Foreground = tuple[subprocess.Popen[str], dict[str, Any]]
 
 @pytest.fixture
 def environment(tmp_path: Path, list_temporary: Callable[[], list[str]]) -> dict[str, str]:
-    """The environment of a new user, with state and list_temporary files under `tmp_path`."""
+    """The environment of a new user, with state and temporary files under `tmp_path`."""
     return {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state"), "TMPDIR": tempfile.gettempdir()}
 
 

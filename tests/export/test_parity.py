@@ -1,4 +1,4 @@
-"""The trained network and every export of it against the original's answers, `shared/reference/expected.npz`."""
+"""The trained network and its exports match the answers of the original in `shared/reference/expected.npz`."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -35,12 +35,12 @@ def served(net: I3D) -> Callable[[str, str, str], Ask]:
 
     @cache
     def build(served_as: str, preset: str, precision: str) -> Ask:
-        return (through_torchscript if served_as == "torchscript" else through_openvino)(net, preset, precision)
+        return (build_torchscript if served_as == "torchscript" else build_openvino)(net, preset, precision)
 
     return build
 
 
-def through_torchscript(net: I3D, preset: str, precision: str) -> Ask:
+def build_torchscript(net: I3D, preset: str, precision: str) -> Ask:
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     model = torch.jit.script(ServedI3D(net, PRESETS[preset], dtypes[precision]).eval())
 
@@ -52,7 +52,7 @@ def through_torchscript(net: I3D, preset: str, precision: str) -> Ask:
     return ask
 
 
-def through_openvino(net: I3D, preset: str, precision: str) -> Ask:
+def build_openvino(net: I3D, preset: str, precision: str) -> Ask:
     model = compile_model(build_graph(net, PRESETS[preset]), precision)
 
     def ask(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +69,7 @@ def read_clip(shared_folder: Path, clip: str, preset: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("num_frames", [9, 16, 33, 65])
-def test_the_network_as_trained_answers_as_the_original(
+def test_trained_network_matches_the_original(
     net: I3D, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int
 ) -> None:
     with torch.inference_mode():
@@ -99,7 +99,7 @@ WINDOWED = (40, 64, 100)
 
 @pytest.mark.parametrize("served_as", FORMATS)
 @pytest.mark.parametrize(("num_frames", "preset"), NOISE)
-def test_float32_export_answers_as_the_original_on_noise(
+def test_float32_export_matches_the_original_on_noise(
     served, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int, preset: str, served_as: str
 ) -> None:
     _, step_logits = served(served_as, preset, "fp32")(noise(num_frames))
@@ -108,7 +108,7 @@ def test_float32_export_answers_as_the_original_on_noise(
 
 @pytest.mark.parametrize("served_as", FORMATS)
 @pytest.mark.parametrize("num_frames", WINDOWED)
-def test_float32_export_answers_as_the_original_in_windows(
+def test_float32_export_matches_the_original_in_windows(
     served, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int, served_as: str
 ) -> None:
     cut = cut_windows(iter(noise(num_frames)), PRESETS["bsl1k"])
@@ -119,7 +119,7 @@ def test_float32_export_answers_as_the_original_in_windows(
 @pytest.mark.parametrize("served_as", FORMATS)
 @pytest.mark.parametrize("preset", CLIP_PRESETS)
 @pytest.mark.parametrize("clip", CLIPS)
-def test_float32_export_answers_as_the_original_on_real_clips(
+def test_float32_export_matches_the_original_on_real_clips(
     served, shared_folder: Path, expected: Mapping[str, np.ndarray], clip: str, preset: str, served_as: str
 ) -> None:
     frames = read_clip(shared_folder, clip, preset)
@@ -135,7 +135,7 @@ def test_float32_export_answers_as_the_original_on_real_clips(
     [("torchscript", "fp16", 9), ("torchscript", "bf16", 8), ("openvino", "bf16", 8)],
 )
 @pytest.mark.parametrize("clip", CLIPS)
-def test_half_precision_ranks_as_the_original_on_real_clips(
+def test_half_precision_ranks_like_the_original_on_real_clips(
     served,
     shared_folder: Path,
     expected: Mapping[str, np.ndarray],
