@@ -1,4 +1,4 @@
-"""Run a process as confined as in deploy/, without a container engine: `unshare` makes the namespaces.
+"""Run a process with the restrictions of deploy/ but without a container engine: `unshare` makes the namespaces.
 
 The root file system is read-only except for tmpfs on /tmp, /run/asl-triton and /dev/shm. The process is PID 1 of its
 namespace, runs as uid 1000, has no capabilities and cannot gain any.

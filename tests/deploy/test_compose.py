@@ -127,7 +127,7 @@ def test_networks_do_not_reach_the_internet(default: dict[str, Service]) -> None
     assert {name for service in default.values() for name in service["networks"]} == {"inside", "outside"}
 
 
-def test_stop_grace_period_is_longer_than_the_exit_timeout_of_triton(default: dict[str, Service]) -> None:
+def test_stop_grace_period_exceeds_tritons_exit_timeout(default: dict[str, Service]) -> None:
     minutes, seconds = re.fullmatch(r"(\d+)m(\d+)s", default["triton"]["stop_grace_period"]).groups()  # type: ignore[union-attr]
     assert int(minutes) * 60 + int(seconds) > EXIT_TIMEOUT_S
 

@@ -270,7 +270,7 @@ def wait_until_answered(process: psutil.Process, url: str, log: Path) -> str:
     pytest.fail(log.read_text()[-3000:])
 
 
-def test_ray_job_recognizes_the_clips_of_a_bucket(
+def test_ray_job_recognizes_the_clips_in_a_bucket(
     built: dict[str, Path],
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,

@@ -72,19 +72,24 @@ def test_schemas_reject_a_misspelled_field() -> None:
 
 
 def test_pods_run_as_an_unprivileged_user(every_pod: list[PodGroup]) -> None:
-    wanted = {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
-    assert all(wanted.items() <= pod.spec["securityContext"].items() for pod in every_pod)
+    expected = {
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "runAsGroup": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert all(expected.items() <= pod.spec["securityContext"].items() for pod in every_pod)
 
 
 def test_containers_cannot_gain_privileges(every_pod: list[PodGroup]) -> None:
-    wanted = {
+    expected = {
         "allowPrivilegeEscalation": False,
         "privileged": False,
         "readOnlyRootFilesystem": True,
         "runAsNonRoot": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert all(container["securityContext"] == wanted for pod in every_pod for container in pod.containers)
+    assert all(container["securityContext"] == expected for pod in every_pod for container in pod.containers)
 
 
 def test_pods_share_nothing_with_their_node(every_pod: list[PodGroup]) -> None:
@@ -98,7 +103,7 @@ def test_pods_have_no_api_token(every_pod: list[PodGroup]) -> None:
     assert all(pod.spec["automountServiceAccountToken"] is False for pod in every_pod)
 
 
-def test_pods_get_no_variables_of_services(every_pod: list[PodGroup]) -> None:
+def test_pods_get_no_service_variables(every_pod: list[PodGroup]) -> None:
     assert all(pod.spec["enableServiceLinks"] is False for pod in every_pod)
 
 
@@ -380,5 +385,5 @@ def list_variables(meta: Any) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def test_base_renders_without_the_settings_of_the_operator() -> None:
+def test_base_renders_without_the_operators_settings() -> None:
     assert "registry.example.org" not in kustomize(DEPLOY / "kubernetes" / "base")

@@ -38,7 +38,7 @@ def remove_repository(repository: Path) -> None:
     shutil.rmtree(repository)
 
 
-def replace_by_file(repository: Path) -> None:
+def replace_with_file(repository: Path) -> None:
     shutil.rmtree(repository)
     repository.touch()
 
@@ -60,7 +60,7 @@ def garble_config(repository: Path) -> None:
         (remove_wheel_config, r"summing has no configs/wheel\.pbtxt, and this Triton has no pytorch backend"),
         (hide_model, "has no models .*: export one with `asl-triton export`"),
         (remove_repository, "model_repository does not exist"),
-        (replace_by_file, "model_repository is not a folder"),
+        (replace_with_file, "model_repository is not a folder"),
         (turn_into_model, "is a model, not a model repository"),
         (garble_config, r"cannot read .*config\.pbtxt"),
     ],

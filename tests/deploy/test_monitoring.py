@@ -76,12 +76,12 @@ def test_alert_has_a_severity_and_links_to_its_section(name: str) -> None:
     assert anchor in {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-def test_sections_of_the_runbook_match_the_alerts() -> None:
+def test_runbook_sections_match_the_alerts() -> None:
     sections = re.findall(r"^#+ (AslTriton\w+)$", RUNBOOK.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert sections == list(ALERTS)
 
 
-def test_command_of_the_runbook_writes_the_rules_for_the_operator(tmp_path: Path) -> None:
+def test_runbook_command_writes_the_rules_for_the_operator(tmp_path: Path) -> None:
     """The Prometheus operator gets the same groups as PrometheusRule objects."""
     (command,) = re.findall(r"^for rules in .*?^done$", RUNBOOK.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     script = command.replace("kubectl apply -f -", f'tee {tmp_path}/$(basename "$rules")')

@@ -119,7 +119,7 @@ def clips(tmp_path: Path) -> Path:
 
 
 def make_security(certificates: Certificates, own: str | None = "client", api_key: str | None = API_KEY) -> Security:
-    """A client's side of mutual TLS."""
+    """Return the client's side of mutual TLS."""
     files = certificates.security("authority", own)
     return Security(tls_ca=files.tls_ca, tls_cert=files.tls_cert, tls_key=files.tls_key, api_key=api_key)
 

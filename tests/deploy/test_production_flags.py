@@ -113,7 +113,7 @@ def test_tls_is_mutual_by_default(certificates: Path) -> None:
     assert Settings.from_environment(variables, ()).tls == "mutual"
 
 
-def test_traces_go_to_the_collector_of_the_operator() -> None:
+def test_traces_go_to_the_operators_collector() -> None:
     flags = triton_flags(make_settings(otlp_url="http://collector:4318/v1/traces", trace_rate=5))
     assert "--trace-config=opentelemetry,url=http://collector:4318/v1/traces" in flags
     assert "--trace-config=rate=5" in flags

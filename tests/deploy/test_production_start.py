@@ -130,7 +130,7 @@ def test_partially_copied_model_is_refused(image: dict[str, str], repository: Pa
     assert "SHA256SUMS lists summing/config.pbtxt, but " in get_refusal(image)
 
 
-def test_checksums_of_the_operator_take_precedence(image: dict[str, str], repository: Path, tmp_path: Path) -> None:
+def test_operators_checksums_take_precedence(image: dict[str, str], repository: Path, tmp_path: Path) -> None:
     # An attacker who can change the volume can change its SHA256SUMS too.
     shutil.move(repository / MANIFEST, tmp_path / MANIFEST)
     modify_model(repository)

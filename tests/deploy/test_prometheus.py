@@ -72,7 +72,7 @@ def find_free_address() -> str:
 
 
 def wait_until(get: Callable[[], T], what: str, timeout_s: float = 60) -> T:
-    """Call `get` until it returns something, and return that."""
+    """Call `get` until it returns something truthy, and return it."""
     deadline = time.monotonic() + timeout_s
     while not (answer := get()):
         assert time.monotonic() < deadline, f"there is still no {what}"
@@ -134,7 +134,7 @@ def doctor(triton: ProductionTriton, tmp_path_factory: pytest.TempPathFactory) -
 def prometheus(
     triton: ProductionTriton, traffic: None, doctor: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    """Run Prometheus with our configuration and rules, with seconds for minutes and these servers."""
+    """Run Prometheus with our configuration and rules, shortened from minutes to seconds, on these servers."""
     folder, address = tmp_path_factory.mktemp("prometheus"), find_free_address()
     (folder / "rules").mkdir()
     for path in (MONITORING / "rules").glob("*.yml"):

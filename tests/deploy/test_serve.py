@@ -158,9 +158,7 @@ def test_detached_server_runs_until_stopped(
     assert json.loads(serve("--stop", "--json").stdout) == {"stopped": False}
 
 
-def test_process_that_reuses_the_pid_of_a_dead_server_is_left_alone(
-    serve: Serve, repository: Path, tmp_path: Path
-) -> None:
+def test_process_with_a_dead_servers_pid_is_left_alone(serve: Serve, repository: Path, tmp_path: Path) -> None:
     assert serve("--repository", repository, *FREE_PORTS, "--detach").returncode == 0
     (state,) = (tmp_path / "state" / "asl-triton").glob("*.json")
     saved = json.loads(state.read_text())

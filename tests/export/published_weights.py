@@ -42,7 +42,7 @@ def build_info_pickle(words: object) -> bytes:
 
 
 def build_citizen_csv(glosses: tuple[str, ...] = GLOSSES[:6]) -> bytes:
-    """Return a split of ASL Citizen: each gloss twice, followed by a space, in no order."""
+    """Return a split of ASL Citizen with unsorted glosses, each twice and with a trailing space."""
     rows = [f"P{n},{n}-{gloss}.mp4,{gloss.upper()} ,A_01_{n}" for n, gloss in enumerate((*glosses, *glosses[::-1]))]
     return "\r\n".join(("Participant ID,Video file,Gloss,ASL-LEX Code", *rows, "")).encode()
 

@@ -21,7 +21,7 @@ from asl_triton_export.i3d import I3D, normalize
 Noise = Callable[[int], np.ndarray]
 Ask = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # uint8 RGB (T, 224, 224, 3) to logits (C,), steps (S, C)
 FORMATS = ("torchscript", "openvino")
-CLIPS = ("07068", "07069")  # 68 and 30 frames: the second is odd after its halvings
+CLIPS = ("07068", "07069")  # 68 and 30 frames: the second becomes odd when halved
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def build_openvino(net: I3D, preset: str, precision: str) -> Ask:
 
 
 def read_clip(shared_folder: Path, clip: str, preset: str) -> np.ndarray:
-    """The crops of a real clip: uint8 RGB (T, 224, 224, 3)."""
+    """Return the crops of a real clip: uint8 RGB (T, 224, 224, 3)."""
     with open_video(shared_folder / "wlasl" / "videos" / f"{clip}.mp4") as video:
         return np.stack([crop.image for crop in crop_frames(video, PRESETS[preset], max_frames=1000)])
 
@@ -123,10 +123,10 @@ def test_float32_export_matches_the_original_on_real_clips(
     served, shared_folder: Path, expected: Mapping[str, np.ndarray], clip: str, preset: str, served_as: str
 ) -> None:
     frames = read_clip(shared_folder, clip, preset)
-    wanted = expected[f"{clip}/{preset}"]
+    original = expected[f"{clip}/{preset}"]
     logits, step_logits = served(served_as, preset, "fp32")(frames)
-    assert np.abs(step_logits - wanted).max() <= 1e-3
-    pooled = wanted.mean(axis=0) if preset == "asl-inference" else wanted.max(axis=0)
+    assert np.abs(step_logits - original).max() <= 1e-3
+    pooled = original.mean(axis=0) if preset == "asl-inference" else original.max(axis=0)
     assert np.abs(logits - pooled).max() <= 1e-3
 
 
@@ -145,7 +145,7 @@ def test_half_precision_ranks_like_the_original_on_real_clips(
     in_common: int,
 ) -> None:
     logits, _ = served(served_as, "wlasl", precision)(read_clip(shared_folder, clip, "wlasl"))
-    wanted = expected[f"{clip}/wlasl"].max(axis=0)
-    print(f"{clip} {served_as} {precision}: off by {np.abs(logits - wanted).max():.3f} of {np.ptp(wanted):.1f}")
-    assert logits.argmax() == wanted.argmax()
+    original = expected[f"{clip}/wlasl"].max(axis=0)
+    print(f"{clip} {served_as} {precision}: off by {np.abs(logits - original).max():.3f} of {np.ptp(original):.1f}")
+    assert logits.argmax() == original.argmax()
     assert len(set(np.argsort(-logits)[:10]) & set(np.argsort(-wanted)[:10])) >= in_common

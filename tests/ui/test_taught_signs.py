@@ -42,7 +42,7 @@ def shared(tmp_path: Path) -> Iterator[Path]:
     assert [each.name for each in tmp_path.iterdir() if each.name.endswith(".part")] == []
 
 
-def test_visitors_do_not_see_the_signs_of_others() -> None:
+def test_visitors_do_not_see_each_others_signs() -> None:
     taught = TaughtSigns(PageOptions())
     add(taught, ADA, 0, 0)
     assert list_glosses(taught, ADA) == ("sign0",)
@@ -242,7 +242,7 @@ def test_concurrent_teaching_loses_nothing_in_the_shared_file(shared: Path) -> N
     assert set(list_glosses(taught, ADA)) == set(SignDictionary.load(shared).glosses) == expected
     taught.remove(BOB, "sign:sign0")
     assert "sign0" not in SignDictionary.load(shared)
-    with pytest.raises(DictionaryError):  # one press must not remove everybody's signs
+    with pytest.raises(DictionaryError):  # one click must not remove everyone's signs
         taught.remove(BOB, taught_signs.EVERYTHING)
 
 

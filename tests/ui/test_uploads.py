@@ -24,7 +24,7 @@ def test_old_files_are_swept_whatever_their_modification_time(tmp_path: Path) ->
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-        os.utime(path, (0, 0))  # as a copied file may have
+        os.utime(path, (0, 0))  # as for a copied file
     sweep(tmp_path, keep_s=60)
     assert (tmp_path / "hash" / "clip.mp4").exists() and (tmp_path / "broken-off").exists()
     time.sleep(0.3)

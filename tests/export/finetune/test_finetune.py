@@ -44,7 +44,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Use one thread: more do not help small networks, and are slow on a busy machine."""
+    """Use one thread: more threads do not help small networks, and are slow on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -70,7 +70,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-IN_THREADS = (  # decoder processes need shared memory, a file that is larger than the limit of the test
+IN_THREADS = (  # decoder processes need shared memory, a file larger than the size limit of the test
     "import asl_triton.decoding.factory as factory; factory.SAFEST = 'threads'\n"
     "from asl_triton.cli.app import main; main()"
 )
@@ -210,7 +210,7 @@ def test_nan_loss_stops_training_and_keeps_the_last_good_network(
     assert asl_triton(capsys, "export", "cut", "--repository", "models").code == 0
 
 
-def test_infinite_loss_in_the_first_epoch_leaves_no_bundle(
+def test_infinite_loss_in_the_first_epoch_writes_no_bundle(
     here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute_loss = finetune_module.compute_loss

@@ -60,7 +60,7 @@ def test_features_give_the_same_logits_as_their_frames() -> None:
     assert torch.allclose(whole.step_logits, again.step_logits, atol=1e-5)
 
 
-def test_learning_rate_matches_the_scheduler_of_pytorch() -> None:
+def test_learning_rate_matches_pytorchs_scheduler() -> None:
     random = np.random.default_rng(0)
     losses = [float(loss) for loss in 1 / (1 + 0.05 * np.arange(60)) + random.normal(0, 0.1, 60)]
     parameter = torch.nn.Parameter(torch.zeros(1))
@@ -122,7 +122,7 @@ def test_segment_of_an_excerpt_stays_within_it(tmp_path: Path) -> None:
     assert cut_served_windows(clip, PRESETS["wlasl"]).shape[:2] == (1, 20)
 
 
-def test_preset_for_people_cuts_segments_from_the_box_of_the_signer(tmp_path: Path) -> None:
+def test_preset_for_people_cuts_segments_from_the_signers_box(tmp_path: Path) -> None:
     frame = np.zeros((120, 160, 3), np.uint8)
     frame[:, 80:] = 200
     path = written_by_opencv(tmp_path / "halves.mp4", [frame] * 12)

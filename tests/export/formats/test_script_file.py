@@ -48,9 +48,7 @@ def make_clips(count: int, num_frames: int) -> Tensor:
     ("count", "num_frames", "sizes"),
     [(1, 64, [1]), (8, 64, [1] * 8), (8, 300, [1] * 8), (5, 32, [2, 2, 1]), (8, 9, [7, 1]), (7, 9, [7])],
 )
-def test_batch_is_computed_in_parts_with_a_limited_number_of_frames(
-    count: int, num_frames: int, sizes: list[int]
-) -> None:
+def test_batch_is_split_to_limit_the_frames_per_forward(count: int, num_frames: int, sizes: list[int]) -> None:
     assert all(size == 1 or size * num_frames <= CPU_FRAMES for size in sizes)
     network = Counting()
     bounded = torch.jit.script(BoundedNetwork(network, WLASL))
@@ -70,8 +68,8 @@ def test_batch_gives_the_same_answers_as_single_clips(normalized: bool) -> None:
     with torch.inference_mode():
         together = bounded(frames)
         apart = [torch.cat(outputs) for outputs in zip(*(served(clip[None]) for clip in frames), strict=True)]
-    for answer, wanted in zip(together, apart, strict=True):
-        assert torch.equal(answer, wanted)
+    for answer, expected in zip(together, apart, strict=True):
+        assert torch.equal(answer, expected)
 
 
 @pytest.mark.parametrize("num_frames", [0, 8, 301, 5000])

@@ -79,7 +79,7 @@ def test_clips_of_a_batch_do_not_mix(net: I3D) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_answers_are_float32_whatever_the_weights(net: I3D, dtype: torch.dtype) -> None:
+def test_answers_are_float32_for_half_precision_weights(net: I3D, dtype: torch.dtype) -> None:
     with torch.inference_mode():
         answers = ServedI3D(net, PRESETS["wlasl"], dtype)(make_clip(16)[None])
     assert {answer.dtype for answer in answers} == {torch.float32}

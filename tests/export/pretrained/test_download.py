@@ -180,7 +180,7 @@ def test_invalid_address_is_reported(tmp_path: Path) -> None:
         download(RemoteFile("http://[broken", "model.bin"), tmp_path)
 
 
-def test_quota_of_google_drive_is_reported_in_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_google_drive_quota_is_reported_in_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*_: object) -> None:
         raise FileURLRetrievalError("Failed to retrieve file url:\n\n\tToo many users have viewed or downloaded")
 
@@ -192,7 +192,7 @@ def test_quota_of_google_drive_is_reported_in_one_sentence(monkeypatch: pytest.M
     assert "\n" not in str(raised.value)
 
 
-def test_several_part_files_of_gdown_restart_the_download(server: FileServer, tmp_path: Path) -> None:
+def test_several_leftover_files_of_gdown_restart_the_download(server: FileServer, tmp_path: Path) -> None:
     server.files["/model.bin"] = Served(CONTENT)
     for name in ("abcdefgh", "ijklmnop"):
         (tmp_path / f"model.bin.drive{name}.part").write_bytes(b"half of something")

@@ -186,7 +186,7 @@ def test_readme_states_source_license_and_accuracy(catalog: Catalog, tmp_path: P
     assert "top-10" not in (fetch("bsl1k", tmp_path / "b", catalog=catalog).folder / "README.txt").read_text()
 
 
-def test_default_folder_is_weights_and_the_name(
+def test_default_folder_is_named_after_the_weights(
     catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

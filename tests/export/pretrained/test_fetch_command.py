@@ -40,7 +40,7 @@ def test_without_a_name_all_weights_are_listed(arguments: list[str], monkeypatch
         assert f"on {weights.test_set} license: {weights.license}" in shown
 
 
-def test_list_can_be_json() -> None:
+def test_list_prints_json() -> None:
     listed = json.loads(CliRunner().invoke(app, ["--list", "--json"]).stdout)
     assert [row["name"] for row in listed] == list(PUBLISHED)
     assert (listed[0]["top1"], listed[0]["language"]) == (63.10, "American Sign Language")
@@ -61,7 +61,7 @@ def test_fetch_prints_the_bundle_and_the_next_step(server: FileServer, tmp_path:
     assert "already exists" in again.stdout
 
 
-def test_fetch_can_print_json(server: FileServer, tmp_path: Path) -> None:
+def test_fetch_prints_json(server: FileServer, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["bsl1k", "--to", str(tmp_path / "b"), "--json"], catch_exceptions=False)
     assert json.loads(result.stdout) == {"folder": str(tmp_path / "b"), "is_new": True, "archive": None}
 

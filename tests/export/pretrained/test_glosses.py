@@ -45,7 +45,7 @@ def test_arrays_of_numpy_1_and_2_are_read(core: str, tmp_path: Path) -> None:
         (b"Psomewhere\n.", "persistent"),
     ],
 )
-def test_pickle_with_any_other_name_is_refused(pickled: bytes, named: str, tmp_path: Path) -> None:
+def test_pickle_that_refers_to_other_names_is_refused(pickled: bytes, named: str, tmp_path: Path) -> None:
     path = tmp_path / "info.pkl"
     path.write_bytes(pickled)
     with pytest.raises(LabelsError, match="could run code") as raised:

@@ -1,4 +1,4 @@
-"""The signer detector is downloaded, here from a local server, checked, and stored where the client finds it."""
+"""The signer detector is downloaded from a local server, checked, and stored where the client looks for it."""
 
 import dataclasses
 import hashlib
@@ -25,7 +25,7 @@ app.command()(fetch)
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    """Serve a network with the detector's input and outputs, and replace the published checksums by its own."""
+    """Serve a network with the detector's input and outputs, and replace the published checksums with its own."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
