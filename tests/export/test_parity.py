@@ -148,4 +148,4 @@ def test_half_precision_ranks_like_the_original_on_real_clips(
     original = expected[f"{clip}/wlasl"].max(axis=0)
     print(f"{clip} {served_as} {precision}: off by {np.abs(logits - original).max():.3f} of {np.ptp(original):.1f}")
     assert logits.argmax() == original.argmax()
-    assert len(set(np.argsort(-logits)[:10]) & set(np.argsort(-wanted)[:10])) >= in_common
+    assert len(set(np.argsort(-logits)[:10]) & set(np.argsort(-original)[:10])) >= in_common

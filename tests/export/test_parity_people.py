@@ -158,7 +158,7 @@ def test_rounding_gray_levels_changes_bsl1k_logits_by_less_than_one_percent(
     off = np.abs(logits - original).max()
     print(f"{clip}: off by {off:.2g} of {np.ptp(original):.0f}")
     assert off <= 0.01 * np.ptp(original)
-    assert np.argsort(-logits)[:5].tolist() == np.argsort(-wanted)[:5].tolist()
+    assert np.argsort(-logits)[:5].tolist() == np.argsort(-original)[:5].tolist()
 
 
 @pytest.mark.parametrize("num_frames", [9, 30, 64, 65])
