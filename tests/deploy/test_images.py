@@ -165,7 +165,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def packages(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """What the RUN lines of the first stage install in /opt/asl-triton/python, with this Python instead of 3.12."""
     folders = {}
     for image in IMAGES:
@@ -190,50 +190,52 @@ def run_step(step: str, folder: Path, tools: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def run_in(built: dict[str, Path], image: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_in(packages: dict[str, Path], image: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python with the packages of the image and no others."""
-    variables = {"PYTHONPATH": str(built[image]), "PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+    variables = {"PYTHONPATH": str(packages[image]), "PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
     python = [Path(sys.base_prefix) / "bin" / "python3", "-s"]
     return subprocess.run([*python, *arguments], env=variables, cwd="/", capture_output=True, text=True, timeout=120)
 
 
-def test_self_check_of_the_final_stage_passes(built: dict[str, Path]) -> None:
+def test_self_check_of_the_final_stage_passes(packages: dict[str, Path]) -> None:
     # The page's check takes seconds to load Gradio, and test_page_runs_as_uid_1000_* loads it anyway.
     (check,) = (json.loads(step) for step in select_arguments(read_stages("triton")[-1], "RUN") if step.startswith("["))
-    done = run_in(built, "triton", *check[1:])
+    done = run_in(packages, "triton", *check[1:])
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_no_weights_are_baked_in(built: dict[str, Path], image: str) -> None:
+def test_no_weights_are_baked_in(packages: dict[str, Path], image: str) -> None:
     suffixes = {".pt", ".pth", ".safetensors", ".onnx", ".plan", ".tar", ".npz"}
-    assert [path for path in built[image].rglob("*") if path.suffix in suffixes and "asl_triton" in str(path)] == []
-    assert not (built[image] / "asl_triton_export").exists()
-    assert not (built[image] / "torch").exists()
+    assert [path for path in packages[image].rglob("*") if path.suffix in suffixes and "asl_triton" in str(path)] == []
+    assert not (packages[image] / "asl_triton_export").exists()
+    assert not (packages[image] / "torch").exists()
 
 
-def test_triton_image_has_the_models_that_are_code(built: dict[str, Path]) -> None:
-    folder = built["triton"] / "asl_triton_deploy" / "model_repository"
+def test_triton_image_has_the_models_that_are_code(packages: dict[str, Path]) -> None:
+    folder = packages["triton"] / "asl_triton_deploy" / "model_repository"
     assert sorted(path.name for path in folder.iterdir()) == ["recognize_sign", "recognize_sign_stream"]
     code = "from asl_triton_deploy.production.__main__ import Places; print(Places().image_models)"
-    assert run_in(built, "triton", "-c", code).stdout.strip() == str(folder)
+    assert run_in(packages, "triton", "-c", code).stdout.strip() == str(folder)
 
 
-def test_triton_command_starts(built: dict[str, Path]) -> None:
+def test_triton_command_starts(packages: dict[str, Path]) -> None:
     (command,) = select_arguments(read_stages("triton")[-1], "CMD")
-    done = run_in(built, "triton", *json.loads(command)[1:])
+    done = run_in(packages, "triton", *json.loads(command)[1:])
     assert done.returncode == 1
     assert done.stderr.startswith("error: there is no `tritonserver` on PATH")
 
 
-def test_page_commands_start(built: dict[str, Path]) -> None:
+def test_page_commands_start(packages: dict[str, Path]) -> None:
     (entry,), (command,) = (select_arguments(read_stages("ui")[-1], name) for name in ("ENTRYPOINT", "CMD"))
     for arguments in (json.loads(command), ["doctor", "--metrics", "127.0.0.1:9109"]):
-        done = run_in(built, "ui", *json.loads(entry)[1:], *arguments, "--help")
+        done = run_in(packages, "ui", *json.loads(entry)[1:], *arguments, "--help")
         assert (done.returncode, done.stderr) == (0, "")
-    assert run_in(built, "ui", "-c", "import asl_triton_ui, asl_triton.doctor.metrics, prometheus_client").stderr == ""
+    assert (
+        run_in(packages, "ui", "-c", "import asl_triton_ui, asl_triton.doctor.metrics, prometheus_client").stderr == ""
+    )
 
 
-def test_page_runs_as_uid_1000_on_a_read_only_file_system(built: dict[str, Path], tmp_path: Path) -> None:
+def test_page_runs_as_uid_1000_on_a_read_only_file_system(packages: dict[str, Path], tmp_path: Path) -> None:
     (entry,), (command,) = (select_arguments(read_stages("ui")[-1], name) for name in ("ENTRYPOINT", "CMD"))
     python = str(Path(sys.base_prefix) / "bin" / "python3")
     (port,) = find_free_ports(1)
@@ -247,7 +249,7 @@ def test_page_runs_as_uid_1000_on_a_read_only_file_system(built: dict[str, Path]
         "ASL_TRITON_SERVER": "127.0.0.1:1",
     }
     log = tmp_path / "log"
-    with run_contained(arguments, variables, built["ui"], log) as process:
+    with run_contained(arguments, variables, packages["ui"], log) as process:
         assert "<gradio-app" in wait_until_answered(process, f"http://127.0.0.1:{port}/", log)
         # Uploads fit into the one writable folder.
         (uploaded,) = httpx.post(f"http://127.0.0.1:{port}/gradio_api/upload", files={"files": b"a clip"}).json()
@@ -271,7 +273,7 @@ def wait_until_answered(process: psutil.Process, url: str, log: Path) -> str:
 
 
 def test_ray_job_recognizes_the_clips_in_a_bucket(
-    built: dict[str, Path],
+    packages: dict[str, Path],
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
@@ -307,7 +309,7 @@ def test_ray_job_recognizes_the_clips_in_a_bucket(
             files.put_file(write_clip(tmp_path / name), f"s3://archive/clips/{name}")
         environment = {**variables, **bucket, "ASL_TRITON_SERVER": triton.address}
         arguments = [*start, *(f"--{name}={value}" for name, value in options.items())]
-        with run_contained(arguments, environment, built["ray"], log) as process:
+        with run_contained(arguments, environment, packages["ray"], log) as process:
             wait_until_answered(process, f"http://127.0.0.1:{agent}/api/local_raylet_healthz", log)  # the probe's path
             assert process.uids().effective == 1000
             jobs = f"http://127.0.0.1:{dashboard}/api/jobs/"

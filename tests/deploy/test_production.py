@@ -105,7 +105,7 @@ def triton(models: Path, certificates: Certificates, collector: Any) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def keyed(models: Path) -> Iterator[ProductionTriton]:
+def keyed_triton(models: Path) -> Iterator[ProductionTriton]:
     """Behind a gateway that terminates TLS: inference needs the key too."""
     with ProductionTriton(models, key_for_inference=True) as running:
         yield running
@@ -217,33 +217,33 @@ def test_inference_and_health_need_no_key(triton: ProductionTriton, certificates
         assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("signs")
 
 
-def test_inference_can_require_the_key(keyed: ProductionTriton) -> None:
+def test_inference_can_require_the_key(keyed_triton: ProductionTriton) -> None:
     for key in (None, "wrong"):
         with pytest.raises(ServerError, match=r"refused the call \(request [0-9a-f]{32}\): "):
-            call_triton(keyed, Security(api_key=key), infer)
-    assert call_triton(keyed, Security(api_key=API_KEY), infer)["LOGITS__0"].shape == (1, len(GLOSSES))
+            call_triton(keyed_triton, Security(api_key=key), infer)
+    assert call_triton(keyed_triton, Security(api_key=API_KEY), infer)["LOGITS__0"].shape == (1, len(GLOSSES))
 
 
 def test_command_line_reads_key_and_server_from_the_environment(
-    keyed: ProductionTriton, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    keyed_triton: ProductionTriton, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("ASL_TRITON_SERVER", keyed.address)
+    monkeypatch.setenv("ASL_TRITON_SERVER", keyed_triton.address)
     refused = asl_triton(capsys, "models")
     assert refused.code == 1 and "it requires an API key (--api-key)" in refused.told
     monkeypatch.setenv("ASL_TRITON_API_KEY", API_KEY)
     assert asl_triton(capsys, "models", "--json").out.count('"name": ') >= 2
 
 
-def test_models_cannot_be_loaded_or_unloaded(keyed: ProductionTriton) -> None:
-    with grpc_client.InferenceServerClient(keyed.address) as client:
+def test_models_cannot_be_loaded_or_unloaded(keyed_triton: ProductionTriton) -> None:
+    with grpc_client.InferenceServerClient(keyed_triton.address) as client:
         for change in (client.load_model, client.unload_model):
             with pytest.raises(InferenceServerException, match="explicit model load / unload is not allowed"):
                 change("signs", headers=KEY)
         assert client.is_model_ready("signs")
 
 
-def test_shared_memory_traces_and_logging_are_closed_to_everyone(keyed: ProductionTriton) -> None:
-    with grpc_client.InferenceServerClient(keyed.address) as client:
+def test_shared_memory_traces_and_logging_are_closed_to_everyone(keyed_triton: ProductionTriton) -> None:
+    with grpc_client.InferenceServerClient(keyed_triton.address) as client:
         calls: list[Callable[[], Any]] = [
             lambda: client.register_system_shared_memory("region", "/region", 16, headers=KEY),
             lambda: client.get_system_shared_memory_status(headers=KEY),
@@ -333,7 +333,7 @@ def test_metrics_have_request_counts_and_latency_quantiles(
     assert quantiles == {"0.5", "0.95", "0.99"}
 
 
-def test_full_queue_is_reported(keyed: ProductionTriton) -> None:
+def test_full_queue_is_reported(keyed_triton: ProductionTriton) -> None:
     """Two of forty requests can wait. Most others are rejected or wait too long, however often they are resent."""
     clip = {"FRAMES__0": np.zeros((1, 64, 224, 224, 3), np.uint8)}
 
@@ -341,7 +341,7 @@ def test_full_queue_is_reported(keyed: ProductionTriton) -> None:
         requests = [transport.infer("narrow", clip, ["LOGITS__0"]) for _ in range(40)]
         return await asyncio.gather(*requests, return_exceptions=True)
 
-    answers = call_triton(keyed, Security(api_key=API_KEY), flood, in_flight=40)
+    answers = call_triton(keyed_triton, Security(api_key=API_KEY), flood, in_flight=40)
     rejected = [answer for answer in answers if isinstance(answer, Exception)]
     assert 0 < len(rejected) < 40
     for error in rejected:
@@ -349,8 +349,8 @@ def test_full_queue_is_reported(keyed: ProductionTriton) -> None:
         assert re.match(r"narrow on 127.0.0.1:\d+ is too busy \(request [0-9a-f]{32}\): ", str(error))
     assert any("Exceeds maximum queue size" in str(error) for error in rejected)
     # Triton counts the requests that waited too long, but not those that a full queue rejected.
-    (key,) = (key for key in read_metrics(keyed) if "narrow" in key and "REJECTED" in key)
-    assert read_metrics(keyed)[key] > 0
+    (key,) = (key for key in read_metrics(keyed_triton) if "narrow" in key and "REJECTED" in key)
+    assert read_metrics(keyed_triton)[key] > 0
 
 
 def test_trace_of_a_caller_continues_in_triton(

@@ -172,12 +172,12 @@ def test_process_with_a_dead_servers_pid_is_left_alone(serve: Serve, repository:
     assert bystander.returncode == 0
 
 
-@pytest.mark.parametrize("how", [(), ("--detach",)], ids=["foreground", "detached"])
+@pytest.mark.parametrize("options", [(), ("--detach",)], ids=["foreground", "detached"])
 def test_failing_model_is_reported_and_leaves_nothing_behind(
-    serve: Serve, repository: Path, tmp_path: Path, list_temporary: Callable[[], list[str]], how: tuple[str, ...]
+    serve: Serve, repository: Path, tmp_path: Path, list_temporary: Callable[[], list[str]], options: tuple[str, ...]
 ) -> None:
     write_model(repository, "broken", "raise RuntimeError('weights are cut off')")
-    done = serve("--repository", repository, *FREE_PORTS, "--log", tmp_path / "triton.log", *how)
+    done = serve("--repository", repository, *FREE_PORTS, "--log", tmp_path / "triton.log", *options)
     assert done.returncode == 1
     assert done.stdout == ""
     message = " ".join(done.stderr.split())

@@ -53,7 +53,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def here(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the material in it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.pt").symlink_to(material / "small.pt")
@@ -84,7 +84,7 @@ def spawn(
 
 
 @pytest.mark.parametrize("train", ["head", "last"])
-def test_finetuning_writes_a_bundle_that_can_be_exported(here: Path, capsys: Capture, train: str) -> None:
+def test_finetuning_writes_a_bundle_that_can_be_exported(workdir: Path, capsys: Capture, train: str) -> None:
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", train, "--epochs", 3)
     assert done.code == 0, done.told
     assert "2 glosses (0 of them known to the checkpoint) from 4 clips in 3 epochs" in done.told
@@ -104,19 +104,19 @@ def test_finetuning_writes_a_bundle_that_can_be_exported(here: Path, capsys: Cap
     assert exported.code == 0, exported.told
 
 
-def test_killed_finetuning_resumes_and_ends_with_the_same_result(here: Path, capsys: Capture) -> None:
+def test_killed_finetuning_resumes_and_ends_with_the_same_result(workdir: Path, capsys: Capture) -> None:
     options = ["signs", *QUICK, "--train", "all", "--epochs", 2, "--accumulate", 2, "--batch-size", 1]
     assert asl_triton(capsys, "finetune", *options, "--to", "whole").code == 0
     with spawn(*options, "--to", "cut") as process:
-        while not (here / "cut" / "metrics.csv").exists() and process.poll() is None:
+        while not (workdir / "cut" / "metrics.csv").exists() and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    assert (here / "cut" / "training").is_dir()
+    assert (workdir / "cut" / "training").is_dir()
     done = asl_triton(capsys, "finetune", *options, "--to", "cut")
     assert done.code == 0, done.told
-    assert read_metrics(here / "cut") == read_metrics(here / "whole")
+    assert read_metrics(workdir / "cut") == read_metrics(workdir / "whole")
     for name in ("weights.safetensors", "labels.txt", "preset.json", "card.json"):
-        assert (here / "cut" / name).read_bytes() == (here / "whole" / name).read_bytes()
+        assert (workdir / "cut" / name).read_bytes() == (workdir / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize(("given", "purpose", "caveat"), [
@@ -126,11 +126,11 @@ def test_killed_finetuning_resumes_and_ends_with_the_same_result(here: Path, cap
     (("--caveat", ""), "2 glosses, fine-tuned on 4 clips of signs, from: seven signs", ""),
 ])  # fmt: skip
 def test_card_is_derived_from_the_source_bundle(
-    here: Path, capsys: Capture, given: tuple[str, ...], purpose: str, caveat: str
+    workdir: Path, capsys: Capture, given: tuple[str, ...], purpose: str, caveat: str
 ) -> None:
-    bundle = here / "began"
+    bundle = workdir / "began"
     bundle.mkdir()
-    (bundle / "weights.pt").symlink_to((here / "small.pt").resolve())
+    (bundle / "weights.pt").symlink_to((workdir / "small.pt").resolve())
     card = ModelCard(purpose="seven signs", caveat="not people", min_confidence=0.5)
     (bundle / "card.json").write_text(card.to_json())
     options = ["signs", "--from", "began", *QUICK[2:], "--to", "new", "--train", "head", "--epochs", 1]
@@ -139,7 +139,7 @@ def test_card_is_derived_from_the_source_bundle(
     assert open_bundle(Path("new")).card == ModelCard(purpose=purpose, caveat=caveat)
 
 
-def stop_after(here: Path, folder: Path, *, epochs: int) -> None:
+def stop_after(workdir: Path, folder: Path, *, epochs: int) -> None:
     """Run a head-only fine-tuning of `EPOCHS` epochs and interrupt it after `epochs`."""
 
     def interrupt(row: object) -> None:
@@ -147,15 +147,15 @@ def stop_after(here: Path, folder: Path, *, epochs: int) -> None:
             raise KeyboardInterrupt
 
     recipe = Recipe(train="head", segment_frames=9, precision="fp32", epochs=EPOCHS)
-    checkpoint = load_checkpoint(here / "small.pt")
+    checkpoint = load_checkpoint(workdir / "small.pt")
     with pytest.raises(KeyboardInterrupt):
         finetune(checkpoint, None, PRESETS["wlasl"], Path("signs"), folder, recipe=recipe, on_epoch=interrupt)
 
 
-def test_interrupted_head_training_resumes_with_its_saved_features(here: Path, capsys: Capture) -> None:
+def test_interrupted_head_training_resumes_with_its_saved_features(workdir: Path, capsys: Capture) -> None:
     options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS]
     assert asl_triton(capsys, "finetune", *options, "--to", "whole").code == 0
-    stop_after(here, Path("cut"), epochs=2)
+    stop_after(workdir, Path("cut"), epochs=2)
     features = sorted(Path("cut/training/features").iterdir())
     assert [path.name for path in features] == [
         *(f"held-out-{n}.npy" for n in range(2)), *(f"train-{n}.npy" for n in range(4))
@@ -165,8 +165,8 @@ def test_interrupted_head_training_resumes_with_its_saved_features(here: Path, c
     assert read_metrics(Path("cut")) == read_metrics(Path("whole"))
 
 
-def test_unfinished_finetuning_with_other_settings_is_left_alone(here: Path, capsys: Capture) -> None:
-    stop_after(here, Path("cut"), epochs=2)
+def test_unfinished_finetuning_with_other_settings_is_left_alone(workdir: Path, capsys: Capture) -> None:
+    stop_after(workdir, Path("cut"), epochs=2)
     before = Path("cut/weights.safetensors").read_bytes()
     options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS, "--lr", 0.5, "--to", "cut"]
     done = asl_triton(capsys, "finetune", *options)
@@ -175,30 +175,30 @@ def test_unfinished_finetuning_with_other_settings_is_left_alone(here: Path, cap
     assert Path("cut/weights.safetensors").read_bytes() == before
 
 
-def test_training_stops_early_without_improvement(here: Path, capsys: Capture) -> None:
+def test_training_stops_early_without_improvement(workdir: Path, capsys: Capture) -> None:
     options = ["signs", *QUICK, "--train", "head", "--lr", 0, "--patience", 2]
     done = asl_triton(capsys, "finetune", *options, "--to", "new")
     assert done.code == 0, done.told
     assert len(read_metrics(Path("new"))) == 3
 
 
-def test_known_glosses_keep_their_classifier(here: Path, capsys: Capture) -> None:
-    bundle = here / "bundle"
+def test_known_glosses_keep_their_classifier(workdir: Path, capsys: Capture) -> None:
+    bundle = workdir / "bundle"
     bundle.mkdir()
-    (bundle / "weights.pt").symlink_to(here / "small.pt")
+    (bundle / "weights.pt").symlink_to(workdir / "small.pt")
     save_labels(bundle / "labels.txt")
     options = ["signs", *QUICK[2:], "--from", "bundle", "--to", "new", "--train", "head", "--lr", 0, "--epochs", 1]
     done = asl_triton(capsys, "finetune", *options)
     assert "1 of them known" in done.told, done.told
-    old = load_checkpoint(here / "small.pt").state["logits.conv3d.weight"]
-    new = load_checkpoint(here / "new" / "weights.safetensors").state["logits.conv3d.weight"]
+    old = load_checkpoint(workdir / "small.pt").state["logits.conv3d.weight"]
+    new = load_checkpoint(workdir / "new" / "weights.safetensors").state["logits.conv3d.weight"]
     assert torch.equal(new[1], old[4])  # home
 
 
 def test_nan_loss_stops_training_and_keeps_the_last_good_network(
-    here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    workdir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_after(here, Path("cut"), epochs=2)
+    stop_after(workdir, Path("cut"), epochs=2)
     before = Path("cut/weights.safetensors").read_bytes()
     compute_loss = finetune_module.compute_loss
     monkeypatch.setattr(finetune_module, "compute_loss", lambda *arguments: compute_loss(*arguments) * float("nan"))
@@ -211,7 +211,7 @@ def test_nan_loss_stops_training_and_keeps_the_last_good_network(
 
 
 def test_infinite_loss_in_the_first_epoch_writes_no_bundle(
-    here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    workdir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute_loss = finetune_module.compute_loss
     monkeypatch.setattr(finetune_module, "compute_loss", lambda *arguments: compute_loss(*arguments) * float("inf"))
@@ -221,8 +221,8 @@ def test_infinite_loss_in_the_first_epoch_writes_no_bundle(
     assert not Path("new/weights.safetensors").exists()
 
 
-def test_full_disk_loses_nothing_and_the_same_command_resumes(here: Path, capsys: Capture) -> None:
-    stop_after(here, Path("cut"), epochs=2)
+def test_full_disk_loses_nothing_and_the_same_command_resumes(workdir: Path, capsys: Capture) -> None:
+    stop_after(workdir, Path("cut"), epochs=2)
     before = {path: path.read_bytes() for path in Path("cut").rglob("*") if path.is_file()}
     options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS, "--to", "cut"]
     limit = len(before[Path("cut/weights.safetensors")]) // 2  # a limit on file size, which fails like a full disk
@@ -282,7 +282,7 @@ def occupy_target() -> None:
     (None, ["--accelerator", "abacus"], "cannot train on accelerator 'abacus'"),
 ])  # fmt: skip
 def test_bad_input_is_reported_and_nothing_is_written(
-    here: Path, capsys: Capture, fault: object, options: list[str], says: str
+    workdir: Path, capsys: Capture, fault: object, options: list[str], says: str
 ) -> None:
     if callable(fault):
         fault()
@@ -292,7 +292,7 @@ def test_bad_input_is_reported_and_nothing_is_written(
     assert not list(Path().glob("new/weights.*"))
 
 
-def test_broken_clips_are_named_and_the_rest_is_used(here: Path, capsys: Capture) -> None:
+def test_broken_clips_are_named_and_the_rest_is_used(workdir: Path, capsys: Capture) -> None:
     Path("signs/home/broken.mp4").write_text("no video")
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head", "--epochs", 1)
     assert done.code == 3
@@ -300,10 +300,10 @@ def test_broken_clips_are_named_and_the_rest_is_used(here: Path, capsys: Capture
     assert {path.name for path in Path("new").iterdir()} == BUNDLE
 
 
-def test_split_file_defines_the_subsets_and_missing_videos_are_counted(here: Path, capsys: Capture) -> None:
+def test_split_file_defines_the_subsets_and_missing_videos_are_counted(workdir: Path, capsys: Capture) -> None:
     Path("videos").mkdir()
     split = {}
-    for number, clip in enumerate(sorted(here.glob("signs/*/*.mp4"))):
+    for number, clip in enumerate(sorted(workdir.glob("signs/*/*.mp4"))):
         os.replace(clip, f"videos/{number:05}.mp4")
         subset = ("train", "train", "val")[number % 3]
         split[f"{number:05}"] = {"subset": subset, "action": [number // 3, 1, -1]}
@@ -318,11 +318,11 @@ def test_split_file_defines_the_subsets_and_missing_videos_are_counted(here: Pat
 
 
 @pytest.fixture
-def bundle(here: Path) -> Path:
+def bundle(workdir: Path) -> Path:
     """The checkpoint with labels. It knows `home`, one of the two glosses, and six others."""
-    folder = here / "bundle"
+    folder = workdir / "bundle"
     folder.mkdir()
-    (folder / "weights.pt").symlink_to(here / "small.pt")
+    (folder / "weights.pt").symlink_to(workdir / "small.pt")
     save_labels(folder / "labels.txt")
     return folder
 
@@ -342,10 +342,10 @@ def test_glosses_without_clips_are_refused(bundle: Path, capsys: Capture) -> Non
     assert not Path("new").exists()
 
 
-def test_glosses_with_only_unreadable_clips_are_refused_or_dropped(here: Path, capsys: Capture) -> None:
+def test_glosses_with_only_unreadable_clips_are_refused_or_dropped(workdir: Path, capsys: Capture) -> None:
     Path("videos").mkdir()
     split = {}
-    for number, clip in enumerate(sorted(here.glob("signs/*/*.mp4"))):
+    for number, clip in enumerate(sorted(workdir.glob("signs/*/*.mp4"))):
         os.replace(clip, f"videos/{number:05}.mp4")
         split[f"{number:05}"] = {"subset": "train", "action": [number // 3, 1, -1]}
     Path("videos/00009.mp4").write_text("no video")
@@ -399,14 +399,14 @@ def test_summary_lists_glosses_and_confidence_intervals(bundle: Path, capsys: Ca
     assert done.told.count("% (95 % interval ") >= 3  # for the epoch, top-1 and top-5
 
 
-def test_copies_of_one_clip_are_not_enough(here: Path, capsys: Capture) -> None:
+def test_copies_of_one_clip_are_not_enough(workdir: Path, capsys: Capture) -> None:
     leave_one_clip()
     Path("signs/home/copy.mp4").write_bytes(Path("signs/home/2.mp4").read_bytes())
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head")
     assert done.code == 1 and "'home' has 1 and 1 copies of it" in done.told
 
 
-def test_copies_are_named(here: Path, capsys: Capture) -> None:
+def test_copies_are_named(workdir: Path, capsys: Capture) -> None:
     Path("signs/home/copy.mp4").write_bytes(Path("signs/home/2.mp4").read_bytes())
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head", "--epochs", 1)
     assert done.code == 0, done.told
