@@ -39,17 +39,17 @@ def network() -> I3D:
 
 
 @pytest.fixture(autouse=True)
-def torch_as_it_was() -> Iterator[None]:
+def isolate_torch() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two wait for each other where another process has a core
+    torch.set_num_threads(1)  # two threads wait for each other when another process uses a core
     with torch.random.fork_rng():
         yield
     torch.set_num_threads(threads)
 
 
 @torch.inference_mode()
-def answer(network: I3D, sign: Sign, seed: int) -> np.ndarray:
-    """Confidences (C,) of a rendered clip, prepared as the client does and shown to the network as trained."""
+def compute_confidences(network: I3D, sign: Sign, seed: int) -> np.ndarray:
+    """Return the confidences (C,) of the trained network for a rendered clip, prepared as in the client."""
     preset = PRESETS["wlasl"]
     frames = (Frame(image[..., ::-1], 0) for image in render(sign, seed).frames)
     images = (crop.image for crop in crop_frames(frames, preset, 300))
@@ -69,18 +69,18 @@ def test_bundle_is_complete_and_small() -> None:
 
 
 @pytest.mark.parametrize("index", range(0, len(SIGNS), 4))
-def test_signs_of_signers_never_trained_on_are_recognized(network: I3D, index: int) -> None:
-    scores = answer(network, SIGNS[index], FIRST_HELD_OUT_SEED + 500 + index)
+def test_signs_of_unseen_signers_are_recognized(network: I3D, index: int) -> None:
+    scores = compute_confidences(network, SIGNS[index], FIRST_HELD_OUT_SEED + 500 + index)
     assert scores.argmax() == index
     assert scores[index] > 0.5
 
 
 @pytest.mark.parametrize("seed", [FIRST_HELD_OUT_SEED + 500, FIRST_HELD_OUT_SEED + 501])
-def test_signer_at_rest_is_no_sign(network: I3D, seed: int) -> None:
-    assert answer(network, make_idle_sign(seed), seed).max() < 0.5
+def test_resting_signer_gets_no_gloss(network: I3D, seed: int) -> None:
+    assert compute_confidences(network, make_idle_sign(seed), seed).max() < 0.5
 
 
-def test_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_interrupted_training_resumes_with_the_same_losses(tmp_path: Path) -> None:
     unbroken = list(Training(tmp_path / "unbroken", TINY, seed=3).losses(workers=0, bfloat16=False))
     assert len(unbroken) == 3
     assert np.isfinite(unbroken).all()
@@ -94,7 +94,7 @@ def test_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path: Path)
     assert losses == pytest.approx(unbroken, rel=1e-3)
 
 
-def test_program_trains_from_nothing_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_trains_from_scratch_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_training, "STAGES", TINY)
     bundle, work = tmp_path / "bundle", tmp_path / "work"
     demo_training.main(bundle, work, minutes=0, held_out=0, workers=0, bfloat16=False)
@@ -108,7 +108,7 @@ def test_program_trains_from_nothing_and_resumes(tmp_path: Path, monkeypatch: py
     torch.testing.assert_close(weights.state["Conv3d_1a_7x7.conv3d.weight"], stem, rtol=1e-3, atol=1e-6)
 
 
-def test_draws_follow_from_their_number(tmp_path: Path) -> None:
+def test_draws_depend_only_on_their_number(tmp_path: Path) -> None:
     clips = [Draws(TINY[0], tmp_path, seed=0) for _ in range(2)]
     for number in range(3):
         (frames, label, clip, steps), again = (draws[number] for draws in clips)
@@ -119,13 +119,13 @@ def test_draws_follow_from_their_number(tmp_path: Path) -> None:
         np.testing.assert_array_equal(frames, again[0])
 
 
-def test_steps_at_rest_want_silence_and_steps_between_are_left_open() -> None:
+def test_targets_are_zero_at_rest_and_undefined_in_between() -> None:
     active = np.arange(48) >= 24
     np.testing.assert_array_equal(make_step_targets(active), [0, 0, np.nan, 1, 1])
     np.testing.assert_array_equal(make_step_targets(np.ones(9, bool)), [1])
 
 
-def test_windows_rise_and_stay_about_the_clip() -> None:
+def test_windows_go_forward_and_stay_close_to_the_clip() -> None:
     rng = np.random.default_rng(0)
     for length in (32, 60, 108):
         shown = np.stack([window(length, demo_training.STAGES[0], rng) for _ in range(200)])

@@ -41,24 +41,24 @@ GLOSSES = [sign.gloss for sign in SIGNS]
 by_gloss = pytest.mark.parametrize("sign", SIGNS, ids=GLOSSES)
 
 
-def hands_of(sign: Sign, count: int = 48) -> np.ndarray:
-    """Wrists and fingertips of both hands through one unvaried performance (T, 12, 3)."""
+def compute_hands(sign: Sign, count: int = 48) -> np.ndarray:
+    """Return wrists and fingertips of both hands in a performance without variation: (T, 12, 3)."""
     execution = Execution(repeats=sign.repeats[0])
     moments = np.linspace(0, compute_duration_s(sign, execution), count)
     arms = perform(sign, execution, moments, np.random.default_rng(0))
-    return np.concatenate([points_of(arm) for arm in arms], axis=1)
+    return np.concatenate([select_points(arm) for arm in arms], axis=1)
 
 
-def points_of(arm: Arm) -> np.ndarray:
+def select_points(arm: Arm) -> np.ndarray:
     return np.concatenate([arm.wrist[:, None], arm.bones[:, [6, 9, 12, 15, 18], 1]], axis=1)  # (T, 6, 3)
 
 
-def poses_of(sign: Sign) -> list[Pose]:
+def list_poses(sign: Sign) -> list[Pose]:
     return [pose for keyframe in sign.keyframes for pose in (keyframe.hand, keyframe.other) if pose is not None]
 
 
 def compute_reach(pose: Pose) -> float:
-    """How far the wrist is from the shoulder, 1 being a straight arm."""
+    """Return the distance from wrist to shoulder; 1 is a straight arm."""
     return float(np.linalg.norm(compute_wrist(pose) - SHOULDER)) / (UPPER_ARM_LENGTH + FOREARM_LENGTH)
 
 
@@ -82,8 +82,8 @@ def test_same_seed_renders_the_same_bytes() -> None:
         ("help", 11, None, "79002c78524a0f36"),
     ],
 )
-def test_clips_are_what_they_were(gloss: str, seed: int, size: tuple[int, int] | None, digest: str) -> None:
-    """The checkpoint was trained on them, and its model folders hold its answer to one."""
+def test_rendered_clips_do_not_change(gloss: str, seed: int, size: tuple[int, int] | None, digest: str) -> None:
+    """The checkpoint was trained on these clips, and its model folders contain its answer to one."""
     frames = render(gloss, seed, size=size).frames
     assert hashlib.sha256(frames.tobytes()).hexdigest().startswith(digest)
 
@@ -95,7 +95,7 @@ def test_signer_is_placed_in_the_picture() -> None:
     left, top, right, bottom = half.signer
     assert (right - left) == pytest.approx(usual.signer[2] - usual.signer[0], abs=2)
     assert (left + right) / 2 == pytest.approx(160, abs=20)
-    # The middle of the signer's usual picture is the frame's, and a quarter of the frame is above it.
+    # The usual picture of the signer is centered in the frame, and a quarter of the frame is above it.
     assert top - 120 == pytest.approx(usual.signer[1], abs=2)
     assert bottom < 480 and half.frames.shape == (3, 480, 640, 3)
     moved = render("book", 5, size=(480, 640), num_frames=3, placement=Placement(0.5, 0.75, 0.5))
@@ -109,7 +109,7 @@ def test_signer_is_placed_in_the_picture() -> None:
 
 
 @pytest.mark.parametrize("placement", [Placement(1.4, 0.5, 0.6), Placement(0.5, 0.02, 0.9), Placement(0.3, 0.98, 0.1)])
-def test_box_of_a_signer_at_the_edge_ends_there(placement: Placement) -> None:
+def test_box_is_clipped_at_the_edge_of_the_frame(placement: Placement) -> None:
     clip = render("help", 3, size=(300, 400), num_frames=2, placement=placement)
     assert clip.signer is not None
     left, top, right, bottom = clip.signer
@@ -142,7 +142,7 @@ def test_command_places_the_signer(tmp_path: Path) -> None:
 
 
 @by_gloss
-def test_frames_keep_the_contract(sign: Sign) -> None:
+def test_frames_match_the_contract(sign: Sign) -> None:
     clip = render(sign, 2, size=SMALL, num_frames=10, fps=12.5)
     assert clip.frames.shape == (10, *SMALL, 3)
     assert clip.frames.dtype == np.uint8
@@ -150,7 +150,7 @@ def test_frames_keep_the_contract(sign: Sign) -> None:
     assert (clip.fps, clip.gloss, clip.seed) == (12.5, sign.gloss, 2)
 
 
-def test_unasked_frame_count_size_and_rate_stay_in_their_ranges() -> None:
+def test_default_frame_count_size_and_rate_stay_in_range() -> None:
     takes = [plan_take(sign, make_generator(sign.gloss, seed)) for sign in SIGNS for seed in range(12)]
     assert all(MIN_FRAMES <= take.num_frames <= MAX_FRAMES for take in takes)
     assert {take.size for take in takes} == set(SIZES)
@@ -170,23 +170,23 @@ def test_seeds_vary_the_picture_and_the_movement() -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.combinations(SIGNS, 2)), ids=lambda sign: sign.gloss)
-def test_signs_move_apart(one: Sign, other: Sign) -> None:
-    """Somewhere along the way a wrist or fingertip is a third of a shoulder width from where the other sign has it."""
-    apart = np.linalg.norm(hands_of(one) - hands_of(other), axis=-1)  # (T, 12)
+def test_signs_differ_in_movement(one: Sign, other: Sign) -> None:
+    """At some point, a wrist or fingertip is a third of a shoulder width from its place in the other sign."""
+    apart = np.linalg.norm(compute_hands(one) - compute_hands(other), axis=-1)  # (T, 12)
     assert apart.max() > 0.33
 
 
 @by_gloss
 def test_clips_start_and_end_at_rest(sign: Sign) -> None:
-    hands = hands_of(sign)
+    hands = compute_hands(sign)
     np.testing.assert_allclose(hands[0], hands[-1], atol=0.02)
     assert hands[0, :, 1].max() < -1.0  # every fingertip hangs at the hips
 
 
 @by_gloss
 def test_hands_reach_every_keyframe(sign: Sign) -> None:
-    assert max(compute_reach(pose) for pose in poses_of(sign)) < 0.98
-    hands = hands_of(sign, count=400)
+    assert max(compute_reach(pose) for pose in list_poses(sign)) < 0.98
+    hands = compute_hands(sign, count=400)
     for keyframe in sign.keyframes:
         signing = np.linalg.norm(hands[:, 0] - compute_wrist(keyframe.hand), axis=1).min()
         assert signing < 0.03
@@ -199,7 +199,7 @@ def test_hands_reach_every_keyframe(sign: Sign) -> None:
 def test_hands_stay_in_the_crop_while_they_sign(sign: Sign) -> None:
     """The networks see the middle 7/8 of a picture; 2.5 shoulder widths is the tightest framing."""
     half = 2.5 / 2 * 7 / 8
-    hands = hands_of(sign, count=120)
+    hands = compute_hands(sign, count=120)
     raised = hands[:, :6][hands[:, 0, 1] > -0.8]  # the signing hand, away from rest
     assert np.abs(raised[..., 0]).max() < half * 1.02
     assert raised[..., 1].max() < 1.05
@@ -216,12 +216,12 @@ def test_left_handed_signers_mirror_the_sign() -> None:
 
 def test_both_makes_the_other_hand_mirror_the_signing_hand() -> None:
     sign = next(sign for sign in SIGNS if sign.both)
-    hands = hands_of(sign)
+    hands = compute_hands(sign)
     np.testing.assert_allclose(hands[:, :6] * (-1, 1, 1), hands[:, 6:], atol=1e-9)
 
 
 def test_other_hand_of_a_one_handed_sign_rests() -> None:
-    hands = hands_of(next(sign for sign in SIGNS if sign.gloss == "mother"))
+    hands = compute_hands(next(sign for sign in SIGNS if sign.gloss == "mother"))
     assert np.ptp(hands[:, 6:], axis=0).max() < 1e-9
 
 
@@ -237,7 +237,7 @@ def test_long_clip_is_filled_with_rest() -> None:
     np.testing.assert_allclose(take.arms[0].wrist[:50], take.arms[0].wrist[:1].repeat(50, axis=0))
 
 
-def test_sign_written_elsewhere_renders() -> None:
+def test_custom_sign_renders() -> None:
     horns = Handshape(
         flexion=((0, 0, 0), (85, 100, 60), (85, 100, 60), (0, 0, 0)),
         thumb=((-0.21, 0.26, 0.13), (-0.14, 0.36, 0.25), (0.0, 0.39, 0.29)),
@@ -262,7 +262,7 @@ def test_sign_written_elsewhere_renders() -> None:
 def test_every_handshape_renders_from_every_side(shape: str) -> None:
     poses = [Pose("neutral", shape, "up", palm) for palm in ("away", "in", "toward", "out")]
     sign = Sign(shape, tuple(Keyframe(0.2, pose) for pose in poses))
-    assert np.isfinite(hands_of(sign)).all()
+    assert np.isfinite(compute_hands(sign)).all()
     assert render(sign, 0, size=(48, 48), num_frames=6).frames.shape == (6, 48, 48, 3)
 
 

@@ -1,4 +1,4 @@
-"""Model repositories small enough to serve in a second, and what a Triton must not leave behind."""
+"""Model repositories that load in a second, and checks that a Triton leaves nothing behind."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ class TritonPythonModel:
 
 
 def write_model(repository: Path, name: str, code: str = SUMMING) -> Path:
-    """A folder as `asl-triton export` lays it out, with a model that sums its frames."""
+    """Write a model folder as `asl-triton export` does. The model sums its frames."""
     folder = repository / name
     (folder / "1").mkdir(parents=True)
     (folder / "1" / "model.pt").touch()
@@ -45,8 +45,8 @@ def write_model(repository: Path, name: str, code: str = SUMMING) -> Path:
     return folder
 
 
-def ask(address: str, model: str, n_bytes: int) -> int:
-    """The sum that a model answers to `n_bytes` ones."""
+def request_sum(address: str, model: str, n_bytes: int) -> int:
+    """Send `n_bytes` ones to a model and return the sum."""
     frames = tritonclient.grpc.InferInput("FRAMES__0", [n_bytes], "UINT8")
     frames.set_data_from_numpy(np.ones(n_bytes, np.uint8))
     with tritonclient.grpc.InferenceServerClient(address) as client:
@@ -54,33 +54,33 @@ def ask(address: str, model: str, n_bytes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Family:
-    """A running Triton with all its processes, its folder and its shared memory, seen from outside."""
+class ProcessTree:
+    """All processes of a running Triton, its folder and its shared memory."""
 
     processes: list[psutil.Process]
     folder: Path
     name: str
 
     @classmethod
-    def of(cls, supervisor_pid: int) -> "Family":
+    def find(cls, supervisor_pid: int) -> "ProcessTree":
         supervisor = psutil.Process(supervisor_pid)
         arguments = supervisor.cmdline()
         return cls([supervisor, *supervisor.children(recursive=True)], Path(arguments[3]), arguments[4])
 
     def assert_complete(self) -> None:
-        """Supervisor, Triton and a stub are there, and what they use."""
+        """Check that supervisor, Triton and a stub run, with their folder and shared memory."""
         assert len(self.processes) >= 3
         assert self.folder.is_dir()
-        assert self.shared_memory()
+        assert self.find_shared_memory()
 
     def assert_gone(self) -> None:
-        """Nothing is left, or will be when the processes that are ending have ended."""
+        """Wait for the processes to end, and check that nothing is left."""
         _, alive = psutil.wait_procs(self.processes, timeout=60)
         assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
         assert not self.folder.exists()
-        assert self.shared_memory() == []
+        assert self.find_shared_memory() == []
 
-    def shared_memory(self) -> list[Path]:
+    def find_shared_memory(self) -> list[Path]:
         return list(Path("/dev/shm").glob(f"{self.name}*"))
 
 
@@ -93,8 +93,8 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
-    """The names of what is in the folder for temporary files, which is empty at first."""
+def list_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
+    """Give the test an empty folder for temporary files, and return a function that lists its contents."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))

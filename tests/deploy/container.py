@@ -1,7 +1,7 @@
-"""A process as deploy/ lets it run, without a container engine: the kernel's own namespaces, by `unshare`.
+"""Run a process with the restrictions of deploy/ but without a container engine: `unshare` makes the namespaces.
 
-The root file system is read-only but for tmpfs on /tmp, /run/asl-triton and /dev/shm, the process is the first of its
-PID namespace, runs as uid 1000, and has no capabilities and no way to new ones.
+The root file system is read-only except for tmpfs on /tmp, /run/asl-triton and /dev/shm. The process is PID 1 of its
+namespace, runs as uid 1000, has no capabilities and cannot gain any.
 """
 
 import os
@@ -16,8 +16,8 @@ import pytest
 
 from tests.deploy.programs import program
 
-# $1 is a folder that is to be seen at /mnt/given; $2, Python's, and $3, the checkout, stay where they are, although
-# uid 1000 may not be able to reach them, or /tmp covers them.
+# $1 is mounted at /mnt/given. $2 (Python) and $3 (the checkout) keep their paths, even if uid 1000 cannot reach them
+# there or the tmpfs on /tmp hides them.
 NAMESPACE = """
 set -eu
 as_user() { setpriv --reuid 1000 --regid 1000 --clear-groups "$@"; }
@@ -56,18 +56,18 @@ exec setpriv --reuid 1000 --regid 1000 --clear-groups --bounding-set=-all --inh-
 
 
 @contextmanager
-def contained(
+def run_contained(
     command: Sequence[str | Path], variables: Mapping[str, str], given: Path, log: Path
 ) -> Iterator[psutil.Process]:
-    """`command` within; it finds the folder `given`, which is opened to all, at /mnt/given.
+    """Run `command` in the namespaces for the block, then kill whatever is left of it.
 
-    Whatever of it is left at the end is killed.
+    It sees the folder `given` at /mnt/given. The folder is made readable for everyone.
     """
     if os.geteuid() != 0:
-        pytest.skip("only root may make the namespaces that this test runs a process in")
+        pytest.skip("needs root to create the namespaces that it runs a process in")
     unshare = program("unshare", "apt-get install util-linux")
     program("setpriv", "apt-get install util-linux")
-    given.chmod(0o755)  # pytest's folders are root's alone
+    given.chmod(0o755)  # pytest makes its folders private to root
     python, checkout = Path(sys.base_prefix), Path(__file__).parents[2]
     namespaces = [unshare, "--mount", "--pid", "--fork", "--mount-proc"]
     with log.open("wb") as output:
@@ -85,7 +85,7 @@ def contained(
             first = psutil.Process(outer.pid).children()
         yield first[0]
     finally:
-        # The first process takes all of its namespace along. That unshare's end kills it is lost with its user.
+        # Killing PID 1 ends its namespace. `unshare --kill-child` would not: its signal is lost when the user changes.
         for process in first:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -21,17 +21,17 @@ STARTUP_S = 60.0
 
 
 def lay_out_image(repository: Path, folder: Path) -> dict[str, str]:
-    """The environment of a container that serves `repository`: everything under `folder` instead of under the root.
+    """Return the environment of a container that serves `repository`, with everything under `folder` instead of `/`.
 
-    The wheel's Triton is on PATH, and the file of flags lacks what is newer than it: its own condition is turned off.
+    The wheel's Triton is on PATH. The flag file leaves out the flags that are too new for it.
     """
     write_checksums(repository)
     (folder / "bin").mkdir()
     binary = find_binary(Machine.here(), repository)
     (folder / "bin" / "tritonserver").symlink_to(binary.path)
-    newer = "{% if triton >= (2, 68) %}"
-    assert FLAGS.read_text().count(newer) == 1
-    (folder / "triton.flags").write_text(FLAGS.read_text().replace(newer, "{% if false %}"))
+    condition = "{% if triton >= (2, 68) %}"
+    assert FLAGS.read_text().count(condition) == 1
+    (folder / "triton.flags").write_text(FLAGS.read_text().replace(condition, "{% if false %}"))
     return {
         "PATH": f"{folder / 'bin'}:{binary.environment['PATH']}",
         "ASL_TRITON_API_KEY": KEY,
@@ -47,12 +47,12 @@ def lay_out_image(repository: Path, folder: Path) -> dict[str, str]:
 def run_entry_point(
     image: Mapping[str, str], folder: Path, startup_s: float = STARTUP_S
 ) -> Iterator[tuple[psutil.Popen, list[int]]]:
-    """The entry point with what the wheel's Triton needs besides, from ready on; and the ports of PORTS.
+    """Run the entry point with the extra options that the wheel's Triton needs.
 
-    The settings for CPUs are left to the entry point.
+    Yields the process and the ports of PORTS once it is ready. The entry point sets the CPU settings itself.
     """
     binary = find_binary(Machine.here(), Path(image["ASL_TRITON_REPOSITORY"]))
-    ports = free_ports(3)
+    ports = find_free_ports(3)
     addresses = [
         f"--{name}-{what}"
         for name, port in zip(PORTS, ports, strict=True)
@@ -73,8 +73,8 @@ def run_entry_point(
             process.wait(60)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nothing listens on."""
+def find_free_ports(count: int) -> list[int]:
+    """Return free ports of this machine."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
@@ -83,7 +83,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_until_ready(process: psutil.Process, http_port: int, log: Path, startup_s: float = STARTUP_S) -> None:
-    """Wait until Triton is ready; fail with the end of its log."""
+    """Wait until Triton is ready, or fail with the end of its log."""
     deadline = time.monotonic() + startup_s
     while not is_ready("127.0.0.1", http_port):
         assert process.is_running() and time.monotonic() < deadline, log.read_text()[-3000:]

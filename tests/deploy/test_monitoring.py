@@ -1,4 +1,4 @@
-"""The rules, the alerts and the dashboard, as files: what Prometheus's and Grafana's own tools say of them."""
+"""The files of the rules, alerts and dashboard, checked with the tools of Prometheus and Grafana."""
 
 import json
 import re
@@ -24,20 +24,20 @@ DASHBOARD = json.loads((MONITORING / "grafana" / "dashboards" / "asl-triton.json
 RUNBOOK = ROOT / "deploy" / "README.md"
 
 
-def all_rules() -> list[dict[str, Any]]:
+def load_rules() -> list[dict[str, Any]]:
     return [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
 
 
-def panels() -> list[dict[str, Any]]:
-    """Those that show data."""
+def list_panels() -> list[dict[str, Any]]:
+    """Return the panels that show data."""
     return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
 
-ALERTS = {rule["alert"]: rule for rule in all_rules() if "alert" in rule}
+ALERTS = {rule["alert"]: rule for rule in load_rules() if "alert" in rule}
 
 
-def promtool(*arguments: str | Path) -> str:
-    """What it says of something that is right."""
+def run_promtool(*arguments: str | Path) -> str:
+    """Run promtool, which must succeed, and return its output."""
     binary = program("promtool", "apt-get install prometheus")
     done = subprocess.run([binary, *arguments], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -45,16 +45,16 @@ def promtool(*arguments: str | Path) -> str:
 
 
 def test_configuration_and_rules_are_valid() -> None:
-    told = promtool("check", "config", MONITORING / "prometheus.yml")
-    assert f"SUCCESS: {len(RULES)} rule files found" in told
+    output = run_promtool("check", "config", MONITORING / "prometheus.yml")
+    assert f"SUCCESS: {len(RULES)} rule files found" in output
 
 
-def test_every_alert_fires_where_it_must_and_nowhere_else() -> None:
-    told = promtool("test", "rules", *UNIT_TESTS)
-    assert told.count("SUCCESS") == len(UNIT_TESTS)
+def test_alerts_pass_their_unit_tests() -> None:
+    output = run_promtool("test", "rules", *UNIT_TESTS)
+    assert output.count("SUCCESS") == len(UNIT_TESTS)
 
 
-def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
     cases = [
         (check["alertname"], bool(check["exp_alerts"]))
         for path in UNIT_TESTS
@@ -66,7 +66,7 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not()
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_alert_says_how_bad_it_is_and_leads_to_its_section(name: str) -> None:
+def test_alert_has_a_severity_and_links_to_its_section(name: str) -> None:
     rule = ALERTS[name]
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert {"summary", "description", "runbook_url"} <= rule["annotations"].keys()
@@ -76,13 +76,13 @@ def test_alert_says_how_bad_it_is_and_leads_to_its_section(name: str) -> None:
     assert anchor in {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-def test_runbook_has_no_section_of_an_alert_that_is_gone() -> None:
-    told = re.findall(r"^#+ (AslTriton\w+)$", RUNBOOK.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert told == list(ALERTS)
+def test_runbook_sections_match_the_alerts() -> None:
+    sections = re.findall(r"^#+ (AslTriton\w+)$", RUNBOOK.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sections == list(ALERTS)
 
 
-def test_command_of_the_runbook_makes_the_operators_rules(tmp_path: Path) -> None:
-    """For the Prometheus operator the same groups go into an object of its own."""
+def test_runbook_command_writes_the_rules_for_the_operator(tmp_path: Path) -> None:
+    """The Prometheus operator gets the same groups as PrometheusRule objects."""
     (command,) = re.findall(r"^for rules in .*?^done$", RUNBOOK.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     script = command.replace("kubectl apply -f -", f'tee {tmp_path}/$(basename "$rules")')
     subprocess.run(["bash", "-euc", script], cwd=ROOT, check=True, capture_output=True)
@@ -93,25 +93,25 @@ def test_command_of_the_runbook_makes_the_operators_rules(tmp_path: Path) -> Non
         assert made["spec"] == yaml.safe_load(path.read_text())
 
 
-def test_dashboard_is_one_that_grafana_reads() -> None:
+def test_grafana_can_read_the_dashboard() -> None:
     register_default_plugins()
     read = Dashboard.from_json(DASHBOARD)
     written = json.loads(JSONEncoder().encode(read))
     for ours, theirs in zip(DASHBOARD["panels"], written["panels"], strict=True):
-        assert ours == only(theirs, ours)  # nothing in it that they do not know
+        assert ours == keep_common(theirs, ours)  # no field that Grafana does not know
 
 
-def only(theirs: Any, ours: Any) -> Any:
-    """Of what they wrote, what we have too: they add what has a default."""
+def keep_common(theirs: Any, ours: Any) -> Any:
+    """Keep the part of `theirs` that `ours` has too: Grafana adds fields with their defaults."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
-        return {key: only(value, ours[key]) for key, value in theirs.items() if key in ours}
+        return {key: keep_common(value, ours[key]) for key, value in theirs.items() if key in ours}
     if isinstance(theirs, list) and isinstance(ours, list):
-        return [only(value, mine) for value, mine in zip(theirs, ours, strict=True)]
+        return [keep_common(value, mine) for value, mine in zip(theirs, ours, strict=True)]
     return theirs
 
 
-def test_every_panel_says_what_it_shows_and_in_which_unit() -> None:
-    for panel in panels():
+def test_every_panel_has_a_description_and_a_unit() -> None:
+    for panel in list_panels():
         assert len(panel["description"]) > 20, panel["title"]
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         assert panel["targets"], panel["title"]
@@ -119,7 +119,7 @@ def test_every_panel_says_what_it_shows_and_in_which_unit() -> None:
     assert max(ids.values()) == 1
 
 
-def test_panels_do_not_cover_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     for one, other in combinations((panel["gridPos"] for panel in DASHBOARD["panels"]), 2):
         apart_x = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
         assert apart_x or one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]

@@ -1,4 +1,4 @@
-"""The flags of Triton in production: what NVIDIA's guide asks for, and what an operator may set."""
+"""Triton's flags in production: what NVIDIA's guide requires and what operators can set."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ KEY = "a-key-of-sixteen-signs"
 WHEEL = (2, 51)
 
 
-def settings(**changes: Any) -> Settings:
+def make_settings(**changes: Any) -> Settings:
     return Settings((Path("/run/asl-triton/models"),), KEY, **{"tls": "off", **changes})
 
 
@@ -25,7 +25,7 @@ def certificates(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def values(flags: list[str], name: str) -> list[str]:
+def select_values(flags: list[str], name: str) -> list[str]:
     return [flag.partition("=")[2] for flag in flags if flag.partition("=")[0] == name]
 
 
@@ -45,25 +45,27 @@ def values(flags: list[str], name: str) -> list[str]:
     ],
 )
 def test_flag_of_the_secure_deployment_guide_is_set(flag: str) -> None:
-    assert flag in triton_flags(settings())
+    assert flag in triton_flags(make_settings())
 
 
-def test_machine_without_a_gpu_takes_the_configs_for_cpus() -> None:
-    assert values(triton_flags(settings(on_gpu=False)), "--model-config-name") == ["cpu"]
-    assert values(triton_flags(settings(on_gpu=True)), "--model-config-name") == []
+def test_machine_without_a_gpu_uses_the_cpu_configs() -> None:
+    assert select_values(triton_flags(make_settings(on_gpu=False)), "--model-config-name") == ["cpu"]
+    assert select_values(triton_flags(make_settings(on_gpu=True)), "--model-config-name") == []
 
 
 APIS = {"metadata", "inference", "shared-memory", "model-config", "model-repository", "statistics", "trace", "logging"}
 
 
-def restricted(flags: list[str], name: str) -> dict[str, str]:
-    """The value that each API asks for."""
-    rules = [re.fullmatch(f"([a-z,-]+):((?:api-key|{CLOSED_KEY_NAME})=.+)", value) for value in values(flags, name)]
+def read_restrictions(flags: list[str], name: str) -> dict[str, str]:
+    """Return the key that each API requires."""
+    rules = [
+        re.fullmatch(f"([a-z,-]+):((?:api-key|{CLOSED_KEY_NAME})=.+)", value) for value in select_values(flags, name)
+    ]
     return {api: rule[2].removeprefix("api-key=") for rule in rules if rule for api in rule[1].split(",")}
 
 
-def test_grpc_asks_for_the_key_but_for_health_and_inference() -> None:
-    keys = restricted(triton_flags(settings()), "--grpc-restricted-protocol")
+def test_grpc_requires_the_key_except_for_health_and_inference() -> None:
+    keys = read_restrictions(triton_flags(make_settings()), "--grpc-restricted-protocol")
     assert keys.keys() == APIS - {"inference"}
     assert {api for api, key in keys.items() if key == KEY} == {
         "metadata",
@@ -73,13 +75,13 @@ def test_grpc_asks_for_the_key_but_for_health_and_inference() -> None:
     }
 
 
-def test_inference_asks_for_the_key_where_the_operator_wants_it() -> None:
-    keys = restricted(triton_flags(settings(key_for_inference=True)), "--grpc-restricted-protocol")
+def test_operator_can_require_the_key_for_inference() -> None:
+    keys = read_restrictions(triton_flags(make_settings(key_for_inference=True)), "--grpc-restricted-protocol")
     assert (keys.keys(), keys["inference"]) == (APIS, KEY)
 
 
-def test_http_answers_health_only() -> None:
-    keys = restricted(triton_flags(settings(health_key="of-the-health-check")), "--http-restricted-api")
+def test_http_answers_only_health() -> None:
+    keys = read_restrictions(triton_flags(make_settings(health_key="of-the-health-check")), "--http-restricted-api")
     assert keys.keys() == APIS
     assert KEY not in keys.values()
     opened_to_the_health_check = {api for api, key in keys.items() if key == "of-the-health-check"}
@@ -88,7 +90,7 @@ def test_http_answers_health_only() -> None:
 
 @pytest.mark.parametrize("flag", ["--http-restricted-api", "--grpc-restricted-protocol"])
 def test_header_of_closed_apis_cannot_be_sent(flag: str) -> None:
-    keys = restricted(triton_flags(settings()), flag)
+    keys = read_restrictions(triton_flags(make_settings()), flag)
     for api in ("shared-memory", "trace", "logging"):
         assert keys[api].startswith(f"{CLOSED_KEY_NAME}=") and ":" in CLOSED_KEY_NAME
 
@@ -101,49 +103,49 @@ def test_header_of_closed_apis_cannot_be_sent(flag: str) -> None:
         ("off", []),
     ],
 )
-def test_tls(tls: str, expected: list[str], certificates: Path) -> None:
-    flags = triton_flags(settings(tls=tls, tls_folder=certificates))
+def test_tls_mode_sets_its_flags(tls: str, expected: list[str], certificates: Path) -> None:
+    flags = triton_flags(make_settings(tls=tls, tls_folder=certificates))
     assert [flag.partition("=")[0] for flag in flags if re.search("ssl|cert|server-key", flag)] == expected
 
 
-def test_tls_is_mutual_unless_said_otherwise(certificates: Path) -> None:
+def test_tls_is_mutual_by_default(certificates: Path) -> None:
     variables = {"ASL_TRITON_API_KEY": KEY, "ASL_TRITON_TLS_FOLDER": str(certificates)}
     assert Settings.from_environment(variables, ()).tls == "mutual"
 
 
-def test_traces_go_where_the_operator_says() -> None:
-    flags = triton_flags(settings(otlp_url="http://collector:4318/v1/traces", trace_rate=5))
+def test_traces_go_to_the_operators_collector() -> None:
+    flags = triton_flags(make_settings(otlp_url="http://collector:4318/v1/traces", trace_rate=5))
     assert "--trace-config=opentelemetry,url=http://collector:4318/v1/traces" in flags
     assert "--trace-config=rate=5" in flags
     assert "--trace-config=level=OFF" not in flags
 
 
-def test_older_triton_gets_no_flag_that_it_does_not_know() -> None:
-    new = {flag.partition("=")[0] for flag in triton_flags(settings())}
-    old = {flag.partition("=")[0] for flag in triton_flags(settings(), WHEEL)}
+def test_older_triton_gets_only_flags_that_it_knows() -> None:
+    new = {flag.partition("=")[0] for flag in triton_flags(make_settings())}
+    old = {flag.partition("=")[0] for flag in triton_flags(make_settings(), WHEEL)}
     assert old < new
     assert new - old == {"--allow-client-shm", "--grpc-max-response-pool-size", "--http-max-input-size"}
 
 
-def test_every_flag_has_a_reason_above_it_or_is_of_a_section() -> None:
+def test_every_section_of_the_flag_file_has_flags() -> None:
     sections = FLAGS.read_text().split("# --- ")[1:]
     assert len(sections) == 5
     assert all("--" in section for section in sections)
 
 
-def test_development_server_differs_where_it_says_why() -> None:
-    """`asl-triton serve` has its own options: these are all in which the two disagree, and why is beside each there."""
+def test_development_server_differs_only_on_purpose() -> None:
+    """`asl-triton serve` has its own flags. Only these differ from production; its code gives the reasons."""
     ports = {"gRPC": 8001, "HTTP": 8000, "metrics": 8002}
     served = dict(
         flag.partition("=")[::2] for flag in build_server_flags(Path("/run/asl-triton/models"), "0.0.0.0", ports, "x")
     )
-    production = dict(flag.partition("=")[::2] for flag in triton_flags(settings()))
+    production = dict(flag.partition("=")[::2] for flag in triton_flags(make_settings()))
     shared = (served.keys() & production.keys()) - {"--backend-config"}
     assert {name for name in shared if served[name] != production[name]} == {
-        "--exit-on-error",  # it comes up, says which model failed, and is stopped
+        "--exit-on-error",  # it starts, reports which model failed, and is stopped
         "--exit-timeout-secs",
         "--http-thread-count",
-        "--grpc-restricted-protocol",  # on 127.0.0.1, what our client reads is open
+        "--grpc-restricted-protocol",  # on 127.0.0.1, our client needs no key
         "--http-restricted-api",
     }
 
@@ -173,13 +175,13 @@ def test_development_server_differs_where_it_says_why() -> None:
         ),
     ],
 )
-def test_setting_that_cannot_be_used(variables: dict[str, str], sentence: str) -> None:
+def test_bad_setting_is_reported(variables: dict[str, str], sentence: str) -> None:
     with pytest.raises(AslTritonError, match=sentence):
         Settings.from_environment(variables, ())
 
 
-def test_key_is_not_shown() -> None:
-    assert KEY not in repr(settings())
+def test_key_is_not_in_the_repr() -> None:
+    assert KEY not in repr(make_settings())
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_key_is_not_shown() -> None:
         ("{% if %}\n", "cannot use the flag file"),
     ],
 )
-def test_file_of_flags_that_cannot_be_used(text: str, sentence: str, tmp_path: Path) -> None:
+def test_bad_flag_file_is_reported(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "triton.flags").write_text(text)
     with pytest.raises(AslTritonError, match=sentence):
-        triton_flags(settings(), path=tmp_path / "triton.flags")
+        triton_flags(make_settings(), path=tmp_path / "triton.flags")

@@ -17,9 +17,9 @@ from asl_triton_deploy.readiness import model_states
 from asl_triton_deploy.triton_binary import CPU_SETTINGS, Machine, find_binary
 from tests.client.model_folders import GLOSSES, write_folder
 from tests.client.videos import clip
-from tests.deploy.conftest import ask, write_model
-from tests.deploy.container import contained
-from tests.deploy.entry_point import free_ports, lay_out_image, run_entry_point, wait_until_ready
+from tests.deploy.conftest import request_sum, write_model
+from tests.deploy.container import run_contained
+from tests.deploy.entry_point import find_free_ports, lay_out_image, run_entry_point, wait_until_ready
 from tests.live import sign_client
 
 # A model that answers every clip with the same logits.
@@ -39,23 +39,25 @@ class TritonPythonModel:
 
 @pytest.fixture
 def image(repository: Path, tmp_path: Path) -> dict[str, str]:
-    """The environment of a container: everything under `tmp_path` instead of under the root."""
+    """The environment of a container, with everything under `tmp_path` instead of `/`."""
     return lay_out_image(repository, tmp_path)
 
 
-def test_listed_files_are_served_and_a_stop_is_orderly(image: dict[str, str], repository: Path, tmp_path: Path) -> None:
+def test_only_listed_files_are_served_and_sigterm_stops_cleanly(
+    image: dict[str, str], repository: Path, tmp_path: Path
+) -> None:
     write_model(tmp_path / "image_models", "of_the_image")
-    # Not listed, and so not there: a model, and a version 2 that Triton would import and serve instead of version 1.
+    # Neither of these is listed: a model, and a version 2 that Triton would import and serve instead of version 1.
     write_model(repository, "unlisted")
     (repository / "summing" / "2").mkdir()
     (repository / "summing" / "2" / "model.py").write_text(f"open({str(tmp_path / 'was_here')!r}, 'w')\n")
     with run_entry_point(image, tmp_path) as (process, (http, grpc, _metrics)):
-        # It became Triton: a signal to the container's first process reaches it.
+        # The process has become Triton, so a signal to the container's PID 1 reaches it.
         assert Path(process.exe()).name == "tritonserver"
         assert CPU_SETTINGS.items() <= process.environ().items()
-        assert ask(f"127.0.0.1:{grpc}", "summing", 7) == 7
-        assert ask(f"127.0.0.1:{grpc}", "of_the_image", 5) == 5
-        # HTTP tells strangers nothing.
+        assert request_sum(f"127.0.0.1:{grpc}", "summing", 7) == 7
+        assert request_sum(f"127.0.0.1:{grpc}", "of_the_image", 5) == 5
+        # HTTP does not list the models.
         assert model_states("127.0.0.1", http) is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
@@ -65,7 +67,7 @@ def test_listed_files_are_served_and_a_stop_is_orderly(image: dict[str, str], re
     assert "asl-triton: checked summing; from the image: of_the_image" in (tmp_path / "log").read_text()
 
 
-def test_recognize_sign_of_the_image_finds_the_models_that_are_mounted(
+def test_recognize_sign_of_the_image_finds_mounted_models(
     image: dict[str, str], repository: Path, tmp_path: Path
 ) -> None:
     folder = write_folder(repository, "signs", golden=False)
@@ -82,27 +84,27 @@ def test_recognize_sign_of_the_image_finds_the_models_that_are_mounted(
     assert answer.glosses == (GLOSSES[0],)
 
 
-def test_it_serves_as_uid_1000_with_nothing_to_write_to(image: dict[str, str], tmp_path: Path) -> None:
+def test_entry_point_serves_as_uid_1000_on_a_read_only_file_system(image: dict[str, str], tmp_path: Path) -> None:
     binary = find_binary(Machine.here(), tmp_path)
     options = binary.options(tmp_path / "backends")
-    (http, grpc, metrics), here = free_ports(3), str(tmp_path)
+    (http, grpc, metrics), root = find_free_ports(3), str(tmp_path)
     ports = [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
     command = [sys.executable, "-m", "asl_triton_deploy.production", *options, *ports]
     places = {**binary.environment, **image, "ASL_TRITON_SERVED": "/run/asl-triton/models"}
-    inside = {name: value.replace(here, "/mnt/given") for name, value in places.items()}
-    arguments = [part.replace(here, "/mnt/given") for part in command]
-    with contained(arguments, inside, tmp_path, tmp_path / "log") as process:
+    inside = {name: value.replace(root, "/mnt/given") for name, value in places.items()}
+    arguments = [part.replace(root, "/mnt/given") for part in command]
+    with run_contained(arguments, inside, tmp_path, tmp_path / "log") as process:
         wait_until_ready(process, http, tmp_path / "log")
-        assert ask(f"127.0.0.1:{grpc}", "summing", 9) == 9
+        assert request_sum(f"127.0.0.1:{grpc}", "summing", 9) == 9
         assert (process.uids().effective, process.name()) == (1000, "tritonserver")
         process.terminate()
-        # The first process of a container gets no signal that it does not ask for.
+        # PID 1 only receives signals that it handles.
         process.wait(60)
     assert "All models are stopped, unloading models" in (tmp_path / "log").read_text()
 
 
 def test_process_refuses_a_changed_model_in_one_sentence(image: dict[str, str], repository: Path) -> None:
-    change(repository)
+    modify_model(repository)
     command = [sys.executable, "-m", "asl_triton_deploy.production"]
     done = subprocess.run(command, env=image, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
@@ -110,62 +112,62 @@ def test_process_refuses_a_changed_model_in_one_sentence(image: dict[str, str], 
     assert not Path(image["ASL_TRITON_SERVED"]).exists()
 
 
-def change(repository: Path) -> None:
-    """Somebody's line more in a model's code."""
+def modify_model(repository: Path) -> None:
+    """Append a line to the code of a model."""
     with (repository / "summing" / "1" / "model.py").open("a") as code:
         code.write("\nimport os\n")
 
 
-def refusal(image: Mapping[str, str]) -> str:
-    """The sentence with which `main` ends."""
+def get_refusal(image: Mapping[str, str]) -> str:
+    """Return the error that `main` would print."""
     with pytest.raises(AslTritonError) as refused:
         prepare(image)
     return str(refused.value)
 
 
-def test_model_copied_in_part_is_refused(image: dict[str, str], repository: Path) -> None:
+def test_partially_copied_model_is_refused(image: dict[str, str], repository: Path) -> None:
     (repository / "summing" / "config.pbtxt").unlink()
-    assert "SHA256SUMS lists summing/config.pbtxt, but " in refusal(image)
+    assert "SHA256SUMS lists summing/config.pbtxt, but " in get_refusal(image)
 
 
-def test_checksums_are_the_operator_s_where_he_gives_some(
-    image: dict[str, str], repository: Path, tmp_path: Path
-) -> None:
-    # Whoever changes the volume changes its SHA256SUMS too.
+def test_operators_checksums_take_precedence(image: dict[str, str], repository: Path, tmp_path: Path) -> None:
+    # An attacker who can change the volume can change its SHA256SUMS too.
     shutil.move(repository / MANIFEST, tmp_path / MANIFEST)
-    change(repository)
+    modify_model(repository)
     write_checksums(repository)
-    assert "is not the file" in refusal({**image, "ASL_TRITON_CHECKSUMS": str(tmp_path / MANIFEST)})
+    assert "is not the file" in get_refusal({**image, "ASL_TRITON_CHECKSUMS": str(tmp_path / MANIFEST)})
 
 
 def test_repository_without_checksums_is_refused(image: dict[str, str], repository: Path) -> None:
     (repository / MANIFEST).unlink()
-    assert "write it with `asl-triton export`" in refusal(image)
+    assert "write it with `asl-triton export`" in get_refusal(image)
 
 
-def test_checksums_as_an_overlay_has_them_at_first_are_refused(image: dict[str, str]) -> None:
+def test_placeholder_checksums_of_an_overlay_are_refused(image: dict[str, str]) -> None:
     overlay = Path(__file__).parents[2] / "deploy" / "kubernetes" / "overlays" / "gpu" / MANIFEST
-    assert "lists no model" in refusal({**image, "ASL_TRITON_CHECKSUMS": str(overlay)})
+    assert "lists no model" in get_refusal({**image, "ASL_TRITON_CHECKSUMS": str(overlay)})
 
 
 def test_missing_key_is_refused_before_models_are_copied(image: dict[str, str]) -> None:
-    assert "ASL_TRITON_API_KEY is missing" in refusal({**image, "ASL_TRITON_API_KEY": ""})
+    assert "ASL_TRITON_API_KEY is missing" in get_refusal({**image, "ASL_TRITON_API_KEY": ""})
     assert not Path(image["ASL_TRITON_SERVED"]).exists()
 
 
 def test_old_triton_is_refused(image: dict[str, str]) -> None:
-    sentence = refusal({**image, "TRITON_SERVER_VERSION": "2.60.0"})
+    sentence = get_refusal({**image, "TRITON_SERVER_VERSION": "2.60.0"})
     assert "Triton 2.60.0 has known vulnerabilities" in sentence
 
 
-def test_version_that_is_none_is_refused(image: dict[str, str]) -> None:
-    assert "not a version such as" in refusal({**image, "TRITON_SERVER_VERSION": "latest"})
+def test_invalid_triton_version_is_refused(image: dict[str, str]) -> None:
+    assert "not a version such as" in get_refusal({**image, "TRITON_SERVER_VERSION": "latest"})
 
 
-def test_machine_without_triton_is_told_so(image: dict[str, str], tmp_path: Path) -> None:
-    assert "there is no `tritonserver` on PATH" in refusal({**image, "PATH": str(tmp_path)})
+def test_missing_triton_is_reported(image: dict[str, str], tmp_path: Path) -> None:
+    assert "there is no `tritonserver` on PATH" in get_refusal({**image, "PATH": str(tmp_path)})
 
 
-def test_scratch_folder_that_cannot_be_written(image: dict[str, str], tmp_path: Path) -> None:
+def test_unwritable_scratch_folder_is_reported(image: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "read_only").touch()
-    assert "cannot copy the models" in refusal({**image, "ASL_TRITON_SERVED": str(tmp_path / "read_only" / "models")})
+    assert "cannot copy the models" in get_refusal(
+        {**image, "ASL_TRITON_SERVED": str(tmp_path / "read_only" / "models")}
+    )

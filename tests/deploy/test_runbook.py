@@ -1,4 +1,4 @@
-"""What the runbook shows is there: commands and their options, files, names; and its release is what it says."""
+"""Commands, options, files and names in the runbook exist, and its release works as described."""
 
 import re
 import shlex
@@ -29,16 +29,16 @@ def test_commands_and_their_options_exist(command: list[str]) -> None:
     assert {word for word in command if word.startswith("--")} <= known
 
 
-def test_files_that_are_named_are_there() -> None:
+def test_named_files_exist() -> None:
     named = {word for block in CONSOLE for word in re.findall(r"\bdeploy/[\w./-]+", block)}
     assert len(named) > 8
-    made = {"deploy/.env", "deploy/monitoring/rules/"}  # by the commands, or with a pattern behind it
-    assert [name for name in named - made if not (ROOT / name).exists()] == []
+    created = {"deploy/.env", "deploy/monitoring/rules/"}  # created by the commands, or followed by a pattern
+    assert [name for name in named - created if not (ROOT / name).exists()] == []
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", RUNBOOK):
         assert (DEPLOY / target).exists(), target
 
 
-def test_variables_that_are_named_are_read() -> None:
+def test_named_variables_are_read() -> None:
     sources = [
         path.read_text(encoding="utf-8")
         for folder in (ROOT / "client", DEPLOY)
@@ -50,43 +50,46 @@ def test_variables_that_are_named_are_read() -> None:
 
 
 @pytest.mark.parametrize("secret", re.findall(r"create secret generic (\S+)", RUNBOOK))
-def test_secrets_that_are_made_are_asked_for(secret: str) -> None:
+def test_created_secrets_are_used(secret: str) -> None:
     manifests = [path.read_text(encoding="utf-8") for path in (DEPLOY / "kubernetes").rglob("*.yaml")]
     assert any(secret in manifest for manifest in manifests)
 
 
-def rendered(folder: Path) -> dict[tuple[str, str], Any]:
-    """Objects by kind and name."""
+def render_by_name(folder: Path) -> dict[tuple[str, str], Any]:
+    """Return the rendered objects by kind and name."""
     objects = yaml.load_all(kustomize(folder), yaml.CSafeLoader)
-    return {(found["kind"], found["metadata"]["name"]): found for found in objects}
+    return {(obj["kind"], obj["metadata"]["name"]): obj for obj in objects}
 
 
-def test_release_is_in_the_pods_template_so_that_undo_brings_the_old_one_back(tmp_path: Path) -> None:
+def test_release_is_in_the_pod_template_so_that_undo_reverts_it(tmp_path: Path) -> None:
     shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns("__pycache__"))
     overlay = tmp_path / "deploy" / "kubernetes" / "overlays" / "gpu"
-    before = rendered(DEPLOY / "kubernetes" / "overlays" / "gpu")
+    before = render_by_name(DEPLOY / "kubernetes" / "overlays" / "gpu")
     (release,) = re.findall(r"```yaml\n(.*?)```", RUNBOOK, flags=re.DOTALL)
     (overlay / "release.yaml").write_text(release)
     (overlay / "SHA256SUMS").write_text(f"{'0' * 64}  i3d/2/model.pt\n")
     kustomization = yaml.safe_load((overlay / "kustomization.yaml").read_text())
     kustomization["patches"].append({"path": "release.yaml"})
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    after = rendered(overlay)
+    after = render_by_name(overlay)
 
-    def pod(objects: dict[tuple[str, str], Any], name: str) -> Any:
+    def get_pod_spec(objects: dict[tuple[str, str], Any], name: str) -> Any:
         return objects["Deployment", name]["spec"]["template"]["spec"]
 
-    def repository(objects: dict[tuple[str, str], Any]) -> Any:
-        environment = pod(objects, "triton")["containers"][0]["env"]
+    def get_repository(objects: dict[tuple[str, str], Any]) -> Any:
+        environment = get_pod_spec(objects, "triton")["containers"][0]["env"]
         return next((v["value"] for v in environment if v["name"] == "ASL_TRITON_REPOSITORY"), "/models")
 
-    def sums(objects: dict[tuple[str, str], Any]) -> str:
-        (name,) = (v["configMap"]["name"] for v in pod(objects, "triton")["volumes"] if v["name"] == "checksums")
+    def get_checksums_name(objects: dict[tuple[str, str], Any]) -> str:
+        (name,) = (
+            v["configMap"]["name"] for v in get_pod_spec(objects, "triton")["volumes"] if v["name"] == "checksums"
+        )
         assert ("i3d/2/model.pt" in objects["ConfigMap", name]["data"]["SHA256SUMS"]) == (objects is after)
         return str(name)
 
-    assert (repository(before), repository(after)) == ("/models", "/models/2")
-    assert sums(before) != sums(after)  # by their content: the old one stays beside the new
-    assert pod(after, "doctor")["containers"][0]["args"][-2:] == ["--repository", "/models/2"]
+    assert (get_repository(before), get_repository(after)) == ("/models", "/models/2")
+    # Named by content, so the old one stays next to the new.
+    assert get_checksums_name(before) != get_checksums_name(after)
+    assert get_pod_spec(after, "doctor")["containers"][0]["args"][-2:] == ["--repository", "/models/2"]
     changed = {key for key in before.keys() & after.keys() if before[key] != after[key]}
     assert changed == {("Deployment", "triton"), ("Deployment", "doctor")}

@@ -1,4 +1,4 @@
-"""`asl-triton serve` as its user runs it: a process of its own, with signals and a background."""
+"""`asl-triton serve` in its own process: signals, crashes and detached servers."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 
 from asl_triton_deploy.ports import claim_ports
 
-from .conftest import Family, ask, write_model
+from .conftest import ProcessTree, request_sum, write_model
 
 SERVE_ALONE = """
 import sys, typer
@@ -34,14 +34,14 @@ Foreground = tuple[subprocess.Popen[str], dict[str, Any]]
 
 
 @pytest.fixture
-def environment(tmp_path: Path, temporary: Callable[[], list[str]]) -> dict[str, str]:
-    """A user of its own: state and temporary files lie below `tmp_path`."""
+def environment(tmp_path: Path, list_temporary: Callable[[], list[str]]) -> dict[str, str]:
+    """The environment of a new user, with state and temporary files under `tmp_path`."""
     return {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state"), "TMPDIR": tempfile.gettempdir()}
 
 
 @pytest.fixture
 def serve(environment: dict[str, str]) -> Iterator[Serve]:
-    """Run `asl-triton serve` to its end; what it left in the background is stopped after the test."""
+    """Run `asl-triton serve` until it exits. A detached server is stopped after the test."""
 
     def run(*options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*SERVE, *map(str, options)], env=environment, capture_output=True, text=True)
@@ -63,41 +63,41 @@ def foreground(environment: dict[str, str], repository: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_end_it_and_everything_it_started(
-    foreground: Foreground, temporary: Callable[[], list[str]], number: signal.Signals
+def test_ctrl_c_and_sigterm_stop_every_process(
+    foreground: Foreground, list_temporary: Callable[[], list[str]], number: signal.Signals
 ) -> None:
     process, ready = foreground
-    family = Family.of(ready["pid"])
-    family.assert_complete()
+    tree = ProcessTree.find(ready["pid"])
+    tree.assert_complete()
     process.send_signal(number)
     _, messages = process.communicate()
     assert process.returncode == 0
     assert messages.endswith("Stopping Triton.\n")
-    family.assert_gone()
-    assert temporary() == []
+    tree.assert_gone()
+    assert list_temporary() == []
 
 
-def test_nothing_outlives_a_command_that_is_killed(foreground: Foreground, temporary: Callable[[], list[str]]) -> None:
+def test_killed_command_leaves_nothing_behind(foreground: Foreground, list_temporary: Callable[[], list[str]]) -> None:
     process, ready = foreground
-    family = Family.of(ready["pid"])
-    family.assert_complete()
+    tree = ProcessTree.find(ready["pid"])
+    tree.assert_complete()
     process.kill()
-    family.assert_gone()
-    assert temporary() == []
+    tree.assert_gone()
+    assert list_temporary() == []
 
 
-def test_nothing_outlives_a_supervisor_that_is_killed(
+def test_killed_supervisor_leaves_nothing_behind(
     foreground: Foreground,
 ) -> None:
     process, ready = foreground
-    family = Family.of(ready["pid"])
+    tree = ProcessTree.find(ready["pid"])
     os.kill(ready["pid"], signal.SIGKILL)
     process.communicate()
     assert process.returncode == 1
-    family.assert_gone()
+    tree.assert_gone()
 
 
-def test_a_server_that_dies_ends_the_command_with_a_sentence_and_the_log(
+def test_dead_server_is_reported_with_its_log(
     foreground: Foreground,
 ) -> None:
     process, ready = foreground
@@ -110,8 +110,8 @@ def test_a_server_that_dies_ends_the_command_with_a_sentence_and_the_log(
     assert "Traceback" not in messages
 
 
-def test_what_it_prints_names_addresses_models_and_the_purpose(serve: Serve, repository: Path, tmp_path: Path) -> None:
-    write_model(repository, "unwanted", "raise RuntimeError('this one is not to be loaded')")
+def test_output_names_addresses_models_and_purpose(serve: Serve, repository: Path, tmp_path: Path) -> None:
+    write_model(repository, "unwanted", "raise RuntimeError('this model must not be loaded')")
     log = tmp_path / "triton.log"
     options = ("--repository", repository, "--log", log, "--model", "summing", *FREE_PORTS, "--detach")
     done = serve(*options)
@@ -119,75 +119,75 @@ def test_what_it_prints_names_addresses_models_and_the_purpose(serve: Serve, rep
     facts = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert facts["models"] == "summing"
     assert facts["log"] == str(log)
-    assert ask(facts["gRPC"], "summing", 5) == 5
+    assert request_sum(facts["gRPC"], "summing", 5) == 5
     assert "for development" in done.stderr
     assert "26.11" in done.stderr
     assert "Other machines" not in done.stderr
 
 
-def test_binding_to_all_addresses_is_warned_of(serve: Serve, repository: Path) -> None:
+def test_binding_to_all_addresses_prints_a_warning(serve: Serve, repository: Path) -> None:
     done = serve("--repository", repository, "--host", "0.0.0.0", *FREE_PORTS, "--detach", "--json")
     assert "Other machines can use this server" in done.stderr
     assert json.loads(done.stdout)["address"].startswith("127.0.0.1:")
 
 
-def test_a_detached_server_outlives_its_command_until_stopped(
-    serve: Serve, repository: Path, tmp_path: Path, temporary: Callable[[], list[str]]
+def test_detached_server_runs_until_stopped(
+    serve: Serve, repository: Path, tmp_path: Path, list_temporary: Callable[[], list[str]]
 ) -> None:
     ports = claim_ports("127.0.0.1", dict.fromkeys(("grpc", "http", "metrics")))
-    given = [part for protocol, port in ports.items() for part in (f"--{protocol}-port", port)]
-    given.append("--no-recognize-sign")
-    ready = json.loads(serve("--repository", repository, *given, "--detach", "--json").stdout)
-    family = Family.of(ready["pid"])
-    family.assert_complete()
+    options = [part for protocol, port in ports.items() for part in (f"--{protocol}-port", port)]
+    options.append("--no-recognize-sign")
+    ready = json.loads(serve("--repository", repository, *options, "--detach", "--json").stdout)
+    tree = ProcessTree.find(ready["pid"])
+    tree.assert_complete()
     assert ready["address"] == f"127.0.0.1:{ports['grpc']}"
     assert ready["http_address"] == f"127.0.0.1:{ports['http']}"
     assert ready["metrics_address"] == f"127.0.0.1:{ports['metrics']}"
     assert ready["log"] == str(tmp_path / "state" / "asl-triton" / f"triton-{ports['grpc']}.log")
     assert ready["models"] == ["summing"]
-    assert ask(ready["address"], "summing", 6) == 6
+    assert request_sum(ready["address"], "summing", 6) == 6
 
     second = serve("--repository", repository, *FREE_PORTS, "--detach")
     assert second.returncode == 1
     assert f"is already running at {ready['address']}" in " ".join(second.stderr.split())
 
     assert serve("--stop").stdout == f"Stopped the Triton at {ready['address']}.\n"
-    family.assert_gone()
-    assert temporary() == []
+    tree.assert_gone()
+    assert list_temporary() == []
     assert serve("--stop").stdout == "No detached Triton is running.\n"
     assert json.loads(serve("--stop", "--json").stdout) == {"stopped": False}
 
 
-def test_a_process_that_got_a_dead_servers_number_is_left_alone(serve: Serve, repository: Path, tmp_path: Path) -> None:
+def test_process_with_a_dead_servers_pid_is_left_alone(serve: Serve, repository: Path, tmp_path: Path) -> None:
     assert serve("--repository", repository, *FREE_PORTS, "--detach").returncode == 0
     (state,) = (tmp_path / "state" / "asl-triton").glob("*.json")
-    remembered = json.loads(state.read_text())
+    saved = json.loads(state.read_text())
     serve("--stop")
     assert not state.exists()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
-        state.write_text(json.dumps({**remembered, "pid": bystander.pid}))
+        state.write_text(json.dumps({**saved, "pid": bystander.pid}))
         assert serve("--stop").stdout == "No detached Triton is running.\n"
         assert bystander.poll() is None
         bystander.communicate(b"\n")
     assert bystander.returncode == 0
 
 
-@pytest.mark.parametrize("how", [(), ("--detach",)], ids=["foreground", "detached"])
-def test_a_model_that_fails_ends_in_a_sentence_and_leaves_nothing(
-    serve: Serve, repository: Path, tmp_path: Path, temporary: Callable[[], list[str]], how: tuple[str, ...]
+@pytest.mark.parametrize("options", [(), ("--detach",)], ids=["foreground", "detached"])
+def test_failing_model_is_reported_and_leaves_nothing_behind(
+    serve: Serve, repository: Path, tmp_path: Path, list_temporary: Callable[[], list[str]], options: tuple[str, ...]
 ) -> None:
     write_model(repository, "broken", "raise RuntimeError('weights are cut off')")
-    done = serve("--repository", repository, *FREE_PORTS, "--log", tmp_path / "triton.log", *how)
+    done = serve("--repository", repository, *FREE_PORTS, "--log", tmp_path / "triton.log", *options)
     assert done.returncode == 1
     assert done.stdout == ""
     message = " ".join(done.stderr.split())
     assert "Triton could not load 1 of 2 models: broken: RuntimeError: weights are cut off" in message
     assert "Traceback" not in message
-    assert temporary() == []
+    assert list_temporary() == []
     assert serve("--stop").stdout == "No detached Triton is running.\n"
 
 
-def test_a_missing_repository_ends_in_a_sentence(serve: Serve, tmp_path: Path) -> None:
+def test_missing_repository_is_reported(serve: Serve, tmp_path: Path) -> None:
     done = serve("--repository", tmp_path / "nowhere")
     assert done.returncode == 1
     assert "nowhere does not exist: give --repository" in " ".join(done.stderr.split())

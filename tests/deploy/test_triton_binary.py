@@ -1,4 +1,4 @@
-"""Which Triton a machine gets, and what it is told when there is none."""
+"""Which Triton a machine uses, and the error if there is none."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ NOTHING_ON_PATH = replace(HERE, search_path="")
 
 
 def install_tritonserver(root: Path, *backends: str) -> Path:
-    """A `tritonserver` as NVIDIA's images have it; the answer is the folder to put on PATH."""
+    """Lay out a `tritonserver` as in NVIDIA's images, and return the folder for PATH."""
     program = root / "bin" / "tritonserver"
     program.parent.mkdir(parents=True)
     program.touch(mode=0o755)
@@ -29,7 +29,7 @@ def test_this_environment_has_the_wheel() -> None:
     assert all(file.is_file() for file in (binary.path, *binary.python_backend))
 
 
-def test_the_wheels_backend_folder_has_the_stub_of_this_python_beside_the_backend(tmp_path: Path) -> None:
+def test_backend_folder_of_the_wheel_has_the_stub_of_this_python(tmp_path: Path) -> None:
     binary = find_binary(NOTHING_ON_PATH, Path("models"))
     assert binary.options(tmp_path / "backends") == [
         f"--backend-directory={tmp_path}/backends",
@@ -53,7 +53,7 @@ def test_the_wheels_backend_folder_has_the_stub_of_this_python_beside_the_backen
         (("python",), False, ["--model-config-name=wheel"]),
     ],
 )
-def test_a_tritonserver_on_path_comes_first(
+def test_tritonserver_on_path_comes_first(
     tmp_path: Path, backends: tuple[str, ...], has_gpu: bool, options: list[str]
 ) -> None:
     path = install_tritonserver(tmp_path, *backends)
@@ -65,7 +65,7 @@ def test_a_tritonserver_on_path_comes_first(
         assert binary.options(tmp_path / "unused") == [f"--backend-directory={tmp_path}/backends", *options]
 
 
-def test_a_linked_tritonserver_finds_the_backends_beside_the_real_one(tmp_path: Path) -> None:
+def test_linked_tritonserver_finds_the_backends_next_to_its_target(tmp_path: Path) -> None:
     real = install_tritonserver(tmp_path / "opt", "pytorch") / "tritonserver"
     link = tmp_path / "usr" / "tritonserver"
     link.parent.mkdir()
@@ -74,7 +74,7 @@ def test_a_linked_tritonserver_finds_the_backends_beside_the_real_one(tmp_path: 
     assert binary.backends == tmp_path / "opt" / "backends"
 
 
-def test_settings_for_cpus_are_those_of_machines_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_settings_apply_only_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
     path = install_tritonserver(tmp_path, "pytorch")
@@ -97,7 +97,7 @@ def test_settings_for_cpus_are_those_of_machines_without_a_gpu(tmp_path: Path, m
     ],
     ids=["macos", "windows", "arm", "old glibc", "musl"],
 )
-def test_another_machine_is_told_the_container_that_does_the_same(machine: Machine) -> None:
+def test_unsupported_machine_is_referred_to_the_container(machine: Machine) -> None:
     with pytest.raises(AslTritonError) as failure:
         find_binary(machine, Path("/data/models"))
     sentence = str(failure.value)
@@ -119,7 +119,7 @@ def test_another_machine_is_told_the_container_that_does_the_same(machine: Machi
     ],
     ids=["no wheel", "another pytriton", "numpy 2", "new python"],
 )
-def test_an_environment_that_lacks_something_is_told_what(machine: Machine, sentence: str) -> None:
+def test_missing_requirement_is_reported_in_one_sentence(machine: Machine, sentence: str) -> None:
     with pytest.raises(AslTritonError, match=sentence) as failure:
         find_binary(machine, Path("models"))
     assert "\n" not in str(failure.value)

@@ -1,4 +1,4 @@
-"""The wheel: its contents, and that it works in an environment of its own."""
+"""The wheel: its contents, and that it works in a fresh environment."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from asl_triton.models.recognize_sign import SIGN_MODELS
 from tests.client import videos
 from tests.paths import ROOT
 
-DEPENDENCIES = Path(np.__file__).parents[1]  # what is installed here serves the other environment, too
+DEPENDENCIES = Path(np.__file__).parents[1]  # the fresh environment uses what is installed here
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,11 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Enviro
     return Environment(tmp_path_factory.mktemp("fresh") / "venv", wheel)
 
 
-def test_wheel_has_the_demo_checkpoint_and_the_models_for_whole_videos_but_not_the_demo_signer(wheel: Path) -> None:
+def test_wheel_has_the_demo_checkpoint_and_the_whole_video_models_but_not_the_demo_signer(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    held = {name for name in names if "/model_repository/" in name}
+    models = {name for name in names if "/model_repository/" in name}
     files = ("1/model.py", "config.pbtxt")
-    assert held == {f"asl_triton_deploy/model_repository/{name}/{file}" for name in SIGN_MODELS for file in files}
+    assert models == {f"asl_triton_deploy/model_repository/{name}/{file}" for name in SIGN_MODELS for file in files}
     packages = {name.partition("/")[0] for name in names}
     assert {name for name in packages if not name.endswith(".dist-info")} == {
         "asl_triton", "asl_triton_deploy", "asl_triton_export", "asl_triton_ui"
@@ -73,14 +73,14 @@ def test_wheel_has_the_demo_checkpoint_and_the_models_for_whole_videos_but_not_t
 
 
 def test_installed_wheel_exports_serves_and_recognizes(environment: Environment, tmp_path: Path) -> None:
-    where = environment.run("python", "-c", "import asl_triton; print(asl_triton.__file__)", cwd=tmp_path)
-    assert Path(where).is_relative_to(environment.bin.parent)
+    path = environment.run("python", "-c", "import asl_triton; print(asl_triton.__file__)", cwd=tmp_path)
+    assert Path(path).is_relative_to(environment.bin.parent)
     clips = tmp_path / "clips"
     clips.mkdir()
     videos.clip(clips / "a.mp4", num_frames=12)
     environment.run("asl-triton", "export", "demo", cwd=tmp_path)
-    told = environment.run("asl-triton", "batch", "clips", "--local", "--format", "csv", cwd=tmp_path)
-    assert "a.mp4" in (tmp_path / "results" / "results.csv").read_text(), told
+    output = environment.run("asl-triton", "batch", "clips", "--local", "--format", "csv", cwd=tmp_path)
+    assert "a.mp4" in (tmp_path / "results" / "results.csv").read_text(), output
 
 
 def test_missing_extra_is_installed_from_the_wheel(environment: Environment, wheel: Path, tmp_path: Path) -> None:
@@ -89,5 +89,5 @@ def test_missing_extra_is_installed_from_the_wheel(environment: Environment, whe
     (hidden / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'pyarrow'\", name='pyarrow')\n")
     run = f"import sys; sys.path.insert(0, {str(hidden.parent)!r}); from asl_triton.cli.app import main; main()"
     videos.clip(tmp_path / "a.mp4", num_frames=9)
-    told = environment.run("python", "-c", run, "batch", tmp_path, "--format", "parquet", cwd=tmp_path, code=1)
-    assert f"which is not installed: pip install '{wheel}[parquet]'" in " ".join(told.split())
+    output = environment.run("python", "-c", run, "batch", tmp_path, "--format", "parquet", cwd=tmp_path, code=1)
+    assert f"which is not installed: pip install '{wheel}[parquet]'" in " ".join(output.split())

@@ -11,7 +11,7 @@ from mmap import mmap
 
 @dataclass
 class Served:
-    """One file and how it is handed out."""
+    """One file and how it is served."""
 
     content: bytes | mmap
     etag: str | None = '"v1"'
@@ -19,26 +19,26 @@ class Served:
     content_type: str = "application/octet-stream"
     status: int = 200
     location: str | None = None
-    cuts: list[int] = field(default_factory=list)  # bytes after which one request each breaks off
-    stall_after: int | None = None  # bytes after which a request waits until the server ends
+    cuts: list[int] = field(default_factory=list)  # bytes after which the next requests are cut off, one each
+    stall_after: int | None = None  # bytes after which a request stalls until the server stops
 
 
 @dataclass
 class FileServer:
-    """What is served, and what was asked for: (path, Range header) of every request."""
+    """The served files, and (path, Range header) of every request."""
 
     url: str
     files: dict[str, Served] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     ending: threading.Event = field(default_factory=threading.Event)
 
-    def ranges(self, path: str) -> list[str | None]:
-        """The Range headers of the requests for a path."""
-        return [asked for name, asked in self.requests if name == path]
+    def get_ranges(self, path: str) -> list[str | None]:
+        """Return the Range headers of the requests for a path."""
+        return [range_header for name, range_header in self.requests if name == path]
 
 
 @contextmanager
-def serving() -> Iterator[FileServer]:
+def serve_files() -> Iterator[FileServer]:
     """Serve on a free port of 127.0.0.1 for the block."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -46,16 +46,16 @@ def serving() -> Iterator[FileServer]:
             self.do_GET()
 
         def do_GET(self) -> None:
-            asked = self.headers["Range"]
-            state.requests.append((self.path, asked))
+            range_header = self.headers["Range"]
+            state.requests.append((self.path, range_header))
             served = state.files.get(self.path, Served(b"nothing here", status=404, content_type="text/html"))
             content, start, stop = served.content, 0, len(served.content)
-            found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "")
+            found = re.fullmatch(r"bytes=(\d+)-(\d*)", range_header or "")
             is_part = found is not None and served.status == 200 and served.takes_ranges
             if found is not None and is_part and self.headers["If-Range"] in (None, served.etag):
                 start = int(found[1])
                 stop = min(int(found[2]) + 1, stop) if found[2] else stop
-            # Of a download from its beginning, the whole is answered as such.
+            # `bytes=0-` asks for the whole file, which is answered with 200.
             is_part = is_part and found is not None and (start > 0 or bool(found[2]))
             if start >= len(content) > 0 and start:
                 self.send_response(416)
@@ -91,7 +91,7 @@ def serving() -> Iterator[FileServer]:
         daemon_threads = True
 
         def handle_error(self, *_: object) -> None:
-            pass  # a client that went away
+            pass  # a client disconnected
 
     with Server(("127.0.0.1", 0), Handler) as server:
         state = FileServer(f"http://127.0.0.1:{server.server_port}")

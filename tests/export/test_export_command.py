@@ -1,4 +1,4 @@
-"""`asl-triton export` as it is typed."""
+"""`asl-triton export` on the command line."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from tests.command_line import asl_triton
 from tests.networks import save_checkpoint, save_labels
 
 
-def test_export_says_what_it_wrote_and_what_comes_next(tmp_path: Path) -> None:
+def test_export_prints_what_it_wrote_and_the_next_step(tmp_path: Path) -> None:
     checkpoint, labels = save_checkpoint(tmp_path / "FINAL_nslt_7.pt"), save_labels(tmp_path / "labels.txt")
     command = [sys.executable, "-m", "asl_triton", "export", checkpoint, "--labels", labels]
     command += ["--repository", tmp_path / "models", "--instances", "2"]
@@ -36,17 +36,15 @@ def test_export_says_what_it_wrote_and_what_comes_next(tmp_path: Path) -> None:
     ]
 
 
-def test_export_takes_the_card_of_the_bundle_and_what_is_given_instead(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_override_the_card_of_the_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     save_checkpoint(bundle / "weights.pt")
     save_labels(bundle / "labels.txt")
     (bundle / "card.json").write_text('{"purpose": "seven signs", "caveat": "small", "min_confidence": 0.4}')
     options = ("export", bundle, "--repository", tmp_path / "models")
-    given = ("--caveat", "", "--min-confidence", 0.5, "--name", "other")
-    for more in ((), given):
+    overrides = ("--caveat", "", "--min-confidence", 0.5, "--name", "other")
+    for more in ((), overrides):
         done = asl_triton(capsys, *options, *more)
         assert done.code == 0, done.told
     assert read_folder(tmp_path / "models" / "bundle").served.card == ModelCard(
@@ -68,7 +66,7 @@ def test_export_takes_the_card_of_the_bundle_and_what_is_given_instead(
     (["weights.pt", "--labels", "labels.txt", "--precision", "int3"], "Invalid value", 2),
     ([], "Missing argument", 2),
 ])  # fmt: skip
-def test_bad_input_is_a_sentence_and_an_exit_code(
+def test_bad_input_is_reported_with_an_exit_code(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

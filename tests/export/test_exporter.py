@@ -1,4 +1,4 @@
-"""The model folder: whole or not there, with what the contract asks for in it."""
+"""The model folder is complete or absent, and meets the contract."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ def read_config(path: Path) -> pb.ModelConfig:
     return text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
 
 
-def test_folder_holds_the_whole_contract(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_folder_meets_the_whole_contract(checkpoint: Checkpoint, tmp_path: Path) -> None:
     report = export_model(checkpoint, GLOSSES, PRESETS["bsl1k"], tmp_path, "small")
     folder = tmp_path / "small"
     assert report.folder == folder and report.same_best
@@ -54,7 +54,7 @@ def test_version_is_the_name_of_its_folder(checkpoint: Checkpoint, tmp_path: Pat
     assert {path.name for path in (tmp_path / "small" / "2").iterdir()} == {"model.pt", "model.py"}
 
 
-def test_card_is_in_both_configs_and_an_empty_one_in_none(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_card_is_in_every_config_unless_it_is_empty(checkpoint: Checkpoint, tmp_path: Path) -> None:
     card = ModelCard(purpose='seven signs, "quoted", \N{WAVING HAND SIGN}', caveat="small", min_confidence=0.42)
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "carded", card=card)
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "plain")
@@ -71,7 +71,7 @@ def test_card_is_in_both_configs_and_an_empty_one_in_none(checkpoint: Checkpoint
     ("file", "backend"),
     [("config.pbtxt", "pytorch"), ("configs/cpu.pbtxt", "pytorch"), ("configs/wheel.pbtxt", "python")],
 )
-def test_all_configs_are_the_same_contract(checkpoint: Checkpoint, tmp_path: Path, file: str, backend: str) -> None:
+def test_all_configs_state_the_same_contract(checkpoint: Checkpoint, tmp_path: Path, file: str, backend: str) -> None:
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small", instances=3)
     config = read_config(tmp_path / "small" / file)
     assert config.backend == backend
@@ -101,14 +101,14 @@ def test_gpus_warm_up_every_batch_size_and_cpus_one(checkpoint: Checkpoint, tmp_
     assert [w.batch_size for w in config.model_warmup] == list(range(1, config.max_batch_size + 1))
     on_cpus = read_config(tmp_path / "small" / "configs" / "cpu.pbtxt")
     assert [w.batch_size for w in on_cpus.model_warmup] == [1]
-    # Nothing else differs, and the backend's parameters are the two that it had.
+    # Nothing else differs, and the backend has only these two parameters.
     del config.model_warmup[1:]
     assert on_cpus == config
     ours = {key for key in config.parameters if key.startswith("asl_triton.")}
     assert set(config.parameters) - ours == {"INFERENCE_MODE", "DISABLE_OPTIMIZED_EXECUTION"}
 
 
-def test_golden_clip_has_a_length_that_the_preset_takes(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_golden_clip_has_a_length_that_the_preset_accepts(checkpoint: Checkpoint, tmp_path: Path) -> None:
     long = replace(PRESETS["wlasl"], min_frames=48, window_frames=48)
     short = replace(PRESETS["wlasl"], window_frames=16, stride_frames=8, max_frames=24)
     for name, preset, num_frames in (("long", long, 48), ("short", short, 24)):
@@ -116,7 +116,7 @@ def test_golden_clip_has_a_length_that_the_preset_takes(checkpoint: Checkpoint, 
         assert GoldenAnswer.load(tmp_path / name / "golden.npz").num_frames == num_frames
 
 
-def test_fp32_input_is_the_classic_signature(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_fp32_input_has_the_classic_signature(checkpoint: Checkpoint, tmp_path: Path) -> None:
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small", input_type="fp32")
     frames = read_config(tmp_path / "small" / "config.pbtxt").input[0]
     assert (frames.data_type, list(frames.dims)) == (pb.TYPE_FP32, [3, -1, 224, 224])
@@ -132,15 +132,15 @@ def test_existing_model_is_kept_unless_forced(checkpoint: Checkpoint, tmp_path: 
     assert [p.name for p in tmp_path.iterdir()] == ["small"]
 
 
-def test_export_that_answers_wrongly_writes_nothing_and_keeps_the_old(
+def test_wrong_export_is_not_written_and_the_old_one_stays(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small")
     before = (tmp_path / "small" / "config.pbtxt").read_bytes()
-    fold = torchscript.ServedI3D
+    original = torchscript.ServedI3D
 
     def broken(*arguments, **named):
-        served = fold(*arguments, **named)
+        served = original(*arguments, **named)
         torch.nn.init.zeros_(served.mixed_3[0].b1b.weight)
         return served
 
@@ -152,7 +152,7 @@ def test_export_that_answers_wrongly_writes_nothing_and_keeps_the_old(
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../a", ".hidden", "-dash", "a b", "ü"])
-def test_name_that_cannot_be_served_is_refused(checkpoint: Checkpoint, tmp_path: Path, name: str) -> None:
+def test_invalid_model_name_is_refused(checkpoint: Checkpoint, tmp_path: Path, name: str) -> None:
     with pytest.raises(AslTritonError, match="is not a valid model name"):
         export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, name)
 
@@ -163,7 +163,7 @@ def test_optical_flow_is_refused(tmp_path: Path) -> None:
         export_model(flow, GLOSSES, PRESETS["wlasl"], tmp_path, "flow")
 
 
-def test_repository_that_cannot_be_written_is_one_sentence(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_unwritable_repository_is_reported(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(AslTritonError, match="cannot write"):
         export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path / "file", "small")

@@ -1,4 +1,4 @@
-"""`make bench-gpu` on a CPU, small, so that it works on the day there is a GPU."""
+"""`make bench-gpu`, small and on a CPU, so that it works once a GPU is available."""
 
 import json
 import os
@@ -18,10 +18,10 @@ from tests.benchmarks.gpu import ROWS, Options, count_flops, measure
 from tests.benchmarks.gpu_report import Figure, Report, Row, compare_rows, derive_settings
 from tests.paths import ROOT
 
-pytestmark = pytest.mark.timeout(1200)  # a minute where nothing else runs
+pytestmark = pytest.mark.timeout(1200)  # takes a minute on an idle machine
 BUDGET = ("--budget-s", "1100")
 
-# PyTorch, NumPy and what PyTorch needs: all that the machine has.
+# PyTorch, its dependencies and NumPy: all that the machine has.
 INSTALLED = (
     *("torch", "torchgen", "functorch", "numpy", "typing_extensions", "filelock", "fsspec"),
     *("jinja2", "markupsafe", "mpmath", "networkx", "setuptools", "sympy"),
@@ -35,7 +35,7 @@ TOLERANCE = {"fp32": 1e-3, "tf32": 1e-3, "fp16": 0.05, "bf16": 0.5}  # logits sp
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a machine with PyTorch and NumPy alone, and without a C++ compiler."""
+    """The environment of a machine with only PyTorch and NumPy, and no C++ compiler."""
     folder = tmp_path_factory.mktemp("site-packages")
     for name in INSTALLED:
         spec = find_spec(name)
@@ -49,7 +49,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(folder), "CXX": "no-such-compiler", "OMP_NUM_THREADS": "1"}
 
 
-def start(environment: dict[str, str], output: Path, *options: str) -> subprocess.Popen[str]:
+def start_benchmark(environment: dict[str, str], output: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-S", "-m", "tests.benchmarks.gpu", *SMALL, "--output", str(output), *options]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -62,9 +62,9 @@ def read_rows(output: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def output(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a whole run wrote."""
+    """The output folder of a complete run."""
     folder = tmp_path_factory.mktemp("gpu")
-    process = start(environment, folder, *BUDGET)
+    process = start_benchmark(environment, folder, *BUDGET)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
     return folder
@@ -93,7 +93,7 @@ def test_every_forward_is_compared_with_float32(output: Path) -> None:
     assert forwards["exported, fp16"]["max_difference"] > forwards["exported, fp32"]["max_difference"]
 
 
-def test_a_missing_compiler_is_a_sentence(output: Path) -> None:
+def test_missing_compiler_is_reported(output: Path) -> None:
     rows = read_rows(output)
     for name in COMPILED:
         assert rows[name]["status"] == "error"
@@ -114,9 +114,9 @@ def test_tables_and_settings_are_written(output: Path) -> None:
 def running(
     environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[psutil.Process, Path]]:
-    """A run that has measured a row."""
+    """A run that has measured its first row."""
     folder = tmp_path_factory.mktemp("gpu")
-    process = start(environment, folder, *BUDGET)
+    process = start_benchmark(environment, folder, *BUDGET)
     try:
         wait_for_rows(process, folder, 1)
         yield psutil.Process(process.pid), folder
@@ -138,19 +138,19 @@ def find_workers(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-def test_a_crash_costs_one_row(running: tuple[psutil.Process, Path]) -> None:
+def test_crash_costs_one_row(running: tuple[psutil.Process, Path]) -> None:
     process, output = running
     (worker,) = find_workers(process)
     worker.kill()
     crashed, after = list(wait_for_rows(process, output, 3).values())[1:3]
-    while "exit code -9" not in crashed["note"]:  # it had sent another row before it was ended
+    while "exit code -9" not in crashed["note"]:  # the worker sent another row before it was killed
         crashed, after = after, list(wait_for_rows(process, output, 4).values())[3]
     assert crashed["status"] == "error"
     assert after["status"] == "ok"
 
 
-def test_a_run_that_is_ended_ends_its_worker(running: tuple[psutil.Process, Path]) -> None:
-    process, output = running  # the last test of this run
+def test_terminated_run_ends_its_worker(running: tuple[psutil.Process, Path]) -> None:
+    process, output = running  # must be the last test of this run
     workers = find_workers(process)
     process.terminate()
     _, alive = psutil.wait_procs([process, *workers], timeout=60)
@@ -165,7 +165,7 @@ def test_rows_beyond_the_budget_are_skipped(tmp_path: Path) -> None:
     assert {row["status"] for row in rows.values()} == {"skipped"}
 
 
-def test_a_clip_of_64_frames_is_222_gflop() -> None:
+def test_clip_of_64_frames_takes_222_gflop() -> None:
     assert count_flops(64) == pytest.approx(222e9, rel=0.005)
 
 
@@ -175,7 +175,7 @@ RATES = Row("ok", "matrix rate", values={"fp32": 50.0, "tf32": 400.0, "fp16": 80
 
 
 def make_row(name: str, precision: str, rates: dict[int, float], difference: float = 0.01, same: int = 8) -> Row:
-    """A row with these clips per second by batch size."""
+    """Make a row from clips per second by batch size."""
     figures = tuple(
         Figure(batch, 3 * batch / rate, batch / rate, batch / rate, rate, tflops=0.222 * rate)
         for batch, rate in rates.items()
@@ -189,7 +189,7 @@ BF16 = make_row("exported, bf16", "bf16", {1: 810.0, 4: 1500.0, 8: 1650.0, 16: 1
 TF32 = make_row("exported, tf32", "tf32", {1: 400.0, 8: 700.0}, 0.002)
 
 
-def derive(*rows: Row) -> dict[str, str]:
+def derive_values(*rows: Row) -> dict[str, str]:
     return {setting.name: setting.value for setting in derive_settings(compare_rows([RATES, TRAINED, *rows]))}
 
 
@@ -203,11 +203,11 @@ def derive(*rows: Row) -> dict[str, str]:
     ],
 )
 def test_fastest_precision_that_answers_the_same_is_chosen(rows: tuple[Row, ...], precision: str) -> None:
-    assert derive(*rows)["asl_triton.precision (export --precision)"] == precision
+    assert derive_values(*rows)["asl_triton.precision (export --precision)"] == precision
 
 
 def test_smallest_batch_close_to_the_best_rate_is_chosen() -> None:
-    settings = derive(FP16)
+    settings = derive_values(FP16)
     assert settings["max_batch_size, preferred_batch_size"] == "8"
     assert settings["model_warmup, batch sizes"] == "1, 4, 8"  # each first forward took three times as long
 
@@ -215,19 +215,19 @@ def test_smallest_batch_close_to_the_best_rate_is_chosen() -> None:
 @pytest.mark.parametrize(
     ("rates", "count"), [((1000, 1040, 1045), "1"), ((1000, 1300, 1310), "2"), ((10, 20, 40), "4")]
 )
-def test_instances_are_added_while_they_pay(rates: tuple[float, ...], count: str) -> None:
+def test_instances_are_added_while_they_help(rates: tuple[float, ...], count: str) -> None:
     values = {f"batch 8, {number} at once": rate for number, rate in zip((1, 2, 4), rates, strict=True)}
-    assert derive(FP16, Row("ok", "instances, fp16", values=values))["instance_group count"] == count
+    assert derive_values(FP16, Row("ok", "instances, fp16", values=values))["instance_group count"] == count
 
 
 def test_slow_new_lengths_are_warmed_up() -> None:
     values = {f"optimized execution {state}: {when}": 3.0 for state in ("on", "off") for when in ("first", "second")}
     values |= {"optimized execution off: later": 2.9, "optimized execution on: later": 2.9}
     new_lengths = Row("ok", "new lengths, fp16", values=values)
-    assert derive(new_lengths)["model_warmup, lengths"] == "one length"
-    assert derive(new_lengths)["DISABLE_OPTIMIZED_EXECUTION"] == "true"
+    assert derive_values(new_lengths)["model_warmup, lengths"] == "one length"
+    assert derive_values(new_lengths)["DISABLE_OPTIMIZED_EXECUTION"] == "true"
     slow = replace(new_lengths, values=values | {"optimized execution off: first": 90.0})
-    assert derive(slow)["model_warmup, lengths"] == "every length that is common"
+    assert derive_values(slow)["model_warmup, lengths"] == "every length that is common"
 
 
 def test_figures_are_ratios_to_the_trained_network_and_the_matrix_rate() -> None:

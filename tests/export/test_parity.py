@@ -1,4 +1,4 @@
-"""The trained network and every export of it against the original's answers, `shared/reference/expected.npz`."""
+"""The trained network and its exports match the answers of the original in `shared/reference/expected.npz`."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -21,7 +21,7 @@ from asl_triton_export.i3d import I3D, normalize
 Noise = Callable[[int], np.ndarray]
 Ask = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # uint8 RGB (T, 224, 224, 3) to logits (C,), steps (S, C)
 FORMATS = ("torchscript", "openvino")
-CLIPS = ("07068", "07069")  # 68 and 30 frames: the second is odd after its halvings
+CLIPS = ("07068", "07069")  # 68 and 30 frames: the second becomes odd when halved
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +35,12 @@ def served(net: I3D) -> Callable[[str, str, str], Ask]:
 
     @cache
     def build(served_as: str, preset: str, precision: str) -> Ask:
-        return (through_torchscript if served_as == "torchscript" else through_openvino)(net, preset, precision)
+        return (build_torchscript if served_as == "torchscript" else build_openvino)(net, preset, precision)
 
     return build
 
 
-def through_torchscript(net: I3D, preset: str, precision: str) -> Ask:
+def build_torchscript(net: I3D, preset: str, precision: str) -> Ask:
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     model = torch.jit.script(ServedI3D(net, PRESETS[preset], dtypes[precision]).eval())
 
@@ -52,7 +52,7 @@ def through_torchscript(net: I3D, preset: str, precision: str) -> Ask:
     return ask
 
 
-def through_openvino(net: I3D, preset: str, precision: str) -> Ask:
+def build_openvino(net: I3D, preset: str, precision: str) -> Ask:
     model = compile_model(build_graph(net, PRESETS[preset]), precision)
 
     def ask(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,13 +63,13 @@ def through_openvino(net: I3D, preset: str, precision: str) -> Ask:
 
 
 def read_clip(shared_folder: Path, clip: str, preset: str) -> np.ndarray:
-    """The crops of a real clip: uint8 RGB (T, 224, 224, 3)."""
+    """Return the crops of a real clip: uint8 RGB (T, 224, 224, 3)."""
     with open_video(shared_folder / "wlasl" / "videos" / f"{clip}.mp4") as video:
         return np.stack([crop.image for crop in crop_frames(video, PRESETS[preset], max_frames=1000)])
 
 
 @pytest.mark.parametrize("num_frames", [9, 16, 33, 65])
-def test_the_network_as_trained_answers_as_the_original(
+def test_trained_network_matches_the_original(
     net: I3D, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int
 ) -> None:
     with torch.inference_mode():
@@ -99,7 +99,7 @@ WINDOWED = (40, 64, 100)
 
 @pytest.mark.parametrize("served_as", FORMATS)
 @pytest.mark.parametrize(("num_frames", "preset"), NOISE)
-def test_float32_export_answers_as_the_original_on_noise(
+def test_float32_export_matches_the_original_on_noise(
     served, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int, preset: str, served_as: str
 ) -> None:
     _, step_logits = served(served_as, preset, "fp32")(noise(num_frames))
@@ -108,7 +108,7 @@ def test_float32_export_answers_as_the_original_on_noise(
 
 @pytest.mark.parametrize("served_as", FORMATS)
 @pytest.mark.parametrize("num_frames", WINDOWED)
-def test_float32_export_answers_as_the_original_in_windows(
+def test_float32_export_matches_the_original_in_windows(
     served, noise: Noise, expected: Mapping[str, np.ndarray], num_frames: int, served_as: str
 ) -> None:
     cut = cut_windows(iter(noise(num_frames)), PRESETS["bsl1k"])
@@ -119,14 +119,14 @@ def test_float32_export_answers_as_the_original_in_windows(
 @pytest.mark.parametrize("served_as", FORMATS)
 @pytest.mark.parametrize("preset", CLIP_PRESETS)
 @pytest.mark.parametrize("clip", CLIPS)
-def test_float32_export_answers_as_the_original_on_real_clips(
+def test_float32_export_matches_the_original_on_real_clips(
     served, shared_folder: Path, expected: Mapping[str, np.ndarray], clip: str, preset: str, served_as: str
 ) -> None:
     frames = read_clip(shared_folder, clip, preset)
-    wanted = expected[f"{clip}/{preset}"]
+    original = expected[f"{clip}/{preset}"]
     logits, step_logits = served(served_as, preset, "fp32")(frames)
-    assert np.abs(step_logits - wanted).max() <= 1e-3
-    pooled = wanted.mean(axis=0) if preset == "asl-inference" else wanted.max(axis=0)
+    assert np.abs(step_logits - original).max() <= 1e-3
+    pooled = original.mean(axis=0) if preset == "asl-inference" else original.max(axis=0)
     assert np.abs(logits - pooled).max() <= 1e-3
 
 
@@ -135,7 +135,7 @@ def test_float32_export_answers_as_the_original_on_real_clips(
     [("torchscript", "fp16", 9), ("torchscript", "bf16", 8), ("openvino", "bf16", 8)],
 )
 @pytest.mark.parametrize("clip", CLIPS)
-def test_half_precision_ranks_as_the_original_on_real_clips(
+def test_half_precision_ranks_like_the_original_on_real_clips(
     served,
     shared_folder: Path,
     expected: Mapping[str, np.ndarray],
@@ -145,7 +145,7 @@ def test_half_precision_ranks_as_the_original_on_real_clips(
     in_common: int,
 ) -> None:
     logits, _ = served(served_as, "wlasl", precision)(read_clip(shared_folder, clip, "wlasl"))
-    wanted = expected[f"{clip}/wlasl"].max(axis=0)
-    print(f"{clip} {served_as} {precision}: off by {np.abs(logits - wanted).max():.3f} of {np.ptp(wanted):.1f}")
-    assert logits.argmax() == wanted.argmax()
-    assert len(set(np.argsort(-logits)[:10]) & set(np.argsort(-wanted)[:10])) >= in_common
+    original = expected[f"{clip}/wlasl"].max(axis=0)
+    print(f"{clip} {served_as} {precision}: off by {np.abs(logits - original).max():.3f} of {np.ptp(original):.1f}")
+    assert logits.argmax() == original.argmax()
+    assert len(set(np.argsort(-logits)[:10]) & set(np.argsort(-original)[:10])) >= in_common

@@ -1,4 +1,4 @@
-"""The presets for people against the answers of the authors' codes, `shared/reference/expected_people.npz`."""
+"""The presets for people match the answers of the authors' code in `shared/reference/expected_people.npz`."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -39,7 +39,7 @@ def net(reference_checkpoint: Path) -> I3D:
 
 @pytest.fixture(scope="module")
 def ask(net: I3D):
-    """Asks the network of a format: a clip to its logits (C,) and step logits (S, C), in float32.
+    """Run the network of a format on a clip: returns logits (C,) and step logits (S, C) in float32.
 
     The clip is uint8 RGB (T, 224, 224, 3), or normalized float32 (3, T, 224, 224).
     """
@@ -76,7 +76,7 @@ def read_crops(shared_folder: Path, clip: str, preset: str, signer: SignerBox | 
         return [crop.image for crop in crop_frames(video, PRESETS[preset], 10_000, signer)]
 
 
-def official_box(people: Mapping[str, np.ndarray], clip: str) -> SignerBox:
+def read_official_box(people: Mapping[str, np.ndarray], clip: str) -> SignerBox:
     return SignerBox.from_pixels(tuple(people[f"{clip}/box"].tolist()), *SIZES[clip], source="dataset")
 
 
@@ -91,9 +91,7 @@ def test_every_array_of_the_reference_is_compared(people: Mapping[str, np.ndarra
 
 
 @pytest.mark.parametrize("clip", CITIZEN_CLIPS)
-def test_centered_frames_are_those_that_asl_citizen_takes(
-    shared_folder: Path, people: Mapping[str, np.ndarray], clip: str
-) -> None:
+def test_centered_frames_match_asl_citizen(shared_folder: Path, people: Mapping[str, np.ndarray], clip: str) -> None:
     crops = read_crops(shared_folder, clip, "asl-citizen")
     assert len(choose_centered(crops, CITIZEN)[1]) == people[f"{clip}/asl-citizen/num_frames"]
     (window,) = cut_windows(iter(crops), CITIZEN)
@@ -103,7 +101,7 @@ def test_centered_frames_are_those_that_asl_citizen_takes(
 
 @pytest.mark.parametrize("served_as", FORMATS)
 @pytest.mark.parametrize("clip", CITIZEN_CLIPS)
-def test_float32_export_answers_as_asl_citizen(
+def test_float32_export_matches_asl_citizen(
     ask, shared_folder: Path, people: Mapping[str, np.ndarray], clip: str, served_as: str
 ) -> None:
     (window,) = cut_windows(iter(read_crops(shared_folder, clip, "asl-citizen")), CITIZEN)
@@ -115,10 +113,8 @@ def test_float32_export_answers_as_asl_citizen(
 
 
 @pytest.mark.parametrize("clip", PERSON_CLIPS)
-def test_crops_are_cut_from_the_signers_box_as_bsl1k_does(
-    shared_folder: Path, people: Mapping[str, np.ndarray], clip: str
-) -> None:
-    crops = read_crops(shared_folder, clip, "bsl1k-person", official_box(people, clip))
+def test_crops_of_the_signers_box_match_bsl1k(shared_folder: Path, people: Mapping[str, np.ndarray], clip: str) -> None:
+    crops = read_crops(shared_folder, clip, "bsl1k-person", read_official_box(people, clip))
     assert len(crops) == people[f"{clip}/bsl1k-person/num_frames"]
     (window,) = cut_windows(iter(crops), PERSON)
     off = np.abs(window.frames[[0, 32, 63]].astype(int) - people[f"{clip}/bsl1k-person/frames"])
@@ -127,7 +123,7 @@ def test_crops_are_cut_from_the_signers_box_as_bsl1k_does(
 
 
 def read_unrounded_window(shared_folder: Path, clip: str, signer: SignerBox) -> np.ndarray:
-    """The window of a clip as bsl1k samples it, before its gray levels are rounded: float32 (3, T, 224, 224)."""
+    """Return the window of a clip as bsl1k samples it, before gray levels are rounded: float32 (3, T, 224, 224)."""
     low, high = PERSON.value_range
     region = shrink_box(signer, 224 / 256)
     with open_video(find_clip(shared_folder, clip)) as video:
@@ -139,10 +135,10 @@ def read_unrounded_window(shared_folder: Path, clip: str, signer: SignerBox) -> 
 
 @pytest.mark.parametrize("served_as", FORMATS)
 @pytest.mark.parametrize("clip", PERSON_CLIPS)
-def test_float32_export_answers_as_bsl1k_in_the_signers_box(
+def test_float32_export_matches_bsl1k_in_the_signers_box(
     ask, shared_folder: Path, people: Mapping[str, np.ndarray], clip: str, served_as: str
 ) -> None:
-    window = read_unrounded_window(shared_folder, clip, official_box(people, clip))
+    window = read_unrounded_window(shared_folder, clip, read_official_box(people, clip))
     logits, _ = ask(served_as, "bsl1k-person", window)
     off = np.abs(logits - people[f"{clip}/bsl1k-person"][0]).max()
     print(f"{clip} {served_as}: off by {off:.2g}")
@@ -150,21 +146,23 @@ def test_float32_export_answers_as_bsl1k_in_the_signers_box(
 
 
 @pytest.mark.parametrize("clip", PERSON_CLIPS)
-def test_whole_gray_levels_change_the_answer_of_bsl1k_by_less_than_one_percent(
+def test_rounding_gray_levels_changes_bsl1k_logits_by_less_than_one_percent(
     ask, shared_folder: Path, people: Mapping[str, np.ndarray], clip: str
 ) -> None:
-    """The authors sample crops in floating point; the crops that are sent are bytes."""
-    (window,) = cut_windows(iter(read_crops(shared_folder, clip, "bsl1k-person", official_box(people, clip))), PERSON)
+    """The authors sample crops in floating point; ours are rounded to bytes."""
+    (window,) = cut_windows(
+        iter(read_crops(shared_folder, clip, "bsl1k-person", read_official_box(people, clip))), PERSON
+    )
     logits, _ = ask("torchscript", "bsl1k-person", window.frames)
-    wanted = people[f"{clip}/bsl1k-person"][0]
-    off = np.abs(logits - wanted).max()
-    print(f"{clip}: off by {off:.2g} of {np.ptp(wanted):.0f}")
-    assert off <= 0.01 * np.ptp(wanted)
-    assert np.argsort(-logits)[:5].tolist() == np.argsort(-wanted)[:5].tolist()
+    original = people[f"{clip}/bsl1k-person"][0]
+    off = np.abs(logits - original).max()
+    print(f"{clip}: off by {off:.2g} of {np.ptp(original):.0f}")
+    assert off <= 0.01 * np.ptp(original)
+    assert np.argsort(-logits)[:5].tolist() == np.argsort(-original)[:5].tolist()
 
 
 @pytest.mark.parametrize("num_frames", [9, 30, 64, 65])
-def test_exports_interpolate_the_steps_alike(ask, noise, num_frames: int) -> None:
+def test_exports_interpolate_the_steps_like_the_trained_network(ask, noise, num_frames: int) -> None:
     trained, torchscript, openvino = (ask(served_as, "asl-citizen", noise(num_frames))[0] for served_as in FORMATS)
     assert np.abs(torchscript - trained).max() <= 1e-3
     assert np.abs(openvino - trained).max() <= 1e-3

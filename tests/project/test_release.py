@@ -14,11 +14,11 @@ from tests.paths import ROOT
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    pytest.skip("reads pyproject.toml with tomllib, of Python 3.11 and newer", allow_module_level=True)
+    pytest.skip("needs tomllib (Python 3.11 or newer)", allow_module_level=True)
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-KINDS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+HEADINGS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
 def test_newest_release_in_the_changelog_is_the_version() -> None:
@@ -31,8 +31,8 @@ def test_newest_release_in_the_changelog_is_the_version() -> None:
     assert dates == sorted(dates, reverse=True)
 
 
-def test_changelog_uses_the_kinds_of_keep_a_changelog() -> None:
-    assert set(re.findall(r"^### (.*)$", CHANGELOG, flags=re.MULTILINE)) <= KINDS
+def test_changelog_uses_the_headings_of_keep_a_changelog() -> None:
+    assert set(re.findall(r"^### (.*)$", CHANGELOG, flags=re.MULTILINE)) <= HEADINGS
 
 
 def test_citation_has_the_version_and_date_of_the_newest_release() -> None:

@@ -15,7 +15,7 @@ def test_accounts_come_from_the_option_and_from_a_file(tmp_path: Path) -> None:
     assert read_auth(None, None) == ()
 
 
-def test_wrong_accounts_are_a_sentence_without_the_secret(tmp_path: Path) -> None:
+def test_bad_accounts_are_reported_without_the_secret(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xfa")
     for pair, path, says in (
@@ -26,12 +26,12 @@ def test_wrong_accounts_are_a_sentence_without_the_secret(tmp_path: Path) -> Non
         (None, tmp_path / "empty", "is empty"),
         (None, tmp_path / "bytes", "is not UTF-8 text"),
     ):
-        with pytest.raises(AslTritonError, match=says) as told:
+        with pytest.raises(AslTritonError, match=says) as error:
             read_auth(pair, path)
-        assert "hunter2" not in str(told.value)
+        assert "hunter2" not in str(error.value)
 
 
-def test_limits_are_those_of_the_page() -> None:
+def test_limits_follow_the_options() -> None:
     limits = PageOptions(max_upload_mb=20, max_minutes=2).limits
     assert (limits.max_bytes, limits.max_duration_s) == (20_000_000, 120)
 
@@ -47,5 +47,5 @@ def test_limits_are_those_of_the_page() -> None:
         (Address(share=True), True),
     ],
 )
-def test_page_is_open_where_other_machines_reach_it(address: Address, is_open: bool) -> None:
+def test_page_is_open_if_other_machines_can_reach_it(address: Address, is_open: bool) -> None:
     assert address.is_open is is_open

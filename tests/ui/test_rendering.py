@@ -14,13 +14,13 @@ def test_names_and_glosses_are_escaped() -> None:
     assert "unsure: nothing reaches the threshold of 50" in shown
 
 
-def test_problem_is_a_sentence() -> None:
+def test_problem_is_rendered_as_a_sentence() -> None:
     assert "<strong>No.</strong> The clip is empty.</p>" in render_problem("the clip is empty", "No.")
     assert "Really?</p>" in render_problem("really?")
     assert "</strong> a.mp4 is empty.</p>" in render_problem("a.mp4 is empty")
 
 
-def test_numbers_are_for_people() -> None:
+def test_numbers_are_readable() -> None:
     assert [text.replace("\xa0", " ") for text in (format_seconds(2.5), format_seconds(150.2))] == [
         "2.50 s",
         "2:30.2 min",

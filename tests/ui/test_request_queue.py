@@ -1,4 +1,4 @@
-"""The request queue: a limited number of clips run at once, a limited number wait, and further ones are refused."""
+"""The request queue: a limited number of clips run at once, a limited number wait, and the rest are refused."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ def make_tickets(*visitors: str) -> list[Ticket]:
     return tickets
 
 
-def test_visitors_have_their_turns_in_order_and_know_their_place() -> None:
+def test_visitors_take_turns_in_order_and_know_their_place() -> None:
     async def scenario() -> None:
         turns, tickets, order = RequestQueue(at_once=1, waiting=2), make_tickets("ada", "bob", "eve"), []
         done = asyncio.Event()
@@ -43,7 +43,7 @@ def test_visitors_have_their_turns_in_order_and_know_their_place() -> None:
     asyncio.run(scenario())
 
 
-def test_one_visitor_takes_half_of_the_queue() -> None:
+def test_one_visitor_can_take_half_of_the_queue() -> None:
     async def scenario() -> None:
         turns, done = RequestQueue(at_once=1, waiting=4), asyncio.Event()
 

@@ -9,22 +9,22 @@ from tests.paths import DEMO_BUNDLE
 LABELS = (DEMO_BUNDLE / "labels.txt").read_text().splitlines()
 
 
-def served(labels: tuple[str, ...]) -> ServedModel:
+def make_served_model(labels: tuple[str, ...]) -> ServedModel:
     return ServedModel("m", "1", PRESETS["wlasl"], labels, "UINT8", "fp32", "0" * 64, "")
 
 
-def test_vocabulary_is_the_demo_checkpoints() -> None:
+def test_vocabulary_matches_the_demo_checkpoint() -> None:
     assert (samples.FOLDER / "labels.txt").read_text() == (DEMO_BUNDLE / "labels.txt").read_text()
     assert {sample.gloss for sample in samples.SAMPLES} <= set(LABELS)
 
 
-def test_samples_are_for_that_vocabulary_and_not_for_one_that_holds_their_words() -> None:
-    assert samples.fits_model(served(tuple(LABELS)))
-    assert not samples.fits_model(served((*LABELS, "zebra")))
+def test_samples_fit_only_that_exact_vocabulary() -> None:
+    assert samples.fits_model(make_served_model(tuple(LABELS)))
+    assert not samples.fits_model(make_served_model((*LABELS, "zebra")))
     assert not samples.fits_model(None)
 
 
-def test_clips_are_small_and_whole() -> None:
+def test_clips_are_small_and_complete() -> None:
     for sample in samples.SAMPLES:
         assert sample.path.stat().st_size < 60_000
         with open_video(sample.path) as video:

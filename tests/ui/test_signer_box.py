@@ -21,19 +21,17 @@ from asl_triton_ui.signer_box import WHOLE, parse_box, render_seen
         ((25, 5, 75, 100), (SignerBox(0.25, 0.05, 0.75, 1), False)),
     ],
 )
-def test_fields_say_what_is_to_be_done(
-    sides: tuple[float | None, ...], expected: tuple[SignerBox | None, bool]
-) -> None:
+def test_fields_are_parsed_into_a_box(sides: tuple[float | None, ...], expected: tuple[SignerBox | None, bool]) -> None:
     assert parse_box(sides) == expected
 
 
 @pytest.mark.parametrize("sides", [(20, None, 60, 80), (60, 20, 40, 80), (20, 20, 21, 80)])
-def test_fields_that_are_no_box_are_a_sentence(sides: tuple[float | None, ...]) -> None:
+def test_invalid_fields_are_reported(sides: tuple[float | None, ...]) -> None:
     with pytest.raises(AslTritonError, match=r"four sides|is empty or nearly so"):
         parse_box(sides)
 
 
-def test_what_the_network_saw_is_said() -> None:
+def test_page_shows_what_the_network_saw() -> None:
     face = SignerBox(0.1, 0.2, 0.5, 1, "face", 0.667)
     shown = render_seen(face, PRESETS["wlasl"])
     assert "found by the face detector, 67% sure" in shown and 'data-seen="10.00 20.00 50.00 100.00"' in shown
@@ -49,5 +47,5 @@ def test_every_advice_has_its_own_word_and_sign() -> None:
 
 
 @pytest.mark.parametrize("picture", [None, "", "no picture", "data:image/png;base64,bm90IGEgcGljdHVyZQ=="])
-def test_picture_that_is_none_is_no_advice(picture: str | None) -> None:
+def test_invalid_picture_gives_no_advice(picture: str | None) -> None:
     assert guide_recording(picture, AdviceFilter())[0] == ""

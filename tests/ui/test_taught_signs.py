@@ -21,15 +21,15 @@ ADA, BOB = Visitor("10.0.0.1", "ada"), Visitor("10.0.0.2", "bob")
 ADDRESS = "gpu1:8001"
 
 
-def served(checkpoint: str = "a" * 64) -> ServedModel:
+def make_served_model(checkpoint: str = "a" * 64) -> ServedModel:
     return ServedModel("signs", "1", PRESETS["wlasl"], ("hello",), "UINT8", "fp32", checkpoint, "tests")
 
 
 def add(taught: TaughtSigns, visitor: Visitor, sign: int, take: int) -> None:
-    taught.add(visitor, f"sign{sign}", show(sign, take), served(), ADDRESS)
+    taught.add(visitor, f"sign{sign}", show(sign, take), make_served_model(), ADDRESS)
 
 
-def glosses(taught: TaughtSigns, visitor: Visitor) -> tuple[str, ...]:
+def list_glosses(taught: TaughtSigns, visitor: Visitor) -> tuple[str, ...]:
     dictionary = taught.get(visitor)
     return () if dictionary is None else dictionary.glosses
 
@@ -42,27 +42,27 @@ def shared(tmp_path: Path) -> Iterator[Path]:
     assert [each.name for each in tmp_path.iterdir() if each.name.endswith(".part")] == []
 
 
-def test_nobody_sees_what_another_visitor_teaches() -> None:
+def test_visitors_do_not_see_each_others_signs() -> None:
     taught = TaughtSigns(PageOptions())
     add(taught, ADA, 0, 0)
-    assert glosses(taught, ADA) == ("sign0",)
+    assert list_glosses(taught, ADA) == ("sign0",)
     for other in (BOB, Visitor(ADA.who, "another page"), Visitor("another login", ADA.session)):
         assert taught.get(other) is None
         with pytest.raises(DictionaryError, match="no signs are taught here"):
             taught.choose(TAUGHT, other)
 
 
-def test_dictionary_that_is_in_use_does_not_change() -> None:
+def test_dictionary_in_use_does_not_change() -> None:
     taught = TaughtSigns(PageOptions())
     add(taught, ADA, 0, 0)
     before, _ = taught.choose(BOTH, ADA)
     add(taught, ADA, 1, 0)
     taught.remove(ADA, "sign:sign0")
     assert before is not None and before.glosses == ("sign0",)
-    assert glosses(taught, ADA) == ("sign1",)
+    assert list_glosses(taught, ADA) == ("sign1",)
 
 
-def test_answers_are_by_what_was_chosen() -> None:
+def test_choice_decides_which_signs_answer() -> None:
     taught = TaughtSigns(PageOptions())
     assert taught.choose(OWN, ADA) == (None, False)
     add(taught, ADA, 0, 0)
@@ -71,32 +71,32 @@ def test_answers_are_by_what_was_chosen() -> None:
     assert taught.choose(BOTH, ADA) == (taught.get(ADA), True)
 
 
-def test_same_clip_and_bad_names_are_sentences() -> None:
+def test_same_clip_and_bad_names_are_reported() -> None:
     taught = TaughtSigns(PageOptions())
     add(taught, ADA, 0, 0)
     with pytest.raises(DictionaryError, match="is an example of 'sign0' already"):
         add(taught, ADA, 0, 0)
     for name in ("", "  ", "a\nb", "x" * 101):
         with pytest.raises(DictionaryError, match="is not a valid name for a sign"):
-            taught.add(ADA, name, show(3, 0), served(), ADDRESS)
-    assert glosses(taught, ADA) == ("sign0",)
+            taught.add(ADA, name, show(3, 0), make_served_model(), ADDRESS)
+    assert list_glosses(taught, ADA) == ("sign0",)
 
 
-def test_another_checkpoint_in_between_is_a_sentence_and_changes_nothing(tmp_path: Path) -> None:
+def test_another_checkpoint_is_reported_and_changes_nothing(tmp_path: Path) -> None:
     taught = TaughtSigns(PageOptions())
     add(taught, ADA, 0, 0)
     with pytest.raises(DictionaryError, match=r"another checkpoint \(aaaaaaaaaaaa, not bbbbbbbbbbbb\) than signs"):
-        taught.add(ADA, "sign0", show(0, 1), served("b" * 64), ADDRESS)
+        taught.add(ADA, "sign0", show(0, 1), make_served_model("b" * 64), ADDRESS)
     teach(1, 1).save(tmp_path / "mine.safetensors")
     with pytest.raises(DictionaryError, match="another checkpoint"):
-        taught.load(BOB, tmp_path / "mine.safetensors", served("b" * 64), ADDRESS)
-    assert glosses(taught, ADA) == ("sign0",) and taught.get(BOB) is None
+        taught.load(BOB, tmp_path / "mine.safetensors", make_served_model("b" * 64), ADDRESS)
+    assert list_glosses(taught, ADA) == ("sign0",) and taught.get(BOB) is None
     taught.remove(ADA, "sign:sign0")  # an empty dictionary belongs to no model
-    taught.add(ADA, "sign1", show(1, 0), served("b" * 64), ADDRESS)
-    assert glosses(taught, ADA) == ("sign1",)
+    taught.add(ADA, "sign1", show(1, 0), make_served_model("b" * 64), ADDRESS)
+    assert list_glosses(taught, ADA) == ("sign1",)
 
 
-def test_every_removable_thing_can_be_removed() -> None:
+def test_everything_listed_can_be_removed() -> None:
     taught = TaughtSigns(PageOptions())
     for take in range(3):
         add(taught, ADA, 0, take)
@@ -128,20 +128,20 @@ def test_every_removable_thing_can_be_removed() -> None:
         taught.remove(ADA, names[0])
 
 
-def test_what_is_downloaded_can_be_loaded_on_another_page(tmp_path: Path) -> None:
+def test_downloaded_signs_can_be_loaded_on_another_page(tmp_path: Path) -> None:
     taught, path = TaughtSigns(PageOptions()), tmp_path / "signs.safetensors"
     for take in range(3):
         add(taught, ADA, 0, take)
     dictionary = taught.get(ADA)
     assert dictionary is not None
     path.write_bytes(dictionary.to_bytes())
-    assert taught.load(BOB, path, served(), ADDRESS) == 3
+    assert taught.load(BOB, path, make_served_model(), ADDRESS) == 3
     add(taught, BOB, 1, 0)
-    assert taught.load(BOB, path, served(), ADDRESS) == 0  # they were already there
-    assert glosses(taught, BOB) == ("sign0", "sign1") and glosses(taught, ADA) == ("sign0",)
+    assert taught.load(BOB, path, make_served_model(), ADDRESS) == 0  # they were already there
+    assert list_glosses(taught, BOB) == ("sign0", "sign1") and list_glosses(taught, ADA) == ("sign0",)
 
 
-def test_file_that_contradicts_what_is_taught_changes_nothing(tmp_path: Path) -> None:
+def test_conflicting_file_changes_nothing(tmp_path: Path) -> None:
     taught, path = TaughtSigns(PageOptions()), tmp_path / "other.safetensors"
     other = SignDictionary(MODEL)
     other.add("new", show(5, 0))
@@ -150,11 +150,11 @@ def test_file_that_contradicts_what_is_taught_changes_nothing(tmp_path: Path) ->
     add(taught, ADA, 0, 0)
     add(taught, ADA, 1, 0)
     with pytest.raises(DictionaryError, match="already"):
-        taught.load(ADA, path, served(), ADDRESS)
-    assert glosses(taught, ADA) == ("sign0", "sign1")
+        taught.load(ADA, path, make_served_model(), ADDRESS)
+    assert list_glosses(taught, ADA) == ("sign0", "sign1")
 
 
-def test_hostile_files_are_sentences_without_a_path_of_this_machine(
+def test_hostile_files_are_reported_without_a_path_of_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taught, path = TaughtSigns(PageOptions()), tmp_path / "mine.safetensors"
@@ -170,16 +170,16 @@ def test_hostile_files_are_sentences_without_a_path_of_this_machine(
         (teach(5, 1).to_bytes(), "up to 4 examples, not 5"),
     ):
         path.write_bytes(content)
-        with pytest.raises(DictionaryError, match=says) as told:
-            taught.load(ADA, path, served(), ADDRESS)
-        assert str(tmp_path) not in str(told.value)
+        with pytest.raises(DictionaryError, match=says) as error:
+            taught.load(ADA, path, make_served_model(), ADDRESS)
+        assert str(tmp_path) not in str(error.value)
     path.unlink()
     with pytest.raises(DictionaryError, match=r"mine\.safetensors was deleted in the meantime"):
-        taught.load(ADA, path, served(), ADDRESS)
+        taught.load(ADA, path, make_served_model(), ADDRESS)
     assert taught.get(ADA) is None
 
 
-def test_dictionaries_are_bounded_for_each_visitor_and_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dictionaries_are_limited_per_visitor_and_in_total(monkeypatch: pytest.MonkeyPatch) -> None:
     one = taught_signs.COPIES * teach(1, 1).vectors().nbytes
     taught = TaughtSigns(PageOptions())
     monkeypatch.setattr(taught_signs, "MAX_EXAMPLES", 2)
@@ -200,7 +200,7 @@ def test_dictionaries_are_bounded_for_each_visitor_and_together(monkeypatch: pyt
     add(taught, BOB, 0, 1)  # there is room again
 
 
-def test_dictionary_is_forgotten_when_it_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_dictionary_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     taught, now_s = TaughtSigns(PageOptions(keep_minutes=50)), time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
     add(taught, ADA, 0, 0)
@@ -209,24 +209,24 @@ def test_dictionary_is_forgotten_when_it_is_not_used(monkeypatch: pytest.MonkeyP
     assert taught.get(BOB) is not None
     now_s += 2 * 60
     taught.forget_unused()
-    assert taught.get(ADA) is None and glosses(taught, BOB) == ("sign0",)
+    assert taught.get(ADA) is None and list_glosses(taught, BOB) == ("sign0",)
 
 
-def test_shared_signs_are_used_by_all_and_changed_by_nobody(shared: Path) -> None:
+def test_shared_signs_are_used_by_all_and_cannot_be_changed(shared: Path) -> None:
     taught, before = TaughtSigns(PageOptions(dictionary=shared)), shared.read_bytes()
     for visitor in (ADA, BOB):
-        assert glosses(taught, visitor) == ("sign0", "sign1")
+        assert list_glosses(taught, visitor) == ("sign0", "sign1")
         with pytest.raises(DictionaryError, match="visitors of this page cannot change its signs"):
             add(taught, visitor, 2, 0)
         for name in ("sign:sign0", taught_signs.EVERYTHING):
             with pytest.raises(DictionaryError):
                 taught.remove(visitor, name)
         with pytest.raises(DictionaryError):
-            taught.load(visitor, shared, served(), ADDRESS)
-    assert shared.read_bytes() == before and glosses(taught, ADA) == ("sign0", "sign1")
+            taught.load(visitor, shared, make_served_model(), ADDRESS)
+    assert shared.read_bytes() == before and list_glosses(taught, ADA) == ("sign0", "sign1")
 
 
-def test_visitors_who_teach_at_once_lose_nothing_of_the_shared_file(shared: Path) -> None:
+def test_concurrent_teaching_loses_nothing_in_the_shared_file(shared: Path) -> None:
     taught = TaughtSigns(PageOptions(dictionary=shared, visitors_teach=True))
 
     def teach_ten(visitor: Visitor, first: int) -> None:
@@ -239,14 +239,14 @@ def test_visitors_who_teach_at_once_lose_nothing_of_the_shared_file(shared: Path
     for thread in threads:
         thread.join()
     expected = {"sign0", "sign1", *(f"sign{sign}" for sign in range(10, 30))}
-    assert set(glosses(taught, ADA)) == set(SignDictionary.load(shared).glosses) == expected
+    assert set(list_glosses(taught, ADA)) == set(SignDictionary.load(shared).glosses) == expected
     taught.remove(BOB, "sign:sign0")
     assert "sign0" not in SignDictionary.load(shared)
-    with pytest.raises(DictionaryError):  # one press must not remove everybody's signs
+    with pytest.raises(DictionaryError):  # one click must not remove everyone's signs
         taught.remove(BOB, taught_signs.EVERYTHING)
 
 
-def test_shared_file_that_cannot_be_written_stays_as_it_was(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_shared_file_does_not_change(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taught = TaughtSigns(PageOptions(dictionary=shared, visitors_teach=True))
 
     def fail(self: SignDictionary, path: Path) -> None:
@@ -256,7 +256,7 @@ def test_shared_file_that_cannot_be_written_stays_as_it_was(shared: Path, monkey
         full.setattr(SignDictionary, "save", fail)
         with pytest.raises(Exception, match="No space left on device"):
             add(taught, ADA, 2, 0)
-    assert glosses(taught, ADA) == SignDictionary.load(shared).glosses == ("sign0", "sign1")
+    assert list_glosses(taught, ADA) == SignDictionary.load(shared).glosses == ("sign0", "sign1")
 
 
 def test_visitor_is_a_login_or_an_address() -> None:
@@ -270,5 +270,5 @@ def test_visitor_is_a_login_or_an_address() -> None:
     assert Visitor.of(request) == Visitor("ada", "page")
 
 
-def test_model_of_the_tests_is_the_served_one() -> None:
-    assert TaughtModel.of(served()) == MODEL
+def test_served_model_matches_the_taught_model() -> None:
+    assert TaughtModel.of(make_served_model()) == MODEL

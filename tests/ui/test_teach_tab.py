@@ -1,4 +1,4 @@
-"""The tab "Teach", with a fake server whose answers are made up."""
+"""The "Teach" tab, with a fake server that makes up its answers."""
 
 import asyncio
 import base64
@@ -158,7 +158,7 @@ def test_sign_is_taught_by_three_examples(page: Page) -> None:
     assert [label for label, _ in shown["removable"].choices][:2] == ["All signs", "tea: 3\xa0examples"]
 
 
-def test_clip_is_answered_and_corrected_with_one_press(page: Page) -> None:
+def test_clip_is_answered_and_corrected_with_one_click(page: Page) -> None:
     teach_sign(page, "tea", 1)
     teach_sign(page, "coffee", 2)
     clip = page.camera.show(2, 9)
@@ -173,7 +173,7 @@ def test_clip_is_answered_and_corrected_with_one_press(page: Page) -> None:
     assert dictionary is not None and len(dictionary.examples) == 7
 
 
-def test_own_signs_compete_where_they_are_to(page: Page) -> None:
+def test_vocabulary_competes_only_on_request(page: Page) -> None:
     teach_sign(page, "tea", 1)
     clip = page.camera.show(70, 0)
     shown = page.act(page.tab.ask, clip, MODEL, False, page.ada)
@@ -189,7 +189,7 @@ def test_gloss_that_the_model_knows_is_pointed_out(page: Page) -> None:
     assert f"The model has a gloss named {GLOSSES[0]}, too." in shown["said"]
 
 
-def test_what_is_wrong_is_a_sentence(page: Page, tmp_path: Path) -> None:
+def test_bad_input_is_reported(page: Page, tmp_path: Path) -> None:
     clip = page.camera.show(1, 0)
     (tmp_path / "notes.mp4").write_text("no video")
     for name, path, says in (
@@ -206,12 +206,12 @@ def test_what_is_wrong_is_a_sentence(page: Page, tmp_path: Path) -> None:
     assert "Choose a sign or an example first." in page.name(page.tab.remove(None, page.ada))["said"]
 
 
-def test_markup_in_a_name_is_text(page: Page) -> None:
+def test_markup_in_a_name_is_escaped(page: Page) -> None:
     shown = teach_sign(page, "<img src=x onerror=alert(1)>", 1, takes=1)
     assert "<img" not in shown["table"] + shown["said"] and "&lt;img" in shown["table"]
 
 
-def test_visitors_are_apart_and_removal_is_real(page: Page) -> None:
+def test_visitors_are_separate_and_removed_signs_are_gone(page: Page) -> None:
     teach_sign(page, "tea", 1)
     shown = page.name(page.tab.show(page.bob))
     assert "No signs are taught yet." in shown["table"] and shown["signs"].visible is False
@@ -222,7 +222,7 @@ def test_visitors_are_apart_and_removal_is_real(page: Page) -> None:
     assert (shown["signs"].value, shown["signs"].visible) == (OWN, False)
 
 
-def test_downloaded_file_is_loaded_by_another_visitor(page: Page, tmp_path: Path) -> None:
+def test_downloaded_file_can_be_loaded_by_another_visitor(page: Page, tmp_path: Path) -> None:
     teach_sign(page, "tea", 1)
     path = tmp_path / "signs.safetensors"
     path.write_bytes(base64.b64decode(page.tab.save(page.ada)))
@@ -234,7 +234,7 @@ def test_downloaded_file_is_loaded_by_another_visitor(page: Page, tmp_path: Path
     assert "signs.safetensors is not a dictionary of signs, or is damaged" in said and str(tmp_path) not in said
 
 
-def test_server_with_another_checkpoint_is_a_sentence(camera: Camera) -> None:
+def test_server_with_another_checkpoint_is_reported(camera: Camera) -> None:
     transports: list[FakeTransport] = []
 
     def connect(in_flight: int, timeout_s: float) -> FakeTransport:
@@ -255,7 +255,7 @@ def test_server_with_another_checkpoint_is_a_sentence(camera: Camera) -> None:
     run(page.server.close())
 
 
-def test_shared_signs_are_used_by_all_and_cannot_be_taught(camera: Camera, tmp_path: Path) -> None:
+def test_shared_signs_are_used_by_all_and_cannot_be_changed(camera: Camera, tmp_path: Path) -> None:
     path = tmp_path / "signs.safetensors"
     teach(8, 3).save(path)
     page = open_page(camera, PageOptions(dictionary=path))
@@ -271,7 +271,7 @@ def test_shared_signs_are_used_by_all_and_cannot_be_taught(camera: Camera, tmp_p
     run(page.server.close())
 
 
-def test_at_most_a_few_corrections_are_offered_the_taught_ones_first(page: Page) -> None:
+def test_few_corrections_are_offered_and_taught_signs_come_first(page: Page) -> None:
     for sign in range(CORRECTIONS + 2):
         teach_sign(page, f"sign {sign}", sign, takes=1)
     clip = page.camera.show(0, 9)
@@ -281,7 +281,7 @@ def test_at_most_a_few_corrections_are_offered_the_taught_ones_first(page: Page)
     assert all(label.startswith("This was sign ") for label in labels)
 
 
-def test_live_session_answers_with_what_is_taught_now(page: Page) -> None:
+def test_live_session_uses_the_signs_taught_so_far(page: Page) -> None:
     teach_sign(page, "tea", 1)
     sessions = LiveSessions(page.server, most=1, keep_s=60)
     visitor = sessions.get_visitor("ada")

@@ -16,7 +16,7 @@ from tests.command_line import asl_triton
 Capture = pytest.CaptureFixture[str]
 
 
-def test_port_that_is_taken_is_a_sentence(capsys: Capture) -> None:
+def test_busy_port_is_reported(capsys: Capture) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -26,7 +26,7 @@ def test_port_that_is_taken_is_a_sentence(capsys: Capture) -> None:
     assert f"port {port} on 127.0.0.1 is in use, perhaps by another page: stop it, or choose another" in done.told
 
 
-def test_wrong_options_are_a_sentence(capsys: Capture, tmp_path: Path) -> None:
+def test_bad_options_are_reported(capsys: Capture, tmp_path: Path) -> None:
     for options, says in (
         (["--host", "192.0.2.1"], "not an address of this machine"),
         (["--host", "no.such.host.invalid"], "not an address of this machine"),
@@ -55,19 +55,19 @@ def test_page_loads_neither_torch_nor_our_other_packages() -> None:
     assert done.stdout == "[]\n"
 
 
-WATCHED = """
+RECORD_HOSTS = """
 import atexit, json, sys
 
-asked = []
+hosts = []
 
 def look(event, arguments):
     if event in ("socket.getaddrinfo", "socket.gethostbyname"):
-        asked.append(arguments[0])
+        hosts.append(arguments[0])
     elif event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
-        asked.append(arguments[1][0])
+        hosts.append(arguments[1][0])
 
 sys.addaudithook(look)
-atexit.register(lambda: open(sys.argv.pop(), "w").write(json.dumps(asked)))
+atexit.register(lambda: open(sys.argv.pop(), "w").write(json.dumps(hosts)))
 from asl_triton.cli.app import main
 path = sys.argv.pop()
 sys.argv[0] = "asl-triton"
@@ -78,22 +78,33 @@ finally:
 """
 
 
-def test_page_tells_nobody_that_it_runs_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    told, left = tmp_path / "asked.json", tmp_path / "temporary"
-    left.mkdir()
-    command = [sys.executable, "-c", WATCHED, "ui", "--port", "0", "--server", "127.0.0.1:9", "--json", str(told)]
-    environment = os.environ | {"TMPDIR": str(left)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=left) as process:
+def test_page_contacts_no_other_host_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    record, temporary = tmp_path / "hosts.json", tmp_path / "temporary"
+    temporary.mkdir()
+    command = [
+        sys.executable,
+        "-c",
+        RECORD_HOSTS,
+        "ui",
+        "--port",
+        "0",
+        "--server",
+        "127.0.0.1:9",
+        "--json",
+        str(record),
+    ]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=temporary) as process:
         assert process.stdout is not None
         url = json.loads(process.stdout.readline())["url"]
         with urllib.request.urlopen(url, timeout=60) as answer:
             page = answer.read().decode()
             policy = answer.headers["content-security-policy"]
-        assert len([path for path in left.iterdir() if path.name.startswith("asl-triton-ui-")]) == 1
+        assert len([path for path in temporary.iterdir() if path.name.startswith("asl-triton-ui-")]) == 1
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     assert "asl-triton" in page and "default-src 'self'" in policy
-    hosts = {host.decode() if isinstance(host, bytes) else host for host in json.loads(told.read_text())}
+    hosts = {host.decode() if isinstance(host, bytes) else host for host in json.loads(record.read_text())}
     assert "127.0.0.1" in hosts  # otherwise nothing was recorded
     assert hosts <= {"127.0.0.1", "localhost", "0.0.0.0", "::1", None}
-    assert list(left.iterdir()) == []
+    assert list(temporary.iterdir()) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 from asl_triton_ui.uploads import make_upload_folder, sweep
 
 
-def test_uploads_lie_in_a_folder_of_this_user_alone_and_go_with_the_page() -> None:
+def test_upload_folder_is_private_and_is_removed_with_the_page() -> None:
     before = os.environ.get("GRADIO_TEMP_DIR")
     with make_upload_folder(3000) as folder:
         assert os.environ["GRADIO_TEMP_DIR"] == str(folder)
@@ -19,12 +19,12 @@ def test_uploads_lie_in_a_folder_of_this_user_alone_and_go_with_the_page() -> No
     assert os.environ.get("GRADIO_TEMP_DIR") == before
 
 
-def test_old_files_are_swept_whatever_their_own_time_says(tmp_path: Path) -> None:
+def test_old_files_are_swept_whatever_their_modification_time(tmp_path: Path) -> None:
     for name in ("hash/clip.mp4", "broken-off"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-        os.utime(path, (0, 0))  # as a copied file may have
+        os.utime(path, (0, 0))  # as for a copied file
     sweep(tmp_path, keep_s=60)
     assert (tmp_path / "hash" / "clip.mp4").exists() and (tmp_path / "broken-off").exists()
     time.sleep(0.3)
@@ -35,7 +35,7 @@ def test_old_files_are_swept_whatever_their_own_time_says(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sweeper_works_by_itself() -> None:
+def test_sweeper_runs_in_the_background() -> None:
     with make_upload_folder(keep_s=0.4) as folder:
         (folder / "clip.mp4").touch()
         deadline = time.monotonic() + 30

@@ -1,4 +1,4 @@
-"""Copies of clips are found, and takes that only look alike are not."""
+"""Copies of clips are found, but not takes that merely look alike."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ def halve(path: Path) -> Path:
 
 
 def move_hand(path: Path) -> Path:
-    """Another take: 1 % of the picture is another."""
+    """Write another take, which differs in 1 % of the picture."""
     images = [image.copy() for image in read_images(path)]
     for image in images:
         image[100:124, 100:132] = 255
@@ -56,7 +56,7 @@ def test_copy_is_found(tmp_path: Path, change: Callable[[Path], Path]) -> None:
     assert find_copies(thumbnails) == [0, 1, 1]
 
 
-def test_another_take_before_the_same_wall_is_no_copy(tmp_path: Path) -> None:
+def test_another_take_in_front_of_the_same_wall_is_not_a_copy(tmp_path: Path) -> None:
     first = write_clip(tmp_path / "0.mp4", seed=1)
     assert find_copies([read_thumbnails(first), read_thumbnails(move_hand(first))]) == [0, 1]
 
@@ -64,7 +64,7 @@ def test_another_take_before_the_same_wall_is_no_copy(tmp_path: Path) -> None:
 def test_copies_of_copies_are_one_group() -> None:
     base = np.random.default_rng(0).integers(0, 200, (8, 16, 16)).astype(np.uint8)
     chain = []
-    for number in range(3):  # each moves some pixels: neighbors are near, the ends are not
+    for number in range(3):  # each changes some pixels: neighbors are close, the ends are not
         moved = base.copy()
         moved[:, : 4 * number, 0] += 16
         chain.append(moved)
@@ -78,17 +78,17 @@ def test_clips_are_compared_across_blocks() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_copies_are_on_one_side_of_the_split(seed: int) -> None:
+def test_copies_stay_on_one_side_of_the_split(seed: int) -> None:
     clips = [LabeledClip(Path(), f"{c}/{n}", str(c), c) for c in range(2) for n in range(6)]
     copies = {clip.name: clip.name for clip in clips} | {"0/1": "0/0", "0/2": "0/0", "1/5": "0/5"}
     train, held_out = ({clip.name for clip in part} for part in hold_out(clips, 0.4, seed, copies))
     assert len({"0/0", "0/1", "0/2"} & held_out) in (0, 3)
-    assert {"0/5", "1/5"} <= train  # of two glosses
+    assert {"0/5", "1/5"} <= train  # copies with different glosses
     for gloss in ("0", "1"):
         assert {name[0] for name in train} >= {gloss} and {name[0] for name in held_out} >= {gloss}
 
 
-def test_held_out_clip_of_a_data_set_that_is_a_copy_is_left_out(tmp_path: Path) -> None:
+def test_held_out_copy_of_a_training_clip_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "splits").mkdir()
     for subset, names in {"train": ("a", "b"), "val": ("c", "d"), "test": ("e",)}.items():
         rows = [f"P1,{name}.mp4,DOG,X" for name in names]

@@ -1,4 +1,4 @@
-"""`asl-triton finetune` as it is typed: what it leaves, going on after a kill, and what people do wrong."""
+"""`asl-triton finetune` on the command line: what it writes, how it resumes, and bad input."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ EPOCHS = 4
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small checkpoint, and clips of two glosses, which a color tells apart."""
+    """A small checkpoint, and clips of two glosses that differ in color."""
     folder = tmp_path_factory.mktemp("material")
     save_checkpoint(folder / "small.pt")
     for seed, gloss in enumerate(("home", "help me")):
@@ -44,7 +44,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small networks gain nothing by threads, and lose much where others use the machine."""
+    """Use one thread: more threads do not help small networks, and are slow on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -53,8 +53,8 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def here(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with the material in it."""
+def workdir(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the material in it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.pt").symlink_to(material / "small.pt")
     for clip in material.glob("signs/*/*.mp4"):
@@ -64,13 +64,13 @@ def here(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-def rows(folder: Path) -> list[dict[str, float]]:
-    """`metrics.csv` without the seconds."""
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Read `metrics.csv` without the seconds."""
     with (folder / "metrics.csv").open() as file:
         return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
-IN_THREADS = (  # decoders in processes need a file of shared memory, which is larger than the smallest disk
+IN_THREADS = (  # decoder processes need shared memory, a file larger than the size limit of the test
     "import asl_triton.decoding.factory as factory; factory.SAFEST = 'threads'\n"
     "from asl_triton.cli.app import main; main()"
 )
@@ -84,7 +84,7 @@ def spawn(
 
 
 @pytest.mark.parametrize("train", ["head", "last"])
-def test_finetuning_leaves_a_bundle_that_export_takes(here: Path, capsys: Capture, train: str) -> None:
+def test_finetuning_writes_a_bundle_that_can_be_exported(workdir: Path, capsys: Capture, train: str) -> None:
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", train, "--epochs", 3)
     assert done.code == 0, done.told
     assert "2 glosses (0 of them known to the checkpoint) from 4 clips in 3 epochs" in done.told
@@ -93,7 +93,7 @@ def test_finetuning_leaves_a_bundle_that_export_takes(here: Path, capsys: Captur
     bundle = open_bundle(Path("new"))
     assert bundle.preset == PRESETS["wlasl"]
     assert bundle.card == ModelCard(purpose="2 glosses, fine-tuned on 4 clips of signs")
-    table, metrics = rows(Path("new")), json.loads(Path("new/metrics.json").read_text())
+    table, metrics = read_metrics(Path("new")), json.loads(Path("new/metrics.json").read_text())
     assert [row["epoch"] for row in table] == [1, 2, 3]
     assert metrics["best"]["held_out_loss"] == min(row["held_out_loss"] for row in table)
     assert metrics["train"] == train and metrics["num_held_out_clips"] == 2
@@ -104,19 +104,19 @@ def test_finetuning_leaves_a_bundle_that_export_takes(here: Path, capsys: Captur
     assert exported.code == 0, exported.told
 
 
-def test_killed_finetuning_goes_on_and_ends_as_one_that_was_not(here: Path, capsys: Capture) -> None:
+def test_killed_finetuning_resumes_and_ends_with_the_same_result(workdir: Path, capsys: Capture) -> None:
     options = ["signs", *QUICK, "--train", "all", "--epochs", 2, "--accumulate", 2, "--batch-size", 1]
     assert asl_triton(capsys, "finetune", *options, "--to", "whole").code == 0
     with spawn(*options, "--to", "cut") as process:
-        while not (here / "cut" / "metrics.csv").exists() and process.poll() is None:
+        while not (workdir / "cut" / "metrics.csv").exists() and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    assert (here / "cut" / "training").is_dir()
+    assert (workdir / "cut" / "training").is_dir()
     done = asl_triton(capsys, "finetune", *options, "--to", "cut")
     assert done.code == 0, done.told
-    assert rows(here / "cut") == rows(here / "whole")
+    assert read_metrics(workdir / "cut") == read_metrics(workdir / "whole")
     for name in ("weights.safetensors", "labels.txt", "preset.json", "card.json"):
-        assert (here / "cut" / name).read_bytes() == (here / "whole" / name).read_bytes()
+        assert (workdir / "cut" / name).read_bytes() == (workdir / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize(("given", "purpose", "caveat"), [
@@ -125,12 +125,12 @@ def test_killed_finetuning_goes_on_and_ends_as_one_that_was_not(here: Path, caps
     (("--purpose", "help and home"), "help and home", "fine-tuned from a model with this warning: not people"),
     (("--caveat", ""), "2 glosses, fine-tuned on 4 clips of signs, from: seven signs", ""),
 ])  # fmt: skip
-def test_card_is_made_of_that_of_the_bundle_it_began_with(
-    here: Path, capsys: Capture, given: tuple[str, ...], purpose: str, caveat: str
+def test_card_is_derived_from_the_source_bundle(
+    workdir: Path, capsys: Capture, given: tuple[str, ...], purpose: str, caveat: str
 ) -> None:
-    bundle = here / "began"
+    bundle = workdir / "began"
     bundle.mkdir()
-    (bundle / "weights.pt").symlink_to((here / "small.pt").resolve())
+    (bundle / "weights.pt").symlink_to((workdir / "small.pt").resolve())
     card = ModelCard(purpose="seven signs", caveat="not people", min_confidence=0.5)
     (bundle / "card.json").write_text(card.to_json())
     options = ["signs", "--from", "began", *QUICK[2:], "--to", "new", "--train", "head", "--epochs", 1]
@@ -139,34 +139,34 @@ def test_card_is_made_of_that_of_the_bundle_it_began_with(
     assert open_bundle(Path("new")).card == ModelCard(purpose=purpose, caveat=caveat)
 
 
-def stop_after(here: Path, folder: Path, *, epochs: int) -> None:
-    """A head-only fine-tuning that is interrupted after so many epochs of `EPOCHS`."""
+def stop_after(workdir: Path, folder: Path, *, epochs: int) -> None:
+    """Run a head-only fine-tuning of `EPOCHS` epochs and interrupt it after `epochs`."""
 
     def interrupt(row: object) -> None:
         if getattr(row, "epoch", 0) == epochs:
             raise KeyboardInterrupt
 
     recipe = Recipe(train="head", segment_frames=9, precision="fp32", epochs=EPOCHS)
-    checkpoint = load_checkpoint(here / "small.pt")
+    checkpoint = load_checkpoint(workdir / "small.pt")
     with pytest.raises(KeyboardInterrupt):
         finetune(checkpoint, None, PRESETS["wlasl"], Path("signs"), folder, recipe=recipe, on_epoch=interrupt)
 
 
-def test_interrupted_head_goes_on_without_computing_features_again(here: Path, capsys: Capture) -> None:
+def test_interrupted_head_training_resumes_with_its_saved_features(workdir: Path, capsys: Capture) -> None:
     options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS]
     assert asl_triton(capsys, "finetune", *options, "--to", "whole").code == 0
-    stop_after(here, Path("cut"), epochs=2)
+    stop_after(workdir, Path("cut"), epochs=2)
     features = sorted(Path("cut/training/features").iterdir())
     assert [path.name for path in features] == [
         *(f"held-out-{n}.npy" for n in range(2)), *(f"train-{n}.npy" for n in range(4))
     ]  # fmt: skip
     done = asl_triton(capsys, "finetune", *options, "--to", "cut")
     assert "resumed after epoch 2" in done.told
-    assert rows(Path("cut")) == rows(Path("whole"))
+    assert read_metrics(Path("cut")) == read_metrics(Path("whole"))
 
 
-def test_unfinished_finetuning_with_other_settings_is_left_alone(here: Path, capsys: Capture) -> None:
-    stop_after(here, Path("cut"), epochs=2)
+def test_unfinished_finetuning_with_other_settings_is_left_alone(workdir: Path, capsys: Capture) -> None:
+    stop_after(workdir, Path("cut"), epochs=2)
     before = Path("cut/weights.safetensors").read_bytes()
     options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS, "--lr", 0.5, "--to", "cut"]
     done = asl_triton(capsys, "finetune", *options)
@@ -175,30 +175,30 @@ def test_unfinished_finetuning_with_other_settings_is_left_alone(here: Path, cap
     assert Path("cut/weights.safetensors").read_bytes() == before
 
 
-def test_training_stops_early_where_nothing_is_gained(here: Path, capsys: Capture) -> None:
+def test_training_stops_early_without_improvement(workdir: Path, capsys: Capture) -> None:
     options = ["signs", *QUICK, "--train", "head", "--lr", 0, "--patience", 2]
     done = asl_triton(capsys, "finetune", *options, "--to", "new")
     assert done.code == 0, done.told
-    assert len(rows(Path("new"))) == 3
+    assert len(read_metrics(Path("new"))) == 3
 
 
-def test_glosses_that_the_checkpoint_knows_keep_their_classifier(here: Path, capsys: Capture) -> None:
-    bundle = here / "bundle"
+def test_known_glosses_keep_their_classifier(workdir: Path, capsys: Capture) -> None:
+    bundle = workdir / "bundle"
     bundle.mkdir()
-    (bundle / "weights.pt").symlink_to(here / "small.pt")
+    (bundle / "weights.pt").symlink_to(workdir / "small.pt")
     save_labels(bundle / "labels.txt")
     options = ["signs", *QUICK[2:], "--from", "bundle", "--to", "new", "--train", "head", "--lr", 0, "--epochs", 1]
     done = asl_triton(capsys, "finetune", *options)
     assert "1 of them known" in done.told, done.told
-    old = load_checkpoint(here / "small.pt").state["logits.conv3d.weight"]
-    new = load_checkpoint(here / "new" / "weights.safetensors").state["logits.conv3d.weight"]
+    old = load_checkpoint(workdir / "small.pt").state["logits.conv3d.weight"]
+    new = load_checkpoint(workdir / "new" / "weights.safetensors").state["logits.conv3d.weight"]
     assert torch.equal(new[1], old[4])  # home
 
 
-def test_loss_that_is_no_number_stops_and_keeps_the_last_good_network(
-    here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+def test_nan_loss_stops_training_and_keeps_the_last_good_network(
+    workdir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_after(here, Path("cut"), epochs=2)
+    stop_after(workdir, Path("cut"), epochs=2)
     before = Path("cut/weights.safetensors").read_bytes()
     compute_loss = finetune_module.compute_loss
     monkeypatch.setattr(finetune_module, "compute_loss", lambda *arguments: compute_loss(*arguments) * float("nan"))
@@ -210,8 +210,8 @@ def test_loss_that_is_no_number_stops_and_keeps_the_last_good_network(
     assert asl_triton(capsys, "export", "cut", "--repository", "models").code == 0
 
 
-def test_loss_that_is_no_number_in_the_first_epoch_leaves_no_bundle(
-    here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+def test_infinite_loss_in_the_first_epoch_writes_no_bundle(
+    workdir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compute_loss = finetune_module.compute_loss
     monkeypatch.setattr(finetune_module, "compute_loss", lambda *arguments: compute_loss(*arguments) * float("inf"))
@@ -221,68 +221,68 @@ def test_loss_that_is_no_number_in_the_first_epoch_leaves_no_bundle(
     assert not Path("new/weights.safetensors").exists()
 
 
-def test_full_disk_loses_nothing_and_the_same_command_goes_on(here: Path, capsys: Capture) -> None:
-    stop_after(here, Path("cut"), epochs=2)
+def test_full_disk_loses_nothing_and_the_same_command_resumes(workdir: Path, capsys: Capture) -> None:
+    stop_after(workdir, Path("cut"), epochs=2)
     before = {path: path.read_bytes() for path in Path("cut").rglob("*") if path.is_file()}
     options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS, "--to", "cut"]
-    limit = len(before[Path("cut/weights.safetensors")]) // 2  # the greatest size of a file: it fails as a full disk
+    limit = len(before[Path("cut/weights.safetensors")]) // 2  # a limit on file size, which fails like a full disk
 
     def allow_small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     with spawn(*options, start=("-c", IN_THREADS), preexec_fn=allow_small_files) as process:
-        told = " ".join(process.communicate(timeout=120)[0].split())
-    assert process.returncode == 1, told
-    assert "cannot write cut: File too large. The best network so far" in told and "Traceback" not in told
+        output = " ".join(process.communicate(timeout=120)[0].split())
+    assert process.returncode == 1, output
+    assert "cannot write cut: File too large. The best network so far" in output and "Traceback" not in output
     for path in ("weights.safetensors", "labels.txt", "training/last.ckpt"):
         assert Path("cut", path).read_bytes() == before[Path("cut", path)]
     assert not list(Path("cut").rglob("*.part"))
     done = asl_triton(capsys, "finetune", *options)
-    assert done.code == 0 and len(rows(Path("cut"))) == EPOCHS, done.told
+    assert done.code == 0 and len(read_metrics(Path("cut"))) == EPOCHS, done.told
 
 
-def one_clip() -> None:
+def leave_one_clip() -> None:
     for name in ("0.mp4", "1.mp4"):
         Path("signs/home", name).unlink()
 
 
-def no_clip() -> None:
+def add_gloss_without_clips() -> None:
     Path("signs/mother").mkdir()
 
 
-def broken_clips() -> None:
+def break_clips() -> None:
     for path in Path("signs/home").iterdir():
         path.unlink()
         path.write_text("no video")
 
 
-def wrong_labels() -> None:
+def write_wrong_labels() -> None:
     Path("bundle").mkdir()
     os.replace("small.pt", "bundle/weights.pt")
     save_labels(Path("bundle/labels.txt"), ("book", "home"))
     Path("small.pt").symlink_to("bundle")
 
 
-def other_vocabulary() -> None:
+def write_other_vocabulary() -> None:
     Path("words.txt").write_text("cat\ndog\n")
 
 
-def taken() -> None:
+def occupy_target() -> None:
     Path("new").mkdir()
     Path("new", "thesis.txt").touch()
 
 
 @pytest.mark.parametrize(("fault", "options", "says"), [
-    (one_clip, [], "each gloss needs 2 readable clips, one to train on and one to hold out, but 'home' has 1"),
-    (no_clip, [], "'mother' has 0"),
-    (broken_clips, [], "'home' has 0 (home/0.mp4 cannot be read as a video"),
-    (wrong_labels, [], "has 7 classes, but small.pt/labels.txt has 2 glosses"),
-    (other_vocabulary, ["--labels", "words.txt"], "from another vocabulary"),
-    (taken, [], "new already exists and is not an interrupted fine-tuning run"),
+    (leave_one_clip, [], "each gloss needs 2 readable clips, one to train on and one to hold out, but 'home' has 1"),
+    (add_gloss_without_clips, [], "'mother' has 0"),
+    (break_clips, [], "'home' has 0 (home/0.mp4 cannot be read as a video"),
+    (write_wrong_labels, [], "has 7 classes, but small.pt/labels.txt has 2 glosses"),
+    (write_other_vocabulary, ["--labels", "words.txt"], "from another vocabulary"),
+    (occupy_target, [], "new already exists and is not an interrupted fine-tuning run"),
     (None, ["--accelerator", "abacus"], "cannot train on accelerator 'abacus'"),
 ])  # fmt: skip
-def test_bad_input_is_a_sentence_and_nothing_is_written(
-    here: Path, capsys: Capture, fault: object, options: list[str], says: str
+def test_bad_input_is_reported_and_nothing_is_written(
+    workdir: Path, capsys: Capture, fault: object, options: list[str], says: str
 ) -> None:
     if callable(fault):
         fault()
@@ -292,7 +292,7 @@ def test_bad_input_is_a_sentence_and_nothing_is_written(
     assert not list(Path().glob("new/weights.*"))
 
 
-def test_some_broken_clips_are_named_and_the_rest_is_learnt(here: Path, capsys: Capture) -> None:
+def test_broken_clips_are_named_and_the_rest_is_used(workdir: Path, capsys: Capture) -> None:
     Path("signs/home/broken.mp4").write_text("no video")
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head", "--epochs", 1)
     assert done.code == 3
@@ -300,10 +300,10 @@ def test_some_broken_clips_are_named_and_the_rest_is_learnt(here: Path, capsys: 
     assert {path.name for path in Path("new").iterdir()} == BUNDLE
 
 
-def test_split_is_learnt_by_its_subsets_and_missing_videos_are_counted(here: Path, capsys: Capture) -> None:
+def test_split_file_defines_the_subsets_and_missing_videos_are_counted(workdir: Path, capsys: Capture) -> None:
     Path("videos").mkdir()
     split = {}
-    for number, clip in enumerate(sorted(here.glob("signs/*/*.mp4"))):
+    for number, clip in enumerate(sorted(workdir.glob("signs/*/*.mp4"))):
         os.replace(clip, f"videos/{number:05}.mp4")
         subset = ("train", "train", "val")[number % 3]
         split[f"{number:05}"] = {"subset": subset, "action": [number // 3, 1, -1]}
@@ -318,11 +318,11 @@ def test_split_is_learnt_by_its_subsets_and_missing_videos_are_counted(here: Pat
 
 
 @pytest.fixture
-def bundle(here: Path) -> Path:
-    """The checkpoint with labels: it knows `home`, one of the two glosses, and six others."""
-    folder = here / "bundle"
+def bundle(workdir: Path) -> Path:
+    """The checkpoint with labels. It knows `home`, one of the two glosses, and six others."""
+    folder = workdir / "bundle"
     folder.mkdir()
-    (folder / "weights.pt").symlink_to(here / "small.pt")
+    (folder / "weights.pt").symlink_to(workdir / "small.pt")
     save_labels(folder / "labels.txt")
     return folder
 
@@ -342,10 +342,10 @@ def test_glosses_without_clips_are_refused(bundle: Path, capsys: Capture) -> Non
     assert not Path("new").exists()
 
 
-def test_glosses_whose_clips_cannot_be_read_are_refused_or_left_out(here: Path, capsys: Capture) -> None:
+def test_glosses_with_only_unreadable_clips_are_refused_or_dropped(workdir: Path, capsys: Capture) -> None:
     Path("videos").mkdir()
     split = {}
-    for number, clip in enumerate(sorted(here.glob("signs/*/*.mp4"))):
+    for number, clip in enumerate(sorted(workdir.glob("signs/*/*.mp4"))):
         os.replace(clip, f"videos/{number:05}.mp4")
         split[f"{number:05}"] = {"subset": "train", "action": [number // 3, 1, -1]}
     Path("videos/00009.mp4").write_text("no video")
@@ -379,7 +379,9 @@ def test_kept_glosses_keep_their_rows_and_new_ones_are_added(bundle: Path, capsy
     (["--labels", "home.txt"], "the checkpoint knows all these glosses"),
     (["--labels", "new.txt"], "the checkpoint knows none of these glosses"),
 ])  # fmt: skip
-def test_nothing_to_keep_is_a_sentence(bundle: Path, capsys: Capture, options: list[str], says: str) -> None:
+def test_keep_known_with_nothing_to_keep_is_reported(
+    bundle: Path, capsys: Capture, options: list[str], says: str
+) -> None:
     Path("home.txt").write_text("home\nbook\n")
     Path("new.txt").write_text("help me\n")
     done = asl_triton(capsys, "finetune", "signs", *FROM_BUNDLE, "--keep-known", *options)
@@ -387,24 +389,24 @@ def test_nothing_to_keep_is_a_sentence(bundle: Path, capsys: Capture, options: l
     assert not list(Path().glob("new/weights.*"))
 
 
-def test_summary_says_what_the_model_will_know_and_how_sure_its_figures_are(bundle: Path, capsys: Capture) -> None:
+def test_summary_lists_glosses_and_confidence_intervals(bundle: Path, capsys: Capture) -> None:
     done = asl_triton(capsys, "finetune", "signs", *FROM_BUNDLE, "--epochs", 1)
     assert done.code == 0, done.told
     assert "the new model will know only 2 glosses, the sub-folders of the data: help me, home" in done.told
     assert "It will not know 6 others that the checkpoint knows (book, drink, hello, help, mother, ...)" in done.told
     assert "at least 12 clips of each gloss by at least 5 signers; 'help me' has 3, 'home' has 3" in done.told
     assert "from 3 clips each without training, use asl-triton teach" in done.told
-    assert done.told.count("% (95 % interval ") >= 3  # of the epoch, of top-1 and of top-5
+    assert done.told.count("% (95 % interval ") >= 3  # for the epoch, top-1 and top-5
 
 
-def test_copies_of_one_clip_are_not_enough(here: Path, capsys: Capture) -> None:
-    one_clip()
+def test_copies_of_one_clip_are_not_enough(workdir: Path, capsys: Capture) -> None:
+    leave_one_clip()
     Path("signs/home/copy.mp4").write_bytes(Path("signs/home/2.mp4").read_bytes())
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head")
     assert done.code == 1 and "'home' has 1 and 1 copies of it" in done.told
 
 
-def test_copies_are_named(here: Path, capsys: Capture) -> None:
+def test_copies_are_named(workdir: Path, capsys: Capture) -> None:
     Path("signs/home/copy.mp4").write_bytes(Path("signs/home/2.mp4").read_bytes())
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head", "--epochs", 1)
     assert done.code == 0, done.told

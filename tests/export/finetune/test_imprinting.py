@@ -1,4 +1,4 @@
-"""New rows of a classifier from clips of new glosses alone."""
+"""Classifier rows for new glosses, computed from their clips alone."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ NEW = (6, 7)
 
 
 def draw_features(usual: Tensor, shift: Tensor, count: int) -> Tensor:
-    """Segments of one kind: usual features, shifted, and noise, (count, F, T/8)."""
+    """Draw segments of one kind: usual features plus a shift and noise, (count, F, T/8)."""
     noise = 0.1 * usual.mean() * torch.randn(count, len(usual), 8)
     return (usual[:, None] + shift[:, None] + noise).clamp_min(0)
 
@@ -30,7 +30,7 @@ def imprint(net: I3D, preset_name: str) -> dict[int, Tensor]:
     return {class_id: draw_features(usual, shifts[class_id], 100) for class_id in NEW}
 
 
-def answer(net: I3D, features: Tensor, preset_name: str) -> Tensor:
+def compute_logits(net: I3D, features: Tensor, preset_name: str) -> Tensor:
     steps = (features[..., 1:] + features[..., :-1]) / 2
     step_logits = net.logits(steps[..., None, None])[..., 0, 0].transpose(1, 2)
     return pool_steps(net, Output(step_logits, features).step_logits, features, PRESETS[preset_name])
@@ -45,11 +45,11 @@ def test_new_gloss_is_recognized_and_known_rows_stay(preset_name: str) -> None:
         kept = tensor[:KNOWN] if name.startswith("logits.") else tensor
         assert torch.equal(kept, before[name][:KNOWN] if name.startswith("logits.") else before[name])
     for class_id, features in fresh.items():
-        right = answer(net, features, preset_name).argmax(dim=1) == class_id
-        assert right.float().mean() >= 0.6  # 0.75 of those that it was imprinted from
+        right = compute_logits(net, features, preset_name).argmax(dim=1) == class_id
+        assert right.float().mean() >= 0.6  # 0.75 on the segments that it was imprinted from
 
 
-def test_new_row_is_as_silent_as_the_known_ones_on_usual_features() -> None:
+def test_new_row_scores_usual_features_like_the_known_ones() -> None:
     net = small_network(KNOWN + len(NEW))
     imprint(net, "wlasl")
     usual = compute_usual_features(net)
@@ -57,8 +57,8 @@ def test_new_row_is_as_silent_as_the_known_ones_on_usual_features() -> None:
     assert logits[list(NEW)] == pytest.approx(float(logits[:KNOWN].mean()), abs=1e-3)
 
 
-def test_usual_features_are_the_mean_of_what_the_last_block_answers() -> None:
-    """Against draws of what its batch normalization remembers."""
+def test_usual_features_are_the_mean_output_of_the_last_block() -> None:
+    """Compared with draws from the statistics of its batch normalization."""
     net = small_network(3)
     torch.manual_seed(0)
     drawn = []
@@ -66,6 +66,6 @@ def test_usual_features_are_the_mean_of_what_the_last_block_answers() -> None:
         norm = net.get_submodule(f"Mixed_5c.{unit}.bn")
         assert isinstance(norm, torch.nn.BatchNorm3d)
         assert norm.running_mean is not None and norm.running_var is not None
-        remembered = torch.randn(20_000, len(norm.running_mean)) * norm.running_var.sqrt() + norm.running_mean
-        drawn.append(torch.relu(norm(remembered[..., None, None, None])).flatten(1).mean(dim=0))
+        drawn_inputs = torch.randn(20_000, len(norm.running_mean)) * norm.running_var.sqrt() + norm.running_mean
+        drawn.append(torch.relu(norm(drawn_inputs[..., None, None, None])).flatten(1).mean(dim=0))
     assert torch.allclose(compute_usual_features(net), torch.cat(drawn), atol=0.03)

@@ -1,4 +1,4 @@
-"""The parts of fine-tuning: loss, rate, draws, and who gets which clip."""
+"""The parts of fine-tuning: loss, learning rate, sampling, and which process gets which clip."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tests.networks import small_network
 
 
 def test_loss_is_half_localization_and_half_classification() -> None:
-    """Against train_i3d.py, written out: F.upsample to the frames, labels a frame, the greatest over time."""
+    """Compared with train_i3d.py: F.upsample to the frames, one label per frame, the maximum over time."""
     net = small_network(5)
     torch.manual_seed(1)
     step_logits, class_ids = torch.randn(2, 7, 5), torch.tensor([3, 0])
@@ -34,7 +34,7 @@ def test_loss_is_half_localization_and_half_classification() -> None:
     assert torch.allclose(ours, 0.5 * localization + 0.5 * classification)
 
 
-def test_checkpoint_scored_by_softmax_is_trained_by_cross_entropy() -> None:
+def test_checkpoint_scored_with_softmax_is_trained_with_cross_entropy() -> None:
     net = small_network(5)
     features, class_ids = torch.randn(2, 64, 8), torch.tensor([3, 0])
     output = forward_clips(net, features, PRESETS["bsl1k"])
@@ -42,7 +42,7 @@ def test_checkpoint_scored_by_softmax_is_trained_by_cross_entropy() -> None:
     assert torch.allclose(compute_loss(net, output, class_ids, PRESETS["bsl1k"]), F.cross_entropy(served, class_ids))
 
 
-def test_network_with_interpolated_steps_is_trained_on_what_is_served() -> None:
+def test_network_with_interpolated_steps_is_trained_on_the_served_logits() -> None:
     net, preset = small_network(5), PRESETS["asl-citizen"]
     features, class_ids = torch.randn(2, 64, 8), torch.tensor([3, 0])
     output = forward_clips(net, features, preset)
@@ -51,7 +51,7 @@ def test_network_with_interpolated_steps_is_trained_on_what_is_served() -> None:
     assert torch.allclose(compute_loss(net, output, class_ids, preset), F.cross_entropy(served, class_ids))
 
 
-def test_features_answer_as_the_frames_that_they_are_of() -> None:
+def test_features_give_the_same_logits_as_their_frames() -> None:
     net, preset = small_network(5), PRESETS["wlasl"]
     frames = torch.randint(0, 256, (1, 17, 224, 224, 3), dtype=torch.uint8)
     with torch.inference_mode():
@@ -60,7 +60,7 @@ def test_features_answer_as_the_frames_that_they_are_of() -> None:
     assert torch.allclose(whole.step_logits, again.step_logits, atol=1e-5)
 
 
-def test_rate_falls_as_pytorchs_scheduler_lets_it() -> None:
+def test_learning_rate_matches_pytorchs_scheduler() -> None:
     random = np.random.default_rng(0)
     losses = [float(loss) for loss in 1 / (1 + 0.05 * np.arange(60)) + random.normal(0, 0.1, 60)]
     parameter = torch.nn.Parameter(torch.zeros(1))
@@ -87,7 +87,7 @@ def test_segment_is_consecutive_frames_cropped_alike(tmp_path: Path, num_frames:
         )
 
 
-def test_every_segment_of_a_clip_is_as_likely(tmp_path: Path) -> None:
+def test_every_segment_of_a_clip_is_equally_likely(tmp_path: Path) -> None:
     clip = LabeledClip(write_clip(tmp_path / "clip.mp4", 12), "clip.mp4", "home", 0)
     sampler = SegmentSampler(PRESETS["asl-inference"], 10, flip=False, seed=0)  # no room to crop: three segments in all
     drawn = sampler.draw(clip, 0, range(300))
@@ -96,18 +96,18 @@ def test_every_segment_of_a_clip_is_as_likely(tmp_path: Path) -> None:
     assert counts.min() > 70
 
 
-def level_clip(path: Path, count: int, **options: object) -> LabeledClip:
-    """A clip whose frame n has the gray level n."""
+def write_level_clip(path: Path, count: int, **options: object) -> LabeledClip:
+    """Write a clip whose frame n has gray level n."""
     return LabeledClip(levels(path, range(count), size=(300, 300)), "clip", "home", 0, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("count", "first", "step"), [(40, 0, 1), (70, 3, 1), (120, 0, 2), (180, 0, 3)])
-def test_segment_of_a_preset_with_centered_frames_has_the_frames_that_are_served(
+def test_preset_with_centered_frames_trains_on_the_served_frames(
     tmp_path: Path, count: int, first: int, step: int
 ) -> None:
     sampler = SegmentSampler(PRESETS["asl-citizen"], 20, flip=True, seed=0)
     taken = list(range(count))[first::step][:64]
-    for segment in sampler.draw(level_clip(tmp_path / "clip.mkv", count), 0, range(4)):
+    for segment in sampler.draw(write_level_clip(tmp_path / "clip.mkv", count), 0, range(4)):
         assert segment.shape == (64, 224, 224, 3)
         shown = segment.mean(axis=(1, 2, 3))
         assert shown[: len(taken)] == pytest.approx(taken, abs=2)
@@ -115,14 +115,14 @@ def test_segment_of_a_preset_with_centered_frames_has_the_frames_that_are_served
         assert rest == pytest.approx(taken[0], abs=2) or rest == pytest.approx(taken[-1], abs=2)
 
 
-def test_segment_of_an_excerpt_has_its_frames(tmp_path: Path) -> None:
-    clip = level_clip(tmp_path / "clip.mkv", 100, excerpt=Excerpt(50, 69))
+def test_segment_of_an_excerpt_stays_within_it(tmp_path: Path) -> None:
+    clip = write_level_clip(tmp_path / "clip.mkv", 100, excerpt=Excerpt(50, 69))
     for segment in SegmentSampler(PRESETS["wlasl"], 10, flip=False, seed=0).draw(clip, 0, range(5)):
         assert segment.min() >= 48 and segment.max() <= 71
     assert cut_served_windows(clip, PRESETS["wlasl"]).shape[:2] == (1, 20)
 
 
-def test_segment_of_a_preset_that_frames_by_the_signer_is_cut_out_of_the_box(tmp_path: Path) -> None:
+def test_preset_for_people_cuts_segments_from_the_signers_box(tmp_path: Path) -> None:
     frame = np.zeros((120, 160, 3), np.uint8)
     frame[:, 80:] = 200
     path = written_by_opencv(tmp_path / "halves.mp4", [frame] * 12)
@@ -135,7 +135,7 @@ def test_segment_of_a_preset_that_frames_by_the_signer_is_cut_out_of_the_box(tmp
     assert whole.min() < 10 and whole.max() > 190
 
 
-def test_asl_citizen_is_learnt_by_its_subsets(tmp_path: Path) -> None:
+def test_asl_citizen_is_split_by_its_subsets(tmp_path: Path) -> None:
     (tmp_path / "splits").mkdir()
     (tmp_path / "videos").mkdir()
     for subset, names in {"train": ("a", "b"), "val": ("c",), "test": ("d",)}.items():
@@ -151,7 +151,7 @@ def test_asl_citizen_is_learnt_by_its_subsets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "world"), [(7, 1), (7, 2), (8, 3), (1, 4)])
-def test_clips_are_dealt_among_processes_each_as_many(count: int, world: int) -> None:
+def test_clips_are_dealt_evenly_among_processes(count: int, world: int) -> None:
     hands = [list(EpochSampler(count, rank, world, seed=0)) for rank in range(world)]
     assert len({len(hand) for hand in hands}) == 1
     assert {index for hand in hands for index, _ in hand} == set(range(count))
@@ -159,7 +159,7 @@ def test_clips_are_dealt_among_processes_each_as_many(count: int, world: int) ->
     assert sorted(index for index, turn in judged if turn >= 0) == list(range(count))
 
 
-def test_order_follows_from_seed_and_epoch() -> None:
+def test_order_depends_only_on_seed_and_epoch() -> None:
     turns, again = EpochSampler(50, 0, 1, seed=0, views=3), EpochSampler(50, 0, 1, seed=0, views=3)
     first = list(turns)
     turns.set_epoch(4)

@@ -1,4 +1,4 @@
-"""`asl-triton export --torchscript`: any network with the signature goes in, and nothing else."""
+"""`asl-triton export --torchscript` accepts any network with the right signature, and nothing else."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 class Means(nn.Module):
-    """The least network with the signature: a classifier of the mean colors of 8-frame steps."""
+    """The smallest network with the signature: a classifier of the mean colors of 8-frame steps."""
 
     def __init__(self, num_classes: int = len(GLOSSES)) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class LongClips(Means):
         return self.answer(frames)
 
 
-class SeesTheOthers(Means):
+class DependsOnBatchSize(Means):
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, step_logits, features = self.answer(frames)
         return logits * frames.size(0) * 100, step_logits, features
@@ -97,13 +97,13 @@ def save_script(path: Path, net: nn.Module | None = None) -> Path:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with labels."""
+    """A working folder with labels."""
     monkeypatch.chdir(tmp_path)
     save_labels(tmp_path / "labels.txt")
     return tmp_path
 
 
-def test_script_becomes_a_whole_model_folder(files: Path, capsys: Capture) -> None:
+def test_script_becomes_a_complete_model_folder(files: Path, capsys: Capture) -> None:
     save_script(files / "means.pt")
     (files / "preset.json").write_text(PRESETS["bsl1k"].to_json())
     options = ["--labels", "labels.txt", "--preset", "preset.json", "--repository", "models"]
@@ -132,10 +132,10 @@ def test_script_becomes_a_whole_model_folder(files: Path, capsys: Capture) -> No
     (Infinite, "logits that are not finite"),
     (LongClips, "with input uint8 [1, 9, 224, 224, 3], fails (I want 16 frames)"),
     (Untyped, "does not declare its return type: use tuple[torch.Tensor, torch.Tensor, torch.Tensor]"),
-    (SeesTheOthers, "gives different logits for the same clip by itself and in a batch"),
+    (DependsOnBatchSize, "gives different logits for the same clip by itself and in a batch"),
     (lambda: Means(5), "5 classes, but there are 7 labels"),
 ])  # fmt: skip
-def test_script_that_breaks_the_signature_is_refused_in_a_sentence(
+def test_script_with_a_wrong_signature_is_refused(
     files: Path, capsys: Capture, net: Callable[[], nn.Module], says: str
 ) -> None:
     save_script(files / "net.pt", net())
@@ -146,7 +146,7 @@ def test_script_that_breaks_the_signature_is_refused_in_a_sentence(
     assert not (files / "models" / "net").exists()
 
 
-def test_arithmetic_that_fails_is_told_by_its_last_line(files: Path, capsys: Capture) -> None:
+def test_failing_operation_is_reported_by_its_last_line(files: Path, capsys: Capture) -> None:
     save_script(files / "net.pt", Channels())
     done = asl_triton(capsys, "export", "--torchscript", "net.pt", "--labels", "labels.txt", "--preset", "wlasl")
     assert done.code == 1
@@ -173,7 +173,7 @@ def test_network_traced_at_one_length_is_refused(files: Path, capsys: Capture) -
     (["weights.pt", "--torchscript", "means.pt"], "not both", 2),
     ([], "Missing argument", 2),
 ])  # fmt: skip
-def test_bad_input_is_a_sentence_and_an_exit_code(
+def test_bad_input_is_reported_with_an_exit_code(
     files: Path, capsys: Capture, arguments: list[str], says: str, code: int
 ) -> None:
     save_script(files / "means.pt")

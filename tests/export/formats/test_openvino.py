@@ -1,4 +1,4 @@
-"""The format for CPUs: the graph against the trained network, and what Triton's OpenVINO backend makes of its files."""
+"""The format for CPUs: the graph compared with the trained network, and loading as in Triton's OpenVINO backend."""
 
 import subprocess
 import sys
@@ -42,43 +42,43 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return load_checkpoint(save_checkpoint(tmp_path_factory.mktemp("weights") / "small.pt"))
 
 
-def clip(num_frames: int) -> torch.Tensor:
-    """Random frames: uint8 RGB (T, 224, 224, 3)."""
+def make_clip(num_frames: int) -> torch.Tensor:
+    """Return random frames: uint8 RGB (T, 224, 224, 3)."""
     generator = torch.Generator().manual_seed(num_frames)
     return torch.randint(0, 256, (num_frames, 224, 224, 3), dtype=torch.uint8, generator=generator)
 
 
-def difference(
+def measure_difference(
     net: I3D, engine: Callable[..., dict], preset: Preset, frames: torch.Tensor, normalized: bool = False
 ) -> float:
-    """How far logits, steps and features are from the trained network's, at most."""
+    """Return the largest difference of logits, steps and features from the trained network's."""
     x = normalize(frames[None], preset)
     with torch.inference_mode():
         trained = net(x)
-        wanted = {
+        expected = {
             LOGITS: pool_steps(net, trained.step_logits, trained.features, preset),
             STEP_LOGITS: trained.step_logits,
             FEATURES: trained.features.mean(dim=2),
         }
     answer = engine((x if normalized else frames[None]).numpy())
-    assert {name: answer[name].shape for name in wanted} == {name: tuple(w.shape) for name, w in wanted.items()}
-    return max(float(np.abs(answer[name] - w.numpy()).max()) for name, w in wanted.items())
+    assert {name: answer[name].shape for name in expected} == {name: tuple(w.shape) for name, w in expected.items()}
+    return max(float(np.abs(answer[name] - w.numpy()).max()) for name, w in expected.items())
 
 
 @pytest.mark.parametrize("num_frames", [*range(9, 18), 23, 24, 25, 31, 33, 63, 65, 70, 150])
 def test_one_graph_is_exact_for_every_length(net: I3D, engine: openvino.CompiledModel, num_frames: int) -> None:
-    assert difference(net, engine, PRESETS["wlasl"], clip(num_frames)) < 1e-4
+    assert measure_difference(net, engine, PRESETS["wlasl"], make_clip(num_frames)) < 1e-4
 
 
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
 def test_every_preset_is_exact_with_either_input(net: I3D, preset: Preset, normalized: bool) -> None:
     engine = compile_model(build_graph(net, preset, normalized_input=normalized), "fp32")
-    assert difference(net, engine, preset, clip(19), normalized) < 1e-4
+    assert measure_difference(net, engine, preset, make_clip(19), normalized) < 1e-4
 
 
 def test_clips_of_a_batch_do_not_mix(engine: openvino.CompiledModel) -> None:
-    pair = torch.stack([clip(16), clip(16).flip(0)]).numpy()
+    pair = torch.stack([make_clip(16), make_clip(16).flip(0)]).numpy()
     together = engine(pair)[LOGITS]
     apart = np.concatenate([engine(one[None])[LOGITS] for one in pair])
     assert np.allclose(together, apart, atol=1e-5)
@@ -92,7 +92,7 @@ def read_config(path: Path) -> pb.ModelConfig:
     ("fp32", "python", {}),
     ("bf16", "openvino", {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "2", "HINT_BF16": "YES"}),
 ])  # fmt: skip
-def test_folder_holds_the_whole_contract(
+def test_folder_meets_the_whole_contract(
     checkpoint: Checkpoint, tmp_path: Path, precision: str, backend: str, own: dict[str, str]
 ) -> None:
     options = {"precision": precision, "served_as": "openvino", "instances": 2}
@@ -120,9 +120,8 @@ def test_folder_holds_the_whole_contract(
 
 
 @pytest.mark.parametrize("input_type", ["uint8", "fp32"])
-def test_tritons_openvino_backend_can_load_it(checkpoint: Checkpoint, tmp_path: Path, input_type: str) -> None:
-    """What that backend does to a graph when it loads it: it sets datatypes, holds the shapes against the config, and
-    fixes the batch size."""
+def test_tritons_openvino_backend_can_load_the_model(checkpoint: Checkpoint, tmp_path: Path, input_type: str) -> None:
+    """Do what that backend does to load a graph: set datatypes, compare shapes with the config, fix the batch size."""
     options = {"precision": "bf16", "served_as": "openvino", "input_type": input_type}
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "small", **options)
     config = read_config(tmp_path / "small" / "config.pbtxt")
@@ -154,7 +153,7 @@ def test_tritons_openvino_backend_can_load_it(checkpoint: Checkpoint, tmp_path: 
     ({"served_as": "openvino", "precision": "bf16", "calibrate": Path("clips")}, "bf16 does not need clips"),
     ({"served_as": "openvino", "precision": "int8", "calibrate": Path("nowhere")}, "there is no folder nowhere"),
 ])  # fmt: skip
-def test_what_does_not_go_together_is_a_sentence(
+def test_incompatible_options_are_reported(
     checkpoint: Checkpoint, tmp_path: Path, options: dict[str, object], says: str
 ) -> None:
     with pytest.raises(AslTritonError, match=says):
@@ -166,7 +165,7 @@ def test_what_does_not_go_together_is_a_sentence(
     ("openvino", ["--format", "openvino"]),
     ("nncf", ["--format", "openvino", "--precision", "int8", "--calibrate", "."]),
 ])  # fmt: skip
-def test_missing_package_is_a_sentence(
+def test_missing_package_is_reported(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -185,7 +184,7 @@ def test_missing_package_is_a_sentence(
     assert not (tmp_path / "models").exists()
 
 
-def test_openvino_reports_to_nobody() -> None:
+def test_openvino_sends_no_telemetry() -> None:
     code = (
         "import asl_triton_export.formats.openvino, asl_triton_export.quantization.nncf, sys\n"
         "assert sys.modules['openvino_telemetry'] is None\n"
@@ -194,7 +193,7 @@ def test_openvino_reports_to_nobody() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_ctrl_c_is_handled_after_engines_are_gone() -> None:
+def test_ctrl_c_is_handled_after_engines_are_deleted() -> None:
     code = (
         "import faulthandler, gc, signal, numpy as np\n"
         "from asl_triton_export.formats.openvino import compile_model, openvino, ops\n"

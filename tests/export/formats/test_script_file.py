@@ -1,4 +1,4 @@
-"""TorchScript files as they are served: bounded, whoever runs them, and without this machine's paths."""
+"""Served TorchScript files: bounded under any backend, and without paths of this machine."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ WLASL = PRESETS["wlasl"]
 
 
 class Counting(nn.Module):
-    """Answers with the mean color, and remembers how many clips each forward had."""
+    """Returns the mean color, and records the number of clips in each forward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,15 +31,15 @@ class Counting(nn.Module):
 
 
 class Broken(nn.Module):
-    """Multiplies matrices that do not fit."""
+    """Multiplies matrices of incompatible shapes."""
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         wrong = torch.ones(2, 3) @ torch.ones(2, 3)
         return wrong, wrong, wrong
 
 
-def clips(count: int, num_frames: int) -> Tensor:
-    """Random clips (N, T, 8, 8, 3)."""
+def make_clips(count: int, num_frames: int) -> Tensor:
+    """Return random clips (N, T, 8, 8, 3)."""
     generator = torch.Generator().manual_seed(count * num_frames)
     return torch.randint(0, 256, (count, num_frames, 8, 8, 3), dtype=torch.uint8, generator=generator)
 
@@ -48,11 +48,11 @@ def clips(count: int, num_frames: int) -> Tensor:
     ("count", "num_frames", "sizes"),
     [(1, 64, [1]), (8, 64, [1] * 8), (8, 300, [1] * 8), (5, 32, [2, 2, 1]), (8, 9, [7, 1]), (7, 9, [7])],
 )
-def test_batch_is_computed_in_parts_of_bounded_frames(count: int, num_frames: int, sizes: list[int]) -> None:
+def test_batch_is_split_to_limit_the_frames_per_forward(count: int, num_frames: int, sizes: list[int]) -> None:
     assert all(size == 1 or size * num_frames <= CPU_FRAMES for size in sizes)
     network = Counting()
     bounded = torch.jit.script(BoundedNetwork(network, WLASL))
-    frames = clips(count, num_frames)
+    frames = make_clips(count, num_frames)
     answers = bounded(frames)
     assert bounded.network.sizes[1:] == sizes
     for answer, whole in zip(answers, network(frames), strict=True):
@@ -60,7 +60,7 @@ def test_batch_is_computed_in_parts_of_bounded_frames(count: int, num_frames: in
 
 
 @pytest.mark.parametrize("normalized", [False, True])
-def test_parts_answer_as_the_network_does_for_each_clip(normalized: bool) -> None:
+def test_batch_gives_the_same_answers_as_single_clips(normalized: bool) -> None:
     served = ServedI3D(small_network(), WLASL, torch.float32, normalized_input=normalized)
     bounded = torch.jit.script(BoundedNetwork(served, WLASL, normalized_input=normalized).eval())
     shape = (3, 3, 40, 64, 64) if normalized else (3, 40, 64, 64, 3)
@@ -68,8 +68,8 @@ def test_parts_answer_as_the_network_does_for_each_clip(normalized: bool) -> Non
     with torch.inference_mode():
         together = bounded(frames)
         apart = [torch.cat(outputs) for outputs in zip(*(served(clip[None]) for clip in frames), strict=True)]
-    for answer, wanted in zip(together, apart, strict=True):
-        assert torch.equal(answer, wanted)
+    for answer, expected in zip(together, apart, strict=True):
+        assert torch.equal(answer, expected)
 
 
 @pytest.mark.parametrize("num_frames", [0, 8, 301, 5000])
@@ -77,20 +77,20 @@ def test_other_lengths_are_refused_in_one_sentence(num_frames: int, tmp_path: Pa
     save_script(BoundedNetwork(Counting(), WLASL), tmp_path / "model.pt")
     loaded = torch.jit.load(tmp_path / "model.pt")
     with pytest.raises(torch.jit.Error) as refused:
-        loaded(clips(1, num_frames))
+        loaded(make_clips(1, num_frames))
     sentence = f"FRAMES__0 has {num_frames} frames: this model takes 9 to 300"
     assert str(refused.value).rstrip().splitlines()[-1] == f"builtins.ValueError: {sentence}"
     # As Triton's PyTorch backend passes it on.
     assert shorten_message(f"PyTorch execute failure: {refused.value}") == sentence
 
 
-def test_no_frames_are_refused_whatever_the_preset_says() -> None:
+def test_empty_clip_is_refused_whatever_the_preset_allows() -> None:
     bounded = torch.jit.script(BoundedNetwork(Counting(), replace(WLASL, min_frames=0)))
     with pytest.raises(torch.jit.Error, match="has 0 frames: this model takes 1 to 300"):
-        bounded(clips(1, 0))
+        bounded(make_clips(1, 0))
 
 
-def test_file_names_no_path_of_this_machine(tmp_path: Path) -> None:
+def test_file_contains_no_path_of_this_machine(tmp_path: Path) -> None:
     network = BoundedNetwork(ServedI3D(small_network(), WLASL, torch.float32), WLASL).eval()
     torch.jit.script(network).save(tmp_path / "with_debug_information.pt")
     assert find_paths(tmp_path / "with_debug_information.pt")
@@ -101,7 +101,7 @@ def test_file_names_no_path_of_this_machine(tmp_path: Path) -> None:
 def test_error_still_shows_the_line_that_failed(tmp_path: Path) -> None:
     save_script(BoundedNetwork(Broken(), WLASL), tmp_path / "model.pt")
     with pytest.raises(RuntimeError) as failed:
-        torch.jit.load(tmp_path / "model.pt")(clips(1, 9))
+        torch.jit.load(tmp_path / "model.pt")(make_clips(1, 9))
     assert "torch.matmul(" in str(failed.value) and "<--- HERE" in str(failed.value)
-    said = shorten_message(f"PyTorch execute failure: {failed.value}")
-    assert said.startswith("mat1 and mat2 shapes cannot be multiplied")
+    message = shorten_message(f"PyTorch execute failure: {failed.value}")
+    assert message.startswith("mat1 and mat2 shapes cannot be multiplied")

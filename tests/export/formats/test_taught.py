@@ -26,7 +26,7 @@ from tests.networks import GLOSSES, save_checkpoint
 
 
 class Answering(nn.Module):
-    """A network whose input is its answer: features, then step logits, in rows."""
+    """A network that returns its input: a row of features, then rows of step logits."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Answering(nn.Module):
         return steps.mean(dim=1), steps, frames[:, 0]
 
 
-def answer(num_classes: int, num_steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def make_answer(num_classes: int, num_steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     width = max(NUM_FEATURES, num_classes)
     return rng.random(width).astype(np.float32), rng.normal(size=(num_steps, num_classes)).astype(np.float32)
@@ -46,14 +46,14 @@ def answer(num_classes: int, num_steps: int, seed: int) -> tuple[np.ndarray, np.
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 13])
 @pytest.mark.parametrize("num_classes", [NUM_CLASSES, 300])
 @pytest.mark.parametrize("takes", [1, 4])
-def test_network_answers_as_the_client_does(num_steps: int, num_classes: int, takes: int) -> None:
+def test_network_gives_the_same_answers_as_the_client(num_steps: int, num_classes: int, takes: int) -> None:
     taught = SignDictionary(teach(1, 1).model)
     for sign in range(4):
         for take in range(takes):
-            taught.add(f"sign{sign}", embed_clip(*answer(num_classes, 7, 10 * sign + take)))
+            taught.add(f"sign{sign}", embed_clip(*make_answer(num_classes, 7, 10 * sign + take)))
     own = ("a", "sign2", *(f"gloss{number}" for number in range(num_classes - 2)))
     network = torch.jit.script(TaughtNetwork(torch.jit.script(Answering(num_classes)), taught, own).eval())
-    features, steps = answer(num_classes, num_steps, 99)
+    features, steps = make_answer(num_classes, num_steps, 99)
     frames = np.zeros((1, 1 + num_steps, len(features)), np.float32)
     frames[0, 0], frames[0, 1:, :num_classes] = features, steps
     logits, step_logits, _ = network(torch.from_numpy(frames))

@@ -23,7 +23,7 @@ def test_recommended_weights_come_first() -> None:
 
 
 @pytest.mark.parametrize("weights", PUBLISHED.values(), ids=lambda weights: weights.name)
-def test_published_weights_are_told_in_full(weights: Weights) -> None:
+def test_published_weights_are_fully_described(weights: Weights) -> None:
     assert weights.preset in PRESETS
     assert all(remote.url.startswith("https://") for remote in (weights.checkpoint, weights.glosses))
     assert weights.license and ("academic" in weights.terms or "research" in weights.terms)
@@ -35,7 +35,7 @@ def test_published_weights_are_told_in_full(weights: Weights) -> None:
 
 
 @pytest.mark.parametrize("name", WLASL_FILES)
-def test_each_of_wlasl_finds_its_own_file_with_the_published_accuracy(name: str) -> None:
+def test_wlasl_weights_match_their_own_file_with_the_published_accuracy(name: str) -> None:
     weights = PUBLISHED[name]
     assert weights.member is not None
     assert fnmatch.filter(WLASL_FILES.values(), weights.member) == [WLASL_FILES[name]]

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from asl_triton.cli.fetch import DownloadProgress, fetch
 from asl_triton.errors import AslTritonError
 from asl_triton_export.pretrained.catalog import PUBLISHED
-from tests.export.file_server import FileServer, serving
-from tests.export.published_here import publish
+from tests.export.file_server import FileServer, serve_files
+from tests.export.published_weights import publish
 
 app = typer.Typer()
 app.command()(fetch)
@@ -22,7 +22,7 @@ app.command()(fetch)
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("COLUMNS", "120")
-    with serving() as state:
+    with serve_files() as state:
         for name, weights in publish(state).items():
             monkeypatch.setitem(PUBLISHED, name, weights)
         yield state
@@ -40,7 +40,7 @@ def test_without_a_name_all_weights_are_listed(arguments: list[str], monkeypatch
         assert f"on {weights.test_set} license: {weights.license}" in shown
 
 
-def test_list_is_json_for_programs() -> None:
+def test_list_prints_json() -> None:
     listed = json.loads(CliRunner().invoke(app, ["--list", "--json"]).stdout)
     assert [row["name"] for row in listed] == list(PUBLISHED)
     assert (listed[0]["top1"], listed[0]["language"]) == (63.10, "American Sign Language")
@@ -48,7 +48,7 @@ def test_list_is_json_for_programs() -> None:
     assert listed[-1]["num_classes"] == 100
 
 
-def test_fetch_says_where_the_bundle_is_and_what_is_next(server: FileServer, tmp_path: Path) -> None:
+def test_fetch_prints_the_bundle_and_the_next_step(server: FileServer, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["wlasl5", "--to", str(tmp_path / "w")], catch_exceptions=False)
     assert (tmp_path / "w" / "weights.pt").exists()
     assert f"Next: asl-triton export {tmp_path / 'w'}" in result.stdout
@@ -61,7 +61,7 @@ def test_fetch_says_where_the_bundle_is_and_what_is_next(server: FileServer, tmp
     assert "already exists" in again.stdout
 
 
-def test_fetch_answers_programs_in_json(server: FileServer, tmp_path: Path) -> None:
+def test_fetch_prints_json(server: FileServer, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["bsl1k", "--to", str(tmp_path / "b"), "--json"], catch_exceptions=False)
     assert json.loads(result.stdout) == {"folder": str(tmp_path / "b"), "is_new": True, "archive": None}
 
@@ -71,7 +71,7 @@ def test_unknown_name_raises_our_error() -> None:
         CliRunner().invoke(app, ["wlasl99"], catch_exceptions=False)
 
 
-def test_terminal_gets_a_bar() -> None:
+def test_terminal_shows_a_progress_bar() -> None:
     screen = StringIO()
     with DownloadProgress(Console(file=screen, force_terminal=True, width=100)) as progress:
         progress.show_bytes("model.pth.tar", 10_000_000, 100_000_000)
@@ -82,7 +82,7 @@ def test_terminal_gets_a_bar() -> None:
     assert "Checking [it]" in screen.getvalue()
 
 
-def test_file_of_unknown_size_gets_one_line() -> None:
+def test_file_of_unknown_size_prints_one_line() -> None:
     screen = StringIO()
     with DownloadProgress(Console(file=screen)) as progress:
         progress.show_bytes("info.pkl", 1000, None)

@@ -25,7 +25,7 @@ def test_words_of_a_pickle_are_the_glosses(words: object, protocol: int, tmp_pat
 
 
 @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
-def test_arrays_of_either_numpy_are_read(core: str, tmp_path: Path) -> None:
+def test_arrays_of_numpy_1_and_2_are_read(core: str, tmp_path: Path) -> None:
     data = pickle.dumps({"words": np.array(WORDS)}, protocol=3)
     here = b"numpy.core" if b"numpy.core" in data else b"numpy._core"
     path = tmp_path / "info.pkl"
@@ -45,7 +45,7 @@ def test_arrays_of_either_numpy_are_read(core: str, tmp_path: Path) -> None:
         (b"Psomewhere\n.", "persistent"),
     ],
 )
-def test_pickle_that_names_anything_else_is_refused(pickled: bytes, named: str, tmp_path: Path) -> None:
+def test_pickle_that_refers_to_other_names_is_refused(pickled: bytes, named: str, tmp_path: Path) -> None:
     path = tmp_path / "info.pkl"
     path.write_bytes(pickled)
     with pytest.raises(LabelsError, match="could run code") as raised:
@@ -54,7 +54,7 @@ def test_pickle_that_names_anything_else_is_refused(pickled: bytes, named: str, 
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps(WORDS)[:-4], b"\x80\xff."])
-def test_broken_pickle_is_a_sentence(content: bytes, tmp_path: Path) -> None:
+def test_broken_pickle_is_reported(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "info.pkl"
     path.write_bytes(content)
     with pytest.raises(LabelsError, match="damaged, or is not a pickle"):
@@ -74,7 +74,7 @@ def test_glosses_of_asl_citizen_are_sorted_and_stripped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a,b,c\n1,2,3\n", "Participant ID,Video file,Gloss\nP1,1.mp4\n", "\x00\n"])
-def test_csv_of_something_else_is_a_sentence(text: str, tmp_path: Path) -> None:
+def test_unrelated_csv_is_reported(text: str, tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
     path.write_text(text)
     with pytest.raises(LabelsError, match="ASL Citizen"):
@@ -88,6 +88,6 @@ def test_glosses_of_msasl_are_a_json_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["info-pickle", "citizen-csv", "json-list"])
-def test_missing_file_is_a_sentence(kind: GlossFormat, tmp_path: Path) -> None:
+def test_missing_file_is_reported(kind: GlossFormat, tmp_path: Path) -> None:
     with pytest.raises(LabelsError, match="cannot read"):
         read_glosses(tmp_path / "none", kind, 2)

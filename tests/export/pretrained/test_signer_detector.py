@@ -1,4 +1,4 @@
-"""The detector of signers is fetched from a server of this machine, checked, into the folder where it is looked for."""
+"""The signer detector is downloaded from a local server, checked, and stored where the client looks for it."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ from asl_triton_export.pretrained import signer_detector
 from asl_triton_export.pretrained.signer_detector import FILES, fetch_detector
 from tests.client.signer.bright_detector import save_bright_detector
 from tests.client.signer.test_person_detector import paint_person
-from tests.export.file_server import FileServer, Served, serving
+from tests.export.file_server import FileServer, Served, serve_files
 
 app = typer.Typer()
 app.command()(fetch)
@@ -25,14 +25,14 @@ app.command()(fetch)
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    """Serves a network with the detector's input and outputs, whose sums are the published ones for the test."""
+    """Serve a network with the detector's input and outputs, and replace the published checksums with its own."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     load_detector.cache_clear()
     (tmp_path / "made").mkdir()
     save_bright_detector(tmp_path / "made" / MODEL)
-    with serving() as state:
+    with serve_files() as state:
         files = []
         for file in FILES:
             content = (tmp_path / "made" / file.filename).read_bytes()
@@ -57,11 +57,11 @@ def test_fetched_detector_is_used(server: FileServer, tmp_path: Path) -> None:
 
 def test_second_fetch_downloads_nothing(server: FileServer) -> None:
     folder, is_new = fetch_detector()
-    asked = len(server.requests)
-    assert is_new and fetch_detector() == (folder, False) and len(server.requests) == asked
+    num_requests = len(server.requests)
+    assert is_new and fetch_detector() == (folder, False) and len(server.requests) == num_requests
     result = CliRunner().invoke(app, ["signer-detector", "--json"], catch_exceptions=False)
     assert json.loads(result.stdout) == {"folder": str(folder), "is_new": False, "archive": None}
-    assert fetch_detector(force=True) == (folder, True) and len(server.requests) > asked
+    assert fetch_detector(force=True) == (folder, True) and len(server.requests) > num_requests
 
 
 def test_damaged_detector_is_fetched_again(server: FileServer) -> None:
@@ -70,7 +70,7 @@ def test_damaged_detector_is_fetched_again(server: FileServer) -> None:
     assert fetch_detector() == (folder, True)
 
 
-def test_another_file_than_published_is_refused(server: FileServer, tmp_path: Path) -> None:
+def test_file_that_differs_from_the_published_one_is_refused(server: FileServer, tmp_path: Path) -> None:
     server.files[f"/{MODEL}"] = Served(b"another network")
     with pytest.raises(CheckpointError, match="differs from the published file"):
         fetch_detector(tmp_path / "detector")
@@ -78,7 +78,7 @@ def test_another_file_than_published_is_refused(server: FileServer, tmp_path: Pa
     assert (tmp_path / ".downloads" / f"{MODEL}.refused").read_bytes() == b"another network"
 
 
-def test_folder_of_something_else_is_left_alone(server: FileServer, tmp_path: Path) -> None:
+def test_folder_with_other_files_is_left_alone(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(AslTritonError, match=r"holds something else \(thesis.txt\)"):
@@ -86,7 +86,7 @@ def test_folder_of_something_else_is_left_alone(server: FileServer, tmp_path: Pa
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
-def test_detector_has_no_labels(server: FileServer, tmp_path: Path) -> None:
+def test_detector_takes_no_labels(server: FileServer, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["signer-detector", "--labels", str(tmp_path / "x")])
     assert isinstance(result.exception, AslTritonError) and "no glosses" in str(result.exception)
 

@@ -1,4 +1,4 @@
-"""The model on Triton's Python backend, apart from Triton."""
+"""The model for Triton's Python backend, tested without Triton."""
 
 import json
 import runpy

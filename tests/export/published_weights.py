@@ -1,4 +1,4 @@
-"""Small published weights on a server of this machine, in the forms of WLASL's and of bsl1k's."""
+"""Small weights on a local server, in the formats of the published ones."""
 
 import dataclasses
 import io
@@ -19,16 +19,16 @@ MEMBERS = {
 }
 
 
-def checkpoint_bytes(num_classes: int, prefix: str = "", wrapped: bool = False) -> bytes:
-    """A small I3D's state dict as `torch.save` writes it."""
+def build_checkpoint(num_classes: int, prefix: str = "", wrapped: bool = False) -> bytes:
+    """Return the state dict of a small I3D as `torch.save` writes it."""
     state = {f"{prefix}{key}": value for key, value in I3D(num_classes, width=1 / 32).state_dict().items()}
     file = io.BytesIO()
     torch.save({"epoch": 50, "arch": "InceptionI3d", "state_dict": state} if wrapped else state, file)
     return file.getvalue()
 
 
-def zip_bytes(members: dict[str, bytes]) -> bytes:
-    """A zip of these members."""
+def build_zip(members: dict[str, bytes]) -> bytes:
+    """Return a zip of these members."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
@@ -36,36 +36,36 @@ def zip_bytes(members: dict[str, bytes]) -> bytes:
     return file.getvalue()
 
 
-def info_bytes(words: object) -> bytes:
-    """A pickle like bsl1k's `info.pkl`."""
+def build_info_pickle(words: object) -> bytes:
+    """Return a pickle like bsl1k's `info.pkl`."""
     return pickle.dumps({"words": words, "videos": {"name": ["a.mp4"], "word_id": [0]}}, protocol=4)
 
 
-def citizen_bytes(glosses: tuple[str, ...] = GLOSSES[:6]) -> bytes:
-    """A split of ASL Citizen: its glosses with spaces, twice each, and not in order."""
+def build_citizen_csv(glosses: tuple[str, ...] = GLOSSES[:6]) -> bytes:
+    """Return a split of ASL Citizen with unsorted glosses, each twice and with a trailing space."""
     rows = [f"P{n},{n}-{gloss}.mp4,{gloss.upper()} ,A_01_{n}" for n, gloss in enumerate((*glosses, *glosses[::-1]))]
     return "\r\n".join(("Participant ID,Video file,Gloss,ASL-LEX Code", *rows, "")).encode()
 
 
 def publish(server: FileServer) -> dict[str, Weights]:
     """Serve `bsl1k` of 4 classes, `citizen` of 6, `msasl` of 3, `wlasl5` and `wlasl3`, and return their catalog."""
-    archive = {name: checkpoint_bytes(size) for size, name in MEMBERS.items()}
+    archive = {name: build_checkpoint(size) for size, name in MEMBERS.items()}
     archive |= {name.replace(".pt", ".ini"): b"[config]" for name in MEMBERS.values()}
     archive |= {"__MACOSX/archived/asl5/._FINAL_nslt_5_iters.pt": b"resource fork"}
     server.files |= {
-        "/archive": Served(zip_bytes(archive)),
+        "/archive": Served(build_zip(archive)),
         "/classes": Served("".join(f"{i}\t{gloss}\n" for i, gloss in enumerate(GLOSSES)).encode()),
-        "/model": Served(checkpoint_bytes(4, prefix="module.", wrapped=True)),
-        "/info": Served(info_bytes(list(GLOSSES[:4]))),
-        "/citizen-weights": Served(zip_bytes({"weights/ASL_citizen_I3D_weights.pt": checkpoint_bytes(6)})),
+        "/model": Served(build_checkpoint(4, prefix="module.", wrapped=True)),
+        "/info": Served(build_info_pickle(list(GLOSSES[:4]))),
+        "/citizen-weights": Served(build_zip({"weights/ASL_citizen_I3D_weights.pt": build_checkpoint(6)})),
         "/citizen": Served(
-            zip_bytes(
-                {"ASL_Citizen/splits/train.csv": citizen_bytes(), "ASL_Citizen/splits/test.csv": b"other"}
+            build_zip(
+                {"ASL_Citizen/splits/train.csv": build_citizen_csv(), "ASL_Citizen/splits/test.csv": b"other"}
                 | {f"ASL_Citizen/videos/{n}.mp4": bytes(10_000) for n in range(50)}
             )
         ),
-        "/msasl-model": Served(checkpoint_bytes(3, prefix="module.", wrapped=True)),
-        "/msasl": Served(zip_bytes({"MS-ASL/MSASL_classes.json": b'["hello", "nice", "teacher"]'})),
+        "/msasl-model": Served(build_checkpoint(3, prefix="module.", wrapped=True)),
+        "/msasl": Served(build_zip({"MS-ASL/MSASL_classes.json": b'["hello", "nice", "teacher"]'})),
     }
     bsl1k = dataclasses.replace(
         PUBLISHED["bsl1k-wlasl2000"],
