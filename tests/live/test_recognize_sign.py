@@ -31,8 +31,8 @@ from tests.client.videos import (
 )
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
-from tests.live.sign_client import Answer, Refusal, ask, ask_with, inputs, tensor
-from tests.live.sign_processes import decoders, stubs_of, wait_until
+from tests.live.sign_client import Answer, Refusal, ask, ask_with, build_inputs, build_tensor
+from tests.live.sign_processes import find_decoders, find_stubs, wait_until
 from tests.networks import GLOSSES
 
 PRESET_NAMES = (*PRESETS, "classic")
@@ -86,7 +86,10 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_box_of_the_signer_gives_the_clients_own_answer(preset_triton: LocalTriton, halves: Path) -> None:
     address, box = preset_triton.address, SignerBox(0.5, 0.0, 1.0, 1.0)
-    tensors = [*inputs(halves.read_bytes()), tensor("SIGNER_BOX", np.array([0.5, 0, 1, 1], np.float32), "FP32")]
+    tensors = [
+        *build_inputs(halves.read_bytes()),
+        build_tensor("SIGNER_BOX", np.array([0.5, 0, 1, 1], np.float32), "FP32"),
+    ]
     with tritonclient.grpc.InferenceServerClient(address) as client:
         theirs = ask_with(client, tensors, model="bsl1k-person")
     assert isinstance(theirs, Answer), theirs
@@ -107,10 +110,10 @@ def test_box_of_the_signer_gives_the_clients_own_answer(preset_triton: LocalTrit
     ([float("nan"), 0, 1, 1], "is not in fractions of the frame"), ([0, 0, 1], "shape"),
 ])  # fmt: skip
 def test_box_that_is_not_one_is_refused(preset_triton: LocalTriton, halves: Path, box: list[float], says: str) -> None:
-    tensors = [*inputs(halves.read_bytes()), tensor("SIGNER_BOX", np.array(box, np.float32), "FP32")]
+    tensors = [*build_inputs(halves.read_bytes()), build_tensor("SIGNER_BOX", np.array(box, np.float32), "FP32")]
     with tritonclient.grpc.InferenceServerClient(preset_triton.address) as client:
         refused = ask_with(client, tensors, model="bsl1k-person")
-    assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT" and says in refused.sentence
+    assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT" and says in refused.message
 
 
 def test_default_is_ten_glosses_and_all_may_be_asked_for(preset_triton: LocalTriton, signed: list[Path]) -> None:
@@ -186,11 +189,11 @@ def test_what_is_no_video_is_refused_with_a_sentence(
     preset_triton: LocalTriton, signed: list[Path], tmp_path: Path
 ) -> None:
     good = signed[0].read_bytes()
-    for name, (video, sentence) in bad_inputs(tmp_path).items():
+    for name, (video, message) in bad_inputs(tmp_path).items():
         refused = ask(preset_triton.address, video, model="wlasl")
         assert isinstance(refused, Refusal), name
         assert refused.status == "INVALID_ARGUMENT", (name, refused)
-        assert sentence in refused.sentence and "\n" not in refused.sentence, (name, refused)
+        assert message in refused.message and "\n" not in refused.message, (name, refused)
     assert isinstance(ask(preset_triton.address, good, model="wlasl"), Answer)
 
 
@@ -205,7 +208,7 @@ def test_frames_that_the_container_does_not_declare_are_counted(strict_triton: L
     path = clip(tmp_path / "live.webm", 280, size="16x16", options=["-live", "1", "-deadline", "realtime"])
     refused = ask(strict_triton.address, path.read_bytes())
     assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT"
-    assert "VIDEO has more than 250 frames, the limit" in refused.sentence
+    assert "VIDEO has more than 250 frames, the limit" in refused.message
 
 
 def test_cut_video_is_answered_as_far_as_it_goes_with_a_warning(strict_triton: LocalTriton, tmp_path: Path) -> None:
@@ -225,7 +228,7 @@ def test_decoding_ends_at_its_limit_of_seconds(strict_triton: LocalTriton, good:
     assert refused == Refusal(
         "INVALID_ARGUMENT", "VIDEO takes more than 1 s to decode, the limit: cut it shorter or scale it down"
     )
-    assert wait_until(lambda: decoders(strict_triton) == [])
+    assert wait_until(lambda: find_decoders(strict_triton) == [])
     assert isinstance(ask(strict_triton.address, good), Answer)
 
 
@@ -236,7 +239,7 @@ def test_decoding_ends_at_its_limit_of_memory(strict_triton: LocalTriton, good: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "sentence"),
+    ("arguments", "status", "message"),
     [
         ({"top_k": 0}, "INVALID_ARGUMENT", "TOP_K is 0: it must be at least 1"),
         ({"top_k": -1}, "INVALID_ARGUMENT", "TOP_K is -1: it must be at least 1"),
@@ -250,12 +253,12 @@ def test_decoding_ends_at_its_limit_of_memory(strict_triton: LocalTriton, good: 
     ],
 )
 def test_what_cannot_be_asked_is_refused_with_a_sentence(
-    strict_triton: LocalTriton, good: bytes, arguments: dict[str, object], status: str, sentence: str
+    strict_triton: LocalTriton, good: bytes, arguments: dict[str, object], status: str, message: str
 ) -> None:
     refused = ask(strict_triton.address, good, **arguments)  # type: ignore[arg-type]
     assert isinstance(refused, Refusal)
     assert refused.status == status
-    assert sentence in refused.sentence
+    assert message in refused.message
 
 
 def test_several_models_have_to_be_told_apart(preset_triton: LocalTriton, signed: list[Path]) -> None:
@@ -263,29 +266,29 @@ def test_several_models_have_to_be_told_apart(preset_triton: LocalTriton, signed
     assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT"
     assert (
         f"this server has {len(PRESET_NAMES)} models: name one in the request's parameter `model` (asl-citizen, "
-        in refused.sentence
+        in refused.message
     )
 
 
 def test_tensors_of_another_type_or_shape_are_refused(strict_triton: LocalTriton, good: bytes) -> None:
-    video = inputs(good)[0]
+    video = build_inputs(good)[0]
     raw = tritonclient.grpc.InferInput("VIDEO", [1], "BYTES")
     raw._raw_content = b"\xff\xff\xff\x7fnot as long as it says"
     wrong = {
-        "bytes as numbers": ([tensor("VIDEO", np.frombuffer(good, np.uint8), "UINT8")], "data-type"),
-        "two videos": ([tensor("VIDEO", np.array([good, good], np.object_), "BYTES")], "shape"),
-        "a batch axis": ([tensor("VIDEO", np.array([[good]], np.object_), "BYTES")], "shape"),
-        "no video": ([tensor("TOP_K", np.array([3], np.int32), "INT32")], "VIDEO"),
-        "a wide TOP_K": ([video, tensor("TOP_K", np.array([3], np.int64), "INT64")], "data-type"),
-        "two TOP_Ks": ([video, tensor("TOP_K", np.array([3, 4], np.int32), "INT32")], "shape"),
-        "an unknown input": ([video, tensor("GLOSS", np.array([b"book"], np.object_), "BYTES")], "GLOSS"),
+        "bytes as numbers": ([build_tensor("VIDEO", np.frombuffer(good, np.uint8), "UINT8")], "data-type"),
+        "two videos": ([build_tensor("VIDEO", np.array([good, good], np.object_), "BYTES")], "shape"),
+        "a batch axis": ([build_tensor("VIDEO", np.array([[good]], np.object_), "BYTES")], "shape"),
+        "no video": ([build_tensor("TOP_K", np.array([3], np.int32), "INT32")], "VIDEO"),
+        "a wide TOP_K": ([video, build_tensor("TOP_K", np.array([3], np.int64), "INT64")], "data-type"),
+        "two TOP_Ks": ([video, build_tensor("TOP_K", np.array([3, 4], np.int32), "INT32")], "shape"),
+        "an unknown input": ([video, build_tensor("GLOSS", np.array([b"book"], np.object_), "BYTES")], "GLOSS"),
         "a torn string": ([raw], "VIDEO"),
     }
     with tritonclient.grpc.InferenceServerClient(strict_triton.address) as client:
         for name, (tensors, word) in wrong.items():
             refused = ask_with(client, tensors)
             assert isinstance(refused, Refusal), name
-            assert refused.status == "INVALID_ARGUMENT" and word in refused.sentence, (name, refused)
+            assert refused.status == "INVALID_ARGUMENT" and word in refused.message, (name, refused)
             assert isinstance(ask_with(client, [video]), Answer), name
 
 
@@ -301,19 +304,19 @@ def test_one_bad_video_of_five_costs_that_one_alone(strict_triton: LocalTriton, 
 def test_decoder_that_crashes_costs_its_request_alone(
     preset_triton: LocalTriton, signed: list[Path], tmp_path: Path
 ) -> None:
-    stubs = {stub.pid for stub in stubs_of(preset_triton)}
+    stubs = {stub.pid for stub in find_stubs(preset_triton)}
     video = with_audio(tmp_path / "big.mp4", 2000, 80).read_bytes()
     with ThreadPoolExecutor(2) as callers:
         asked = callers.submit(ask, preset_triton.address, video, model="bsl1k")
-        assert wait_until(lambda: len(decoders(preset_triton)) == 1)
-        (decoder,) = decoders(preset_triton)
+        assert wait_until(lambda: len(find_decoders(preset_triton)) == 1)
+        (decoder,) = find_decoders(preset_triton)
         other = callers.submit(ask, preset_triton.address, signed[0].read_bytes(), model="wlasl")
         decoder.send_signal(11)
         refused = asked.result()
         assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT"
-        assert "VIDEO cannot be decoded: it ends the decoder (SIGSEGV)" in refused.sentence
+        assert "VIDEO cannot be decoded: it ends the decoder (SIGSEGV)" in refused.message
         assert isinstance(other.result(), Answer)
-    assert {stub.pid for stub in stubs_of(preset_triton)} == stubs
+    assert {stub.pid for stub in find_stubs(preset_triton)} == stubs
 
 
 def test_more_requests_than_the_queue_holds_are_refused_and_the_others_answered(
@@ -324,14 +327,14 @@ def test_more_requests_than_the_queue_holds_are_refused_and_the_others_answered(
     refused = [answer for answer in came if isinstance(answer, Refusal)]
     assert len(came) - len(refused) >= 12
     assert {answer.status for answer in refused} == {"UNAVAILABLE"}
-    assert all("Exceeds maximum queue size" in answer.sentence for answer in refused)
+    assert all("Exceeds maximum queue size" in answer.message for answer in refused)
 
 
 def test_caller_who_goes_away_ends_the_decoding(preset_triton: LocalTriton, tmp_path: Path) -> None:
     video = clip(tmp_path / "big.mp4", 3000, options=["-preset", "ultrafast"]).read_bytes()
     refused = ask(preset_triton.address, video, model="bsl1k", timeout_s=1.0)
     assert isinstance(refused, Refusal) and refused.status == "DEADLINE_EXCEEDED"
-    assert wait_until(lambda: decoders(preset_triton) == [])
+    assert wait_until(lambda: find_decoders(preset_triton) == [])
 
 
 def test_models_and_doctor_take_it_for_no_model(strict_triton: LocalTriton, capsys: pytest.CaptureFixture[str]) -> None:

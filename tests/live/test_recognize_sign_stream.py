@@ -17,7 +17,7 @@ from asl_triton.video.windows import cut_timed_windows
 from asl_triton_deploy.local import LocalTriton
 from tests.client.videos import PDF, clip
 from tests.live.conftest import write_clip
-from tests.live.sign_client import Answer, Refusal, ask, inputs, listen
+from tests.live.sign_client import Answer, Refusal, ask, ask_stream, build_inputs
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_window_is_answered_in_order_with_its_times(preset_triton: LocalTriton, long: Path) -> None:
-    heard = listen(preset_triton.address, long.read_bytes(), model="wlasl")
+    heard = ask_stream(preset_triton.address, long.read_bytes(), model="wlasl")
     assert all(isinstance(answer, Answer) for answer in heard)
     times = [time_s for answer in heard if isinstance(answer, Answer) for time_s in (answer.start_s, answer.end_s)]
     # 140 frames at 25 a second: windows of 64 every 32, the last one flush with the end.
@@ -35,7 +35,7 @@ def test_each_window_is_answered_in_order_with_its_times(preset_triton: LocalTri
 
 
 def test_windows_of_a_model_of_windows_pool_to_the_answer_of_the_clip(preset_triton: LocalTriton, long: Path) -> None:
-    heard = listen(preset_triton.address, long.read_bytes(), model="bsl1k", top_k=20)
+    heard = ask_stream(preset_triton.address, long.read_bytes(), model="bsl1k", top_k=20)
     logits = np.zeros((len(heard), 20), np.float32)
     for row, answer in zip(logits, heard, strict=True):
         assert isinstance(answer, Answer)
@@ -50,7 +50,7 @@ def test_windows_of_a_model_of_windows_pool_to_the_answer_of_the_clip(preset_tri
 
 def test_short_video_is_one_window_and_the_clips_own_answer(strict_triton: LocalTriton, tmp_path: Path) -> None:
     video = write_clip(tmp_path / "short.mp4", 24).read_bytes()
-    (heard,) = listen(strict_triton.address, video)
+    (heard,) = ask_stream(strict_triton.address, video)
     whole = ask(strict_triton.address, video)
     assert isinstance(heard, Answer) and isinstance(whole, Answer)
     assert heard.glosses == whole.glosses
@@ -62,12 +62,12 @@ def test_spans_are_those_of_the_client(preset_triton: LocalTriton, long: Path) -
     with open_video(long) as video:
         cut = cut_timed_windows(crop_frames(video, PRESETS["bsl1k"], 1000), PRESETS["bsl1k"], video.frame_rate)
         times = [float(span.edges_s[place]) for _, span in cut for place in (0, -1)]
-    heard = listen(preset_triton.address, long.read_bytes(), model="bsl1k")
+    heard = ask_stream(preset_triton.address, long.read_bytes(), model="bsl1k")
     assert [t for a in heard if isinstance(a, Answer) for t in (a.start_s, a.end_s)] == pytest.approx(times)
 
 
 @pytest.mark.parametrize(
-    ("video", "top_k", "model", "status", "sentence"),
+    ("video", "top_k", "model", "status", "message"),
     [
         (b"", None, None, "INVALID_ARGUMENT", "VIDEO is empty (0 bytes)"),
         (PDF, None, None, "INVALID_ARGUMENT", "VIDEO cannot be read as a video: it is something else"),
@@ -77,21 +77,21 @@ def test_spans_are_those_of_the_client(preset_triton: LocalTriton, long: Path) -
     ],
 )
 def test_what_cannot_be_answered_is_one_error_and_the_end(
-    strict_triton: LocalTriton, video: bytes, top_k: int | None, model: str | None, status: str, sentence: str
+    strict_triton: LocalTriton, video: bytes, top_k: int | None, model: str | None, status: str, message: str
 ) -> None:
-    (refused,) = listen(strict_triton.address, video, top_k=top_k, model=model)
+    (refused,) = ask_stream(strict_triton.address, video, top_k=top_k, model=model)
     assert isinstance(refused, Refusal)
     assert refused.status == status
-    assert sentence in refused.sentence
+    assert message in refused.message
 
 
 def test_video_that_is_longer_than_its_container_says_is_answered_until_the_limit(
     strict_triton: LocalTriton, tmp_path: Path
 ) -> None:
     video = clip(tmp_path / "live.webm", 280, size="16x16", options=["-live", "1", "-deadline", "realtime"])
-    *heard, refused = listen(strict_triton.address, video.read_bytes())
+    *heard, refused = ask_stream(strict_triton.address, video.read_bytes())
     assert all(isinstance(answer, Answer) for answer in heard)
-    assert isinstance(refused, Refusal) and "VIDEO has more than 250 frames, the limit" in refused.sentence
+    assert isinstance(refused, Refusal) and "VIDEO has more than 250 frames, the limit" in refused.message
 
 
 def test_error_without_the_metadata_is_a_text_and_the_stream_goes_on(
@@ -102,7 +102,7 @@ def test_error_without_the_metadata_is_a_text_and_the_stream_goes_on(
     with tritonclient.grpc.InferenceServerClient(strict_triton.address) as client:
         client.start_stream(lambda result, error: came.put((result, error)))
         for video in (PDF, good):
-            client.async_stream_infer("recognize_sign_stream", inputs(video))
+            client.async_stream_infer("recognize_sign_stream", build_inputs(video))
         errors = [error for _, error in (came.get(timeout=60), came.get(timeout=60))]
     assert "VIDEO cannot be read as a video" in str(errors[0])
     assert errors[1] is None
@@ -113,4 +113,4 @@ def test_it_is_for_streams_alone(strict_triton: LocalTriton) -> None:
         tritonclient.grpc.InferenceServerClient(strict_triton.address) as client,
         pytest.raises(InferenceServerException, match="decoupled"),
     ):
-        client.infer("recognize_sign_stream", inputs(b""))
+        client.infer("recognize_sign_stream", build_inputs(b""))

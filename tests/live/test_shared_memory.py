@@ -112,11 +112,11 @@ def named(process_id: int) -> list[Path]:
     return list(FOLDER.glob(f"{PREFIX}*-{process_id}-*"))
 
 
-def test_answers_are_the_same_byte_for_byte(small_triton: LocalTriton, crowd_triton: LocalTriton) -> None:
+def test_answers_are_the_same_byte_for_byte(small_triton: LocalTriton, mixed_triton: LocalTriton) -> None:
     classic = np.random.default_rng(0).uniform(-1, 1, (1, 3, 24, 224, 224)).astype(np.float32)
     for triton, model, inputs in (
         (small_triton, "small", [frames_of(n, n) for n in (9, 24, 64)]),
-        (crowd_triton, "classic", [classic]),
+        (mixed_triton, "classic", [classic]),
     ):
         ways: tuple[Sharing, ...] = ("grpc", "shm", "auto")
         in_messages, *shared = (asked(triton.address, partial(one_by_one, inputs=inputs, model=model), w) for w in ways)
