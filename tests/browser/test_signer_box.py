@@ -182,20 +182,20 @@ def test_signer_is_found_on_request_and_fields_can_be_emptied(
 
 
 @pytest.mark.parametrize(
-    ("box", "says"),
+    ("box", "error"),
     [
         (("20", "", "", ""), "The signer's box has four sides: fill in all of them, or leave all empty."),
         (("60", "20", "40", "80"), "give left, top, right and bottom"),
     ],
     ids=["one side", "inverted"],
 )
-def test_invalid_box_is_explained(page: Page, small: dict[str, Path], box: tuple[str, ...], says: str) -> None:
+def test_invalid_box_is_explained(page: Page, small: dict[str, Path], box: tuple[str, ...], error: str) -> None:
     choose(page, small["book"])
     page.locator("#box .stage img").wait_for()
     for field, value in zip(page.locator("#box-sides input").all(), box, strict=True):
         field.fill(value)
     page.locator("#recognize").click()
-    expect(page.locator("#answer .problem")).to_contain_text(says)
+    expect(page.locator("#answer .problem")).to_contain_text(error)
 
 
 def test_file_that_is_not_a_video_shows_no_box(page: Page, tmp_path: Path) -> None:

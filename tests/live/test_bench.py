@@ -102,7 +102,7 @@ def test_only_broken_clips_is_an_error(small_triton: LocalTriton, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "error"),
     [
         (["--concurrency", "one"], "list of positive numbers"),
         (["--concurrency", "1,,2"], "list of positive numbers"),
@@ -118,22 +118,22 @@ def test_only_broken_clips_is_an_error(small_triton: LocalTriton, tmp_path: Path
         (["--arrivals", "bursts"], "--arrivals"),
     ],
 )
-def test_invalid_options_are_usage_errors(options: list[str], says: str, capsys: Capture) -> None:
+def test_invalid_options_are_usage_errors(options: list[str], error: str, capsys: Capture) -> None:
     done = asl_triton(capsys, "bench", *options)
     assert done.code == 2
-    assert says in " ".join(done.told.replace("│", " ").split())
+    assert error in " ".join(done.told.replace("│", " ").split())
 
 
 def test_unusable_servers_and_inputs_are_errors(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
     away = f"127.0.0.1:{claim_ports('127.0.0.1', {'gRPC': None})['gRPC']}"
-    for options, says in (
+    for options, error in (
         (["--server", away], "no server answers"),
         (["--server", small_triton.address, "--model", "other"], "serves no model 'other'"),
         (["--server", small_triton.address, "--frames", 8], "small accepts 9 to 300 frames per request, not 8"),
         (["--server", small_triton.address, "--clips", tmp_path / "nowhere"], "there is no folder"),
     ):
         done = asl_triton(capsys, "bench", "--output", tmp_path / "out", *options)
-        assert (done.code, says in done.told) == (1, True), done.told
+        assert (done.code, error in done.told) == (1, True), done.told
     assert not (tmp_path / "out").exists()
 
 

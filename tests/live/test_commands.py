@@ -186,17 +186,17 @@ def test_several_models_require_a_name(mixed_triton: LocalTriton, clips: Path, t
     assert done.code == 0, done.told
 
 
-@pytest.mark.parametrize(("model", "says"), [
+@pytest.mark.parametrize(("model", "error"), [
     ("stranger", "is not an asl-triton model"),
     ("nobody", "serves no model 'nobody'; its models: classic, first, second"),
 ])  # fmt: skip
 def test_unusable_model_is_an_error(
-    mixed_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture, model: str, says: str
+    mixed_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture, model: str, error: str
 ) -> None:
     options = ["--server", mixed_triton.address, "--output", tmp_path / "out", "--model", model]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 1
-    assert says in done.told
+    assert error in done.told
 
 
 def test_server_without_an_asl_triton_model_is_an_error(clips: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -97,9 +97,12 @@ def test_threshold_that_cannot_be_written_is_an_error(
     other = save_checkpoint(bundle / "weights.pt", seed=5)
     done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "no", "--write-threshold", bundle)
     assert done.code == 1 and "small was not exported from" in done.told
-    for invalid_bundle, says in ((other, "name the bundle's folder"), (tmp_path / "nowhere", "there is no checkpoint")):
+    for invalid_bundle, error in (
+        (other, "name the bundle's folder"),
+        (tmp_path / "nowhere", "there is no checkpoint"),
+    ):
         done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "no", "--write-threshold", invalid_bundle)
-        assert done.code == 1 and says in done.told
+        assert done.code == 1 and error in done.told
     # The error is found before any clip is recognized.
     assert not (tmp_path / "no").exists() or not list((tmp_path / "no").iterdir())
 
@@ -198,7 +201,7 @@ def test_unusable_data_is_an_error(
     other.write_text('{"1": {"subset": "test", "action": [1999, 1, -1]}}')
     text.write_text("no json")
     (tmp_path / "none").mkdir()
-    for data, more, says in (
+    for data, more, error in (
         (tmp_path / "nowhere", [], "name a folder with one subfolder per gloss, or a data set"),
         (tmp_path / "none", [], "needs one subfolder of clips per gloss"),
         (gloss_folders / "book", [], "from another vocabulary"),
@@ -211,7 +214,7 @@ def test_unusable_data_is_an_error(
         (split, ["--subset", "dev"], "no video in the subset 'dev'"),
     ):
         done = run_evaluate(capsys, small_triton, data, tmp_path / "out", *more)
-        assert (done.code, says in done.told) == (1, True), done.told
+        assert (done.code, error in done.told) == (1, True), done.told
     assert run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--in-flight", 0).code == 2
 
 
