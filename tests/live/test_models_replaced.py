@@ -46,7 +46,7 @@ def use_foreign_launcher(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
     """Return a function that makes Triton start as from another launcher, which sets these model repositories."""
 
     def launch(repositories: str) -> None:
-        monkeypatch.setattr(local, "REPOSITORIES_VARIABLE", "NOT_SAID")
+        monkeypatch.setattr(local, "REPOSITORIES_VARIABLE", "UNUSED_VARIABLE")
         monkeypatch.setenv(REPOSITORIES_VARIABLE, repositories)
 
     return launch

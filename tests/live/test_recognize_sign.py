@@ -307,12 +307,12 @@ def test_crashed_decoder_fails_only_its_own_request(
     stubs = {stub.pid for stub in find_stubs(preset_triton)}
     video = with_audio(tmp_path / "big.mp4", 2000, 80).read_bytes()
     with ThreadPoolExecutor(2) as callers:
-        asked = callers.submit(ask, preset_triton.address, video, model="bsl1k")
+        crashing = callers.submit(ask, preset_triton.address, video, model="bsl1k")
         assert wait_until(lambda: len(find_decoders(preset_triton)) == 1)
         (decoder,) = find_decoders(preset_triton)
         other = callers.submit(ask, preset_triton.address, signed[0].read_bytes(), model="wlasl")
         decoder.send_signal(11)
-        refused = asked.result()
+        refused = crashing.result()
         assert isinstance(refused, Refusal) and refused.status == "INVALID_ARGUMENT"
         assert "VIDEO cannot be decoded: it ends the decoder (SIGSEGV)" in refused.message
         assert isinstance(other.result(), Answer)

@@ -21,7 +21,7 @@ UNTAUGHT = [sign for sign in NEW_SIGNS if sign.gloss == "water"]
 @pytest.fixture(scope="module")
 def taught_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Render three clips each of three signs that the demo checkpoint does not know."""
-    folder = tmp_path_factory.mktemp("shown")
+    folder = tmp_path_factory.mktemp("taught")
     render_glosses(folder, SIGNS, range(FIRST_SEED, FIRST_SEED + 3))
     return folder
 
@@ -29,7 +29,7 @@ def taught_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def held_out_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Render one clip each of the same signs by other signers, and of one sign that was not taught."""
-    folder = tmp_path_factory.mktemp("asked")
+    folder = tmp_path_factory.mktemp("held-out")
     render_glosses(folder, SIGNS + UNTAUGHT, range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + 1))
     return folder
 

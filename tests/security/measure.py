@@ -67,12 +67,12 @@ def run_together(count: int, act: Callable[[int], object]) -> None:
 class HonestClient:
     """Sends a request once per second, in a thread."""
 
-    ask: Callable[[], bool]
-    asked: list[tuple[float, float, bool]] = field(default_factory=list)  # start, duration, whether answered
+    send: Callable[[], bool]
+    requests: list[tuple[float, float, bool]] = field(default_factory=list)  # start, duration, whether answered
     over: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
-    def asking(self) -> Iterator[None]:
+    def sending(self) -> Iterator[None]:
         thread = threading.Thread(target=self._run)
         thread.start()
         try:
@@ -86,12 +86,14 @@ class HonestClient:
             began_s = time.monotonic()
             is_answered = False
             with suppress(OSError, ValueError, KeyError):
-                is_answered = self.ask()
-            self.asked.append((began_s, time.monotonic() - began_s, is_answered))
+                is_answered = self.send()
+            self.requests.append((began_s, time.monotonic() - began_s, is_answered))
 
     def find_answer(self, after_s: float) -> float | None:
         """Return the seconds from a moment to the first answer to a later request."""
-        ends = [began_s + took_s for began_s, took_s, is_answered in self.asked if is_answered and began_s >= after_s]
+        ends = [
+            began_s + took_s for began_s, took_s, is_answered in self.requests if is_answered and began_s >= after_s
+        ]
         return min(ends) - after_s if ends else None
 
 
@@ -132,7 +134,7 @@ def measure(row: str, attack: str, root: int, honest: HonestClient, act: Callabl
     """Run an attack next to an honest client, and print its row."""
     watch = MemoryWatch(psutil.Process(root))
     before_mb = watch.read()
-    with watch.watching(), honest.asking():
+    with watch.watching(), honest.sending():
         time.sleep(SETTLE_S)
         began_s = time.monotonic()
         outcome = act()
@@ -141,8 +143,8 @@ def measure(row: str, attack: str, root: int, honest: HonestClient, act: Callabl
         while honest.find_answer(began_s) is None and time.monotonic() < until_s:
             time.sleep(0.1)
         time.sleep(SETTLE_S)
-    lost = sum(not is_answered for *_, is_answered in honest.asked)
-    longest_s = max(waited_s for _, waited_s, _ in honest.asked)
+    lost = sum(not is_answered for *_, is_answered in honest.requests)
+    longest_s = max(waited_s for _, waited_s, _ in honest.requests)
     next_s = honest.find_answer(began_s)
     memory = f"{before_mb:,.0f}, {watch.peak_mb:,.0f}"
     back = "never" if next_s is None else f"{next_s:.1f}"
@@ -151,7 +153,7 @@ def measure(row: str, attack: str, root: int, honest: HonestClient, act: Callabl
         attack,
         f"{outcome} ({took_s:.1f} s)",
         memory,
-        f"{len(honest.asked)}, {lost}",
+        f"{len(honest.requests)}, {lost}",
         f"{longest_s:.2f}",
         back,
     )
@@ -162,7 +164,7 @@ def measure(row: str, attack: str, root: int, honest: HonestClient, act: Callabl
 
 
 def find_event(visitor: Visitor, name: str) -> int:
-    events = visitor.config()["dependencies"]
+    events = visitor.fetch_config()["dependencies"]
     return next(e["id"] for e in events if e["api_name"] == name or [t for t in e["targets"] if t[1] == name])
 
 
@@ -179,7 +181,7 @@ def send_pictures(page: RunningPage, visitor: Visitor) -> str:
     url = f"data:image/png;base64,{base64.b64encode(make_png(13_000, 13_000)).decode()}"
     data = [{"url": url, "path": "x"}, None, *SLIDERS]
     run_together(PICTURES, lambda number: visitor.run_event("stream", data, f"live{number}"))
-    return "no place, so none decoded" if page.peak_mb() < 1000 else "decoded"
+    return "no place, so none decoded" if page.read_peak_mb() < 1000 else "decoded"
 
 
 def open_cameras(page: RunningPage, visitor: Visitor) -> str:
@@ -242,7 +244,7 @@ def send_values(page: RunningPage, visitor: Visitor) -> str:
 
 def fill_disk(page: RunningPage, visitor: Visitor) -> str:
     statuses = [visitor.upload(f"{number}.mp4", bytes([number]) * 19_000_000).status for number in range(UPLOADS)]
-    return f"{statuses.count(200)} taken, {page.uploaded_mb():.0f} MB kept"
+    return f"{statuses.count(200)} taken, {page.read_uploaded_mb():.0f} MB kept"
 
 
 def send_field(page: RunningPage, visitor: Visitor) -> str:
@@ -299,7 +301,7 @@ def find_packages(checkout: Path) -> str:
     return os.pathsep.join(str(checkout / place) for place in ("client", "export", "deploy", "ui", "."))
 
 
-def ask_page(visitor: Visitor) -> bool:
+def request_page(visitor: Visitor) -> bool:
     """Send an event that the page answers without a server; return whether it did."""
     body = {"data": [None, "", 3, 0.0]}
     event = json.loads(visitor.post("/gradio_api/call/recognize", body).text)["event_id"]
@@ -312,8 +314,8 @@ def measure_page(checkout: Path, only: str) -> None:
         if only in name:
             with run_page(checkout, "--max-upload-mb", "20") as page:
                 visitor, honest = Visitor(page, LOGIN), Visitor(page, LOGIN)
-                visitor.config()
-                client = HonestClient(lambda honest=honest: ask_page(honest))  # type: ignore[misc]
+                visitor.fetch_config()
+                client = HonestClient(lambda honest=honest: request_page(honest))  # type: ignore[misc]
                 measure(row, name, page.pid, client, lambda: attack(page, visitor))  # noqa: B023
 
 
@@ -359,8 +361,8 @@ class RunningService:
     def infer(self, shape: list[int], data: list[int] | None = None) -> str:
         """Return the status of a request, or the error of the connection."""
         values = [0] * int(np.prod(shape)) if data is None else data
-        given = {"name": "FRAMES__0", "datatype": "UINT8", "shape": shape, "data": values}
-        return self.attempt(lambda: self.post(json.dumps({"inputs": [given]}).encode()))
+        tensor = {"name": "FRAMES__0", "datatype": "UINT8", "shape": shape, "data": values}
+        return self.attempt(lambda: self.post(json.dumps({"inputs": [tensor]}).encode()))
 
     def infer_over_grpc(self, shape: list[int]) -> str:
         request = service_pb2.ModelInferRequest(model_name="small", raw_input_contents=[b""])
@@ -414,7 +416,7 @@ def build_growing_avi() -> bytes:
 
 
 def send_boxes(service: RunningService) -> str:
-    """Send 200 MB of empty boxes to a page in front of this service. The honest client asks the service."""
+    """Send 200 MB of empty boxes to a page in front of this service. The honest client calls the service."""
     boxes = struct.pack(">I4s4sI", 16, b"ftyp", b"isom", 0) + struct.pack(">I4s", 8, b"free") * 24_000_000
     with run_page(service.checkout, server=service.grpc) as page:
         visitor = Visitor(page, LOGIN)
@@ -531,11 +533,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkout", type=Path, default=Path(__file__).parents[2])
     parser.add_argument("--only", default="", help="measure only attacks whose name contains this text")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     for cells in (COLUMNS, ("---",) * len(COLUMNS)):
         print(f"| {' | '.join(cells)} |", flush=True)
-    measure_page(given.checkout, given.only)
-    measure_service(given.checkout, given.only)
+    measure_page(arguments.checkout, arguments.only)
+    measure_service(arguments.checkout, arguments.only)
 
 
 if __name__ == "__main__":

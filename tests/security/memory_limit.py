@@ -70,8 +70,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gb", type=float, default=4.0, help="limit in units of 10^9 bytes (default: 4)")
     parser.add_argument("command", nargs=argparse.REMAINDER)
-    given = parser.parse_args()
-    return run(given.command, int(given.gb * 10**9))
+    arguments = parser.parse_args()
+    return run(arguments.command, int(arguments.gb * 10**9))
 
 
 if __name__ == "__main__":

@@ -69,8 +69,8 @@ def make_png(width: int, height: int) -> bytes:
 def test_huge_pictures_cost_no_memory(public_page: RunningPage) -> None:
     picture = {"url": encode(make_png(13_000, 13_000)), "meta": {"_type": "gradio.FileData"}, "path": "x"}
     visitors = [Visitor(public_page) for _ in range(6)]
-    visitors[0].config()
-    before_mb = public_page.peak_mb()
+    visitors[0].fetch_config()
+    before_mb = public_page.read_peak_mb()
     threads = [
         threading.Thread(target=visitor.run_event, args=("stream", [picture, None, *SLIDERS], f"session{number}"))
         for number, visitor in enumerate(visitors)
@@ -79,7 +79,7 @@ def test_huge_pictures_cost_no_memory(public_page: RunningPage) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert public_page.peak_mb() < before_mb + 100
+    assert public_page.read_peak_mb() < before_mb + 100
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -161,18 +161,18 @@ def encode_chunked(content: bytes) -> bytes:
 @pytest.mark.parametrize("declared", [True, False])
 def test_request_body_without_login_is_not_read(private_page: RunningPage, path: str, declared: bool) -> None:
     """The page answers before any of the 300 MB arrive."""
-    before_mb = private_page.peak_mb()
+    before_mb = private_page.read_peak_mb()
     host, port = private_page.host.split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         length = "Content-Length: 300000000" if declared else "Transfer-Encoding: chunked"
         connection.sendall(f"POST {path} HTTP/1.1\r\nHost: {private_page.host}\r\n{length}\r\n\r\n".encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 401")
-    assert private_page.peak_mb() < before_mb + 20
+    assert private_page.read_peak_mb() < before_mb + 20
 
 
 def test_request_body_is_limited(private_page: RunningPage) -> None:
     visitor = Visitor(private_page, LOGIN)
-    before_mb = private_page.peak_mb()
+    before_mb = private_page.read_peak_mb()
     large = json.dumps({"data": ["x" * 300_000_000], "fn_index": 0, "session_hash": "s"}).encode()
     host, port = private_page.host.split(":")
     head = f"POST /gradio_api/queue/join HTTP/1.1\r\nHost: {private_page.host}\r\nCookie: {visitor.cookie}\r\n"
@@ -187,7 +187,7 @@ def test_request_body_is_limited(private_page: RunningPage) -> None:
                 while part := connection.recv(10_000):
                     answer += part
         assert answer.startswith(b"HTTP/1.1 413") and b"up to 4,000,000 bytes" in answer
-    assert private_page.peak_mb() < before_mb + 50
+    assert private_page.read_peak_mb() < before_mb + 50
 
 
 def test_login_form_is_limited(private_page: RunningPage) -> None:
@@ -282,11 +282,11 @@ def test_uploads_are_limited_per_visitor_and_in_total(accounts: Path) -> None:
         statuses = [ada.upload(f"{number}.mp4", bytes([number]) * 19_000_000).status for number in range(4)]
         assert statuses == [200, 200, 413, 413]
         assert "up to 50 MB of uploads per visitor, and yours are used up" in ada.upload("5.mp4", b"5").text
-        assert page.uploaded_mb() < 50
+        assert page.read_uploaded_mb() < 50
         statuses = [bob.upload(f"{number}.mp4", bytes([9 - number]) * 19_000_000).status for number in range(2)]
         assert statuses == [200, 413]
         assert "of uploads for all visitors" in bob.upload("5.mp4", b"5").text
-        assert page.uploaded_mb() < 80
+        assert page.read_uploaded_mb() < 80
         assert bob.request("GET", "/config").status == 200
 
 
@@ -294,7 +294,7 @@ def test_upload_is_refused_when_the_disk_is_nearly_full(accounts: Path) -> None:
     with run_page("--min-free-mb", 10**9) as page:
         answer = Visitor(page).upload("clip.mp4", b"clip")
         assert (answer.status, "disk is nearly full" in answer.text) == (413, True)
-        assert page.uploaded_mb() == 0
+        assert page.read_uploaded_mb() == 0
 
 
 # Requests that no browser sends

@@ -53,7 +53,7 @@ def send_raw(page: RunningPage, sent: bytes, *, source: str = "127.0.0.1", timeo
 
 def find_event(visitor: Visitor, name: str) -> int:
     """Return the ID of an event by its trigger, such as "stream", or by its API name."""
-    events = visitor.config()["dependencies"]
+    events = visitor.fetch_config()["dependencies"]
     return next(e["id"] for e in events if e["api_name"] == name or [t for t in e["targets"] if t[1] == name])
 
 
@@ -95,18 +95,18 @@ def test_long_texts_are_not_kept(page: RunningPage, place: str) -> None:
     visitor = Visitor(page, LOGIN)
     event = find_event(visitor, "recognize")
     long = "m" * 3_900_000
-    before_mb = page.peak_mb()
+    before_mb = page.read_peak_mb()
     model, session = (long, "s") if place == "model" else ("", long)
     for _ in range(20):
         answer = join_queue(visitor, event, [None, model, 3, 0.0], session)
         assert answer.status == 400 and len(answer.text) < 200
-    assert page.peak_mb() < before_mb + 60
+    assert page.read_peak_mb() < before_mb + 60
 
 
 @pytest.mark.parametrize("field", ["clip-frame", "teach-clip-frame"])
 def test_guide_picture_is_limited(page: RunningPage, field: str) -> None:
     visitor = Visitor(page, OTHER_LOGIN)  # LOGIN has used up its requests
-    config = visitor.config()
+    config = visitor.fetch_config()
     component = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == field)
     event = next(e["id"] for e in config["dependencies"] if [component, "change"] in [[*t] for t in e["targets"]])
     assert join_queue(visitor, event, ["d" * MAX_GUIDE_CHARS, None], "guided").status == 200
@@ -149,11 +149,11 @@ def test_malformed_json_is_refused_quickly(page: RunningPage, body: bytes, statu
 
 def test_compressed_body_is_not_decompressed(page: RunningPage) -> None:
     visitor = Visitor(page, LOGIN)
-    before_mb = page.peak_mb()
+    before_mb = page.read_peak_mb()
     packed = gzip.compress(b'{"data":["' + b"x" * 100_000_000 + b'"]}')
     headers = {**JSON, "Content-Encoding": "gzip"}
     assert visitor.request("POST", "/gradio_api/queue/join", packed, headers).status == 400
-    assert page.peak_mb() < before_mb + 20
+    assert page.read_peak_mb() < before_mb + 20
 
 
 def test_pipelined_requests_are_answered_in_order(page: RunningPage) -> None:
@@ -163,9 +163,9 @@ def test_pipelined_requests_are_answered_in_order(page: RunningPage) -> None:
 
 
 def test_long_header_is_refused(page: RunningPage) -> None:
-    before_mb = page.peak_mb()
+    before_mb = page.read_peak_mb()
     send_raw(page, b"GET / HTTP/1.1\r\nX: " + b"a" * 10_000_000 + b"\r\n\r\n")
-    assert page.peak_mb() < before_mb + 20
+    assert page.read_peak_mb() < before_mb + 20
     assert Visitor(page, LOGIN).request("GET", "/config").status == 200
 
 
@@ -238,11 +238,11 @@ def test_proxies_may_open_more_connections(
 
 def test_form_field_is_refused_and_not_kept(page: RunningPage) -> None:
     visitor = Visitor(page, LOGIN)
-    before_mb = page.peak_mb()
+    before_mb = page.read_peak_mb()
     body = b'--cut\r\nContent-Disposition: form-data; name="files"\r\n\r\n' + b"y" * 19_000_000 + b"\r\n--cut--\r\n"
     answer = visitor.request("POST", "/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=cut"})
     assert (answer.status, answer.text) == (400, NOT_A_FILE)
-    assert page.peak_mb() < before_mb + 30
+    assert page.read_peak_mb() < before_mb + 30
 
 
 @pytest.mark.parametrize(
@@ -250,11 +250,11 @@ def test_form_field_is_refused_and_not_kept(page: RunningPage) -> None:
 )
 def test_long_part_header_is_not_kept(page: RunningPage, head: bytes) -> None:
     visitor = Visitor(page, LOGIN)
-    before_mb = page.peak_mb()
+    before_mb = page.read_peak_mb()
     body = b"--cut\r\n" + head + b"\r\n--cut--\r\n"
     headers = {"Content-Type": "multipart/form-data; boundary=cut"}
     assert visitor.request("POST", "/gradio_api/upload", body, headers).status in (400, 413)
-    assert page.peak_mb() < before_mb + 20
+    assert page.read_peak_mb() < before_mb + 20
 
 
 def test_uploads_stay_in_the_upload_folder(page: RunningPage) -> None:

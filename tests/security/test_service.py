@@ -48,14 +48,14 @@ def triton(repository: Path) -> Iterator[LocalTriton]:
 
 def infer(triton: LocalTriton, shape: list[int], data: list[int] | None = None) -> tuple[int, dict[str, Any]]:
     """Send a request over HTTP; return the status and the response."""
-    given = {
+    tensor = {
         "name": FRAMES,
         "datatype": "UINT8",
         "shape": shape,
         "data": [0] * int(np.prod(shape)) if data is None else data,
     }
     address = f"http://{triton.http_address}/v2/models/small/infer"
-    request = urllib.request.Request(address, json.dumps({"inputs": [given]}).encode())
+    request = urllib.request.Request(address, json.dumps({"inputs": [tensor]}).encode())
     try:
         with urllib.request.urlopen(request, timeout=30) as response:
             return response.status, json.load(response)

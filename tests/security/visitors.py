@@ -40,12 +40,12 @@ class RunningPage:
     def stderr(self) -> str:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
-    def peak_mb(self) -> float:
+    def read_peak_mb(self) -> float:
         """Return the peak memory of the process so far."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 1000
 
-    def uploaded_mb(self) -> float:
+    def read_uploaded_mb(self) -> float:
         """Return the size of all files in its upload folder."""
         files = [path for path in self.folder.rglob("*") if path.is_file()]
         return sum(path.stat().st_size for path in files) / 1e6
@@ -112,7 +112,7 @@ class Visitor:
 
     def run_event(self, name: str, data: list[Any], session: str = "session") -> str:
         """Run an event of the page, such as "stream", with these input values, and return the page's messages."""
-        event = next(e for e in self.config()["dependencies"] if [t for t in e["targets"] if t[1] == name])
+        event = next(e for e in self.fetch_config()["dependencies"] if [t for t in e["targets"] if t[1] == name])
         body = {"data": data, "fn_index": event["id"], "session_hash": session, "event_data": None, "trigger_id": None}
         joined = self.post("/gradio_api/queue/join", body)
         assert joined.status == 200, joined.text
@@ -129,7 +129,7 @@ class Visitor:
         finally:
             connection.close()
 
-    def config(self) -> dict[str, Any]:
+    def fetch_config(self) -> dict[str, Any]:
         """Return the page's components and events."""
         document: dict[str, Any] = json.loads(self.request("GET", "/config").text)
         return document
