@@ -166,7 +166,7 @@ def visit(browser: Browser, context: BrowserContext, request: pytest.FixtureRequ
         opened.append(used if is_own else page)
         page.set_default_timeout(PATIENCE_MS)
         page.on("request", record_foreign)
-        # Gradio does not catch the error of a refused camera.
+        # Gradio does not catch the error of a blocked camera.
         page.on("pageerror", lambda error: thrown.append(str(error)) if "Permission denied" not in str(error) else None)
         page.goto(url or request.getfixturevalue("page_url"))
         return page

@@ -31,7 +31,7 @@ from asl_triton_deploy.supervisor import SupervisedTriton
 from tests.client.videos import clip
 from tests.security.visitors import Visitor, run_page
 
-OVERFLOWING = [1, 18014398509481984, 224, 224, 3]  # its number of elements is 0 modulo 2**64
+OVERFLOWING = [1, 18014398509481984, 224, 224, 3]  # the number of elements overflows to 0 modulo 2**64
 CLIP = [1, 9, 224, 224, 3]
 MAX_RECOVERY_S = 60.0
 RESTARTED = "so Triton is restarted"
