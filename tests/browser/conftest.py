@@ -33,7 +33,7 @@ from tests.networks import GLOSSES, save_checkpoint
 from tests.paths import DEMO_BUNDLE
 
 SCREENSHOTS = Path(__file__).parent / "screenshots"
-SEED = 3_000_000  # for rendered clips, far from the seeds of the demo checkpoint's training clips
+SEED = 3_000_000  # for rendered clips; the demo checkpoint was not trained on seeds near it
 CAMERA_GLOSS = "hello"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 MAX_UPLOAD_MB, MAX_CLIPS, MAX_LIVE = 20, 6, 2
@@ -43,7 +43,7 @@ ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-background-networking",
-    "--use-fake-device-for-media-stream",  # pages without permission are still refused
+    "--use-fake-device-for-media-stream",  # pages still need permission
 )
 
 
@@ -113,8 +113,8 @@ def triton(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @contextmanager
-def running_page(triton: LocalTriton, *options: object) -> Iterator[str]:
-    """Run `asl-triton ui` as a process on a free port during the block; yield its address."""
+def run_page(triton: LocalTriton, *options: object) -> Iterator[str]:
+    """Run `asl-triton ui` as a process on a free port; yield its URL."""
     command = [sys.executable, "-m", "asl_triton", "ui", "--server", triton.address, "--port", "0", "--json"]
     command += ["--max-upload-mb", str(MAX_UPLOAD_MB), "--max-clips", str(MAX_CLIPS)]
     command += ["--max-live", str(MAX_LIVE), *map(str, options)]
@@ -131,13 +131,13 @@ def running_page(triton: LocalTriton, *options: object) -> Iterator[str]:
 
 @pytest.fixture(scope="package")
 def page_url(triton: LocalTriton) -> Iterator[str]:
-    with running_page(triton) as url:
+    with run_page(triton) as url:
         yield url
 
 
 @pytest.fixture(scope="package")
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """Yield the context of visitors that need nothing special. They share a cache of Gradio's files."""
+    """Yield the context shared by visitors without special needs, so that Gradio's files are cached once."""
     with browser.new_context(viewport=WIDE) as context:  # type: ignore[arg-type]
         yield context
 
@@ -147,44 +147,44 @@ Visit = Callable[..., Page]
 
 @pytest.fixture
 def visit(browser: Browser, context: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Visit]:
-    """Yield a function that opens the page for a new visitor, whose page may not contact another machine or throw.
+    """Yield a function that opens the page for a new visitor. Fails if a page contacts another machine or throws.
 
-    A visitor with an `own_context`, or with `options` for one, shares neither cache nor cookies with the others.
+    A visitor with `own_context` or `options` shares neither cache nor cookies with the others.
     """
     opened: list[Page | BrowserContext] = []
     foreign: list[str] = []
     thrown: list[str] = []
 
-    def look(asked: Request) -> None:
-        if not asked.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
-            foreign.append(asked.url)
+    def record_foreign(sent: Request) -> None:
+        if not sent.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
+            foreign.append(sent.url)
 
     def visit(url: str | None = None, *, own_context: bool = False, **options: Any) -> Page:
         is_own = own_context or bool(options)
-        entered = browser.new_context(**{"viewport": WIDE, **options}) if is_own else context
-        page = entered.new_page()
-        opened.append(entered if is_own else page)
+        used = browser.new_context(**{"viewport": WIDE, **options}) if is_own else context
+        page = used.new_page()
+        opened.append(used if is_own else page)
         page.set_default_timeout(PATIENCE_MS)
-        page.on("request", look)
-        # Gradio does not catch the error of a refused camera.
+        page.on("request", record_foreign)
+        # Gradio does not catch the error of a blocked camera.
         page.on("pageerror", lambda error: thrown.append(str(error)) if "Permission denied" not in str(error) else None)
         page.goto(url or request.getfixturevalue("page_url"))
         return page
 
     yield visit
-    for closing in opened:
-        closing.close()
+    for item in opened:
+        item.close()
     assert foreign == []
     assert thrown == []
 
 
 @pytest.fixture
 def page(visit: Visit) -> Page:
-    """Return the page of a new visitor, with the server's status on it."""
-    return ready(visit())
+    """Return the page of a new visitor once it is ready."""
+    return wait_until_ready(visit())
 
 
-def ready(page: Page) -> Page:
+def wait_until_ready(page: Page) -> Page:
     """Wait until the page reports the server as ready and offers the samples. Returns the page."""
     page.get_by_text("Ready", exact=True).wait_for()
     page.locator("#samples button").first.wait_for()
@@ -197,19 +197,19 @@ def choose(page: Page, path: Path) -> None:
     page.locator("#clip video[src]").wait_for()
 
 
-def answer_to(page: Page) -> str:
+def recognize(page: Page) -> str:
     """Press Recognize and return the best gloss."""
     page.locator("#recognize").click()
     return page.locator("#best-gloss").inner_text()
 
 
-def sentence_after(page: Page) -> str:
-    """Press Recognize and return the problem shown in place of an answer."""
+def recognize_expecting_problem(page: Page) -> str:
+    """Press Recognize and return the problem shown instead of an answer."""
     page.locator("#recognize").click()
     return page.locator("#answer .problem").inner_text()
 
 
-def shoot(page: Page, name: str) -> None:
+def take_screenshot(page: Page, name: str) -> None:
     """Take a screenshot of the whole page."""
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)

@@ -1,4 +1,4 @@
-"""The page around its tabs: models, keyboard, programs, accounts, a reverse proxy, and cleanup."""
+"""The rest of the page: models, keyboard, API, accounts and a reverse proxy."""
 
 import http.client
 import re
@@ -17,14 +17,14 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from asl_triton_deploy.local import LocalTriton
-from tests.browser.conftest import Visit, answer_to, choose, ready, running_page
+from tests.browser.conftest import Visit, choose, recognize, run_page, wait_until_ready
 from tests.networks import GLOSSES
 
 ACCOUNT = ("ada", "a secret: with a colon")
 PREFIX = "/signs"
 
 
-def test_models_are_shown_and_their_vocabularies_searched(page: Page) -> None:
+def test_models_are_listed_and_their_vocabulary_can_be_searched(page: Page) -> None:
     page.get_by_role("tab", name="Models").click()
     cards = page.locator(".model").all_inner_texts()
     assert [card.split()[0] for card in cards] == ["demo", "small"]
@@ -37,17 +37,17 @@ def test_models_are_shown_and_their_vocabularies_searched(page: Page) -> None:
     expect(page.locator("#vocabulary")).to_contain_text("no gloss of demo contains this text")
 
 
-def test_model_that_is_picked_is_asked(page: Page, clips: dict[str, Path]) -> None:
+def test_selected_model_is_used(page: Page, clips: dict[str, Path]) -> None:
     page.get_by_label("Model", exact=True).click()
     page.get_by_role("option", name="small: 7 glosses, bsl1k, fp32").click()
-    expect(page.locator("#samples")).to_have_count(0)  # the model does not know them
+    expect(page.locator("#samples")).to_have_count(0)  # the model does not know the samples
     choose(page, clips["book"])
-    assert answer_to(page) in GLOSSES
+    assert recognize(page) in GLOSSES
     assert page.locator(".ranking li").count() == 7
     assert "small" in page.locator("#answer .facts").inner_text()
 
 
-def test_keyboard_alone_is_enough(page: Page, clips: dict[str, Path]) -> None:
+def test_page_works_with_the_keyboard_alone(page: Page, clips: dict[str, Path]) -> None:
     def tab_to(name: str) -> None:
         for _ in range(40):
             page.keyboard.press("Tab")
@@ -56,15 +56,15 @@ def test_keyboard_alone_is_enough(page: Page, clips: dict[str, Path]) -> None:
             )
             if focused == name:
                 outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-                assert outline != "none", f"nothing shows that {name} has the focus"
+                assert outline != "none", f"{name} has no focus outline"
                 return
-        raise AssertionError(f"Tab does not reach {name}")
+        raise AssertionError(f"{name} cannot be reached with the Tab key")
 
     page.locator("body").press("Tab")
-    with page.expect_file_chooser() as chooser:  # started early, because the browser reports it with a delay
+    with page.expect_file_chooser() as chooser_info:  # before the key, because the browser reports it with a delay
         tab_to("Drop a video file here to upload")
         page.keyboard.press("Enter")
-    chooser.value.set_files(clips["drink"])
+    chooser_info.value.set_files(clips["drink"])
     page.locator("#clip video[src]").wait_for()
     tab_to("Recognize")
     page.keyboard.press("Enter")
@@ -73,18 +73,18 @@ def test_keyboard_alone_is_enough(page: Page, clips: dict[str, Path]) -> None:
     page.keyboard.press("End")
     expect(page.locator("#unsure")).to_be_visible()
     tab_to("CSV")
-    with page.expect_download() as waited:
+    with page.expect_download() as download_info:
         page.keyboard.press("Enter")
-    assert waited.value.suggested_filename == "drink.csv"
+    assert download_info.value.suggested_filename == "drink.csv"
 
 
-def test_answer_is_told_to_screen_readers(page: Page, clips: dict[str, Path]) -> None:
+def test_answer_is_announced_to_screen_readers(page: Page, clips: dict[str, Path]) -> None:
     choose(page, clips["book"])
-    answer_to(page)
+    recognize(page)
     expect(page.locator(".announcement[role=status]")).to_contain_text(re.compile(r"^(Recognized, )?book, confidence"))
 
 
-def test_programs_call_recognize(page_url: str, clips: dict[str, Path], tmp_path: Path) -> None:
+def test_api_endpoint_recognize(page_url: str, clips: dict[str, Path], tmp_path: Path) -> None:
     client = gradio_client.Client(page_url, verbose=False, analytics_enabled=False)
     video = gradio_client.handle_file(clips["book"])
     answer = client.predict(video=video, model="demo", top_k=3, min_confidence=0.2, api_name="/recognize")
@@ -92,11 +92,11 @@ def test_programs_call_recognize(page_url: str, clips: dict[str, Path], tmp_path
     assert answer["predictions"][0]["gloss"] == "book"
     assert (answer["video"], answer["model"], answer["unsure"]) == ("book.mp4", "demo", False)
     answer = client.predict(video=video, model="small", api_name="/recognize")
-    assert (answer["unsure"], answer["warnings"]) == (None, [])  # no threshold was given, and the model has none
-    described = client.view_api(return_format="dict")["named_endpoints"]
-    assert list(described) == ["/recognize"]  # and no internal endpoint
-    (told,) = described["/recognize"]["returns"]
-    assert set(told["type"]["properties"]) == set(answer)
+    assert (answer["unsure"], answer["warnings"]) == (None, [])  # neither the request nor the model has a threshold
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert list(endpoints) == ["/recognize"]  # internal endpoints are hidden
+    (returned,) = endpoints["/recognize"]["returns"]
+    assert set(returned["type"]["properties"]) == set(answer)
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(Exception, match=r"text.mp4 cannot be read as a video"):
         client.predict(video=gradio_client.handle_file(tmp_path / "text.mp4"), model="demo", api_name="/recognize")
@@ -105,12 +105,12 @@ def test_programs_call_recognize(page_url: str, clips: dict[str, Path], tmp_path
     with pytest.raises(Exception, match="no longer serves model 'nobody'"):
         client.predict(video=video, model="nobody", api_name="/recognize")
     with pytest.raises(Exception, match="does not fetch files from other hosts"):
-        there = gradio_client.handle_file("http://127.0.0.1:9/clip.mp4")
-        client.predict(video=there, model="demo", api_name="/recognize")
+        remote = gradio_client.handle_file("http://127.0.0.1:9/clip.mp4")
+        client.predict(video=remote, model="demo", api_name="/recognize")
     client.close()
 
 
-def test_page_fetches_nothing_for_visitors_and_shows_them_no_files(page_url: str) -> None:
+def test_page_neither_fetches_urls_nor_serves_files_for_visitors(page_url: str) -> None:
     for path in ("file=http://127.0.0.1:9/", "file=/etc/passwd", "deep_link?session_hash=a", "proxy=http://a/"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{page_url}gradio_api/{path}", timeout=20)
@@ -118,28 +118,28 @@ def test_page_fetches_nothing_for_visitors_and_shows_them_no_files(page_url: str
         refused.value.close()
 
 
-def test_page_connects_to_nobody_but_its_server(page: Page, clips: dict[str, Path]) -> None:
+def test_page_connects_only_to_its_server(page: Page, clips: dict[str, Path]) -> None:
     choose(page, clips["book"])
-    answer_to(page)
+    recognize(page)
     port = urlsplit(page.url).port
     (process,) = {c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port}
     remotes = {c.raddr.ip for c in psutil.Process(process).net_connections("tcp") if c.raddr}
     assert {ip.removeprefix("::ffff:") for ip in remotes} <= {"127.0.0.1", "::1"}
 
 
-class Proxy(BaseHTTPRequestHandler):
-    """Forwards requests under a prefix to `page` without the prefix, and streams the answers, as events need."""
+class PrefixProxy(BaseHTTPRequestHandler):
+    """Forwards requests to `page` without their prefix, and streams the answers, as server-sent events need."""
 
     page = ("", 0)
     protocol_version = "HTTP/1.0"
 
     def do_GET(self) -> None:
-        self.pass_on(None)
+        self.forward(None)
 
     def do_POST(self) -> None:
-        self.pass_on(self.rfile.read(int(self.headers["Content-Length"])))
+        self.forward(self.rfile.read(int(self.headers["Content-Length"])))
 
-    def pass_on(self, body: bytes | None) -> None:
+    def forward(self, body: bytes | None) -> None:
         if not self.path.startswith(f"{PREFIX}/"):
             self.send_error(404)
             return
@@ -166,10 +166,10 @@ class Proxy(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def proxied(url: str) -> Iterator[str]:
-    """Serve the page under a prefix on another port."""
+def run_proxy(url: str) -> Iterator[str]:
+    """Serve the page under a prefix on another port; yield its URL."""
     target = urlsplit(url)
-    handler = type("ProxyHere", (Proxy,), {"page": (target.hostname, target.port)})
+    handler = type("ProxyHere", (PrefixProxy,), {"page": (target.hostname, target.port)})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         server.block_on_close = False
@@ -178,12 +178,12 @@ def proxied(url: str) -> Iterator[str]:
         server.shutdown()
 
 
-def test_behind_a_prefix_and_for_those_with_an_account(
+def test_page_behind_a_prefix_with_accounts(
     triton: LocalTriton, visit: Visit, clips: dict[str, Path], tmp_path: Path
 ) -> None:
     accounts = tmp_path / "accounts.txt"
     accounts.write_text(":".join(ACCOUNT) + "\n")
-    with running_page(triton, "--root-path", PREFIX, "--auth-file", accounts) as inside, proxied(inside) as outside:
+    with run_page(triton, "--root-path", PREFIX, "--auth-file", accounts) as inside, run_proxy(inside) as outside:
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{inside}config", timeout=20)
         assert refused.value.code == 401
@@ -196,7 +196,7 @@ def test_behind_a_prefix_and_for_those_with_an_account(
         page.get_by_label("username").fill(ACCOUNT[0])  # Gradio forgets it
         page.get_by_label("password").fill(ACCOUNT[1])
         page.get_by_role("button", name="Login").click()
-        choose(ready(page), clips["book"])
-        assert answer_to(page) == "book"
+        choose(wait_until_ready(page), clips["book"])
+        assert recognize(page) == "book"
         page.locator(".film img").first.wait_for()
         assert (page.locator("#clip video").get_attribute("src") or "").startswith(f"{outside}gradio_api/file=")

@@ -11,29 +11,29 @@ from playwright.sync_api import Browser, Page, expect
 
 from asl_triton import Recognizer
 from asl_triton_deploy.local import LocalTriton
-from tests.browser.conftest import CAMERA_GLOSS, PATIENCE_MS, Visit, answer_to, choose, ready
+from tests.browser.conftest import CAMERA_GLOSS, PATIENCE_MS, Visit, choose, recognize, wait_until_ready
 from tests.client.videos import ffmpeg, rotated
 
 
 @pytest.fixture(scope="module")
 def answered(browser: Browser, page_url: str, clips: dict[str, Path]) -> Iterator[Page]:
-    """Yield the page with the answer to a clip of `book`, for tests that only look at it."""
+    """Yield the page with the answer to a clip of `book`, for tests that do not change it."""
     with browser.new_context() as context:
         context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         page.goto(page_url)
-        choose(ready(page), clips["book"])
-        assert answer_to(page) == "book"
+        choose(wait_until_ready(page), clips["book"])
+        assert recognize(page) == "book"
         page.locator(".film img").first.wait_for()
         yield page
 
 
 def download(page: Page, label: str, folder: Path, inside: str = "#downloads") -> bytes:
     """Download a link's file and return its content."""
-    with page.expect_download() as waited:
+    with page.expect_download() as download_info:
         page.locator(inside).get_by_role("link", name=label, exact=True).click()
-    path = folder / waited.value.suggested_filename
-    waited.value.save_as(path)
+    path = folder / download_info.value.suggested_filename
+    download_info.value.save_as(path)
     return path.read_bytes()
 
 
@@ -59,7 +59,7 @@ def test_preview_plays(answered: Page) -> None:
     answered.wait_for_function("document.querySelector('#clip video').currentTime > 0.2")
 
 
-def test_curves_and_frames_show_when_it_was_signed(answered: Page) -> None:
+def test_curves_and_frames_show_when_the_sign_occurs(answered: Page) -> None:
     expect(answered.locator("#timeline .legendtext").first).to_have_text("book")
     assert answered.locator("#timeline .scatterlayer .trace").count() == 5
     frames = answered.locator(".film img")
@@ -75,7 +75,7 @@ def test_curves_and_frames_show_when_it_was_signed(answered: Page) -> None:
     assert first.startswith("book") and f"{at_s:.2f} s" in first
 
 
-def test_threshold_marks_the_answer_as_unsure_and_back(answered: Page) -> None:
+def test_threshold_marks_the_answer_as_unsure(answered: Page) -> None:
     number = answered.locator("#threshold input[type=number]")
     number.fill("100")
     expect(answered.locator("#unsure")).to_contain_text("unsure: nothing reaches the threshold of 100")
@@ -84,7 +84,9 @@ def test_threshold_marks_the_answer_as_unsure_and_back(answered: Page) -> None:
     assert answered.locator("#best-gloss").inner_text() == "book"
 
 
-def test_csv_has_the_earlier_projects_columns_first(answered: Page, tmp_path: Path, triton: LocalTriton) -> None:
+def test_csv_starts_with_the_columns_of_the_earlier_project(
+    answered: Page, tmp_path: Path, triton: LocalTriton
+) -> None:
     text = download(answered, "CSV", tmp_path).decode()
     lines = text.split("\r\n")
     assert lines[0] == "word,confidence,video,rank,class_id,logit,unsure,num_frames,duration_s,model"
@@ -95,7 +97,7 @@ def test_csv_has_the_earlier_projects_columns_first(answered: Page, tmp_path: Pa
     assert (tmp_path / "book.csv").exists()
 
 
-def test_json_is_the_whole_recognition_with_its_curves(answered: Page, tmp_path: Path) -> None:
+def test_json_contains_the_recognition_and_its_curves(answered: Page, tmp_path: Path) -> None:
     content = json.loads(download(answered, "JSON", tmp_path))
     assert (content["video"], content["model"], content["num_frames"]) == ("book.mp4", "demo", 64)
     assert len(content["predictions"]) == 10 and content["predictions"][0]["gloss"] == "book"
@@ -103,7 +105,7 @@ def test_json_is_the_whole_recognition_with_its_curves(answered: Page, tmp_path:
     assert all(len(curve["times_s"]) == len(curve["confidences"]) == 7 for curve in content["curves"])
 
 
-def test_webvtt_is_byte_for_byte_what_its_segments_say(answered: Page, tmp_path: Path) -> None:
+def test_webvtt_has_one_cue_for_the_sign(answered: Page, tmp_path: Path) -> None:
     content = json.loads(download(answered, "JSON", tmp_path))
     text = download(answered, "WebVTT", tmp_path).decode()
     (cue,) = re.findall(r"^(00:00:0[0-2]\.\d{3}) --> (00:00:0[0-2]\.\d{3})$", text, flags=re.MULTILINE)
@@ -115,58 +117,58 @@ def test_webvtt_is_byte_for_byte_what_its_segments_say(answered: Page, tmp_path:
     assert inside == [confidence >= half for confidence in curve["confidences"]]
 
 
-def test_samples_are_recognized_as_what_they_are(page: Page) -> None:
+def test_samples_are_recognized_correctly(page: Page) -> None:
     for gloss in ("thank you", "where"):
         page.locator("#samples").get_by_role("button", name=gloss).click()
         page.wait_for_function(f"document.querySelector('#clip video')?.src.includes('{gloss.split()[0]}')")
         expect(page.locator("#best-gloss")).to_have_count(0)
-        assert answer_to(page) == gloss
+        assert recognize(page) == gloss
 
 
-def test_samples_are_for_the_demo_vocabulary_alone(page: Page) -> None:
+def test_samples_are_shown_only_for_the_demo_vocabulary(page: Page) -> None:
     page.locator("#model input").click()
     page.get_by_role("option", name="small: 7 glosses, bsl1k, fp32").click()
     expect(page.locator("#samples")).to_have_count(0)
 
 
 def test_clip_recorded_from_the_camera_is_recognized(visit: Visit) -> None:
-    page = ready(visit(permissions=["camera"]))
+    page = wait_until_ready(visit(permissions=["camera"]))
     page.get_by_label("Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
     page.get_by_label("start recording").click()
     page.wait_for_timeout(3500)
     page.get_by_label("start recording").click()  # Gradio's stop button has the same label
     page.locator("#clip video[src*='gradio_api/file=']").wait_for()
-    assert answer_to(page) == CAMERA_GLOSS
+    assert recognize(page) == CAMERA_GLOSS
 
 
-def test_portrait_video_of_a_phone_is_upright(page: Page, tmp_path: Path, clips: dict[str, Path]) -> None:
-    lying, phone = tmp_path / "lying.mp4", tmp_path / "phone.mp4"
-    ffmpeg("-i", clips["book"], "-vf", "pad=iw:ih*4/3:0:(oh-ih)/2,transpose=clock", "-c:v", "libx264", lying)
-    rotated(phone, lying, 90)
+def test_portrait_video_from_a_phone_is_upright(page: Page, tmp_path: Path, clips: dict[str, Path]) -> None:
+    sideways, phone = tmp_path / "sideways.mp4", tmp_path / "phone.mp4"
+    ffmpeg("-i", clips["book"], "-vf", "pad=iw:ih*4/3:0:(oh-ih)/2,transpose=clock", "-c:v", "libx264", sideways)
+    rotated(phone, sideways, 90)
     choose(page, phone)
-    assert answer_to(page) == "book"
+    assert recognize(page) == "book"
     page.locator(".film img").first.wait_for()
     width, height = page.locator("#box .stage img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
     assert width < height
 
 
-def test_another_clip_takes_the_answer_away(answered: Page, clips: dict[str, Path]) -> None:
-    """Run after the other tests that look at the answer."""
+def test_new_clip_replaces_the_answer(answered: Page, clips: dict[str, Path]) -> None:
+    """Run this after the other tests that use the answer."""
     answered.locator('#clip [aria-label="Clear"]').click()
     expect(answered.locator("#best-gloss")).to_have_count(0)
     expect(answered.locator("#when")).to_be_hidden()
     choose(answered, clips["drink"])
-    assert answer_to(answered) == "drink"
+    assert recognize(answered) == "drink"
 
 
 def test_damaged_clip_is_recognized_with_a_warning(page: Page, shared_folder: Path) -> None:
     choose(page, shared_folder / "zoo" / "bad_zero.mp4")
-    assert answer_to(page)
+    assert recognize(page)
     expect(page.locator("#answer")).to_contain_text("Damaged: 1 of 77 frames could not be decoded")
 
 
-def test_picture_that_changes_its_format_ends_nothing(page: Page, shared_folder: Path) -> None:
+def test_video_whose_pixel_format_changes_is_recognized(page: Page, shared_folder: Path) -> None:
     page.locator("#clip input[type=file]").set_input_files(shared_folder / "zoo" / "mjpeg_422_420.avi")
     page.locator("#clip").get_by_text("mjpeg_422_420").or_(page.locator("#clip video")).first.wait_for()
-    assert answer_to(page)
+    assert recognize(page)

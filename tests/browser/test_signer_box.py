@@ -18,23 +18,23 @@ from tests.browser.conftest import (
     SEED,
     WIDE,
     Visit,
-    answer_to,
     choose,
-    ready,
-    shoot,
+    recognize,
+    take_screenshot,
+    wait_until_ready,
     write_camera,
 )
 from tests.browser.test_live import go_live
-from tests.browser.test_looks import SCHEMES, grave_findings, scrolls_sideways
+from tests.browser.test_looks import SCHEMES, find_violations, has_horizontal_scroll
 
-SIZE, SIDE, LEFT, TOP = (720, 1280), 180, 896, 432  # pixels: the frame, and the picture of the signer in it
-BOX = (70, 60, 84, 85)  # percent: that picture
+SIZE, SIDE, LEFT, TOP = (720, 1280), 180, 896, 432  # pixels: the frame, and the signer's picture in it
+BOX = (70, 60, 84, 85)  # the same picture, in percent of the frame
 NARROW = {"width": 360, "height": 740}
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return clips of the demo signer, too small for the network to recognize in whole frames."""
+    """Return clips in which the demo signer is too small to be recognized in whole frames."""
     folder = tmp_path_factory.mktemp("small")
     for gloss in ("book", "drink"):
         clip = render(gloss, SEED, size=(256, 256), num_frames=64, fps=25.0)
@@ -74,40 +74,40 @@ def open_page(context: BrowserContext, url: str) -> Page:
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(url)
-    return ready(page)
+    return wait_until_ready(page)
 
 
-def sides(page: Page) -> list[str]:
+def read_sides(page: Page) -> list[str]:
     return [field.input_value() for field in page.locator("#box-sides input").all()]
 
 
-def ask_again(page: Page, said: str) -> str:
-    """Press Recognize, wait for the sentence about the new answer, and return the gloss."""
+def recognize_again(page: Page, message: str) -> str:
+    """Press Recognize, wait for the message about the new answer, and return the gloss."""
     page.locator("#recognize").click()
-    expect(page.locator("#box-said")).to_contain_text(said)
+    expect(page.locator("#box-said")).to_contain_text(message)
     page.locator(".film img").first.wait_for()
     return page.locator("#best-gloss").inner_text()
 
 
-def fill_in(page: Page, box: tuple[int, ...]) -> None:
+def fill_sides(page: Page, box: tuple[int, ...]) -> None:
     for field, percent in zip(page.locator("#box-sides input").all(), box, strict=True):
         field.fill(str(percent))
 
 
-def test_box_that_is_typed_changes_the_answer_to_the_right_one(page: Page, small: dict[str, Path]) -> None:
+def test_typed_box_corrects_the_answer(page: Page, small: dict[str, Path]) -> None:
     choose(page, small["book"])
     expect(page.locator("#box .stage img")).to_be_visible()
     page.locator("#box-whole").click()
     expect(page.get_by_label("Right, %")).to_have_value("100")
-    assert ask_again(page, "The network saw the whole frame.") != "book"
+    assert recognize_again(page, "The network saw the whole frame.") != "book"
     for label, percent in zip(("Left", "Top", "Right", "Bottom"), BOX, strict=True):
         page.get_by_label(f"{label}, %").press("Control+a")
         page.keyboard.type(str(percent))
-    assert ask_again(page, "The network saw the picture cropped to the signer (your box).") == "book"
+    assert recognize_again(page, "The network saw the picture cropped to the signer (your box).") == "book"
     expect(page.locator("#answer")).not_to_contain_text("box was not used")
 
 
-def test_box_is_drawn_moved_and_pulled_at_a_corner(page: Page, small: dict[str, Path]) -> None:
+def test_box_can_be_drawn_moved_and_resized(page: Page, small: dict[str, Path]) -> None:
     choose(page, small["drink"])
     stage = page.locator("#box .stage")
     stage.locator("img").wait_for()
@@ -121,7 +121,7 @@ def test_box_is_drawn_moved_and_pulled_at_a_corner(page: Page, small: dict[str, 
         page.mouse.down()
         page.mouse.move(*places[1], steps=5)
         page.mouse.up()
-        return [float(side) for side in sides(page)]
+        return [float(side) for side in read_sides(page)]
 
     assert drag((20, 20), (40, 60)) == pytest.approx([20, 20, 40, 60], abs=1)  # drawn
     assert drag((30, 40), (70, 60)) == pytest.approx([60, 40, 80, 80], abs=1)  # moved
@@ -131,17 +131,17 @@ def test_box_is_drawn_moved_and_pulled_at_a_corner(page: Page, small: dict[str, 
     assert drag((93, 70), (93 - (100 - BOX[2]), 70)) == pytest.approx(BOX, abs=2)
     drawn = page.locator("#box .overlay.drawn").bounding_box()
     assert drawn is not None and drawn["width"] / area["width"] == pytest.approx((BOX[2] - BOX[0]) / 100, abs=0.03)
-    assert ask_again(page, "(your box)") == "drink"
+    assert recognize_again(page, "(your box)") == "drink"
     seen, video = page.locator("#clip .overlay.seen").bounding_box(), page.locator("#clip video").bounding_box()
     assert seen is not None and video is not None
     middle = (seen["x"] + seen["width"] / 2 - video["x"]) / video["width"]
     assert middle == pytest.approx((BOX[0] + BOX[2]) / 200, abs=0.03)
 
 
-def test_film_strip_shows_the_crops_of_the_network(page: Page, small: dict[str, Path]) -> None:
+def test_film_strip_shows_what_the_network_saw(page: Page, small: dict[str, Path]) -> None:
     choose(page, small["book"])
-    fill_in(page, BOX)
-    ask_again(page, "(your box)")
+    fill_sides(page, BOX)
+    recognize_again(page, "(your box)")
     frames = page.locator(".film img")
     sizes = frames.evaluate_all("images => images.map(i => [i.naturalWidth, i.naturalHeight])")
     assert sizes and all(width == height == 108 for width, height in sizes)
@@ -152,10 +152,10 @@ def test_film_strip_shows_the_crops_of_the_network(page: Page, small: dict[str, 
         "return [[54, 54], [2, 2]].map(([x, y]) => [...c.getImageData(x, y, 1, 1).data].slice(0, 3)) }"
     )
     wall = np.array((205, 200, 190))
-    assert np.abs(np.array(colors[0]) - wall).max() > 30  # the signer, not the wall, is in the middle
+    assert np.abs(np.array(colors[0]) - wall).max() > 30  # the signer, not the wall, is in the center
 
 
-def test_signer_is_found_on_request_and_the_fields_are_emptied(
+def test_signer_is_found_on_request_and_fields_can_be_emptied(
     page: Page, person: list[np.ndarray], tmp_path: Path
 ) -> None:
     wall = np.full((30, *SIZE, 3), (150, 160, 155), np.uint8)
@@ -164,7 +164,7 @@ def test_signer_is_found_on_request_and_the_fields_are_emptied(
     page.locator("#box .stage img").wait_for()
     page.locator("#box-find").click()
     expect(page.locator("#box-said")).to_contain_text("No signer was found: draw the box on the picture")
-    assert sides(page) == [""] * 4
+    assert read_sides(page) == [""] * 4
     frames = wall.copy()
     frames[:, 300:660, 100:740] = [cv2.resize(image, (640, 360)) for image in person[:30]]
     write_video(RenderedClip(frames, 25.0, "person", 0), tmp_path / "person.mp4")
@@ -174,31 +174,31 @@ def test_signer_is_found_on_request_and_the_fields_are_emptied(
     page.locator("#box .stage img").wait_for()
     page.locator("#box-find").click()
     expect(page.locator("#box-said")).to_contain_text("A signer was found.")
-    left, top, right, bottom = (float(side) for side in sides(page))
+    left, top, right, bottom = (float(side) for side in read_sides(page))
     assert 5 < left < 35 < right < 62 and 38 < top < 50 and 85 < bottom <= 100
     page.locator("#box-empty").click()
     expect(page.get_by_label("Left, %")).to_have_value("")
-    ask_again(page, "The network saw the picture cropped to the signer (found by the face detector")
+    recognize_again(page, "The network saw the picture cropped to the signer (found by the face detector")
 
 
 @pytest.mark.parametrize(
-    ("box", "says"),
+    ("box", "error"),
     [
         (("20", "", "", ""), "The signer's box has four sides: fill in all of them, or leave all empty."),
         (("60", "20", "40", "80"), "give left, top, right and bottom"),
     ],
     ids=["one side", "inverted"],
 )
-def test_box_that_is_none_is_a_sentence(page: Page, small: dict[str, Path], box: tuple[str, ...], says: str) -> None:
+def test_invalid_box_is_explained(page: Page, small: dict[str, Path], box: tuple[str, ...], error: str) -> None:
     choose(page, small["book"])
     page.locator("#box .stage img").wait_for()
     for field, value in zip(page.locator("#box-sides input").all(), box, strict=True):
         field.fill(value)
     page.locator("#recognize").click()
-    expect(page.locator("#answer .problem")).to_contain_text(says)
+    expect(page.locator("#answer .problem")).to_contain_text(error)
 
 
-def test_file_that_is_no_video_has_no_picture_to_draw_on(page: Page, tmp_path: Path) -> None:
+def test_file_that_is_not_a_video_shows_no_box(page: Page, tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("no video")
     page.locator("#clip input[type=file]").set_input_files(tmp_path / "notes.mp4")
     page.locator("#recognize").click()
@@ -206,7 +206,7 @@ def test_file_that_is_no_video_has_no_picture_to_draw_on(page: Page, tmp_path: P
     expect(page.locator("#box")).to_be_hidden()
 
 
-def test_guide_before_a_recording(far_away: Browser, page_url: str) -> None:
+def test_guide_before_recording(far_away: Browser, page_url: str) -> None:
     with far_away.new_context(viewport=WIDE, permissions=["camera"]) as context:  # type: ignore[arg-type]
         page = open_page(context, page_url)
         expect(page.locator("#clip-guide")).to_be_hidden()
@@ -216,7 +216,7 @@ def test_guide_before_a_recording(far_away: Browser, page_url: str) -> None:
         expect(page.locator("#clip-guide")).to_contain_text("small camera pictures go to this page's server")
         expect(page.locator("#clip .overlay.outline")).to_be_visible()
         expect(page.locator(".announcement[role=status]")).to_have_text("Move closer.")
-        look(page, "record-guide")
+        check_looks(page, "record-guide")
 
 
 def test_guide_on_the_live_tab(far_away: Browser, page_url: str) -> None:
@@ -232,10 +232,10 @@ def test_guide_on_the_live_tab(far_away: Browser, page_url: str) -> None:
         assert outline is not None and video is not None
         assert outline["height"] == pytest.approx(video["height"], abs=2)
         expect(page.locator(".announcement[role=status]")).to_have_text("Move closer.")
-        look(page, "live-guide")
+        check_looks(page, "live-guide")
 
 
-def look(page: Page, name: str) -> None:
+def check_looks(page: Page, name: str) -> None:
     """Take screenshots in each size and color scheme, and audit the page."""
     findings = []
     for size in (WIDE, PHONE, NARROW):
@@ -244,20 +244,20 @@ def look(page: Page, name: str) -> None:
             page.emulate_media(color_scheme=scheme)
             expect(page.locator("body.dark")).to_have_count(int(scheme == "dark"))
             page.wait_for_timeout(400)  # until the overlays are redrawn
-            shoot(page, f"{name}-{scheme}-{size['width']}")
-            assert not scrolls_sideways(page), (name, size)
-            findings += grave_findings(page) if size is WIDE else []
+            take_screenshot(page, f"{name}-{scheme}-{size['width']}")
+            assert not has_horizontal_scroll(page), (name, size)
+            findings += find_violations(page) if size is WIDE else []
     assert findings == []
 
 
-def test_box_is_for_everybody(visit: Visit, small: dict[str, Path]) -> None:
-    page = ready(visit(reduced_motion="reduce"))
+def test_box_is_accessible(visit: Visit, small: dict[str, Path]) -> None:
+    page = wait_until_ready(visit(reduced_motion="reduce"))
     choose(page, small["book"])
     page.locator("#box .stage img").wait_for()
-    fill_in(page, BOX)
-    ask_again(page, "(your box)")
+    fill_sides(page, BOX)
+    recognize_again(page, "(your box)")
     expect(page.locator("#timeline .legendtext").first).to_be_visible()
-    look(page, "box")
+    check_looks(page, "box")
     page.set_viewport_size(WIDE)  # type: ignore[arg-type]
     page.get_by_label("Left, %").focus()
     for label in ("Top, %", "Right, %", "Bottom, %"):
@@ -270,4 +270,4 @@ def test_box_is_for_everybody(visit: Visit, small: dict[str, Path]) -> None:
         expect(page.get_by_role("button", name=name, exact=True)).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.get_by_label("Left, %")).to_have_value("")
-    assert answer_to(page)
+    assert recognize(page)

@@ -1,4 +1,4 @@
-"""Real Tritons over small networks, one a session each."""
+"""Real Tritons with small networks, each started once per session."""
 
 import shutil
 import subprocess
@@ -25,7 +25,7 @@ from tests.local_triton import serve
 from tests.networks import GLOSSES, save_checkpoint
 
 STRICT = {"max_frames": 250, "max_pixels": 25_000_000, "max_decode_s": 1, "max_memory_bytes": 144 * 2**20}
-NOT_OURS = """
+FOREIGN_CODE = """
 import torch
 import triton_python_backend_utils as pb_utils
 
@@ -37,7 +37,7 @@ class TritonPythonModel:
     def answer(self):
         return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("SUM__0", torch.zeros(1))])
 """
-NOT_OURS_CONFIG = """
+FOREIGN_CONFIG = """
 backend: "python"
 max_batch_size: 0
 input [{ name: "FRAMES__0", data_type: TYPE_UINT8, dims: [-1] }]
@@ -47,7 +47,7 @@ instance_group [{ kind: KIND_CPU }]
 
 
 def write_clip(path: Path, num_frames: int = 24, size: tuple[int, int] = (240, 320), seed: int = 0) -> Path:
-    """A real video file of moving blocks."""
+    """Write a video of moving blocks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25.0, (size[1], size[0]))
@@ -67,7 +67,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_repository(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model of seven glosses, `small`."""
+    """Export one model of seven glosses, `small`."""
     folder = tmp_path_factory.mktemp("small")
     checkpoint = load_checkpoint(small_checkpoint)
     export_shared(tmp_path_factory, checkpoint, GLOSSES, PRESETS["wlasl"], folder, "small")
@@ -81,9 +81,9 @@ def small_triton(small_repository: Path) -> Iterator[LocalTriton]:
 
 
 @pytest.fixture(scope="session")
-def crowd_repository(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three models, one of them with the classic input, and a model that is none."""
-    folder = tmp_path_factory.mktemp("crowd")
+def mixed_repository(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export three models, one with the classic input, and add one that is not an asl-triton model."""
+    folder = tmp_path_factory.mktemp("mixed")
     checkpoint = load_checkpoint(small_checkpoint)
     export = partial(export_shared, tmp_path_factory, checkpoint, GLOSSES)
     export(PRESETS["wlasl"], folder, "first")
@@ -93,8 +93,8 @@ def crowd_repository(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-def write_stranger(repository: Path, name: str, config: str = NOT_OURS_CONFIG, code: str = NOT_OURS) -> None:
-    """A model that is not ours."""
+def write_stranger(repository: Path, name: str, config: str = FOREIGN_CONFIG, code: str = FOREIGN_CODE) -> None:
+    """Write a model that is not an asl-triton model."""
     folder = repository / name
     (folder / "configs").mkdir(parents=True)
     (folder / "1").mkdir()
@@ -105,14 +105,14 @@ def write_stranger(repository: Path, name: str, config: str = NOT_OURS_CONFIG, c
 
 
 @pytest.fixture(scope="session")
-def crowd_triton(crowd_repository: Path) -> Iterator[LocalTriton]:
-    with serve(crowd_repository) as triton:
+def mixed_triton(mixed_repository: Path) -> Iterator[LocalTriton]:
+    with serve(mixed_repository) as triton:
         yield triton
 
 
 @pytest.fixture(scope="session")
 def preset_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network of twenty glosses, served under each preset, and as `classic`, whose input is normalized."""
+    """Export a small network of twenty glosses once per preset, and as `classic` with normalized input."""
     folder = tmp_path_factory.mktemp("presets")
     checkpoint = load_checkpoint(save_checkpoint(folder / "weights.pt", num_classes=20))
     labels = tuple(f"gloss {number}" for number in range(20))
@@ -126,14 +126,14 @@ def preset_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def preset_triton(preset_repository: Path) -> Iterator[LocalTriton]:
-    """All of them, with the models that take whole videos."""
+    """Serve all presets, and the models that take whole videos."""
     with serve(preset_repository, recognize_sign=True) as triton:
         yield triton
 
 
 @pytest.fixture(scope="session")
 def strict_triton(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """The model `small` alone, and models that take videos if they are short, small, quick, and few at once."""
+    """Serve the model `small`, and models that take whole videos, with strict limits."""
     folder = tmp_path_factory.mktemp("strict")
     shutil.copytree(small_repository / "small", folder / "small")
     for name in SIGN_MODELS:
@@ -150,7 +150,7 @@ def strict_triton(small_repository: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session")
 def demo_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """The demo checkpoint, with the models that take whole videos."""
+    """Serve the demo checkpoint, and the models that take whole videos."""
     folder = tmp_path_factory.mktemp("demo")
     export_shared(tmp_path_factory, *load_demo(), PRESETS["wlasl"], folder, "demo")
     with serve(folder, recognize_sign=True) as triton:
@@ -159,7 +159,7 @@ def demo_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTrito
 
 @pytest.fixture(scope="session")
 def fast_demo_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """The demo checkpoint, `demo`, as fast as it goes, at a port that stays the same when it is started again."""
+    """Serve the demo checkpoint at its fastest precision, on a port that survives a restart."""
     folder = tmp_path_factory.mktemp("fast-demo")
     export_shared(tmp_path_factory, *load_demo(), PRESETS["wlasl"], folder, "demo", precision=fastest_precision())
     (port,) = claim_ports("127.0.0.1", {"gRPC": None}).values()
@@ -171,7 +171,7 @@ def fast_demo_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local
 def reference_triton(
     reference_checkpoint: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalTriton]:
-    """The reference checkpoint as `asl-triton export` writes it, with the models that take whole videos."""
+    """Serve the reference checkpoint as exported by `asl-triton export`, and the models that take whole videos."""
     folder = tmp_path_factory.mktemp("reference")
     labels = shared_folder / "wlasl" / "wlasl_class_list.txt"
     words = [reference_checkpoint, "--labels", labels, "--name", "i3d_reference", "--repository", folder]
@@ -184,7 +184,7 @@ def reference_triton(
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    """A folder of three clips, one of them in a sub-folder."""
+    """Return a folder of three clips, one of them in a subfolder."""
     folder = tmp_path / "clips"
     for number, name in enumerate(("a.mp4", "b.mp4", "deeper/c.mp4")):
         write_clip(folder / name, num_frames=20 + 7 * number, seed=number)

@@ -1,4 +1,4 @@
-"""A caller of `recognize_sign` and `recognize_sign_stream` who has tritonclient and nothing of ours."""
+"""A client of `recognize_sign` and `recognize_sign_stream` that uses tritonclient and none of our code."""
 
 import json
 import queue
@@ -26,10 +26,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error: gRPC's status, and what was said."""
+    """An error: gRPC's status and message."""
 
     status: str
-    sentence: str
+    message: str
 
 
 def ask(
@@ -41,9 +41,9 @@ def ask(
     model: object = None,
     timeout_s: float | None = 120,
 ) -> Answer | Refusal:
-    """Ask `recognize_sign` about a video file's bytes."""
+    """Send the bytes of a video file to `recognize_sign`."""
     with tritonclient.grpc.InferenceServerClient(address) as client:
-        return ask_with(client, inputs(video, top_k, min_confidence), model, timeout_s)
+        return ask_with(client, build_inputs(video, top_k, min_confidence), model, timeout_s)
 
 
 def ask_with(
@@ -52,59 +52,61 @@ def ask_with(
     model: object = None,
     timeout_s: float | None = 120,
 ) -> Answer | Refusal:
-    """Ask `recognize_sign` with these inputs."""
+    """Send these inputs to `recognize_sign`."""
     parameters = None if model is None else {"model": model}
     try:
         result = client.infer("recognize_sign", list(tensors), parameters=parameters, client_timeout=timeout_s)
     except InferenceServerException as exc:
-        return refusal(exc)
-    return answer(result)
+        return read_refusal(exc)
+    return read_answer(result)
 
 
-def listen(address: str, video: bytes, *, model: str | None = None, top_k: int | None = None) -> list[Answer | Refusal]:
-    """Ask `recognize_sign_stream`: all responses until the final one."""
-    came: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
+def ask_stream(
+    address: str, video: bytes, *, model: str | None = None, top_k: int | None = None
+) -> list[Answer | Refusal]:
+    """Send a video to `recognize_sign_stream`, and return all responses until the final one."""
+    responses: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
     with tritonclient.grpc.InferenceServerClient(address) as client:
-        # So that an error comes with its status, and ends the stream.
-        client.start_stream(lambda result, error: came.put((result, error)), headers={"triton_grpc_error": "true"})
+        # With this header, an error has a status and ends the stream.
+        client.start_stream(lambda result, error: responses.put((result, error)), headers={"triton_grpc_error": "true"})
         client.async_stream_infer(
             "recognize_sign_stream",
-            inputs(video, top_k),
+            build_inputs(video, top_k),
             parameters=None if model is None else {"model": model},
             enable_empty_final_response=True,
         )
-        heard: list[Answer | Refusal] = []
+        answers: list[Answer | Refusal] = []
         while True:
-            result, error = came.get(timeout=120)
+            result, error = responses.get(timeout=120)
             if error is not None:
-                return [*heard, refusal(error)]
+                return [*answers, read_refusal(error)]
             if result.get_response().outputs:
-                heard.append(answer(result))
+                answers.append(read_answer(result))
             if result.get_response().parameters["triton_final_response"].bool_param:
-                return heard
+                return answers
 
 
-def inputs(
+def build_inputs(
     video: bytes, top_k: int | None = None, min_confidence: float | None = None
 ) -> list[tritonclient.grpc.InferInput]:
-    """The tensors of a request."""
-    tensors = [tensor("VIDEO", np.array([video], np.object_), "BYTES")]
+    """Build the input tensors of a request."""
+    tensors = [build_tensor("VIDEO", np.array([video], np.object_), "BYTES")]
     if top_k is not None:
-        tensors.append(tensor("TOP_K", np.array([top_k], np.int32), "INT32"))
+        tensors.append(build_tensor("TOP_K", np.array([top_k], np.int32), "INT32"))
     if min_confidence is not None:
-        tensors.append(tensor("MIN_CONFIDENCE", np.array([min_confidence], np.float32), "FP32"))
+        tensors.append(build_tensor("MIN_CONFIDENCE", np.array([min_confidence], np.float32), "FP32"))
     return tensors
 
 
-def tensor(name: str, values: np.ndarray, datatype: str) -> tritonclient.grpc.InferInput:
-    """One input."""
-    given = tritonclient.grpc.InferInput(name, list(values.shape), datatype)
-    given.set_data_from_numpy(values)
-    return given
+def build_tensor(name: str, values: np.ndarray, datatype: str) -> tritonclient.grpc.InferInput:
+    """Build one input tensor."""
+    tensor = tritonclient.grpc.InferInput(name, list(values.shape), datatype)
+    tensor.set_data_from_numpy(values)
+    return tensor
 
 
-def answer(result: Any) -> Answer:
-    """A response's outputs."""
+def read_answer(result: Any) -> Answer:
+    """Read the outputs of a response."""
 
     def values(name: str) -> tuple[Any, ...]:
         output = result.as_numpy(name)
@@ -121,6 +123,6 @@ def answer(result: Any) -> Answer:
     )
 
 
-def refusal(error: Any) -> Refusal:
-    """An error's status, whatever carries it, and its sentence."""
+def read_refusal(error: Any) -> Refusal:
+    """Read the status and message of an error."""
     return Refusal((error.status() or "").removeprefix("StatusCode."), error.message())

@@ -1,4 +1,4 @@
-"""The processes behind `recognize_sign`, seen from outside."""
+"""Find the processes behind `recognize_sign` from the outside."""
 
 import time
 from collections.abc import Callable
@@ -8,25 +8,27 @@ import psutil
 from asl_triton_deploy.local import LocalTriton
 
 
-def stubs_of(triton: LocalTriton) -> list[psutil.Process]:
-    """Triton's processes that run Python models."""
-    return [process for process in family(triton) if "python_backend_stub" in words(process)[0]]
+def find_stubs(triton: LocalTriton) -> list[psutil.Process]:
+    """Find Triton's processes that run Python models."""
+    return [process for process in list_processes(triton) if "python_backend_stub" in read_command_line(process)[0]]
 
 
-def decoders(triton: LocalTriton) -> list[psutil.Process]:
-    """The processes that decode a video now, of both models: children of the servers that forked them."""
-    servers = [process for process in family(triton) if "asl_triton.decoding.worker" in words(process)]
+def find_decoders(triton: LocalTriton) -> list[psutil.Process]:
+    """Find the processes that are decoding a video for either model: children of the decoding servers."""
+    servers = [
+        process for process in list_processes(triton) if "asl_triton.decoding.worker" in read_command_line(process)
+    ]
     parents = {server.pid for server in servers}
     return [process for process in servers if process.ppid() in parents]
 
 
-def family(triton: LocalTriton) -> list[psutil.Process]:
-    """All processes of a server."""
+def list_processes(triton: LocalTriton) -> list[psutil.Process]:
+    """List all processes of a server."""
     return psutil.Process(triton.supervisor_pid).children(recursive=True)
 
 
-def words(process: psutil.Process) -> list[str]:
-    """How a process was started; of one that has just ended, nothing."""
+def read_command_line(process: psutil.Process) -> list[str]:
+    """Read the command line of a process, or `[""]` if it has just exited."""
     try:
         return process.cmdline() or [""]
     except psutil.Error:
@@ -34,8 +36,8 @@ def words(process: psutil.Process) -> list[str]:
 
 
 def wait_until(is_true: Callable[[], bool], seconds: float = 30) -> bool:
-    """Whether it becomes true in time."""
+    """Wait until a condition is true, and return whether it became true in time."""
     deadline = time.monotonic() + seconds
-    while not (reached := is_true()) and time.monotonic() < deadline:
+    while not (is_done := is_true()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return reached
+    return is_done

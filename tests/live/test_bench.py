@@ -1,4 +1,4 @@
-"""`bench` against a real Triton: its figures beside the server's own, its files, and what people do wrong."""
+"""`bench` against a real Triton: its figures, its files, and common mistakes."""
 
 import json
 import signal
@@ -20,23 +20,23 @@ QUICK = ("--seconds", "0.2", "--warm-up", "0.1", "--max-windows", "3")
 CROP_BYTES = 224 * 224 * 3
 
 
-def bench(capsys: Capture, triton: LocalTriton, output: Path, *more: object) -> Done:
-    """`asl-triton bench` on a server, for short."""
+def run_bench(capsys: Capture, triton: LocalTriton, output: Path, *more: object) -> Done:
+    """Run a short `asl-triton bench` on a server."""
     return asl_triton(capsys, "bench", "--server", triton.address, "--output", output, *QUICK, *more)
 
 
-def document(output: Path) -> dict[str, Any]:
-    """What `bench.json` holds."""
+def read_document(output: Path) -> dict[str, Any]:
+    """Read `bench.json`."""
     content: dict[str, Any] = json.loads((output / "bench.json").read_text())
     return content
 
 
-def test_figures_stand_beside_those_of_the_server(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
-    done = bench(capsys, small_triton, tmp_path, "--concurrency", "8,1,8", "--frames", 9)
+def test_figures_agree_with_the_servers_own(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
+    done = run_bench(capsys, small_triton, tmp_path, "--concurrency", "8,1,8", "--frames", 9)
     assert done.code == 0, done.told
-    for said in ("small on", "clips/s p50 p90 p95 p99 queue compute batch", "1 in flight", "8 in flight", "knee"):
-        assert said in done.told
-    found = document(tmp_path)
+    for words in ("small on", "clips/s p50 p90 p95 p99 queue compute batch", "1 in flight", "8 in flight", "knee"):
+        assert words in done.told
+    found = read_document(tmp_path)
     assert [(level["loop"], level["in_flight"]) for level in found["levels"]] == [("closed", 1), ("closed", 8)]
     for level in found["levels"]:
         latency_s, server = level["latency_s"], level["server"]
@@ -56,32 +56,34 @@ def test_figures_stand_beside_those_of_the_server(small_triton: LocalTriton, tmp
     assert page.startswith("<!doctype html>") and page.count("<svg") == 2
 
 
-def test_open_loop_offers_its_rate(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
+def test_open_loop_runs_at_the_given_rate(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
     rate = ["--rate", "30.5", "--arrivals", "poisson", "--in-flight", 16]
-    done = bench(capsys, small_triton, tmp_path, *rate, "--frames", 9, "--json")
-    assert done.code in (0, 3), done.told  # on a machine too slow for the rate, some are not started
-    found = document(tmp_path)
+    done = run_bench(capsys, small_triton, tmp_path, *rate, "--frames", 9, "--json")
+    assert done.code in (0, 3), done.told  # a slow machine does not start some requests
+    found = read_document(tmp_path)
     assert json.loads(done.out) == found
     (level,) = found["levels"]
     assert (level["loop"], level["rate"], level["arrivals"], level["in_flight"]) == ("open", 30.5, "poisson", 16)
     assert found["knee"] is None
 
 
-def test_more_than_may_be_in_flight_is_not_started(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
-    done = bench(capsys, small_triton, tmp_path, "--rate", "2000", "--in-flight", 2, "--frames", 9)
+def test_requests_beyond_the_in_flight_limit_are_not_started(
+    small_triton: LocalTriton, tmp_path: Path, capsys: Capture
+) -> None:
+    done = run_bench(capsys, small_triton, tmp_path, "--rate", "2000", "--in-flight", 2, "--frames", 9)
     assert done.code == 3, done.told
-    (level,) = document(tmp_path)["levels"]
+    (level,) = read_document(tmp_path)["levels"]
     assert level["not_started"] > 0
     assert "not started" in done.told
 
 
-def test_clips_take_the_whole_way_and_broken_ones_are_counted(
+def test_clips_are_decoded_and_broken_ones_counted(
     small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     (clips / "deeper" / "d.mp4").write_text("this is no video")
-    done = bench(capsys, small_triton, tmp_path, "--clips", clips, "--concurrency", 2)
+    done = run_bench(capsys, small_triton, tmp_path, "--clips", clips, "--concurrency", 2)
     assert done.code == 3, done.told
-    found = document(tmp_path)
+    found = read_document(tmp_path)
     (level,) = found["levels"]
     assert found["asked"] == "4 clips, decoded and cropped here"
     assert 20 * CROP_BYTES <= level["sent_bytes"] <= 34 * CROP_BYTES
@@ -90,17 +92,17 @@ def test_clips_take_the_whole_way_and_broken_ones_are_counted(
     assert f"failed {level['failed']}: deeper/d.mp4 cannot be read" in done.told
 
 
-def test_only_broken_clips_are_a_sentence(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
+def test_only_broken_clips_is_an_error(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "a.mp4").touch()
-    done = bench(capsys, small_triton, tmp_path / "out", "--clips", tmp_path / "clips", "--concurrency", 1)
+    done = run_bench(capsys, small_triton, tmp_path / "out", "--clips", tmp_path / "clips", "--concurrency", 1)
     assert done.code == 1
     assert "no clip was answered with 1 in flight: a.mp4 is empty" in done.told
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "error"),
     [
         (["--concurrency", "one"], "list of positive numbers"),
         (["--concurrency", "1,,2"], "list of positive numbers"),
@@ -116,45 +118,45 @@ def test_only_broken_clips_are_a_sentence(small_triton: LocalTriton, tmp_path: P
         (["--arrivals", "bursts"], "--arrivals"),
     ],
 )
-def test_wrong_options_are_wrong_usage(options: list[str], says: str, capsys: Capture) -> None:
+def test_invalid_options_are_usage_errors(options: list[str], error: str, capsys: Capture) -> None:
     done = asl_triton(capsys, "bench", *options)
     assert done.code == 2
-    assert says in " ".join(done.told.replace("│", " ").split())
+    assert error in " ".join(done.told.replace("│", " ").split())
 
 
-def test_what_cannot_be_measured_is_a_sentence(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
+def test_unusable_servers_and_inputs_are_errors(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
     away = f"127.0.0.1:{claim_ports('127.0.0.1', {'gRPC': None})['gRPC']}"
-    for options, says in (
+    for options, error in (
         (["--server", away], "no server answers"),
         (["--server", small_triton.address, "--model", "other"], "serves no model 'other'"),
         (["--server", small_triton.address, "--frames", 8], "small accepts 9 to 300 frames per request, not 8"),
         (["--server", small_triton.address, "--clips", tmp_path / "nowhere"], "there is no folder"),
     ):
         done = asl_triton(capsys, "bench", "--output", tmp_path / "out", *options)
-        assert (done.code, says in done.told) == (1, True), done.told
+        assert (done.code, error in done.told) == (1, True), done.told
     assert not (tmp_path / "out").exists()
 
 
-def requests_answered(triton: LocalTriton) -> int:
-    """How many requests the model has answered."""
+def count_answered_requests(triton: LocalTriton) -> int:
+    """Count the requests that the model has answered."""
     with urllib.request.urlopen(f"http://{triton.http_address}/v2/models/small/stats", timeout=60) as answer:
         return int(json.load(answer)["model_stats"][0]["inference_stats"]["success"]["count"])
 
 
-def test_interrupted_run_tells_what_is_known(small_triton: LocalTriton, tmp_path: Path) -> None:
-    before = requests_answered(small_triton)
+def test_interrupted_run_reports_partial_results(small_triton: LocalTriton, tmp_path: Path) -> None:
+    before = count_answered_requests(small_triton)
     command = [sys.executable, "-m", "asl_triton", "bench", "--server", small_triton.address, "--frames", "9"]
     command += ["--seconds", "0.1", "--warm-up", "0", "--stable", "0.0001%", "--max-windows", "100000"]
     command += ["--output", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
-        while running.poll() is None and requests_answered(small_triton) < before + 30:
+        while running.poll() is None and count_answered_requests(small_triton) < before + 30:
             time.sleep(0.05)
-        time.sleep(0.5)  # a window is over by now
+        time.sleep(0.5)  # by now a window has ended
         running.send_signal(signal.SIGINT)
-        said = running.communicate(timeout=60)[0]
-    assert running.returncode == 3, said
-    assert "stopped before the end: interrupted" in " ".join(said.split())
-    found = document(tmp_path)
+        printed = running.communicate(timeout=60)[0]
+    assert running.returncode == 3, printed
+    assert "stopped before the end: interrupted" in " ".join(printed.split())
+    found = read_document(tmp_path)
     assert found["stopped"] == "interrupted"
     assert [level["in_flight"] for level in found["levels"]] == [1]
     assert not found["levels"][0]["stable"]

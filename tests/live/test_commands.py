@@ -1,4 +1,4 @@
-"""`batch`, `models` and `doctor` against a real Triton, with what people do wrong."""
+"""`batch`, `models` and `doctor` against a real Triton, including common mistakes."""
 
 import asyncio
 import json
@@ -24,14 +24,14 @@ from asl_triton_deploy.ports import claim_ports
 from tests.client.videos import clip
 from tests.command_line import asl_triton
 from tests.exports import copy_model
-from tests.live.conftest import NOT_OURS, write_clip, write_stranger
+from tests.live.conftest import FOREIGN_CODE, write_clip, write_stranger
 from tests.local_triton import serve
 from tests.networks import GLOSSES
 
 Capture = pytest.CaptureFixture[str]
 
 
-def test_batch_writes_every_clip_in_the_order_of_their_names(
+def test_batch_writes_clips_sorted_by_name(
     small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     output = tmp_path / "out"
@@ -44,14 +44,14 @@ def test_batch_writes_every_clip_in_the_order_of_their_names(
     assert all(len(r["predictions"]) == 3 for r in recognitions)
 
 
-def test_same_clip_gets_the_same_answer_by_every_way(crowd_triton: LocalTriton, clips: Path) -> None:
+def test_path_bytes_and_file_give_the_same_answer(mixed_triton: LocalTriton, clips: Path) -> None:
     path = clips / "a.mp4"
-    with Recognizer(crowd_triton.address, model="first") as recognizer:
+    with Recognizer(mixed_triton.address, model="first") as recognizer:
         from_path = recognizer.recognize(path, top_k=7)
         from_bytes = recognizer.recognize(path.read_bytes(), top_k=7)
         with path.open("rb") as file:
             from_file = recognizer.recognize(file, top_k=7)
-    with Recognizer(crowd_triton.address, model="classic") as recognizer:
+    with Recognizer(mixed_triton.address, model="classic") as recognizer:
         normalized_here = recognizer.recognize(path, top_k=7)
     assert from_path.predictions == from_bytes.predictions == from_file.predictions
     for ours, theirs in zip(from_path.predictions, normalized_here.predictions, strict=True):
@@ -59,27 +59,27 @@ def test_same_clip_gets_the_same_answer_by_every_way(crowd_triton: LocalTriton, 
         assert ours.logit == pytest.approx(theirs.logit, abs=1e-3)
 
 
-def test_requests_of_equal_length_join_in_one_execution(small_triton: LocalTriton) -> None:
+def test_requests_of_equal_length_are_batched(small_triton: LocalTriton) -> None:
     frames = render_golden(16)[None]
 
-    async def ask_at_once() -> tuple[int, int]:
+    async def send_at_once() -> tuple[int, int]:
         transport = make_transport(small_triton.address)
         before = await transport.statistics("small")
-        asked = [transport.infer("small", {"FRAMES__0": frames}, ["LOGITS__0"], BULK_PRIORITY) for _ in range(24)]
-        answers = await asyncio.gather(*asked)
+        pending = [transport.infer("small", {"FRAMES__0": frames}, ["LOGITS__0"], BULK_PRIORITY) for _ in range(24)]
+        answers = await asyncio.gather(*pending)
         after = await transport.statistics("small")
         await transport.close()
         assert all(np.allclose(a["LOGITS__0"], answers[0]["LOGITS__0"], atol=1e-4) for a in answers)
         return after.requests - before.requests, after.executions - before.executions
 
-    requests, executions = asyncio.run(ask_at_once())
+    requests, executions = asyncio.run(send_at_once())
     assert requests == 24
     assert executions < requests
 
 
-def test_requests_of_unequal_lengths_are_answered_each_for_itself(crowd_triton: LocalTriton) -> None:
-    async def ask_at_once() -> None:
-        transport = make_transport(crowd_triton.address)
+def test_requests_of_different_lengths_are_answered_separately(mixed_triton: LocalTriton) -> None:
+    async def send_at_once() -> None:
+        transport = make_transport(mixed_triton.address)
         lengths = [9, 16, 24, 9, 40, 16]
         frames = [render_golden(length) for length in lengths]
         ours = [transport.infer("first", {"FRAMES__0": f[None]}, ["STEP_LOGITS__1", "FEATURES__2"]) for f in frames]
@@ -92,10 +92,10 @@ def test_requests_of_unequal_lengths_are_answered_each_for_itself(crowd_triton: 
             assert np.allclose(a["STEP_LOGITS__1"], b["STEP_LOGITS__1"], atol=1e-3)
             assert a["FEATURES__2"].shape == (1, 64)
 
-    asyncio.run(ask_at_once())
+    asyncio.run(send_at_once())
 
 
-def test_vocabulary_and_confidence_narrow_the_answer(
+def test_vocabulary_and_min_confidence_apply_to_batch(
     small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     words = tmp_path / "words.txt"
@@ -111,7 +111,7 @@ def test_vocabulary_and_confidence_narrow_the_answer(
         assert {p["gloss"] for p in recognition["predictions"]} == {"home", "help"}
 
 
-def test_bad_clips_are_named_and_the_others_written(
+def test_bad_clips_are_reported_and_others_written(
     small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     (clips / "text.mp4").write_text("this is no video")
@@ -144,7 +144,7 @@ def test_smallest_and_largest_frames_are_answered(small_triton: LocalTriton, tmp
 @pytest.mark.parametrize("name", [
     "two words.mp4", "it's \"quoted\".mp4", "signe 🤟 été.mp4", "-dash.mp4", "100%d.mp4", "[red]x[bold].mp4", "BIG.MP4",
 ])  # fmt: skip
-def test_odd_names_are_kept(small_triton: LocalTriton, tmp_path: Path, capsys: Capture, name: str) -> None:
+def test_unusual_file_names_are_kept(small_triton: LocalTriton, tmp_path: Path, capsys: Capture, name: str) -> None:
     folder, output = tmp_path / "clips", tmp_path / "out"
     write_clip(folder / "plain.mp4", num_frames=9, size=(64, 64)).rename(folder / name)
     done = asl_triton(capsys, "batch", folder, "--server", small_triton.address, "--output", output)
@@ -153,7 +153,7 @@ def test_odd_names_are_kept(small_triton: LocalTriton, tmp_path: Path, capsys: C
     assert json.loads((output / "results.jsonl").read_text())["video"] == name
 
 
-def test_no_server_is_a_sentence(clips: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_missing_server_is_an_error(clips: Path, tmp_path: Path, capsys: Capture) -> None:
     (port,) = claim_ports("127.0.0.1", {"gRPC": None}).values()
     for command in (["batch", clips, "--output", tmp_path / "out"], ["models"]):
         done = asl_triton(capsys, *command, "--server", f"127.0.0.1:{port}")
@@ -162,13 +162,13 @@ def test_no_server_is_a_sentence(clips: Path, tmp_path: Path, capsys: Capture) -
     assert not (tmp_path / "out" / "results.csv").exists()
 
 
-def test_port_of_http_is_told_from_that_of_grpc(small_triton: LocalTriton, capsys: Capture) -> None:
+def test_http_port_in_place_of_grpc_port_is_explained(small_triton: LocalTriton, capsys: Capture) -> None:
     done = asl_triton(capsys, "models", "--server", small_triton.http_address)
     assert done.code == 1
     assert "8001" in done.told
 
 
-def test_listed_server_that_does_not_answer_is_named(
+def test_unreachable_server_in_a_list_is_reported(
     small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     servers = f"127.0.0.1:9,{small_triton.address}"
@@ -177,8 +177,8 @@ def test_listed_server_that_does_not_answer_is_named(
     assert "127.0.0.1:9 does not answer: continuing with the other servers" in done.told
 
 
-def test_several_models_ask_for_a_name(crowd_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
-    options = ["--server", crowd_triton.address, "--output", tmp_path / "out"]
+def test_several_models_require_a_name(mixed_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
+    options = ["--server", mixed_triton.address, "--output", tmp_path / "out"]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 1
     assert "choose one with --model (classic, first, second)" in done.told
@@ -186,20 +186,20 @@ def test_several_models_ask_for_a_name(crowd_triton: LocalTriton, clips: Path, t
     assert done.code == 0, done.told
 
 
-@pytest.mark.parametrize(("model", "says"), [
+@pytest.mark.parametrize(("model", "error"), [
     ("stranger", "is not an asl-triton model"),
     ("nobody", "serves no model 'nobody'; its models: classic, first, second"),
 ])  # fmt: skip
-def test_model_that_is_not_ours_is_a_sentence(
-    crowd_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture, model: str, says: str
+def test_unusable_model_is_an_error(
+    mixed_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture, model: str, error: str
 ) -> None:
-    options = ["--server", crowd_triton.address, "--output", tmp_path / "out", "--model", model]
+    options = ["--server", mixed_triton.address, "--output", tmp_path / "out", "--model", model]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 1
-    assert says in done.told
+    assert error in done.told
 
 
-def test_server_without_a_model_is_a_sentence(clips: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_server_without_an_asl_triton_model_is_an_error(clips: Path, tmp_path: Path, capsys: Capture) -> None:
     write_stranger(tmp_path / "models", "stranger")
     with serve(tmp_path / "models") as triton:
         done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out")
@@ -208,7 +208,7 @@ def test_server_without_a_model_is_a_sentence(clips: Path, tmp_path: Path, capsy
         assert asl_triton(capsys, "doctor", "--server", triton.address).code == 1
 
 
-def test_model_folder_without_its_network_is_a_sentence(
+def test_model_folder_without_its_network_is_an_error(
     small_repository: Path, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     shutil.copytree(small_repository, tmp_path / "models")
@@ -219,7 +219,7 @@ def test_model_folder_without_its_network_is_a_sentence(
     assert "model.pt" in done.told
 
 
-def test_folder_without_a_clip_is_a_sentence(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
+def test_folder_without_clips_is_an_error(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "empty").mkdir()
     options = ["--server", small_triton.address, "--output", tmp_path / "out"]
     done = asl_triton(capsys, "batch", tmp_path / "empty", *options)
@@ -228,9 +228,7 @@ def test_folder_without_a_clip_is_a_sentence(small_triton: LocalTriton, tmp_path
     assert asl_triton(capsys, "batch", tmp_path / "nowhere", *options).code == 1
 
 
-def test_output_that_cannot_be_written_is_a_sentence(
-    small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_unwritable_output_is_an_error(small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "file").touch()
     options = ["--server", small_triton.address, "--output", tmp_path / "file" / "out"]
     done = asl_triton(capsys, "batch", clips, *options)
@@ -239,11 +237,11 @@ def test_output_that_cannot_be_written_is_a_sentence(
 
 
 @pytest.mark.parametrize("arguments", [["--format", "xml"], ["--top-k", "0"], ["--min-confidence", "2"], ["--nope"]])
-def test_wrong_usage_exits_with_2(clips: Path, capsys: Capture, arguments: list[str]) -> None:
+def test_usage_error_exits_with_2(clips: Path, capsys: Capture, arguments: list[str]) -> None:
     assert asl_triton(capsys, "batch", clips, *arguments).code == 2
 
 
-def test_server_that_dies_under_way_leaves_what_is_known(small_repository: Path, tmp_path: Path) -> None:
+def test_killed_server_leaves_partial_results(small_repository: Path, tmp_path: Path) -> None:
     folder, output = tmp_path / "clips", tmp_path / "out"
     first = write_clip(folder / "000.mp4", num_frames=40, size=(128, 128))
     for number in range(1, 400):
@@ -256,16 +254,16 @@ def test_server_that_dies_under_way_leaves_what_is_known(small_repository: Path,
             while running.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 6):
                 time.sleep(0.01)
             triton.stop()
-            said = running.communicate(timeout=120)[0]
-    assert running.returncode == 3, said
-    assert "stopped before the end: the server went away and was not back after" in " ".join(said.split())
+            printed = running.communicate(timeout=120)[0]
+    assert running.returncode == 3, printed
+    assert "stopped before the end: the server went away and was not back after" in " ".join(printed.split())
     results = [json.loads(line)["video"] for line in (output / "results.jsonl").read_text().splitlines()]
     assert 5 <= len(results) < 400
     assert results == sorted(results)
 
 
-def test_models_lists_what_is_served(crowd_triton: LocalTriton, capsys: Capture) -> None:
-    done = asl_triton(capsys, "models", "--server", crowd_triton.address, "--json")
+def test_models_lists_the_served_models(mixed_triton: LocalTriton, capsys: Capture) -> None:
+    done = asl_triton(capsys, "models", "--server", mixed_triton.address, "--json")
     assert done.code == 0
     models = {
         m["name"]: (m["labels"], m["preset"]["name"], m["precision"], m["datatype"]) for m in json.loads(done.out)
@@ -275,19 +273,19 @@ def test_models_lists_what_is_served(crowd_triton: LocalTriton, capsys: Capture)
         "first": (7, "wlasl", "fp32", "UINT8"),
         "second": (7, "bsl1k", "bf16", "UINT8"),
     }
-    labels = asl_triton(capsys, "models", "--server", crowd_triton.address, "--model", "first", "--labels")
+    labels = asl_triton(capsys, "models", "--server", mixed_triton.address, "--model", "first", "--labels")
     assert labels.out.splitlines() == list(GLOSSES)
 
 
-def test_doctor_finds_all_well(crowd_triton: LocalTriton, crowd_repository: Path, capsys: Capture) -> None:
-    done = asl_triton(capsys, "doctor", "--server", crowd_triton.address, "--repository", crowd_repository, "--json")
+def test_doctor_passes_on_a_good_server(mixed_triton: LocalTriton, mixed_repository: Path, capsys: Capture) -> None:
+    done = asl_triton(capsys, "doctor", "--server", mixed_triton.address, "--repository", mixed_repository, "--json")
     report = json.loads(done.out)
     assert done.code == 0 and report["well"], report
     golden = [check for check in report["checks"] if "golden" in check["name"]]
     assert [check["state"] for check in golden] == ["ok"] * 3
 
 
-def test_doctor_notices_other_weights(
+def test_doctor_detects_other_weights(
     small_checkpoint: Path, small_triton: LocalTriton, small_repository: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     shutil.copytree(small_repository, tmp_path / "models")
@@ -303,17 +301,17 @@ def test_doctor_notices_other_weights(
 
 @pytest.fixture(scope="module")
 def wrong_triton(small_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """`empty` answers as under NumPy 2, and `mislabeled` has labels for two of its seven classes."""
+    """Serve `empty`, which answers as with NumPy 2, and `mislabeled`, with labels for two of seven classes."""
     folder = tmp_path_factory.mktemp("wrong")
     empty = copy_model(small_repository / "small", folder / "empty")
-    code = NOT_OURS.replace("SUM__0", "LOGITS__0").replace("torch.zeros(1)", "torch.zeros(1, 0)")
+    code = FOREIGN_CODE.replace("SUM__0", "LOGITS__0").replace("torch.zeros(1)", "torch.zeros(1, 0)")
     (empty / "1" / "model.py").write_text(code)
     (copy_model(small_repository / "small", folder / "mislabeled") / "labels.txt").write_text("book\ndrink\n")
     with serve(folder) as triton:
         yield triton
 
 
-def test_empty_answers_of_numpy_2_are_caught(
+def test_empty_answers_caused_by_numpy_2_are_detected(
     wrong_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     options = ("--server", wrong_triton.address, "--model", "empty")
@@ -324,7 +322,7 @@ def test_empty_answers_of_numpy_2_are_caught(
     assert done.code == 1
 
 
-def test_labels_of_the_wrong_length_are_caught(wrong_triton: LocalTriton, capsys: Capture) -> None:
+def test_wrong_number_of_labels_is_detected(wrong_triton: LocalTriton, capsys: Capture) -> None:
     done = asl_triton(capsys, "models", "--server", wrong_triton.address, "--model", "mislabeled")
     assert done.code == 1
     assert "have no label" in done.told

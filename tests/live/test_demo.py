@@ -1,4 +1,4 @@
-"""The commands that `make demo` ends with run as they are printed."""
+"""The commands that `make demo` prints at the end work as printed."""
 
 import shlex
 import subprocess
@@ -17,14 +17,14 @@ from tests.paths import ROOT
 
 
 def list_commands() -> list[list[str]]:
-    """The words of each command."""
+    """Return the words of each command."""
     done = subprocess.run(["make", "--silent", "next-commands"], cwd=ROOT, capture_output=True, text=True, check=True)
     return [words for line in done.stdout.splitlines()[2:] if (words := shlex.split(line, comments=True))]
 
 
 @pytest.fixture(scope="module")
 def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as `make demo` leaves it, with what the commands name."""
+    """Build a folder with the files that `make demo` creates and the commands use."""
     folder = tmp_path_factory.mktemp("clone")
     (clip,) = render_demo(folder / "build" / "demo" / "clips", ("book",), (2_000_000,))
     assert clip.name == "book_2000000.mp4"
@@ -34,8 +34,8 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(words: list[str], folder: Path) -> str:
-    """Run a command of `.venv/bin` with this Python's environment, and return what it prints."""
+def run_command(words: list[str], folder: Path) -> str:
+    """Run a command of `.venv/bin` in this Python's environment, and return its output."""
     program = Path(words[0])
     assert program.parent == Path(".venv/bin")
     start = [sys.executable, *(["-m", "asl_triton"] if program.name == "asl-triton" else [])]
@@ -44,7 +44,7 @@ def run(words: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_each_names_commands_and_options_that_exist() -> None:
+def test_commands_and_options_exist() -> None:
     commands = list_commands()
     assert [Path(words[0]).name for words in commands] == ["asl-triton", "asl-triton", "asl-triton", "python"]
     for words in commands[:3]:
@@ -54,12 +54,12 @@ def test_each_names_commands_and_options_that_exist() -> None:
 
 
 def test_clip_is_recognized(demo_folder: Path) -> None:
-    assert "book" in run(list_commands()[0], demo_folder)
+    assert "book" in run_command(list_commands()[0], demo_folder)
 
 
 def test_python_prints_the_gloss(demo_folder: Path) -> None:
     words = list_commands()[-1]
     with LocalTriton(demo_folder / "build" / "demo" / "model_repository") as triton:
-        # The command asks the default port, which another server may have here.
-        asking = words[-1].replace("Recognizer()", f"Recognizer('{triton.address}')")
-        assert run([*words[:-1], asking], demo_folder) == "book\n"
+        # Another server may be using the default port on this machine.
+        code = words[-1].replace("Recognizer()", f"Recognizer('{triton.address}')")
+        assert run_command([*words[:-1], code], demo_folder) == "book\n"

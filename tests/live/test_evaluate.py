@@ -1,4 +1,4 @@
-"""`evaluate` against a real Triton: what it measures, writes and says, and what people do wrong."""
+"""`evaluate` against a real Triton: its figures, files and messages, and common mistakes."""
 
 import json
 import math
@@ -32,27 +32,27 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def gloss_folders(tmp_path: Path) -> Path:
-    """Four clips of three glosses, which the small network does not know by sight."""
+    """Write four clips of three glosses. The small network cannot actually recognize them."""
     folder = tmp_path / "glosses"
     for number, name in enumerate(("book/a.mp4", "book/deeper/b.mp4", "drink/c.mp4", "thank you/d.mp4")):
         write_clip(folder / name, num_frames=12 + number, size=(64, 64), seed=number)
     return folder
 
 
-def evaluate(capsys: Capture, triton: LocalTriton, data: Path, output: Path, *more: object) -> Done:
-    """`asl-triton evaluate DATA` on a server."""
+def run_evaluate(capsys: Capture, triton: LocalTriton, data: Path, output: Path, *more: object) -> Done:
+    """Run `asl-triton evaluate DATA` on a server."""
     return asl_triton(capsys, "evaluate", data, "--server", triton.address, "--output", output, *more)
 
 
-def document(output: Path) -> dict[str, Any]:
-    """What `evaluation.json` holds."""
+def read_document(output: Path) -> dict[str, Any]:
+    """Read `evaluation.json`."""
     content: dict[str, Any] = json.loads((output / "evaluation.json").read_text())
     return content
 
 
 @pytest.fixture
 def bundle(small_checkpoint: Path, tmp_path: Path) -> Path:
-    """The bundle of the small network, with a purpose."""
+    """Write a bundle of the small network, with a purpose."""
     folder = tmp_path / "bundle"
     folder.mkdir()
     shutil.copyfile(small_checkpoint, folder / "weights.pt")
@@ -61,7 +61,7 @@ def bundle(small_checkpoint: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_threshold_goes_into_the_bundle_and_with_its_export_to_every_client(
+def test_threshold_is_written_to_the_bundle_and_exported(
     small_triton: LocalTriton, bundle: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     confidences = []
@@ -71,42 +71,46 @@ def test_threshold_goes_into_the_bundle_and_with_its_export_to_every_client(
             answer = recognizer.recognize(clip)
             assert answer.unsure is None
             confidences.append(answer.confidence)
-            for copy in range(10):  # where the network is right by what the folder is called
+            for copy in range(10):  # the folder is named after the answer, so the answer is right
                 target = tmp_path / "data" / answer.gloss / f"{number}-{copy}.mp4"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(clip, target)
-    done = evaluate(capsys, small_triton, tmp_path / "data", tmp_path / "out", "--write-threshold", bundle)
+    done = run_evaluate(capsys, small_triton, tmp_path / "data", tmp_path / "out", "--write-threshold", bundle)
     assert done.code == 0, done.told
     expected = math.floor(100 * min(confidences)) / 100
     assert f"recommended threshold {expected:.0%}: 100.0% of the answers reach it" in done.told
     assert str(bundle / "card.json") in done.told and f"asl-triton export {bundle}" in done.told
-    assert document(tmp_path / "out")["threshold"] == {"min_confidence": expected, "reached": 1.0, "accuracy": 1.0}
+    assert read_document(tmp_path / "out")["threshold"] == {"min_confidence": expected, "reached": 1.0, "accuracy": 1.0}
     assert open_bundle(bundle).card == ModelCard(purpose="seven signs", min_confidence=expected)
 
     assert asl_triton(capsys, "export", bundle, "--repository", tmp_path / "models").code == 0
     assert read_folder(tmp_path / "models" / "bundle").served.card.min_confidence == expected
 
 
-def test_threshold_that_cannot_be_written_is_a_sentence(
+def test_threshold_that_cannot_be_written_is_an_error(
     small_triton: LocalTriton, gloss_folders: Path, bundle: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--write-threshold", bundle)
+    done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--write-threshold", bundle)
     assert done.code == 1 and "4 clips were scored, and at least 50 are needed" in done.told
     assert (tmp_path / "out" / "evaluation.json").exists()
     assert open_bundle(bundle).card == ModelCard(purpose="seven signs")
     other = save_checkpoint(bundle / "weights.pt", seed=5)
-    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "no", "--write-threshold", bundle)
+    done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "no", "--write-threshold", bundle)
     assert done.code == 1 and "small was not exported from" in done.told
-    for nothing, says in ((other, "name the bundle's folder"), (tmp_path / "nowhere", "there is no checkpoint")):
-        done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "no", "--write-threshold", nothing)
-        assert done.code == 1 and says in done.told
-    assert not (tmp_path / "no").exists() or not list((tmp_path / "no").iterdir())  # known before any clip was asked
+    for invalid_bundle, error in (
+        (other, "name the bundle's folder"),
+        (tmp_path / "nowhere", "there is no checkpoint"),
+    ):
+        done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "no", "--write-threshold", invalid_bundle)
+        assert done.code == 1 and error in done.told
+    # The error is found before any clip is recognized.
+    assert not (tmp_path / "no").exists() or not list((tmp_path / "no").iterdir())
 
 
-def test_figures_are_those_of_the_model_asked_clip_by_clip(
+def test_figures_match_recognizing_each_clip(
     small_triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--in-flight", 3)
+    done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--in-flight", 3)
     assert done.code == 0, done.told
     ranks, confidences = [], []
     with Recognizer(small_triton.address) as recognizer:
@@ -115,7 +119,7 @@ def test_figures_are_those_of_the_model_asked_clip_by_clip(
             gloss = path.relative_to(gloss_folders).parts[0]
             ranks.append(next(p.rank for p in recognition.predictions if p.gloss == gloss))
             confidences.append(recognition.confidence)
-    found = document(tmp_path / "out")
+    found = read_document(tmp_path / "out")
     assert [a["video"] for a in found["answers"]] == [
         "book/a.mp4",
         "book/deeper/b.mp4",
@@ -132,12 +136,12 @@ def test_figures_are_those_of_the_model_asked_clip_by_clip(
     assert (tmp_path / "out" / "evaluation.html").read_text().startswith("<!doctype html>")
 
 
-def test_json_is_printed_for_programs(
+def test_json_output_is_the_written_document(
     small_triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--json")
+    done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--json")
     assert done.code == 0
-    assert json.loads(done.out) == document(tmp_path / "out")
+    assert json.loads(done.out) == read_document(tmp_path / "out")
 
 
 def test_merging_every_gloss_makes_every_answer_right(
@@ -145,14 +149,14 @@ def test_merging_every_gloss_makes_every_answer_right(
 ) -> None:
     merge = tmp_path / "merge.txt"
     merge.write_text(", ".join(GLOSSES) + "\n")
-    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--merge", merge)
+    done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--merge", merge)
     assert done.code == 0, done.told
-    found = document(tmp_path / "out")
+    found = read_document(tmp_path / "out")
     assert found["per_instance"]["top1"] == 1 and found["vocabulary"] == 1
     assert found["merged"] == [" / ".join(GLOSSES)]
 
 
-def test_broken_clips_are_named_and_the_others_scored(
+def test_broken_clips_are_reported_and_others_scored(
     small_triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     for broken in ("home/only.mp4", "book/text.mp4"):
@@ -161,9 +165,9 @@ def test_broken_clips_are_named_and_the_others_scored(
     (gloss_folders / "empty").mkdir()
     write_clip(gloss_folders / "Book" / "e.mp4", num_frames=9, size=(64, 64))
     write_clip(gloss_folders / "zebra" / "f.mp4", num_frames=9, size=(64, 64))
-    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "out")
+    done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "out")
     assert done.code == 3
-    found = document(tmp_path / "out")
+    found = read_document(tmp_path / "out")
     assert [failure["video"] for failure in found["failures"]] == ["book/text.mp4", "home/only.mp4"]
     assert "home" not in {row["gloss"] for row in found["by_class"]}
     assert found["unknown_glosses"] == ["zebra"]
@@ -173,10 +177,10 @@ def test_broken_clips_are_named_and_the_others_scored(
     assert "5 clips of 3 of 7 glosses scored, 2 failed" in done.told
 
 
-def test_only_broken_clips_are_a_sentence(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
+def test_only_broken_clips_is_an_error(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "data" / "book").mkdir(parents=True)
     (tmp_path / "data" / "book" / "a.mp4").touch()
-    done = evaluate(capsys, small_triton, tmp_path / "data", tmp_path / "out")
+    done = run_evaluate(capsys, small_triton, tmp_path / "data", tmp_path / "out")
     assert done.code == 1
     assert "none of the 1 clips could be read. The first error: book/a.mp4 is empty" in done.told
     assert not (tmp_path / "out").exists()
@@ -184,12 +188,12 @@ def test_only_broken_clips_are_a_sentence(small_triton: LocalTriton, tmp_path: P
 
 def test_one_clip_is_enough(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
     write_clip(tmp_path / "data" / "book" / "a.mp4", num_frames=9, size=(64, 64))
-    done = evaluate(capsys, small_triton, tmp_path / "data", tmp_path / "out")
+    done = run_evaluate(capsys, small_triton, tmp_path / "data", tmp_path / "out")
     assert done.code == 0
     assert "NaN" not in (tmp_path / "out" / "evaluation.json").read_text()
 
 
-def test_data_that_cannot_be_used_is_a_sentence(
+def test_unusable_data_is_an_error(
     small_triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     split, other, text = tmp_path / "split.json", tmp_path / "other.json", tmp_path / "text.json"
@@ -197,7 +201,7 @@ def test_data_that_cannot_be_used_is_a_sentence(
     other.write_text('{"1": {"subset": "test", "action": [1999, 1, -1]}}')
     text.write_text("no json")
     (tmp_path / "none").mkdir()
-    for data, more, says in (
+    for data, more, error in (
         (tmp_path / "nowhere", [], "name a folder with one subfolder per gloss, or a data set"),
         (tmp_path / "none", [], "needs one subfolder of clips per gloss"),
         (gloss_folders / "book", [], "from another vocabulary"),
@@ -209,27 +213,27 @@ def test_data_that_cannot_be_used_is_a_sentence(
         (split, [], "Name their folder with --videos"),
         (split, ["--subset", "dev"], "no video in the subset 'dev'"),
     ):
-        done = evaluate(capsys, small_triton, data, tmp_path / "out", *more)
-        assert (done.code, says in done.told) == (1, True), done.told
-    assert evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--in-flight", 0).code == 2
+        done = run_evaluate(capsys, small_triton, data, tmp_path / "out", *more)
+        assert (done.code, error in done.told) == (1, True), done.told
+    assert run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--in-flight", 0).code == 2
 
 
-def test_output_that_cannot_be_written_is_a_sentence(
+def test_unwritable_output_is_an_error(
     small_triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     (tmp_path / "file").touch()
-    done = evaluate(capsys, small_triton, gloss_folders, tmp_path / "file" / "out")
+    done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "file" / "out")
     assert done.code == 1
     assert "cannot write" in done.told
 
 
-def requests_answered(triton: LocalTriton) -> int:
-    """How many requests the model has answered."""
+def count_answered_requests(triton: LocalTriton) -> int:
+    """Count the requests that the model has answered."""
     with urllib.request.urlopen(f"http://{triton.http_address}/v2/models/small/stats", timeout=60) as answer:
         return int(json.load(answer)["model_stats"][0]["inference_stats"]["success"]["count"])
 
 
-def test_server_that_dies_under_way_leaves_what_is_known(small_repository: Path, tmp_path: Path) -> None:
+def test_killed_server_leaves_partial_results(small_repository: Path, tmp_path: Path) -> None:
     first = write_clip(tmp_path / "data" / "book" / "000.mp4", num_frames=40, size=(128, 128))
     for number in range(1, 400):
         os.link(first, first.with_name(f"{number:03}.mp4"))
@@ -237,20 +241,20 @@ def test_server_that_dies_under_way_leaves_what_is_known(small_repository: Path,
         command = [sys.executable, "-m", "asl_triton", "evaluate", tmp_path / "data", "--server", triton.address]
         command += ["--output", tmp_path / "out"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
-            while running.poll() is None and requests_answered(triton) < 12:
+            while running.poll() is None and count_answered_requests(triton) < 12:
                 time.sleep(0.05)
             triton.stop()
-            said = running.communicate(timeout=120)[0]
-    assert running.returncode == 3, said
-    assert "stopped before the end: the server went away" in " ".join(said.split())
-    found = document(tmp_path / "out")
+            printed = running.communicate(timeout=120)[0]
+    assert running.returncode == 3, printed
+    assert "stopped before the end: the server went away" in " ".join(printed.split())
+    found = read_document(tmp_path / "out")
     assert found["clips"] + found["failed"] + found["not_tried"] == 400
     assert found["not_tried"] > 0 and found["failed"] < 10
 
 
 @pytest.fixture(scope="module")
 def hundred_triton(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """A small network under the labels of WLASL-100."""
+    """Serve a small network with the labels of WLASL-100."""
     lines = (shared_folder / "wlasl" / "wlasl_class_list.txt").read_text().splitlines()
     labels = tuple(line.split("\t")[1] for line in lines[:100])
     folder = tmp_path_factory.mktemp("hundred")
@@ -260,26 +264,26 @@ def hundred_triton(shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
         yield triton
 
 
-def test_official_split_with_two_videos_scores_two_and_misses_2036(
+def test_official_split_scores_two_available_videos_and_reports_2036_missing(
     hundred_triton: LocalTriton, shared_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    done = evaluate(capsys, hundred_triton, shared_folder / "wlasl" / "nslt_100.json", tmp_path / "out")
+    done = run_evaluate(capsys, hundred_triton, shared_folder / "wlasl" / "nslt_100.json", tmp_path / "out")
     assert done.code == 0, done.told
     assert "2 clips of 1 of 100 glosses scored, 2,036 missing" in done.told
     assert "2 of train are in subsets that published checkpoints were trained on" in done.told
-    found = document(tmp_path / "out")
+    found = read_document(tmp_path / "out")
     assert (found["clips"], found["missing"], len(found["missing_videos"])) == (2, 2036, 2036)
     assert {a["gloss"] for a in found["answers"]} == {"book"}
     assert "2,036 videos" in (tmp_path / "out" / "evaluation.html").read_text()
 
 
-def test_subset_without_a_video_is_a_sentence(
+def test_subset_without_videos_is_an_error(
     hundred_triton: LocalTriton, shared_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     split = shared_folder / "wlasl" / "nslt_100.json"
-    done = evaluate(capsys, hundred_triton, split, tmp_path / "out", "--subset", "test")
+    done = run_evaluate(capsys, hundred_triton, split, tmp_path / "out", "--subset", "test")
     assert done.code == 1
     assert "none of the 258 videos" in done.told
-    done = evaluate(capsys, hundred_triton, split.with_name("nslt_2000.json"), tmp_path / "out")
+    done = run_evaluate(capsys, hundred_triton, split.with_name("nslt_2000.json"), tmp_path / "out")
     assert done.code == 1
     assert "from another vocabulary" in done.told

@@ -1,4 +1,4 @@
-"""The examples in other languages, as a stranger runs them: the same glosses as from our client, the same sentences."""
+"""The examples in other languages, run as a user would: same glosses and error messages as our client."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ from tests.deploy.programs import program
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 NODE_FILES = ("package.json", "package-lock.json", "inference.proto", "recognize_sign.js")
-WORDS = {  # how protobuf.js names a type
+PROTOBUF_TYPES = {  # from the type names of protobuf.js
     "float": FieldDescriptorProto.TYPE_FLOAT,
     "int64": FieldDescriptorProto.TYPE_INT64,
     "int32": FieldDescriptorProto.TYPE_INT32,
@@ -35,13 +35,13 @@ Ranked = list[tuple[int, str, float]]
 
 
 def run(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """A program's end, with what it said."""
+    """Run a program to its end and capture its output."""
     return subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="session")
 def node_folder(pytestconfig: pytest.Config) -> Path:
-    """The example for Node.js with its packages installed, which pytest's cache keeps."""
+    """Return the Node.js example with its packages installed, kept in pytest's cache."""
     npm = program("npm", "apt-get install nodejs npm")
     assert pytestconfig.cache is not None
     folder = pytestconfig.cache.mkdir("example-node")
@@ -57,7 +57,7 @@ def node_folder(pytestconfig: pytest.Config) -> Path:
 
 @pytest.fixture(params=["python", "node", "java", "curl"])
 def example(request: pytest.FixtureRequest) -> Example:
-    """One example: what it prints for a server and a video."""
+    """Return a function that runs one example on a server and a video."""
     if request.param == "python":
         return lambda triton, video: run(
             sys.executable, EXAMPLES / "python" / "recognize_sign.py", triton.address, video
@@ -75,7 +75,7 @@ def example(request: pytest.FixtureRequest) -> Example:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A rendered sign, in a file whose name a shell would split."""
+    """Return a rendered sign, in a file with a space in its name."""
     (path,) = render_demo(tmp_path_factory.mktemp("rendered"), ("mother",), (3_000_003,))
     return path.rename(path.with_name("a clip.mp4"))
 
@@ -86,17 +86,17 @@ def ours(demo_triton: LocalTriton, clip: Path) -> Recognition:
         return recognizer.recognize(clip)
 
 
-def printed(done: subprocess.CompletedProcess[str]) -> Ranked:
-    """The lines `rank gloss confidence`."""
+def parse_output(done: subprocess.CompletedProcess[str]) -> Ranked:
+    """Parse the lines `rank gloss confidence`."""
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split(" ") for line in done.stdout.splitlines()]
     return [(int(rank), " ".join(gloss), float(confidence)) for rank, *gloss, confidence in lines]
 
 
-def test_example_prints_what_our_client_answers(
+def test_example_prints_the_same_answer_as_our_client(
     demo_triton: LocalTriton, clip: Path, ours: Recognition, example: Example
 ) -> None:
-    ranked = printed(example(demo_triton, clip))
+    ranked = parse_output(example(demo_triton, clip))
     assert len(ranked) == 10
     assert [(rank, gloss) for rank, gloss, _ in ranked] == [(p.rank, p.gloss) for p in ours.predictions]
     assert [confidence for *_, confidence in ranked] == pytest.approx(
@@ -104,33 +104,33 @@ def test_example_prints_what_our_client_answers(
     )
 
 
-def test_example_ends_with_tritons_sentence(demo_triton: LocalTriton, tmp_path: Path, example: Example) -> None:
+def test_example_prints_tritons_error(demo_triton: LocalTriton, tmp_path: Path, example: Example) -> None:
     (tmp_path / "letter.mp4").write_text("Dear Sir or Madam")
     done = example(demo_triton, tmp_path / "letter.mp4")
     assert (done.returncode, done.stdout) == (1, "")
-    says = "VIDEO cannot be read as a video: it is something else, or its beginning is damaged. Supported containers: "
-    assert done.stderr.startswith(f"{says}mp4, mov, avi, mkv, webm")
+    error = "VIDEO cannot be read as a video: it is something else, or its beginning is damaged. Supported containers: "
+    assert done.stderr.startswith(f"{error}mp4, mov, avi, mkv, webm")
 
 
-def test_example_without_a_file_says_so(demo_triton: LocalTriton, tmp_path: Path, example: Example) -> None:
+def test_example_reports_a_missing_file(demo_triton: LocalTriton, tmp_path: Path, example: Example) -> None:
     done = example(demo_triton, tmp_path / "nowhere.mp4")
     assert (done.returncode, done.stdout) == (1, "")
     assert "nowhere.mp4" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_example_without_a_server_says_so_in_one_line(clip: Path, example: Example) -> None:
-    nobody = SimpleNamespace(address="127.0.0.1:9", http_address="127.0.0.1:9")
-    done = example(cast(LocalTriton, nobody), clip)
+def test_example_reports_a_missing_server_in_one_line(clip: Path, example: Example) -> None:
+    no_server = SimpleNamespace(address="127.0.0.1:9", http_address="127.0.0.1:9")
+    done = example(cast(LocalTriton, no_server), clip)
     assert (done.returncode, done.stdout) == (1, "")
-    said = done.stderr.strip()
-    assert said and "\n" not in said and not said.endswith(":") and "Traceback" not in said
+    error = done.stderr.strip()
+    assert error and "\n" not in error and not error.endswith(":") and "Traceback" not in error
 
 
 @pytest.fixture(scope="module")
 def batched(
     reference_triton: LocalTriton, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Mapping[str, Sequence[str]]:
-    """The glosses that `asl-triton batch` writes for the two real clips."""
+    """Return the glosses that `asl-triton batch` writes for the two real clips."""
     output = tmp_path_factory.mktemp("batch")
     clips = shared_folder / "wlasl" / "videos"
     done = run(
@@ -143,7 +143,7 @@ def batched(
     return glosses
 
 
-def test_example_prints_the_glosses_of_batch_for_real_clips(
+def test_example_prints_the_same_glosses_as_batch_for_real_clips(
     reference_triton: LocalTriton,
     shared_folder: Path,
     expected: Mapping[str, np.ndarray],
@@ -155,17 +155,17 @@ def test_example_prints_the_glosses_of_batch_for_real_clips(
     assert sorted(batched) == ["07068.mp4", "07069.mp4"]
     for clip, glosses in batched.items():
         logits = expected[f"{Path(clip).stem}/wlasl"].max(axis=0)
-        ranked = printed(example(reference_triton, wlasl / "videos" / clip))
+        ranked = parse_output(example(reference_triton, wlasl / "videos" / clip))
         assert [gloss for _, gloss, _ in ranked] == glosses == [labels[c] for c in np.argsort(-logits)[:10]]
 
 
-def test_examples_hold_no_line_of_ours() -> None:
+def test_examples_do_not_use_our_code() -> None:
     files = [path for path in EXAMPLES.rglob("*") if path.is_file() and "node_modules" not in path.parts]
     assert {path.parent.name for path in files} == {"python", "node", "java", "curl"}
     assert [path.name for path in files if "asl_triton" in path.read_text(encoding="utf-8")] == []
 
 
-def test_proto_of_the_node_example_is_part_of_tritons(node_folder: Path) -> None:
+def test_proto_of_the_node_example_is_a_subset_of_tritons(node_folder: Path) -> None:
     code = (
         "const { Root } = require('protobufjs');"
         "const root = new Root().loadSync('inference.proto', { keepCase: true });"
@@ -178,11 +178,13 @@ def test_proto_of_the_node_example_is_part_of_tritons(node_folder: Path) -> None
     service_pb2.DESCRIPTOR.CopyToProto(theirs)
     assert theirs.package == "inference"
     assert set(ours.pop("GRPCInferenceService")["methods"]) <= {method.name for method in theirs.service[0].method}
-    hold(ours, {message.name: message for message in theirs.message_type})
+    check_messages(ours, {message.name: message for message in theirs.message_type})
 
 
-def hold(ours: Mapping[str, dict[str, dict[str, dict[str, object]]]], theirs: Mapping[str, DescriptorProto]) -> None:
-    """Each message has only fields of the public one, with their numbers and types."""
+def check_messages(
+    ours: Mapping[str, dict[str, dict[str, dict[str, object]]]], theirs: Mapping[str, DescriptorProto]
+) -> None:
+    """Check that each message has only fields of the public one, with the same numbers and types."""
     for name, message in ours.items():
         fields = {field.name: field for field in theirs[name].field}
         for field_name, field in message["fields"].items():
@@ -190,11 +192,11 @@ def hold(ours: Mapping[str, dict[str, dict[str, dict[str, object]]]], theirs: Ma
             is_repeated = "keyType" in field or field.get("rule") == "repeated"
             assert field["id"] == public.number, field_name
             assert is_repeated == (public.label == FieldDescriptorProto.LABEL_REPEATED), field_name
-            kind = FieldDescriptorProto.TYPE_MESSAGE if "keyType" in field else WORDS.get(str(field["type"]))
+            kind = FieldDescriptorProto.TYPE_MESSAGE if "keyType" in field else PROTOBUF_TYPES.get(str(field["type"]))
             assert public.type == (kind or FieldDescriptorProto.TYPE_MESSAGE), field_name
-        hold(message.get("nested", {}), {nested.name: nested for nested in theirs[name].nested_type})  # type: ignore[arg-type]
+        check_messages(message.get("nested", {}), {nested.name: nested for nested in theirs[name].nested_type})  # type: ignore[arg-type]
 
 
-def test_shell_example_is_clean() -> None:
+def test_shell_example_passes_shellcheck() -> None:
     done = run(program("shellcheck", "apt-get install shellcheck"), EXAMPLES / "curl" / "recognize_sign.sh")
     assert done.returncode == 0, done.stdout

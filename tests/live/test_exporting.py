@@ -1,4 +1,4 @@
-"""A `tritonserver` of one's own, started while `asl-triton export` runs or after it was killed."""
+"""A plain `tritonserver`, started while `asl-triton export` runs or after it was killed."""
 
 import secrets
 import signal
@@ -26,7 +26,7 @@ DEADLINE_S = 120.0
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """A folder with a small checkpoint, its labels, and a repository with the model `served`."""
+    """Build a folder with a small checkpoint, its labels, and a repository with the model `served`."""
     checkpoint = load_checkpoint(save_checkpoint(tmp_path / "small.pt"))
     save_labels(tmp_path / "labels.txt")
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path / "models", "served")
@@ -34,14 +34,14 @@ def work(tmp_path: Path) -> Path:
 
 
 def start_export(work: Path, name: str) -> psutil.Popen:
-    """`asl-triton export` as its own process."""
+    """Start `asl-triton export` as a process."""
     arguments = ["small.pt", "--labels", "labels.txt", "--name", name, "--repository", "models"]
     return psutil.Popen([sys.executable, "-m", "asl_triton", "export", *arguments], cwd=work, stdout=subprocess.DEVNULL)
 
 
 @contextmanager
-def half_written(work: Path, name: str) -> Iterator[psutil.Popen]:
-    """An export that has written the network and nothing else yet, and that stands still."""
+def suspend_export(work: Path, name: str) -> Iterator[psutil.Popen]:
+    """Start an export and suspend it when only the network has been written."""
     process = start_export(work, name)
     try:
         deadline = time.monotonic() + DEADLINE_S
@@ -58,8 +58,8 @@ def half_written(work: Path, name: str) -> Iterator[psutil.Popen]:
 
 
 @contextmanager
-def tritonserver(repository: Path, folder: Path) -> Iterator[int]:
-    """The wheel's Triton with no flags but where things are; the HTTP port, once it is ready."""
+def run_tritonserver(repository: Path, folder: Path) -> Iterator[int]:
+    """Run the wheel's Triton with only the necessary flags; yield its HTTP port once it is ready."""
     binary = find_binary(Machine.here(), repository)
     ports = claim_ports(HOST, dict.fromkeys(("http", "grpc", "metrics")))
     flags = [f"--{name}-{what}" for name, port in ports.items() for what in (f"port={port}", f"address={HOST}")]
@@ -84,9 +84,9 @@ def list_folders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 
-def test_triton_starts_while_a_model_is_written(work: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    with half_written(work, "coming") as export:
-        with tritonserver(work / "models", tmp_path_factory.mktemp("triton")) as http:
+def test_triton_starts_while_a_model_is_exported(work: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with suspend_export(work, "coming") as export:
+        with run_tritonserver(work / "models", tmp_path_factory.mktemp("triton")) as http:
             check_answers(HOST, http, "served")
         export.resume()
         assert export.wait(DEADLINE_S) == 0
@@ -94,22 +94,22 @@ def test_triton_starts_while_a_model_is_written(work: Path, tmp_path_factory: py
     assert list_folders(work) == ["models"]
 
 
-def test_triton_starts_after_an_export_was_killed_and_the_next_one_removes_what_it_left(
+def test_triton_starts_after_a_killed_export_and_the_next_export_cleans_up(
     work: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with half_written(work, "killed") as export:
+    with suspend_export(work, "killed") as export:
         export.kill()
         export.wait()
     assert len(list_folders(work)) == 2
-    with tritonserver(work / "models", tmp_path_factory.mktemp("triton")) as http:
+    with run_tritonserver(work / "models", tmp_path_factory.mktemp("triton")) as http:
         check_answers(HOST, http, "served")
     assert start_export(work, "next").wait(DEADLINE_S) == 0
     assert (list_folders(work), list_folders(work / "models")) == (["models"], ["next", "served"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_export_that_is_stopped_leaves_nothing(work: Path, number: signal.Signals) -> None:
-    with half_written(work, "stopped") as export:
+def test_interrupted_export_leaves_nothing(work: Path, number: signal.Signals) -> None:
+    with suspend_export(work, "stopped") as export:
         export.send_signal(number)
         export.resume()
         assert export.wait(DEADLINE_S) != 0

@@ -1,4 +1,4 @@
-"""`recognize_sign` while the folder behind it changes: no gloss is ever named with another network's labels."""
+"""`recognize_sign` while its model folder changes: a network never gets another network's labels."""
 
 import shutil
 from collections.abc import Callable
@@ -22,7 +22,7 @@ NEW = tuple(f"new {gloss}" for gloss in GLOSSES)
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two repositories with a model `signs`: another network with other labels in each."""
+    """Export a model `signs` to two repositories, with different networks and labels."""
     folder = tmp_path_factory.mktemp("exported")
     for seed, labels in enumerate((OLD, NEW)):
         checkpoint = save_checkpoint(folder / f"{seed}.pt", seed=seed)
@@ -42,44 +42,44 @@ def video(tmp_path: Path) -> bytes:
 
 
 @pytest.fixture
-def launch_elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Have Triton started as by a launcher that is not ours, which says this of the model repositories."""
+def use_foreign_launcher(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return a function that makes Triton start as from another launcher, which sets these model repositories."""
 
     def launch(repositories: str) -> None:
-        monkeypatch.setattr(local, "REPOSITORIES_VARIABLE", "NOT_SAID")
+        monkeypatch.setattr(local, "REPOSITORIES_VARIABLE", "UNUSED_VARIABLE")
         monkeypatch.setenv(REPOSITORIES_VARIABLE, repositories)
 
     return launch
 
 
-def logits(answer: Answer | Refusal, labels: tuple[str, ...]) -> list[float]:
-    """In class order, of an answer whose glosses are these labels."""
+def read_logits(answer: Answer | Refusal, labels: tuple[str, ...]) -> list[float]:
+    """Read the logits of an answer in class order. Fails if its glosses are not these labels."""
     assert isinstance(answer, Answer), answer
     by_class = dict(zip(answer.class_ids, zip(answer.glosses, answer.logits, strict=True), strict=True))
     assert tuple(by_class[c][0] for c in range(len(labels))) == labels
     return [by_class[c][1] for c in range(len(labels))]
 
 
-def test_labels_change_with_the_network_and_not_with_the_folder(
-    repository: Path, exported: tuple[Path, Path], video: bytes, launch_elsewhere: Callable[[str], None]
+def test_labels_change_only_with_the_loaded_network(
+    repository: Path, exported: tuple[Path, Path], video: bytes, use_foreign_launcher: Callable[[str], None]
 ) -> None:
     with serve(repository, recognize_sign=True) as triton:
         shutil.rmtree(repository / "signs")
-        assert logits(ask(triton.address, video), OLD)  # the first request, too
+        assert read_logits(ask(triton.address, video), OLD)  # even the first request
         shutil.copytree(exported[1] / "signs", repository / "signs")
-        before = logits(ask(triton.address, video), OLD)
-    launch_elsewhere("")  # the models are found all the same
+        before = read_logits(ask(triton.address, video), OLD)
+    use_foreign_launcher("")  # the models are still found
     with serve(repository, recognize_sign=True) as triton:
-        after = logits(ask(triton.address, video), NEW)
+        after = read_logits(ask(triton.address, video), NEW)
     assert after != pytest.approx(before, abs=0.1)
 
 
-def test_folder_that_is_not_that_of_the_network_is_refused(
-    repository: Path, exported: tuple[Path, Path], video: bytes, launch_elsewhere: Callable[[str], None]
+def test_folder_of_another_network_is_refused(
+    repository: Path, exported: tuple[Path, Path], video: bytes, use_foreign_launcher: Callable[[str], None]
 ) -> None:
-    launch_elsewhere(str(exported[1]))
+    use_foreign_launcher(str(exported[1]))
     with serve(repository, recognize_sign=True) as triton:
         for _ in range(2):
             refused = ask(triton.address, video)
             assert isinstance(refused, Refusal) and refused.status == "UNAVAILABLE", refused
-            assert "signs does not give the answer in its folder" in refused.sentence
+            assert "signs does not give the answer in its folder" in refused.message

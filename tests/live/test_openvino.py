@@ -29,20 +29,20 @@ from tests.local_triton import serve
 from tests.networks import GLOSSES, small_network
 
 Capture = pytest.CaptureFixture[str]
-FIRST_SEED = 70_000  # of signers that neither training nor its held-out clips have seen
+FIRST_SEED = 70_000  # signers in neither the training clips nor the held-out ones
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What `export --precision int8` wrote and said."""
+    """The repository that `export --precision int8` wrote, and its output."""
 
     repository: Path
-    told: str
+    printed: str
 
 
 @pytest.fixture(scope="module")
 def gloss_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two clips of each of twelve demo signs."""
+    """Render two clips of each of twelve demo signs."""
     folder = tmp_path_factory.mktemp("glosses")
     for index, sign in enumerate(SIGNS[:12]):
         (folder / sign.gloss).mkdir()
@@ -53,7 +53,7 @@ def gloss_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quantized(gloss_folders: Path, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
-    """A repository of `demo`, in int8, and `small`, in float32."""
+    """Export `demo` in int8 and `small` in float32."""
     repository = tmp_path_factory.mktemp("openvino") / "models"
     command = [sys.executable, "-m", "asl_triton", "export", "demo", "--repository", str(repository)]
     command += ["--format", "openvino", "--precision", "int8", "--calibrate", str(gloss_folders)]
@@ -70,15 +70,15 @@ def triton(quantized: Quantized) -> Iterator[LocalTriton]:
         yield triton
 
 
-def test_export_says_what_int8_cost(quantized: Quantized) -> None:
+def test_export_reports_the_accuracy_of_int8(quantized: Quantized) -> None:
     pattern = r"with 12 clips, [\d,]+ frames\. On 12 other clips, the best gloss .* for (\d+) of 12"
-    said = re.search(pattern, quantized.told)
-    assert said is not None, quantized.told
-    assert int(said[1]) >= 11
-    accuracies = re.search(r"Top-1 is ([\d.]+)% in int8 and ([\d.]+)% in float32", quantized.told)
-    assert accuracies is not None, quantized.told
+    match = re.search(pattern, quantized.printed)
+    assert match is not None, quantized.printed
+    assert int(match[1]) >= 11
+    accuracies = re.search(r"Top-1 is ([\d.]+)% in int8 and ([\d.]+)% in float32", quantized.printed)
+    assert accuracies is not None, quantized.printed
     assert min(map(float, accuracies.groups())) > 90
-    assert "Statistics" not in quantized.told  # NNCF's own progress
+    assert "Statistics" not in quantized.printed  # NNCF's progress output
 
 
 def test_int8_still_recognizes(triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -100,39 +100,39 @@ def test_doctor_finds_the_golden_answer(triton: LocalTriton, quantized: Quantize
     assert "openvino" in done.told
 
 
-def ask(triton: LocalTriton, frames: Array) -> dict[str, Array]:
-    """The answers of `small`, which is served in float32."""
+def infer_small(triton: LocalTriton, frames: Array) -> dict[str, Array]:
+    """Send frames to `small`, which is served in float32."""
     transport = make_transport(triton.address)
 
-    async def asked() -> dict[str, Array]:
+    async def infer_and_close() -> dict[str, Array]:
         try:
             return dict(await transport.infer("small", {FRAMES: frames}, [LOGITS, STEP_LOGITS, FEATURES]))
         finally:
             await transport.close()
 
-    return run(asked())
+    return run(infer_and_close())
 
 
 def test_every_length_is_served_as_trained(triton: LocalTriton) -> None:
     net, preset = small_network(), PRESETS["wlasl"]
     random = np.random.default_rng(0)
-    for num_frames in (9, 10, 17, 33, 64, 70, 9, 150):  # back and forth: shapes are dynamic
+    for num_frames in (9, 10, 17, 33, 64, 70, 9, 150):  # longer and shorter, because shapes are dynamic
         frames = random.integers(0, 256, (num_frames, 224, 224, 3), np.uint8)
         with torch.inference_mode():
             trained = net(normalize(torch.from_numpy(frames)[None], preset))
             logits = pool_steps(net, trained.step_logits, trained.features, preset)
-        answer = ask(triton, frames[None])
+        answer = infer_small(triton, frames[None])
         assert np.abs(answer[LOGITS] - logits.numpy()).max() < 1e-4
         assert np.abs(answer[STEP_LOGITS] - trained.step_logits.numpy()).max() < 1e-4
         assert np.abs(answer[FEATURES] - trained.features.mean(dim=2).numpy()).max() < 1e-4
 
 
-def test_two_clips_in_a_request_are_refused_with_a_sentence(triton: LocalTriton) -> None:
+def test_two_clips_in_one_request_are_refused(triton: LocalTriton) -> None:
     with pytest.raises(AslTritonError, match="batch-size must be <= 1"):
-        ask(triton, np.zeros((2, 9, 224, 224, 3), np.uint8))
+        infer_small(triton, np.zeros((2, 9, 224, 224, 3), np.uint8))
 
 
-def test_server_without_openvino_says_what_to_install(quantized: Quantized, tmp_path: Path) -> None:
+def test_server_without_openvino_names_the_package_to_install(quantized: Quantized, tmp_path: Path) -> None:
     code = quantized.repository / "small" / "1" / "model.py"
     folder = tmp_path / "models" / "small"
     (folder / "1").mkdir(parents=True)

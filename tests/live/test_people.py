@@ -1,4 +1,4 @@
-"""The presets for people through Triton: checkpoint, export, batch, and the answers of the authors' codes."""
+"""The presets for people, through Triton: a batch gives the same answers as the authors' code."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def triton(reference_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
         yield local
 
 
-def batch(capsys: Capture, triton: LocalTriton, model: str, clips: Path, output: Path, *more: object) -> Done:
+def run_batch(capsys: Capture, triton: LocalTriton, model: str, clips: Path, output: Path, *more: object) -> Done:
     options = ["--server", triton.address, "--model", model, "--output", output, "--format", "jsonl", "--top-k", 2000]
     done = asl_triton(capsys, "batch", clips, *options, *more)
     assert done.code == 0, done.told
@@ -43,7 +43,7 @@ def batch(capsys: Capture, triton: LocalTriton, model: str, clips: Path, output:
 
 
 def read_logits(output: Path) -> dict[str, np.ndarray]:
-    """The logits (C,) of each clip."""
+    """Read the logits (C,) of each clip."""
     found = {}
     for line in (output / "results.jsonl").read_text().splitlines():
         recognition = json.loads(line)
@@ -54,13 +54,13 @@ def read_logits(output: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def test_batch_answers_as_asl_citizen(
+def test_batch_matches_asl_citizen(
     triton: LocalTriton, shared_folder: Path, people: Mapping[str, np.ndarray], tmp_path: Path, capsys: Capture
 ) -> None:
     clips = tmp_path / "clips"
     shutil.copytree(shared_folder / "wlasl" / "videos", clips)
     shutil.copytree(shared_folder / "wlasl" / "long", clips / "long")
-    batch(capsys, triton, "asl-citizen", clips, tmp_path / "out")
+    run_batch(capsys, triton, "asl-citizen", clips, tmp_path / "out")
     found = read_logits(tmp_path / "out")
     assert sorted(found) == ["07068", "07068x2", "07068x3", "07069"]
     for clip, logits in found.items():
@@ -70,7 +70,7 @@ def test_batch_answers_as_asl_citizen(
 
 
 @pytest.mark.parametrize("clip", SIZES)
-def test_batch_with_the_official_box_answers_as_bsl1k(
+def test_batch_with_the_official_box_matches_bsl1k(
     triton: LocalTriton,
     shared_folder: Path,
     people: Mapping[str, np.ndarray],
@@ -80,16 +80,16 @@ def test_batch_with_the_official_box_answers_as_bsl1k(
 ) -> None:
     path = shared_folder / "wlasl" / "videos" / f"{clip}.mp4"
     x0, y0, x1, y1 = people[f"{clip}/box"] / np.tile(SIZES[clip], 2)
-    boxed = batch(capsys, triton, "bsl1k-person", path, tmp_path / "out", "--signer", f"{x0},{y0},{x1},{y1}")
+    boxed = run_batch(capsys, triton, "bsl1k-person", path, tmp_path / "out", "--signer", f"{x0},{y0},{x1},{y1}")
     assert "the signer's box is unknown" not in boxed.told
     wanted, logits = people[f"{clip}/bsl1k-person"][0], read_logits(tmp_path / "out")[clip]
     off = np.abs(logits - wanted).max()
-    print(f"{clip}: off by {off:.2g} of {np.ptp(wanted):.0f}")  # crops are bytes, and the authors' are not rounded
+    print(f"{clip}: off by {off:.2g} of {np.ptp(wanted):.0f}")  # our crops are rounded to bytes, unlike the authors'
     assert off <= 0.01 * np.ptp(wanted) and logits.argmax() == wanted.argmax()
-    whole = batch(capsys, triton, "bsl1k-person", path, tmp_path / "whole", "--signer", "off")
+    whole = run_batch(capsys, triton, "bsl1k-person", path, tmp_path / "whole", "--signer", "off")
     assert "the signer's box is unknown" in whole.told
     off_whole = np.abs(read_logits(tmp_path / "whole")[clip] - wanted).max()
     assert off_whole > 10 * off
-    found = batch(capsys, triton, "bsl1k-person", path, tmp_path / "found")  # by the face
+    found = run_batch(capsys, triton, "bsl1k-person", path, tmp_path / "found")  # found by the face detector
     assert "no signer was found" not in found.told
     assert np.abs(read_logits(tmp_path / "found")[clip] - wanted).max() < off_whole

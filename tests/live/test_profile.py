@@ -1,4 +1,4 @@
-"""The breakdown of a clip's processor time, on a few clips."""
+"""The profile of processor time per clip, on a few clips."""
 
 import json
 import sys
@@ -20,11 +20,11 @@ from tests.benchmarks.profile import Spent, build_profile, find_stage, format_ta
     ("process 1;Journal.append (asl_triton/batch/journal.py:120);dumps (json/__init__.py:1)", "write"),
     ("process 1;something (else.py:1)", "other"),
 ])  # fmt: skip
-def test_stage_is_that_of_the_innermost_known_function(stack: str, stage: str) -> None:
+def test_stage_is_taken_from_the_innermost_known_function(stack: str, stage: str) -> None:
     assert find_stage(stack) == stage
 
 
-def test_samples_are_scaled_to_the_processor_time() -> None:
+def test_samples_are_scaled_to_processor_time() -> None:
     crop, decode = "crop_frame (asl_triton/video/preprocessing.py:1)", "decode_next (asl_triton/video/decoder.py:1)"
     stacks = Counter({f"process 1;{crop}": 4, f"process 1;process 2;{crop}": 1, f"process 1;process 2;{decode}": 3})
     found = build_profile("batch", 10, stacks, Spent(python_s=1.0, native_s=0.5, below_s=2.0), {"Triton": 7.0})
@@ -32,7 +32,9 @@ def test_samples_are_scaled_to_the_processor_time() -> None:
     assert "| decode | 150.00 | 43% |" in format_table(found) and "Triton | 7.00" in format_table(found)
 
 
-def test_every_way_is_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_folder: Path) -> None:
+def test_batch_and_recognize_sign_are_profiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_folder: Path
+) -> None:
     monkeypatch.setattr(sys, "argv", [
         "profile", "--clips", "32", "--videos", str(shared_folder / "wlasl" / "videos"), "--output", str(tmp_path),
     ])  # fmt: skip

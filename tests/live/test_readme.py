@@ -1,4 +1,4 @@
-"""What the README and the documentation show is there and runs."""
+"""The commands, links and examples in the README and the documentation work."""
 
 import re
 import shlex
@@ -20,43 +20,43 @@ README = TEXTS["README.md"]
 EXTRAS = metadata("asl-triton").get_all("Provides-Extra") or []
 
 
-def blocks(text: str, language: str) -> list[str]:
-    """The fenced code of one language."""
+def find_code_blocks(text: str, language: str) -> list[str]:
+    """Find the fenced code blocks in a language."""
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def commands(name: str) -> list[tuple[str, list[str]]]:
-    """The page and the words of each line in a console block that calls a program, without its comment."""
+def find_commands(name: str) -> list[tuple[str, list[str]]]:
+    """Find the lines in console blocks that call a program. Returns each page and its words, without comments."""
     found = []
     for page, text in TEXTS.items():
-        lines = "\n".join(blocks(text, "console")).replace("\\\n", " ").splitlines()
+        lines = "\n".join(find_code_blocks(text, "console")).replace("\\\n", " ").splitlines()
         parts = [part.strip() for line in lines for part in re.split(r" && | \| ", line)]
         found += [(page, shlex.split(part, comments=True)[1:]) for part in parts if part.split()[:1] == [name]]
     return found
 
 
-def show(value: object) -> str:
-    """The name of a case."""
+def format_id(value: object) -> str:
+    """Format a parameter as a test ID."""
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
-@pytest.mark.parametrize(("page", "words"), commands("asl-triton"), ids=show)
+@pytest.mark.parametrize(("page", "words"), find_commands("asl-triton"), ids=format_id)
 def test_commands_and_their_options_exist(page: str, words: list[str]) -> None:
     command = typer.main.get_group(app).commands[words[0]]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word.partition("=")[0] for word in words[1:] if word.startswith("-")} <= known
 
 
-def test_every_command_is_in_the_readme() -> None:
-    told = set(re.findall(r"^\| `asl-triton ([a-z]+)", README, flags=re.MULTILINE))
-    assert told == set(typer.main.get_group(app).commands)
+def test_readme_lists_every_command() -> None:
+    listed = set(re.findall(r"^\| `asl-triton ([a-z]+)", README, flags=re.MULTILINE))
+    assert listed == set(typer.main.get_group(app).commands)
 
 
 def test_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
 
 
-@pytest.mark.parametrize(("page", "words"), commands("make"), ids=show)
+@pytest.mark.parametrize(("page", "words"), find_commands("make"), ids=format_id)
 def test_make_targets_exist(page: str, words: list[str]) -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert f"\n{words[0]}:" in makefile
@@ -64,8 +64,8 @@ def test_make_targets_exist(page: str, words: list[str]) -> None:
         assert f"\n{variable.split('=')[0]} ?=" in makefile
 
 
-@pytest.mark.parametrize(("page", "words"), commands("pip"), ids=show)
-def test_extras_exist_and_no_package_index_is_asked_for_them(page: str, words: list[str]) -> None:
+@pytest.mark.parametrize(("page", "words"), find_commands("pip"), ids=format_id)
+def test_extras_exist_and_are_not_installed_from_a_package_index(page: str, words: list[str]) -> None:
     for word in words:
         if found := re.search(r"(.*)\[([\w,-]+)\]$", word):
             assert found[1] in (".", "tritonclient") or found[1].endswith(".whl"), word
@@ -74,14 +74,14 @@ def test_extras_exist_and_no_package_index_is_asked_for_them(page: str, words: l
 
 
 @pytest.mark.parametrize("page", TEXTS)
-def test_links_into_the_project_lead_somewhere(page: str) -> None:
+def test_relative_links_exist(page: str) -> None:
     for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", TEXTS[page]):
         assert ((ROOT / page).parent / target).exists(), target
 
 
 def find_example(page: str, word: str) -> str:
-    """A page's Python example that has a word in it."""
-    (example,) = (block for block in blocks(TEXTS[page], "python") if word in block)
+    """Find the Python example of a page that contains a word."""
+    (example,) = (block for block in find_code_blocks(TEXTS[page], "python") if word in block)
     return example
 
 

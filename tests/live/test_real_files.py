@@ -1,4 +1,4 @@
-"""Real video files by every way in: the same frames, the same warnings, and the right signs."""
+"""Real video files through the library, the command and the server: same frames, warnings and signs."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from tests.client.videos import ffmpeg
 from tests.command_line import asl_triton
 from tests.live.sign_client import Answer, ask
 
-ZOO = {  # frames, lost frames, and what is signed where one sign is
+ZOO = {  # frames and lost frames
     "good.mp4": (77, 0), "bad_zero.mp4": (76, 1), "mjpeg_422_420.avi": (40, 0), "mjd_3840x2160.avi": (3, 0),
     "hflip.mp4": (77, 0), "tagged3.mp4": (77, 0), "late.mp4": (77, 0), "nodef.webm": (385, 0),
     "dup_times.webm": (433, 0), "h265_nokey.mkv": (516, 99), "film_damaged_faststart.mp4": (432, 1),
@@ -51,7 +51,7 @@ def test_library_command_and_server_agree(
     assert [row["gloss"] for row in line["predictions"]] == list(served.glosses)
 
 
-def test_damaged_packet_changes_no_gloss(demo_triton: LocalTriton, shared_folder: Path) -> None:
+def test_damaged_packet_does_not_change_the_gloss(demo_triton: LocalTriton, shared_folder: Path) -> None:
     with Recognizer(demo_triton.address) as recognizer:
         glosses = {
             name: recognizer.recognize(shared_folder / "zoo" / name).gloss for name in ("good.mp4", "bad_zero.mp4")
@@ -59,7 +59,7 @@ def test_damaged_packet_changes_no_gloss(demo_triton: LocalTriton, shared_folder
     assert glosses["good.mp4"] == glosses["bad_zero.mp4"]
 
 
-def test_film_with_a_damaged_packet_has_all_its_signs(demo_triton: LocalTriton, shared_folder: Path) -> None:
+def test_film_with_a_damaged_packet_keeps_all_signs(demo_triton: LocalTriton, shared_folder: Path) -> None:
     with Recognizer(demo_triton.address) as recognizer:
         timeline = recognizer.timeline(shared_folder / "zoo" / "film_damaged_faststart.mp4")
     assert len(timeline.segments) == 8
@@ -67,7 +67,7 @@ def test_film_with_a_damaged_packet_has_all_its_signs(demo_triton: LocalTriton, 
     assert len(timeline.warnings) == 1
 
 
-def test_last_sign_is_where_it_is_signed_though_timestamps_are_shared(
+def test_last_sign_is_timed_correctly_despite_duplicate_timestamps(
     demo_triton: LocalTriton, shared_folder: Path
 ) -> None:
     with Recognizer(demo_triton.address) as recognizer:
@@ -75,14 +75,14 @@ def test_last_sign_is_where_it_is_signed_though_timestamps_are_shared(
     assert 15.5 < segments[-1].start_s < segments[-1].end_s < 18.1
 
 
-def test_cues_count_from_the_start_of_the_file(demo_triton: LocalTriton, shared_folder: Path) -> None:
+def test_segment_times_start_at_the_beginning_of_the_file(demo_triton: LocalTriton, shared_folder: Path) -> None:
     with Recognizer(demo_triton.address) as recognizer:
         late = recognizer.timeline(shared_folder / "zoo" / "late.mp4").segments
     assert late and all(segment.start_s >= 1.5 for segment in late)
 
 
 @pytest.mark.parametrize("frame_rate", [50, 60, 120, 240])
-def test_fast_video_of_a_phone_is_answered_as_at_its_usual_rate(
+def test_high_frame_rate_video_gets_the_same_answer_as_at_the_usual_rate(
     demo_triton: LocalTriton, tmp_path: Path, frame_rate: int
 ) -> None:
     usual, fast = tmp_path / "usual.mp4", tmp_path / "fast.mp4"
@@ -93,5 +93,5 @@ def test_fast_video_of_a_phone_is_answered_as_at_its_usual_rate(
     assert ours.gloss == theirs.gloss == SIGNS[0].gloss
     assert theirs.num_frames > 1.5 * ours.num_frames and theirs.duration_s == pytest.approx(ours.duration_s, abs=0.1)
     assert f"{frame_rate} frames per second: one of" in theirs.warnings[0]
-    # At 240, one of seven leaves 34 per second, so that the sign is a seventh slower.
+    # At 240, taking one frame in seven leaves 34 per second, so the sign looks a seventh slower.
     assert theirs.confidence == pytest.approx(ours.confidence, abs=0.2)

@@ -1,4 +1,4 @@
-"""`recognize_sign_stream`: a long video's bytes in, the glosses of each window out as soon as they are known."""
+"""`recognize_sign_stream`: the bytes of a long video in, the glosses of each window out as soon as they are known."""
 
 import queue
 from pathlib import Path
@@ -17,7 +17,7 @@ from asl_triton.video.windows import cut_timed_windows
 from asl_triton_deploy.local import LocalTriton
 from tests.client.videos import PDF, clip
 from tests.live.conftest import write_clip
-from tests.live.sign_client import Answer, Refusal, ask, inputs, listen
+from tests.live.sign_client import Answer, Refusal, ask, ask_stream, build_inputs
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +26,18 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_window_is_answered_in_order_with_its_times(preset_triton: LocalTriton, long: Path) -> None:
-    heard = listen(preset_triton.address, long.read_bytes(), model="wlasl")
-    assert all(isinstance(answer, Answer) for answer in heard)
-    times = [time_s for answer in heard if isinstance(answer, Answer) for time_s in (answer.start_s, answer.end_s)]
-    # 140 frames at 25 a second: windows of 64 every 32, the last one flush with the end.
+    answers = ask_stream(preset_triton.address, long.read_bytes(), model="wlasl")
+    assert all(isinstance(answer, Answer) for answer in answers)
+    times = [time_s for answer in answers if isinstance(answer, Answer) for time_s in (answer.start_s, answer.end_s)]
+    # 140 frames at 25 per second: windows of 64 every 32 frames, and a last one aligned with the end.
     assert times == pytest.approx([frame / 25 for k in (0, 32, 64, 76) for frame in (k, k + 64)])
-    assert all(len(answer.glosses) == 10 for answer in heard if isinstance(answer, Answer))
+    assert all(len(answer.glosses) == 10 for answer in answers if isinstance(answer, Answer))
 
 
-def test_windows_of_a_model_of_windows_pool_to_the_answer_of_the_clip(preset_triton: LocalTriton, long: Path) -> None:
-    heard = listen(preset_triton.address, long.read_bytes(), model="bsl1k", top_k=20)
-    logits = np.zeros((len(heard), 20), np.float32)
-    for row, answer in zip(logits, heard, strict=True):
+def test_window_logits_average_to_the_answer_for_the_clip(preset_triton: LocalTriton, long: Path) -> None:
+    answers = ask_stream(preset_triton.address, long.read_bytes(), model="bsl1k", top_k=20)
+    logits = np.zeros((len(answers), 20), np.float32)
+    for row, answer in zip(logits, answers, strict=True):
         assert isinstance(answer, Answer)
         row[list(answer.class_ids)] = answer.logits
     whole = ask(preset_triton.address, long.read_bytes(), model="bsl1k", top_k=20)
@@ -48,26 +48,26 @@ def test_windows_of_a_model_of_windows_pool_to_the_answer_of_the_clip(preset_tri
     assert whole.logits == pytest.approx([p.logit for p in pooled], abs=1e-4)
 
 
-def test_short_video_is_one_window_and_the_clips_own_answer(strict_triton: LocalTriton, tmp_path: Path) -> None:
+def test_short_video_is_one_window_with_the_answer_for_the_clip(strict_triton: LocalTriton, tmp_path: Path) -> None:
     video = write_clip(tmp_path / "short.mp4", 24).read_bytes()
-    (heard,) = listen(strict_triton.address, video)
+    (window,) = ask_stream(strict_triton.address, video)
     whole = ask(strict_triton.address, video)
-    assert isinstance(heard, Answer) and isinstance(whole, Answer)
-    assert heard.glosses == whole.glosses
-    assert heard.confidences == pytest.approx(whole.confidences, rel=1e-4)
-    assert (heard.start_s, heard.end_s) == pytest.approx((0, 24 / 25))
+    assert isinstance(window, Answer) and isinstance(whole, Answer)
+    assert window.glosses == whole.glosses
+    assert window.confidences == pytest.approx(whole.confidences, rel=1e-4)
+    assert (window.start_s, window.end_s) == pytest.approx((0, 24 / 25))
 
 
-def test_spans_are_those_of_the_client(preset_triton: LocalTriton, long: Path) -> None:
+def test_spans_match_those_of_our_client(preset_triton: LocalTriton, long: Path) -> None:
     with open_video(long) as video:
-        cut = cut_timed_windows(crop_frames(video, PRESETS["bsl1k"], 1000), PRESETS["bsl1k"], video.frame_rate)
-        times = [float(span.edges_s[place]) for _, span in cut for place in (0, -1)]
-    heard = listen(preset_triton.address, long.read_bytes(), model="bsl1k")
-    assert [t for a in heard if isinstance(a, Answer) for t in (a.start_s, a.end_s)] == pytest.approx(times)
+        windows = cut_timed_windows(crop_frames(video, PRESETS["bsl1k"], 1000), PRESETS["bsl1k"], video.frame_rate)
+        times = [float(span.edges_s[place]) for _, span in windows for place in (0, -1)]
+    answers = ask_stream(preset_triton.address, long.read_bytes(), model="bsl1k")
+    assert [t for a in answers if isinstance(a, Answer) for t in (a.start_s, a.end_s)] == pytest.approx(times)
 
 
 @pytest.mark.parametrize(
-    ("video", "top_k", "model", "status", "sentence"),
+    ("video", "top_k", "model", "status", "message"),
     [
         (b"", None, None, "INVALID_ARGUMENT", "VIDEO is empty (0 bytes)"),
         (PDF, None, None, "INVALID_ARGUMENT", "VIDEO cannot be read as a video: it is something else"),
@@ -76,41 +76,37 @@ def test_spans_are_those_of_the_client(preset_triton: LocalTriton, long: Path) -
         (PDF, None, "big", "NOT_FOUND", "this server has no model 'big'"),
     ],
 )
-def test_what_cannot_be_answered_is_one_error_and_the_end(
-    strict_triton: LocalTriton, video: bytes, top_k: int | None, model: str | None, status: str, sentence: str
+def test_invalid_request_ends_with_one_error(
+    strict_triton: LocalTriton, video: bytes, top_k: int | None, model: str | None, status: str, message: str
 ) -> None:
-    (refused,) = listen(strict_triton.address, video, top_k=top_k, model=model)
+    (refused,) = ask_stream(strict_triton.address, video, top_k=top_k, model=model)
     assert isinstance(refused, Refusal)
     assert refused.status == status
-    assert sentence in refused.sentence
+    assert message in refused.message
 
 
-def test_video_that_is_longer_than_its_container_says_is_answered_until_the_limit(
-    strict_triton: LocalTriton, tmp_path: Path
-) -> None:
+def test_video_with_undeclared_frames_is_answered_up_to_the_limit(strict_triton: LocalTriton, tmp_path: Path) -> None:
     video = clip(tmp_path / "live.webm", 280, size="16x16", options=["-live", "1", "-deadline", "realtime"])
-    *heard, refused = listen(strict_triton.address, video.read_bytes())
-    assert all(isinstance(answer, Answer) for answer in heard)
-    assert isinstance(refused, Refusal) and "VIDEO has more than 250 frames, the limit" in refused.sentence
+    *answers, refused = ask_stream(strict_triton.address, video.read_bytes())
+    assert all(isinstance(answer, Answer) for answer in answers)
+    assert isinstance(refused, Refusal) and "VIDEO has more than 250 frames, the limit" in refused.message
 
 
-def test_error_without_the_metadata_is_a_text_and_the_stream_goes_on(
-    strict_triton: LocalTriton, tmp_path: Path
-) -> None:
+def test_error_without_the_header_does_not_end_the_stream(strict_triton: LocalTriton, tmp_path: Path) -> None:
     good = write_clip(tmp_path / "good.mp4", 12).read_bytes()
-    came: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
+    responses: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
     with tritonclient.grpc.InferenceServerClient(strict_triton.address) as client:
-        client.start_stream(lambda result, error: came.put((result, error)))
+        client.start_stream(lambda result, error: responses.put((result, error)))
         for video in (PDF, good):
-            client.async_stream_infer("recognize_sign_stream", inputs(video))
-        errors = [error for _, error in (came.get(timeout=60), came.get(timeout=60))]
+            client.async_stream_infer("recognize_sign_stream", build_inputs(video))
+        errors = [error for _, error in (responses.get(timeout=60), responses.get(timeout=60))]
     assert "VIDEO cannot be read as a video" in str(errors[0])
     assert errors[1] is None
 
 
-def test_it_is_for_streams_alone(strict_triton: LocalTriton) -> None:
+def test_non_streaming_request_is_refused(strict_triton: LocalTriton) -> None:
     with (
         tritonclient.grpc.InferenceServerClient(strict_triton.address) as client,
         pytest.raises(InferenceServerException, match="decoupled"),
     ):
-        client.infer("recognize_sign_stream", inputs(b""))
+        client.infer("recognize_sign_stream", build_inputs(b""))

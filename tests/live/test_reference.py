@@ -1,4 +1,4 @@
-"""The main job on the reference checkpoint: checkpoint, model repository, Triton, batch, the original's classes."""
+"""The main workflow with the reference checkpoint: export, Triton, batch, and the same classes as the original."""
 
 import csv
 import json
@@ -52,14 +52,14 @@ def test_reference_checkpoint_ranks_the_ten_classes_of_the_original(
     rows = list(csv.DictReader((output / "results.csv").read_text().splitlines()))
     assert [row["gloss"] for row in rows] == [p["gloss"] for r in recognitions for p in r["predictions"]]
     assert pq.read_table(output / "results.parquet").column("gloss").to_pylist() == [row["gloss"] for row in rows]
-    assert_layout_of_the_earlier_project((output / "results.txt").read_bytes(), wlasl / "asl_inference_results.txt")
+    check_layout_of_the_earlier_project((output / "results.txt").read_bytes(), wlasl / "asl_inference_results.txt")
 
 
-def assert_layout_of_the_earlier_project(ours: bytes, theirs: Path) -> None:
-    """Every line of both files has one of three shapes, in the same order, with the same ends."""
+def check_layout_of_the_earlier_project(ours: bytes, theirs: Path) -> None:
+    """Check that both files have the same kinds of lines, in the same order, with the same line endings."""
     line = rb"(?:Video: \S+|\d+\. .{20,} \(\d+\.\d\d%\)|)"
     layout = re.compile(rb"(?:%s\r\n)*%s" % (line, line))
-    assert layout.fullmatch(theirs.read_bytes()), "the pattern is not that of the earlier project's file"
+    assert layout.fullmatch(theirs.read_bytes()), "the pattern does not match the earlier project's file"
     assert layout.fullmatch(ours)
     starts = [re.match(rb"Video|\d+\.|", line)[0] for line in ours.split(b"\r\n")]  # type: ignore[index]
     block = [b"Video", *(b"%d." % rank for rank in range(1, 11))]

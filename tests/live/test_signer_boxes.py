@@ -1,4 +1,4 @@
-"""The signer's box through a real Triton: films whose shots have each their own, live frames, boxes that are given."""
+"""The signer's box through a real Triton: one per shot of a film, live frames, and given boxes."""
 
 import json
 from pathlib import Path
@@ -23,14 +23,14 @@ from tests.command_line import asl_triton
 Capture = pytest.CaptureFixture[str]
 SIZE = (720, 1280)  # (H, W) of the films
 SIDE = 252  # pixels: the height and width of the signer's picture in them
-# The scenes: who signs, where in the film, and what. The face detector finds these two animated faces.
+# Seed of the signer, position in the frame, and glosses. The face detector finds these two animated faces.
 SCENES = ((1_400_100, (860, 340), ("book", "hello")), (1_400_105, (90, 260), ("drink", "mother")))
 BOX = (860 / 1280, 340 / 720, (860 + SIDE) / 1280, (340 + SIDE) / 720)
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shots of 1280 x 720, each with a signer who is small in it."""
+    """Write a film of two 1280 x 720 shots, each with a small signer."""
     path = tmp_path_factory.mktemp("boxes") / "film.mp4"
     writer = imageio_ffmpeg.write_frames(str(path), SIZE[::-1], fps=FPS, codec="libx264", macro_block_size=1)
     writer.send(None)
@@ -53,7 +53,7 @@ def timeline(demo_triton: LocalTriton, film: Path) -> Timeline:
         return recognizer.timeline(film)
 
 
-def test_each_shot_of_a_film_has_its_box_and_its_signs_are_found(timeline: Timeline) -> None:
+def test_each_shot_of_a_film_gets_its_own_box(timeline: Timeline) -> None:
     assert [segment.gloss for segment in timeline.segments] == ["book", "hello", "drink", "mother"]
     assert len(timeline.signers) == 2
     for shot, (_, (left, top), _) in zip(timeline.signers, SCENES, strict=True):
@@ -63,14 +63,14 @@ def test_each_shot_of_a_film_has_its_box_and_its_signs_are_found(timeline: Timel
     assert not any("signer was found" in warning or "people are" in warning for warning in timeline.warnings)
 
 
-def test_whole_frames_show_too_little_of_them(demo_triton: LocalTriton, film: Path) -> None:
+def test_signs_are_missed_in_whole_frames(demo_triton: LocalTriton, film: Path) -> None:
     with Recognizer(demo_triton.address, find_signer=False) as recognizer:
         whole = recognizer.timeline(film)
     assert whole.signers == ()
     assert [segment.gloss for segment in whole.segments] != ["book", "hello", "drink", "mother"]
 
 
-def test_threads_and_processes_say_the_same(demo_triton: LocalTriton, film: Path, timeline: Timeline) -> None:
+def test_threads_and_processes_give_the_same_timeline(demo_triton: LocalTriton, film: Path, timeline: Timeline) -> None:
     with Recognizer(demo_triton.address, decoding="threads") as recognizer:
         found = recognizer.timeline(film)
     assert (found.segments, found.signers, found.warnings) == (timeline.segments, timeline.signers, timeline.warnings)
@@ -95,19 +95,19 @@ def test_batch_writes_the_box_of_each_segment_and_resumes(
     (tmp_path / "film.jsonl").rename(tmp_path / "before.jsonl")
     assert asl_triton(capsys, "batch", film, *options).code == 0  # from the journal
     assert (tmp_path / "film.jsonl").read_text() == (tmp_path / "before.jsonl").read_text()
-    assert asl_triton(capsys, "batch", film, *options, "--signer", "off").code == 0  # another question
+    assert asl_triton(capsys, "batch", film, *options, "--signer", "off").code == 0  # other settings, so not resumed
     whole = [json.loads(line) for line in (tmp_path / "film.jsonl").read_text().splitlines()]
     assert whole != rows and not any("signer" in row for row in whole)
 
 
-def test_box_that_is_given_is_taken_for_the_whole_film(demo_triton: LocalTriton, film: Path) -> None:
+def test_given_box_applies_to_the_whole_film(demo_triton: LocalTriton, film: Path) -> None:
     with Recognizer(demo_triton.address, signer=SignerBox(*BOX)) as recognizer:
         found = recognizer.timeline(film)
     assert [segment.gloss for segment in found.segments][:2] == ["book", "hello"]
     assert {shot.box and shot.box.source for shot in found.signers} == {"caller"}
 
 
-def test_live_frames_are_cut_to_the_signer_who_is_followed_over_a_cut(demo_triton: LocalTriton, film: Path) -> None:
+def test_live_box_follows_the_signer_across_a_cut(demo_triton: LocalTriton, film: Path) -> None:
     boxes = []
     with Recognizer(demo_triton.address) as recognizer:
         session = LiveSession(recognizer, LiveRules(stride_frames=16), guides=True)
@@ -124,7 +124,7 @@ def test_live_frames_are_cut_to_the_signer_who_is_followed_over_a_cut(demo_trito
         assert box is not None and overlap((box.x0, box.y0, box.x1, box.y1), picture) > 0.4
 
 
-def test_watch_says_where_the_signer_is(demo_triton: LocalTriton, film: Path, capsys: Capture) -> None:
+def test_watch_reports_the_signer_box(demo_triton: LocalTriton, film: Path, capsys: Capture) -> None:
     options = ["--server", demo_triton.address, "--stride", 16, "--json"]
     events = [json.loads(line) for line in asl_triton(capsys, "watch", film, *options).out.splitlines()]
     found = [event["signer"] for event in events if event["event"] == "signer"]
@@ -133,9 +133,7 @@ def test_watch_says_where_the_signer_is(demo_triton: LocalTriton, film: Path, ca
     assert not [line for line in off if json.loads(line)["event"] == "signer"]
 
 
-def test_recognize_sign_and_frames_give_the_same_answer_with_the_same_box(
-    demo_triton: LocalTriton, tmp_path: Path
-) -> None:
+def test_frames_and_video_give_the_same_answer_with_the_same_box(demo_triton: LocalTriton, tmp_path: Path) -> None:
     clip = render("book", 3_000_000, size=(256, 256), num_frames=64, fps=25.0)
     frames = np.full((len(clip.frames), *SIZE, 3), (205, 190, 180), np.uint8)
     for small, frame in zip(clip.frames, frames, strict=True):

@@ -1,4 +1,4 @@
-"""Swapping models: several models at once, one of them a network that is not I3D and came as TorchScript."""
+"""Several models at once, one of them a TorchScript network that is not I3D."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +79,7 @@ def network() -> R2Plus1D:
 def triton(
     network: R2Plus1D, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalTriton]:
-    """A repository of both: an I3D, and the R(2+1)D as `asl-triton export --torchscript` writes it."""
+    """Serve an I3D, and the R(2+1)D as exported by `asl-triton export --torchscript`."""
     folder = tmp_path_factory.mktemp("swapping")
     torch.jit.script(network).save(folder / "r2plus1d.pt")
     save_labels(folder / "labels.txt", SIGNS)
@@ -95,12 +95,12 @@ def triton(
 
 
 def export(*arguments: object) -> None:
-    """`asl-triton export`, outside a test."""
+    """Run `asl-triton export` in a fixture, which has no capsys."""
     done = CliRunner().invoke(app, ["export", *map(str, arguments)])
     assert done.exit_code == 0, done.output
 
 
-def test_network_that_is_not_i3d_is_asked_as_any_other(triton: LocalTriton, network: R2Plus1D, tmp_path: Path) -> None:
+def test_network_other_than_i3d_works(triton: LocalTriton, network: R2Plus1D, tmp_path: Path) -> None:
     for num_frames in (9, 24, 41):
         clip = write_clip(tmp_path / f"{num_frames}.mp4", num_frames, seed=num_frames)
         with Recognizer(triton.address, model="r2plus1d") as recognizer:
@@ -108,14 +108,14 @@ def test_network_that_is_not_i3d_is_asked_as_any_other(triton: LocalTriton, netw
         assert sorted(p.gloss for p in recognition.predictions) == sorted(SIGNS)
         assert sum(p.confidence for p in recognition.predictions) == pytest.approx(1)
         with torch.inference_mode():
-            logits = network(torch.from_numpy(crops_of(clip))[None])[0][0]
+            logits = network(torch.from_numpy(crop_clip(clip))[None])[0][0]
         assert recognition.predictions[0].class_id == int(logits.argmax())
         for prediction in recognition.predictions:
             assert prediction.logit == pytest.approx(float(logits[prediction.class_id]), abs=1e-3)
 
 
-def crops_of(clip: Path) -> Image:
-    """The clip as the client sends it."""
+def crop_clip(clip: Path) -> Image:
+    """Crop a clip as the client does."""
     with open_video(clip) as video:
         return next(cut_windows((c.image for c in crop_frames(video, PRESET, 1000)), PRESET)).frames
 
@@ -130,7 +130,7 @@ def test_several_models_are_served_at_once(
     assert '"i3d"' in listed.out and '"r2plus1d"' in listed.out
 
 
-def test_doctor_finds_the_script_well(triton: LocalTriton, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_passes_for_the_script(triton: LocalTriton, capsys: pytest.CaptureFixture[str]) -> None:
     checked = asl_triton(
         capsys, "doctor", "--server", triton.address, "--model", "r2plus1d", "--repository", triton.repository
     )

@@ -1,4 +1,4 @@
-"""Timelines by the demo checkpoint in a real Triton: a film of the demo signer, and what people do wrong."""
+"""Timelines from the demo checkpoint in a real Triton: a film of the demo signer, and common mistakes."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ from tests.paths import EAF_SCHEMA
 Capture = pytest.CaptureFixture[str]
 SCHEMA = EAF_SCHEMA
 SEED = 7_500_000
-BORDER_S = 0.64  # two steps; the benchmark says what is usual
+BORDER_S = 0.64  # two steps; the benchmark measures the typical error
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def triton(fast_demo_triton: LocalTriton) -> LocalTriton:
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Signed]]:
-    """Two scenes of three signs with pauses, and what is signed in them."""
+    """Write a film of two scenes of three signs with pauses; return it with its signs."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"
     return path, write_film(path, seconds=36, signs=6, signs_a_scene=3, seed=SEED)
 
@@ -43,15 +43,15 @@ def timeline(triton: LocalTriton, film: tuple[Path, list[Signed]]) -> Timeline:
         return recognizer.timeline(film[0])
 
 
-def check(segments: tuple[Segment, ...], signed: list[Signed]) -> None:
-    """Whether each sign is found, and nothing else, and where it is."""
+def check_segments(segments: tuple[Segment, ...], signed: list[Signed]) -> None:
+    """Check that exactly these signs are found, at the right times."""
     assert [segment.gloss for segment in segments] == [sign.gloss for sign in signed]
     for segment, sign in zip(segments, signed, strict=True):
         assert (segment.start_s, segment.end_s) == pytest.approx((sign.start_s, sign.end_s), abs=BORDER_S), sign
 
 
-def uneven(path: Path, source: Path) -> Path:
-    """The same film, of which the second half leaves out every fourth frame: the times of the others stay."""
+def write_uneven(path: Path, source: Path) -> Path:
+    """Copy a film, dropping every fourth frame of the second half. The other frames keep their times."""
     with av.open(str(source)) as film, av.open(str(path), "w") as container:
         frames = film.streams.video[0].frames
         stream = container.add_stream("libx264", rate=25, options={"crf": "18"})
@@ -65,26 +65,26 @@ def uneven(path: Path, source: Path) -> Path:
     return path
 
 
-def test_film_has_a_segment_for_each_sign_where_it_is_signed(
+def test_film_has_a_segment_for_each_sign_at_the_right_time(
     timeline: Timeline, film: tuple[Path, list[Signed]]
 ) -> None:
-    check(timeline.segments, film[1])
+    check_segments(timeline.segments, film[1])
     assert (timeline.video, timeline.model) == (str(film[0]), "demo")
     assert timeline.duration_s == pytest.approx(timeline.num_frames / FPS) == pytest.approx(36, abs=0.2)
 
 
-def test_film_of_a_variable_frame_rate_has_the_same(
+def test_film_with_a_variable_frame_rate_has_the_same_segments(
     triton: LocalTriton, film: tuple[Path, list[Signed]], tmp_path: Path
 ) -> None:
-    path = uneven(tmp_path / "uneven.mp4", film[0])
+    path = write_uneven(tmp_path / "uneven.mp4", film[0])
     with Recognizer(triton.address) as recognizer:
         found = recognizer.timeline(path)
-    assert 780 < found.num_frames < 800  # by counting, the last sign would be four seconds too early
+    assert 780 < found.num_frames < 800  # counting frames would put the last sign four seconds too early
     assert found.duration_s == pytest.approx(36, abs=0.2)
-    check(found.segments, film[1])
+    check_segments(found.segments, film[1])
 
 
-def test_all_files_say_the_same_to_those_that_read_them(
+def test_all_formats_contain_the_same_segments(
     triton: LocalTriton, timeline: Timeline, film: tuple[Path, list[Signed]], tmp_path: Path, capsys: Capture
 ) -> None:
     folder, output = tmp_path / "films", tmp_path / "out"
@@ -112,7 +112,7 @@ def test_all_files_say_the_same_to_those_that_read_them(
     assert document.get_linked_files()[0]["RELATIVE_MEDIA_URL"] == "../../films/deeper/film.mp4"
 
 
-def test_bad_films_are_named_and_the_others_written(triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
+def test_bad_films_are_reported_and_others_written(triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
     folder, output = tmp_path / "films", tmp_path / "out"
     write_clip(folder / "good.mp4", num_frames=30)
     write_clip(folder / "one frame.mp4", num_frames=1)
@@ -130,19 +130,24 @@ def test_bad_films_are_named_and_the_others_written(triton: LocalTriton, tmp_pat
     assert written == {f"{stem}.{name}" for stem in ("good", "one frame") for name in ("csv", "jsonl")}
 
 
-@pytest.mark.parametrize(("options", "says"), [
+@pytest.mark.parametrize(("options", "error"), [
     (["--window", "8"], "--window 8 is out of range: preset 'wlasl' accepts 9 to 300 frames"),
     (["--window", "301"], "--window 301 is out of range"),
     (["--stride", "65"], "--stride 65 is out of range: windows of 64 frames need 1 to 64"),
     (["--vocabulary", "words.txt"], "does not know 1 of the 2 glosses in the vocabulary: xylophone"),
     (["--output", "words.txt"], "Choose another folder with --output"),
 ], ids=" ".join)  # fmt: skip
-def test_wrong_wish_is_a_sentence(
-    triton: LocalTriton, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, options: list[str], says: str
+def test_invalid_option_is_an_error(
+    triton: LocalTriton,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    error: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_clip(Path("clips/a.mp4"), num_frames=9)
     Path("words.txt").write_text("book\nxylophone\n")
     done = asl_triton(capsys, "batch", "clips", "--server", triton.address, "--timeline", *options)
     assert done.code == 1
-    assert says in done.told
+    assert error in done.told

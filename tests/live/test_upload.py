@@ -1,4 +1,4 @@
-"""Files in place of frames, to a real server: the same answers, the same sentences."""
+"""Video files sent instead of frames to a real server: same answers and same errors."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A sign, a clip of three frames, one that is cut off, and one longer than any request carries."""
+    """Return a sign, a clip of three frames, a truncated clip, and one too long for a single request."""
     folder = tmp_path_factory.mktemp("signed")
     whole = faststart(folder / "fast.mp4", clip(folder / "whole.mp4", 40, size="320x240"))
     return [
@@ -31,8 +31,8 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
 
 
-def same(sent: Recognition, ours: Recognition) -> None:
-    """Whether two answers differ in nothing but the time that they took."""
+def check_same(sent: Recognition, ours: Recognition) -> None:
+    """Check that two answers differ only in timing."""
     assert [(p.rank, p.gloss, p.class_id) for p in sent.predictions] == [
         (p.rank, p.gloss, p.class_id) for p in ours.predictions
     ]
@@ -45,32 +45,32 @@ def same(sent: Recognition, ours: Recognition) -> None:
 
 
 @pytest.mark.parametrize("model", ["wlasl", "bsl1k"])
-def test_answer_is_that_of_frames(preset_triton: LocalTriton, signed: list[Path], model: str) -> None:
+def test_video_and_frames_give_the_same_answer(preset_triton: LocalTriton, signed: list[Path], model: str) -> None:
     glosses = [f"gloss {number}" for number in range(0, 20, 2)]
-    wishes = {"top_k": 4, "vocabulary": glosses, "min_confidence": 0.999}
-    asked_about = [*((path, {}) for path in signed if model == "wlasl" or path.stem != "long"), (signed[0], wishes)]
+    other_options = {"top_k": 4, "vocabulary": glosses, "min_confidence": 0.999}
+    cases = [*((path, {}) for path in signed if model == "wlasl" or path.stem != "long"), (signed[0], other_options)]
     with Recognizer(preset_triton.address, model=model) as recognizer:
-        frames = [recognizer.recognize(path, **options) for path, options in asked_about]
+        frames = [recognizer.recognize(path, **options) for path, options in cases]
     assert any("cut off" in warning for answer in frames for warning in answer.warnings)
     sends: tuple[Send, ...] = ("video", "auto")
     for send in sends:
         with Recognizer(preset_triton.address, model=model, send=send) as recognizer:
-            for (path, options), ours in zip(asked_about, frames, strict=True):
-                same(recognizer.recognize(path, **options), ours)
+            for (path, options), ours in zip(cases, frames, strict=True):
+                check_same(recognizer.recognize(path, **options), ours)
 
 
-def requests_of(triton: LocalTriton, model: str) -> int:
-    """How many requests a model has answered or refused."""
-    told = asked(triton.address, lambda transport: transport.statistics(model))
-    return told.requests + told.failures
+def count_requests(triton: LocalTriton, model: str) -> int:
+    """Count the requests that a model has answered or refused."""
+    statistics = asked(triton.address, lambda transport: transport.statistics(model))
+    return statistics.requests + statistics.failures
 
 
-def test_batch_writes_the_same_whatever_is_sent(demo_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
+def test_batch_writes_the_same_for_video_and_frames(demo_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "clips"
     render_demo(folder, ("book", "mother"), (3_000_005,))
     (folder / "letter.mp4").write_text("Dear Sir or Madam")
     (folder / "nothing.mp4").touch()
-    before = requests_of(demo_triton, "recognize_sign")
+    before = count_requests(demo_triton, "recognize_sign")
     written = {}
     for send in ("frames", "video"):
         output = tmp_path / send
@@ -86,19 +86,17 @@ def test_batch_writes_the_same_whatever_is_sent(demo_triton: LocalTriton, tmp_pa
     assert len(written["frames"][0]) == 2 and len(written["frames"][1]) == 2
     assert [error["error"].split()[0] for error in written["frames"][1]] == ["letter.mp4", "nothing.mp4"]
     assert written["video"] == written["frames"]
-    assert requests_of(demo_triton, "recognize_sign") == before + 4
+    assert count_requests(demo_triton, "recognize_sign") == before + 4
 
 
-def test_local_server_takes_files_where_they_are_sent(
-    small_repository: Path, clips: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_local_server_accepts_videos(small_repository: Path, clips: Path, tmp_path: Path, capsys: Capture) -> None:
     arguments = ["--local", "--repository", small_repository, "--output", tmp_path / "out", "--send", "video"]
     done = asl_triton(capsys, "batch", clips, *arguments)
     assert done.code == 0, done.told
     assert "3 recognized" in done.told
 
 
-def test_server_without_recognize_sign_gets_frames_or_says_what_to_do(
+def test_server_without_recognize_sign_gets_frames_or_an_error(
     small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     arguments = ["--server", small_triton.address, "--output", tmp_path / "out"]
@@ -110,7 +108,7 @@ def test_server_without_recognize_sign_gets_frames_or_says_what_to_do(
     assert done.code == 0, done.told
 
 
-def test_timeline_of_files_is_wrong_usage(clips: Path, capsys: Capture) -> None:
+def test_timeline_from_videos_is_a_usage_error(clips: Path, capsys: Capture) -> None:
     refused = asl_triton(capsys, "batch", clips, "--timeline", "--send", "video", "--format", "csv")
     assert refused.code == 2
     assert "timelines are made from frames" in refused.told

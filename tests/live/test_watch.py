@@ -23,12 +23,12 @@ from tests.command_line import asl_triton
 
 Capture = pytest.CaptureFixture[str]
 RULES = LiveRules(stride_frames=16)
-ATTEMPTS = 3  # at watching at the film's own pace: a machine that is busy with other things drops signs
+ATTEMPTS = 3  # a busy machine drops signs when a film is watched in real time
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Signed]]:
-    """Eight seconds of a signer never trained on, who signs three times and rests between."""
+    """Write eight seconds of a signer unknown to the model, who signs three times with rests in between."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"
     return path, write_film(path, seconds=8, signs=3, signs_a_scene=3, seed=1_400_100)
 
@@ -40,18 +40,18 @@ def triton(fast_demo_triton: LocalTriton) -> LocalTriton:
 
 @pytest.fixture(scope="module")
 def camera(film: tuple[Path, list[Signed]]) -> Iterator[NetworkCamera]:
-    """A camera on the network that shows the film over and over."""
+    """Serve a network camera that shows the film in a loop."""
     with open_video(film[0]) as video:
         pictures = [jpeg(frame.image) for frame in video]
     with NetworkCamera(pictures=pictures).serving() as serving:
         yield serving
 
 
-def happenings(out: str) -> list[dict[str, Any]]:
+def read_events(out: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_each_sign_of_a_film_is_printed_once_and_no_pause(
+def test_each_sign_of_a_film_is_printed_once_and_pauses_are_not(
     triton: LocalTriton, film: tuple[Path, list[Signed]], capsys: Capture
 ) -> None:
     path, signed = film
@@ -59,7 +59,7 @@ def test_each_sign_of_a_film_is_printed_once_and_no_pause(
     for _ in range(ATTEMPTS):
         done = asl_triton(capsys, "watch", path, *options)
         assert done.code == 0, done.told
-        *signs, summary = happenings(done.out)
+        *signs, summary = read_events(done.out)
         if [sign["gloss"] for sign in signs] == [sign.gloss for sign in signed]:
             break
     else:
@@ -75,9 +75,7 @@ def test_each_sign_of_a_film_is_printed_once_and_no_pause(
     assert 0 < summary["lag_p50_s"] <= summary["lag_p95_s"]
 
 
-def test_session_tells_every_sign_however_slow_the_machine(
-    triton: LocalTriton, film: tuple[Path, list[Signed]]
-) -> None:
+def test_session_reports_every_sign_on_a_slow_machine(triton: LocalTriton, film: tuple[Path, list[Signed]]) -> None:
     path, signed = film
     with Recognizer(triton.address, model="demo") as recognizer, LiveSession(recognizer, RULES) as session:
         wait_until(lambda: session.state().model == "demo", 60)
@@ -85,12 +83,12 @@ def test_session_tells_every_sign_however_slow_the_machine(
             for number, frame in enumerate(video, start=1):
                 session.feed(frame.image, frame.time_s)
                 due = (number - 16) // 16 + 1
-                wait_until(lambda: session.state().windows >= due, 60)  # noqa: B023 - it is called at once
+                wait_until(lambda: session.state().windows >= due, 60)  # noqa: B023 - called immediately
         assert [event.gloss for event in session.state().events] == [sign.gloss for sign in signed]
         assert session.state().dropped_frames == 0
 
 
-def test_glosses_come_with_their_times_and_a_summary(
+def test_glosses_are_printed_with_times_and_a_summary(
     triton: LocalTriton, film: tuple[Path, list[Signed]], tmp_path: Path, capsys: Capture
 ) -> None:
     words = tmp_path / "words.txt"
@@ -109,40 +107,38 @@ def test_glosses_come_with_their_times_and_a_summary(
     assert "1 sign in" in done.err and "lag p50" in done.err and "frames dropped" in done.err
 
 
-def test_server_that_is_killed_and_comes_back_is_waited_for_and_ctrl_c_ends_it(
-    triton: LocalTriton, camera: NetworkCamera
-) -> None:
+def test_watch_waits_for_a_restarted_server_and_ends_on_ctrl_c(triton: LocalTriton, camera: NetworkCamera) -> None:
     command = [sys.executable, "-m", "asl_triton", "watch", f"http://{camera.address}/mjpeg", "--json"]
     command += ["--server", triton.address, "--stride", "16"]
-    came: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
 
-    def has_come(event: str, start: int = 0) -> Callable[[], bool]:
-        return lambda: any(happening["event"] == event for happening in came[start:])
+    def has_seen(kind: str, start: int = 0) -> Callable[[], bool]:
+        return lambda: any(event["event"] == kind for event in events[start:])
 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None and watching.stderr is not None
-        reading = threading.Thread(target=lambda: came.extend(json.loads(line) for line in watching.stdout or ()))
+        reading = threading.Thread(target=lambda: events.extend(json.loads(line) for line in watching.stdout or ()))
         reading.start()
         try:
-            wait_until(has_come("sign"), 120)
+            wait_until(has_seen("sign"), 120)
             triton.stop()
-            wait_until(has_come("server away"), 60)
+            wait_until(has_seen("server away"), 60)
             triton.start()
-            wait_until(has_come("server back"), 120)
-            wait_until(has_come("sign", len(came)), 120)
+            wait_until(has_seen("server back"), 120)
+            wait_until(has_seen("sign", len(events)), 120)
             watching.send_signal(signal.SIGINT)
             assert watching.wait(30) == 0
             reading.join(30)
             assert "Traceback" not in watching.stderr.read()
         finally:
             watching.kill()
-    kinds = [happening["event"] for happening in came]
+    kinds = [event["event"] for event in events]
     assert kinds.count("server away") == kinds.count("server back") == 1
-    assert kinds[-1] == "summary" and came[-1]["signs"] == kinds.count("sign") >= 2
-    assert triton.address in came[kinds.index("server away")]["reason"]
+    assert kinds[-1] == "summary" and events[-1]["signs"] == kinds.count("sign") >= 2
+    assert triton.address in events[kinds.index("server away")]["reason"]
 
 
-def test_camera_that_is_given_up_ends_with_3(triton: LocalTriton, camera: NetworkCamera, capsys: Capture) -> None:
+def test_lost_camera_ends_with_exit_code_3(triton: LocalTriton, camera: NetworkCamera, capsys: Capture) -> None:
     source = f"http://user:hidden@{camera.address}/mjpeg"
     timer = threading.Timer(3, camera.is_away.set)
     timer.start()
@@ -158,7 +154,7 @@ def test_camera_that_is_given_up_ends_with_3(triton: LocalTriton, camera: Networ
     assert "hidden" not in done.told
 
 
-@pytest.mark.parametrize(("options", "code", "says"), [
+@pytest.mark.parametrize(("options", "code", "error"), [
     (["nowhere.mp4"], 1, "there is no file nowhere.mp4"),
     (["97"], 1, "camera 97 does not exist"),
     (["http://127.0.0.1:1/x"], 1, "no answer from 127.0.0.1, port 1"),
@@ -170,18 +166,18 @@ def test_camera_that_is_given_up_ends_with_3(triton: LocalTriton, camera: Networ
     (["FILM", "--min-confidence", "2"], 2, "--min-confidence"),
     (["FILM", "--stride", "0"], 2, "--stride"),
 ])  # fmt: skip
-def test_what_cannot_be_watched_is_a_sentence(
+def test_unusable_sources_and_options_are_errors(
     triton: LocalTriton,
     film: tuple[Path, list[Signed]],
     tmp_path: Path,
     capsys: Capture,
     options: list[str],
     code: int,
-    says: str,
+    error: str,
 ) -> None:
     words = tmp_path / "words.txt"
     words.write_text("nonsense\n")
-    given = [{"FILM": film[0], "WORDS": words}.get(option, option) for option in options]
-    done = asl_triton(capsys, "watch", *given, *([] if "--server" in given else ["--server", triton.address]))
+    arguments = [{"FILM": film[0], "WORDS": words}.get(option, option) for option in options]
+    done = asl_triton(capsys, "watch", *arguments, *([] if "--server" in arguments else ["--server", triton.address]))
     assert done.code == code, done.told
-    assert says in done.told
+    assert error in done.told

@@ -1,1 +1,1 @@
-"""What strangers send to each door: the page, the service, the command line, production. Bounded in time and memory."""
+"""Attacks on each entry point: the page, the service, the command line and production. Time and memory stay bounded."""

@@ -1,4 +1,4 @@
-"""What the doors share."""
+"""Fixtures for several entry points."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.networks import GLOSSES, save_checkpoint
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One small model, `small`."""
+    """Return a repository with one small model, `small`."""
     folder = tmp_path_factory.mktemp("models")
     checkpoint = load_checkpoint(save_checkpoint(folder / "small.pt"))
     export_shared(tmp_path_factory, checkpoint, GLOSSES, PRESETS["wlasl"], folder / "served", "small")

@@ -1,4 +1,4 @@
-"""Code that tries what no network needs to do, in a confined process, and writes down what it could."""
+"""Code for a confined process: it tries what no network needs to do, and records what worked."""
 
 import ctypes
 import json
@@ -13,14 +13,14 @@ from typing import Any
 
 
 def attempt(scratch: str, secret: str, target: str) -> None:
-    """Try everything; `attempts.json` in `scratch` says what worked."""
+    """Try everything, and record in `attempts.json` in `scratch` what worked."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def fork() -> None:
         if os.fork() == 0:
             os._exit(0)
 
-    def look_into(pid: int) -> None:
+    def trace_process(pid: int) -> None:
         if libc.ptrace(16, pid, 0, 0):
             raise OSError
 
@@ -36,7 +36,7 @@ def attempt(scratch: str, secret: str, target: str) -> None:
         "start a program": lambda: subprocess.run(["true"], check=True),
         "fork": fork,
         "kill": lambda: os.kill(os.getppid(), 0),
-        "trace": lambda: look_into(os.getppid()),
+        "trace": lambda: trace_process(os.getppid()),
         "write to scratch": lambda: (Path(scratch) / "file").write_text("allowed"),
         "read Python's library": lambda: Path(os.__file__).read_text(),
         "start a thread": lambda: threading.Thread(target=int).start(),
@@ -51,14 +51,14 @@ def attempt(scratch: str, secret: str, target: str) -> None:
     (Path(scratch) / "attempts.json").write_text(json.dumps(worked))
 
 
-def wait_for_ever() -> None:
-    """Never end."""
+def loop_forever() -> None:
+    """Never return."""
     while True:
         pass
 
 
-def count_modules(scratch: str) -> None:
-    """Say whether torch can be used."""
+def use_torch(scratch: str) -> None:
+    """Compute with torch and write the result to `scratch`."""
     import torch
 
     (Path(scratch) / "sum").write_text(str(float(torch.ones(3).sum())) + sys.platform)

@@ -1,15 +1,15 @@
-"""What strangers' requests cost, as a table: what happened, peak memory, and how an honest client fared meanwhile.
+"""Print what each attack costs: what happened, the peak memory, and the effect on an honest client.
 
     python -m tests.security.measure [--checkout OTHER] [--only WORD]
 
-Each attack on the page meets a page of its own, with accounts; those on the service meet one Triton of their own, and
-those on the command line run beside one. An honest client asks once per second from before an attack to after it: how
-many of its answers were lost, its longest wait, and how long after the attack began it had an answer that it had asked
-for after that. Peak memory is of the page's process, of Triton and all its processes, or of the command.
-`--checkout` measures another working tree, such as an older one.
+Each attack on the page gets its own page, with accounts. Each attack on the service gets its own Triton, and attacks on
+the command line run next to one. An honest client sends one request per second before, during and after an attack. The
+table counts its lost answers and shows its longest wait, and the time from the start of the attack to the first answer
+to a request sent after that. Peak memory is that of the page's process, of Triton and all its processes, or of the
+command. `--checkout` measures another working tree, such as an older one.
 
-The numbers are the rows of the issue. Rows that send nothing to a door are tests alone: formulas in spreadsheets (8),
-terminals and logs (9): `test_cli.py`; keys in `ps` (4): `test_service.py` and `test_production.py`.
+The row numbers are those of the issue. Some rows have only tests: formulas in spreadsheets (8) and terminals and
+logs (9) in `test_cli.py`, and keys in `ps` (4) in `test_service.py` and `test_production.py`.
 """
 
 import argparse
@@ -43,14 +43,14 @@ from tritonclient.grpc import service_pb2
 from tests.client.video.test_reader import SDP
 from tests.export.formats.test_custom_script import save_script
 from tests.networks import save_labels
-from tests.security.test_cli import Writes
+from tests.security.test_cli import FileWriter
 from tests.security.test_page import LOGIN, SLIDERS, make_png
-from tests.security.visitors import NOBODY, RunningPage, Visitor
+from tests.security.visitors import NO_SERVER, RunningPage, Visitor
 
 MAIN = "import sys; from asl_triton.cli.app import main; sys.argv[0] = 'asl-triton'; sys.exit(main())"
 PICTURES, STRANGERS, BODY_BYTES, UPLOADS = 6, 4, 300_000_000, 24
-COMMAND_MEMORY_BYTES = 4 * 2**30  # and no more, for this machine's sake
-SETTLES_S, BACK_WITHIN_S = 2.5, 45.0
+COMMAND_MEMORY_BYTES = 4 * 2**30  # limit, to protect this machine
+SETTLE_S, MAX_RECOVERY_S = 2.5, 45.0
 COLUMNS = ("row", "attack", "what happened", "peak MB before, after", "asked, lost", "longest wait s", "next answer s")
 
 
@@ -65,14 +65,14 @@ def run_together(count: int, act: Callable[[int], object]) -> None:
 
 @dataclass
 class HonestClient:
-    """Asks once per second, in a thread."""
+    """Sends a request once per second, in a thread."""
 
-    ask: Callable[[], bool]
-    asked: list[tuple[float, float, bool]] = field(default_factory=list)  # when, for how long, with an answer
+    send: Callable[[], bool]
+    requests: list[tuple[float, float, bool]] = field(default_factory=list)  # start, duration, whether answered
     over: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
-    def asking(self) -> Iterator[None]:
+    def sending(self) -> Iterator[None]:
         thread = threading.Thread(target=self._run)
         thread.start()
         try:
@@ -86,29 +86,31 @@ class HonestClient:
             began_s = time.monotonic()
             is_answered = False
             with suppress(OSError, ValueError, KeyError):
-                is_answered = self.ask()
-            self.asked.append((began_s, time.monotonic() - began_s, is_answered))
+                is_answered = self.send()
+            self.requests.append((began_s, time.monotonic() - began_s, is_answered))
 
     def find_answer(self, after_s: float) -> float | None:
-        """Seconds from a moment until an answer to what was asked after it."""
-        ends = [began_s + took_s for began_s, took_s, is_answered in self.asked if is_answered and began_s >= after_s]
+        """Return the seconds from a moment to the first answer to a later request."""
+        ends = [
+            began_s + took_s for began_s, took_s, is_answered in self.requests if is_answered and began_s >= after_s
+        ]
         return min(ends) - after_s if ends else None
 
 
 @dataclass
 class MemoryWatch:
-    """The most that the processes below one have taken together."""
+    """Peak memory of a process and its descendants."""
 
     root: psutil.Process
     peak_mb: float = 0.0
 
     def read(self) -> float:
-        taken = 0
+        used = 0
         for process in [self.root, *self.root.children(recursive=True)]:
             with suppress(psutil.Error):
-                taken += process.memory_full_info().pss
-        self.peak_mb = max(self.peak_mb, taken / 1e6)
-        return taken / 1e6
+                used += process.memory_full_info().pss
+        self.peak_mb = max(self.peak_mb, used / 1e6)
+        return used / 1e6
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -129,24 +131,32 @@ class MemoryWatch:
 
 
 def measure(row: str, attack: str, root: int, honest: HonestClient, act: Callable[[], str]) -> None:
-    """Do `act` beside an honest client, and print the table's row."""
+    """Run an attack next to an honest client, and print its row."""
     watch = MemoryWatch(psutil.Process(root))
     before_mb = watch.read()
-    with watch.watching(), honest.asking():
-        time.sleep(SETTLES_S)
+    with watch.watching(), honest.sending():
+        time.sleep(SETTLE_S)
         began_s = time.monotonic()
-        what = act()
+        outcome = act()
         took_s = time.monotonic() - began_s
-        until_s = time.monotonic() + BACK_WITHIN_S
+        until_s = time.monotonic() + MAX_RECOVERY_S
         while honest.find_answer(began_s) is None and time.monotonic() < until_s:
             time.sleep(0.1)
-        time.sleep(SETTLES_S)
-    lost = sum(not is_answered for *_, is_answered in honest.asked)
-    longest_s = max(waited_s for _, waited_s, _ in honest.asked)
+        time.sleep(SETTLE_S)
+    lost = sum(not is_answered for *_, is_answered in honest.requests)
+    longest_s = max(waited_s for _, waited_s, _ in honest.requests)
     next_s = honest.find_answer(began_s)
     memory = f"{before_mb:,.0f}, {watch.peak_mb:,.0f}"
     back = "never" if next_s is None else f"{next_s:.1f}"
-    cells = (row, attack, f"{what} ({took_s:.1f} s)", memory, f"{len(honest.asked)}, {lost}", f"{longest_s:.2f}", back)
+    cells = (
+        row,
+        attack,
+        f"{outcome} ({took_s:.1f} s)",
+        memory,
+        f"{len(honest.requests)}, {lost}",
+        f"{longest_s:.2f}",
+        back,
+    )
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
@@ -154,7 +164,7 @@ def measure(row: str, attack: str, root: int, honest: HonestClient, act: Callabl
 
 
 def find_event(visitor: Visitor, name: str) -> int:
-    events = visitor.config()["dependencies"]
+    events = visitor.fetch_config()["dependencies"]
     return next(e["id"] for e in events if e["api_name"] == name or [t for t in e["targets"] if t[1] == name])
 
 
@@ -163,7 +173,7 @@ def join(visitor: Visitor, event: int, data: Sequence[object], session: str) -> 
     return visitor.post("/gradio_api/queue/join", body).status
 
 
-def count(statuses: list[int]) -> str:
+def format_counts(statuses: list[int]) -> str:
     return ", ".join(f"{statuses.count(status)} x {status}" for status in sorted(set(statuses)))
 
 
@@ -171,12 +181,12 @@ def send_pictures(page: RunningPage, visitor: Visitor) -> str:
     url = f"data:image/png;base64,{base64.b64encode(make_png(13_000, 13_000)).decode()}"
     data = [{"url": url, "path": "x"}, None, *SLIDERS]
     run_together(PICTURES, lambda number: visitor.run_event("stream", data, f"live{number}"))
-    return "no place, so none decoded" if page.peak_mb() < 1000 else "decoded"
+    return "no place, so none decoded" if page.read_peak_mb() < 1000 else "decoded"
 
 
 def open_cameras(page: RunningPage, visitor: Visitor) -> str:
     event = find_event(visitor, "stream")
-    return count([join(visitor, event, [None, None, *SLIDERS], f"camera{number}") for number in range(45)])
+    return format_counts([join(visitor, event, [None, None, *SLIDERS], f"camera{number}") for number in range(45)])
 
 
 def send_bodies(page: RunningPage, visitor: Visitor) -> str:
@@ -188,7 +198,7 @@ def send_bodies(page: RunningPage, visitor: Visitor) -> str:
             head = f"POST /gradio_api/queue/join HTTP/1.1\r\nHost: {page.host}\r\nContent-Type: application/json\r\n"
             with suppress(OSError):
                 connection.sendall(f"{head}Content-Length: {BODY_BYTES}\r\n\r\n".encode() + b'{"data": ["')
-                for _ in range(BODY_BYTES // 1_000_000):  # and a little more, which nobody reads
+                for _ in range(BODY_BYTES // 1_000_000):  # a little more than declared
                     connection.sendall(b"x" * 1_000_000)
             with suppress(OSError):
                 statuses.append(connection.recv(100).split(b"\r\n")[0].decode())
@@ -201,11 +211,11 @@ def guess_passwords(page: RunningPage, visitor: Visitor) -> str:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     until_s, statuses = time.monotonic() + 10, []
     while time.monotonic() < until_s:
-        statuses.append(visitor.ask("POST", "/login", "username=ada&password=wrong", headers).status)
+        statuses.append(visitor.request("POST", "/login", "username=ada&password=wrong", headers).status)
     return f"{statuses.count(400)} passwords tried"
 
 
-def send_halves(page: RunningPage, visitor: Visitor) -> str:
+def send_incomplete_requests(page: RunningPage, visitor: Visitor) -> str:
     host, port = page.host.split(":")
     address = (host, int(port))
     connections = [socket.create_connection(address, timeout=5, source_address=("127.0.0.2", 0)) for _ in range(1500)]
@@ -219,28 +229,28 @@ def send_halves(page: RunningPage, visitor: Visitor) -> str:
     return f"{errors} times out of files, {len(page.stderr) / 1e6:.1f} MB of log"
 
 
-def keep_texts(page: RunningPage, visitor: Visitor) -> str:
+def send_texts(page: RunningPage, visitor: Visitor) -> str:
     (path,) = json.loads(visitor.upload("clip.mp4", b"clip").text)
     data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, "m" * 3_900_000, 3, 0.0]
     event = find_event(visitor, "recognize")
-    return count([join(visitor, event, data, f"session{number}") for number in range(100)])
+    return format_counts([join(visitor, event, data, f"session{number}") for number in range(100)])
 
 
 def send_values(page: RunningPage, visitor: Visitor) -> str:
     event = find_event(visitor, "stream")
     data = [{str(number): 1 for number in range(300_000)}, None, *SLIDERS]
-    return count([join(visitor, event, data, f"session{number}") for number in range(10)])
+    return format_counts([join(visitor, event, data, f"session{number}") for number in range(10)])
 
 
 def fill_disk(page: RunningPage, visitor: Visitor) -> str:
     statuses = [visitor.upload(f"{number}.mp4", bytes([number]) * 19_000_000).status for number in range(UPLOADS)]
-    return f"{statuses.count(200)} taken, {page.uploaded_mb():.0f} MB kept"
+    return f"{statuses.count(200)} taken, {page.read_uploaded_mb():.0f} MB kept"
 
 
 def send_field(page: RunningPage, visitor: Visitor) -> str:
     body = b'--cut\r\nContent-Disposition: form-data; name="files"\r\n\r\n' + b"y" * 19_000_000 + b"\r\n--cut--\r\n"
     headers = {"Content-Type": "multipart/form-data; boundary=cut"}
-    return count([visitor.ask("POST", "/gradio_api/upload", body, headers).status for _ in range(5)])
+    return format_counts([visitor.request("POST", "/gradio_api/upload", body, headers).status for _ in range(5)])
 
 
 ON_PAGE: list[tuple[str, str, Callable[[RunningPage, Visitor], str]]] = [
@@ -248,8 +258,8 @@ ON_PAGE: list[tuple[str, str, Callable[[RunningPage, Visitor], str]]] = [
     ("2", "45 cameras of one visitor", open_cameras),
     ("3", "4 bodies of 300 MB, no login", send_bodies),
     ("3", "wrong passwords for 10 s", guess_passwords),
-    ("3", "1,500 idle and half-sent requests", send_halves),
-    ("3", "100 events with 4 MB of text, answers unread", keep_texts),
+    ("3", "1,500 idle and half-sent requests", send_incomplete_requests),
+    ("3", "100 events with 4 MB of text, answers unread", send_texts),
     ("3", "10 events of 300,000 values", send_values),
     ("7", "24 uploads of 19 MB, one login", fill_disk),
     ("7", "5 form fields of 19 MB", send_field),
@@ -257,10 +267,10 @@ ON_PAGE: list[tuple[str, str, Callable[[RunningPage, Visitor], str]]] = [
 
 
 @contextmanager
-def run_page(checkout: Path, *options: str, server: str = NOBODY) -> Iterator[RunningPage]:
-    """A page of that checkout, with accounts, which begins with as few files as many systems allow."""
+def run_page(checkout: Path, *options: str, server: str = NO_SERVER) -> Iterator[RunningPage]:
+    """Run the page of a checkout, with accounts and the common limit of 1,024 open files."""
     with tempfile.TemporaryDirectory() as name:
-        folder, said, accounts = Path(name) / "temporary", Path(name) / "stderr", Path(name) / "accounts"
+        folder, log_path, accounts = Path(name) / "temporary", Path(name) / "stderr", Path(name) / "accounts"
         folder.mkdir()
         accounts.write_text(":".join(LOGIN) + "\n")
         command = [sys.executable, "-c", MAIN, "ui", "--server", server, "--port", "0", "--json"]
@@ -268,7 +278,7 @@ def run_page(checkout: Path, *options: str, server: str = NOBODY) -> Iterator[Ru
         environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": find_packages(checkout)}
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         with (
-            said.open("wb") as stderr,
+            log_path.open("wb") as stderr,
             subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
@@ -281,7 +291,7 @@ def run_page(checkout: Path, *options: str, server: str = NOBODY) -> Iterator[Ru
             assert process.stdout is not None
             url = json.loads(process.stdout.readline())["url"]
             try:
-                yield RunningPage(urllib.parse.urlsplit(url).netloc, process.pid, folder, said)
+                yield RunningPage(urllib.parse.urlsplit(url).netloc, process.pid, folder, log_path)
             finally:
                 process.terminate()
                 process.wait(60)
@@ -291,21 +301,21 @@ def find_packages(checkout: Path) -> str:
     return os.pathsep.join(str(checkout / place) for place in ("client", "export", "deploy", "ui", "."))
 
 
-def ask_page(visitor: Visitor) -> bool:
-    """One event that is answered at once."""
+def request_page(visitor: Visitor) -> bool:
+    """Send an event that the page answers without a server; return whether it did."""
     body = {"data": [None, "", 3, 0.0]}
     event = json.loads(visitor.post("/gradio_api/call/recognize", body).text)["event_id"]
-    return "there is no clip" in visitor.ask("GET", f"/gradio_api/call/recognize/{event}").text
+    return "there is no clip" in visitor.request("GET", f"/gradio_api/call/recognize/{event}").text
 
 
 def measure_page(checkout: Path, only: str) -> None:
-    """The attacks on a page without a Triton."""
+    """Measure the attacks on a page without a Triton."""
     for row, name, attack in ON_PAGE:
         if only in name:
             with run_page(checkout, "--max-upload-mb", "20") as page:
                 visitor, honest = Visitor(page, LOGIN), Visitor(page, LOGIN)
-                visitor.config()
-                client = HonestClient(lambda honest=honest: ask_page(honest))  # type: ignore[misc]
+                visitor.fetch_config()
+                client = HonestClient(lambda honest=honest: request_page(honest))  # type: ignore[misc]
                 measure(row, name, page.pid, client, lambda: attack(page, visitor))  # noqa: B023
 
 
@@ -349,10 +359,10 @@ class RunningService:
             connection.close()
 
     def infer(self, shape: list[int], data: list[int] | None = None) -> str:
-        """A request's status, or what became of the connection."""
+        """Return the status of a request, or the error of the connection."""
         values = [0] * int(np.prod(shape)) if data is None else data
-        given = {"name": "FRAMES__0", "datatype": "UINT8", "shape": shape, "data": values}
-        return self.attempt(lambda: self.post(json.dumps({"inputs": [given]}).encode()))
+        tensor = {"name": "FRAMES__0", "datatype": "UINT8", "shape": shape, "data": values}
+        return self.attempt(lambda: self.post(json.dumps({"inputs": [tensor]}).encode()))
 
     def infer_over_grpc(self, shape: list[int]) -> str:
         request = service_pb2.ModelInferRequest(model_name="small", raw_input_contents=[b""])
@@ -369,25 +379,25 @@ class RunningService:
     def attempt(self, act: Callable[[], object]) -> str:
         try:
             done = act()
-        except Exception as exc:  # of any client
+        except Exception as exc:  # clients raise various types
             details = getattr(exc, "details", None) or getattr(exc, "message", None)
             return str(details() if details else exc).splitlines()[0][:110]
         return str(done) if isinstance(done, int) else "answered"
 
 
-def list_sdp(service: RunningService) -> str:
+def send_sdp_lists(service: RunningService) -> str:
     video = struct.pack(">I4s4sI", 20, b"ftyp", b"jp2 ", 0) + b"jp2 " + SDP
-    said: list[str] = []
-    run_together(16, lambda _: said.append(service.recognize(video)))
-    return said[0]
+    outcomes: list[str] = []
+    run_together(16, lambda _: outcomes.append(service.recognize(video)))
+    return outcomes[0]
 
 
-def grow(service: RunningService) -> str:
-    return service.recognize(make_growing_avi())
+def send_growing_video(service: RunningService) -> str:
+    return service.recognize(build_growing_avi())
 
 
-def make_growing_avi() -> bytes:
-    """MJPEG whose pictures are declared as 64 x 64, and become 12,000 x 12,000."""
+def build_growing_avi() -> bytes:
+    """Build an MJPEG video that declares 64 x 64 pixels but grows to 12,000 x 12,000."""
     pictures = []
     for side in (64, 12_000):
         file = io.BytesIO()
@@ -406,7 +416,7 @@ def make_growing_avi() -> bytes:
 
 
 def send_boxes(service: RunningService) -> str:
-    """200 MB of empty boxes, to a page before this service, whose honest client is the service's."""
+    """Send 200 MB of empty boxes to a page in front of this service. The honest client calls the service."""
     boxes = struct.pack(">I4s4sI", 16, b"ftyp", b"isom", 0) + struct.pack(">I4s", 8, b"free") * 24_000_000
     with run_page(service.checkout, server=service.grpc) as page:
         visitor = Visitor(page, LOGIN)
@@ -414,13 +424,13 @@ def send_boxes(service: RunningService) -> str:
         body = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, "small", 3, 0.0]}
         began_s = time.monotonic()
         event = json.loads(visitor.post("/gradio_api/call/recognize", body).text)["event_id"]
-        said = visitor.ask("GET", f"/gradio_api/call/recognize/{event}", timeout_s=120).text
-        sentence = json.loads(said.rpartition("data: ")[2])["error"]
-        return f"{sentence[:100]}; its place was held for {time.monotonic() - began_s:.1f} s"
+        messages = visitor.request("GET", f"/gradio_api/call/recognize/{event}", timeout_s=120).text
+        error = json.loads(messages.rpartition("data: ")[2])["error"]
+        return f"{error[:100]}; its place was held for {time.monotonic() - began_s:.1f} s"
 
 
 def run_command(service: RunningService, *arguments: object) -> str:
-    """`asl-triton` with these arguments: how it ended, and its peak memory."""
+    """Run `asl-triton` with these arguments; return how it ended and its peak memory."""
     limits = (COMMAND_MEMORY_BYTES, COMMAND_MEMORY_BYTES)
     command = [sys.executable, "-c", MAIN, *map(str, arguments)]
     with (
@@ -437,18 +447,18 @@ def run_command(service: RunningService, *arguments: object) -> str:
     ):
         watch = MemoryWatch(psutil.Process(process.pid))
         with watch.watching():
-            said = process.communicate(timeout=300)[0].strip().splitlines() or [""]
-    return f"exit {process.returncode}: {said[-1][:110]}; the command's peak is {watch.peak_mb:,.0f} MB"
+            lines = process.communicate(timeout=300)[0].strip().splitlines() or [""]
+    return f"exit {process.returncode}: {lines[-1][:110]}; the command's peak is {watch.peak_mb:,.0f} MB"
 
 
 def export_code(service: RunningService) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_script(folder / "net.pt", Writes(folder / "owned"))
+        save_script(folder / "net.pt", FileWriter(folder / "owned"))
         save_labels(folder / "labels.txt")
         options = ("--labels", folder / "labels.txt", "--preset", "wlasl")
-        said = run_command(service, "export", "--torchscript", folder / "net.pt", *options)
-        return f"a file was {'' if (folder / 'owned').exists() else 'not '}written; {said}"
+        outcome = run_command(service, "export", "--torchscript", folder / "net.pt", *options)
+        return f"a file was {'' if (folder / 'owned').exists() else 'not '}written; {outcome}"
 
 
 def export_device(service: RunningService) -> str:
@@ -465,24 +475,24 @@ def export_many(service: RunningService) -> str:
 
 
 def send_lengths(service: RunningService) -> str:
-    said = {}
+    outcomes = {}
     with tritonclient.grpc.InferenceServerClient(service.grpc) as client:
         for frames in (3000, 1, 0):
             tensor = tritonclient.grpc.InferInput("FRAMES__0", [1, frames, 224, 224, 3], "UINT8")
             tensor.set_data_from_numpy(np.zeros((1, frames, 224, 224, 3), np.uint8))
-            said[frames] = service.attempt(lambda tensor=tensor: client.infer("small", [tensor]))  # type: ignore[misc]
-    return "; ".join(f"{frames}: {what[:60]}" for frames, what in said.items())
+            outcomes[frames] = service.attempt(lambda tensor=tensor: client.infer("small", [tensor]))  # type: ignore[misc]
+    return "; ".join(f"{frames}: {outcome[:60]}" for frames, outcome in outcomes.items())
 
 
 CLIP = [1, 9, 224, 224, 3]
-IMPOSSIBLE, ENORMOUS = [1, 18014398509481984, 224, 224, 3], [2**40, 9, 224, 224, 3]
+OVERFLOWING, ENORMOUS = [1, 18014398509481984, 224, 224, 3], [2**40, 9, 224, 224, 3]
 ON_SERVICE: list[tuple[str, str, Callable[[RunningService], str]]] = [
-    ("1", "impossible shape over HTTP", lambda service: service.infer(IMPOSSIBLE, [])),
-    ("1", "impossible shape over gRPC", lambda service: service.infer_over_grpc(IMPOSSIBLE)),
+    ("1", "impossible shape over HTTP", lambda service: service.infer(OVERFLOWING, [])),
+    ("1", "impossible shape over gRPC", lambda service: service.infer_over_grpc(OVERFLOWING)),
     ("1", "a tensor of 2^40 clips", lambda service: service.infer(ENORMOUS, [])),
     ("1", "JSON nested 4,000,000 deep", lambda service: service.attempt(lambda: service.post(b"[" * 4_000_000))),
-    ("5", "16 SDP descriptions to recognize_sign", list_sdp),
-    ("6", "AVI that grows to 12,000 x 12,000", grow),
+    ("5", "16 SDP descriptions to recognize_sign", send_sdp_lists),
+    ("6", "AVI that grows to 12,000 x 12,000", send_growing_video),
     ("7", "192 MB of empty boxes on the page", send_boxes),
     ("10", "TorchScript with code", export_code),
     ("11", "export /dev/zero", export_device),
@@ -492,7 +502,7 @@ ON_SERVICE: list[tuple[str, str, Callable[[RunningService], str]]] = [
 
 
 def measure_service(checkout: Path, only: str) -> None:
-    """The attacks on a service and on the command line: each has a Triton of its own, as some never recover."""
+    """Measure the attacks on the service and the command line. Each gets its own Triton, as some never recover."""
     for row, name, attack in ON_SERVICE:
         if only in name:
             with run_service(checkout) as service:
@@ -503,7 +513,7 @@ def measure_service(checkout: Path, only: str) -> None:
 
 @contextmanager
 def run_service(checkout: Path) -> Iterator[RunningService]:
-    """The service of that checkout."""
+    """Run the service of a checkout."""
     command = [sys.executable, "-c", SERVICE]
     environment = os.environ | {"PYTHONPATH": find_packages(checkout)}
     with subprocess.Popen(
@@ -522,12 +532,12 @@ def main() -> None:
     """Measure each attack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkout", type=Path, default=Path(__file__).parents[2])
-    parser.add_argument("--only", default="", help="attacks whose name has this in it")
-    given = parser.parse_args()
+    parser.add_argument("--only", default="", help="measure only attacks whose name contains this text")
+    arguments = parser.parse_args()
     for cells in (COLUMNS, ("---",) * len(COLUMNS)):
         print(f"| {' | '.join(cells)} |", flush=True)
-    measure_page(given.checkout, given.only)
-    measure_service(given.checkout, given.only)
+    measure_page(arguments.checkout, arguments.only)
+    measure_service(arguments.checkout, arguments.only)
 
 
 if __name__ == "__main__":

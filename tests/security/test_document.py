@@ -1,4 +1,4 @@
-"""SECURITY.md says what the limits are: these."""
+"""SECURITY.md states the limits that the code sets."""
 
 from pathlib import Path
 
@@ -74,5 +74,5 @@ GIB, MIB = 2**30, 2**20
         f"for up to {VIDEOS_PER_PROCESS}",
     ],
 )
-def test_limit_is_the_documents(row: str) -> None:
+def test_document_states_the_limit(row: str) -> None:
     assert row in " ".join(DOCUMENT.read_text().split())

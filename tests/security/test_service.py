@@ -1,4 +1,4 @@
-"""The service's door: what a caller without our client sends to a Triton that `asl-triton serve` runs."""
+"""Attacks on a Triton started by `asl-triton serve`, sent without our client."""
 
 import json
 import pwd
@@ -29,13 +29,13 @@ from asl_triton_deploy.readiness import check_answers, is_ready
 from asl_triton_deploy.server_flags import CLOSED_KEY_NAME
 from asl_triton_deploy.supervisor import SupervisedTriton
 from tests.client.videos import clip
-from tests.security.visitors import Visitor, running_page
+from tests.security.visitors import Visitor, run_page
 
-IMPOSSIBLE = [1, 18014398509481984, 224, 224, 3]  # its number of elements is 0 modulo 2**64
+OVERFLOWING = [1, 18014398509481984, 224, 224, 3]  # the number of elements overflows to 0 modulo 2**64
 CLIP = [1, 9, 224, 224, 3]
-BACK_WITHIN_S = 60.0
+MAX_RECOVERY_S = 60.0
 RESTARTED = "so Triton is restarted"
-# A body whose brackets nest deeper than Triton's stack, and a tensor of more bytes than there are: Triton itself dies.
+# Brackets nested deeper than Triton's stack, and a tensor larger than any memory: both crash Triton itself.
 DEEP = b"[" * 4_000_000
 ENORMOUS = [2**40, 9, 224, 224, 3]
 
@@ -47,15 +47,15 @@ def triton(repository: Path) -> Iterator[LocalTriton]:
 
 
 def infer(triton: LocalTriton, shape: list[int], data: list[int] | None = None) -> tuple[int, dict[str, Any]]:
-    """A request over HTTP: its status, and what came back."""
-    given = {
+    """Send a request over HTTP; return the status and the response."""
+    tensor = {
         "name": FRAMES,
         "datatype": "UINT8",
         "shape": shape,
         "data": [0] * int(np.prod(shape)) if data is None else data,
     }
     address = f"http://{triton.http_address}/v2/models/small/infer"
-    request = urllib.request.Request(address, json.dumps({"inputs": [given]}).encode())
+    request = urllib.request.Request(address, json.dumps({"inputs": [tensor]}).encode())
     try:
         with urllib.request.urlopen(request, timeout=30) as response:
             return response.status, json.load(response)
@@ -71,9 +71,9 @@ def infer_over_grpc(triton: LocalTriton, shape: list[int]) -> None:
 
 
 def wait_for_answer(triton: LocalTriton) -> float:
-    """Seconds until an honest request is answered."""
+    """Return the seconds until an honest request is answered."""
     began_s = time.monotonic()
-    while time.monotonic() - began_s < BACK_WITHIN_S:
+    while time.monotonic() - began_s < MAX_RECOVERY_S:
         with suppress(OSError):
             if infer(triton, CLIP)[0] == 200:
                 return time.monotonic() - began_s
@@ -82,11 +82,11 @@ def wait_for_answer(triton: LocalTriton) -> float:
 
 
 @pytest.mark.parametrize("protocol", ["HTTP", "gRPC"])
-def test_request_that_kills_a_model_costs_seconds(triton: LocalTriton, protocol: str) -> None:
+def test_triton_restarts_after_a_request_kills_a_model(triton: LocalTriton, protocol: str) -> None:
     wait_for_answer(triton)
     restarts = triton.log_path.read_text().count(RESTARTED)
     kill_model(triton, protocol)
-    until_s = time.monotonic() + BACK_WITHIN_S
+    until_s = time.monotonic() + MAX_RECOVERY_S
     while triton.log_path.read_text().count(RESTARTED) == restarts:
         assert time.monotonic() < until_s
         time.sleep(0.1)
@@ -96,7 +96,7 @@ def test_request_that_kills_a_model_costs_seconds(triton: LocalTriton, protocol:
 
 
 @pytest.mark.parametrize("attack", ["deep", "enormous over HTTP", "enormous over gRPC"])
-def test_request_that_kills_triton_costs_seconds(triton: LocalTriton, attack: str) -> None:
+def test_triton_restarts_after_a_request_crashes_it(triton: LocalTriton, attack: str) -> None:
     wait_for_answer(triton)
     restarts = triton.log_path.read_text().count(RESTARTED)
     with suppress(OSError, grpc.RpcError):
@@ -110,29 +110,31 @@ def test_request_that_kills_triton_costs_seconds(triton: LocalTriton, attack: st
     wait_for_answer(triton)
     host, port = triton.http_address.split(":")
     check_answers(host, int(port), "small")
-    if attack != "enormous over gRPC":  # which is refused
+    if attack != "enormous over gRPC":  # that one is refused
         assert triton.log_path.read_text().count(RESTARTED) == restarts + 1
 
 
 def kill_model(triton: LocalTriton, protocol: str) -> None:
-    """Send the request that does: it is refused, or Triton ends before it has answered."""
+    """Send a request that kills the model. It is refused, or Triton exits before it answers."""
     if protocol == "HTTP":
         with suppress(OSError):
-            assert infer(triton, IMPOSSIBLE, [])[0] != 200
+            assert infer(triton, OVERFLOWING, [])[0] != 200
     else:
         with pytest.raises(Exception, match=r"not healthy|Socket closed|unavailable|Connection reset|refused"):
-            infer_over_grpc(triton, IMPOSSIBLE)
+            infer_over_grpc(triton, OVERFLOWING)
 
 
-def test_key_for_shared_memory_survives_a_restart(triton: LocalTriton) -> None:
+def test_shared_memory_key_survives_a_restart(triton: LocalTriton) -> None:
     wait_for_answer(triton)
     with tritonclient.grpc.InferenceServerClient(triton.address) as client:
         client.get_system_shared_memory_status(headers=key_headers(triton.address))
 
 
-def test_server_that_says_ready_and_is_not_is_found_out(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's own readiness does not see a dead model; an inference does."""
-    monkeypatch.setattr(SupervisedTriton, "watch", lambda _: None)  # it is not started again
+def test_check_finds_dead_model_although_triton_reports_ready(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton's readiness check misses a dead model, so ours runs an inference."""
+    monkeypatch.setattr(SupervisedTriton, "watch", lambda _: None)  # so that Triton is not restarted
     with LocalTriton(repository) as triton:
         host, port = triton.http_address.split(":")
         check_answers(host, int(port), "small")
@@ -143,36 +145,36 @@ def test_server_that_says_ready_and_is_not_is_found_out(repository: Path, monkey
 
 
 @pytest.mark.parametrize("frames", [0, 1, 8, 301])
-def test_clips_of_other_lengths_are_a_sentence(triton: LocalTriton, frames: int) -> None:
+def test_clip_of_unsupported_length_is_refused(triton: LocalTriton, frames: int) -> None:
     wait_for_answer(triton)
     with tritonclient.grpc.InferenceServerClient(triton.address) as client:
         tensor = tritonclient.grpc.InferInput(FRAMES, [1, frames, 224, 224, 3], "UINT8")
         tensor.set_data_from_numpy(np.zeros((1, frames, 224, 224, 3), np.uint8))
         with pytest.raises(InferenceServerException) as refused:
             client.infer("small", [tensor])
-    said = refused.value.message()
-    assert said == f"FRAMES__0 has {frames} frames: this model takes 9 to 300"
+    message = refused.value.message()
+    assert message == f"FRAMES__0 has {frames} frames: this model takes 9 to 300"
     assert infer(triton, CLIP)[0] == 200
 
 
-# Videos on the page, which need a service behind it
+# Videos on the page, which needs a service behind it
 
 
 def recognize_on_page(visitor: Visitor, name: str, content: bytes) -> str:
-    """Upload a video and ask about it, as a program does: the page's answer, or its sentence."""
+    """Upload a video and recognize it, like an API client; return the page's answer or error."""
     (path,) = json.loads(visitor.upload(name, content).text)
     body = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}, "small", 3, 0.0]}
     event = json.loads(visitor.post("/gradio_api/call/recognize", body).text)["event_id"]
-    return visitor.ask("GET", f"/gradio_api/call/recognize/{event}").text
+    return visitor.request("GET", f"/gradio_api/call/recognize/{event}").text
 
 
-def test_video_that_takes_for_ever_holds_its_place_for_the_time_limit(triton: LocalTriton, tmp_path: Path) -> None:
+def test_endless_video_blocks_other_visitors_only_until_the_time_limit(triton: LocalTriton, tmp_path: Path) -> None:
     wait_for_answer(triton)
     head = struct.pack(">I4s4sI", 16, b"ftyp", b"isom", 0)
     boxes = head + struct.pack(">I4s", 8, b"free") * 12_000_000
     good = clip(tmp_path / "good.mp4").read_bytes()
     options = ("--decode-timeout", 2, "--at-once", 1)
-    with running_page(*options, server=triton.address) as page:
+    with run_page(*options, server=triton.address) as page:
         visitor, honest = Visitor(page), Visitor(page)
         assert '"predictions"' in recognize_on_page(honest, "good.mp4", good)
         slow = threading.Thread(target=recognize_on_page, args=(visitor, "boxes.mp4", boxes))
@@ -180,32 +182,32 @@ def test_video_that_takes_for_ever_holds_its_place_for_the_time_limit(triton: Lo
         time.sleep(1)
         began_s = time.monotonic()
         assert '"predictions"' in recognize_on_page(honest, "good.mp4", good)
-        assert time.monotonic() - began_s < 40  # a hung decoder is given ten times its limit, and 30 s at least
+        assert time.monotonic() - began_s < 40  # a hung decoder gets ten times its limit, and at least 30 s
         slow.join()
 
 
-# Keys that everybody can read
+# Keys that every user can read
 
 
 def read_command_line(triton: LocalTriton) -> list[str]:
-    """What every user of this machine can read in `ps`."""
+    """Read what every user of this machine can see in `ps`."""
     return Path(f"/proc/{triton.pid}/cmdline").read_bytes().decode().split("\0")
 
 
 def find_flag(command_line: list[str], part: str) -> tuple[str, str]:
-    """The header and the key of a restriction."""
+    """Return the header and key of a restricted protocol."""
     flag = next(flag for flag in command_line if "restricted" in flag and part in flag)
     name, _, key = flag.partition(":")[2].partition("=")
     return name, key
 
 
 def call_raw_grpc(address: str, header: str, key: str) -> bytes:
-    """Ask for the state of shared memory with any header whatever: gRPC's clients refuse to send some."""
+    """Request the status of shared memory with an arbitrary header. gRPC's clients refuse to send some."""
 
-    def literal(name: str, value: str) -> bytes:
+    def encode_literal(name: str, value: str) -> bytes:
         return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
 
-    def frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+    def encode_frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
         return struct.pack(">I", len(content))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + content
 
     host, port = address.split(":")
@@ -218,11 +220,11 @@ def call_raw_grpc(address: str, header: str, key: str) -> bytes:
         "content-type": "application/grpc",
         header: key,
     }
-    head = b"".join(literal(name, value) for name, value in fields.items())
+    head = b"".join(encode_literal(name, value) for name, value in fields.items())
     received = b""
     with socket.create_connection((host, int(port)), timeout=3) as connection:
-        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
-        connection.sendall(preface + frame(1, 4, 1, head) + frame(0, 1, 1, b"\0\0\0\0\0"))
+        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + encode_frame(4, 0, 0, b"")
+        connection.sendall(preface + encode_frame(1, 4, 1, head) + encode_frame(0, 1, 1, b"\0\0\0\0\0"))
         try:
             while b"grpc-status" not in received and (part := connection.recv(10_000)):
                 received += part
@@ -238,7 +240,7 @@ def call_raw_http(address: str, header: str, key: str) -> bytes:
         return connection.recv(1000)
 
 
-def test_closed_doors_stay_closed_to_those_who_read_the_key_in_ps(repository: Path) -> None:
+def test_key_visible_in_ps_does_not_open_closed_endpoints(repository: Path) -> None:
     with LocalTriton(repository, shared_memory=False) as triton:
         name, key = find_flag(read_command_line(triton), "shared-memory")
         assert name == CLOSED_KEY_NAME and len(key) > 16
@@ -250,26 +252,26 @@ def test_closed_doors_stay_closed_to_those_who_read_the_key_in_ps(repository: Pa
         assert infer(triton, CLIP)[0] == 200
 
 
-def test_key_for_shared_memory_is_one_that_users_can_read(triton: LocalTriton) -> None:
-    """Which is why it is off where there are others; and the same call, with a header that can be sent, is let in."""
+def test_shared_memory_key_is_readable_by_local_users(triton: LocalTriton) -> None:
+    """So shared memory is off if there are other users. Also proves that `call_raw_grpc` works."""
     wait_for_answer(triton)
-    name, key = find_flag(read_command_line_of_newest(triton), "shared-memory")
+    name, key = find_flag(read_current_command_line(triton), "shared-memory")
     assert b"grpc-status\x010" in call_raw_grpc(triton.address, f"triton-grpc-protocol-{name}", key)
 
 
-def read_command_line_of_newest(triton: LocalTriton) -> list[str]:
-    """Of the Triton that runs now: it may have been started again."""
+def read_current_command_line(triton: LocalTriton) -> list[str]:
+    """Read the command line of the current Triton, which may have been restarted."""
     children = Path(f"/proc/{triton.supervisor_pid}/task/{triton.supervisor_pid}/children").read_text().split()
     return Path(f"/proc/{children[0]}/cmdline").read_bytes().decode().split("\0")
 
 
-def test_shared_memory_is_off_where_others_can_log_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    def account(name: str, uid: int, shell: str) -> pwd.struct_passwd:
+def test_shared_memory_is_off_if_other_users_can_log_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build_account(name: str, uid: int, shell: str) -> pwd.struct_passwd:
         return pwd.struct_passwd((name, "x", uid, uid, "", f"/home/{name}", shell))
 
-    alone = [account("root", 0, "/bin/bash"), account("daemon", 1, "/usr/sbin/nologin")]
-    alone += [account("nobody", 65534, "/usr/sbin/nologin"), account("service", 1001, "/bin/false")]
+    alone = [build_account("root", 0, "/bin/bash"), build_account("daemon", 1, "/usr/sbin/nologin")]
+    alone += [build_account("nobody", 65534, "/usr/sbin/nologin"), build_account("service", 1001, "/bin/false")]
     monkeypatch.setattr(local.pwd, "getpwall", lambda: alone)
     assert has_one_user()
-    monkeypatch.setattr(local.pwd, "getpwall", lambda: [*alone, account("ada", 1002, "/bin/bash")])
+    monkeypatch.setattr(local.pwd, "getpwall", lambda: [*alone, build_account("ada", 1002, "/bin/bash")])
     assert not has_one_user()

@@ -1,4 +1,4 @@
-"""The table of faults: `python -m tests.live.faults` runs the tests, and prints their figures as Markdown."""
+"""Run the fault tests with `python -m tests.live.faults`, and print their results as a Markdown table."""
 
 import sys
 from pathlib import Path
@@ -9,13 +9,13 @@ COLUMNS = ("fault", "what was done", "result")
 
 
 class Rows:
-    """A plugin of pytest that keeps what tests record as a `fault`, and which of them failed."""
+    """A pytest plugin that collects the `fault` property of each test, and the tests that failed."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, ...]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take a test's row."""
+        """Collect the row of a test."""
         if report.failed:
             self.rows.append((report.nodeid.rpartition("::")[2], "", f"FAILED ({report.when})"))
         elif report.when == "call":
@@ -23,7 +23,7 @@ class Rows:
 
 
 def main() -> int:
-    """Run the tests and print the table; the exit code is pytest's."""
+    """Run the tests, print the table, and return pytest's exit code."""
     rows = Rows()
     code = pytest.main(["-q", str(Path(__file__).parent), *sys.argv[1:]], plugins=[rows])
     for row in (COLUMNS, ("---",) * len(COLUMNS), *rows.rows):

@@ -1,4 +1,4 @@
-"""The archive of 200 clips, and the results of runs over it: whole, or not."""
+"""The archive of 200 clips, and checks of the results of runs over it."""
 
 import csv
 import json
@@ -19,9 +19,9 @@ ALL_FORMATS = ("--format", "csv,jsonl,parquet,txt")
 Answers = dict[str, list[tuple[str, float]]]
 
 
-def whole(output: Path, expected: Answers, count: int = CLIPS) -> Answers:
-    """The answers of a folder, which has those expected, each clip once in each file, and nothing half-finished."""
-    found = answers(output)
+def check_results(output: Path, expected: Answers, count: int = CLIPS) -> Answers:
+    """Check that a folder has each expected answer exactly once and no unfinished files, and return the answers."""
+    found = read_answers(output)
     assert list(found) == NAMES[:count]
     for name, ranked in found.items():
         assert [gloss for gloss, _ in ranked] == [gloss for gloss, _ in expected[name]], name
@@ -34,39 +34,39 @@ def whole(output: Path, expected: Answers, count: int = CLIPS) -> Answers:
         assert pq.read_table(output / "results.parquet")["video"].to_pylist() == rows
     if (output / "results.txt").exists():
         assert (output / "results.txt").read_bytes().count(b"Video: ") == len(found)
-    assert not hidden(output)
+    assert not list_hidden(output)
     return found
 
 
-def some_of(archive: Path, folder: Path, count: int) -> Path:
-    """A folder of so many of the archive's clips."""
+def link_clips(archive: Path, folder: Path, count: int) -> Path:
+    """Link the first `count` clips of the archive into a new folder."""
     (folder / "clips").mkdir()
     for name in NAMES[:count]:
         os.link(archive / name, folder / "clips" / name)
     return folder / "clips"
 
 
-def doubled(names: list[str]) -> int:
-    """How many clips are there twice."""
+def count_duplicates(names: list[str]) -> int:
+    """Count repeated names."""
     return sum(times - 1 for times in Counter(names).values())
 
 
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file's whole lines: a journal's last one may be torn, and no other."""
-    whole, _, _torn = path.read_bytes().rpartition(b"\n")
-    return [json.loads(line) for line in whole.splitlines()]
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the JSON objects of all complete lines. Only the last line of a journal may be incomplete."""
+    complete, _, _torn = path.read_bytes().rpartition(b"\n")
+    return [json.loads(line) for line in complete.splitlines()]
 
 
-def answers(output: Path) -> dict[str, list[tuple[str, float]]]:
-    """The glosses and logits of each clip, of a `results.jsonl` that has each clip once and no torn line."""
+def read_answers(output: Path) -> dict[str, list[tuple[str, float]]]:
+    """Read each clip's glosses and logits from `results.jsonl`. Fails on duplicate clips and incomplete lines."""
     content = (output / "results.jsonl").read_bytes()
     assert content == b"" or content.endswith(b"}\n")
     recognitions = [json.loads(line) for line in content.splitlines()]
     names = [recognition["video"] for recognition in recognitions]
-    assert names == sorted(set(names)), "a clip is there twice, or out of order"
+    assert names == sorted(set(names)), "a clip is duplicated or out of order"
     return {r["video"]: [(p["gloss"], p["logit"]) for p in r["predictions"]] for r in recognitions}
 
 
-def hidden(output: Path) -> list[str]:
-    """What a run has left beside its results: files that were not finished, and its lock."""
+def list_hidden(output: Path) -> list[str]:
+    """List what a run left next to its results: unfinished files and its lock."""
     return sorted(name for name in os.listdir(output) if name.startswith("."))

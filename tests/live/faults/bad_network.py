@@ -1,4 +1,4 @@
-"""A network between a client and a server that is slow, loses connections, and at times lets nothing through."""
+"""A proxy between a client and a server that is slow, resets connections, or lets nothing through."""
 
 import asyncio
 import socket
@@ -9,14 +9,14 @@ from contextlib import suppress
 from typing import Any
 
 CHUNK_BYTES = 64 * 1024
-AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: a connection that is closed is reset
+AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closing a connection resets it
 
 
 class BadNetwork:
-    """Listens at `address` for the length of a `with` block, and passes on what comes to `target`, and what comes back.
+    """Listens at `address` during a `with` block, and forwards connections to `target`.
 
-    `delay_s` holds each 64 KiB up. `cut` resets all connections. `black_hole` keeps everything to itself until it is
-    False again. Connections that come after `target` was changed go there.
+    `delay_s` delays each 64 KiB. `cut` resets all connections. While `black_hole` is True, nothing is forwarded.
+    Changing `target` affects new connections only.
     """
 
     def __init__(self, target: str, delay_s: float = 0.0) -> None:
@@ -30,17 +30,17 @@ class BadNetwork:
 
     def cut(self) -> None:
         """Reset all connections."""
-        self._do(self._cut())
+        self._run(self._cut())
 
     async def _cut(self) -> None:
-        self.num_cut += len(self._open) // 2  # a connection is one to here, and one from here
+        self.num_cut += len(self._open) // 2  # each connection has two writers
         for writer in self._open:
             with suppress(OSError):
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
             writer.transport.abort()
         self._open.clear()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = self.target.rsplit(":", 1)
         try:
             server_reader, server_writer = await asyncio.open_connection(host, int(port))
@@ -48,10 +48,10 @@ class BadNetwork:
             writer.transport.abort()
             return
         self._open |= {writer, server_writer}
-        await asyncio.gather(self._pass_on(reader, server_writer), self._pass_on(server_reader, writer))
+        await asyncio.gather(self._forward(reader, server_writer), self._forward(server_reader, writer))
         self._open -= {writer, server_writer}
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while chunk := await reader.read(CHUNK_BYTES):
                 await asyncio.sleep(self.delay_s)
@@ -62,7 +62,7 @@ class BadNetwork:
         writer.close()
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._handle_connection, "127.0.0.1", 0)
         host, port = self._server.sockets[0].getsockname()
         self.address = f"{host}:{port}"
 
@@ -76,16 +76,16 @@ class BadNetwork:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
 
-    def _do(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def __enter__(self) -> "BadNetwork":
         self._thread.start()
-        self._do(self._listen())
+        self._run(self._listen())
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._do(self._stop())
+        self._run(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -1,4 +1,4 @@
-"""`asl-triton batch` as users run it: a process that can be stopped, killed and run again, and what it leaves."""
+"""`asl-triton batch` as users run it: a process that can be stopped, killed and run again."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from asl_triton.batch.journal import JOURNAL
-from tests.live.faults.archive import lines_of
+from tests.live.faults.archive import read_json_lines
 
 COMMAND = Path(sys.executable).with_name("asl-triton")
 GIVE_UP_S = 60.0
@@ -21,10 +21,10 @@ POLL_S = 0.005
 
 
 class BatchRun:
-    """A run of `asl-triton batch FOLDER --output OUTPUT --server ADDRESS OPTIONS`, under way until it is waited for.
+    """A running `asl-triton batch FOLDER --output OUTPUT --server ADDRESS OPTIONS`.
 
-    `prefix` goes before the command, such as a shell that sets limits. What it says goes to `terminal`, or to a file in
-    `log`, which is the folder of its output if not given.
+    `prefix` goes before the command, such as a shell that sets limits. The command prints to `terminal`, or to a file
+    in the folder `log`, by default the parent of its output folder.
     """
 
     def __init__(
@@ -42,92 +42,92 @@ class BatchRun:
         self._log = (log or output.parent) / f"{output.name}-{time.monotonic_ns()}.log"
         arguments = [COMMAND, "batch", folder, "--output", output, "--server", address, "--model", model, *options]
         with self._log.open("wb") as file:
-            to = file if terminal is None else terminal
+            stream = file if terminal is None else terminal
             self.process = subprocess.Popen(
                 [*prefix, *map(str, arguments)],
                 stdin=subprocess.DEVNULL,
-                stdout=to,
-                stderr=to,
+                stdout=stream,
+                stderr=stream,
                 start_new_session=True,
             )
-        self._below: set[int] = set()
+        self._children: set[int] = set()
 
     @property
-    def told(self) -> str:
-        """All it has said so far, on one line."""
+    def printed(self) -> str:
+        """All output so far, on one line."""
         return " ".join(self._log.read_text(encoding="utf-8", errors="replace").split())
 
-    def known(self) -> list[str]:
-        """The clips of the journal's whole lines, in their order."""
-        return [str(line["video"]) for line in lines_of(self.journal)[1:]]
+    def read_journal(self) -> list[str]:
+        """Return the clips of the journal's complete lines, in order."""
+        return [str(line["video"]) for line in read_json_lines(self.journal)[1:]]
 
-    def until_known(self, count: int) -> None:
-        """Wait for so many lines of the journal; or for the end of the run, if that comes first."""
-        self._until(lambda: self.journal.exists() and self.journal.read_bytes().count(b"\n") > count)
+    def wait_for_results(self, count: int) -> None:
+        """Wait until the journal has this many results, or the run has ended."""
+        self._wait_until(lambda: self.journal.exists() and self.journal.read_bytes().count(b"\n") > count)
 
-    def until_told(self, words: str) -> None:
-        """Wait for the run to say this; or for its end, if that comes first."""
-        self._until(lambda: words in self.told)
+    def wait_for_output(self, words: str) -> None:
+        """Wait until the run has printed these words, or has ended."""
+        self._wait_until(lambda: words in self.printed)
 
-    def below(self) -> list[psutil.Process]:
-        """The processes that it has started, as far as they still run."""
+    def find_children(self) -> list[psutil.Process]:
+        """Find the processes that it has started and that are still running."""
         try:
             found = psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             found = []
-        self._below |= {child.pid for child in found}
+        self._children |= {child.pid for child in found}
         return found
 
-    def decoder_of(self, name: str) -> psutil.Process:
-        """The process below it that has a clip open, when there is one."""
+    def find_decoder(self, name: str) -> psutil.Process:
+        """Wait for a child process that has a clip open, and return it."""
         found: list[psutil.Process] = []
 
         def is_open() -> bool:
-            for process in self.below():
+            for process in self.find_children():
                 with suppress(psutil.Error):
                     if any(Path(file.path).name == name for file in process.open_files()):
                         found.append(process)
             return bool(found)
 
-        self._until(is_open)
+        self._wait_until(is_open)
         return found[0]
 
     def send(self, number: signal.Signals) -> None:
-        """Send the run a signal: SIGINT to all its processes, as a terminal does."""
+        """Send the run a signal. SIGINT goes to all its processes, as from a terminal."""
         if number is signal.SIGINT:
             os.killpg(self.process.pid, number)
         else:
             self.process.send_signal(number)
 
-    def end(self) -> tuple[int, str]:
-        """Wait for its end: exit code, and all it said. No traceback, no process of its own is left."""
+    def wait(self) -> tuple[int, str]:
+        """Wait for the end, and return the exit code and the output. Fails on a traceback or a leftover process."""
         code = self.process.wait(GIVE_UP_S)
-        left = self._left()
-        assert "Traceback" not in self.told, self._log.read_text()
+        left = self._find_leftovers()
+        assert "Traceback" not in self.printed, self._log.read_text()
         assert not left, left
-        return code, self.told
+        return code, self.printed
 
     def kill(self) -> list[str]:
-        """`kill -9`, which leaves no process of its own: the clips that it knew just before."""
-        self.below()
-        self.send(signal.SIGSTOP)  # so that it learns nothing between the look and the end
-        known = self.known() if self.journal.exists() else []
+        """Kill the run with SIGKILL, and return the clips in its journal. Fails on a leftover process."""
+        self.find_children()
+        self.send(signal.SIGSTOP)  # so that the journal does not change after it is read
+        known = self.read_journal() if self.journal.exists() else []
         self.send(signal.SIGKILL)
         self.process.wait(GIVE_UP_S)
-        assert not self._left(), self._left()
+        assert not self._find_leftovers(), self._find_leftovers()
         return known
 
-    def _left(self) -> list[int]:
-        """Its processes that are still there some seconds after it."""
+    def _find_leftovers(self) -> list[int]:
+        """Find its processes that are still running after five seconds."""
         until_s = time.monotonic() + 5
-        while (left := [pid for pid in self._below if psutil.pid_exists(pid)]) and time.monotonic() < until_s:
+        while (left := [pid for pid in self._children if psutil.pid_exists(pid)]) and time.monotonic() < until_s:
             time.sleep(POLL_S)
         return left
 
-    def _until(self, has_come: Callable[[], bool]) -> None:
+    def _wait_until(self, is_true: Callable[[], bool]) -> None:
         until_s = time.monotonic() + GIVE_UP_S
-        while not has_come() and self.process.poll() is None:
-            assert time.monotonic() < until_s, self.told
+        while not is_true() and self.process.poll() is None:
+            assert time.monotonic() < until_s, self.printed
             time.sleep(POLL_S)
 
     def __enter__(self) -> "BatchRun":
@@ -139,7 +139,7 @@ class BatchRun:
             self.process.wait()
 
 
-def figure(told: str, pattern: str) -> int:
-    """The number in what a run said, such as that before `recognized`."""
-    found = re.search(pattern, told)
+def extract_number(printed: str, pattern: str) -> int:
+    """Extract a number from a run's output, or 0 if the pattern does not match."""
+    found = re.search(pattern, printed)
     return int(found[1].replace(",", "")) if found else 0

@@ -1,4 +1,4 @@
-"""An archive, the servers that it is asked about, and a table of what came of it."""
+"""Fixtures for fault tests: the archive, the servers, and the rows of the table."""
 
 import os
 import shutil
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from asl_triton_deploy.local import LocalTriton
-from tests.client.conftest import disk  # noqa: F401  a fixture, for these tests too
+from tests.client.conftest import disk  # noqa: F401  a fixture used by these tests
 from tests.live.conftest import write_clip
-from tests.live.faults.archive import ALL_FORMATS, FEW, NAMES, Answers, answers, some_of, whole
+from tests.live.faults.archive import ALL_FORMATS, FEW, NAMES, Answers, check_results, link_clips, read_answers
 from tests.live.faults.batch_run import BatchRun
 from tests.live.faults.quick_network import export_quick
 from tests.local_triton import serve
@@ -22,7 +22,7 @@ Row = Callable[[str, str, str], None]
 
 @pytest.fixture
 def row(record_property: Callable[[str, object], None]) -> Row:
-    """Puts a line into the table of faults: the fault, what was done, and what came of it."""
+    """Return a function that adds a row to the table: the fault, what was done, and the result."""
 
     def record(fault: str, done: str, result: str) -> None:
         record_property("fault", (fault, done, result))
@@ -33,7 +33,7 @@ def row(record_property: Callable[[str, object], None]) -> Row:
 
 @pytest.fixture(scope="package")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 200 clips, five files under many names."""
+    """Return a folder of 200 clips: five files under many names."""
     folder = tmp_path_factory.mktemp("archive")
     files = [write_clip(folder / f"{n}.mp4", 9 + 3 * n, (64, 64), seed=n) for n in range(5)]
     (folder / "clips").mkdir()
@@ -44,13 +44,13 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def few(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the first hundred of them."""
-    return some_of(archive, tmp_path_factory.mktemp("few"), FEW)
+    """Return a folder of the first hundred clips."""
+    return link_clips(archive, tmp_path_factory.mktemp("few"), FEW)
 
 
 @pytest.fixture(scope="package")
 def white(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clip that a slow server takes long for."""
+    """Return a white clip, which the model `late` answers slowly."""
     path = tmp_path_factory.mktemp("white") / "white.mp4"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 25.0, (64, 64))
     for _ in range(30):
@@ -61,7 +61,7 @@ def white(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, `quick`, that answers at once."""
+    """Export a model, `quick`, that answers immediately."""
     folder = tmp_path_factory.mktemp("quick") / "models"
     export_quick(folder, "quick")
     return folder
@@ -69,7 +69,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """Beside `quick`, `late` takes four seconds for white clips, and `narrow` lets two requests wait."""
+    """Serve `quick`, `late`, which takes four seconds for white clips, and `narrow`, which queues only two requests."""
     folder = tmp_path_factory.mktemp("server") / "models"
     shutil.copytree(repository, folder)
     export_quick(folder, "late", white_s=4, instances=2)
@@ -80,7 +80,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="package")
 def other_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
-    """Its `quick` is of another checkpoint."""
+    """Serve `quick` with another checkpoint."""
     folder = tmp_path_factory.mktemp("other") / "models"
     export_quick(folder, "quick", seed=1)
     with serve(folder) as triton:
@@ -89,9 +89,9 @@ def other_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTrit
 
 @pytest.fixture(scope="package")
 def undisturbed(archive: Path, server: LocalTriton, tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    """What a run answers that nothing happens to."""
+    """Return the answers of an undisturbed run."""
     output = tmp_path_factory.mktemp("undisturbed") / "out"
     with BatchRun(archive, output, server.address, *ALL_FORMATS) as run:
-        code, told = run.end()
-    assert code == 0, told
-    return whole(output, answers(output))
+        code, printed = run.wait()
+    assert code == 0, printed
+    return check_results(output, read_answers(output))

@@ -1,4 +1,4 @@
-"""A model that answers in a millisecond, and slowly where a test wants it: what is tested is around it."""
+"""A model that answers in a millisecond, or slowly on request, for tests of everything around it."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ TritonPythonModel.execute = execute
 
 
 class QuickNetwork(nn.Module):
-    """Logits of a few pixels, with the signature that asl-triton documents."""
+    """Computes logits from a few pixels, with the signature that asl-triton documents."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,9 +55,9 @@ def export_quick(
     instances: int = 1,
     max_queue_size: int | None = None,
 ) -> None:
-    """Write it as a model that takes so many seconds for a clip that is white, and for each other one.
+    """Export the network as a model that takes `white_s` seconds for a white clip and `other_s` for any other.
 
-    Each `seed` is another checkpoint. Of requests more than `max_queue_size` it refuses.
+    Each `seed` gives another checkpoint. The model rejects requests beyond `max_queue_size`.
     """
     torch.manual_seed(seed)
     network = QuickNetwork().eval()

@@ -1,6 +1,6 @@
-"""What happens to `asl-triton batch` when servers and networks fail: a real Triton, and real faults.
+"""How `asl-triton batch` survives failing servers and networks, with a real Triton.
 
-`python -m tests.live.faults` prints the figures as a table.
+`python -m tests.live.faults` prints the results as a table.
 """
 
 import os
@@ -13,34 +13,43 @@ import pytest
 
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.ports import claim_ports
-from tests.live.faults.archive import ALL_FORMATS, CLIPS, FEW, Answers, answers, doubled, some_of, whole
+from tests.live.faults.archive import (
+    ALL_FORMATS,
+    CLIPS,
+    FEW,
+    Answers,
+    check_results,
+    count_duplicates,
+    link_clips,
+    read_answers,
+)
 from tests.live.faults.bad_network import BadNetwork
-from tests.live.faults.batch_run import BatchRun, figure
+from tests.live.faults.batch_run import BatchRun, extract_number
 from tests.live.faults.conftest import Row
 
 
-def free_port() -> int:
+def claim_port() -> int:
     return claim_ports("127.0.0.1", {"gRPC": None})["gRPC"]
 
 
-def test_server_killed_and_started_again(
+def test_server_killed_and_restarted_loses_nothing(
     repository: Path, archive: Path, undisturbed: Answers, tmp_path: Path, row: Row
 ) -> None:
-    port = free_port()
+    port = claim_port()
     with (
         LocalTriton(repository, grpc_port=port) as triton,
         BatchRun(archive, tmp_path / "out", triton.address, *ALL_FORMATS) as run,
     ):
-        run.until_known(60)
+        run.wait_for_results(60)
         os.kill(triton.pid, signal.SIGKILL)
-        run.until_told("is down: waiting up to 300 s for it (--wait)")
+        run.wait_for_output("is down: waiting up to 300 s for it (--wait)")
         triton.stop()
         with LocalTriton(repository, grpc_port=port):
-            code, told = run.end()
-    assert code == 0, told
-    back_after_s = figure(told, r"is back after ([\d]+) s")
-    whole(tmp_path / "out", undisturbed)
-    assert doubled(run.known()) == 0
+            code, printed = run.wait()
+    assert code == 0, printed
+    back_after_s = extract_number(printed, r"is back after ([\d]+) s")
+    check_results(tmp_path / "out", undisturbed)
+    assert count_duplicates(run.read_journal()) == 0
     row(
         "Triton killed with SIGKILL and restarted",
         f"after 60 of {CLIPS} clips; it was back after {back_after_s} s",
@@ -48,40 +57,40 @@ def test_server_killed_and_started_again(
     )
 
 
-def test_server_that_stands_still(
+def test_frozen_server_is_waited_for(
     server: LocalTriton, few: Path, undisturbed: Answers, tmp_path: Path, row: Row
 ) -> None:
     with BatchRun(few, tmp_path / "out", server.address, "--timeout", 2) as run:
-        run.until_known(30)
+        run.wait_for_results(30)
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            run.until_told("is down: waiting up to")
+            run.wait_for_output("is down: waiting up to")
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        code, told = run.end()
-    assert code == 0, told
-    assert "is back after" in told
-    whole(tmp_path / "out", undisturbed, FEW)
+        code, printed = run.wait()
+    assert code == 0, printed
+    assert "is back after" in printed
+    check_results(tmp_path / "out", undisturbed, FEW)
     row(
         "frozen server",
         "Triton stopped (SIGSTOP) after 30 clips for longer than --timeout, then continued",
-        f"exit 0: {FEW} results, 0 failed, {doubled(run.known())} duplicated; said that it was waiting",
+        f"exit 0: {FEW} results, 0 failed, {count_duplicates(run.read_journal())} duplicated; said that it was waiting",
     )
 
 
-def test_answer_that_comes_after_its_deadline(
+def test_answer_after_its_deadline_fails_only_that_clip(
     server: LocalTriton, archive: Path, white: Path, undisturbed: Answers, tmp_path: Path, row: Row
 ) -> None:
-    folder = some_of(archive, tmp_path, 20)
+    folder = link_clips(archive, tmp_path, 20)
     os.link(white, folder / "z-white.mp4")
     with BatchRun(folder, tmp_path / "out", server.address, "--timeout", 2, model="late") as run:
-        code, told = run.end()
-    assert code == 3, told
-    assert "failed z-white.mp4" in told and "did not answer within 2 s" in told and "Raise --timeout" in told
-    whole(tmp_path / "out", undisturbed, 20)
+        code, printed = run.wait()
+    assert code == 3, printed
+    assert "failed z-white.mp4" in printed and "did not answer within 2 s" in printed and "Raise --timeout" in printed
+    check_results(tmp_path / "out", undisturbed, 20)
     with BatchRun(folder, tmp_path / "out", server.address, "--timeout", 20, model="late") as run:
-        again_code, again = run.end()
-    assert again_code == 0 and "21 recognized, 20 of them in an earlier run" in again, again
+        rerun_code, rerun_printed = run.wait()
+    assert rerun_code == 0 and "21 recognized, 20 of them in an earlier run" in rerun_printed, rerun_printed
     row(
         "answer after its deadline",
         "21 clips, one of which takes the model 4 s, --timeout 2; then --timeout 20",
@@ -89,16 +98,18 @@ def test_answer_that_comes_after_its_deadline(
     )
 
 
-def test_queue_that_is_full(server: LocalTriton, few: Path, undisturbed: Answers, tmp_path: Path, row: Row) -> None:
+def test_full_queue_rejects_clips_until_the_next_run(
+    server: LocalTriton, few: Path, undisturbed: Answers, tmp_path: Path, row: Row
+) -> None:
     with BatchRun(few, tmp_path / "out", server.address, "--in-flight", 32, "--wait", 0, model="narrow") as run:
-        code, told = run.end()
-    rejected = figure(told, r"([\d,]+) rejected: the server was too busy")
-    assert code == 3 and rejected > 0, told
-    assert len(answers(tmp_path / "out")) + rejected == FEW
+        code, printed = run.wait()
+    rejected = extract_number(printed, r"([\d,]+) rejected: the server was too busy")
+    assert code == 3 and rejected > 0, printed
+    assert len(read_answers(tmp_path / "out")) + rejected == FEW
     with BatchRun(few, tmp_path / "out", server.address, model="narrow") as run:
-        again_code, again = run.end()
-    assert again_code == 0, again
-    whole(tmp_path / "out", undisturbed, FEW)
+        rerun_code, rerun_printed = run.wait()
+    assert rerun_code == 0, rerun_printed
+    check_results(tmp_path / "out", undisturbed, FEW)
     row(
         "full queue",
         "room for two waiting requests, 32 clips in flight, --wait 0; then as usual",
@@ -106,7 +117,7 @@ def test_queue_that_is_full(server: LocalTriton, few: Path, undisturbed: Answers
     )
 
 
-def test_network_that_is_cut_slow_and_black(
+def test_slow_broken_and_silent_network_loses_nothing(
     server: LocalTriton, few: Path, undisturbed: Answers, tmp_path: Path, row: Row
 ) -> None:
     moments = random.Random(8)
@@ -114,18 +125,18 @@ def test_network_that_is_cut_slow_and_black(
         BadNetwork(server.address, delay_s=0.002) as network,
         BatchRun(few, tmp_path / "out", network.address, "--timeout", 2) as run,
     ):
-        run.until_known(20)
-        while len(run.known()) < 50 and run.process.poll() is None:
+        run.wait_for_results(20)
+        while len(run.read_journal()) < 50 and run.process.poll() is None:
             time.sleep(moments.uniform(0.1, 0.8))
             network.cut()
         network.black_hole = True
-        run.until_told("is down: waiting up to")
+        run.wait_for_output("is down: waiting up to")
         network.black_hole = False
-        code, told = run.end()
-    assert code == 0, told
+        code, printed = run.wait()
+    assert code == 0, printed
     assert network.num_cut > 0
-    whole(tmp_path / "out", undisturbed, FEW)
-    assert doubled(run.known()) == 0
+    check_results(tmp_path / "out", undisturbed, FEW)
+    assert count_duplicates(run.read_journal()) == 0
     row(
         "network slow, then broken, then silent",
         f"2 ms per 64 KiB, {network.num_cut} connections reset at random, then nothing let through for "
@@ -134,17 +145,17 @@ def test_network_that_is_cut_slow_and_black(
     )
 
 
-def test_server_that_is_away_at_the_start(archive: Path, tmp_path: Path, row: Row) -> None:
-    with BatchRun(archive, tmp_path / "out", f"127.0.0.1:{free_port()}") as run:
-        code, told = run.end()
+def test_no_server_at_the_start_fails_at_once(archive: Path, tmp_path: Path, row: Row) -> None:
+    with BatchRun(archive, tmp_path / "out", f"127.0.0.1:{claim_port()}") as run:
+        code, printed = run.wait()
     assert code == 1
-    assert "Error: no server answers at 127.0.0.1:" in told and "asl-triton serve" in told
+    assert "Error: no server answers at 127.0.0.1:" in printed and "asl-triton serve" in printed
     assert os.listdir(tmp_path / "out") == []
     row("no server at the start", "nothing listens at --server", "exit 1 at once, with an error message")
 
 
 @pytest.mark.parametrize("how", ["after a restart", "behind a load balancer"])
-def test_server_that_comes_back_as_another(
+def test_server_with_another_checkpoint_stops_the_run(
     server: LocalTriton,
     other_server: LocalTriton,
     few: Path,
@@ -157,20 +168,20 @@ def test_server_that_comes_back_as_another(
         BadNetwork(server.address) as network,
         BatchRun(few, tmp_path / "out", network.address) as run,
     ):
-        run.until_known(30)
+        run.wait_for_results(30)
         if how == "after a restart":
             network.target = "127.0.0.1:1"
             network.cut()
-            run.until_told("is down: waiting up to")
+            run.wait_for_output("is down: waiting up to")
         network.target = other_server.address
         network.cut()
-        code, told = run.end()
-    assert code == 3, told
-    assert "came back with a different quick (other weights, precision or labels)" in told
-    found = answers(tmp_path / "out")
+        code, printed = run.wait()
+    assert code == 3, printed
+    assert "came back with a different quick (other weights, precision or labels)" in printed
+    found = read_answers(tmp_path / "out")
     assert 30 <= len(found) < FEW
     for name, ranked in found.items():
-        assert [gloss for gloss, _ in ranked] == [gloss for gloss, _ in undisturbed[name]], "of the other checkpoint"
+        assert [gloss for gloss, _ in ranked] == [gloss for gloss, _ in undisturbed[name]], "from the other checkpoint"
     row(
         f"server with another checkpoint, {how}",
         "after 30 of 100 clips",
