@@ -23,7 +23,7 @@ class Certificates:
 
     folder: Path
 
-    def security(self, ca: str | None = None, own: str | None = None, name: str | None = None) -> Security:
+    def build_security(self, ca: str | None = None, own: str | None = None, name: str | None = None) -> Security:
         """A client's settings: the authority it trusts, its own certificate, and the server name it expects."""
         authority = self.folder / f"{ca}.pem" if ca else None
         cert, key = (self.folder / f"{own}.pem", self.folder / f"{own}.key") if own else (None, None)

@@ -73,7 +73,7 @@ def copy_model(source: Path, target: Path, preset: Preset | None = None) -> Path
     return target
 
 
-def find_paths(file: Path) -> list[bytes]:
+def find_local_paths(file: Path) -> list[bytes]:
     """Find this machine's paths in a file and, if it is an archive, in its members."""
     contents = [file.read_bytes()]
     if zipfile.is_zipfile(file):

@@ -9,7 +9,9 @@ from asl_triton_export.i3d import I3D
 GLOSSES = ("book", "drink", "hello", "help", "home", "mother", "thank you")
 
 
-def small_network(num_classes: int = len(GLOSSES), *, width: float = 1 / 16, channels: int = 3, seed: int = 0) -> I3D:
+def build_small_network(
+    num_classes: int = len(GLOSSES), *, width: float = 1 / 16, channels: int = 3, seed: int = 0
+) -> I3D:
     """Build an I3D whose BatchNorm layers are not the identity, so that folding them is tested."""
     torch.manual_seed(seed)
     net = I3D(num_classes, channels, width).eval()
@@ -26,7 +28,7 @@ def small_network(num_classes: int = len(GLOSSES), *, width: float = 1 / 16, cha
 
 def save_checkpoint(path: Path, **arguments: object) -> Path:
     """Save the state dict of a small network."""
-    torch.save(small_network(**arguments).state_dict(), path)  # type: ignore[arg-type]
+    torch.save(build_small_network(**arguments).state_dict(), path)  # type: ignore[arg-type]
     return path
 
 

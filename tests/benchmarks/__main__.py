@@ -41,7 +41,7 @@ from asl_triton_export.checkpoint import Checkpoint
 from asl_triton_export.exporter import export_model, fastest_precision
 from asl_triton_export.formats.torchscript import ServedI3D
 from asl_triton_export.i3d import I3D, normalize
-from tests.networks import small_network
+from tests.networks import build_small_network
 
 NUM_FRAMES = 64
 FLOP_PER_CLIP = 222e9
@@ -83,7 +83,7 @@ def measure(folder: Path, num_clips: int, rounds: int, console: Console) -> tupl
     """Measure all rows, and the client's peak memory in MB by number of clips."""
     with console.status("Rendering clips"):
         clips = [write_clip(folder / "clips" / f"{n:03}.mp4", n) for n in range(num_clips)]
-    net = small_network(2000, width=1.0)
+    net = build_small_network(2000, width=1.0)
     precision = fastest_precision()
     with console.status("As trained, one clip after another"):
         rows = [measure_as_trained(net, clips)]
@@ -185,7 +185,7 @@ def compute_times_per_request(before: Statistics, after: Statistics) -> tuple[fl
 
 def measure_client_memory(folder: Path, clips: list[Path]) -> dict[int, float]:
     """Peak resident memory of `asl-triton batch` in MB by number of clips, with a small network."""
-    checkpoint = Checkpoint(folder / "small.pt", "0" * 64, small_network().state_dict(), 7, 3, 1 / 16)
+    checkpoint = Checkpoint(folder / "small.pt", "0" * 64, build_small_network().state_dict(), 7, 3, 1 / 16)
     export_model(checkpoint, tuple("abcdefg"), PRESETS["wlasl"], folder / "small", "small")
     peaks = {}
     with LocalTriton(folder / "small", shared_memory=True) as triton:

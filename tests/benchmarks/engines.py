@@ -44,7 +44,7 @@ from asl_triton_export.i3d import I3D, normalize
 from asl_triton_export.quantization.calibration import read_windows
 from asl_triton_export.triton_config import Format
 from tests.benchmarks.__main__ import FLOP_PER_CLIP, NUM_FRAMES, measure_as_trained, measure_served, write_clip
-from tests.networks import small_network
+from tests.networks import build_small_network
 
 PRESET = PRESETS["wlasl"]
 LABELS = tuple(f"gloss {n}" for n in range(2000))
@@ -93,7 +93,7 @@ class Bench:
         with console.status("Rendering clips"):
             self.clips = [write_clip(folder / "clips" / f"{n:03}.mp4", n) for n in range(num_clips)]
         if checkpoint is None:
-            state = small_network(len(LABELS), width=1.0).state_dict()
+            state = build_small_network(len(LABELS), width=1.0).state_dict()
             self.checkpoint = Checkpoint(folder / "random.pt", "0" * 64, state, len(LABELS), 3, 1.0)
         else:
             self.checkpoint = load_checkpoint(checkpoint)

@@ -29,7 +29,7 @@ BLINK_EVERY_S = 4.0
 
 
 @dataclass(frozen=True)
-class Signed:
+class FilmSign:
     """One sign of a film. It lasts as long as the hands are closer to the sign than to rest.
 
     It therefore starts halfway through the movement up and ends halfway through the movement down, which is what the
@@ -47,7 +47,7 @@ class Part:
 
     sign: Sign
     take: Take
-    signed: Signed | None
+    signed: FilmSign | None
 
     @property
     def arms(self) -> tuple[Arm, Arm]:
@@ -61,10 +61,10 @@ def perform_sign(sign: Sign, seed: int) -> Part:
     half_onset_s = ONSET_S * take.execution.tempo / 2
     start_s = take.execution.lead_s + half_onset_s
     end_s = take.num_frames / FPS - take.execution.tail_s - half_onset_s
-    return Part(sign, take, Signed(sign.gloss, start_s, end_s))
+    return Part(sign, take, FilmSign(sign.gloss, start_s, end_s))
 
 
-def rest(seconds: float, seed: int) -> Part:
+def perform_pause(seconds: float, seed: int) -> Part:
     """Perform a pause."""
     sign = make_idle_sign(seed)
     num_frames = max(round(seconds * FPS), 1)
@@ -118,8 +118,8 @@ def choose_blinks(moments_s: Floats, rng: np.random.Generator) -> Floats:
 
 
 def write_film(
-    path: Path, *, seconds: float, signs: int, signs_a_scene: int, seed: int, shortest_pause_s: float = 1.0
-) -> list[Signed]:
+    path: Path, *, seconds: float, signs: int, signs_per_scene: int, seed: int, shortest_pause_s: float = 1.0
+) -> list[FilmSign]:
     """Write a film (H.264, 256 x 256, 25 frames per second) unless it exists. Returns the signs in it.
 
     Every gloss appears equally often, in random order. Pauses have random lengths and fill the remaining time. With 0
@@ -127,41 +127,41 @@ def write_film(
     """
     truth = path.with_suffix(".json")
     if truth.exists():
-        return [Signed(**line) for line in json.loads(truth.read_text())]
+        return [FilmSign(**line) for line in json.loads(truth.read_text())]
     assert seed > FIRST_HELD_OUT_SEED
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(np.resize(rng.permutation(len(SIGNS)), signs))
     performed = [perform_sign(SIGNS[index], seed + number) for number, index in enumerate(chosen)]
-    num_scenes = -(-signs // signs_a_scene) if signs_a_scene else 1
+    num_scenes = -(-signs // signs_per_scene) if signs_per_scene else 1
     spare_s = seconds - sum(part.take.num_frames for part in performed) / FPS
     shares = rng.dirichlet(np.ones(signs + num_scenes))
     pauses_s = shortest_pause_s + shares * (spare_s - shortest_pause_s * len(shares))
-    pauses = [rest(pause, seed + number) for number, pause in enumerate(pauses_s)]
+    pauses = [perform_pause(pause, seed + number) for number, pause in enumerate(pauses_s)]
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = imageio_ffmpeg.write_frames(str(path), SIZE[::-1], fps=FPS, codec="libx264", macro_block_size=1)
     writer.send(None)
     signed, start_s = [], 0.0
-    for number, parts in enumerate(split_into_scenes(performed, pauses, signs_a_scene)):
+    for number, parts in enumerate(split_into_scenes(performed, pauses, signs_per_scene)):
         for frame in paint_scene(parts, seed + number):
             writer.send(np.ascontiguousarray(frame))
         for part in parts:
             if part.signed:
-                signed.append(Signed(part.signed.gloss, start_s + part.signed.start_s, start_s + part.signed.end_s))
+                signed.append(FilmSign(part.signed.gloss, start_s + part.signed.start_s, start_s + part.signed.end_s))
             start_s += part.take.num_frames / FPS
     writer.close()
     truth.write_text(json.dumps([asdict(sign) for sign in signed], indent=1))
     return signed
 
 
-def split_into_scenes(performed: Sequence[Part], pauses: Sequence[Part], signs_a_scene: int) -> Iterator[list[Part]]:
+def split_into_scenes(performed: Sequence[Part], pauses: Sequence[Part], signs_per_scene: int) -> Iterator[list[Part]]:
     """Yield scenes with a pause before each sign and one at the end, or one scene per part with 0 signs per scene."""
     remaining = iter(pauses)
-    if not signs_a_scene:
+    if not signs_per_scene:
         for sign in performed:
             yield [next(remaining)]
             yield [sign]
         yield [next(remaining)]
         return
-    for start in range(0, len(performed), signs_a_scene):
-        parts = [part for sign in performed[start : start + signs_a_scene] for part in (next(remaining), sign)]
+    for start in range(0, len(performed), signs_per_scene):
+        parts = [part for sign in performed[start : start + signs_per_scene] for part in (next(remaining), sign)]
         yield [*parts, next(remaining)]

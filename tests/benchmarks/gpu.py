@@ -56,7 +56,7 @@ from asl_triton.presets import PRESETS
 from asl_triton_export.formats.torchscript import ServedI3D
 from asl_triton_export.i3d import I3D, normalize, pool_steps
 from tests.benchmarks.gpu_report import AT_ONCE, Figure, Report, Row
-from tests.networks import small_network
+from tests.networks import build_small_network
 
 PRESET = PRESETS["wlasl"]
 NUM_CLASSES = 2000
@@ -603,7 +603,7 @@ def find_reference() -> Path | None:
 def build_network(width: float, reference: Path | None) -> I3D:
     """Build the network with the reference checkpoint's weights, or with random ones."""
     if reference is None:
-        return small_network(NUM_CLASSES, width=width)
+        return build_small_network(NUM_CLASSES, width=width)
     net = I3D(NUM_CLASSES)
     net.load_state_dict(runpy.run_path(str(reference / "make_checkpoint.py"))["build_state_dict"]())
     return net.eval()

@@ -22,7 +22,7 @@ from asl_triton.presets import PRESETS
 from asl_triton_export.bundle import open_bundle
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint, read_labels_for
 from asl_triton_export.exporter import export_model, fastest_precision
-from tests.networks import small_network
+from tests.networks import build_small_network
 
 MODEL = "model"
 
@@ -67,7 +67,7 @@ def export(repository: Path, instances: int, full: bool) -> None:
     """Write a repository with one model, in the fastest precision on this machine."""
     precision = fastest_precision()
     if full:
-        net = small_network(2000, width=1.0)
+        net = build_small_network(2000, width=1.0)
         checkpoint = Checkpoint(repository / "random.pt", "0" * 64, net.state_dict(), 2000, 3, 1.0)
         labels, preset = tuple(f"gloss {n}" for n in range(2000)), PRESETS["wlasl"]
     else:

@@ -50,9 +50,9 @@ from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import fastest_precision
 from asl_triton_export.formats.torchscript import DTYPES, ServedI3D, halve_by_three
 from asl_triton_export.i3d import I3D
-from tests.benchmarks.film import FPS, Signed, write_film
+from tests.benchmarks.film import FPS, FilmSign, write_film
 from tests.benchmarks.timeline import FIRST_SEED, KINDS, format_score, score_timeline
-from tests.networks import small_network
+from tests.networks import build_small_network
 from tests.paths import DEMO_BUNDLE
 
 PRESET = PRESETS["wlasl"]
@@ -139,7 +139,7 @@ def append(past: Tensor, newest: Tensor, count: int) -> Tensor:
 
 def measure_speed(precision: str, width: float, counts: Sequence[int], rounds: int) -> Table:
     """Measure the CPU seconds per window of each way, in turns. The first round only warms up."""
-    network = SplitNetwork(small_network(2000, width=width), precision)
+    network = SplitNetwork(build_small_network(2000, width=width), precision)
     frames = torch.randint(0, 256, (WINDOW + STRIDE * (max(counts) - 1), INPUT_SIZE, INPUT_SIZE, 3), dtype=torch.uint8)
     live = LiveNetwork(network, frames[None, :WINDOW])
 
@@ -233,7 +233,7 @@ class FilmReader:
 
 
 def measure_film(
-    network: SplitNetwork, film: Path, signed: Sequence[Signed], until_s: float, lengths: Sequence[int]
+    network: SplitNetwork, film: Path, signed: Sequence[FilmSign], until_s: float, lengths: Sequence[int]
 ) -> Table:
     """Count the found and the false signs of a film for each way."""
     labels = read_labels(DEMO_BUNDLE / "labels.txt")
@@ -313,11 +313,11 @@ def main() -> None:
             console.print(measure_speed(arguments.precision, arguments.width, arguments.windows, arguments.rounds))
         if arguments.films is None:
             return
-        for number, (kind, signs_a_scene) in enumerate(KINDS.items()):
+        for number, (kind, signs_per_scene) in enumerate(KINDS.items()):
             seed = FIRST_SEED + 1000 * number
-            film = arguments.films / f"{FIRST_SEED}-{arguments.seconds}-{arguments.signs}-{signs_a_scene}.mp4"
+            film = arguments.films / f"{FIRST_SEED}-{arguments.seconds}-{arguments.signs}-{signs_per_scene}.mp4"
             signed = write_film(
-                film, seconds=arguments.seconds, signs=arguments.signs, signs_a_scene=signs_a_scene, seed=seed
+                film, seconds=arguments.seconds, signs=arguments.signs, signs_per_scene=signs_per_scene, seed=seed
             )
             if not number:
                 shot = next(read_shots(film, 0.0))

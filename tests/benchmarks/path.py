@@ -49,7 +49,7 @@ from asl_triton_export.formats import get_format
 from tests.benchmarks.__main__ import NUM_FRAMES, write_clip
 from tests.benchmarks.transports import NOTHING, NOTHING_CONFIG, OUTPUTS, WAYS
 from tests.live.conftest import write_stranger
-from tests.networks import small_network
+from tests.networks import build_small_network
 
 PRESET = PRESETS["wlasl"]
 CLIPS = 10  # per turn of a way, so that the kernel's 10 ms clock is precise enough
@@ -130,7 +130,7 @@ async def send_clips(transport: Transport, pool: DecoderPool, clip: Path) -> Non
 async def compare_server(clip: Path, repository: Path, rounds: int) -> list[Row]:
     """Compare the bare forward with requests with prepared frames, and with whole clips."""
     precision = fastest_precision("openvino")
-    state = small_network(len(LABELS), width=1.0).state_dict()
+    state = build_small_network(len(LABELS), width=1.0).state_dict()
     checkpoint = Checkpoint(repository / "random.pt", "0" * 64, state, len(LABELS), 3, 1.0)
     export_model(checkpoint, LABELS, PRESET, repository, "i3d", precision=precision, served_as="openvino")
     network = get_format("openvino").open(repository / "i3d" / "1", precision)

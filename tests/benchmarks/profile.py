@@ -61,20 +61,20 @@ ORDER = [*(stage for stage, _ in STAGES), "other"]
 
 
 @dataclass(frozen=True)
-class Spent:
+class CpuTime:
     """CPU seconds of a process so far: of its Python threads, its other threads, and the processes below it."""
 
     python_s: float = 0.0
     native_s: float = 0.0
     below_s: float = 0.0
 
-    def since(self, before: "Spent") -> "Spent":
+    def since(self, before: "CpuTime") -> "CpuTime":
         """The time spent since then."""
-        return Spent(self.python_s - before.python_s, self.native_s - before.native_s, self.below_s - before.below_s)
+        return CpuTime(self.python_s - before.python_s, self.native_s - before.native_s, self.below_s - before.below_s)
 
-    def max_with(self, now: "Spent") -> "Spent":
+    def max_with(self, now: "CpuTime") -> "CpuTime":
         """The larger times of both. `now` may lack the time of a process that has just ended."""
-        return Spent(*map(max, astuple(self), astuple(now)))
+        return CpuTime(*map(max, astuple(self), astuple(now)))
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def record(pid: int, flame_graph: Path) -> Iterator[Counter[str]]:
             stacks[stack] += int(count)
 
 
-def read_cpu_time(process: psutil.Process) -> Spent:
+def read_cpu_time(process: psutil.Process) -> CpuTime:
     """Read the CPU time that a process has spent so far."""
     own = process.cpu_times()
     names = {int(task.name): (task / "comm").read_text() for task in Path(f"/proc/{process.pid}/task").iterdir()}
@@ -216,7 +216,7 @@ def read_cpu_time(process: psutil.Process) -> Spent:
         with suppress(psutil.Error):
             times = child.cpu_times()
             below_s += times.user + times.system + times.children_user + times.children_system
-    return Spent(own.user + own.system - native_s, native_s, below_s)
+    return CpuTime(own.user + own.system - native_s, native_s, below_s)
 
 
 def read_servers(triton: LocalTriton) -> dict[str, float]:
@@ -227,7 +227,9 @@ def read_servers(triton: LocalTriton) -> dict[str, float]:
     return {name: each.user + each.system for name, each in times.items()}
 
 
-def build_profile(way: str, clips: int, stacks: Counter[str], spent: Spent, elsewhere_ms: dict[str, float]) -> Profile:
+def build_profile(
+    way: str, clips: int, stacks: Counter[str], spent: CpuTime, elsewhere_ms: dict[str, float]
+) -> Profile:
     """Scale the samples of the process and of its children to the CPU time that the kernel counted for them."""
     stages_ms: Counter[str] = Counter()
     for is_below, seconds in ((False, spent.python_s), (True, spent.below_s)):

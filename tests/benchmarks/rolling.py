@@ -79,7 +79,7 @@ def make_versions(folder: Path, num_frames: int = 24) -> Versions:
 
 
 @contextmanager
-def two_servers(repository: Path) -> Iterator[list[ProductionTriton]]:
+def run_two_servers(repository: Path) -> Iterator[list[ProductionTriton]]:
     """Run two servers for the block. They are ready at its start."""
     with ExitStack() as running:
         yield [running.enter_context(ProductionTriton(repository)) for _ in range(2)]
@@ -90,7 +90,7 @@ async def infer_logits(transport: GrpcTransport, clip: Array) -> Array:
     return (await transport.infer(MODEL, {"FRAMES__0": clip}, ["LOGITS__0"]))["LOGITS__0"]
 
 
-async def under_load(
+async def measure_under_load(
     servers: Sequence[ProductionTriton],
     versions: Versions,
     label: str,
@@ -127,7 +127,7 @@ async def under_load(
     )
 
 
-async def replace(servers: Sequence[ProductionTriton], repository: Path) -> None:
+async def replace_servers(servers: Sequence[ProductionTriton], repository: Path) -> None:
     """Stop each server with SIGTERM and start it again with `repository`, one after the other.
 
     The next server is stopped when the client uses the restarted one again. gRPC looks for it every two seconds; on
@@ -147,11 +147,15 @@ async def replace(servers: Sequence[ProductionTriton], repository: Path) -> None
 async def measure(folder: Path) -> list[Part]:
     """Measure without disturbance, with a restart of both servers, and with both replaced by version 2."""
     versions = make_versions(folder)
-    with two_servers(versions.old) as servers:
+    with run_two_servers(versions.old) as servers:
         return [
-            await under_load(servers, versions, "nothing happens", lambda: asyncio.sleep(UNDISTURBED_S)),
-            await under_load(servers, versions, "each restarted", lambda: replace(servers, versions.old)),
-            await under_load(servers, versions, "each replaced by version 2", lambda: replace(servers, versions.new)),
+            await measure_under_load(servers, versions, "nothing happens", lambda: asyncio.sleep(UNDISTURBED_S)),
+            await measure_under_load(
+                servers, versions, "each restarted", lambda: replace_servers(servers, versions.old)
+            ),
+            await measure_under_load(
+                servers, versions, "each replaced by version 2", lambda: replace_servers(servers, versions.new)
+            ),
         ]
 
 

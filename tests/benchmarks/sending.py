@@ -30,7 +30,7 @@ from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
 from asl_triton_export.exporter import export_model, fastest_precision
 from tests.benchmarks.__main__ import write_clip
-from tests.networks import small_network
+from tests.networks import build_small_network
 from tests.paths import DEMO_BUNDLE
 
 WAYS: tuple[Send, ...] = ("frames", "video")
@@ -114,7 +114,7 @@ def export(folder: Path, demo: bool, precision: str) -> None:
         checkpoint = load_checkpoint(DEMO_BUNDLE / "weights.safetensors")
         labels = tuple((DEMO_BUNDLE / "labels.txt").read_text().splitlines())
     else:
-        net = small_network(2000, width=1.0)
+        net = build_small_network(2000, width=1.0)
         checkpoint = Checkpoint(folder / "random.pt", "0" * 64, net.state_dict(), 2000, 3, 1.0)
         labels = tuple(f"gloss {n}" for n in range(2000))
     export_model(checkpoint, labels, PRESETS["wlasl"], folder / "models", "i3d", precision=precision)

@@ -11,14 +11,14 @@ from asl_triton.video.windows import cut_windows_by_shot
 from tests.benchmarks import overlap
 from tests.benchmarks.film import FPS
 from tests.benchmarks.overlap import LiveNetwork, SplitNetwork, join_windows, run_request
-from tests.networks import small_network
+from tests.networks import build_small_network
 
 BEFORE, AFTER = 4, 5  # positions of a window that see zeros instead of the frames before and after it
 
 
 @pytest.fixture(scope="module")
 def network() -> SplitNetwork:
-    return SplitNetwork(small_network(), "fp32")
+    return SplitNetwork(build_small_network(), "fp32")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ and the rules of `Segmentation` were chosen with other seeds (from 8,000,000 on)
 the demo checkpoint in a real Triton, in the precision that is fastest on this machine.
 
 A sign is found if a segment of its gloss overlaps it; any other segment is false. The gloss error rate is the edit
-distance between the two sequences of glosses divided by the number of signs. `film.Signed` defines when a sign starts
+distance between the two sequences of glosses divided by the number of signs. `film.FilmSign` defines when a sign starts
 and ends.
 """
 
@@ -44,7 +44,7 @@ from asl_triton_export.bundle import open_bundle
 from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
 from asl_triton_export.exporter import export_model, fastest_precision
 from tests.benchmarks.__main__ import measure_peak_memory_mb
-from tests.benchmarks.film import Signed, write_film
+from tests.benchmarks.film import FilmSign, write_film
 from tests.paths import DEMO_BUNDLE
 
 FIRST_SEED = 7_000_000
@@ -68,7 +68,7 @@ class Score:
         return float(np.median(np.abs([self.starts_ms, self.ends_ms])))
 
 
-def score_timeline(segments: Sequence[Segment], signed: Sequence[Signed], seconds: float) -> Score:
+def score_timeline(segments: Sequence[Segment], signed: Sequence[FilmSign], seconds: float) -> Score:
     """Match each sign, in order, to the segment of its gloss that overlaps it most."""
     unmatched = list(segments)
     starts, ends, missed = [], [], []
@@ -209,13 +209,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = arguments.work or Path(scratch)
         films = {}
-        for number, (kind, signs_a_scene) in enumerate(KINDS.items()):
-            path = work / f"{arguments.seed}-{arguments.seconds}-{arguments.signs}-{signs_a_scene}.mp4"
+        for number, (kind, signs_per_scene) in enumerate(KINDS.items()):
+            path = work / f"{arguments.seed}-{arguments.seconds}-{arguments.signs}-{signs_per_scene}.mp4"
             signed = write_film(
                 path,
                 seconds=arguments.seconds,
                 signs=arguments.signs,
-                signs_a_scene=signs_a_scene,
+                signs_per_scene=signs_per_scene,
                 seed=arguments.seed + 1000 * number,
             )
             films[kind] = (path, signed)
@@ -231,7 +231,7 @@ def main() -> None:
 
 def show(
     address: str,
-    films: dict[str, tuple[Path, list[Signed]]],
+    films: dict[str, tuple[Path, list[FilmSign]]],
     output: Path,
     arguments: argparse.Namespace,
     precision: str,

@@ -25,7 +25,7 @@ from asl_triton.transport.factory import make_transport
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
-from tests.benchmarks.film import Signed, write_film
+from tests.benchmarks.film import FilmSign, write_film
 from tests.paths import DEMO_BUNDLE
 
 SEED = 3_000_000
@@ -60,7 +60,7 @@ async def watch(film: Path, address: str, rules: LiveRules) -> tuple[list[Report
 
 
 def match_signs(
-    reported: list[ReportedSign], signed: list[Signed]
+    reported: list[ReportedSign], signed: list[FilmSign]
 ) -> tuple[dict[int, ReportedSign], int, list[ReportedSign]]:
     """Match reported signs to the signs of the film. Returns the first report of each, the number of repeated reports,
     and the false ones."""
@@ -83,7 +83,7 @@ def match_signs(
     return found, repeated, false
 
 
-def format_report(reported: list[ReportedSign], summary: WatchSummary, signed: list[Signed]) -> str:
+def format_report(reported: list[ReportedSign], summary: WatchSummary, signed: list[FilmSign]) -> str:
     """Format the figures, one per line."""
     found, repeated, false = match_signs(reported, signed)
     delays_s = [one.at_s - signed[place].end_s for place, one in found.items()]
@@ -121,7 +121,7 @@ def main() -> None:
             film,
             seconds=options.signs * SECONDS_PER_SIGN,
             signs=options.signs,
-            signs_a_scene=options.signs_a_scene,
+            signs_per_scene=options.signs_a_scene,
             seed=SEED,
         )
         checkpoint, labels = load_checkpoint(bundle / "weights.safetensors"), read_labels(bundle / "labels.txt")

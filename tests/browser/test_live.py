@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 
 from asl_triton_demo.signer import find_sign
 from asl_triton_deploy.local import LocalTriton
-from tests.benchmarks.film import FPS, paint_scene, perform_sign, rest
+from tests.benchmarks.film import FPS, paint_scene, perform_pause, perform_sign
 from tests.browser.conftest import (
     ARGUMENTS,
     CAMERA_GLOSS,
@@ -39,7 +39,7 @@ LOW_THRESHOLD = 40  # when two browsers share the machine
 def signer(chromium: str, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Yield a second browser, whose camera shows another sign and a pause in a loop."""
     seed = SEED + 2
-    frames = list(paint_scene([perform_sign(find_sign(GLOSS), seed), rest(REST_S, seed)], seed))
+    frames = list(paint_scene([perform_sign(find_sign(GLOSS), seed), perform_pause(REST_S, seed)], seed))
     assert len(frames) / FPS > LOOP_S
     path = write_camera(tmp_path_factory.mktemp("live") / "camera.y4m", frames)
     arguments = [*ARGUMENTS, f"--use-file-for-fake-video-capture={path}"]

@@ -120,7 +120,7 @@ def clips(tmp_path: Path) -> Path:
 
 def make_security(certificates: Certificates, own: str | None = "client", api_key: str | None = API_KEY) -> Security:
     """Return the client's side of mutual TLS."""
-    files = certificates.security("authority", own)
+    files = certificates.build_security("authority", own)
     return Security(tls_ca=files.tls_ca, tls_cert=files.tls_cert, tls_key=files.tls_key, api_key=api_key)
 
 
@@ -229,7 +229,7 @@ def test_command_line_reads_key_and_server_from_the_environment(
 ) -> None:
     monkeypatch.setenv("ASL_TRITON_SERVER", keyed_triton.address)
     refused = asl_triton(capsys, "models")
-    assert refused.code == 1 and "it requires an API key (--api-key)" in refused.told
+    assert refused.code == 1 and "it requires an API key (--api-key)" in refused.output
     monkeypatch.setenv("ASL_TRITON_API_KEY", API_KEY)
     assert asl_triton(capsys, "models", "--json").out.count('"name": ') >= 2
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.benchmarks.rolling import Versions, make_versions, replace, two_servers, under_load
+from tests.benchmarks.rolling import Versions, make_versions, measure_under_load, replace_servers, run_two_servers
 from tests.deploy.production import ProductionTriton
 
 
@@ -16,12 +16,12 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Versions:
 
 @pytest.fixture(scope="module")
 def servers(versions: Versions) -> Iterator[list[ProductionTriton]]:
-    with two_servers(versions.old) as running:
+    with run_two_servers(versions.old) as running:
         yield running
 
 
 def test_version_2_takes_over_without_a_request_lost(servers: list[ProductionTriton], versions: Versions) -> None:
-    part = asyncio.run(under_load(servers, versions, "", lambda: replace(servers, versions.new)))
+    part = asyncio.run(measure_under_load(servers, versions, "", lambda: replace_servers(servers, versions.new)))
     assert not part.lost
     assert part.resent > 0  # what a stopping server refused, the other one answered
     assert part.answers.keys() == {"1", "2"}

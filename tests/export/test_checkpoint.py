@@ -14,11 +14,11 @@ from asl_triton.errors import AslTritonError, CheckpointError, ContractError, La
 from asl_triton.models.card import EMPTY_CARD, ModelCard
 from asl_triton_export.bundle import open_bundle, write_threshold
 from asl_triton_export.checkpoint import load_checkpoint, read_labels_for
-from tests.networks import GLOSSES, save_checkpoint, save_labels, small_network
+from tests.networks import GLOSSES, build_small_network, save_checkpoint, save_labels
 
 
 def make_state() -> dict[str, torch.Tensor]:
-    return small_network().state_dict()
+    return build_small_network().state_dict()
 
 
 def drop_counters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -46,14 +46,14 @@ def test_options_override_the_card_of_the_bundle(tmp_path: Path, capsys: pytest.
     overrides = ("--caveat", "", "--min-confidence", 0.5, "--name", "other")
     for more in ((), overrides):
         done = asl_triton(capsys, *options, *more)
-        assert done.code == 0, done.told
+        assert done.code == 0, done.output
     assert read_folder(tmp_path / "models" / "bundle").served.card == ModelCard(
         purpose="seven signs", caveat="small", min_confidence=0.4
     )
     card = ModelCard(purpose="seven signs", min_confidence=0.5)
     assert read_folder(tmp_path / "models" / "other").served.card == card
     done = asl_triton(capsys, *options, "--force", "--purpose", "x" * 501)
-    assert done.code == 1 and "purpose must be a text of at most 500 characters" in done.told
+    assert done.code == 1 and "purpose must be a text of at most 500 characters" in done.output
 
 
 @pytest.mark.parametrize(("arguments", "says", "code"), [

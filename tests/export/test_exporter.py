@@ -17,7 +17,7 @@ from asl_triton.presets import PRESETS, Preset
 from asl_triton_export.checkpoint import Checkpoint, load_checkpoint
 from asl_triton_export.exporter import export_model
 from asl_triton_export.formats import torchscript
-from tests.exports import find_paths
+from tests.exports import find_local_paths
 from tests.networks import GLOSSES, save_checkpoint
 
 
@@ -40,7 +40,7 @@ def test_folder_meets_the_whole_contract(checkpoint: Checkpoint, tmp_path: Path)
         "1/model.pt", "1/model.py",
     }  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["small"]
-    assert [find_paths(folder / file) for file in written] == [[]] * len(written)
+    assert [find_local_paths(folder / file) for file in written] == [[]] * len(written)
     assert (folder / "labels.txt").read_text().splitlines() == list(GLOSSES)
     golden = GoldenAnswer.load(folder / "golden.npz")
     with torch.inference_mode():

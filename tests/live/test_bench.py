@@ -13,14 +13,14 @@ import pytest
 
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_deploy.ports import claim_ports
-from tests.command_line import Done, asl_triton
+from tests.command_line import CommandResult, asl_triton
 
 Capture = pytest.CaptureFixture[str]
 QUICK = ("--seconds", "0.2", "--warm-up", "0.1", "--max-windows", "3")
 CROP_BYTES = 224 * 224 * 3
 
 
-def run_bench(capsys: Capture, triton: LocalTriton, output: Path, *more: object) -> Done:
+def run_bench(capsys: Capture, triton: LocalTriton, output: Path, *more: object) -> CommandResult:
     """Run a short `asl-triton bench` on a server."""
     return asl_triton(capsys, "bench", "--server", triton.address, "--output", output, *QUICK, *more)
 
@@ -33,9 +33,9 @@ def read_document(output: Path) -> dict[str, Any]:
 
 def test_figures_agree_with_the_servers_own(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
     done = run_bench(capsys, small_triton, tmp_path, "--concurrency", "8,1,8", "--frames", 9)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     for words in ("small on", "clips/s p50 p90 p95 p99 queue compute batch", "1 in flight", "8 in flight", "knee"):
-        assert words in done.told
+        assert words in done.output
     found = read_document(tmp_path)
     assert [(level["loop"], level["in_flight"]) for level in found["levels"]] == [("closed", 1), ("closed", 8)]
     for level in found["levels"]:
@@ -59,7 +59,7 @@ def test_figures_agree_with_the_servers_own(small_triton: LocalTriton, tmp_path:
 def test_open_loop_runs_at_the_given_rate(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
     rate = ["--rate", "30.5", "--arrivals", "poisson", "--in-flight", 16]
     done = run_bench(capsys, small_triton, tmp_path, *rate, "--frames", 9, "--json")
-    assert done.code in (0, 3), done.told  # a slow machine does not start some requests
+    assert done.code in (0, 3), done.output  # a slow machine does not start some requests
     found = read_document(tmp_path)
     assert json.loads(done.out) == found
     (level,) = found["levels"]
@@ -71,10 +71,10 @@ def test_requests_beyond_the_in_flight_limit_are_not_started(
     small_triton: LocalTriton, tmp_path: Path, capsys: Capture
 ) -> None:
     done = run_bench(capsys, small_triton, tmp_path, "--rate", "2000", "--in-flight", 2, "--frames", 9)
-    assert done.code == 3, done.told
+    assert done.code == 3, done.output
     (level,) = read_document(tmp_path)["levels"]
     assert level["not_started"] > 0
-    assert "not started" in done.told
+    assert "not started" in done.output
 
 
 def test_clips_are_decoded_and_broken_ones_counted(
@@ -82,14 +82,14 @@ def test_clips_are_decoded_and_broken_ones_counted(
 ) -> None:
     (clips / "deeper" / "d.mp4").write_text("this is no video")
     done = run_bench(capsys, small_triton, tmp_path, "--clips", clips, "--concurrency", 2)
-    assert done.code == 3, done.told
+    assert done.code == 3, done.output
     found = read_document(tmp_path)
     (level,) = found["levels"]
     assert found["asked"] == "4 clips, decoded and cropped here"
     assert 20 * CROP_BYTES <= level["sent_bytes"] <= 34 * CROP_BYTES
     assert sum(found["errors"].values()) == level["failed"] > 0
     assert [error.startswith("deeper/d.mp4 cannot be read as a video") for error in found["errors"]] == [True]
-    assert f"failed {level['failed']}: deeper/d.mp4 cannot be read" in done.told
+    assert f"failed {level['failed']}: deeper/d.mp4 cannot be read" in done.output
 
 
 def test_only_broken_clips_is_an_error(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
@@ -97,7 +97,7 @@ def test_only_broken_clips_is_an_error(small_triton: LocalTriton, tmp_path: Path
     (tmp_path / "clips" / "a.mp4").touch()
     done = run_bench(capsys, small_triton, tmp_path / "out", "--clips", tmp_path / "clips", "--concurrency", 1)
     assert done.code == 1
-    assert "no clip was answered with 1 in flight: a.mp4 is empty" in done.told
+    assert "no clip was answered with 1 in flight: a.mp4 is empty" in done.output
     assert not (tmp_path / "out").exists()
 
 
@@ -121,7 +121,7 @@ def test_only_broken_clips_is_an_error(small_triton: LocalTriton, tmp_path: Path
 def test_invalid_options_are_usage_errors(options: list[str], error: str, capsys: Capture) -> None:
     done = asl_triton(capsys, "bench", *options)
     assert done.code == 2
-    assert error in " ".join(done.told.replace("│", " ").split())
+    assert error in " ".join(done.output.replace("│", " ").split())
 
 
 def test_unusable_servers_and_inputs_are_errors(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
@@ -133,7 +133,7 @@ def test_unusable_servers_and_inputs_are_errors(small_triton: LocalTriton, tmp_p
         (["--server", small_triton.address, "--clips", tmp_path / "nowhere"], "there is no folder"),
     ):
         done = asl_triton(capsys, "bench", "--output", tmp_path / "out", *options)
-        assert (done.code, error in done.told) == (1, True), done.told
+        assert (done.code, error in done.output) == (1, True), done.output
     assert not (tmp_path / "out").exists()
 
 

@@ -242,8 +242,8 @@ def test_clips_and_results_in_a_bucket(
     words = (*words, "--engine", "ray", "--ray-workers", 1)
     done = asl_triton(capsys, "batch", *words)
     assert done.code == 3
-    assert "8 recognized; 1 failed" in done.told
-    assert f"written: {BUCKET}/glosses/results.parquet, {BUCKET}/glosses/errors.jsonl" in done.told
+    assert "8 recognized; 1 failed" in done.output
+    assert f"written: {BUCKET}/glosses/results.parquet, {BUCKET}/glosses/errors.jsonl" in done.output
     RecognitionBatch(find_clips(few), tmp_path, ["parquet"], RANKING).run(build_factory(small_triton.address))
     with store.open(f"{BUCKET}/glosses/results.parquet") as file:
         assert_same_rows(pq.read_table(file), pq.read_table(tmp_path / "results.parquet"))

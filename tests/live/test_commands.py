@@ -36,7 +36,7 @@ def test_batch_writes_clips_sorted_by_name(
 ) -> None:
     output = tmp_path / "out"
     done = asl_triton(capsys, "batch", clips, "--server", small_triton.address, "--output", output, "--top-k", 3)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert "3 recognized" in done.out
     recognitions = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     assert [r["video"] for r in recognitions] == ["a.mp4", "b.mp4", "deeper/c.mp4"]
@@ -103,7 +103,7 @@ def test_vocabulary_and_min_confidence_apply_to_batch(
     output = tmp_path / "out"
     options = ["--vocabulary", words, "--min-confidence", "1", "--format", "jsonl", "--output", output]
     done = asl_triton(capsys, "batch", clips, "--server", small_triton.address, *options)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert "(unsure)" in done.out
     for line in (output / "results.jsonl").read_text().splitlines():
         recognition = json.loads(line)
@@ -148,7 +148,7 @@ def test_unusual_file_names_are_kept(small_triton: LocalTriton, tmp_path: Path, 
     folder, output = tmp_path / "clips", tmp_path / "out"
     write_clip(folder / "plain.mp4", num_frames=9, size=(64, 64)).rename(folder / name)
     done = asl_triton(capsys, "batch", folder, "--server", small_triton.address, "--output", output)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert name in done.out
     assert json.loads((output / "results.jsonl").read_text())["video"] == name
 
@@ -158,14 +158,14 @@ def test_missing_server_is_an_error(clips: Path, tmp_path: Path, capsys: Capture
     for command in (["batch", clips, "--output", tmp_path / "out"], ["models"]):
         done = asl_triton(capsys, *command, "--server", f"127.0.0.1:{port}")
         assert done.code == 1
-        assert "no server answers at" in done.told and "asl-triton serve" in done.told
+        assert "no server answers at" in done.output and "asl-triton serve" in done.output
     assert not (tmp_path / "out" / "results.csv").exists()
 
 
 def test_http_port_in_place_of_grpc_port_is_explained(small_triton: LocalTriton, capsys: Capture) -> None:
     done = asl_triton(capsys, "models", "--server", small_triton.http_address)
     assert done.code == 1
-    assert "8001" in done.told
+    assert "8001" in done.output
 
 
 def test_unreachable_server_in_a_list_is_reported(
@@ -173,17 +173,17 @@ def test_unreachable_server_in_a_list_is_reported(
 ) -> None:
     servers = f"127.0.0.1:9,{small_triton.address}"
     done = asl_triton(capsys, "batch", clips, "--output", tmp_path / "out", "--server", servers)
-    assert done.code == 0, done.told
-    assert "127.0.0.1:9 does not answer: continuing with the other servers" in done.told
+    assert done.code == 0, done.output
+    assert "127.0.0.1:9 does not answer: continuing with the other servers" in done.output
 
 
 def test_several_models_require_a_name(mixed_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
     options = ["--server", mixed_triton.address, "--output", tmp_path / "out"]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 1
-    assert "choose one with --model (classic, first, second)" in done.told
+    assert "choose one with --model (classic, first, second)" in done.output
     done = asl_triton(capsys, "batch", clips, "--model", "second", *options)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
 
 
 @pytest.mark.parametrize(("model", "error"), [
@@ -196,7 +196,7 @@ def test_unusable_model_is_an_error(
     options = ["--server", mixed_triton.address, "--output", tmp_path / "out", "--model", model]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 1
-    assert error in done.told
+    assert error in done.output
 
 
 def test_server_without_an_asl_triton_model_is_an_error(clips: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -204,7 +204,7 @@ def test_server_without_an_asl_triton_model_is_an_error(clips: Path, tmp_path: P
     with serve(tmp_path / "models") as triton:
         done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out")
         assert done.code == 1
-        assert "serves no asl-triton model (it serves stranger)" in done.told
+        assert "serves no asl-triton model (it serves stranger)" in done.output
         assert asl_triton(capsys, "doctor", "--server", triton.address).code == 1
 
 
@@ -216,7 +216,7 @@ def test_model_folder_without_its_network_is_an_error(
     options = ["--local", "--repository", tmp_path / "models", "--output", tmp_path / "out"]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 1
-    assert "model.pt" in done.told
+    assert "model.pt" in done.output
 
 
 def test_folder_without_clips_is_an_error(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
@@ -224,7 +224,7 @@ def test_folder_without_clips_is_an_error(small_triton: LocalTriton, tmp_path: P
     options = ["--server", small_triton.address, "--output", tmp_path / "out"]
     done = asl_triton(capsys, "batch", tmp_path / "empty", *options)
     assert done.code == 1
-    assert "there is no video" in done.told
+    assert "there is no video" in done.output
     assert asl_triton(capsys, "batch", tmp_path / "nowhere", *options).code == 1
 
 
@@ -233,7 +233,7 @@ def test_unwritable_output_is_an_error(small_triton: LocalTriton, clips: Path, t
     options = ["--server", small_triton.address, "--output", tmp_path / "file" / "out"]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 1
-    assert "cannot write" in done.told
+    assert "cannot write" in done.output
 
 
 @pytest.mark.parametrize("arguments", [["--format", "xml"], ["--top-k", "0"], ["--min-confidence", "2"], ["--nope"]])
@@ -296,7 +296,7 @@ def test_doctor_detects_other_weights(
     np.savez(golden, **changed)
     done = asl_triton(capsys, "doctor", "--server", small_triton.address, "--repository", tmp_path / "models")
     assert done.code == 1
-    assert "the served weights are not from this folder" in done.told
+    assert "the served weights are not from this folder" in done.output
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +317,7 @@ def test_empty_answers_caused_by_numpy_2_are_detected(
     options = ("--server", wrong_triton.address, "--model", "empty")
     done = asl_triton(capsys, "doctor", *options)
     assert done.code == 1
-    assert "numpy<2" in done.told
+    assert "numpy<2" in done.output
     done = asl_triton(capsys, "batch", clips, *options, "--output", tmp_path / "out")
     assert done.code == 1
 
@@ -325,4 +325,4 @@ def test_empty_answers_caused_by_numpy_2_are_detected(
 def test_wrong_number_of_labels_is_detected(wrong_triton: LocalTriton, capsys: Capture) -> None:
     done = asl_triton(capsys, "models", "--server", wrong_triton.address, "--model", "mislabeled")
     assert done.code == 1
-    assert "have no label" in done.told
+    assert "have no label" in done.output

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from asl_triton.batch.journal import JOURNAL
-from tests.command_line import Done, asl_triton
+from tests.command_line import CommandResult, asl_triton
 
 EARLIER = Path(__file__).parent / "earlier_version"
 FORMATS = ("txt", "csv", "jsonl")
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
-def run_batch(capsys: pytest.CaptureFixture[str], folder: Path, *options: object) -> Done:
+def run_batch(capsys: pytest.CaptureFixture[str], folder: Path, *options: object) -> CommandResult:
     local = ("--local", "--repository", folder / "model_repository")
     return asl_triton(capsys, "batch", folder / "clips", "--output", folder / "results", *local, *options)
 
@@ -41,7 +41,7 @@ def test_journal_is_resumed_with_the_same_files(folder: Path, capsys: pytest.Cap
     for name in FORMATS:
         (folder / "results" / f"results.{name}").unlink()
     done = run_batch(capsys, folder, "--format", ",".join(FORMATS), "--json")
-    assert done.code == 3, done.told  # text.mp4 is tried again, and is still not a video
+    assert done.code == 3, done.output  # text.mp4 is tried again, and is still not a video
     summary = json.loads(done.out)
     assert (summary["recognized"], summary["recognised"], summary["known_before"]) == (2, 2, 2)
     assert [failure["video"] for failure in summary["failures"]] == ["text.mp4"]
@@ -53,7 +53,7 @@ def test_journal_is_resumed_with_the_same_files(folder: Path, capsys: pytest.Cap
 @pytest.mark.parametrize("send", ["frames", "video"])
 def test_model_folder_gives_the_same_answers(folder: Path, send: str, capsys: pytest.CaptureFixture[str]) -> None:
     done = run_batch(capsys, folder, "--fresh", "--format", "csv", "--send", send)
-    assert done.code == 3, done.told
+    assert done.code == 3, done.output
     found, known = read_rows(folder / "results" / "results.csv"), read_rows(EARLIER / "results" / "results.csv")
     assert [row[:2] for row in found] == [row[:2] for row in known]
     assert [row[2] for row in found] == pytest.approx([row[2] for row in known], abs=1e-3)

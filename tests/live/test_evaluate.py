@@ -22,7 +22,7 @@ from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.bundle import open_bundle
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
-from tests.command_line import Done, asl_triton
+from tests.command_line import CommandResult, asl_triton
 from tests.live.conftest import write_clip
 from tests.local_triton import serve
 from tests.networks import GLOSSES, save_checkpoint, save_labels
@@ -39,7 +39,7 @@ def gloss_folders(tmp_path: Path) -> Path:
     return folder
 
 
-def run_evaluate(capsys: Capture, triton: LocalTriton, data: Path, output: Path, *more: object) -> Done:
+def run_evaluate(capsys: Capture, triton: LocalTriton, data: Path, output: Path, *more: object) -> CommandResult:
     """Run `asl-triton evaluate DATA` on a server."""
     return asl_triton(capsys, "evaluate", data, "--server", triton.address, "--output", output, *more)
 
@@ -76,10 +76,10 @@ def test_threshold_is_written_to_the_bundle_and_exported(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(clip, target)
     done = run_evaluate(capsys, small_triton, tmp_path / "data", tmp_path / "out", "--write-threshold", bundle)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     expected = math.floor(100 * min(confidences)) / 100
-    assert f"recommended threshold {expected:.0%}: 100.0% of the answers reach it" in done.told
-    assert str(bundle / "card.json") in done.told and f"asl-triton export {bundle}" in done.told
+    assert f"recommended threshold {expected:.0%}: 100.0% of the answers reach it" in done.output
+    assert str(bundle / "card.json") in done.output and f"asl-triton export {bundle}" in done.output
     assert read_document(tmp_path / "out")["threshold"] == {"min_confidence": expected, "reached": 1.0, "accuracy": 1.0}
     assert open_bundle(bundle).card == ModelCard(purpose="seven signs", min_confidence=expected)
 
@@ -91,18 +91,18 @@ def test_threshold_that_cannot_be_written_is_an_error(
     small_triton: LocalTriton, gloss_folders: Path, bundle: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--write-threshold", bundle)
-    assert done.code == 1 and "4 clips were scored, and at least 50 are needed" in done.told
+    assert done.code == 1 and "4 clips were scored, and at least 50 are needed" in done.output
     assert (tmp_path / "out" / "evaluation.json").exists()
     assert open_bundle(bundle).card == ModelCard(purpose="seven signs")
     other = save_checkpoint(bundle / "weights.pt", seed=5)
     done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "no", "--write-threshold", bundle)
-    assert done.code == 1 and "small was not exported from" in done.told
+    assert done.code == 1 and "small was not exported from" in done.output
     for invalid_bundle, error in (
         (other, "name the bundle's folder"),
         (tmp_path / "nowhere", "there is no checkpoint"),
     ):
         done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "no", "--write-threshold", invalid_bundle)
-        assert done.code == 1 and error in done.told
+        assert done.code == 1 and error in done.output
     # The error is found before any clip is recognized.
     assert not (tmp_path / "no").exists() or not list((tmp_path / "no").iterdir())
 
@@ -111,7 +111,7 @@ def test_figures_match_recognizing_each_clip(
     small_triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--in-flight", 3)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     ranks, confidences = [], []
     with Recognizer(small_triton.address) as recognizer:
         for path in sorted(gloss_folders.rglob("*.mp4")):
@@ -132,7 +132,7 @@ def test_figures_match_recognizing_each_clip(
     assert found["per_instance"]["top5"] == sum(rank <= 5 for rank in ranks) / 4
     assert (found["clips"], found["classes"], found["vocabulary"], found["failed"]) == (4, 3, 7, 0)
     assert found["model"]["preset"] == "wlasl" and len(found["model"]["checkpoint_sha256"]) == 64
-    assert "4 clips of 3 of 7 glosses scored" in done.told
+    assert "4 clips of 3 of 7 glosses scored" in done.output
     assert (tmp_path / "out" / "evaluation.html").read_text().startswith("<!doctype html>")
 
 
@@ -150,7 +150,7 @@ def test_merging_every_gloss_makes_every_answer_right(
     merge = tmp_path / "merge.txt"
     merge.write_text(", ".join(GLOSSES) + "\n")
     done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--merge", merge)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     found = read_document(tmp_path / "out")
     assert found["per_instance"]["top1"] == 1 and found["vocabulary"] == 1
     assert found["merged"] == [" / ".join(GLOSSES)]
@@ -171,10 +171,10 @@ def test_broken_clips_are_reported_and_others_scored(
     assert [failure["video"] for failure in found["failures"]] == ["book/text.mp4", "home/only.mp4"]
     assert "home" not in {row["gloss"] for row in found["by_class"]}
     assert found["unknown_glosses"] == ["zebra"]
-    assert "failed home/only.mp4: home/only.mp4 cannot be read as a video" in done.told
-    assert "1 gloss folder has no video: empty" in done.told
-    assert "Book, book differ only by case" in done.told
-    assert "5 clips of 3 of 7 glosses scored, 2 failed" in done.told
+    assert "failed home/only.mp4: home/only.mp4 cannot be read as a video" in done.output
+    assert "1 gloss folder has no video: empty" in done.output
+    assert "Book, book differ only by case" in done.output
+    assert "5 clips of 3 of 7 glosses scored, 2 failed" in done.output
 
 
 def test_only_broken_clips_is_an_error(small_triton: LocalTriton, tmp_path: Path, capsys: Capture) -> None:
@@ -182,7 +182,7 @@ def test_only_broken_clips_is_an_error(small_triton: LocalTriton, tmp_path: Path
     (tmp_path / "data" / "book" / "a.mp4").touch()
     done = run_evaluate(capsys, small_triton, tmp_path / "data", tmp_path / "out")
     assert done.code == 1
-    assert "none of the 1 clips could be read. The first error: book/a.mp4 is empty" in done.told
+    assert "none of the 1 clips could be read. The first error: book/a.mp4 is empty" in done.output
     assert not (tmp_path / "out").exists()
 
 
@@ -214,7 +214,7 @@ def test_unusable_data_is_an_error(
         (split, ["--subset", "dev"], "no video in the subset 'dev'"),
     ):
         done = run_evaluate(capsys, small_triton, data, tmp_path / "out", *more)
-        assert (done.code, error in done.told) == (1, True), done.told
+        assert (done.code, error in done.output) == (1, True), done.output
     assert run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "out", "--in-flight", 0).code == 2
 
 
@@ -224,7 +224,7 @@ def test_unwritable_output_is_an_error(
     (tmp_path / "file").touch()
     done = run_evaluate(capsys, small_triton, gloss_folders, tmp_path / "file" / "out")
     assert done.code == 1
-    assert "cannot write" in done.told
+    assert "cannot write" in done.output
 
 
 def count_answered_requests(triton: LocalTriton) -> int:
@@ -268,9 +268,9 @@ def test_official_split_scores_two_available_videos_and_reports_2036_missing(
     hundred_triton: LocalTriton, shared_folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     done = run_evaluate(capsys, hundred_triton, shared_folder / "wlasl" / "nslt_100.json", tmp_path / "out")
-    assert done.code == 0, done.told
-    assert "2 clips of 1 of 100 glosses scored, 2,036 missing" in done.told
-    assert "2 of train are in subsets that published checkpoints were trained on" in done.told
+    assert done.code == 0, done.output
+    assert "2 clips of 1 of 100 glosses scored, 2,036 missing" in done.output
+    assert "2 of train are in subsets that published checkpoints were trained on" in done.output
     found = read_document(tmp_path / "out")
     assert (found["clips"], found["missing"], len(found["missing_videos"])) == (2, 2036, 2036)
     assert {a["gloss"] for a in found["answers"]} == {"book"}
@@ -283,7 +283,7 @@ def test_subset_without_videos_is_an_error(
     split = shared_folder / "wlasl" / "nslt_100.json"
     done = run_evaluate(capsys, hundred_triton, split, tmp_path / "out", "--subset", "test")
     assert done.code == 1
-    assert "none of the 258 videos" in done.told
+    assert "none of the 258 videos" in done.output
     done = run_evaluate(capsys, hundred_triton, split.with_name("nslt_2000.json"), tmp_path / "out")
     assert done.code == 1
-    assert "from another vocabulary" in done.told
+    assert "from another vocabulary" in done.output

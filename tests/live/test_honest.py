@@ -11,7 +11,7 @@ from asl_triton import Recognizer
 from asl_triton.models.repository import read_folder
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.bundle import open_bundle
-from tests.command_line import Done, asl_triton
+from tests.command_line import CommandResult, asl_triton
 from tests.live.sign_client import Answer, ask
 from tests.local_triton import serve
 from tests.paths import DEMO_BUNDLE
@@ -46,9 +46,9 @@ def clip(shared_folder: Path) -> Path:
     return shared_folder / "wlasl" / "videos" / "07068.mp4"
 
 
-def run_command(capsys: Capture, triton: LocalTriton, command: str, *arguments: object) -> Done:
+def run_command(capsys: Capture, triton: LocalTriton, command: str, *arguments: object) -> CommandResult:
     done = asl_triton(capsys, command, *arguments, "--server", triton.address)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     return done
 
 
@@ -83,7 +83,7 @@ def test_every_interface_gives_the_same_verdict_and_warning(
     done = run_command(capsys, triton, "batch", clip, "--output", output, "--format", "jsonl,csv")
     line = json.loads((output / "results.jsonl").read_text())
     record_verdict("batch", line["predictions"][0]["gloss"], line["unsure"], line["warnings"])
-    assert f"demo: {CARD.purpose}" in done.err and f"warning 07068.mp4: {CAVEAT}" in done.told
+    assert f"demo: {CARD.purpose}" in done.err and f"warning 07068.mp4: {CAVEAT}" in done.output
     assert "True" in (output / "results.csv").read_text()
     answer = ask(triton.address, clip.read_bytes())
     assert isinstance(answer, Answer)
@@ -92,7 +92,7 @@ def test_every_interface_gives_the_same_verdict_and_warning(
     assert len(answer.glosses) == 10  # the model's threshold does not remove glosses
 
     printed = run_command(capsys, triton, "recognize", clip)
-    assert "07068.mp4 (unsure)" in printed.told and f"warning {CAVEAT}" in printed.told
+    assert "07068.mp4 (unsure)" in printed.output and f"warning {CAVEAT}" in printed.output
     assert f"demo: {CARD.purpose}" in printed.err
 
 

@@ -26,7 +26,7 @@ from asl_triton_export.exporter import export_model
 from asl_triton_export.i3d import normalize, pool_steps
 from tests.command_line import asl_triton
 from tests.local_triton import serve
-from tests.networks import GLOSSES, small_network
+from tests.networks import GLOSSES, build_small_network
 
 Capture = pytest.CaptureFixture[str]
 FIRST_SEED = 70_000  # signers in neither the training clips nor the held-out ones
@@ -84,7 +84,7 @@ def test_export_reports_the_accuracy_of_int8(quantized: Quantized) -> None:
 def test_int8_still_recognizes(triton: LocalTriton, gloss_folders: Path, tmp_path: Path, capsys: Capture) -> None:
     arguments = [gloss_folders, "--server", triton.address, "--model", "demo", "--output", tmp_path]
     done = asl_triton(capsys, "evaluate", *arguments)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     measured = json.loads((tmp_path / "evaluation.json").read_text())
     ranks = [answer["rank"] for answer in measured["answers"]]
     assert len(ranks) == 24
@@ -95,9 +95,9 @@ def test_int8_still_recognizes(triton: LocalTriton, gloss_folders: Path, tmp_pat
 def test_doctor_finds_the_golden_answer(triton: LocalTriton, quantized: Quantized, model: str, capsys: Capture) -> None:
     arguments = ["--server", triton.address, "--model", model, "--repository", quantized.repository]
     done = asl_triton(capsys, "doctor", *arguments)
-    assert done.code == 0, done.told
-    assert f"{model}: golden answer: logits differ by" in done.told
-    assert "openvino" in done.told
+    assert done.code == 0, done.output
+    assert f"{model}: golden answer: logits differ by" in done.output
+    assert "openvino" in done.output
 
 
 def infer_small(triton: LocalTriton, frames: Array) -> dict[str, Array]:
@@ -114,7 +114,7 @@ def infer_small(triton: LocalTriton, frames: Array) -> dict[str, Array]:
 
 
 def test_every_length_is_served_as_trained(triton: LocalTriton) -> None:
-    net, preset = small_network(), PRESETS["wlasl"]
+    net, preset = build_small_network(), PRESETS["wlasl"]
     random = np.random.default_rng(0)
     for num_frames in (9, 10, 17, 33, 64, 70, 9, 150):  # longer and shorter, because shapes are dynamic
         frames = random.integers(0, 256, (num_frames, 224, 224, 3), np.uint8)

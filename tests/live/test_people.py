@@ -12,7 +12,7 @@ from asl_triton.presets import PRESETS
 from asl_triton_deploy.local import LocalTriton
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import export_model
-from tests.command_line import Done, asl_triton
+from tests.command_line import CommandResult, asl_triton
 
 Capture = pytest.CaptureFixture[str]
 SIZES = {"07068": (736, 414), "07069": (1280, 720)}
@@ -35,10 +35,12 @@ def triton(reference_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
         yield local
 
 
-def run_batch(capsys: Capture, triton: LocalTriton, model: str, clips: Path, output: Path, *more: object) -> Done:
+def run_batch(
+    capsys: Capture, triton: LocalTriton, model: str, clips: Path, output: Path, *more: object
+) -> CommandResult:
     options = ["--server", triton.address, "--model", model, "--output", output, "--format", "jsonl", "--top-k", 2000]
     done = asl_triton(capsys, "batch", clips, *options, *more)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     return done
 
 
@@ -81,15 +83,15 @@ def test_batch_with_the_official_box_matches_bsl1k(
     path = shared_folder / "wlasl" / "videos" / f"{clip}.mp4"
     x0, y0, x1, y1 = people[f"{clip}/box"] / np.tile(SIZES[clip], 2)
     boxed = run_batch(capsys, triton, "bsl1k-person", path, tmp_path / "out", "--signer", f"{x0},{y0},{x1},{y1}")
-    assert "the signer's box is unknown" not in boxed.told
+    assert "the signer's box is unknown" not in boxed.output
     wanted, logits = people[f"{clip}/bsl1k-person"][0], read_logits(tmp_path / "out")[clip]
     off = np.abs(logits - wanted).max()
     print(f"{clip}: off by {off:.2g} of {np.ptp(wanted):.0f}")  # our crops are rounded to bytes, unlike the authors'
     assert off <= 0.01 * np.ptp(wanted) and logits.argmax() == wanted.argmax()
     whole = run_batch(capsys, triton, "bsl1k-person", path, tmp_path / "whole", "--signer", "off")
-    assert "the signer's box is unknown" in whole.told
+    assert "the signer's box is unknown" in whole.output
     off_whole = np.abs(read_logits(tmp_path / "whole")[clip] - wanted).max()
     assert off_whole > 10 * off
     found = run_batch(capsys, triton, "bsl1k-person", path, tmp_path / "found")  # found by the face detector
-    assert "no signer was found" not in found.told
+    assert "no signer was found" not in found.output
     assert np.abs(read_logits(tmp_path / "found")[clip] - wanted).max() < off_whole

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import profile
-from tests.benchmarks.profile import Spent, build_profile, find_stage, format_table
+from tests.benchmarks.profile import CpuTime, build_profile, find_stage, format_table
 
 
 @pytest.mark.parametrize(("stack", "stage"), [
@@ -27,7 +27,7 @@ def test_stage_is_taken_from_the_innermost_known_function(stack: str, stage: str
 def test_samples_are_scaled_to_processor_time() -> None:
     crop, decode = "crop_frame (asl_triton/video/preprocessing.py:1)", "decode_next (asl_triton/video/decoder.py:1)"
     stacks = Counter({f"process 1;{crop}": 4, f"process 1;process 2;{crop}": 1, f"process 1;process 2;{decode}": 3})
-    found = build_profile("batch", 10, stacks, Spent(python_s=1.0, native_s=0.5, below_s=2.0), {"Triton": 7.0})
+    found = build_profile("batch", 10, stacks, CpuTime(python_s=1.0, native_s=0.5, below_s=2.0), {"Triton": 7.0})
     assert found.stages_ms == pytest.approx({"decode": 150.0, "crop": 150.0, "send": 50.0})
     assert "| decode | 150.00 | 43% |" in format_table(found) and "Triton | 7.00" in format_table(found)
 

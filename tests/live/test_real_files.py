@@ -44,8 +44,8 @@ def test_library_command_and_server_agree(
     words = (tmp_path / "clips", "--server", demo_triton.address, "--output", tmp_path / "out", "--format", "jsonl")
     done = asl_triton(capsys, "batch", *words)
     assert done.code == 0
-    assert all(warning in done.told for warning in ours.warnings)
-    assert "skipped 1 file without a video extension (use --glob to include others): notes.txt" in done.told
+    assert all(warning in done.output for warning in ours.warnings)
+    assert "skipped 1 file without a video extension (use --glob to include others): notes.txt" in done.output
     line = json.loads((tmp_path / "out" / "results.jsonl").read_text())
     assert (line["num_frames"], line.get("lost_frames", 0), tuple(line["warnings"])) == (*ZOO[name], ours.warnings)
     assert [row["gloss"] for row in line["predictions"]] == list(served.glosses)

@@ -34,7 +34,7 @@ def test_reference_checkpoint_ranks_the_ten_classes_of_the_original(
     output = tmp_path / "results"
     arguments = ["--server", reference_triton.address, "--format", "txt,csv,jsonl,parquet", "--output", output]
     done = asl_triton(capsys, "batch", wlasl / "videos", *arguments)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert sorted(p.name for p in output.iterdir()) == [
         "journal.jsonl", "results.csv", "results.jsonl", "results.parquet", "results.txt"
     ]  # fmt: skip

@@ -266,9 +266,9 @@ def test_denied_shared_memory_is_an_error_if_it_was_requested(
     for command in (["bench"], ["evaluate", labeled], ["watch", clips / "b.mp4"]):
         output = [] if command[0] == "watch" else ["--output", tmp_path / "out"]
         done = asl_triton(capsys, *command, *output, "--server", small_triton.address, "--transport", "shm")
-        assert done.code == 1, done.told
-        assert "does not accept requests through shared memory" in done.told
-        assert "leave out --transport shm" in done.told
+        assert done.code == 1, done.output
+        assert "does not accept requests through shared memory" in done.output
+        assert "leave out --transport shm" in done.output
     assert not (tmp_path / "out").exists()
 
 
@@ -289,5 +289,5 @@ def test_commands_use_the_requested_transport(
         for options, is_registered in (([], True), (["--transport", "shm"], True), (["--transport", "grpc"], False)):
             registered.clear()
             done = asl_triton(capsys, *command, *options)
-            assert done.code == 0, done.told
+            assert done.code == 0, done.output
             assert bool(registered) is is_registered

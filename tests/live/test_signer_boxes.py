@@ -15,7 +15,7 @@ from asl_triton.results import SignerBox, Timeline
 from asl_triton.video.reader import open_video
 from asl_triton_demo.signer import RenderedClip, find_sign, render, write_video
 from asl_triton_deploy.local import LocalTriton
-from tests.benchmarks.film import FPS, paint_scene, perform_sign, rest
+from tests.benchmarks.film import FPS, paint_scene, perform_pause, perform_sign
 from tests.client.signer.test_signer import overlap
 from tests.client.streams import wait_until
 from tests.command_line import asl_triton
@@ -36,9 +36,9 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.send(None)
     for seed, (left, top), glosses in SCENES:
         wall = np.full((*SIZE, 3), (205, 190, 180) if left > 640 else (90, 120, 140), np.uint8)
-        parts = [rest(1.0, seed)]
+        parts = [perform_pause(1.0, seed)]
         for gloss in glosses:
-            parts += [perform_sign(find_sign(gloss), seed), rest(1.2, seed)]
+            parts += [perform_sign(find_sign(gloss), seed), perform_pause(1.2, seed)]
         for image in paint_scene(parts, seed):
             frame = wall.copy()
             frame[top : top + SIDE, left : left + SIDE] = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)

@@ -134,4 +134,4 @@ def test_doctor_passes_for_the_script(triton: LocalTriton, capsys: pytest.Captur
     checked = asl_triton(
         capsys, "doctor", "--server", triton.address, "--model", "r2plus1d", "--repository", triton.repository
     )
-    assert checked.code == 0, checked.told
+    assert checked.code == 0, checked.output

@@ -66,7 +66,7 @@ def test_batch_and_evaluate_use_the_dictionary(
     rows = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     assert {row["predictions"][0]["gloss"] for row in rows if "water" not in row["video"]} == {"cat", "cold", "deaf"}
     again = asl_triton(capsys, "batch", held_out_clips, "--output", output, "--format", "jsonl", *options)
-    assert "4 of them in an earlier run" in again.told
+    assert "4 of them in an earlier run" in again.output
     known = tmp_path / "known"
     shutil.copytree(held_out_clips, known, ignore=shutil.ignore_patterns("water"))
     done = asl_triton(capsys, "evaluate", known, "--output", tmp_path / "report", "--json", *options)
@@ -107,11 +107,11 @@ def test_signs_are_listed_and_removed_without_a_server(
     path = tmp_path / "mine.safetensors"
     shutil.copy(dictionary, path)
     done = asl_triton(capsys, "teach", "--dictionary", path, "--forget", "cold")
-    assert done.code == 0 and "2 signs with 6 examples" in done.told and "cold" not in done.told
+    assert done.code == 0 and "2 signs with 6 examples" in done.output and "cold" not in done.output
     assert asl_triton(capsys, "teach", "--dictionary", path, "--forget", "cold").code == 1
     assert SignDictionary.load(path).glosses == ("cat", "deaf")
     merged = asl_triton(capsys, "teach", "--dictionary", path, "--merge", dictionary)
-    assert "3 signs with 9 examples" in merged.told
+    assert "3 signs with 9 examples" in merged.output
 
 
 def test_mistakes_are_explained(
@@ -119,18 +119,18 @@ def test_mistakes_are_explained(
 ) -> None:
     server = ("--server", demo_triton.address)
     missing = asl_triton(capsys, "teach", "--dictionary", tmp_path / "no.safetensors")
-    assert missing.code == 1 and "does not exist: to create it" in missing.told
+    assert missing.code == 1 and "does not exist: to create it" in missing.output
     unsorted = asl_triton(capsys, "teach", taught_clips / "cat", "--dictionary", tmp_path / "no.safetensors", *server)
-    assert unsorted.code == 1 and "is not in a sign's folder" in unsorted.told
+    assert unsorted.code == 1 and "is not in a sign's folder" in unsorted.output
     clip = next((taught_clips / "cat").iterdir())
     uploaded = asl_triton(capsys, "recognize", clip, "--dictionary", dictionary, "--send", "video", *server)
-    assert uploaded.code == 1 and "does not know taught signs" in uploaded.told
+    assert uploaded.code == 1 and "does not know taught signs" in uploaded.output
     alone = asl_triton(capsys, "recognize", clip, "--with-vocabulary", *server)
-    assert alone.code == 2 and "it requires --dictionary" in alone.told
+    assert alone.code == 2 and "it requires --dictionary" in alone.output
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(dictionary.read_bytes()[:1000])
     done = asl_triton(capsys, "recognize", clip, "--dictionary", damaged, *server)
-    assert done.code == 1 and "not a dictionary of signs, or is damaged" in done.told
+    assert done.code == 1 and "not a dictionary of signs, or is damaged" in done.output
 
 
 def test_model_exported_with_a_dictionary_serves_old_and_new_signs(
@@ -138,7 +138,7 @@ def test_model_exported_with_a_dictionary_serves_old_and_new_signs(
 ) -> None:
     models = tmp_path / "models"
     done = asl_triton(capsys, "export", "demo", "--dictionary", dictionary, "--name", "mine", "--repository", models)
-    assert done.code == 0 and "With 3 taught signs" in done.told
+    assert done.code == 0 and "With 3 taught signs" in done.output
     clip = next((held_out_clips / "cat").iterdir())
     answers = []
     with LocalTriton(models, recognize_sign=True) as triton:

@@ -14,7 +14,7 @@ from pympi import Elan
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.results import Segment, Timeline
 from asl_triton_deploy.local import LocalTriton
-from tests.benchmarks.film import FPS, SIZE, Signed, write_film
+from tests.benchmarks.film import FPS, SIZE, FilmSign, write_film
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
 from tests.paths import EAF_SCHEMA
@@ -31,19 +31,19 @@ def triton(fast_demo_triton: LocalTriton) -> LocalTriton:
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Signed]]:
+def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[FilmSign]]:
     """Write a film of two scenes of three signs with pauses; return it with its signs."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"
-    return path, write_film(path, seconds=36, signs=6, signs_a_scene=3, seed=SEED)
+    return path, write_film(path, seconds=36, signs=6, signs_per_scene=3, seed=SEED)
 
 
 @pytest.fixture(scope="module")
-def timeline(triton: LocalTriton, film: tuple[Path, list[Signed]]) -> Timeline:
+def timeline(triton: LocalTriton, film: tuple[Path, list[FilmSign]]) -> Timeline:
     with Recognizer(triton.address) as recognizer:
         return recognizer.timeline(film[0])
 
 
-def check_segments(segments: tuple[Segment, ...], signed: list[Signed]) -> None:
+def check_segments(segments: tuple[Segment, ...], signed: list[FilmSign]) -> None:
     """Check that exactly these signs are found, at the right times."""
     assert [segment.gloss for segment in segments] == [sign.gloss for sign in signed]
     for segment, sign in zip(segments, signed, strict=True):
@@ -66,7 +66,7 @@ def write_uneven(path: Path, source: Path) -> Path:
 
 
 def test_film_has_a_segment_for_each_sign_at_the_right_time(
-    timeline: Timeline, film: tuple[Path, list[Signed]]
+    timeline: Timeline, film: tuple[Path, list[FilmSign]]
 ) -> None:
     check_segments(timeline.segments, film[1])
     assert (timeline.video, timeline.model) == (str(film[0]), "demo")
@@ -74,7 +74,7 @@ def test_film_has_a_segment_for_each_sign_at_the_right_time(
 
 
 def test_film_with_a_variable_frame_rate_has_the_same_segments(
-    triton: LocalTriton, film: tuple[Path, list[Signed]], tmp_path: Path
+    triton: LocalTriton, film: tuple[Path, list[FilmSign]], tmp_path: Path
 ) -> None:
     path = write_uneven(tmp_path / "uneven.mp4", film[0])
     with Recognizer(triton.address) as recognizer:
@@ -85,14 +85,14 @@ def test_film_with_a_variable_frame_rate_has_the_same_segments(
 
 
 def test_all_formats_contain_the_same_segments(
-    triton: LocalTriton, timeline: Timeline, film: tuple[Path, list[Signed]], tmp_path: Path, capsys: Capture
+    triton: LocalTriton, timeline: Timeline, film: tuple[Path, list[FilmSign]], tmp_path: Path, capsys: Capture
 ) -> None:
     folder, output = tmp_path / "films", tmp_path / "out"
     (folder / "deeper").mkdir(parents=True)
     (folder / "deeper" / "film.mp4").write_bytes(film[0].read_bytes())
     options = ["--server", triton.address, "--output", output, "--timeline", "--format", "csv,jsonl,vtt,eaf"]
     done = asl_triton(capsys, "batch", folder, *options)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert "deeper/film.mp4" in done.out and f"{len(film[1])}" in done.out
     expected = [(s.gloss, round(s.start_s * 1000), round(s.end_s * 1000)) for s in timeline.segments]
     stem = output / "deeper" / "film"
@@ -150,4 +150,4 @@ def test_invalid_option_is_an_error(
     Path("words.txt").write_text("book\nxylophone\n")
     done = asl_triton(capsys, "batch", "clips", "--server", triton.address, "--timeline", *options)
     assert done.code == 1
-    assert error in done.told
+    assert error in done.output

@@ -76,7 +76,7 @@ def test_batch_writes_the_same_for_video_and_frames(demo_triton: LocalTriton, tm
         output = tmp_path / send
         arguments = ["--server", demo_triton.address, "--format", "csv,jsonl", "--output", output, "--send", send]
         done = asl_triton(capsys, "batch", folder, *arguments)
-        assert done.code == 3, done.told
+        assert done.code == 3, done.output
         recognitions = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
         answers = [
             (r["video"], [(p["gloss"], round(p["confidence"], 5)) for p in r["predictions"]]) for r in recognitions
@@ -92,8 +92,8 @@ def test_batch_writes_the_same_for_video_and_frames(demo_triton: LocalTriton, tm
 def test_local_server_accepts_videos(small_repository: Path, clips: Path, tmp_path: Path, capsys: Capture) -> None:
     arguments = ["--local", "--repository", small_repository, "--output", tmp_path / "out", "--send", "video"]
     done = asl_triton(capsys, "batch", clips, *arguments)
-    assert done.code == 0, done.told
-    assert "3 recognized" in done.told
+    assert done.code == 0, done.output
+    assert "3 recognized" in done.output
 
 
 def test_server_without_recognize_sign_gets_frames_or_an_error(
@@ -102,13 +102,13 @@ def test_server_without_recognize_sign_gets_frames_or_an_error(
     arguments = ["--server", small_triton.address, "--output", tmp_path / "out"]
     refused = asl_triton(capsys, "batch", clips, *arguments, "--send", "video")
     assert refused.code == 1
-    assert f"{small_triton.address} does not serve recognize_sign" in refused.told
-    assert "send frames (--send frames), or serve it" in refused.told
+    assert f"{small_triton.address} does not serve recognize_sign" in refused.output
+    assert "send frames (--send frames), or serve it" in refused.output
     done = asl_triton(capsys, "batch", clips, *arguments, "--send", "auto")
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
 
 
 def test_timeline_from_videos_is_a_usage_error(clips: Path, capsys: Capture) -> None:
     refused = asl_triton(capsys, "batch", clips, "--timeline", "--send", "video", "--format", "csv")
     assert refused.code == 2
-    assert "timelines are made from frames" in refused.told
+    assert "timelines are made from frames" in refused.output

@@ -16,7 +16,7 @@ from asl_triton.live.rules import LiveRules
 from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.video.reader import open_video
 from asl_triton_deploy.local import LocalTriton
-from tests.benchmarks.film import Signed, write_film
+from tests.benchmarks.film import FilmSign, write_film
 from tests.client.streams import NetworkCamera, jpeg, wait_until
 from tests.client.videos import ffmpeg
 from tests.command_line import asl_triton
@@ -27,10 +27,10 @@ ATTEMPTS = 3  # a busy machine drops signs when a film is watched in real time
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Signed]]:
+def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[FilmSign]]:
     """Write eight seconds of a signer unknown to the model, who signs three times with rests in between."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"
-    return path, write_film(path, seconds=8, signs=3, signs_a_scene=3, seed=1_400_100)
+    return path, write_film(path, seconds=8, signs=3, signs_per_scene=3, seed=1_400_100)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def triton(fast_demo_triton: LocalTriton) -> LocalTriton:
 
 
 @pytest.fixture(scope="module")
-def camera(film: tuple[Path, list[Signed]]) -> Iterator[NetworkCamera]:
+def camera(film: tuple[Path, list[FilmSign]]) -> Iterator[NetworkCamera]:
     """Serve a network camera that shows the film in a loop."""
     with open_video(film[0]) as video:
         pictures = [jpeg(frame.image) for frame in video]
@@ -52,13 +52,13 @@ def read_events(out: str) -> list[dict[str, Any]]:
 
 
 def test_each_sign_of_a_film_is_printed_once_and_pauses_are_not(
-    triton: LocalTriton, film: tuple[Path, list[Signed]], capsys: Capture
+    triton: LocalTriton, film: tuple[Path, list[FilmSign]], capsys: Capture
 ) -> None:
     path, signed = film
     options = ["--server", triton.address, "--model", "demo", "--stride", 16, "--json"]
     for _ in range(ATTEMPTS):
         done = asl_triton(capsys, "watch", path, *options)
-        assert done.code == 0, done.told
+        assert done.code == 0, done.output
         *signs, summary = read_events(done.out)
         if [sign["gloss"] for sign in signs] == [sign.gloss for sign in signed]:
             break
@@ -75,7 +75,7 @@ def test_each_sign_of_a_film_is_printed_once_and_pauses_are_not(
     assert 0 < summary["lag_p50_s"] <= summary["lag_p95_s"]
 
 
-def test_session_reports_every_sign_on_a_slow_machine(triton: LocalTriton, film: tuple[Path, list[Signed]]) -> None:
+def test_session_reports_every_sign_on_a_slow_machine(triton: LocalTriton, film: tuple[Path, list[FilmSign]]) -> None:
     path, signed = film
     with Recognizer(triton.address, model="demo") as recognizer, LiveSession(recognizer, RULES) as session:
         wait_until(lambda: session.state().model == "demo", 60)
@@ -89,7 +89,7 @@ def test_session_reports_every_sign_on_a_slow_machine(triton: LocalTriton, film:
 
 
 def test_glosses_are_printed_with_times_and_a_summary(
-    triton: LocalTriton, film: tuple[Path, list[Signed]], tmp_path: Path, capsys: Capture
+    triton: LocalTriton, film: tuple[Path, list[FilmSign]], tmp_path: Path, capsys: Capture
 ) -> None:
     words = tmp_path / "words.txt"
     words.write_text(f"{film[1][0].gloss}\n")
@@ -98,7 +98,7 @@ def test_glosses_are_printed_with_times_and_a_summary(
     options = ["--server", triton.address, "--model", "demo", "--stride", 16, "--window", 48]
     for _ in range(ATTEMPTS):
         done = asl_triton(capsys, "watch", beginning, *options, "--vocabulary", words, "--min-confidence", 0.4)
-        assert done.code == 0, done.told
+        assert done.code == 0, done.output
         if done.out:
             break
     (line,) = done.out.splitlines()
@@ -148,10 +148,10 @@ def test_lost_camera_ends_with_exit_code_3(triton: LocalTriton, camera: NetworkC
     finally:
         timer.join()
         camera.is_away.clear()
-    assert done.code == 3, done.told
-    assert f"no more frames from http://{camera.address}/mjpeg: waiting for it" in done.told
-    assert "stopped before the end: gave up after" in done.told
-    assert "hidden" not in done.told
+    assert done.code == 3, done.output
+    assert f"no more frames from http://{camera.address}/mjpeg: waiting for it" in done.output
+    assert "stopped before the end: gave up after" in done.output
+    assert "hidden" not in done.output
 
 
 @pytest.mark.parametrize(("options", "code", "error"), [
@@ -168,7 +168,7 @@ def test_lost_camera_ends_with_exit_code_3(triton: LocalTriton, camera: NetworkC
 ])  # fmt: skip
 def test_unusable_sources_and_options_are_errors(
     triton: LocalTriton,
-    film: tuple[Path, list[Signed]],
+    film: tuple[Path, list[FilmSign]],
     tmp_path: Path,
     capsys: Capture,
     options: list[str],
@@ -179,5 +179,5 @@ def test_unusable_sources_and_options_are_errors(
     words.write_text("nonsense\n")
     arguments = [{"FILM": film[0], "WORDS": words}.get(option, option) for option in options]
     done = asl_triton(capsys, "watch", *arguments, *([] if "--server" in arguments else ["--server", triton.address]))
-    assert done.code == code, done.told
-    assert error in done.told
+    assert done.code == code, done.output
+    assert error in done.output

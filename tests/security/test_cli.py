@@ -103,7 +103,7 @@ def test_every_command_prints_through_the_safe_console() -> None:
 def test_error_message_escapes_the_file_name(tmp_path: Path, capsys: Capture) -> None:
     done = asl_triton(capsys, "export", tmp_path / f"weights{CLEAR_SCREEN}.pt", "--labels", tmp_path / "labels")
     assert done.code == 1
-    assert "\x1b" not in done.told and "weights\\x1b[2J.pt" in done.told.replace("\n", "")
+    assert "\x1b" not in done.output and "weights\\x1b[2J.pt" in done.output.replace("\n", "")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_network_that_accesses_files_is_rejected(
     save_labels(tmp_path / "labels.txt")
     done = asl_triton(capsys, "export", "--torchscript", "net.pt", "--labels", "labels.txt", "--preset", "wlasl")
     assert done.code == 1
-    assert "fails" in done.told and "ermission denied" in done.told
+    assert "fails" in done.output and "ermission denied" in done.output
     assert secret.exists() is (network is FileReader)
     assert not (tmp_path / "model_repository").exists()
 
@@ -237,8 +237,8 @@ def test_export_warns_about_torchscript_code(tmp_path: Path, capsys: Capture, mo
     save_labels(tmp_path / "labels.txt")
     done = asl_triton(capsys, "export", "--torchscript", "means.pt", "--labels", "labels.txt", "--preset", "wlasl")
     assert done.code == 0
-    assert "means.pt contains code" in done.told.replace("\n", " ")
-    assert "with all of the server's rights" in done.told.replace("\n", " ")
+    assert "means.pt contains code" in done.output.replace("\n", " ")
+    assert "with all of the server's rights" in done.output.replace("\n", " ")
     assert list(tmp_path.glob("asl-triton-check-*")) == []
 
 

@@ -23,7 +23,7 @@ def test_busy_port_is_reported(capsys: Capture) -> None:
         port = taken.getsockname()[1]
         done = asl_triton(capsys, "ui", "--port", port, "--server", "127.0.0.1:9")
     assert done.code == 1
-    assert f"port {port} on 127.0.0.1 is in use, perhaps by another page: stop it, or choose another" in done.told
+    assert f"port {port} on 127.0.0.1 is in use, perhaps by another page: stop it, or choose another" in done.output
 
 
 def test_bad_options_are_reported(capsys: Capture, tmp_path: Path) -> None:
@@ -37,12 +37,12 @@ def test_bad_options_are_reported(capsys: Capture, tmp_path: Path) -> None:
         (["--local", "--repository", tmp_path / "nowhere"], "nowhere"),
     ):
         done = asl_triton(capsys, "ui", "--port", 0, *options)
-        assert (done.code, says in done.told) == (1, True), done.told
+        assert (done.code, says in done.output) == (1, True), done.output
     assert asl_triton(capsys, "ui", "--port", 70000).code == 2
     assert asl_triton(capsys, "ui", "--max-minutes", 0).code == 2
     for option, says in (("--visitors-teach", "needs --dictionary"), ("--with-vocabulary", "requires --dictionary")):
         done = asl_triton(capsys, "ui", option)
-        assert (done.code, says in done.told) == (2, True), done.told
+        assert (done.code, says in done.output) == (2, True), done.output
 
 
 def test_page_loads_neither_torch_nor_our_other_packages() -> None:

@@ -15,7 +15,7 @@ from asl_triton.extras import format_install_command
 from asl_triton.models.served import read_model
 from tests.client.loads import levels, report_of, window
 from tests.client.served import fake
-from tests.command_line import Done, asl_triton
+from tests.command_line import CommandResult, asl_triton
 
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
@@ -25,7 +25,7 @@ def make_report(*measured: Level) -> Report:
     return report_of(measured, asyncio.run(read_model(fake())))
 
 
-def run_bench(capsys: Capture, monkeypatch: Patch, report: Report, *more: object) -> Done:
+def run_bench(capsys: Capture, monkeypatch: Patch, report: Report, *more: object) -> CommandResult:
     """Run `asl-triton bench` with `report` as its measurements."""
     monkeypatch.setattr("asl_triton.cli.bench.measure_all", lambda *arguments: report)
     return asl_triton(capsys, "bench", *more)
@@ -55,7 +55,7 @@ def test_one_table_where_it_fits(tmp_path: Path, capsys: Capture, monkeypatch: P
     done = run_bench(capsys, monkeypatch, make_report(*levels(10, 18, 18.5)), "--output", tmp_path)
     assert done.code == 0
     assert done.out.count("in flight") == 3 + 1  # plus the knee's sentence
-    assert "load clips/s p50 p90 p95 p99 queue compute batch kB sent" in done.told
+    assert "load clips/s p50 p90 p95 p99 queue compute batch kB sent" in done.output
 
 
 @pytest.mark.parametrize("module", ["jinja2", "pygal"])

@@ -47,38 +47,38 @@ def test_successful_batch_exits_with_0(triton: Triton, clips: Path, tmp_path: Pa
     output = tmp_path / "out"
     options = ["--server", triton.address, "--output", output, "--format", "TXT, csv,csv", "--top-k", 2]
     done = asl_triton(capsys, "batch", clips, *options)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert sorted(path.name for path in output.iterdir()) == ["journal.jsonl", "results.csv", "results.txt"]
     assert done.out.index("a.mp4") < done.out.index("b.mp4")
-    assert "2 recognized. " in done.out and "help" in done.out and "clips were in flight on average" in done.told
+    assert "2 recognized. " in done.out and "help" in done.out and "clips were in flight on average" in done.output
     options += IN_THREADS
     again = asl_triton(capsys, "batch", clips, *options, "--hash")
     assert again.code == 0 and "2 recognized. " in again.out  # no hash is known yet
     (clips / "c.mp4").write_bytes((clips / "a.mp4").read_bytes())
     again = asl_triton(capsys, "batch", clips, *options)
     assert again.code == 0
-    assert "3 recognized, 2 of them in an earlier run (--fresh recognizes them again). " in again.told
+    assert "3 recognized, 2 of them in an earlier run (--fresh recognizes them again). " in again.output
     again = asl_triton(capsys, "batch", clips, *options, "--fresh")
-    assert again.code == 0 and "3 recognized. " in again.told
+    assert again.code == 0 and "3 recognized. " in again.output
 
 
 def test_batch_passes_the_box_of_the_signer(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
     triton.preset = PRESETS["bsl1k-person"]
     options = ["--server", triton.address, "--output", tmp_path / "out", "--format", "jsonl"]
     done = asl_triton(capsys, "batch", clips, *options, "--signer", "0.25,0,0.75,1")
-    assert done.code == 0 and "the signer's box is unknown" not in done.told
+    assert done.code == 0 and "the signer's box is unknown" not in done.output
     results = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     box = {"box": [0.25, 0.0, 0.75, 1.0], "source": "caller", "confidence": 1.0}
     assert [result["signer"] for result in results] == [box, box]
     again = asl_triton(capsys, "batch", clips, *options, "--signer", "0.25,0,0.75,1")
-    assert "2 recognized, 2 of them in an earlier run" in again.told
+    assert "2 recognized, 2 of them in an earlier run" in again.output
     shown = asl_triton(
         capsys, "recognize", clips / "a.mp4", "--server", triton.address, "--signer", "0.25,0,0.75,1", "--json"
     )
     assert shown.code == 0 and json.loads(shown.out)["signer"] == box
     without = asl_triton(capsys, "batch", clips, *options)
-    assert without.code == 0 and "was written with other settings (signer)" in without.told
-    assert "whole frames were used: give the signer's box with --signer x0,y0,x1,y1" in without.told
+    assert without.code == 0 and "was written with other settings (signer)" in without.output
+    assert "whole frames were used: give the signer's box with --signer x0,y0,x1,y1" in without.output
 
 
 def test_batch_reports_files_left_from_other_settings(
@@ -88,10 +88,10 @@ def test_batch_reports_files_left_from_other_settings(
     options = ["--server", triton.address, "--output", output, *IN_THREADS]
     assert asl_triton(capsys, "batch", clips, *options, "--format", "txt,csv").code == 0
     done = asl_triton(capsys, "batch", clips, *options, "--format", "csv,jsonl", "--top-k", 2)
-    assert "journal.jsonl was written with other settings (top_k), so it was renamed to journal." in done.told
-    assert f"not written, left from an earlier run: {output / 'results.txt'}" in done.told
+    assert "journal.jsonl was written with other settings (top_k), so it was renamed to journal." in done.output
+    assert f"not written, left from an earlier run: {output / 'results.txt'}" in done.output
     again = asl_triton(capsys, "batch", clips, *options, "--format", "txt,csv,jsonl")
-    assert "2 recognized, 2 of them in an earlier run" in again.told and "not written" not in again.told
+    assert "2 recognized, 2 of them in an earlier run" in again.output and "not written" not in again.output
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -108,7 +108,7 @@ def test_invalid_folder_or_option_is_reported_before_any_request(
     capsys: Capture, arguments: tuple[str, ...], message: str
 ) -> None:
     done = asl_triton(capsys, *arguments)
-    assert done.code in (1, 2) and message in done.told
+    assert done.code in (1, 2) and message in done.output
 
 
 def test_batch_with_a_failed_clip_exits_with_3_and_lists_it_in_json(
@@ -130,10 +130,10 @@ def test_recognize_prints_the_glosses_of_each_clip(triton: Triton, clips: Path, 
     names = sorted(str(path) for path in clips.rglob("*.mp4"))
     done = asl_triton(capsys, "recognize", *names, "--server", triton.address, "--top-k", 2, "--min-confidence", 1)
     assert done.code == 0
-    assert all(f"{name} (unsure)" in done.told for name in names)
+    assert all(f"{name} (unsure)" in done.output for name in names)
     with Recognizer(triton.address) as recognizer:
         expected = [recognizer.recognize(name, top_k=2) for name in names]
-    assert all(f"1 {recognition.gloss} {recognition.confidence:.1%}" in done.told for recognition in expected)
+    assert all(f"1 {recognition.gloss} {recognition.confidence:.1%}" in done.output for recognition in expected)
 
     done = asl_triton(capsys, "recognize", *names, "--server", triton.address, "--json")
     lines = [json.loads(line) for line in done.out.splitlines()]
@@ -148,7 +148,7 @@ def test_recognize_exits_with_3_if_some_clips_fail_and_1_if_all_do(
     good, bad = next(clips.rglob("*.mp4")), tmp_path / "text.mp4"
     bad.write_bytes(videos.TEXT)
     done = asl_triton(capsys, "recognize", good, bad, "--server", triton.address)
-    assert done.code == 3 and "failed" in done.err and "cannot be read as a video" in done.told
+    assert done.code == 3 and "failed" in done.err and "cannot be read as a video" in done.output
     done = asl_triton(capsys, "recognize", bad, "--server", triton.address, "--json")
     assert done.code == 1 and json.loads(done.out)["video"] == str(bad)
     assert asl_triton(capsys, "recognize", good, "--server", "localhost:9").code == 1
@@ -165,7 +165,7 @@ def test_batch_that_loses_its_server_exits_with_3(triton: Triton, clips: Path, t
     options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0, *IN_THREADS]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
-    assert "stopped before the end" in done.out and "1 recognized; 1 left: run the same command again. " in done.told
+    assert "stopped before the end" in done.out and "1 recognized; 1 left: run the same command again. " in done.output
 
 
 def test_batch_that_reaches_max_failures_exits_with_3(
@@ -177,8 +177,8 @@ def test_batch_that_reaches_max_failures_exits_with_3(
     options += IN_THREADS
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
-    assert "2 clips have failed, as many as --max-failures allows" in done.told
-    assert "2 recognized; 2 failed; 1 left" in done.told
+    assert "2 clips have failed, as many as --max-failures allows" in done.output
+    assert "2 recognized; 2 failed; 1 left" in done.output
 
 
 def test_batch_counts_rejected_clips(triton: Triton, clips: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -192,7 +192,7 @@ def test_batch_counts_rejected_clips(triton: Triton, clips: Path, tmp_path: Path
     options = ["--server", triton.address, "--output", tmp_path / "out", "--in-flight", 1, "--wait", 0, *IN_THREADS]
     done = asl_triton(capsys, "batch", clips, *options)
     assert done.code == 3
-    assert "1 recognized; 1 failed (1 rejected: the server was too busy)" in done.told
+    assert "1 recognized; 1 failed (1 rejected: the server was too busy)" in done.output
     (failure,) = (json.loads(line) for line in (tmp_path / "out" / "errors.jsonl").read_text().splitlines())
     assert (failure["video"], failure["rejected"]) == ("b.mp4", True)
 
@@ -203,7 +203,7 @@ def test_timelines_are_written_and_shown(triton: Triton, clips: Path, tmp_path: 
     (clips / "text.mp4").write_bytes(videos.TEXT)
     options = ["--server", triton.address, "--output", output, "--timeline", "--format", "vtt, EAF", *IN_THREADS]
     done = asl_triton(capsys, "batch", clips, *options)
-    assert done.code == 3, done.told
+    assert done.code == 3, done.output
     assert sorted(path.name for path in output.iterdir()) == [
         "a.eaf", "a.vtt", "b.eaf", "b.vtt", "errors.jsonl", "journal.jsonl",
     ]  # fmt: skip
@@ -227,7 +227,7 @@ def test_batch_that_recognizes_nothing_exits_with_1(
         (folder / "text.mp4").write_bytes(videos.TEXT)
     done = asl_triton(capsys, "batch", folder, "--server", triton.address, "--output", tmp_path / "out", *IN_THREADS)
     assert done.code == 1
-    assert ("1 failed" if wrong == "text" else "there is no video") in done.told
+    assert ("1 failed" if wrong == "text" else "there is no video") in done.output
 
 
 @pytest.mark.parametrize(("options", "code", "message"), [
@@ -254,7 +254,7 @@ def test_invalid_option_is_a_clear_error(
 ) -> None:
     done = asl_triton(capsys, "batch", clips, "--output", tmp_path / "out", *options)
     assert done.code == code
-    assert message in done.told
+    assert message in done.output
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
 
 
@@ -303,7 +303,7 @@ def test_model_card_is_shown_by_every_command(triton: Triton, clips: Path, tmp_p
     (model,) = json.loads(asl_triton(capsys, "models", *server, "--json").out)
     assert (model["purpose"], model["caveat"], model["min_confidence"]) == ("four [signs]", "an example", 0.99)
     card = "four [signs]; an example; answers below 99% are unsure"
-    assert f"signs: {card}" in asl_triton(capsys, "models", *server).told
+    assert f"signs: {card}" in asl_triton(capsys, "models", *server).output
 
     checks = json.loads(asl_triton(capsys, "doctor", *server, "--json").out)
     assert checks["well"]
@@ -312,13 +312,13 @@ def test_model_card_is_shown_by_every_command(triton: Triton, clips: Path, tmp_p
 
     done = asl_triton(capsys, "recognize", clips / "a.mp4", *server)
     assert "signs: four [signs]" in done.err
-    assert "a.mp4 (unsure)" in done.told and "warning an example" in done.told
+    assert "a.mp4 (unsure)" in done.output and "warning an example" in done.output
     line = json.loads(asl_triton(capsys, "recognize", clips / "a.mp4", *server, "--json").out)
     assert (line["unsure"], line["warnings"]) == (True, ["an example"])
 
     done = asl_triton(capsys, "batch", clips, *server, "--output", tmp_path / "out", *IN_THREADS)
     assert "signs: four [signs]" in done.err and "(unsure)" in done.out
-    assert "warning a.mp4 and 1 more: an example" in done.told
+    assert "warning a.mp4 and 1 more: an example" in done.output
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -327,7 +327,7 @@ def test_doctor_says_whether_all_is_well(triton: Triton, capsys: Capture, empty:
     options = ["--server", triton.address, "--repository", tmp_path]
     done = asl_triton(capsys, "doctor", *options)
     assert done.code == int(empty)
-    assert ("pip install 'numpy<2'" in done.told) == empty
+    assert ("pip install 'numpy<2'" in done.output) == empty
     checks = json.loads(asl_triton(capsys, "doctor", *options, "--json").out)
     assert checks["well"] != empty
     states = {check["name"]: check["state"] for check in checks["checks"]}
@@ -340,7 +340,7 @@ def test_refusing_server_is_reported_with_a_remedy(
     triton.faults = [(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header")]
     done = asl_triton(capsys, "batch", clips, "--server", triton.address, "--output", tmp_path / "out")
     assert done.code == 1
-    assert "refused the call" in done.told and "it requires an API key (--api-key)" in done.told
+    assert "refused the call" in done.output and "it requires an API key (--api-key)" in done.output
 
 
 def test_rows_shown_are_the_first_by_name() -> None:

@@ -40,7 +40,7 @@ def test_missing_package_is_reported_before_any_request(
     assert done.code == 1 and not output.exists()
     assert (
         f"this command needs the Python module '{module}', which is not installed: {format_install_command(extra)}"
-    ) in done.told
+    ) in done.output
 
 
 def test_base_install_writes_tables_and_subtitles(base_install: None, tmp_path: Path, capsys: Capture) -> None:
@@ -52,7 +52,7 @@ def test_base_install_writes_tables_and_subtitles(base_install: None, tmp_path: 
             output = tmp_path / f"out{len(options)}"
             common = ("--output", output, "--server", triton.address, "--decoding", "threads")
             done = asl_triton(capsys, "batch", clips, *options, *common)
-            assert done.code == 0, done.told
+            assert done.code == 0, done.output
     assert sorted(path.name for path in (tmp_path / "out0").iterdir()) == [
         "journal.jsonl", "results.csv", "results.jsonl",
     ]  # fmt: skip

@@ -28,12 +28,12 @@ def test_conflicting_options_are_usage_errors(
 ) -> None:
     done = asl_triton(capsys, "batch", tmp_path, *options)
     assert done.code == 2
-    assert message in " ".join(done.told.replace("│", " ").split())
+    assert message in " ".join(done.output.replace("│", " ").split())
 
 
 def test_local_engine_refuses_a_bucket_address(capsys: pytest.CaptureFixture[str]) -> None:
     done = asl_triton(capsys, "batch", "s3://bucket/clips")
-    assert done.code == 2 and "add --engine ray" in done.told
+    assert done.code == 2 and "add --engine ray" in done.output
 
 
 def test_missing_ray_names_the_extra(
@@ -43,7 +43,7 @@ def test_missing_ray_names_the_extra(
     for name in ("cluster", "runner"):
         monkeypatch.delitem(sys.modules, f"asl_triton.batch.ray.{name}", raising=False)
     done = asl_triton(capsys, "batch", tmp_path, *RAY)
-    assert done.code == 1 and format_install_command("ray") in done.told
+    assert done.code == 1 and format_install_command("ray") in done.output
 
 
 @pytest.mark.parametrize(("folder", "message"), [
@@ -61,7 +61,7 @@ def test_folder_without_clips_is_a_clear_error(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     done = asl_triton(capsys, "batch", folder, *RAY)
-    assert done.code == 1 and message in done.told
+    assert done.code == 1 and message in done.output
 
 
 @pytest.mark.parametrize(("address", "message"), [

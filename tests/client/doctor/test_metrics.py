@@ -65,7 +65,7 @@ def test_only_the_last_examination_is_reported() -> None:
 def test_invalid_address_is_a_clear_error(capsys: pytest.CaptureFixture[str], address: str) -> None:
     done = asl_triton(capsys, "doctor", "--metrics", address)
     assert done.code == 1
-    assert "serve metrics at" in done.told
+    assert "serve metrics at" in done.output
 
 
 def test_address_in_use_is_a_clear_error() -> None:

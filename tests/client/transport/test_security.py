@@ -40,17 +40,17 @@ def make_credentials(certificates: Certificates, name: str = "server", mutual: b
 
 def test_tls_with_the_right_authority_works(certificates: Certificates) -> None:
     with serving(Triton(), credentials=make_credentials(certificates)) as triton:
-        assert infer_logits(triton.address, certificates.security("authority")) == [0, 1, 2, 3]
+        assert infer_logits(triton.address, certificates.build_security("authority")) == [0, 1, 2, 3]
 
 
 def test_mutual_tls_with_our_certificate_works(certificates: Certificates) -> None:
     with serving(Triton(), credentials=make_credentials(certificates, mutual=True)) as triton:
-        assert infer_logits(triton.address, certificates.security("authority", "client")) == [0, 1, 2, 3]
+        assert infer_logits(triton.address, certificates.build_security("authority", "client")) == [0, 1, 2, 3]
 
 
 def test_name_in_the_certificate_can_be_given(certificates: Certificates) -> None:
     with serving(Triton(), credentials=make_credentials(certificates, "stranger")) as triton:
-        named = certificates.security("authority", name="elsewhere.example")
+        named = certificates.build_security("authority", name="elsewhere.example")
         assert read_version(triton.address, named) == "2.80.0"
 
 
@@ -68,12 +68,12 @@ def test_tls_failure_names_its_cause(
 ) -> None:
     with serving(Triton(), credentials=make_credentials(certificates, server, mutual)) as triton:
         with pytest.raises(ServerError, match=says):
-            read_version(triton.address, certificates.security(*ours), timeout_s=10)
+            read_version(triton.address, certificates.build_security(*ours), timeout_s=10)
         assert triton.asked == []
 
 
 def test_tls_to_a_server_without_tls_is_reported(certificates: Certificates, triton: Triton) -> None:
-    for ours in (Security(tls=True), certificates.security("authority")):
+    for ours in (Security(tls=True), certificates.build_security("authority")):
         with pytest.raises(ServerError, match=r"TLS with 127.0.0.1.* failed.*server does not use TLS: leave out"):
             read_version(triton.address, ours)
 
@@ -108,7 +108,7 @@ def test_tls_server_name_without_tls_is_rejected() -> None:
 
 
 def test_servers_with_different_names_need_the_name_in_their_certificates(certificates: Certificates) -> None:
-    ours = certificates.security("authority")
+    ours = certificates.build_security("authority")
     with pytest.raises(AslTritonError, match="need the one name that is in all their certificates"):
         GrpcTransport("localhost:1,127.0.0.1:2", security=ours)
     with (
@@ -118,7 +118,7 @@ def test_servers_with_different_names_need_the_name_in_their_certificates(certif
         same_host = f"{first.address},{second.address}"
         other_hosts = f"{first.address.replace('127.0.0.1', 'localhost')},{second.address}"
         assert read_version(same_host, ours) == "2.80.0"
-        assert read_version(other_hosts, certificates.security("authority", name="triton.example")) == "2.80.0"
+        assert read_version(other_hosts, certificates.build_security("authority", name="triton.example")) == "2.80.0"
 
 
 def test_api_key_is_sent_with_every_request(triton: Triton) -> None:

@@ -86,8 +86,8 @@ def spawn(
 @pytest.mark.parametrize("train", ["head", "last"])
 def test_finetuning_writes_a_bundle_that_can_be_exported(workdir: Path, capsys: Capture, train: str) -> None:
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", train, "--epochs", 3)
-    assert done.code == 0, done.told
-    assert "2 glosses (0 of them known to the checkpoint) from 4 clips in 3 epochs" in done.told
+    assert done.code == 0, done.output
+    assert "2 glosses (0 of them known to the checkpoint) from 4 clips in 3 epochs" in done.output
     assert {path.name for path in Path("new").iterdir()} == BUNDLE
     assert Path("new/labels.txt").read_text() == "help me\nhome\n"
     bundle = open_bundle(Path("new"))
@@ -101,7 +101,7 @@ def test_finetuning_writes_a_bundle_that_can_be_exported(workdir: Path, capsys: 
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     assert changed == {"logits"} | ({"Mixed_5b", "Mixed_5c"} if train == "last" else set())
     exported = asl_triton(capsys, "export", "new", "--repository", "models")
-    assert exported.code == 0, exported.told
+    assert exported.code == 0, exported.output
 
 
 def test_killed_finetuning_resumes_and_ends_with_the_same_result(workdir: Path, capsys: Capture) -> None:
@@ -113,7 +113,7 @@ def test_killed_finetuning_resumes_and_ends_with_the_same_result(workdir: Path, 
         process.send_signal(signal.SIGKILL)
     assert (workdir / "cut" / "training").is_dir()
     done = asl_triton(capsys, "finetune", *options, "--to", "cut")
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert read_metrics(workdir / "cut") == read_metrics(workdir / "whole")
     for name in ("weights.safetensors", "labels.txt", "preset.json", "card.json"):
         assert (workdir / "cut" / name).read_bytes() == (workdir / "whole" / name).read_bytes()
@@ -135,7 +135,7 @@ def test_card_is_derived_from_the_source_bundle(
     (bundle / "card.json").write_text(card.to_json())
     options = ["signs", "--from", "began", *QUICK[2:], "--to", "new", "--train", "head", "--epochs", 1]
     done = asl_triton(capsys, "finetune", *options, *given)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert open_bundle(Path("new")).card == ModelCard(purpose=purpose, caveat=caveat)
 
 
@@ -161,7 +161,7 @@ def test_interrupted_head_training_resumes_with_its_saved_features(workdir: Path
         *(f"held-out-{n}.npy" for n in range(2)), *(f"train-{n}.npy" for n in range(4))
     ]  # fmt: skip
     done = asl_triton(capsys, "finetune", *options, "--to", "cut")
-    assert "resumed after epoch 2" in done.told
+    assert "resumed after epoch 2" in done.output
     assert read_metrics(Path("cut")) == read_metrics(Path("whole"))
 
 
@@ -171,14 +171,14 @@ def test_unfinished_finetuning_with_other_settings_is_left_alone(workdir: Path, 
     options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS, "--lr", 0.5, "--to", "cut"]
     done = asl_triton(capsys, "finetune", *options)
     assert done.code == 1
-    assert "with other settings (learning_rate was 'None')" in done.told
+    assert "with other settings (learning_rate was 'None')" in done.output
     assert Path("cut/weights.safetensors").read_bytes() == before
 
 
 def test_training_stops_early_without_improvement(workdir: Path, capsys: Capture) -> None:
     options = ["signs", *QUICK, "--train", "head", "--lr", 0, "--patience", 2]
     done = asl_triton(capsys, "finetune", *options, "--to", "new")
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert len(read_metrics(Path("new"))) == 3
 
 
@@ -189,7 +189,7 @@ def test_known_glosses_keep_their_classifier(workdir: Path, capsys: Capture) -> 
     save_labels(bundle / "labels.txt")
     options = ["signs", *QUICK[2:], "--from", "bundle", "--to", "new", "--train", "head", "--lr", 0, "--epochs", 1]
     done = asl_triton(capsys, "finetune", *options)
-    assert "1 of them known" in done.told, done.told
+    assert "1 of them known" in done.output, done.output
     old = load_checkpoint(workdir / "small.pt").state["logits.conv3d.weight"]
     new = load_checkpoint(workdir / "new" / "weights.safetensors").state["logits.conv3d.weight"]
     assert torch.equal(new[1], old[4])  # home
@@ -205,7 +205,7 @@ def test_nan_loss_stops_training_and_keeps_the_last_good_network(
     options = ["signs", *QUICK, "--train", "head", "--epochs", EPOCHS, "--to", "cut"]
     done = asl_triton(capsys, "finetune", *options)
     assert done.code == 1
-    assert "the loss became nan in epoch 3, step 1, so training stopped. The best network so far" in done.told
+    assert "the loss became nan in epoch 3, step 1, so training stopped. The best network so far" in done.output
     assert Path("cut/weights.safetensors").read_bytes() == before
     assert asl_triton(capsys, "export", "cut", "--repository", "models").code == 0
 
@@ -217,7 +217,7 @@ def test_infinite_loss_in_the_first_epoch_writes_no_bundle(
     monkeypatch.setattr(finetune_module, "compute_loss", lambda *arguments: compute_loss(*arguments) * float("inf"))
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--train", "head", "--to", "new")
     assert done.code == 1
-    assert "the loss became inf in epoch 1, step 1" in done.told and "no network was written" in done.told
+    assert "the loss became inf in epoch 1, step 1" in done.output and "no network was written" in done.output
     assert not Path("new/weights.safetensors").exists()
 
 
@@ -238,7 +238,7 @@ def test_full_disk_loses_nothing_and_the_same_command_resumes(workdir: Path, cap
         assert Path("cut", path).read_bytes() == before[Path("cut", path)]
     assert not list(Path("cut").rglob("*.part"))
     done = asl_triton(capsys, "finetune", *options)
-    assert done.code == 0 and len(read_metrics(Path("cut"))) == EPOCHS, done.told
+    assert done.code == 0 and len(read_metrics(Path("cut"))) == EPOCHS, done.output
 
 
 def leave_one_clip() -> None:
@@ -288,7 +288,7 @@ def test_bad_input_is_reported_and_nothing_is_written(
         fault()
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head", *options)
     assert done.code == 1
-    assert says in done.told
+    assert says in done.output
     assert not list(Path().glob("new/weights.*"))
 
 
@@ -296,7 +296,7 @@ def test_broken_clips_are_named_and_the_rest_is_used(workdir: Path, capsys: Capt
     Path("signs/home/broken.mp4").write_text("no video")
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head", "--epochs", 1)
     assert done.code == 3
-    assert "1 unreadable clip was left out: home/broken.mp4 cannot be read as a video" in done.told
+    assert "1 unreadable clip was left out: home/broken.mp4 cannot be read as a video" in done.output
     assert {path.name for path in Path("new").iterdir()} == BUNDLE
 
 
@@ -312,9 +312,9 @@ def test_split_file_defines_the_subsets_and_missing_videos_are_counted(workdir: 
     Path("two.txt").write_text("0\thelp me\n1\thome\n")
     options = [*QUICK, "--labels", "two.txt", "--to", "new", "--train", "head", "--epochs", 1]
     done = asl_triton(capsys, "finetune", "split.json", *options)
-    assert done.code == 0, done.told
-    assert "3 missing clips were left out: 00090 00091 00092" in done.told
-    assert "from 4 clips" in done.told and "on 2 held-out clips" in done.told
+    assert done.code == 0, done.output
+    assert "3 missing clips were left out: 00090 00091 00092" in done.output
+    assert "from 4 clips" in done.output and "on 2 held-out clips" in done.output
 
 
 @pytest.fixture
@@ -334,11 +334,11 @@ def test_glosses_without_clips_are_refused(bundle: Path, capsys: Capture) -> Non
     save_labels(Path("words.txt"), (*GLOSSES, "help me"))
     done = asl_triton(capsys, "finetune", "signs", *FROM_BUNDLE, "--labels", "words.txt")
     assert done.code == 1
-    assert "6 of 8 glosses have no clip to learn from: book, drink, hello, help, mother, ..." in done.told
-    assert "--drop-empty, or keep what the checkpoint knows with --keep-known" in done.told
+    assert "6 of 8 glosses have no clip to learn from: book, drink, hello, help, mother, ..." in done.output
+    assert "--drop-empty, or keep what the checkpoint knows with --keep-known" in done.output
     save_labels(Path("words.txt"), ("home", "help me", "unheard of"))
     done = asl_triton(capsys, "finetune", "signs", *FROM_BUNDLE, "--labels", "words.txt")
-    assert "1 of 3 glosses has no clip to learn from: unheard of" in done.told and "--keep-known" not in done.told
+    assert "1 of 3 glosses has no clip to learn from: unheard of" in done.output and "--keep-known" not in done.output
     assert not Path("new").exists()
 
 
@@ -354,17 +354,17 @@ def test_glosses_with_only_unreadable_clips_are_refused_or_dropped(workdir: Path
     Path("words.txt").write_text("help me\nhome\nbroken\n")
     options = ["split.json", *QUICK, "--labels", "words.txt", "--to", "new", "--train", "head", "--epochs", 1]
     done = asl_triton(capsys, "finetune", *options)
-    assert done.code == 1 and "1 of 3 glosses has no clip to learn from: broken" in done.told
+    assert done.code == 1 and "1 of 3 glosses has no clip to learn from: broken" in done.output
     done = asl_triton(capsys, "finetune", *options, "--drop-empty")
-    assert done.code == 3, done.told
+    assert done.code == 3, done.output
     assert Path("new/labels.txt").read_text() == "help me\nhome\n"
 
 
 def test_kept_glosses_keep_their_rows_and_new_ones_are_added(bundle: Path, capsys: Capture) -> None:
     done = asl_triton(capsys, "finetune", "signs", *FROM_BUNDLE, "--keep-known")
-    assert done.code == 0, done.told
-    assert "7 known glosses keep their rows of the classifier, and 1 new one is imprinted" in done.told
-    assert "8 glosses (7 of them known to the checkpoint)" in done.told
+    assert done.code == 0, done.output
+    assert "7 known glosses keep their rows of the classifier, and 1 new one is imprinted" in done.output
+    assert "8 glosses (7 of them known to the checkpoint)" in done.output
     assert Path("new/labels.txt").read_text().splitlines() == [*GLOSSES, "help me"]
     old, new = (load_checkpoint(path).state for path in (Path("small.pt"), Path("new/weights.safetensors")))
     for name in old:
@@ -385,32 +385,32 @@ def test_keep_known_with_nothing_to_keep_is_reported(
     Path("home.txt").write_text("home\nbook\n")
     Path("new.txt").write_text("help me\n")
     done = asl_triton(capsys, "finetune", "signs", *FROM_BUNDLE, "--keep-known", *options)
-    assert done.code == 1 and says in done.told
+    assert done.code == 1 and says in done.output
     assert not list(Path().glob("new/weights.*"))
 
 
 def test_summary_lists_glosses_and_confidence_intervals(bundle: Path, capsys: Capture) -> None:
     done = asl_triton(capsys, "finetune", "signs", *FROM_BUNDLE, "--epochs", 1)
-    assert done.code == 0, done.told
-    assert "the new model will know only 2 glosses, the sub-folders of the data: help me, home" in done.told
-    assert "It will not know 6 others that the checkpoint knows (book, drink, hello, help, mother, ...)" in done.told
-    assert "at least 12 clips of each gloss by at least 5 signers; 'help me' has 3, 'home' has 3" in done.told
-    assert "from 3 clips each without training, use asl-triton teach" in done.told
-    assert done.told.count("% (95 % interval ") >= 3  # for the epoch, top-1 and top-5
+    assert done.code == 0, done.output
+    assert "the new model will know only 2 glosses, the sub-folders of the data: help me, home" in done.output
+    assert "It will not know 6 others that the checkpoint knows (book, drink, hello, help, mother, ...)" in done.output
+    assert "at least 12 clips of each gloss by at least 5 signers; 'help me' has 3, 'home' has 3" in done.output
+    assert "from 3 clips each without training, use asl-triton teach" in done.output
+    assert done.output.count("% (95 % interval ") >= 3  # for the epoch, top-1 and top-5
 
 
 def test_copies_of_one_clip_are_not_enough(workdir: Path, capsys: Capture) -> None:
     leave_one_clip()
     Path("signs/home/copy.mp4").write_bytes(Path("signs/home/2.mp4").read_bytes())
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head")
-    assert done.code == 1 and "'home' has 1 and 1 copies of it" in done.told
+    assert done.code == 1 and "'home' has 1 and 1 copies of it" in done.output
 
 
 def test_copies_are_named(workdir: Path, capsys: Capture) -> None:
     Path("signs/home/copy.mp4").write_bytes(Path("signs/home/2.mp4").read_bytes())
     done = asl_triton(capsys, "finetune", "signs", *QUICK, "--to", "new", "--train", "head", "--epochs", 1)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert (
         "1 clip is a copy of another and will stay on the same side of the split: home/copy.mp4 of home/2.mp4"
-        in done.told
+        in done.output
     )

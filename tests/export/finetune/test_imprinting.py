@@ -7,7 +7,7 @@ from torch import Tensor
 from asl_triton.presets import PRESETS
 from asl_triton_export.finetune.imprinting import compute_usual_features, imprint_rows
 from asl_triton_export.i3d import I3D, Output, pool_steps
-from tests.networks import small_network
+from tests.networks import build_small_network
 
 KNOWN = 6
 NEW = (6, 7)
@@ -38,7 +38,7 @@ def compute_logits(net: I3D, features: Tensor, preset_name: str) -> Tensor:
 
 @pytest.mark.parametrize("preset_name", ["wlasl", "asl-citizen", "bsl1k", "asl-inference"])
 def test_new_gloss_is_recognized_and_known_rows_stay(preset_name: str) -> None:
-    net = small_network(KNOWN + len(NEW))
+    net = build_small_network(KNOWN + len(NEW))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     fresh = imprint(net, preset_name)
     for name, tensor in net.state_dict().items():
@@ -50,7 +50,7 @@ def test_new_gloss_is_recognized_and_known_rows_stay(preset_name: str) -> None:
 
 
 def test_new_row_scores_usual_features_like_the_known_ones() -> None:
-    net = small_network(KNOWN + len(NEW))
+    net = build_small_network(KNOWN + len(NEW))
     imprint(net, "wlasl")
     usual = compute_usual_features(net)
     logits = net.logits(usual[None, :, None, None, None]).flatten().detach()
@@ -59,7 +59,7 @@ def test_new_row_scores_usual_features_like_the_known_ones() -> None:
 
 def test_usual_features_are_the_mean_output_of_the_last_block() -> None:
     """Compared with draws from the statistics of its batch normalization."""
-    net = small_network(3)
+    net = build_small_network(3)
     torch.manual_seed(0)
     drawn = []
     for unit in ("b0", "b1b", "b2b", "b3b"):

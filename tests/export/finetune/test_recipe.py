@@ -17,12 +17,12 @@ from asl_triton_export.finetune.sampling import EpochSampler, SegmentSampler, cu
 from asl_triton_export.i3d import Output
 from tests.client.videos import levels, written_by_opencv
 from tests.live.conftest import write_clip
-from tests.networks import small_network
+from tests.networks import build_small_network
 
 
 def test_loss_is_half_localization_and_half_classification() -> None:
     """Compared with train_i3d.py: F.upsample to the frames, one label per frame, the maximum over time."""
-    net = small_network(5)
+    net = build_small_network(5)
     torch.manual_seed(1)
     step_logits, class_ids = torch.randn(2, 7, 5), torch.tensor([3, 0])
     frame_logits = F.interpolate(step_logits.permute(0, 2, 1), size=64, mode="linear", align_corners=False)
@@ -35,7 +35,7 @@ def test_loss_is_half_localization_and_half_classification() -> None:
 
 
 def test_checkpoint_scored_with_softmax_is_trained_with_cross_entropy() -> None:
-    net = small_network(5)
+    net = build_small_network(5)
     features, class_ids = torch.randn(2, 64, 8), torch.tensor([3, 0])
     output = forward_clips(net, features, PRESETS["bsl1k"])
     served = net.logits(features.mean(dim=2)[..., None, None, None]).flatten(1)
@@ -43,7 +43,7 @@ def test_checkpoint_scored_with_softmax_is_trained_with_cross_entropy() -> None:
 
 
 def test_network_with_interpolated_steps_is_trained_on_the_served_logits() -> None:
-    net, preset = small_network(5), PRESETS["asl-citizen"]
+    net, preset = build_small_network(5), PRESETS["asl-citizen"]
     features, class_ids = torch.randn(2, 64, 8), torch.tensor([3, 0])
     output = forward_clips(net, features, preset)
     upsampled = F.interpolate(output.step_logits.transpose(1, 2), size=64, mode="linear", align_corners=False)
@@ -52,7 +52,7 @@ def test_network_with_interpolated_steps_is_trained_on_the_served_logits() -> No
 
 
 def test_features_give_the_same_logits_as_their_frames() -> None:
-    net, preset = small_network(5), PRESETS["wlasl"]
+    net, preset = build_small_network(5), PRESETS["wlasl"]
     frames = torch.randint(0, 256, (1, 17, 224, 224, 3), dtype=torch.uint8)
     with torch.inference_mode():
         whole = forward_clips(net, frames, preset)

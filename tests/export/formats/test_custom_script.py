@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from asl_triton.models.golden import GoldenAnswer, render_golden
 from asl_triton.presets import PRESETS
 from tests.command_line import asl_triton
-from tests.exports import find_paths
+from tests.exports import find_local_paths
 from tests.networks import GLOSSES, save_checkpoint, save_labels
 
 Capture = pytest.CaptureFixture[str]
@@ -108,7 +108,7 @@ def test_script_becomes_a_complete_model_folder(files: Path, capsys: Capture) ->
     (files / "preset.json").write_text(PRESETS["bsl1k"].to_json())
     options = ["--labels", "labels.txt", "--preset", "preset.json", "--repository", "models"]
     done = asl_triton(capsys, "export", "--torchscript", "means.pt", *options)
-    assert done.code == 0, done.told
+    assert done.code == 0, done.output
     assert "means: 7 glosses, fp32" in done.out
     folder = files / "models" / "means"
     written = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
@@ -117,7 +117,7 @@ def test_script_becomes_a_complete_model_folder(files: Path, capsys: Capture) ->
         "1/model.pt", "1/model.py",
     }  # fmt: skip
     assert "bsl1k" in (folder / "config.pbtxt").read_text()
-    assert find_paths(files / "means.pt") and find_paths(folder / "1" / "model.pt") == []
+    assert find_local_paths(files / "means.pt") and find_local_paths(folder / "1" / "model.pt") == []
     golden = GoldenAnswer.load(folder / "golden.npz")
     with torch.inference_mode():
         logits = torch.jit.load(folder / "1" / "model.pt")(torch.from_numpy(render_golden(golden.num_frames))[None])[0]
@@ -142,7 +142,7 @@ def test_script_with_a_wrong_signature_is_refused(
     options = ["--labels", "labels.txt", "--preset", "wlasl", "--repository", "models"]
     done = asl_triton(capsys, "export", "--torchscript", "net.pt", *options)
     assert done.code == 1
-    assert says in done.told
+    assert says in done.output
     assert not (files / "models" / "net").exists()
 
 
@@ -150,8 +150,8 @@ def test_failing_operation_is_reported_by_its_last_line(files: Path, capsys: Cap
     save_script(files / "net.pt", Channels())
     done = asl_triton(capsys, "export", "--torchscript", "net.pt", "--labels", "labels.txt", "--preset", "wlasl")
     assert done.code == 1
-    assert "expected input[1, 224, 224, 3] to have 3 channels" in done.told
-    assert len(done.told) < 500
+    assert "expected input[1, 224, 224, 3] to have 3 channels" in done.output
+    assert len(done.output) < 500
 
 
 def test_network_traced_at_one_length_is_refused(files: Path, capsys: Capture) -> None:
@@ -160,7 +160,7 @@ def test_network_traced_at_one_length_is_refused(files: Path, capsys: Capture) -
     traced.save(files / "net.pt")
     done = asl_triton(capsys, "export", "--torchscript", "net.pt", "--labels", "labels.txt", "--preset", "wlasl")
     assert done.code == 1
-    assert "step_logits as float32 [1, 3, 7] instead of float32 [1, 1, 7]" in done.told
+    assert "step_logits as float32 [1, 3, 7] instead of float32 [1, 1, 7]" in done.output
 
 
 @pytest.mark.parametrize(("arguments", "says", "code"), [
@@ -180,5 +180,5 @@ def test_bad_input_is_reported_with_an_exit_code(
     save_checkpoint(files / "weights.pt")
     done = asl_triton(capsys, "export", *arguments)
     assert done.code == code
-    assert says in done.told
+    assert says in done.output
     assert not (files / "model_repository").exists()

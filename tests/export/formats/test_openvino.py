@@ -21,15 +21,15 @@ from asl_triton_export.exporter import export_model
 from asl_triton_export.formats.openvino import build_graph, compile_model, get_core, openvino
 from asl_triton_export.i3d import I3D, normalize, pool_steps
 from tests.command_line import asl_triton
-from tests.exports import find_paths
-from tests.networks import GLOSSES, save_checkpoint, small_network
+from tests.exports import find_local_paths
+from tests.networks import GLOSSES, build_small_network, save_checkpoint
 
 TYPES = {pb.TYPE_UINT8: openvino.Type.u8, pb.TYPE_FP32: openvino.Type.f32}
 
 
 @pytest.fixture(scope="module")
 def net() -> I3D:
-    return small_network()
+    return build_small_network()
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_folder_meets_the_whole_contract(
     assert written == {
         "config.pbtxt", "configs/wheel.pbtxt", "labels.txt", "golden.npz", "1/model.xml", "1/model.bin", "1/model.py"
     }  # fmt: skip
-    assert [find_paths(folder / file) for file in written] == [[]] * len(written)
+    assert [find_local_paths(folder / file) for file in written] == [[]] * len(written)
     config, wheel = (read_config(folder / file) for file in ("config.pbtxt", "configs/wheel.pbtxt"))
     assert (config.backend, wheel.backend) == (backend, "python")
     parameters = {key: value.string_value for key, value in config.parameters.items()}
@@ -179,7 +179,8 @@ def test_missing_package_is_reported(
     done = asl_triton(capsys, "export", "demo", "--repository", tmp_path / "models", *options)
     assert done.code == 1
     assert (
-        f"needs the Python module '{module}', which is not installed: {format_install_command('openvino')}" in done.told
+        f"needs the Python module '{module}', which is not installed: {format_install_command('openvino')}"
+        in done.output
     )
     assert not (tmp_path / "models").exists()
 

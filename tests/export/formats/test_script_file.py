@@ -11,8 +11,8 @@ from asl_triton.presets import PRESETS
 from asl_triton.transport.error_mapping import shorten_message
 from asl_triton_export.formats.script_file import CPU_FRAMES, BoundedNetwork, save_script
 from asl_triton_export.formats.torchscript import ServedI3D
-from tests.exports import find_paths
-from tests.networks import small_network
+from tests.exports import find_local_paths
+from tests.networks import build_small_network
 
 WLASL = PRESETS["wlasl"]
 
@@ -61,7 +61,7 @@ def test_batch_is_split_to_limit_the_frames_per_forward(count: int, num_frames: 
 
 @pytest.mark.parametrize("normalized", [False, True])
 def test_batch_gives_the_same_answers_as_single_clips(normalized: bool) -> None:
-    served = ServedI3D(small_network(), WLASL, torch.float32, normalized_input=normalized)
+    served = ServedI3D(build_small_network(), WLASL, torch.float32, normalized_input=normalized)
     bounded = torch.jit.script(BoundedNetwork(served, WLASL, normalized_input=normalized).eval())
     shape = (3, 3, 40, 64, 64) if normalized else (3, 40, 64, 64, 3)
     frames = torch.rand(shape) if normalized else torch.randint(0, 256, shape, dtype=torch.uint8)
@@ -91,11 +91,11 @@ def test_empty_clip_is_refused_whatever_the_preset_allows() -> None:
 
 
 def test_file_contains_no_path_of_this_machine(tmp_path: Path) -> None:
-    network = BoundedNetwork(ServedI3D(small_network(), WLASL, torch.float32), WLASL).eval()
+    network = BoundedNetwork(ServedI3D(build_small_network(), WLASL, torch.float32), WLASL).eval()
     torch.jit.script(network).save(tmp_path / "with_debug_information.pt")
-    assert find_paths(tmp_path / "with_debug_information.pt")
+    assert find_local_paths(tmp_path / "with_debug_information.pt")
     save_script(network, tmp_path / "model.pt")
-    assert find_paths(tmp_path / "model.pt") == []
+    assert find_local_paths(tmp_path / "model.pt") == []
 
 
 def test_error_still_shows_the_line_that_failed(tmp_path: Path) -> None:

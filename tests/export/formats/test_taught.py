@@ -21,7 +21,7 @@ from asl_triton_export.checkpoint import CLASSIFIER_KEY, Checkpoint, load_checkp
 from asl_triton_export.exporter import export_model
 from asl_triton_export.formats.taught import TaughtNetwork
 from tests.client.teaching.taught import NUM_CLASSES, NUM_FEATURES, teach
-from tests.exports import find_paths
+from tests.exports import find_local_paths
 from tests.networks import GLOSSES, save_checkpoint
 
 
@@ -87,7 +87,7 @@ def test_model_has_old_and_new_glosses(checkpoint: Checkpoint, taught: SignDicti
     export_model(checkpoint, GLOSSES, PRESETS["wlasl"], tmp_path, "taught", dictionary=taught, card=card)
     labels = (tmp_path / "taught" / "labels.txt").read_text().splitlines()
     assert labels == ["coffee", *GLOSSES]
-    assert find_paths(tmp_path / "taught" / "1" / "model.pt") == []
+    assert find_local_paths(tmp_path / "taught" / "1" / "model.pt") == []
     served = read_folder(tmp_path / "taught").served
     assert served.preset == replace(PRESETS["wlasl"], score="sigmoid") and served.card.min_confidence == 0.5
     assert served.card.purpose == "seven signs" and served.checkpoint_sha256.startswith(checkpoint.sha256)

@@ -7,12 +7,12 @@ import torch
 from asl_triton.presets import PRESETS, Preset
 from asl_triton_export.formats.torchscript import ServedI3D, halve_by_three, max_of_three
 from asl_triton_export.i3d import I3D, normalize, pool_steps, same_padding
-from tests.networks import small_network
+from tests.networks import build_small_network
 
 
 @pytest.fixture(scope="module")
 def net() -> I3D:
-    return small_network()
+    return build_small_network()
 
 
 @pytest.fixture(scope="module")
