@@ -1,6 +1,7 @@
 """Handles server outages during a run: waits for the server, once for all clips, and verifies its model."""
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable
@@ -37,6 +38,7 @@ class OutageMonitor:
         self._recognizer, self._wait_s, self._stopping, self._say = recognizer, wait_s, stopping, say
         self._waiting = asyncio.Lock()
         self._served: ServedModel
+        self._back_s = -math.inf  # when the last outage ended; infinite during one
         self._verified_epoch = 0
         self._verified_s = 0.0
 
@@ -82,6 +84,10 @@ class OutageMonitor:
             return True
         return False
 
+    def was_gone_since(self, moment_s: float) -> bool:
+        """Return whether there was an outage at or after `moment_s`, a time of `time.monotonic`."""
+        return self._back_s >= moment_s
+
     async def wait_until_back(self, cause: AslTritonError) -> None:
         """Wait until the server answers again. Concurrent callers share one wait.
 
@@ -94,6 +100,7 @@ class OutageMonitor:
             if self._wait_s <= 0:
                 raise ServerError(f"the server went away or unloaded its model: {cause}") from cause
             address, began_s = self._recognizer.transport.address, time.monotonic()
+            self._back_s = math.inf
             self._say(f"{address} is down: waiting up to {self._wait_s:g} s for it (--wait)")
             attempt = 0
             while True:
@@ -110,7 +117,8 @@ class OutageMonitor:
                 attempt += 1
             if served.identity != self._served.identity:
                 raise self._changed_error()
-            self._say(f"{address} is back after {time.monotonic() - began_s:.0f} s")
+            self._back_s = time.monotonic()
+            self._say(f"{address} is back after {self._back_s - began_s:.0f} s")
 
     def _changed_error(self) -> ModelChangedError:
         return ModelChangedError(

@@ -1,7 +1,8 @@
 """Clips in flight together: one that crashes the server, and connections that break."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from asl_triton.batch import workers
 from asl_triton.batch.runner import BatchOptions, RecognitionBatch, Summary
 from asl_triton.batch.workers import MAX_BREAKS
-from asl_triton.errors import ConnectionLostError
+from asl_triton.errors import ConnectionLostError, ServerError
 from asl_triton.postprocessing.ranking import Ranking
 from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.transport.base import Array
@@ -83,6 +84,54 @@ def test_broken_connection_is_not_a_lost_server(
         assert (summary.recognized, summary.failures) == (3, ())
     else:
         assert summary.recognized == 2 and "the connection broke each of the 10 times" in summary.failures[0].error
+
+
+@dataclass
+class Interrupted(FakeTransport):
+    """Loses its first two requests in one outage. The second one times out after the server is back."""
+
+    back: asyncio.Event = field(default_factory=asyncio.Event)
+    num_requests: int = 0
+
+    async def server_version(self) -> str:
+        if self.num_requests and not self.back.is_set():
+            raise ServerError("no answer")
+        return "fake"
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        priority: int = 0,
+        parameters: Mapping[str, str] | None = None,
+    ) -> dict[str, Array]:
+        self.num_requests += 1
+        if self.num_requests == 1:
+            while self.num_requests < 2:
+                await asyncio.sleep(0.01)
+            raise ServerError("did not answer within 2 s")
+        if self.num_requests == 2:
+            await self.back.wait()
+            await asyncio.sleep(0.1)
+            raise ServerError("did not answer within 2 s")
+        return await super().infer(model, inputs, outputs, priority, parameters)
+
+    def say(self, sentence: str) -> None:
+        """Come back as soon as the batch says that it is waiting."""
+        self.back.set()
+
+
+def test_request_lost_in_an_outage_that_is_over_is_sent_again(tmp_path: Path) -> None:
+    transport = faking(Interrupted)
+    assert isinstance(transport, Interrupted)
+    observer = Told()
+    observer.say = transport.say  # type: ignore[method-assign]
+    harmless = videos.levels(tmp_path / "h.mkv", [HARMLESS] * 9)
+    summary = run_batch(
+        transport, [Clip(harmless, f"{n:03}.mkv") for n in range(2)], tmp_path / "out", in_flight=2, observer=observer
+    )
+    assert (summary.recognized, summary.failures, transport.num_requests) == (2, (), 4)
 
 
 def run_batch(
