@@ -167,15 +167,16 @@ def show(rows: Sequence[Row], console: Console) -> None:
     table = Table(title=title, title_justify="left")
     for column in ("model", "in flight", "way", "p50", "p95", "clips/s", "client's CPU", "Triton's CPU"):
         table.add_column(column, justify="left" if column in ("model", "way") else "right")
-    for grpc, shm in zip(rows[::2], rows[1::2], strict=True):
-        pairs = [list_figures(grpc), list_figures(shm)]
-        for row, values in zip((grpc, shm), pairs, strict=True):
+    for over_grpc, over_shm in zip(rows[::2], rows[1::2], strict=True):
+        pairs = [list_figures(over_grpc), list_figures(over_shm)]
+        for row, values in zip((over_grpc, over_shm), pairs, strict=True):
             table.add_row(row.model, str(row.at_once), row.sharing, *(f"{value:.1f}" for value in values))
         table.add_row(
             "",
             "",
             "shm / grpc",
-            *(f"{shm_value / grpc_value:.2f}" for grpc_value, shm_value in zip(*pairs, strict=True)),
+            # The kernel may count no CPU time at all for a few requests.
+            *(f"{shm / grpc:.2f}" if grpc else "-" for grpc, shm in zip(*pairs, strict=True)),
         )
         table.add_section()
     console.print(table)

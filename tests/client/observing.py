@@ -6,7 +6,7 @@ from typing import Any
 from asl_triton.batch.workers import Observer
 
 
-class Told(Observer):
+class RecordingObserver(Observer):
     """Records all calls. `on_outcome` is called with each outcome."""
 
     def __init__(self, on_outcome: Callable[[Any], None] = lambda outcome: None) -> None:

@@ -31,7 +31,7 @@ from asl_triton.recognizer.async_client import AsyncRecognizer
 from asl_triton.results import Failure
 from asl_triton.video.discovery import find_clips
 from asl_triton_deploy.local import LocalTriton
-from tests.client.observing import Told
+from tests.client.observing import RecordingObserver
 from tests.command_line import asl_triton
 from tests.live.conftest import write_clip
 from tests.local_triton import serve
@@ -109,7 +109,7 @@ def run_on_ray(
     address: str,
     source: Path | str,
     output: Path | str,
-    observer: Told | None = None,
+    observer: RecordingObserver | None = None,
     *,
     workers: int = 1,
     ranking: Ranking = RANKING,
@@ -222,7 +222,7 @@ def test_rerun_recognizes_only_missing_and_changed_clips(
     write_clip(clips / names[0], num_frames=20, seed=99)
     (clips / names[1]).unlink()
     write_clip(clips / "empty.mp4", num_frames=9, seed=100)
-    observer = Told()
+    observer = RecordingObserver()
     second = run_on_ray(small_triton.address, clips, output, observer)
     assert (second.recognized, second.failures, second.known_before) == (8, (), 6)
     assert sorted(outcome.video for outcome in observer.outcomes) == [names[0], "empty.mp4"]
@@ -260,7 +260,9 @@ def test_each_engine_resumes_a_run_of_the_other(
     ray: None, small_triton: LocalTriton, few: Path, tmp_path: Path
 ) -> None:
     clips = find_clips(few)
-    observer = Told(lambda outcome: os.kill(os.getpid(), signal.SIGINT) if len(observer.outcomes) == 2 else None)
+    observer = RecordingObserver(
+        lambda outcome: os.kill(os.getpid(), signal.SIGINT) if len(observer.outcomes) == 2 else None
+    )
     first = RecognitionBatch(clips, tmp_path, ["csv"], RANKING, BatchOptions(in_flight=1), observer).run(
         build_factory(small_triton.address)
     )
@@ -299,7 +301,9 @@ def test_journal_of_version_0_1_0_is_resumed(ray: None, tmp_path: Path, place: s
 
 
 def test_ctrl_c_finishes_clips_in_flight(ray: None, small_triton: LocalTriton, archive: Path, tmp_path: Path) -> None:
-    observer = Told(lambda outcome: os.kill(os.getpid(), signal.SIGINT) if len(observer.outcomes) == 1 else None)
+    observer = RecordingObserver(
+        lambda outcome: os.kill(os.getpid(), signal.SIGINT) if len(observer.outcomes) == 1 else None
+    )
     summary = run_on_ray(small_triton.address, archive, tmp_path, observer)
     assert (summary.stopped, len(observer.sentences)) == ("interrupted", 1)
     assert observer.sentences[0].startswith("SIGINT: finishing the clips in flight")
@@ -319,7 +323,7 @@ def test_killed_actor_is_restarted_and_loses_nothing(
             ]
             actors[0].kill()
 
-    observer = Told(kill_actor)
+    observer = RecordingObserver(kill_actor)
     summary = run_on_ray(small_triton.address, archive, tmp_path, observer, workers=2)
     assert (summary.recognized, len(summary.failures), summary.stopped) == (NUM_CLIPS, 2, None)
     assert_same_rows(pq.read_table(tmp_path / "results.parquet"), pq.read_table(expected / "results.parquet"))
@@ -329,7 +333,7 @@ def test_lost_server_ends_the_run_and_partial_results_are_written(
     ray: None, small_repository: Path, archive: Path, tmp_path: Path
 ) -> None:
     with LocalTriton(small_repository) as doomed:
-        observer = Told(lambda outcome: doomed.stop() if len(observer.outcomes) == 1 else None)
+        observer = RecordingObserver(lambda outcome: doomed.stop() if len(observer.outcomes) == 1 else None)
         summary = run_on_ray(doomed.address, archive, tmp_path, observer, wait_s=0.5)
     assert summary.stopped is not None and summary.stopped.startswith("the server went away")
     assert summary.recognized > 0 and summary.not_tried > 0

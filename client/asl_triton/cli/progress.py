@@ -104,8 +104,8 @@ class ClipProgress(Observer, Generic[Result]):
         now_s = time.monotonic()
         done = self.done + sum(self._shares.values())
         rate = (done - self.skipped) / max(now_s - self._began_s, 1e-3)
-        told = f"{rate:.1f} a second" if rate >= 0.1 else f"{60 * rate:.1f} a minute"
-        self._bar.update(self._task, completed=done, rate=told + self._failures())
+        rate_text = f"{rate:.1f} a second" if rate >= 0.1 else f"{60 * rate:.1f} a minute"
+        self._bar.update(self._task, completed=done, rate=rate_text + self._failures())
         if not self._console.is_terminal and now_s - self._line_s >= LINE_EVERY_S:
             self._line_s = now_s
             under_way = f", {len(self._shares)} under way" if self._shares else ""
@@ -113,7 +113,7 @@ class ClipProgress(Observer, Generic[Result]):
                 under_way += f" ({sum(self._shares.values()) / len(self._shares):.0%} read)"
             left_s = (self.total - done) / max(rate, 1e-6)
             self._console.print(
-                f"{self.done}/{self.total} clips{under_way}{self._failures()}, {told}, {left_s:.0f} s left"
+                f"{self.done}/{self.total} clips{under_way}{self._failures()}, {rate_text}, {left_s:.0f} s left"
             )
 
     def _failures(self) -> str:

@@ -49,8 +49,8 @@ class UploadLimits:
         largest = Limits()
 
         def limit(name: str, otherwise: int) -> int:
-            told = model.parameters.get(f"asl_triton.{name}", "")
-            return min(int(told), otherwise) if told.isdecimal() else otherwise
+            value = model.parameters.get(f"asl_triton.{name}", "")
+            return min(int(value), otherwise) if value.isdecimal() else otherwise
 
         return cls(
             limit("max_bytes", largest.max_bytes),

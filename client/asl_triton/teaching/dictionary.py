@@ -191,9 +191,9 @@ class SignDictionary:
 
     def hash(self) -> str:
         """Return a hash of the examples, which determine the answers together with the model."""
-        told = hashlib.sha256(self.vectors().astype(np.float16).tobytes())
-        told.update("\n".join(example.gloss for example in self._examples).encode())
-        return told.hexdigest()[:16]
+        digest = hashlib.sha256(self.vectors().astype(np.float16).tobytes())
+        digest.update("\n".join(example.gloss for example in self._examples).encode())
+        return digest.hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
         """Write the dictionary to a file, replacing an existing one.

@@ -15,7 +15,7 @@ from asl_triton.results import Outcome
 from asl_triton.transport.base import Array
 from asl_triton.transport.fake import FakeTransport
 from asl_triton.video.discovery import Clip
-from tests.client.observing import Told
+from tests.client.observing import RecordingObserver
 
 
 def make_clips(path: Path, count: int, prefix: str = "") -> list[Clip]:
@@ -31,7 +31,7 @@ def run_batch(
     ranking: Ranking | None = None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     clips_at_once: int = 4,
-    observer: Told | None = None,
+    observer: RecordingObserver | None = None,
     **options: Any,
 ) -> Summary:
     def recognizer() -> AsyncRecognizer:
@@ -39,7 +39,7 @@ def run_batch(
 
     ranking = ranking or Ranking()
     batch_options = BatchOptions(in_flight=clips_at_once, **options)
-    batch = RecognitionBatch(clips, output, formats, ranking, batch_options, observer or Told(on_outcome))
+    batch = RecognitionBatch(clips, output, formats, ranking, batch_options, observer or RecordingObserver(on_outcome))
     return batch.run(recognizer)
 
 

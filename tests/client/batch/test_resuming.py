@@ -21,7 +21,7 @@ from asl_triton.transport.base import Array
 from asl_triton.transport.fake import FakeTransport
 from asl_triton.video.discovery import Clip, find_clips
 from tests.client import videos
-from tests.client.observing import Told
+from tests.client.observing import RecordingObserver
 from tests.client.served import described, fake, faking, in_order
 
 
@@ -43,7 +43,7 @@ def run_batch(
     clips: Sequence[Clip],
     output: Path,
     transport: FakeTransport | None = None,
-    observer: Told | None = None,
+    observer: RecordingObserver | None = None,
     while_writing: Callable[[], None] = lambda: None,
     **options: Any,
 ) -> Summary:
@@ -59,9 +59,9 @@ def run_batch(
     return run.run(lambda: AsyncRecognizer(transport=server))
 
 
-def interrupt_after(count: int) -> Told:
+def interrupt_after(count: int) -> RecordingObserver:
     """Return an observer that presses Ctrl-C after `count` outcomes."""
-    observer = Told(lambda outcome: interrupt() if len(observer.outcomes) == count else None)
+    observer = RecordingObserver(lambda outcome: interrupt() if len(observer.outcomes) == count else None)
     return observer
 
 
@@ -88,7 +88,7 @@ def test_stopped_run_drops_answers_for_changed_files(clips: list[Clip], tmp_path
 def test_failed_clips_are_retried_after_untried_ones(clips: list[Clip], tmp_path: Path) -> None:
     clips[0].path.write_bytes(b"no video")
     assert len(run_batch(clips[:4], tmp_path / "out").failures) == 1
-    observer = Told()
+    observer = RecordingObserver()
     run_batch(clips, tmp_path / "out", observer=observer)
     assert [outcome.video for outcome in observer.outcomes] == [clip.name for clip in [*clips[4:], clips[0]]]
 
@@ -112,7 +112,7 @@ def test_lost_server_leaves_no_answers_for_changed_files(clips: list[Clip], tmp_
 
 def test_search_for_changed_files_can_be_interrupted(clips: list[Clip], tmp_path: Path) -> None:
     run_batch(clips, tmp_path / "out", by_content=True)
-    observer = Told()
+    observer = RecordingObserver()
     observer.skip = lambda count: interrupt()  # type: ignore[method-assign]
     summary = run_batch(clips, tmp_path / "out", observer=observer, by_content=True)
     assert summary.known_before < 4
@@ -120,7 +120,7 @@ def test_search_for_changed_files_can_be_interrupted(clips: list[Clip], tmp_path
 
 
 def test_signal_while_writing_results_lets_the_write_finish(clips: list[Clip], tmp_path: Path) -> None:
-    observer = Told()
+    observer = RecordingObserver()
     summary = run_batch(clips, tmp_path / "out", observer=observer, while_writing=interrupt)
     assert (summary.recognized, summary.stopped) == (12, None)
     assert summary.files == (tmp_path / "out" / "results.jsonl",)
@@ -157,7 +157,7 @@ def test_leftovers_of_killed_runs_are_overwritten(clips: list[Clip], tmp_path: P
 
 
 def test_clip_deleted_during_the_run_is_a_failure(clips: list[Clip], tmp_path: Path) -> None:
-    observer = Told(lambda outcome: clips[9].path.unlink(missing_ok=True))
+    observer = RecordingObserver(lambda outcome: clips[9].path.unlink(missing_ok=True))
     summary = run_batch(clips, tmp_path / "out", observer=observer)
     (failure,) = summary.failures
     assert failure.video == "009.mp4" and "there is no file" in failure.error
@@ -165,7 +165,7 @@ def test_clip_deleted_during_the_run_is_a_failure(clips: list[Clip], tmp_path: P
 
 
 def test_output_deleted_during_the_run_is_a_clear_error(clips: list[Clip], tmp_path: Path) -> None:
-    observer = Told(lambda outcome: shutil.rmtree(tmp_path / "out", ignore_errors=True))
+    observer = RecordingObserver(lambda outcome: shutil.rmtree(tmp_path / "out", ignore_errors=True))
     with pytest.raises(AslTritonError, match=r"cannot write .*results\.jsonl: No such file or directory"):
         run_batch(clips, tmp_path / "out", observer=observer)
     assert run_batch(clips, tmp_path / "out").recognized == 12

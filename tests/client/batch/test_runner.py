@@ -35,7 +35,7 @@ from asl_triton.video.discovery import Clip, find_clips, format_name
 from tests.client import videos
 from tests.client.batch.runs import DyingServer, list_results, make_clips, read_lines, read_video_names, run_batch
 from tests.client.conftest import Shrink, limited
-from tests.client.observing import Told
+from tests.client.observing import RecordingObserver
 from tests.client.served import GLOSSES, LastFirst, answering, described, fake, faking, in_order
 
 WLASL = PRESETS["wlasl"]
@@ -207,7 +207,7 @@ def test_same_command_again_recognizes_only_missing_or_changed_clips(tmp_path: P
     assert (first.recognized, len(first.failures), first.known_before) == (5, 1, 0)
     first_results = {name: (output / f"results.{name}").read_bytes() for name in FORMATS}
 
-    observer = Told()
+    observer = RecordingObserver()
     clips[1].path.write_bytes(clip.read_bytes())  # failed clips are retried
     os.utime(clips[3].path, ns=(1, 1))  # and so are changed ones
     again = run_batch(fake(), clips, output, FORMATS, observer=observer)
@@ -336,7 +336,7 @@ class RestartingServer(FakeTransport):
 
 
 def test_batch_waits_for_a_server_to_come_back(tmp_path: Path, clip: Path) -> None:
-    observer = Told()
+    observer = RecordingObserver()
     summary = run_batch(faking(RestartingServer), make_clips(clip, 20), tmp_path, wait_s=60, observer=observer)
     assert (summary.recognized, summary.failures, summary.stopped) == (20, (), None)
     assert observer.sentences[0].startswith("fake:8001 is down: waiting up to 60 s for it")
@@ -345,7 +345,7 @@ def test_batch_waits_for_a_server_to_come_back(tmp_path: Path, clip: Path) -> No
 
 def test_server_that_comes_back_with_another_model_stops_the_run(tmp_path: Path, clip: Path) -> None:
     transport = faking(RestartingServer)
-    observer = Told()
+    observer = RecordingObserver()
     other = described(PRESETS["wlasl"], **{"asl_triton.checkpoint_sha256": "another"})
     observer.say = lambda sentence: transport.models.update(signs=other)  # type: ignore[method-assign]
     summary = run_batch(transport, make_clips(clip, 20), tmp_path, wait_s=60, observer=observer, clips_at_once=1)

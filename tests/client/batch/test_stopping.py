@@ -12,7 +12,7 @@ from asl_triton.presets import PRESETS
 from asl_triton.transport.base import Array
 from tests.client import videos
 from tests.client.batch.runs import DyingServer, list_results, make_clips, read_lines, run_batch
-from tests.client.observing import Told
+from tests.client.observing import RecordingObserver
 from tests.client.served import Stuck, fake, faking, in_order
 
 
@@ -27,7 +27,7 @@ def interrupt() -> None:
 
 
 def test_ctrl_c_finishes_clips_in_flight_and_writes_results(tmp_path: Path, clip: Path) -> None:
-    observer = Told(lambda outcome: interrupt() if len(observer.outcomes) == 3 else None)
+    observer = RecordingObserver(lambda outcome: interrupt() if len(observer.outcomes) == 3 else None)
     summary = run_batch(fake(), make_clips(clip, 100), tmp_path, observer=observer)
     assert summary.stopped == "interrupted"
     assert 3 <= summary.recognized <= 3 + 2 * 4 and summary.failures == ()  # four in flight
@@ -42,7 +42,9 @@ def test_ctrl_c_finishes_clips_in_flight_and_writes_results(tmp_path: Path, clip
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
 def test_sigterm_works_like_ctrl_c(tmp_path: Path, clip: Path) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    observer = Told(lambda outcome: signal.raise_signal(signal.SIGTERM) if len(observer.outcomes) == 3 else None)
+    observer = RecordingObserver(
+        lambda outcome: signal.raise_signal(signal.SIGTERM) if len(observer.outcomes) == 3 else None
+    )
     summary = run_batch(fake(), make_clips(clip, 100), tmp_path, observer=observer)
     assert summary.stopped == "interrupted" and 3 <= summary.recognized <= 3 + 2 * 4
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
@@ -76,7 +78,7 @@ def test_second_ctrl_c_stops_at_once_and_keeps_known_outcomes(tmp_path: Path, cl
 
 def test_ctrl_c_while_the_server_is_down_keeps_earlier_results(tmp_path: Path, clip: Path) -> None:
     (tmp_path / "results.jsonl").write_text("of an earlier run")
-    observer = Told()
+    observer = RecordingObserver()
     observer.say = lambda sentence: interrupt() if "is down" in sentence else None  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt, match="interrupted"):
         run_batch(faking(DyingServer), make_clips(clip, 100), tmp_path, wait_s=60, observer=observer)

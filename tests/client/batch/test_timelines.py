@@ -21,7 +21,7 @@ from asl_triton.video.discovery import Clip, find_clips
 from asl_triton.writers.timelines import TIMELINES
 from tests.client import videos
 from tests.client.conftest import Shrink
-from tests.client.observing import Told
+from tests.client.observing import RecordingObserver
 from tests.client.served import bright, fake_steps
 
 
@@ -39,14 +39,14 @@ def run_batch(
     timeline_options: TimelineOptions | None = None,
     *,
     on_outcome: Callable[[Timeline | Failure], None] = lambda outcome: None,
-    observer: Told | None = None,
+    observer: RecordingObserver | None = None,
     clips_at_once: int = 2,
 ) -> Summary:
     def recognizer() -> AsyncRecognizer:
         return AsyncRecognizer(transport=transport)
 
     timeline_options = timeline_options or TimelineOptions()
-    options, observer = BatchOptions(in_flight=clips_at_once), observer or Told(on_outcome)
+    options, observer = BatchOptions(in_flight=clips_at_once), observer or RecordingObserver(on_outcome)
     return TimelineBatch(clips, output, formats, timeline_options, options, observer).run(recognizer)
 
 
@@ -81,7 +81,7 @@ def test_output_folders_mirror_the_clip_folders(tmp_path: Path, clip: Path) -> N
     for name in ("a.mkv", "a.mp4", "deeper/still/b.mkv", "c.mkv"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(clip.read_bytes())
-    observer = Told()
+    observer = RecordingObserver()
     summary = run_batch(
         fake_steps(bright),
         find_clips(folder),
@@ -193,7 +193,7 @@ def test_full_disk_stops_the_batch_and_the_next_run_resumes(disk: tuple[Path, Sh
     for timeline in known:
         assert all((folder / timeline["video"]).with_suffix(f".{name}").exists() for name in TIMELINES)
     assert not list(folder.rglob("*.part"))
-    observer = Told()
+    observer = RecordingObserver()
     again = run_batch(fake_steps(bright), clips[:10], folder, ("csv",), observer=observer)
     assert again.recognized == 10 and again.known_before == min(summary.recognized, 10) == observer.skipped
 

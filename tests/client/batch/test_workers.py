@@ -21,7 +21,7 @@ from asl_triton.video.discovery import Clip
 from tests.client import videos
 from tests.client.asking import FRAMES, asked
 from tests.client.grpc_server import Triton, serving
-from tests.client.observing import Told
+from tests.client.observing import RecordingObserver
 from tests.client.served import fake, faking, in_order
 from tests.live.faults.bad_network import BadNetwork
 
@@ -75,7 +75,7 @@ def test_broken_connection_is_not_a_lost_server(
             raise ConnectionLostError("Connection reset by peer")
         return in_order(frames)
 
-    observer = Told()
+    observer = RecordingObserver()
     harmless = videos.levels(tmp_path / "h.mkv", [HARMLESS] * 9)
     clips = [Clip(harmless, f"{n:03}.mkv") for n in range(3)]
     summary = run_batch(fake(answer=answer), clips, tmp_path / "out", in_flight=1, observer=observer)
@@ -125,7 +125,7 @@ class Interrupted(FakeTransport):
 def test_request_lost_in_an_outage_that_is_over_is_sent_again(tmp_path: Path) -> None:
     transport = faking(Interrupted)
     assert isinstance(transport, Interrupted)
-    observer = Told()
+    observer = RecordingObserver()
     observer.say = transport.say  # type: ignore[method-assign]
     harmless = videos.levels(tmp_path / "h.mkv", [HARMLESS] * 9)
     summary = run_batch(
@@ -135,7 +135,7 @@ def test_request_lost_in_an_outage_that_is_over_is_sent_again(tmp_path: Path) ->
 
 
 def run_batch(
-    transport: FakeTransport, clips: list[Clip], output: Path, in_flight: int, observer: Told | None = None
+    transport: FakeTransport, clips: list[Clip], output: Path, in_flight: int, observer: RecordingObserver | None = None
 ) -> Summary:
     run = RecognitionBatch(clips, output, ["jsonl"], Ranking(), BatchOptions(60, in_flight=in_flight), observer)
     return run.run(lambda: AsyncRecognizer(transport=transport, in_flight=in_flight))
