@@ -25,7 +25,7 @@ from asl_triton.cli.watch import watch
 from asl_triton.errors import AslTritonError
 
 app = typer.Typer(
-    help="Sign-language recognition as a service: clips of a signer in, ranked ASL glosses out.",
+    help="Sign-language recognition as a service: clips of a signer in, ranked glosses out.",
     epilog="Exit codes: 0 success; 1 error, with the reason; 2 wrong usage; 3 some clips failed and the rest were "
     "written.",
     no_args_is_help=True,
