@@ -6,6 +6,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Mapping
+from ctypes.util import find_library
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -183,11 +184,20 @@ def _wheel_environment(machine: Machine) -> dict[str, str]:
         str(Path(__file__).parents[1]),
     ]
     return {
-        "LD_LIBRARY_PATH": _joined([str(site_packages / "nvidia_pytriton.libs")], "LD_LIBRARY_PATH"),
+        "LD_LIBRARY_PATH": _joined(
+            [str(site_packages / "nvidia_pytriton.libs"), *find_libpython_folder(machine.python)], "LD_LIBRARY_PATH"
+        ),
         "PATH": _joined([str(Path(sys.executable).parent)], "PATH"),
         "PYTHONPATH": _joined(packages, "PYTHONPATH"),
         **choose_cpu_settings(),
     }
+
+
+def find_libpython_folder(python: str) -> list[str]:
+    """Find the folder of libpython, which the stub needs, if the loader does not search it: with pyenv, uv or conda."""
+    folder = Path(sys.base_prefix) / "lib"
+    is_needed = find_library(f"python{python}") is None and (folder / f"libpython{python}.so.1.0").is_file()
+    return [str(folder)] if is_needed else []
 
 
 def _joined(first: list[str], variable: str) -> str:

@@ -1,12 +1,13 @@
 """Which Triton a machine uses, and the error if there is none."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from asl_triton.errors import AslTritonError
-from asl_triton_deploy.triton_binary import CPU_SETTINGS, Machine, find_binary
+from asl_triton_deploy.triton_binary import CPU_SETTINGS, Machine, find_binary, find_libpython_folder
 
 HERE = Machine.here()
 NOTHING_ON_PATH = replace(HERE, search_path="")
@@ -42,6 +43,14 @@ def test_backend_folder_of_the_wheel_has_the_stub_of_this_python(tmp_path: Path)
     ]
     stub = (tmp_path / "backends" / "python" / "triton_python_backend_stub").resolve()
     assert stub.parent.name == HERE.python
+
+
+def test_libpython_outside_the_loader_path_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    assert find_libpython_folder("3.99") == []
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libpython3.99.so.1.0").touch()
+    assert find_libpython_folder("3.99") == [str(tmp_path / "lib")]
 
 
 @pytest.mark.parametrize(
