@@ -51,7 +51,7 @@ $(DOCS): pyproject.toml | .venv
 	touch $(DOCS)
 
 $(DEMO): pyproject.toml | .venv
-	@$(BIN)/python -c 'import sys; sys.exit("make demo needs Python 3.10 to 3.12: its Triton needs NumPy 1, which newer ones cannot install. Remove .venv and run: make demo PYTHON=python3.11" if sys.version_info >= (3, 13) else 0)'
+	@$(BIN)/python -c 'import sys; sys.exit("make demo needs Python 3.10 to 3.12: its Triton needs NumPy 1, which has no packages for newer Pythons. Remove .venv and run: make demo PYTHON=python3.12" if sys.version_info >= (3, 13) else 0)'
 	@echo 'Installing what the demo needs into .venv: about 2 GB, or 8 GB with the CUDA build of PyTorch. This takes minutes.'
 	@echo 'To choose the CPU build, see docs/getting-started.md.'
 	$(BIN)/python -m pip install --editable '.[demo]'

@@ -110,7 +110,7 @@ class ClipWorkers(Generic[AnyClip, Result]):
         while outcome is None and not tries.are_given_up:
             # Retry clips that lost the server one at a time, because one of them may be the cause.
             async with self._one_by_one if tries.outages else nullcontext():
-                tries.last_s = time.monotonic()
+                tries.try_began_s = time.monotonic()
                 try:
                     result = await self._recognize(clip)
                     await self._outage.verify_same_model()
@@ -145,8 +145,8 @@ class ClipWorkers(Generic[AnyClip, Result]):
         if self._stopping.is_set() and (is_gone or is_busy):
             tries.are_given_up = True
             return None
-        # A request that was lost in an outage may time out when the outage is over.
-        if not (is_gone or is_broken or self._outage.was_gone_since(tries.last_s)):
+        # A request that is lost in an outage may time out only after the server is back.
+        if not (is_gone or is_broken or self._outage.was_gone_since(tries.try_began_s)):
             return Failure(clip.name, str(error), rejected=is_busy)
         tries.outages, tries.breaks = tries.outages + is_gone, tries.breaks + (not is_gone)
         await self._outage.wait_until_back(error)
@@ -162,7 +162,7 @@ class Tries:
     """How a clip's earlier tries ended: the server was too busy or down, or the connection broke."""
 
     began_s: float = field(default_factory=time.monotonic)
-    last_s: float = 0.0  # when the last try began
+    try_began_s: float = 0.0  # the last one
     refusals: int = 0
     outages: int = 0
     breaks: int = 0
