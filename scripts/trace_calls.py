@@ -4,7 +4,8 @@
 
 It serves the demo model with a real Triton, follows the calls with Python's profiler hook in all threads of this
 process, and prints for each journey the functions entered, the files that they are in, and how many of our functions
-lie between the entry and the gRPC call, across asyncio tasks. Comprehensions and lambdas do not count.
+lie between the entry and the gRPC call, across asyncio tasks. Comprehensions and lambdas do not count. `--list` prints
+the functions, too.
 """
 
 import asyncio
@@ -28,15 +29,15 @@ Function = tuple[str, str]  # file, qualified name
 
 
 class CallTrace:
-    """The functions of our packages that are entered while a block runs, from `start` on and until `end`.
+    """The functions of our packages that are entered while a block runs, from a call of `start` until `end` returns.
 
-    Both are names of functions; without them everything counts.
+    Both are names of functions; without them everything counts. The first `skip` returns of `end` do not.
     """
 
-    def __init__(self, start: str | None = None, end: str | None = None) -> None:
+    def __init__(self, start: str | None = None, end: str | None = None, skip: int = 0) -> None:
         self.functions: set[Function] = set()
         self.way_to_grpc: list[Function] = []
-        self._start, self._end = start, end
+        self._start, self._end, self._skip = start, end, skip
         self._is_on = start is None
         self._tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], list[Function]] = weakref.WeakKeyDictionary()
 
@@ -68,14 +69,14 @@ class CallTrace:
     def _see(self, frame: FrameType, event: str, _arg: object) -> None:
         function = identify(frame)
         if event == "return" and function and function[1] == self._end:
-            self._is_on = False
+            self._is_on, self._skip = False, self._skip - 1
         if event != "call":
             return
-        if function and function[1] == self._start:
+        if function and function[1] == self._start and self._skip == 0:
             self._is_on = True
         if function and self._is_on:
             self.functions.add(function)
-        if self._is_on and not self.way_to_grpc and function and function[1] == "GrpcTransport._send":
+        if self._is_on and not self.way_to_grpc and function and function[1] == "RetryPolicy.run":
             self.way_to_grpc = self._read_way(frame)
 
     def _read_way(self, frame: FrameType | None) -> list[Function]:
@@ -106,19 +107,24 @@ def report(journey: str, trace: CallTrace) -> None:
     print(f"{journey}: {figures}; {len(trace.way_to_grpc)} of ours down to gRPC")
     for depth, (file, name) in enumerate(trace.way_to_grpc, start=1):
         print(f"    {depth:2} {name}  ({file})")
+    if "--list" in sys.argv[1:]:
+        for file in sorted(trace.files):
+            names = sorted(name for where, name in trace.functions if where == file)
+            print(f"    {file}: {len(names)}: {', '.join(names)}")
 
 
-def trace_clip(address: str, clip: Path) -> None:
-    """`asl-triton batch` with one clip, decoded in threads of this process."""
+def trace_batch(address: str, clips: Path) -> None:
+    """`asl-triton batch`, with clips decoded in threads of this process, one after another."""
     from asl_triton.cli.app import main
 
-    for journey, start, end in (
-        ("batch DIR, the whole command", None, None),
-        ("one clip of it", "ClipWorkers._process", "Journal.append"),
+    for journey, trace in (
+        ("batch DIR, the whole command", CallTrace()),
+        ("its first clip, which registers shared memory", CallTrace("ClipWorkers._process", "Journal.append")),
+        ("each later clip", CallTrace("ClipWorkers._process", "Journal.append", skip=1)),
     ):
-        trace = CallTrace(start, end)
         with tempfile.TemporaryDirectory() as folder:
-            arguments = ["batch", str(clip), "--output", folder, "--server", address, "--decoding", "threads", "--json"]
+            arguments = ["batch", str(clips), "--output", folder, "--server", address, "--decoding", "threads"]
+            arguments += ["--in-flight", "1", "--json"]
             with patch.object(sys, "argv", ["asl-triton", *arguments]), trace.follow():
                 try:
                     main()
@@ -174,7 +180,7 @@ def main() -> None:
     clip = next((DEMO / "clips").glob("*.mp4"))
     repository = DEMO / "model_repository"
     with LocalTriton(repository) as triton:
-        trace_clip(triton.address, clip)
+        trace_batch(triton.address, clip.parent)
         trace_webcam(triton.address, clip)
         trace_recognize_sign(triton.address, clip, repository)
 

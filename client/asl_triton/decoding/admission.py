@@ -3,7 +3,7 @@
 import asyncio
 import math
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -58,7 +58,9 @@ class Admission:
         self.threads = threads
         self._open = asyncio.Semaphore(min(in_flight, max_open_videos()))
         self._budget = FrameBudget(crops or in_flight * CROPS_PER_REQUEST)
-        self._pool = pool
+        self._create_session: Callable[[Source, WindowingOptions, str | None], DecodeSession] = (
+            InProcessDecodeSession if pool is None else pool.create_session
+        )
 
     @asynccontextmanager
     async def open(
@@ -73,7 +75,7 @@ class Admission:
         """
         async with self._open:
             with self._create_session(video, options, name) as session:
-                measures = await self._open_in_thread(session)
+                measures = await asyncio.get_running_loop().run_in_executor(self.threads, session.open)
                 async with self._budget.share(measures.crops_held * bytes_a_value):
                     yield session
 
@@ -84,21 +86,13 @@ class Admission:
             VideoError: it cannot be opened.
         """
         with self._create_session(video, options, name) as session:
-            return await self._open_in_thread(session)
+            return await asyncio.get_running_loop().run_in_executor(self.threads, session.open)
 
     @asynccontextmanager
     async def hold(self, size: int) -> AsyncIterator[None]:
         """Room for a video file of `size` bytes, for the block."""
         async with self._open, self._budget.share(math.ceil(size / CROP_VALUES)):
             yield
-
-    def _create_session(self, video: Source, options: WindowingOptions, name: str | None) -> DecodeSession:
-        if self._pool is None:
-            return InProcessDecodeSession(video, options, name)
-        return self._pool.create_session(video, options, name)
-
-    async def _open_in_thread(self, session: DecodeSession) -> VideoInfo:
-        return await asyncio.get_running_loop().run_in_executor(self.threads, session.open)
 
 
 def max_open_videos() -> int:

@@ -1,6 +1,5 @@
 """One video, opened and read window by window, whichever process decodes it."""
 
-import io
 import math
 import os
 import threading
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from asl_triton.errors import AslTritonError
 from asl_triton.presets import Preset
@@ -73,7 +71,8 @@ class DecodeSession(ABC):
         self.share_read = 0.0  # 0 to 1; 0 where the container does not say how long the video is
         self.warnings: list[str] = []
         self.decode_s = 0.0
-        self._source, self._options = source, options
+        self.options = options
+        self._source = source
         # The box that a clip's crops are cut out of, once the first is decoded; None for whole frames.
         self.signer: SignerBox | None = None
         self.shot_boxes: list[ShotBox] = []  # those of a film's shots so far
@@ -99,11 +98,6 @@ class DecodeSession(ABC):
         """
         with self._use():
             return next(self._windows, None)
-
-    @property
-    def options(self) -> WindowingOptions:
-        """How it becomes windows."""
-        return self._options
 
     def windows(self) -> Iterator[tuple[Window, WindowTiming]]:
         """All windows, as `next_window` returns them."""
@@ -175,14 +169,6 @@ def estimate_crops_held(video: Video, preset: Preset) -> int:
         if crops > preset.window_frames:
             crops *= preset.window_frames / preset.stride_frames  # windows overlap
     return min(math.ceil(max(crops, least)), most)
-
-
-def measure_stream(stream: BinaryIO) -> int:
-    """The size of a stream in bytes. Its position does not change."""
-    at = stream.tell()
-    size = stream.seek(0, io.SEEK_END)
-    stream.seek(at)
-    return size
 
 
 def format_source(source: Source, name: str | None) -> str:

@@ -11,7 +11,6 @@ from asl_triton.decoding.base import (
     WindowingOptions,
     closed_error,
     estimate_crops_held,
-    measure_stream,
 )
 from asl_triton.errors import VideoError
 from asl_triton.signer.search import FilmFramer, frame_signer
@@ -28,12 +27,12 @@ class InProcessDecodeSession(DecodeSession):
     _video: Video | None = None
 
     def _open(self) -> tuple[VideoInfo, Iterator[tuple[Window, WindowTiming]]]:
-        self._video = video = open_video(self._source, self._options.limits, self.name)
+        self._video = video = open_video(self._source, self.options.limits, self.name)
         self.warnings = video.warnings
-        return read_video_info(video, self._options), self._read_windows(video)
+        return read_video_info(video, self.options), self._read_windows(video)
 
     def _read_windows(self, video: Video) -> Iterator[tuple[Window, WindowTiming]]:
-        for window in cut_video(video, self._options, self._read_frames(video)):
+        for window in cut_video(video, self.options, self._read_frames(video)):
             self.signer, self.shot_boxes = video.signer, video.shot_boxes
             yield window
 
@@ -63,7 +62,7 @@ def read_video_info(video: Video, options: WindowingOptions) -> VideoInfo:
     if options.refuses_early and video.declared_frames > most * DECLARED_EXCESS:
         raise VideoError(f"{video.name} has more than {most:,} frames, the limit: cut it shorter")
     return VideoInfo(
-        num_bytes=measure_stream(video.stream),
+        num_bytes=video.num_bytes,
         width=video.width,
         height=video.height,
         declared_frames=video.declared_frames,

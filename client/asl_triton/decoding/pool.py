@@ -322,17 +322,17 @@ class SubprocessDecodeSession(DecodeSession):
         self._client = WorkerClient(pool, self.name)
 
     def _open(self) -> tuple[VideoInfo, Iterator[tuple[Window, WindowTiming]]]:
-        preset = self._options.preset
+        preset = self.options.preset
         options = {
             "preset": preset.to_json(),
-            "is_film": self._options.is_film,
-            "refuses_early": self._options.refuses_early,
-            "signer": self._options.signer and asdict(self._options.signer),
-            "finds_signer": self._options.finds_signer,
-            "excerpt": self._options.excerpt and asdict(self._options.excerpt),
+            "is_film": self.options.is_film,
+            "refuses_early": self.options.refuses_early,
+            "signer": self.options.signer and asdict(self.options.signer),
+            "finds_signer": self.options.finds_signer,
+            "excerpt": self.options.excerpt and asdict(self.options.excerpt),
         }
         memory = self._client.request(
-            self._source, self._options.limits, options, preset.max_frames * math.prod(CROP_SHAPE)
+            self._source, self.options.limits, options, preset.max_frames * math.prod(CROP_SHAPE)
         )
         with self._client.receive() as info:
             measures = VideoInfo(

@@ -61,14 +61,9 @@ class ClipPipeline:
         self._client, self._priority, self._threads = client, priority, threads
 
     @property
-    def decode_s(self) -> float:
-        """Wall-clock seconds so far that a decoder spent on the video: opening, reading, resizing, cropping."""
-        return self.video.decode_s
-
-    @property
     def wait_s(self) -> float:
         """Seconds since the video was opened in which it waited, for answers or for a free decoder."""
-        return time.perf_counter() - self._began_s - self.decode_s
+        return time.perf_counter() - self._began_s - self.video.decode_s
 
     async def iter_windows(self, *, steps: bool = False, features: bool = False) -> AsyncGenerator[WindowResult, None]:
         """Send the windows and yield their results in order, with step logits if `steps` and features if `features`.
@@ -186,7 +181,7 @@ def build_recognition(pipeline: ClipPipeline, logits: Logits, ranking: Ranking, 
         num_frames=video.num_frames,
         duration_s=video.duration_s,
         num_windows=pipeline.num_windows,
-        decode_s=pipeline.decode_s,
+        decode_s=video.decode_s,
         wait_s=pipeline.wait_s,
         warnings=(*served.card.warnings, *video.warnings, *list_framing_warnings(video)),
         lost_frames=video.lost_frames,
@@ -261,7 +256,7 @@ async def run_timeline(
         num_frames=video.num_frames,
         duration_s=video.duration_s,
         num_windows=pipeline.num_windows,
-        decode_s=pipeline.decode_s,
+        decode_s=video.decode_s,
         wait_s=pipeline.wait_s,
         warnings=(*pipeline.served.card.warnings, *video.warnings, *list_framing_warnings(video)),
         lost_frames=video.lost_frames,

@@ -4,11 +4,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import grpc
 from tritonclient.utils import InferenceServerException
 
 from asl_triton.errors import AslTritonError, BusyError, ConnectionLostError, ContractError, ServerError, VideoError
 from asl_triton.transport.security import Security
 from asl_triton.transport.tls_errors import explain_certificate, explain_closed_connection
+
+# What a failed call raises: tritonclient's own error, or gRPC's from the calls that we make without it.
+RequestError = (InferenceServerException, grpc.aio.AioRpcError)
 
 TOO_LARGE = "larger than max"  # from gRPC, if a message exceeds a limit
 QUEUE_FULL, QUEUED_TOO_LONG = "queue size", "Request timeout expired"  # from Triton, if it rejects a request
@@ -115,18 +119,18 @@ RULES = (
 
 
 def translate_error(
-    exc: InferenceServerException,
+    exc: BaseException,
     address: str,
     model: str,
     timeout_s: float,
     request_id: str = "",
     security: Security | None = None,
 ) -> AslTritonError:
-    """Translate the error for a request, from the server at `address` or from the connection to it.
+    """Translate a `RequestError`, from the server at `address` or from the connection to it.
 
     If the server closed the connection, this finds out why, which may take seconds.
     """
-    status, said = get_status(exc), shorten_message(str(exc.message()))
+    status, said = get_status(exc), shorten_message(get_message(exc))
     rule = next(rule for rule in RULES if rule.fits(status, said))
     sentence = rule.sentence.format(
         address=address,
@@ -148,11 +152,15 @@ def shorten_message(message: str) -> str:
 
 def get_status(exc: BaseException) -> str:
     """Return gRPC's status, such as UNAVAILABLE, or "" if there is none."""
+    if isinstance(exc, grpc.aio.AioRpcError):
+        return str(exc.code().name)
     return (exc.status() or "").removeprefix("StatusCode.") if isinstance(exc, InferenceServerException) else ""
 
 
 def get_message(exc: BaseException) -> str:
     """Return the message of gRPC or Triton, or "" for other exceptions."""
+    if isinstance(exc, grpc.aio.AioRpcError):
+        return exc.details() or ""
     return str(exc.message()) if isinstance(exc, InferenceServerException) else ""
 
 

@@ -1,7 +1,6 @@
 """Triton over gRPC. Its exceptions become `AslTritonError` here, by `error_mapping.py`, and nowhere else."""
 
 import asyncio
-import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -9,8 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-# gRPC writes to the terminal, and reads this when it is imported; what it has to say becomes our error.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 import numpy as np
 import tritonclient.grpc.aio as grpc_client
@@ -20,7 +17,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype, ser
 from asl_triton.errors import AslTritonError, ContractError
 from asl_triton.transport.base import Array, ModelDescription, SharedArray, Statistics, TensorSpec
 from asl_triton.transport.endpoints import DEFAULT_SERVER, Endpoints
-from asl_triton.transport.error_mapping import NOT_READY, translate_error
+from asl_triton.transport.error_mapping import NOT_READY, RequestError, translate_error
 from asl_triton.transport.retry import MAX_PAUSE_S, MIN_PAUSE_S, RetryPolicy
 from asl_triton.transport.security import Security
 from asl_triton.transport.tracing import request_span
@@ -105,14 +102,27 @@ class GrpcTransport:
         outputs: Sequence[str],
         priority: int = 0,
         parameters: Mapping[str, str] | None = None,
+        *,
+        num_classes: int = 0,
     ) -> dict[str, Array]:
-        result = await self._infer(model, inputs, dict.fromkeys(outputs, 0), priority, parameters)
+        """Run a model and return some of its outputs: tensors, or the `num_classes` best classes, as Triton writes
+        them."""
+        request_id = uuid.uuid4().hex
+        async with self._slots, self._map_errors(model, request_id):
+            await self.connect()
+            with request_span(model, self.address, request_id) as headers:
+                message = build_message(
+                    model, inputs, dict.fromkeys(outputs, num_classes), request_id, priority, parameters or {}
+                )
+                metadata = tuple({**self.security.headers, **headers}.items())
+                send = partial(self._model_infer, message, timeout=self.timeout_s, metadata=metadata)
+                result = grpc_client.InferResult(await self.retries.run(send, again=self.resend))
         return {name: self._read_output(result, model, name) for name in outputs}
 
     async def classify(self, model: str, inputs: Mapping[str, Array], output: str, count: int) -> list[tuple[int, str]]:
-        result = await self._infer(model, inputs, {output: count})
+        answer = await self.infer(model, inputs, [output], num_classes=count)
         ranked = []
-        for row in self._read_output(result, model, output).reshape(-1):
+        for row in answer[output].reshape(-1):
             _score, index, *label = row.decode("utf-8", "replace").split(":", 2)
             ranked.append((int(index), label[0] if label else ""))
         return ranked
@@ -233,29 +243,6 @@ class GrpcTransport:
             raise InferenceServerException(NOT_READY, "StatusCode.UNAVAILABLE")
         return str((await client.get_server_metadata(**options)).version)
 
-    async def _infer(
-        self,
-        model: str,
-        inputs: Mapping[str, Array | SharedArray],
-        outputs: Mapping[str, int],
-        priority: int = 0,
-        parameters: Mapping[str, str] | None = None,
-    ) -> Any:
-        request_id = uuid.uuid4().hex
-        async with self._slots, self._map_errors(model, request_id):
-            await self.connect()
-            with request_span(model, self.address, request_id) as headers:
-                message = build_message(model, inputs, outputs, request_id, priority, parameters or {})
-                send = partial(self._send, message, {**self.security.headers, **headers})
-                return await self.retries.run(send, again=self.resend)
-
-    async def _send(self, message: bytes, headers: Mapping[str, str]) -> Any:
-        try:
-            answer = await self._model_infer(message, timeout=self.timeout_s, metadata=tuple(headers.items()))
-        except grpc.RpcError as exc:
-            raise InferenceServerException(exc.details(), str(exc.code()), exc.debug_error_string()) from exc
-        return grpc_client.InferResult(answer)
-
     def _read_output(self, result: Any, model: str, name: str) -> Array:
         array: Array | None = result.as_numpy(name)
         if array is None or array.size == 0:
@@ -271,7 +258,7 @@ class GrpcTransport:
         """Turn gRPC's and Triton's exceptions into a sentence."""
         try:
             yield
-        except InferenceServerException as exc:
+        except RequestError as exc:
             # In a thread: finding out why a connection was closed may take seconds.
             raise await asyncio.to_thread(
                 translate_error, exc, self.address, model, self.timeout_s, request_id, self.security

@@ -71,14 +71,16 @@ class Video:
     not be decoded, and `warnings` lists problems that did not raise an error.
     """
 
-    def __init__(self, name: str, container: InputContainer, stream: BinaryIO, limits: Limits, is_cut: bool) -> None:
-        self.name, self.stream, self.limits = name, stream, limits
+    def __init__(
+        self, name: str, container: InputContainer, stream: BinaryIO, num_bytes: int, limits: Limits, is_cut: bool
+    ) -> None:
+        self.name, self.num_bytes, self.limits = name, num_bytes, limits
         self.warnings: list[str] = []
         self.num_frames = self.lost_frames = 0
         self.signer: SignerBox | None = None  # set if a clip's frames are cropped to the signer
         self.shot_boxes: list[ShotBox] = []  # of a film, one per shot as it is read
         self.duration_s = 0.0
-        self._container, self._is_cut = container, is_cut
+        self._container, self._stream, self._is_cut = container, stream, is_cut
         self._decoder = FrameDecoder(container, name, limits.max_pixels)
         self._video = video = self._decoder.stream
         self.width, self.height = video.codec_context.width, video.codec_context.height
@@ -131,7 +133,14 @@ class Video:
 
     def _decode(self) -> Iterator[tuple[av.VideoFrame, float | None]]:
         """Yield the frames that can be decoded, in display order, each with its timestamp in seconds."""
-        while (frames := self._decode_next()) is not None:
+        while True:
+            try:
+                with self._reading:
+                    frames = None if self._is_closed else self._decoder.decode_next()
+            except MemoryError as exc:
+                raise _memory_error(self.name) from exc
+            if frames is None:
+                return
             for frame in frames:
                 self._check_size(frame.width, frame.height)
                 self._transfer = frame.color_trc
@@ -142,13 +151,6 @@ class Video:
                 if self._start_s is None:
                     self._start_s = stamp * self._unit_s
                 yield frame, max(stamp * self._unit_s - self._start_s, 0.0)
-
-    def _decode_next(self) -> list[av.VideoFrame] | None:
-        with self._reading:
-            try:
-                return None if self._is_closed else self._decoder.decode_next()
-            except MemoryError as exc:
-                raise _memory_error(self.name) from exc
 
     def _describe_faults(self) -> Iterator[str]:
         """Yield warnings about a video that was read to its end."""
@@ -188,7 +190,7 @@ class Video:
         with self._reading:
             self._is_closed = True
             self._container.close()
-            self.stream.close()
+            self._stream.close()
 
     def __enter__(self) -> "Video":
         return self
@@ -270,7 +272,7 @@ def open_stream(stream: BinaryIO, name: str, limits: Limits) -> Video:
     except OSError as exc:
         raise VideoError(f"cannot read {name}: {exc.strerror}") from exc
     try:
-        video = Video(name, container, stream, limits, is_cut)
+        video = Video(name, container, stream, size, limits, is_cut)
         if video.declared_frames / video.frame_rate > limits.max_duration_s * DECLARED_EXCESS:
             raise _too_long_error(name, limits)
         return video
