@@ -56,8 +56,9 @@ GROUPS = (
         "live/test_recognize_sign_stream.py",
         "live/test_damaged_videos.py",
         "live/test_upload.py",
+        "live/test_real_files.py",
     ),
-    ("live/test_examples.py", "live/test_reference.py", "live/test_real_files.py"),
+    ("live/test_examples.py", "live/test_reference.py"),
     (
         "live/test_commands.py",
         "live/test_bench.py",

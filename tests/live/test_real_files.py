@@ -23,15 +23,15 @@ ZOO = {  # frames and lost frames
 
 @pytest.mark.parametrize("name", ZOO)
 def test_library_command_and_server_agree(
-    demo_triton: LocalTriton, shared_folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+    preset_triton: LocalTriton, shared_folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = shared_folder / "zoo" / name
-    with Recognizer(demo_triton.address) as recognizer:
+    with Recognizer(preset_triton.address, model="wlasl") as recognizer:
         ours = recognizer.recognize(path)
     assert (ours.num_frames, ours.lost_frames) == ZOO[name]
     assert bool(ours.warnings) == bool(ours.lost_frames)
 
-    served = ask(demo_triton.address, path.read_bytes())
+    served = ask(preset_triton.address, path.read_bytes(), model="wlasl")
     assert isinstance(served, Answer)
     assert served.glosses == tuple(prediction.gloss for prediction in ours.predictions)
     details = served.details
@@ -41,8 +41,8 @@ def test_library_command_and_server_agree(
     (tmp_path / "clips").mkdir()
     shutil.copy(path, tmp_path / "clips")
     (tmp_path / "clips" / "notes.txt").touch()
-    words = (tmp_path / "clips", "--server", demo_triton.address, "--output", tmp_path / "out", "--format", "jsonl")
-    done = asl_triton(capsys, "batch", *words)
+    server = ("--server", preset_triton.address, "--model", "wlasl")
+    done = asl_triton(capsys, "batch", tmp_path / "clips", *server, "--output", tmp_path / "out", "--format", "jsonl")
     assert done.code == 0
     assert all(warning in done.output for warning in ours.warnings)
     assert "skipped 1 file without a video extension (use --glob to include others): notes.txt" in done.output
