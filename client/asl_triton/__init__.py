@@ -5,7 +5,8 @@
 ...     print(recognizer.recognize("clip.mp4").gloss)
 """
 
-from importlib import metadata
+import importlib
+import typing
 
 from asl_triton.errors import (
     AslTritonError,
@@ -18,18 +19,35 @@ from asl_triton.errors import (
     ServerError,
     VideoError,
 )
-from asl_triton.live.recognizer import LiveRecognizer, LiveSession
-from asl_triton.live.rules import LiveRules
-from asl_triton.live.state import LiveEvent, LiveState
-from asl_triton.postprocessing.segmentation import Segmentation
 from asl_triton.presets import PRESETS, Preset
-from asl_triton.recognizer.async_client import AsyncRecognizer
-from asl_triton.recognizer.sync_client import Recognizer
 from asl_triton.results import Curve, Prediction, Recognition, Segment, SignerBox, Step, Timeline
-from asl_triton.teaching.dictionary import SignDictionary
-from asl_triton.teaching.embedding import Embedding
-from asl_triton.transport.security import Security
 from asl_triton.video.reader import Limits
+
+if typing.TYPE_CHECKING:
+    from asl_triton.live.recognizer import LiveRecognizer, LiveSession
+    from asl_triton.live.rules import LiveRules
+    from asl_triton.live.state import LiveEvent, LiveState
+    from asl_triton.postprocessing.segmentation import Segmentation
+    from asl_triton.recognizer.async_client import AsyncRecognizer
+    from asl_triton.recognizer.sync_client import Recognizer
+    from asl_triton.teaching.dictionary import SignDictionary
+    from asl_triton.teaching.embedding import Embedding
+    from asl_triton.transport.security import Security
+
+# Imported when first used, because the processes that decode import this package, too, and do without gRPC.
+_LAZY = {
+    "AsyncRecognizer": "recognizer.async_client",
+    "Embedding": "teaching.embedding",
+    "LiveEvent": "live.state",
+    "LiveRecognizer": "live.recognizer",
+    "LiveRules": "live.rules",
+    "LiveSession": "live.recognizer",
+    "LiveState": "live.state",
+    "Recognizer": "recognizer.sync_client",
+    "Security": "transport.security",
+    "Segmentation": "postprocessing.segmentation",
+    "SignDictionary": "teaching.dictionary",
+}
 
 __all__ = [
     "PRESETS",
@@ -63,4 +81,17 @@ __all__ = [
     "Timeline",
     "VideoError",
 ]
-__version__ = metadata.version("asl-triton")
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("asl-triton")
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"asl_triton.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'asl_triton' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -9,7 +9,8 @@ from asl_triton import AsyncRecognizer, Recognizer, errors
 
 def test_public_surface_is_complete_and_sorted() -> None:
     public = {name for name, value in vars(asl_triton).items() if not isinstance(value, ModuleType)}
-    assert {name for name in public if not name.startswith("_")} == set(asl_triton.__all__)
+    assert {name for name in public if not name.startswith("_")} | set(asl_triton._LAZY) == set(asl_triton.__all__)
+    assert {getattr(asl_triton, name).__name__ for name in asl_triton._LAZY} == set(asl_triton._LAZY)
     assert asl_triton.__all__ == sorted(asl_triton.__all__, key=lambda name: (not name.isupper(), name))
     documented = {name for name, value in vars(errors).items() if isinstance(value, type)}
     assert "ConnectionLostError" in documented
