@@ -21,6 +21,7 @@ from asl_triton_deploy.ports import claim_ports
 from asl_triton_export.checkpoint import load_checkpoint
 from asl_triton_export.exporter import fastest_precision
 from tests.exports import copy_model, export_shared, load_demo
+from tests.live.quick_network import export_quick
 from tests.local_triton import serve
 from tests.networks import GLOSSES, save_checkpoint
 
@@ -77,6 +78,15 @@ def small_repository(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def small_triton(small_repository: Path) -> Iterator[LocalTriton]:
     with serve(small_repository) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="session")
+def quick_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """Serve a network that answers in a millisecond, and the models that take whole videos."""
+    folder = tmp_path_factory.mktemp("quick") / "models"
+    export_quick(folder, "quick")
+    with serve(folder, recognize_sign=True) as triton:
         yield triton
 
 

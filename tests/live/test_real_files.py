@@ -23,15 +23,15 @@ ZOO = {  # frames and lost frames
 
 @pytest.mark.parametrize("name", ZOO)
 def test_library_command_and_server_agree(
-    preset_triton: LocalTriton, shared_folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+    quick_triton: LocalTriton, shared_folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = shared_folder / "zoo" / name
-    with Recognizer(preset_triton.address, model="wlasl") as recognizer:
+    with Recognizer(quick_triton.address) as recognizer:
         ours = recognizer.recognize(path)
     assert (ours.num_frames, ours.lost_frames) == ZOO[name]
     assert bool(ours.warnings) == bool(ours.lost_frames)
 
-    served = ask(preset_triton.address, path.read_bytes(), model="wlasl")
+    served = ask(quick_triton.address, path.read_bytes())
     assert isinstance(served, Answer)
     assert served.glosses == tuple(prediction.gloss for prediction in ours.predictions)
     details = served.details
@@ -41,8 +41,8 @@ def test_library_command_and_server_agree(
     (tmp_path / "clips").mkdir()
     shutil.copy(path, tmp_path / "clips")
     (tmp_path / "clips" / "notes.txt").touch()
-    server = ("--server", preset_triton.address, "--model", "wlasl")
-    done = asl_triton(capsys, "batch", tmp_path / "clips", *server, "--output", tmp_path / "out", "--format", "jsonl")
+    words = (tmp_path / "clips", "--server", quick_triton.address, "--output", tmp_path / "out", "--format", "jsonl")
+    done = asl_triton(capsys, "batch", *words)
     assert done.code == 0
     assert all(warning in done.output for warning in ours.warnings)
     assert "skipped 1 file without a video extension (use --glob to include others): notes.txt" in done.output

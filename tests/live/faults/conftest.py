@@ -14,7 +14,7 @@ from tests.client.conftest import disk  # noqa: F401  a fixture used by these te
 from tests.live.conftest import write_clip
 from tests.live.faults.archive import ALL_FORMATS, FEW, NAMES, Answers, check_results, link_clips, read_answers
 from tests.live.faults.batch_run import BatchRun
-from tests.live.faults.quick_network import export_quick
+from tests.live.quick_network import export_quick
 from tests.local_triton import serve
 
 Row = Callable[[str, str, str], None]
