@@ -87,7 +87,15 @@ OPTIONAL_MODULES = {
         "security/test_service.py",
     ),
     "playwright": ("browser",),
-    "gradio": ("ui/test_signer_box.py", "ui/test_ui_command.py", "ui/test_uploads.py", "security/test_page.py"),
+    "gradio": (
+        "security/test_page.py",
+        "ui/test_request_queue.py",
+        "ui/test_signer_box.py",
+        "ui/test_taught_signs.py",
+        "ui/test_teach_tab.py",
+        "ui/test_ui_command.py",
+        "ui/test_uploads.py",
+    ),
     "ray": ("client/cli/test_ray_options.py",),
     "s3fs": ("client/batch/test_ray_storage.py",),
 }

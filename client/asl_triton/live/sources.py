@@ -101,7 +101,8 @@ class CameraSource:
         self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> None:
-        cv2.setLogLevel(0)  # otherwise OpenCV writes to the terminal
+        # Otherwise OpenCV writes to the terminal. From 4.13 on, this function is in `utils.logging`.
+        getattr(cv2.utils, "logging", cv2).setLogLevel(0)
         is_linux = sys.platform == "linux"
         if is_linux and not Path(f"/dev/video{self._index}").exists():
             there = sorted(path.name.removeprefix("video") for path in Path("/dev").glob("video*"))
