@@ -1,4 +1,4 @@
-"""A disk that can fill up."""
+"""A disk that can fill up, and decoding that starts at once."""
 
 import os
 import subprocess
@@ -9,8 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from asl_triton.recognizer.async_client import AsyncRecognizer
+
 Shrink = Callable[[int], AbstractContextManager[None]]
 DISK_BYTES = 256 * 1024
+
+
+@pytest.fixture(autouse=True)
+def decode_in_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode in threads unless a test asks for processes: starting those for each recognizer takes most of the time.
+
+    The tests in `decoding` keep the default, as do all tests with a real Triton.
+    """
+    if "decoding" not in request.path.parts:
+        monkeypatch.setitem(AsyncRecognizer.__init__.__kwdefaults__, "decoding", "threads")
 
 
 @pytest.fixture
