@@ -81,7 +81,7 @@ def test_clips_are_decoded_and_broken_ones_counted(
     small_triton: LocalTriton, clips: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     (clips / "deeper" / "d.mp4").write_text("this is no video")
-    done = run_bench(capsys, small_triton, tmp_path, "--clips", clips, "--concurrency", 2)
+    done = run_bench(capsys, small_triton, tmp_path, "--clips", clips, "--concurrency", 2, "--seconds", 2)
     assert done.code == 3, done.output
     found = read_document(tmp_path)
     (level,) = found["levels"]
