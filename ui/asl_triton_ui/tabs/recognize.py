@@ -99,7 +99,8 @@ class RecognizeTab:
         self.shown = gr.State(None, time_to_live=60 * self._keep_minutes)
         outputs = [self.answer, self.downloads, self.plot, self.film, self.stop, self.shown, self.said]
         asked = [clip, context.model, context.signs, threshold, *self.sides]
-        asking = start.click(self.ask, asked, outputs, concurrency_limit=None, **UNSEEN)
+        # A press while the frames of the last answer are still being drawn counts once they are there.
+        asking = start.click(self.ask, asked, outputs, concurrency_limit=None, trigger_mode="always_last", **UNSEEN)
         # Clear the answer only after the cancellation, so that no late progress update overwrites it.
         self.stop.click(None, cancels=[asking]).then(self.show_stopped, None, outputs, queue=False, **UNSEEN)
         clip.change(self.change_clip, [clip, self.shown], outputs, queue=False, **UNSEEN)
