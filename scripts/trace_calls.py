@@ -120,7 +120,7 @@ def trace_batch(address: str, clips: Path) -> None:
     for journey, trace in (
         ("batch DIR, the whole command", CallTrace()),
         ("its first clip, which registers shared memory", CallTrace("ClipWorkers._process", "Journal.append")),
-        ("each later clip", CallTrace("ClipWorkers._process", "Journal.append", skip=1)),
+        ("its second clip, like each later one", CallTrace("ClipWorkers._process", "Journal.append", skip=1)),
     ):
         with tempfile.TemporaryDirectory() as folder:
             arguments = ["batch", str(clips), "--output", folder, "--server", address, "--decoding", "threads"]

@@ -12,7 +12,7 @@ from asl_triton.transport.security import Security
 from asl_triton.transport.tls_errors import explain_certificate, explain_closed_connection
 
 # What a failed call raises: tritonclient's own error, or gRPC's from the calls that we make without it.
-RequestError = (InferenceServerException, grpc.aio.AioRpcError)
+REQUEST_ERRORS = (InferenceServerException, grpc.aio.AioRpcError)
 
 TOO_LARGE = "larger than max"  # from gRPC, if a message exceeds a limit
 QUEUE_FULL, QUEUED_TOO_LONG = "queue size", "Request timeout expired"  # from Triton, if it rejects a request
@@ -126,7 +126,7 @@ def translate_error(
     request_id: str = "",
     security: Security | None = None,
 ) -> AslTritonError:
-    """Translate a `RequestError`, from the server at `address` or from the connection to it.
+    """Translate one of `REQUEST_ERRORS`, from the server at `address` or from the connection to it.
 
     If the server closed the connection, this finds out why, which may take seconds.
     """

@@ -43,7 +43,7 @@ class RetryPolicy:
         """Return the result of `send`, from its first try or, with `again`, from a later one.
 
         Raises:
-            RequestError: the last try failed.
+            InferenceServerException, AioRpcError: the last try failed.
         """
         tries = lost = 0
         while True:

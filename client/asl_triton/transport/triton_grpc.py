@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype, ser
 from asl_triton.errors import AslTritonError, ContractError
 from asl_triton.transport.base import Array, ModelDescription, SharedArray, Statistics, TensorSpec
 from asl_triton.transport.endpoints import DEFAULT_SERVER, Endpoints
-from asl_triton.transport.error_mapping import NOT_READY, RequestError, translate_error
+from asl_triton.transport.error_mapping import NOT_READY, REQUEST_ERRORS, translate_error
 from asl_triton.transport.retry import MAX_PAUSE_S, MIN_PAUSE_S, RetryPolicy
 from asl_triton.transport.security import Security
 from asl_triton.transport.tracing import request_span
@@ -258,7 +258,7 @@ class GrpcTransport:
         """Turn gRPC's and Triton's exceptions into a sentence."""
         try:
             yield
-        except RequestError as exc:
+        except REQUEST_ERRORS as exc:
             # In a thread: finding out why a connection was closed may take seconds.
             raise await asyncio.to_thread(
                 translate_error, exc, self.address, model, self.timeout_s, request_id, self.security
